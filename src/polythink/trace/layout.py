@@ -1,0 +1,149 @@
+"""The layout of a tokenised trace: one table from which masks, positions, losses and cache reads all follow.
+
+A trace is a list of pieces in text order. `wire` decides what each piece follows; everything else is derived:
+`sees` is the closure of `follows`, a segment starts one position after the latest end among those it follows, and a
+token's predecessor is the one before it in its chain. A mode is another wiring of the same pieces.
+
+Axis legend: T tokens of the flat trace, S segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from polythink.run.errors import UserError, nearest
+
+KINDS = ("prompt", "main", "path", "summary")
+MODES = ("structured", "sequential")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of tokens of one visibility, in text order: what a segment is made of.
+
+    The pair (`block`, `path`) names the chain that the piece continues: (-1, 0) for the prompt and the outermost text,
+    (b, 1..P) for the paths of block b, (b, 0) for its summary. Blocks are numbered from 0 as they open. A piece ends
+    with a block's opening tag; a path owns both its tags; the summary begins with the block's closing tag.
+    """
+
+    kind: str
+    tokens: tuple[int, ...]
+    sampled: tuple[bool, ...]
+    block: int = -1
+    path: int = 0
+
+    def __post_init__(self) -> None:
+        assert self.kind in KINDS, self.kind
+        assert len(self.tokens) == len(self.sampled)
+        assert self.tokens, "an empty piece has no place in a layout"
+
+    @property
+    def chain(self) -> tuple[int, int]:
+        return (self.block, self.path)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Per-token and per-segment facts of one trace. Arrays are read-only by convention."""
+
+    tokens: np.ndarray  # (T,) int64
+    segment: np.ndarray  # (T,) int32: the segment of each token; segments are numbered in text order
+    position: np.ndarray  # (T,) int32: what rotary embedding sees
+    previous: np.ndarray  # (T,) int32: flat index of the predecessor in the chain, -1 for the first token
+    sampled: np.ndarray  # (T,) bool: drawn from the model (True) or put there by the runtime or the prompt (False)
+    kinds: tuple[str, ...]  # (S,)
+    paths: tuple[int, ...]  # (S,) number of the path within its block, 0 elsewhere
+    follows: tuple[tuple[int, ...], ...]  # (S,)
+    sees: np.ndarray  # (S, S) bool: sees[q, k]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def critical_path(self) -> int:
+        """Number of sequential steps the trace needs: its last position plus one."""
+        return int(self.position.max()) + 1
+
+    def may_attend(self) -> np.ndarray:
+        """(T, T) bool: query token may attend key token iff its segment sees the key's and the key is not after it."""
+        not_after = np.tri(len(self), dtype=bool)
+        return self.sees[self.segment[:, None], self.segment[None, :]] & not_after
+
+
+def wire(pieces: Sequence[Piece], mode: str) -> tuple[tuple[int, ...], ...]:
+    """For each piece, the pieces it follows (indices into `pieces`): the only place where modes differ.
+
+    `structured`: a block's paths all follow the fork point, its summary follows the ends of all its paths.
+    `sequential`: each piece follows the one before it, as in an ordinary language model.
+    """
+    check_mode(mode)
+    if mode == "sequential":
+        return tuple((i - 1,) if i else () for i in range(len(pieces)))
+    follows: list[tuple[int, ...]] = []
+    tail: dict[tuple[int, int], int] = {}  # chain -> its last piece so far, a summary counting for the text it is in
+    fork: dict[int, int] = {}  # block -> the piece that opened it
+    for i, piece in enumerate(pieces):
+        block, path = piece.chain
+        if block >= 0 and block not in fork:
+            fork[block] = i - 1
+        if piece.chain in tail:
+            follows.append((tail[piece.chain],))
+        elif block < 0:
+            follows.append(())
+        elif path > 0:
+            follows.append((fork[block],))
+        else:
+            follows.append(tuple(last for (b, p), last in tail.items() if b == block and p > 0))
+        tail[piece.chain] = i
+        if block >= 0 and path == 0:
+            tail[pieces[fork[block]].chain] = i
+    return tuple(follows)
+
+
+def closure(follows: Sequence[Sequence[int]]) -> np.ndarray:
+    """`sees` (S, S): a segment sees itself and all that is seen by the segments it follows."""
+    sees = np.eye(len(follows), dtype=bool)
+    for s, before in enumerate(follows):
+        for f in before:
+            sees[s] |= sees[f]
+    return sees
+
+
+def lay_out(pieces: Sequence[Piece], mode: str) -> Layout:
+    """The layout of a finished trace. `pieces` are in text order and begin with the prompt (or the first main text)."""
+    follows = wire(pieces, mode)
+    total = sum(len(p.tokens) for p in pieces)
+    segment, position, previous = (np.empty(total, np.int32) for _ in range(3))
+    end: list[tuple[int, int]] = []  # (S,) position and flat index of each segment's last token
+    index = 0
+    for s, piece in enumerate(pieces):
+        # a join resumes after the longest of its paths: its first token's predecessor is that path's last token
+        last_position, last_index = max((end[f] for f in follows[s]), default=(-1, -1), key=lambda e: e[0])
+        n = len(piece.tokens)
+        span = slice(index, index + n)
+        segment[span] = s
+        position[span] = np.arange(last_position + 1, last_position + 1 + n)
+        previous[span] = np.arange(index - 1, index + n - 1)
+        previous[index] = last_index
+        index += n
+        end.append((last_position + n, index - 1))
+    return Layout(
+        tokens=np.array([t for p in pieces for t in p.tokens], np.int64),
+        segment=segment,
+        position=position,
+        previous=previous,
+        sampled=np.array([f for p in pieces for f in p.sampled], bool),
+        kinds=tuple(p.kind for p in pieces),
+        paths=tuple(p.path for p in pieces),
+        follows=follows,
+        sees=closure(follows),
+    )
+
+
+def check_mode(mode: str) -> None:
+    """`UserError` unless `mode` is one of `MODES`."""
+    if mode not in MODES:
+        raise UserError(f"no mode {mode!r}{nearest(mode, MODES)}")

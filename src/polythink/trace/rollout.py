@@ -1,0 +1,77 @@
+"""A rollout: a trace as it was drawn, with every log-probability and the reason why each segment stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+from polythink.trace.layout import Layout, Piece, lay_out
+
+# Why a segment stopped: `tag` its closing tag was drawn, `fork` a block was opened, `eos` the end token was drawn,
+# `budget` the segment's own budget ran out, `trace` the trace's budget ran out, `blocks` one block too many was opened.
+STOPS = ("tag", "fork", "eos", "budget", "trace", "blocks")
+CUTS = ("budget", "trace", "blocks")
+
+
+@dataclass
+class Segment:
+    """One segment as drawn. `logprobs` are natural logs under the policy at `temperature`, 0.0 for forced tokens."""
+
+    kind: str  # "main", "path" or "summary"
+    block: int  # -1 for main text
+    path: int  # 1..P inside a block, 0 elsewhere
+    tokens: list[int] = field(default_factory=list)
+    sampled: list[bool] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    temperature: float = 1.0  # 1.0 under greedy decoding as well: what `logprobs` refer to
+    stop: str = ""
+    text: str = ""  # decoded, tags included, the end token left out
+
+
+@dataclass
+class Rollout:
+    """One response to one prompt. `segments` are in text order."""
+
+    problem: str  # key of the problem it answers
+    sample: int  # which of the samples of that problem
+    mode: str
+    prompt: tuple[int, ...]
+    segments: list[Segment]
+
+    @property
+    def text(self) -> str:
+        """The whole response as text."""
+        return "".join(s.text for s in self.segments)
+
+    @property
+    def stop(self) -> str:
+        return self.segments[-1].stop if self.segments else "trace"
+
+    @property
+    def cuts(self) -> int:
+        """How many segments were cut by a budget."""
+        return sum(s.stop in CUTS for s in self.segments)
+
+    @property
+    def tokens(self) -> int:
+        """Length of the response in tokens, over all paths, forced ones included."""
+        return sum(len(s.tokens) for s in self.segments)
+
+    def pieces(self) -> list[Piece]:
+        """The pieces of prompt and response: what `lay_out` takes."""
+        prompt = [Piece("prompt", self.prompt, (False,) * len(self.prompt))]
+        return prompt + [
+            Piece(s.kind, tuple(s.tokens), tuple(s.sampled), s.block, s.path) for s in self.segments if s.tokens
+        ]
+
+    def layout(self, mode: str | None = None) -> Layout:
+        """The layout it was drawn in, or that of another mode."""
+        return lay_out(self.pieces(), mode or self.mode)
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: dict) -> Rollout:
+        segments: Sequence[dict] = row["segments"]
+        return cls(**{**row, "prompt": tuple(row["prompt"]), "segments": [Segment(**s) for s in segments]})

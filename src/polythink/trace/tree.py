@@ -1,0 +1,38 @@
+"""A trace as a tree: text, and blocks of paths with a summary. Paths and summaries are traces themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Alternating text and blocks. Text parts are non-empty and never adjacent, so equal traces compare equal."""
+
+    parts: tuple[str | Block, ...] = ()
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks of this level, in order (not those nested inside a path or summary)."""
+        return tuple(p for p in self.parts if isinstance(p, Block))
+
+    @property
+    def after_last_join(self) -> str:
+        """The text behind the last block of this level: what is graded."""
+        return self.parts[-1] if self.parts and isinstance(self.parts[-1], str) else ""
+
+    def walk(self) -> Iterator[Block]:
+        """Every block at every depth, outer before inner."""
+        for block in self.blocks:
+            yield block
+            for inner in (*block.paths, block.summary):
+                yield from inner.walk()
+
+
+@dataclass(frozen=True)
+class Block:
+    """Independent paths and the summary that joins them."""
+
+    paths: tuple[Trace, ...]
+    summary: Trace

@@ -1,0 +1,22 @@
+"""Shared fixtures: where the real data lies, and one thread, so that tests are quick and repeatable on two cores."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with real problems and traces; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("POLYTHINK_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real data in {folder} (set POLYTHINK_SHARED to its parent)")
+    return folder
