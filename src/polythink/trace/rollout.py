@@ -59,7 +59,7 @@ class Rollout:
 
     def pieces(self) -> list[Piece]:
         """The pieces of prompt and response: what `lay_out` takes."""
-        prompt = [Piece("prompt", self.prompt, (False,) * len(self.prompt))]
+        prompt = [Piece("prompt", self.prompt, (False,) * len(self.prompt))] if self.prompt else []
         return prompt + [
             Piece(s.kind, tuple(s.tokens), tuple(s.sampled), s.block, s.path) for s in self.segments if s.tokens
         ]

@@ -1,0 +1,149 @@
+"""`polythink trace`: are traces well formed, and what do they look like?"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from polythink.run.errors import UserError, nearest
+from polythink.run.progress import progress
+from polythink.run.rows import read_rows
+from polythink.trace.dialect import PARALLEL_R1, get_dialect
+from polythink.trace.parse import parse
+from polythink.trace.tree import Block, Trace
+from polythink.trace.validity import RULES, check, check_rule
+
+MIN_PATH_WIDTH = 28  # columns; where less is left for each path, the paths of a block go below one another
+
+# like box.SQUARE, but what is below hangs on the bottom line
+JOINED = box.Box("┌─┬┐\n│ ││\n├─┼┤\n│ ││\n├─┼┤\n├─┼┤\n│ ││\n├─┴┤\n")
+
+app = typer.Typer(help="Check traces against a rule, or draw one in the terminal.", no_args_is_help=True)
+
+File = Annotated[Path, typer.Argument(help="A .jsonl or .parquet file.", show_default=False)]
+DialectName = Annotated[str, typer.Option("--dialect", help="Format of the tags.")]
+
+
+@app.command("check")
+def check_file(
+    file: File,
+    field: Annotated[str, typer.Option(help="Name of the column that holds the traces.", show_default=False)],
+    rule: Annotated[str, typer.Option(help=f"One of {', '.join(RULES)}.")] = "strict",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")] = False,
+    each: Annotated[bool, typer.Option("--each", help="Print a JSON line {row, valid, reason} for each row.")] = False,
+    dialect: DialectName = PARALLEL_R1.name,
+) -> None:
+    """Check every trace of a file and count the reasons. Exit status 1 if any trace is not valid.
+
+    Example: polythink trace check samples.jsonl --field text --rule reference
+    """
+    check_rule(rule)
+    tags = get_dialect(dialect)
+    reasons: Counter[str] = Counter()
+    texts = _texts(file, field)
+    for row, text in texts if each else progress(texts, "checking"):  # lines on the screen are progress enough
+        verdict = check(text, rule, tags)
+        reasons[verdict.reason] += 1
+        if each:
+            print(json.dumps({"row": row, "valid": verdict.valid, "reason": verdict.reason}))
+    if as_json:
+        print(json.dumps(_counts(file, field, rule, reasons)))
+    elif not each:
+        _print_counts(rule, reasons)
+    if set(reasons) != {"ok"}:
+        raise typer.Exit(1)
+
+
+@app.command("show")
+def show(
+    file: File,
+    row: Annotated[int, typer.Option(min=0, help="Which row, counted from 0.")] = 0,
+    field: Annotated[
+        str | None, typer.Option(help="Name of the column; the first one with a block in it if left out.")
+    ] = None,
+    dialect: DialectName = PARALLEL_R1.name,
+) -> None:
+    """Draw one trace as forks and joins: paths side by side, the summary below.
+
+    Example: polythink trace show samples.jsonl --row 3 --field text
+    """
+    tags = get_dialect(dialect)
+    record = next(islice(read_rows(file), row, None), None)
+    if record is None:
+        raise UserError(f"{file} has no row {row}; it has {sum(1 for _ in read_rows(file))}, counted from 0")
+    name = field or next((k for k, v in record.items() if isinstance(v, str) and tags.block_open in v), None)
+    if name is None:
+        raise UserError(f"no column of row {row} of {file} holds a block; name one with --field: {', '.join(record)}")
+    Console().print(draw(parse(_text(file, row, record, name), tags)))
+
+
+def _texts(file: Path, field: str) -> Iterator[tuple[int, str]]:
+    """The rows' numbers from 0 and their traces."""
+    row = -1
+    for row, record in enumerate(read_rows(file)):
+        yield row, _text(file, row, record, field)
+    if row < 0:
+        raise UserError(f"{file} holds no rows")
+
+
+def _text(file: Path, row: int, record: dict[str, Any], field: str) -> str:
+    if field not in record:
+        raise UserError(f"row {row} of {file} has no field {field!r}{nearest(field, record)}")
+    if not isinstance(record[field], str):
+        kind = "null" if record[field] is None else f"of type {type(record[field]).__name__}"
+        raise UserError(f"row {row} of {file}: field {field!r} is {kind}; a trace must be a string")
+    return record[field]
+
+
+def _counts(file: Path, field: str, rule: str, reasons: Counter[str]) -> dict[str, Any]:
+    counts = {"file": str(file), "field": field, "rule": rule, "rows": reasons.total(), "valid": reasons["ok"]}
+    return {**counts, "invalid": reasons.total() - reasons["ok"], "reasons": dict(reasons.most_common())}
+
+
+def _print_counts(rule: str, reasons: Counter[str]) -> None:
+    print(f"{reasons['ok']} of {reasons.total()} traces are valid under the rule {rule}")
+    for reason, count in reasons.most_common():
+        print(f"{count:8d}  {reason}")
+
+
+def draw(trace: Trace) -> RenderableType:
+    """A trace for the terminal: its text, and each block as a fork."""
+    parts = (part for part in trace.parts if isinstance(part, Block) or part.strip())
+    return Group(*(_Fork(part) if isinstance(part, Block) else _plain(part) for part in parts))
+
+
+class _Fork:
+    """A block as it is drawn: its paths as columns, as many side by side as there is room for, then the summary."""
+
+    def __init__(self, block: Block) -> None:
+        self.block = block
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        paths = [(f"path {i}", path) for i, path in enumerate(self.block.paths, start=1)]
+        abreast = max(1, min(len(paths), options.max_width // MIN_PATH_WIDTH))
+        rows = [paths[i : i + abreast] for i in range(0, len(paths), abreast)] + [[("summary", self.block.summary)]]
+        for i, row in enumerate(rows):
+            table = Table(box=box.SQUARE if i == len(rows) - 1 else JOINED, expand=True)
+            for name, _ in row:
+                table.add_column(name, ratio=1, overflow="fold")
+            table.add_row(*(draw(trace) for _, trace in row))
+            shared_border = i > 0  # the row above has drawn it
+            for line in console.render_lines(table, options.reset_height())[shared_border:]:
+                yield from line
+                yield Segment.line()
+
+
+def _plain(text: str) -> Text:
+    """Text without white space around it; control characters, which could steer the terminal, become visible."""
+    return Text("".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text.strip()))

@@ -1,0 +1,280 @@
+"""The strict parser: text to `Trace` by recursive descent, and one message for every mistake in the grammar.
+
+    trace   = (text | block)*
+    block   = <Parallel> space* (path space*){min_paths,} </Parallel> space* summary
+    path    = <Path> trace </Path>
+    summary = <Summary> trace </Summary>
+
+White space between the structural tags of a block carries no meaning and is dropped; everything else is kept verbatim.
+Only a response is ever parsed: a prompt that quotes the tags is plain text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from unicodedata import east_asian_width
+
+from polythink.run.errors import UserError
+from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.trace.tree import Block, Trace
+
+MAX_DEPTH = 50  # blocks within blocks; far beyond any data, and well within Python's own recursion limit
+WINDOW = 100  # characters of a long source line that an error shows
+
+# (where the parser stands, what it meets there) -> (reason, message). `d` is the dialect, `opened` the place of the
+# innermost open tag, `number` the path's number or the number of paths so far.
+MISTAKES = {
+    ("text", "block_close"): ("block_not_open", "{d.block_close} closes a block, but none is open"),
+    ("text", "path_open"): (
+        "path_outside_block",
+        "{d.path_open} outside a block: paths stand between {d.block_open} and {d.block_close}",
+    ),
+    ("text", "path_close"): ("path_not_open", "{d.path_close} closes a path, but none is open"),
+    ("text", "summary_open"): (
+        "summary_without_block",
+        "{d.summary_open} without a block: a summary follows {d.block_close}, one for each block",
+    ),
+    ("text", "summary_close"): ("summary_not_open", "{d.summary_close} closes a summary, but none is open"),
+    ("block", "text"): (
+        "text_between_paths",
+        "text in the block outside its paths: between {d.block_open} and {d.block_close} all text stands inside paths",
+    ),
+    ("block", "block_open"): (
+        "block_between_paths",
+        "{d.block_open} between the paths of the block opened at {opened}: a nested block stands inside a path",
+    ),
+    ("block", "path_close"): (
+        "path_closed_twice",
+        "{d.path_close} between the paths of the block opened at {opened}, where no path is open",
+    ),
+    ("block", "summary_open"): (
+        "summary_in_block",
+        "{d.summary_open} inside the block opened at {opened}: the summary stands after {d.block_close}",
+    ),
+    ("block", "summary_close"): (
+        "summary_close_in_block",
+        "{d.summary_close} inside the block opened at {opened}, where no summary is open",
+    ),
+    ("block", "block_close"): (
+        "too_few_paths",
+        "the block opened at {opened} has {number} of at least {d.min_paths} paths",
+    ),
+    ("block", "end"): ("cut_in_block", "the text ends in the block opened at {opened}, before {d.block_close}"),
+    ("path", "path_open"): (
+        "path_in_path",
+        "{d.path_open} inside path {number}, opened at {opened}: close that one first with {d.path_close}",
+    ),
+    ("path", "block_close"): (
+        "path_not_closed",
+        "{d.block_close} while path {number}, opened at {opened}, is still open: expected {d.path_close}",
+    ),
+    ("path", "summary_open"): (
+        "summary_in_path",
+        "{d.summary_open} inside path {number}, opened at {opened}: a summary follows {d.block_close}",
+    ),
+    ("path", "summary_close"): (
+        "summary_close_in_path",
+        "{d.summary_close} inside path {number}, opened at {opened}: expected {d.path_close}",
+    ),
+    ("path", "end"): ("cut_in_path", "the text ends in path {number}, opened at {opened}, before {d.path_close}"),
+    ("join", "text"): (
+        "text_before_summary",
+        "text between {d.block_close} and {d.summary_open}: only white space may stand there",
+    ),
+    ("join", "other"): (
+        "missing_summary",
+        "the block opened at {opened} has no summary: expected {d.summary_open} right after {d.block_close}",
+    ),
+    ("join", "end"): ("cut_before_summary", "the text ends after {d.block_close}, before the block's {d.summary_open}"),
+    ("summary", "path_open"): (
+        "path_in_summary",
+        "{d.path_open} inside the summary opened at {opened}: paths stand between {d.block_open} and {d.block_close}",
+    ),
+    ("summary", "path_close"): (
+        "path_close_in_summary",
+        "{d.path_close} inside the summary opened at {opened}: expected {d.summary_close}",
+    ),
+    ("summary", "block_close"): (
+        "block_close_in_summary",
+        "{d.block_close} inside the summary opened at {opened}: expected {d.summary_close}",
+    ),
+    ("summary", "summary_open"): (
+        "summary_in_summary",
+        "{d.summary_open} inside the summary opened at {opened}: close that one first with {d.summary_close}",
+    ),
+    ("summary", "end"): ("cut_in_summary", "the text ends in the summary opened at {opened}, before {d.summary_close}"),
+    ("text", "depth"): ("too_deep", "the block is nested more than {number} levels deep"),
+}
+
+
+class TraceError(UserError):
+    """A mistake in a trace. `reason` is a short stable key to count by, `message` is for people.
+
+    `offset` counts characters from 0, `line` and `column` from 1. `str` is the message, the source line and a caret.
+    """
+
+    def __init__(self, message: str, reason: str, text: str, offset: int) -> None:
+        super().__init__(message, reason, text, offset)  # these as `args`, so that the error can be pickled
+        self.message, self.reason, self.text, self.offset = message, reason, text, offset
+        self.line, self.column = place(text, offset)
+
+    def render(self) -> str:
+        """`line L, column C: message`, the source line (a window of it if it is long) and a caret below the place."""
+        line = self.text.split("\n")[self.line - 1]
+        at = self.column - 1
+        start = max(0, min(at - WINDOW // 2, len(line) - WINDOW))
+        before, behind = (_visible(part) for part in (line[start:at], line[at : start + WINDOW]))
+        head = "…" if start else ""
+        tail = "…" if start + WINDOW < len(line) else ""
+        indent = " " * sum(2 if east_asian_width(c) in "WF" else 1 for c in head + before)
+        return f"line {self.line}, column {self.column}: {self.message}\n  {head}{before}{behind}{tail}\n  {indent}^"
+
+    __str__ = render
+
+
+def place(text: str, offset: int) -> tuple[int, int]:
+    """Line and column of a character, both counted from 1."""
+    return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
+
+
+def _visible(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+@dataclass(frozen=True)
+class Token:
+    """A tag (`kind` names its field in the dialect: `path_open`), a run of `text` between tags, or the `end`."""
+
+    kind: str
+    text: str
+    start: int
+
+
+TAG_KINDS = ("block_open", "block_close", "path_open", "path_close", "summary_open", "summary_close")
+
+
+@lru_cache
+def _tag_pattern(dialect: Dialect) -> tuple[re.Pattern[str], dict[str, str]]:
+    kinds = {getattr(dialect, kind): kind for kind in TAG_KINDS}
+    longest_first = sorted(kinds, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))), kinds
+
+
+def scan(text: str, dialect: Dialect) -> Iterator[Token]:
+    """The tags of a text and the text between them, in order, closed by one `end` token."""
+    pattern, kinds = _tag_pattern(dialect)
+    done = 0
+    for match in pattern.finditer(text):
+        if match.start() > done:
+            yield Token("text", text[done : match.start()], done)
+        yield Token(kinds[match[0]], match[0], match.start())
+        done = match.end()
+    if done < len(text):
+        yield Token("text", text[done:], done)
+    yield Token("end", "", len(text))
+
+
+def parse(text: str, dialect: Dialect = PARALLEL_R1) -> Trace:
+    """The trace that a response spells, or `TraceError` at its first mistake."""
+    parser = _Parser(text, dialect)
+    trace = parser.trace()
+    if parser.token.kind != "end":
+        raise parser.mistake("text")
+    return trace
+
+
+def complete_blocks(text: str, dialect: Dialect = PARALLEL_R1) -> int:
+    """How many outermost well-formed blocks a text holds, whatever else is wrong with it."""
+    parser, count = _Parser(text, dialect), 0
+    while parser.token.kind != "end":
+        start = parser.index
+        if parser.token.kind != "block_open":
+            parser.index += 1
+            continue
+        try:
+            parser.block()
+            count += 1
+        except TraceError:
+            parser.index = start + 1
+    return count
+
+
+class _Parser:
+    """A cursor over the tokens. Each method reads one thing of the grammar and leaves the cursor behind it."""
+
+    def __init__(self, text: str, dialect: Dialect) -> None:
+        self.text, self.dialect = text, dialect
+        self.tokens = list(scan(text, dialect))
+        self.index = 0
+
+    @property
+    def token(self) -> Token:
+        return self.tokens[self.index]
+
+    def take(self) -> Token:
+        self.index += 1
+        return self.tokens[self.index - 1]
+
+    def trace(self, depth: int = 0) -> Trace:
+        """Text and blocks up to the first tag that is neither; whose tag that is, the caller knows."""
+        parts: list[str | Block] = []
+        while self.token.kind in ("text", "block_open"):
+            parts.append(self.take().text if self.token.kind == "text" else self.block(depth + 1))
+        return Trace(tuple(parts))
+
+    def block(self, depth: int = 1) -> Block:
+        if depth > MAX_DEPTH:
+            raise self.mistake("text", "depth", number=MAX_DEPTH)
+        opened = self.take()
+        paths: list[Trace] = []
+        while self.structural("path_open"):
+            paths.append(self.element("path", depth, number=len(paths) + 1))
+        if self.token.kind != "block_close" or len(paths) < self.dialect.min_paths:
+            raise self.mistake("block", opened=opened, number=len(paths))
+        self.take()
+        if not self.structural("summary_open"):
+            raise self.mistake("join", self.missing_summary(), opened=opened)
+        return Block(tuple(paths), self.element("summary", depth))
+
+    def element(self, kind: str, depth: int, number: int = 0) -> Trace:
+        """A path or a summary: what stands between its two tags."""
+        opened = self.take()
+        content = self.trace(depth)
+        if self.token.kind != f"{kind}_close":
+            raise self.mistake(kind, opened=opened, number=number)
+        self.take()
+        return content
+
+    def structural(self, kind: str) -> bool:
+        """Drop white space; is the next token of that kind?"""
+        if self.token.kind == "text" and self.token.text.isspace():
+            self.index += 1
+        return self.token.kind == kind
+
+    def missing_summary(self) -> str:
+        """What stands where a summary should: text before it is one mistake, no summary at all is another."""
+        if self.token.kind == "end" or self.cut_tag():
+            return "end"
+        before_one = self.token.kind == "text" and self.tokens[self.index + 1].kind == "summary_open"
+        return "text" if before_one else "other"
+
+    def cut_tag(self) -> bool:
+        """Is what comes next the beginning of a tag, and then the text ends?"""
+        rest = self.token.text.lstrip()
+        last = self.token.kind == "text" and self.tokens[self.index + 1].kind == "end"
+        return last and any(tag.startswith(rest) for tag in self.dialect.tags)
+
+    def mistake(self, where: str, met: str = "", opened: Token | None = None, number: int = 0) -> TraceError:
+        """The error for what comes next, or for `met` if that is given."""
+        token = self.token
+        met = met or ("end" if self.cut_tag() else token.kind)
+        offset = len(self.text) if met == "end" else token.start
+        if met != "end" and token.kind == "text":
+            offset += len(token.text) - len(token.text.lstrip())
+        line, column = place(self.text, opened.start) if opened else (0, 0)
+        reason, message = MISTAKES[where, met]
+        message = message.format(d=self.dialect, opened=f"line {line}, column {column}", number=number)
+        return TraceError(message, reason, self.text, offset)

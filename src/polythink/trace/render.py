@@ -1,0 +1,25 @@
+"""The canonical compact text of a trace: no white space between the tags of a block but the dialect's gap."""
+
+from __future__ import annotations
+
+from polythink.run.errors import UserError
+from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.trace.tree import Block, Trace
+
+
+def render(trace: Trace, dialect: Dialect = PARALLEL_R1) -> str:
+    """Such that `parse(render(t)) == t`. `UserError` if a text part holds a tag: it would be read as structure."""
+    return "".join(_block(p, dialect) if isinstance(p, Block) else _text(p, dialect) for p in trace.parts)
+
+
+def _block(block: Block, d: Dialect) -> str:
+    paths = "".join(f"{d.path_open}{render(path, d)}{d.path_close}" for path in block.paths)
+    summary = f"{d.summary_open}{render(block.summary, d)}{d.summary_close}"
+    return f"{d.block_open}{paths}{d.block_close}{d.gap}{summary}"
+
+
+def _text(text: str, dialect: Dialect) -> str:
+    for tag in dialect.tags:
+        if tag in text:
+            raise UserError(f"the text of a trace holds the tag {tag}: parse it, or write the tag in another way")
+    return text

@@ -1,0 +1,98 @@
+"""A trace in numbers: its blocks and paths, where the first block starts, the length of its longest chain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import nan
+
+from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.trace.parse import complete_blocks, parse
+from polythink.trace.render import render
+from polythink.trace.rollout import Rollout
+from polythink.trace.tree import Block, Trace
+from polythink.trace.validity import check
+
+
+@dataclass(frozen=True)
+class TraceStatistics:
+    """Numbers of one well-formed trace, over blocks at every depth."""
+
+    blocks: int
+    paths_per_block: tuple[int, ...]  # in the order of `Trace.walk`
+    first_block: float  # share of the canonical text's characters that stand before the first block; nan without one
+    depth: int  # 0 without a block, 1 with plain blocks, 2 with a block in a path or summary, ...
+    words: int  # words of text, tags not counted
+    critical_words: int  # words on the longest chain: of each block its longest path, then its summary
+
+
+def statistics(trace: str | Trace, dialect: Dialect = PARALLEL_R1) -> TraceStatistics:
+    """The statistics of a trace, or of a text that `parse` accepts (`TraceError` otherwise)."""
+    trace = parse(trace, dialect) if isinstance(trace, str) else trace
+    blocks = tuple(trace.walk())
+    text = render(trace, dialect)
+    return TraceStatistics(
+        blocks=len(blocks),
+        paths_per_block=tuple(len(b.paths) for b in blocks),
+        first_block=text.index(dialect.block_open) / len(text) if blocks else nan,
+        depth=_depth(trace),
+        words=_words(trace, sum),
+        critical_words=_words(trace, max),
+    )
+
+
+def _depth(trace: Trace) -> int:
+    inside = (_depth(t) for block in trace.blocks for t in (*block.paths, block.summary))
+    return 1 + max(inside, default=0) if trace.blocks else 0
+
+
+def _words(trace: Trace, together: Callable[[list[int]], int]) -> int:
+    """Words of a trace; `together` says what the paths of a block cost together: the `sum` or the `max` of them."""
+    return sum(
+        together([_words(p, together) for p in part.paths]) + _words(part.summary, together)
+        if isinstance(part, Block)
+        else len(part.split())
+        for part in trace.parts
+    )
+
+
+def rollout_statistics(rollout: Rollout, dialect: Dialect = PARALLEL_R1) -> dict:
+    """Numbers of one rollout, one row of a metrics file.
+
+    `blocks` and `paths` count opening tags in the text (the N of the published rewards), `complete_blocks` the
+    well-formed outermost blocks (the parallel ratio is the share of rollouts with at least one). `critical_path` is
+    the last position of the response, the prompt taken off. `valid` and `reason` are of the strict rule.
+    """
+    text = rollout.text
+    verdict = check(text, "strict", dialect)
+    return {
+        "blocks": text.count(dialect.block_open),
+        "complete_blocks": complete_blocks(text, dialect),
+        "paths": text.count(dialect.path_open),
+        "first_block": _first_block(rollout, dialect),
+        "tokens": rollout.tokens,
+        "sampled_tokens": sum(sum(s.sampled) for s in rollout.segments),
+        "critical_path": rollout.layout().critical_path - len(rollout.prompt) if rollout.tokens else 0,
+        "cuts": rollout.cuts,
+        "stop": rollout.stop,
+        "valid": verdict.valid,
+        "reason": verdict.reason,
+    }
+
+
+def _first_block(rollout: Rollout, dialect: Dialect) -> float | None:
+    """Share of the response's tokens, in text order, before the first block's opening tag; None without one.
+
+    A segment that forks ends with that tag, so the count is exact. Where one segment holds the tag in mid-text (a
+    sequential rollout that was not split), its tokens are taken to be equally long.
+    """
+    before = 0
+    for segment in rollout.segments:
+        if dialect.block_open not in segment.text:
+            before += len(segment.tokens)
+            continue
+        if segment.text.endswith(dialect.block_open) and segment.text.count(dialect.block_open) == 1:
+            return (before + len(segment.tokens) - 1) / rollout.tokens
+        share = segment.text.index(dialect.block_open) / len(segment.text)
+        return (before + share * len(segment.tokens)) / rollout.tokens
+    return None

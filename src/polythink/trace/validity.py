@@ -1,0 +1,115 @@
+"""Is a trace well formed? Three named rules, from the whole grammar to what the published reward accepts.
+
+`strict`     the grammar of `trace.parse`: every tag in its place, nothing between the paths, each block summarised.
+`stack`      Algorithm 1 of Parallel-R1 (arXiv 2509.07980): tags open and close in matching order. The number of paths,
+             the place of the summary and text between the paths are not looked at.
+`reference`  the checker behind the published rewards, with its leniencies: a missing or stray `</Summary>`, text
+             between the paths or before the summary, paths outside a block, blocks nested in paths, a path within a
+             path (both count) are all accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from polythink.run.errors import UserError, nearest
+from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.trace.parse import Token, TraceError, parse, place, scan
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`reason` is `ok` or the key of the first mistake, to count by; `detail` says where and what, for people."""
+
+    valid: bool
+    reason: str
+    detail: str = ""
+
+
+OK = Verdict(True, "ok")
+
+
+def check(text: str, rule: str = "strict", dialect: Dialect = PARALLEL_R1) -> Verdict:
+    """The verdict of one of `RULES` on a response. Any text gets one; `UserError` only for an unknown rule."""
+    check_rule(rule)
+    return _CHECKERS[rule](text, dialect)
+
+
+def check_rule(rule: str) -> None:
+    """`UserError` unless `rule` is one of `RULES`."""
+    if rule not in RULES:
+        raise UserError(f"no validity rule {rule!r}{nearest(rule, RULES)}")
+
+
+def _strict(text: str, dialect: Dialect) -> Verdict:
+    try:
+        parse(text, dialect)
+    except TraceError as error:
+        return Verdict(False, error.reason, str(error))
+    return OK
+
+
+def _stack(text: str, dialect: Dialect) -> Verdict:
+    open_tags: list[Token] = []
+    for tag in _tags(text, dialect):
+        element, side = tag.kind.split("_")
+        if side == "open":
+            open_tags.append(tag)
+        elif not open_tags:
+            return _invalid("not_open", f"{tag.text} closes nothing", tag, text)
+        elif open_tags[-1].kind != f"{element}_open":
+            return _invalid("wrong_close", f"{tag.text} where {open_tags[-1].text} is to be closed", tag, text)
+        else:
+            open_tags.pop()
+    if open_tags:
+        return _invalid("not_closed", f"{open_tags[-1].text} is never closed", open_tags[-1], text)
+    return OK
+
+
+def _reference(text: str, dialect: Dialect) -> Verdict:
+    open_tags: list[Token] = []  # blocks and paths only: summaries are counted, never matched with their closing tag
+    paths: list[int] = []  # closed paths of each open block
+    blocks = summaries = 0
+    summary_due = False
+    for tag in _tags(text, dialect):
+        if tag.kind in ("block_open", "path_open"):
+            open_tags.append(tag)
+            if tag.kind == "block_open":
+                paths.append(0)
+                summary_due = False
+        elif tag.kind in ("block_close", "path_close"):
+            if not open_tags or open_tags.pop().kind != tag.kind.replace("close", "open"):
+                return _invalid(f"unexpected_{tag.kind}", f"{tag.text} where none is open", tag, text)
+            if tag.kind == "path_close":
+                paths[-1:] = [n + 1 for n in paths[-1:]]  # the innermost block's, and nobody's outside a block
+                continue
+            if (count := paths.pop()) < dialect.min_paths:
+                return _invalid(
+                    "too_few_paths", f"closed paths in the block: {count}, needed: {dialect.min_paths}", tag, text
+                )
+            blocks += 1
+            summary_due = True
+        elif tag.kind == "summary_open":
+            if not summary_due:
+                return _invalid("summary_without_block", f"{tag.text} follows no {dialect.block_close}", tag, text)
+            summaries += 1
+            summary_due = False
+    if open_tags:
+        return _invalid("not_closed", f"{open_tags[-1].text} is never closed", open_tags[-1], text)
+    if summaries != blocks:
+        return Verdict(False, "missing_summary", f"blocks: {blocks}, summaries: {summaries}")
+    return OK
+
+
+def _tags(text: str, dialect: Dialect) -> Iterator[Token]:
+    return (token for token in scan(text, dialect) if token.kind not in ("text", "end"))
+
+
+def _invalid(reason: str, message: str, tag: Token, text: str) -> Verdict:
+    line, column = place(text, tag.start)
+    return Verdict(False, reason, f"line {line}, column {column}: {message}")
+
+
+_CHECKERS = {"strict": _strict, "stack": _stack, "reference": _reference}
+RULES = tuple(_CHECKERS)
