@@ -1,0 +1,7 @@
+"""Fork/join decoding."""
+
+from polythink.engine.decoding import Decoding, Event, Request
+from polythink.engine.engine import Engine
+from polythink.engine.reference import reference_generate
+
+__all__ = ["Decoding", "Engine", "Event", "Request", "reference_generate"]

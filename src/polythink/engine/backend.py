@@ -1,0 +1,113 @@
+"""What runs the feeds: an unmodified transformers model over the arena. Another backend would take this one's place.
+
+The engine asks four things of a backend: `session(rows)`, `open_segment(row, segment, follows)`, `run(feeds, rows,
+wanted) -> logits`, and that rows may be reused as soon as a new trace's first segment is opened in them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from polythink.engine import attention
+from polythink.engine.arena import Arena
+from polythink.engine.drawing import Feed
+from polythink.models.load import LanguageModel
+
+KINDS = ("flat", "padded")
+
+
+class TransformersBackend:
+    """`kind` "flat": one row of all feeds, the arena's attention. "padded": a batch, the model's own attention."""
+
+    def __init__(self, lm: LanguageModel, kind: str = "flat") -> None:
+        assert kind in KINDS, kind
+        attention.register()
+        self.lm, self.kind = lm, kind
+        self.config = lm.model.config.get_text_config()
+        self.window: int | None = getattr(self.config, "sliding_window", None)
+        self.arena: Arena | None = None
+        self._keeps_logits = "logits_to_keep" in inspect.signature(lm.model.forward).parameters
+
+    @contextmanager
+    def session(self, rows: int) -> Iterator[None]:
+        """A fresh arena of `rows` rows, and the model in inference mode: training with checkpointing drops caches."""
+        model = self.lm.model
+        training, implementation = model.training, model.config._attn_implementation
+        model.eval()
+        if self.kind == "flat":
+            model.set_attn_implementation(attention.NAME)
+        self.arena = Arena(
+            self.config.num_hidden_layers, rows, self.lm.device, self.window is not None, self.kind == "padded"
+        )
+        token = attention.ARENA.set(self.arena)
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            attention.ARENA.reset(token)
+            self.arena = None
+            model.set_attn_implementation(implementation)
+            model.train(training)
+
+    def open_segment(self, row: int, segment: int, follows: Sequence[int]) -> None:
+        """Enter a segment in the table; segment 0 starts a new trace in that row."""
+        self.arena.open(row, segment, follows)
+
+    def run(self, feeds: Sequence[Feed], rows: Sequence[int], wanted: Sequence[int]) -> torch.Tensor:
+        """Logits (len(wanted), V) of the feeds numbered in `wanted`. Feeds come row by row, in the order of slots."""
+        columns = zip(*((f.token, f.segment, f.position, f.slot) for f in feeds), strict=True)
+        self.arena.plan(*columns, rows)
+        wanted_ = torch.tensor(wanted, dtype=torch.long, device=self.arena.device)
+        return self._flat(wanted_) if self.kind == "flat" else self._padded(wanted_)
+
+    def _flat(self, wanted: torch.Tensor) -> torch.Tensor:
+        step = self.arena.step
+        extras = {"logits_to_keep": wanted} if self._keeps_logits else {}
+        # any 4-D tensor makes the model leave masks alone; the real ones are in the arena's groups
+        out = self.lm.model(
+            input_ids=step.tokens[None],
+            position_ids=step.positions[None],
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.arena.device),
+            past_key_values=self.arena,
+            use_cache=True,
+            **extras,
+        )
+        return out.logits[0] if self._keeps_logits else out.logits[0, wanted]
+
+    def _padded(self, wanted: torch.Tensor) -> torch.Tensor:
+        step = self.arena.step
+        (group,) = step.groups
+        out = self.lm.model(
+            input_ids=step.tokens[group.index],
+            position_ids=step.positions[group.index],
+            attention_mask=self.masks(group.mask, group.age),
+            past_key_values=self.arena,
+            use_cache=True,
+        )
+        return out.logits.flatten(0, 1)[group.at][wanted]
+
+    def masks(self, mask: torch.Tensor, age: torch.Tensor | None) -> torch.Tensor | dict[str, torch.Tensor]:
+        """(B, Q, K) bool as the model's own attention takes it.
+
+        A window is cut in by hand, since a 4-D mask takes the place of the model's own; models that mix windowed and
+        full layers take one mask for each. Eager attention adds its mask, so it gets a float one: a bool would be added
+        as 0 and 1, without an error.
+        """
+        full = self._rendered(mask)
+        if self.window is None:
+            return full
+        windowed = self._rendered(mask & (age < self.window))
+        kinds = set(getattr(self.config, "layer_types", None) or ())
+        return {"full_attention": full, "sliding_attention": windowed} if kinds else windowed
+
+    def _rendered(self, mask: torch.Tensor) -> torch.Tensor:
+        mask, model = mask[:, None], self.lm.model
+        if model.config._attn_implementation != "eager":
+            return mask
+        return torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill(
+            ~mask, torch.finfo(model.dtype).min
+        )

@@ -1,0 +1,65 @@
+"""What is asked of the engine, and what it tells while it works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from polythink.run.config import Config
+
+
+class Decoding(Config):
+    """How a trace is drawn. All budgets are in tokens and are checked before drawing."""
+
+    mode: Literal["structured", "sequential"] = "structured"
+    paths: int = Field(2, ge=1)  # paths per block (`structured`; in `sequential` mode the model decides)
+    max_blocks: int = Field(4, ge=0)  # opening one more ends the trace, recorded as a cut
+    max_main_tokens: int = Field(2048, ge=1)  # each stretch of main text
+    max_path_tokens: int = Field(1024, ge=1)  # each path, its tags not counted
+    max_summary_tokens: int = Field(512, ge=1)  # each summary, its tags not counted
+    max_trace_tokens: int = Field(4096, ge=1)  # the whole response, forced tokens included
+    temperature: float = Field(1.0, ge=0)  # 0 is greedy
+    path_temperature: float | None = Field(None, ge=0)  # of paths alone; None: `temperature`, and 1.0 if that is 0
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)  # 0: no limit
+
+    def temperature_of(self, kind: str) -> float:
+        """The temperature of a segment of this kind; in `sequential` mode there is one for the whole trace.
+
+        Isolated paths without numbers are copies of each other under greedy decoding, so when the main text is greedy
+        and several isolated paths are drawn they are sampled at 1.0, unless `path_temperature` says otherwise.
+        """
+        if kind != "path" or self.mode == "sequential":
+            return self.temperature
+        if self.path_temperature is not None:
+            return self.path_temperature
+        return 1.0 if self.temperature == 0 and self.paths > 1 else self.temperature
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response wanted: the prompt's token ids, and the names under which its random numbers are drawn."""
+
+    prompt: tuple[int, ...]
+    problem: str = ""
+    sample: int = 0
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened to one request while it was drawn, in order."""
+
+    kind: Literal["token", "fork", "join", "cut", "done"]
+    request: int  # index into the list of requests
+    segment: int  # index of the segment in order of opening
+    block: int
+    path: int
+    token: int = -1  # "token" only
+    forced: bool = False  # "token" only
+    stop: str = ""  # "cut" only: which budget
+
+
+OnEvent = Callable[[Event], None]

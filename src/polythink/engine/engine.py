@@ -1,0 +1,108 @@
+"""Fork/join decoding of many traces at once on an unmodified transformers model.
+
+One step is one ragged list of feeds over all open branches of all rows: a prompt chunk, a fork, a forced tag, a plain
+decoding step are all just that. Finished rows are refilled at once. `reference.py` is the slow twin.
+
+Left out: prompt keys shared between the samples of one problem, speculative decoding, paged kernels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from polythink.engine.backend import TransformersBackend
+from polythink.engine.decoding import Decoding, OnEvent, Request
+from polythink.engine.drawing import Drawing, Feed, Grammar
+from polythink.engine.sampling import draw, uniforms
+from polythink.engine.selfcheck import choose_backend
+from polythink.models.load import LanguageModel
+from polythink.run.errors import UserError
+from polythink.run.progress import Progress
+from polythink.trace.rollout import Rollout
+
+
+class Engine:
+    """Draws traces from a language model whose weights it shares with whoever else uses them.
+
+    `rows` traces are drawn at once; prompts are run in chunks of `chunk` tokens. `backend` is "flat" (the model runs on
+    one row of all feeds), "padded" (a (rows, branches) batch through the model's own attention: slower, the fallback
+    for models whose attention takes extras), or "auto": the first of them that passes the self-check. A model that
+    passes with neither is refused with a `UserError`.
+    """
+
+    def __init__(self, lm: LanguageModel, rows: int = 64, backend: str = "auto", chunk: int = 512) -> None:
+        if rows < 1 or chunk < 1:
+            raise UserError(
+                f"the engine needs at least one row and one token a chunk; given rows={rows}, chunk={chunk}"
+            )
+        self.lm, self.rows, self.chunk = lm, rows, chunk
+        self.backend: TransformersBackend = choose_backend(lm, backend)
+        self.forwarded = 0  # tokens run through the model since this engine was made
+        self.grammar = Grammar.of(lm.dialect, lm.tag_ids, lm.eos, lm.encode(lm.dialect.gap))
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        decoding: Decoding,
+        seed: int = 0,
+        on_event: OnEvent | None = None,
+        label: str = "",
+    ) -> list[Rollout]:
+        """One finished rollout a request, in their order. `label` names the progress display."""
+        drawings = [
+            Drawing(request, i, decoding, self.grammar, seed, self.lm.context, on_event)
+            for i, request in enumerate(requests)
+        ]
+        with self.backend.session(min(self.rows, len(drawings))), Progress(len(drawings), label) as progress:
+            for drawing in self._run(drawings, decoding):
+                for record in drawing.records[1:]:
+                    record.text = self.lm.decode(record.tokens)
+                progress.advance(1)
+        return [drawing.rollout() for drawing in drawings]
+
+    def _run(self, drawings: list[Drawing], decoding: Decoding) -> Iterator[Drawing]:
+        """Step all live rows together until every drawing is done; yields each when it is, and refills its row."""
+        waiting = deque(drawings)
+        free = deque(range(min(self.rows, len(drawings))))
+        live: dict[int, Drawing] = {}
+        while waiting or live:
+            while free and waiting:
+                live[free.popleft()] = waiting.popleft()
+            feeds: list[Feed] = []
+            rows: list[int] = []
+            for row, drawing in sorted(live.items()):
+                while drawing.opened:
+                    segment = drawing.opened.popleft()
+                    self.backend.open_segment(row, segment, drawing.follows[segment])
+                taken = drawing.take(self.chunk)
+                feeds += taken
+                rows += [row] * len(taken)
+            self._step(feeds, rows, live, decoding)
+            for row in [row for row, drawing in live.items() if drawing.done]:
+                free.append(row)
+                yield live.pop(row)
+
+    def _step(self, feeds: list[Feed], rows: list[int], live: dict[int, Drawing], decoding: Decoding) -> None:
+        """Run the feeds, draw the wanted tokens, hand them to their branches."""
+        self.forwarded += len(feeds)
+        wanted = [i for i, feed in enumerate(feeds) if feed.branch is not None]
+        logits = self.backend.run(feeds, rows, wanted)
+        if not wanted:
+            return
+        branches = [feeds[i].branch for i in wanted]
+        uniform = uniforms(
+            np.array([b.key for b in branches], np.uint64), np.array([b.drawn for b in branches], np.uint64)
+        )
+        tokens, logprobs = draw(
+            logits,
+            torch.tensor([b.temperature for b in branches], device=logits.device),
+            torch.from_numpy(uniform).to(logits.device),
+            decoding.top_p,
+            decoding.top_k,
+        )
+        for i, branch, token, logprob in zip(wanted, branches, tokens.tolist(), logprobs.tolist(), strict=True):
+            live[rows[i]].accept(branch, token, logprob)

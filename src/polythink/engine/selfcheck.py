@@ -1,0 +1,140 @@
+"""The check that a model passes before it is used: a small tree is forked and joined, and must come out right.
+
+Three computations of the same logits are compared: the engine's, one masked forward over the flat tree, and each path
+run alone after its prefix in a plain causal call that knows nothing of layouts. The last is the one that sees a model
+which ignores explicit positions or keeps a state that cannot be forked.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from polythink.engine.backend import KINDS, TransformersBackend
+from polythink.engine.drawing import Branch, Feed
+from polythink.models.load import LanguageModel
+from polythink.run.errors import UserError, nearest
+from polythink.trace.layout import Layout, Piece, lay_out
+from polythink.trace.rollout import Segment
+
+# Root mean square difference allowed, as a share of the logits' standard deviation; a wrong table is off by far more.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+def refuse_by_name(model) -> None:
+    """`UserError` for models whose state cannot be forked or whose positions cannot be given."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    name = config.model_type
+    if getattr(model, "_is_stateful", False) or kinds or name.startswith(("mamba", "rwkv", "recurrent_gemma")):
+        raise UserError(
+            f"{name} keeps a recurrent or convolutional state, which cannot be forked and joined; "
+            "use a model with attention in every layer"
+        )
+    if getattr(config, "alibi", False) or name in ("bloom", "mpt"):
+        raise UserError(
+            f"{name} takes positions from token distance (ALiBi) and ignores explicit ones, so paths cannot restart "
+            "together; use a model with rotary or learned positions"
+        )
+
+
+class SelfCheckFailed(Exception):
+    """The model does not compute what its layout says."""
+
+
+def choose_backend(lm: LanguageModel, kind: str = "auto") -> TransformersBackend:
+    """The wanted backend, or for "auto" the first that passes the self-check; `UserError` where none does."""
+    if kind not in ("auto", *KINDS):
+        raise UserError(f"no backend {kind!r}{nearest(kind, ('auto', *KINDS))}")
+    refuse_by_name(lm.model)
+    reasons = []
+    for candidate in KINDS if kind == "auto" else (kind,):
+        backend = TransformersBackend(lm, candidate)
+        try:
+            check(backend)
+            return backend
+        except (SelfCheckFailed, NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reasons.append(f"{candidate}: {str(error).splitlines()[0]}")
+    raise UserError(
+        f"{lm.model.config.model_type} fails the fork/join self-check and cannot be used ({'; '.join(reasons)}); "
+        "use a decoder with rotary or learned positions and ordinary attention, such as Qwen3 or Llama"
+    )
+
+
+def check(backend: TransformersBackend) -> None:
+    """Raises `SelfCheckFailed` unless decoding, masked forward and paths run alone agree, and siblings are isolated."""
+    lm = backend.lm
+    dtype, vocabulary = lm.model.dtype, lm.model.config.get_text_config().vocab_size
+    ids = torch.randint(vocabulary, (25,), generator=torch.Generator().manual_seed(0)).tolist()
+    prompt, first, second, join, other = ids[:7], ids[7:12], ids[12:15], ids[15:20], ids[20:25]
+    training = lm.model.training
+    lm.model.eval()
+    try:
+        layout = _tree(prompt, first, second, join)
+        decoded = _decoded(backend, layout)
+        _same("decoding and one masked forward", decoded, _masked(backend, layout), dtype)
+        for path, span in ((first, slice(7, 12)), (second, slice(12, 15))):
+            alone = _plain(backend, prompt + path)[len(prompt) :]
+            _same("a path inside a trace and the same path alone", decoded[span], alone, dtype)
+        moved = _decoded(backend, _tree(prompt, other, second, join))
+        _same("a path before and after its sibling changed", decoded[12:15], moved[12:15], dtype)
+    finally:
+        lm.model.train(training)
+
+
+def _tree(prompt: list[int], first: list[int], second: list[int], join: list[int]) -> Layout:
+    def piece(kind: str, tokens: list[int], block: int = -1, path: int = 0) -> Piece:
+        return Piece(kind, tuple(tokens), (False,) * len(tokens), block, path)
+
+    pieces = [
+        piece("prompt", prompt),
+        piece("path", first, 0, 1),
+        piece("path", second, 0, 2),
+        piece("summary", join, 0),
+    ]
+    return lay_out(pieces, "structured")
+
+
+def _decoded(backend: TransformersBackend, layout: Layout) -> torch.Tensor:
+    """Logits (T, V) of all tokens of the layout, fed as the engine does it: prompt, then position by position."""
+    prompt = int((layout.segment == 0).sum())
+    waves = [list(range(prompt))]
+    waves += [
+        [i for i in range(prompt, len(layout)) if layout.position[i] == position]
+        for position in range(prompt, layout.critical_path)
+    ]
+    logits: dict[int, torch.Tensor] = {}
+    want = Branch(0, Segment("main", -1, 0), 0, 0, 1.0)
+    with backend.session(rows=1):
+        for segment, follows in enumerate(layout.follows):
+            backend.open_segment(0, segment, follows)
+        for wave in waves:
+            feeds = [
+                Feed(int(layout.tokens[i]), int(layout.segment[i]), int(layout.position[i]), len(logits) + k, want)
+                for k, i in enumerate(wave)
+            ]
+            rows = backend.run(feeds, [0] * len(feeds), list(range(len(feeds))))
+            logits.update(zip(wave, rows, strict=True))
+        return torch.stack([logits[i] for i in range(len(layout))]).float()
+
+
+@torch.no_grad()
+def _masked(backend: TransformersBackend, layout: Layout) -> torch.Tensor:
+    lm = backend.lm
+    position = torch.from_numpy(layout.position).long().to(lm.device)[None]
+    mask = torch.from_numpy(layout.may_attend()).to(lm.device)[None]
+    masks = backend.masks(mask, position[:, :, None] - position[:, None, :])
+    ids = torch.from_numpy(layout.tokens).to(lm.device)[None]
+    out = lm.model(input_ids=ids, attention_mask=masks, position_ids=position, use_cache=False)
+    return out.logits[0].float()
+
+
+@torch.no_grad()
+def _plain(backend: TransformersBackend, tokens: list[int]) -> torch.Tensor:
+    ids = torch.tensor([tokens], device=backend.lm.device)
+    return backend.lm.model(input_ids=ids, use_cache=False).logits[0].float()
+
+
+def _same(what: str, a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> None:
+    error = ((a - b).square().mean().sqrt() / b.std()).item()
+    if not error < TOLERANCE.get(dtype, 1e-3):  # written so that NaN fails
+        raise SelfCheckFailed(f"{what} differ by {error:.1e} of the logits' spread")

@@ -1,0 +1,226 @@
+"""Language models with their tokenizer and dialect: made from scratch, taken from a hub folder, loaded and saved.
+
+A saved folder is an ordinary transformers folder with one more file, `polythink.json`, that says in which dialect, mode
+and prompt the model works, so that whoever loads it applies the right ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from polythink.models.tags import add_tags, tag_ids
+from polythink.models.tokenizers import byte_tokenizer, word_tokenizer
+from polythink.run.config import Config
+from polythink.run.errors import UserError, nearest
+from polythink.run.folder import write_json, write_text
+from polythink.trace.dialect import Dialect, get_dialect
+
+SETTINGS_FILE = "polythink.json"
+
+
+class ModelConfig(Config):
+    """Where a recipe's first model comes from: a folder or hub name (`path`), or a random one of the given shape."""
+
+    path: str | None = None
+    add_tags: bool = False  # give the dialect's tags rows of their own where the tokenizer lacks them
+    architecture: str = "qwen3"
+    tokenizer: Literal["countdown", "bytes"] = "countdown"
+    hidden_size: int = 96
+    num_hidden_layers: int = 3
+    num_attention_heads: int = 3
+    num_key_value_heads: int = 1
+    head_dim: int = 32
+    intermediate_size: int = 256
+    max_position_embeddings: int = 4096
+    tie_word_embeddings: bool = True
+    rope_theta: float = 10_000.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What `polythink.json` says: how the model was trained and is to be used."""
+
+    dialect: str = "parallel_r1"
+    mode: str = "structured"
+    prompt: str = "{problem}"
+    prompt_name: str = "none"
+    prompt_hash: str = ""
+    chat: bool = False  # the prompt is wrapped in the tokenizer's chat template
+    decoding: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class LanguageModel:
+    """A causal language model, its tokenizer, and the dialect whose tags it writes."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    settings: ModelSettings
+
+    def __post_init__(self) -> None:
+        self.dialect: Dialect = get_dialect(self.settings.dialect)
+        self.tag_ids: dict[str, int] = tag_ids(self.tokenizer, self.dialect)
+        if self.tokenizer.eos_token_id is None:
+            raise UserError("the tokenizer has no end token; set its eos_token before using it here")
+        self.eos: int = self.tokenizer.eos_token_id
+        self.pad: int = self.eos if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def context(self) -> int:
+        """The longest sequence of positions the model was made for."""
+        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 1 << 30))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, no special tokens added. Refuses text that a closed vocabulary cannot hold."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        unknown = self.tokenizer.unk_token_id
+        if unknown is not None and unknown in ids:
+            words = [w for w in text.split() if unknown in self.tokenizer(w, add_special_tokens=False)["input_ids"]]
+            raise UserError(
+                f"the tokenizer's closed vocabulary has no token for {', '.join(map(repr, words[:3]))}; "
+                "use a model with an open vocabulary (for a tiny one: model.tokenizer=bytes)"
+            )
+        return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a whole prompt, wrapped in the chat template where the settings say so."""
+        if not self.settings.chat:
+            return self.encode(text)
+        if not self.tokenizer.chat_template:
+            raise UserError("chat: true, but the tokenizer has no chat template; set chat: false")
+        chat = [{"role": "user", "content": text}]
+        return list(self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, tags included, end and padding tokens left out."""
+        ids = [int(i) for i in ids if i not in (self.eos, self.pad)]
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def create(config: ModelConfig, dialect: str, words: Sequence[str] = (), seed: int = 0) -> LanguageModel:
+    """A randomly initialised model of the configured shape. `words` is the vocabulary of a closed tokenizer."""
+    if config.architecture not in CONFIG_MAPPING:
+        raise UserError(
+            f"no architecture {config.architecture!r} in transformers{nearest(config.architecture, CONFIG_MAPPING)}"
+        )
+    rules = get_dialect(dialect)
+    tokenizer = byte_tokenizer(rules) if config.tokenizer == "bytes" else word_tokenizer(words, rules)
+    shape = config.model_dump(
+        exclude={"path", "add_tags", "architecture", "tokenizer", "dtype", "rope_theta", "gradient_checkpointing"}
+    )
+    model_config = CONFIG_MAPPING[config.architecture](
+        **shape,
+        vocab_size=len(tokenizer),
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        attention_dropout=0.0,
+        use_sliding_window=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(model_config, attn_implementation="sdpa")
+    lm = LanguageModel(model.to(getattr(torch, config.dtype)), tokenizer, ModelSettings(dialect=dialect))
+    return _ready(lm, config)
+
+
+def adopt(config: ModelConfig, dialect: str) -> LanguageModel:
+    """A model from a transformers folder or the hub that does not know polythink yet; its tags are added on request."""
+    assert config.path is not None
+    model, tokenizer = _from_pretrained(config.path, config.dtype)
+    rules = get_dialect(dialect)
+    if config.add_tags:
+        add_tags(model, tokenizer, rules)
+    return _ready(LanguageModel(model, tokenizer, ModelSettings(dialect=dialect)), config)
+
+
+def load(folder: str | Path, dtype: str | None = None) -> LanguageModel:
+    """A model that `save` wrote, ready for use on the GPU where there is one."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"no model folder {str(folder)!r}; give a folder that a polythink run wrote, such as RUN/sft/model"
+        )
+    return _ready(LanguageModel(*_from_pretrained(str(folder), dtype), read_settings(folder)))
+
+
+def read_settings(folder: str | Path) -> ModelSettings:
+    """What the folder's `polythink.json` says."""
+    path = Path(folder) / SETTINGS_FILE
+    if not path.is_file():
+        raise UserError(
+            f"{str(folder)!r} has no {SETTINGS_FILE}, so its dialect, mode and prompt are unknown; "
+            "name it under model.path in a recipe (with add_tags: true) to make it a polythink model"
+        )
+    try:
+        return ModelSettings(**json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise UserError(f"{str(path)!r} is damaged ({error}); write it anew or save the model again") from error
+
+
+def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None = None) -> None:
+    """Write model, tokenizer, settings and a card as one transformers folder; `polythink.json` comes last."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = settings or lm.settings
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    write_text(folder / "README.md", _card(lm, settings))
+    write_json(folder / SETTINGS_FILE, asdict(settings))
+
+
+def with_settings(lm: LanguageModel, **changes: Any) -> LanguageModel:
+    """The same weights and tokenizer under other settings."""
+    return LanguageModel(lm.model, lm.tokenizer, replace(lm.settings, **changes))
+
+
+def _from_pretrained(path: str, dtype: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto", attn_implementation="sdpa")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load a model from {path!r}: {str(error).splitlines()[0]}") from error
+    return model, tokenizer
+
+
+def _ready(lm: LanguageModel, config: ModelConfig | None = None) -> LanguageModel:
+    if config is not None and config.gradient_checkpointing:
+        lm.model.gradient_checkpointing_enable()
+    lm.model.eval()
+    lm.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return lm
+
+
+def _card(lm: LanguageModel, settings: ModelSettings) -> str:
+    parameters = sum(p.numel() for p in lm.model.parameters())
+    return f"""---
+library_name: transformers
+tags: [polythink, parallel-thinking]
+---
+# A model that thinks in parallel
+
+| | |
+| --- | --- |
+| architecture | {lm.model.config.model_type}, {parameters:,} parameters |
+| dialect | `{settings.dialect}`: {", ".join(f"`{tag}`" for tag in lm.dialect.tags)} |
+| mode | `{settings.mode}` |
+| prompt | `{settings.prompt_name}` (sha256 {settings.prompt_hash[:12] or "not recorded"}) |
+
+`polythink generate FOLDER "PROBLEM"` draws from it, `polythink eval FOLDER --problems NAME` evaluates it. Plain
+`transformers` loads it too, but writes its paths one after another.
+"""

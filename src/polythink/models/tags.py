@@ -1,0 +1,53 @@
+"""A dialect's tags as single tokens: checked on every model, added on request."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from tokenizers import AddedToken
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from polythink.run.errors import UserError
+from polythink.trace.dialect import Dialect
+
+
+def tag_ids(tokenizer: PreTrainedTokenizerBase, dialect: Dialect) -> dict[str, int]:
+    """The id of each tag. `UserError` unless every tag is exactly one token, all of them different."""
+    pieces = {tag: tokenizer(tag, add_special_tokens=False)["input_ids"] for tag in dialect.tags}
+    split = [tag for tag, ids in pieces.items() if len(ids) != 1 or ids[0] == tokenizer.unk_token_id]
+    if split:
+        raise UserError(
+            f"the tokenizer does not hold {', '.join(split)} as single tokens (dialect {dialect.name!r}); "
+            "set model.add_tags: true to add them with embedding rows of their own"
+        )
+    ids = {tag: p[0] for tag, p in pieces.items()}
+    assert len(set(ids.values())) == len(ids)
+    return ids
+
+
+def add_tags(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dialect: Dialect) -> list[str]:
+    """Add the missing tags to tokenizer and embeddings, in place; returns those that were added.
+
+    A new row is the mean of the rows of the tag's words ("/" spoken as "end") plus noise of a tenth of the rows' usual
+    size, so that no two rows are equal: in released checkpoints the unused rows are identical vectors, and tags placed
+    on them could not be told apart.
+    """
+    missing = [tag for tag in dialect.tags if len(tokenizer(tag, add_special_tokens=False)["input_ids"]) != 1]
+    if not missing:
+        return []
+    spoken = {tag: "end " * ("/" in tag) + " ".join(re.findall(r"\w+", tag)).lower() for tag in missing}
+    words = {tag: tokenizer(text, add_special_tokens=False)["input_ids"] for tag, text in spoken.items()}
+    tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in missing])
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer))
+    tables = {id(t.weight): t.weight for t in (model.get_input_embeddings(), model.get_output_embeddings())}
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for table in tables.values():
+            scale = 0.1 * table.float().std().item()
+            for tag in missing:
+                noise = scale * torch.randn(table.shape[1], generator=generator)
+                row = table[words[tag]].float().mean(0).cpu() + noise
+                table[tokenizer.convert_tokens_to_ids(tag)] = row.to(table.dtype).to(table.device)
+    return missing

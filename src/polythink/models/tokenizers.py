@@ -1,0 +1,39 @@
+"""Two small tokenizers in hub format: a closed vocabulary of words, and raw bytes. Each tag is one token in both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE, WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from polythink.trace.dialect import Dialect
+
+END, PAD, UNKNOWN = "<|end|>", "<|pad|>", "<|unknown|>"
+
+
+def word_tokenizer(words: Sequence[str], dialect: Dialect) -> PreTrainedTokenizerFast:
+    """One token a word, words separated by white space. Anything else becomes the unknown token."""
+    vocabulary = {w: i for i, w in enumerate(dict.fromkeys((PAD, END, UNKNOWN, *words)))}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return _finish(tokenizer, dialect, unk_token=UNKNOWN)
+
+
+def byte_tokenizer(dialect: Dialect) -> PreTrainedTokenizerFast:
+    """One token a byte: any text at all, at the price of length."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {c: i for i, c in enumerate((PAD, END, *alphabet))}
+    tokenizer = Tokenizer(BPE(vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return _finish(tokenizer, dialect)
+
+
+def _finish(tokenizer: Tokenizer, dialect: Dialect, **special: str) -> PreTrainedTokenizerFast:
+    tokenizer.add_special_tokens([PAD, END])
+    tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in dialect.tags])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False, **special
+    )

@@ -1,0 +1,279 @@
+"""Parity ladder, rungs 3, 5, 6 and 7: the engine against one masked forward, its slow twin, and an analytic count."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from polythink.engine import Decoding, Engine, Request, reference_generate
+from polythink.models.masks import collate, token_logprobs
+from polythink.run.errors import UserError
+from polythink.trace import check
+from polythink.trace.dialect import PARALLEL_R1
+from tiny import family, lean_towards, requests, tiny
+
+# Float32 throughout. Log-probabilities agree to 1e-5 in practice; the promise is 1e-4.
+TOLERANCE = 1e-4
+
+SETTINGS = [
+    Decoding(mode=mode, paths=paths, max_blocks=3, max_main_tokens=16, max_path_tokens=9, max_summary_tokens=6,
+             max_trace_tokens=110)  # fmt: skip
+    for mode in ("structured", "sequential")
+    for paths in (1, 2, 3, 8)
+]
+
+
+def label(decoding: Decoding) -> str:
+    return f"{decoding.mode}-{decoding.paths}"
+
+
+def drawn(rollout) -> list[tuple]:
+    return [(s.kind, s.block, s.path, s.tokens, s.sampled, s.stop) for s in rollout.segments]
+
+
+def gaps(lm, rollouts) -> list[float]:
+    """|log-probability while decoding - one masked forward over the finished trace|, of every sampled token."""
+    found = []
+    for rollout in rollouts:
+        layout = rollout.layout()
+        temperature = torch.ones(1, len(layout))
+        start = len(rollout.prompt)
+        for segment in rollout.segments:
+            temperature[0, start : start + len(segment.tokens)] = segment.temperature
+            start += len(segment.tokens)
+        again = token_logprobs(lm.model, collate([layout]), temperature)[0, len(rollout.prompt) :]
+        recorded = [x for s in rollout.segments for x in s.logprobs]
+        found += [abs(a - b) for a, b, f in zip(recorded, again.tolist(), layout.sampled[-len(recorded) :]) if f]
+    return found
+
+
+@pytest.mark.parametrize("decoding", SETTINGS, ids=label)
+def test_logprobs_equal_one_masked_forward(decoding):
+    lm = tiny()
+    rollouts = Engine(lm, rows=5).generate(requests(lm, 24), decoding, seed=3)
+    found = gaps(lm, rollouts)
+    assert len(found) > 200
+    assert max(found) < TOLERANCE
+    stops = {s.stop for r in rollouts for s in r.segments}
+    assert {"fork", "budget"} <= stops, stops
+    if decoding.mode == "structured":
+        assert {s.path for r in rollouts for s in r.segments} >= {0, 1, decoding.paths}
+
+
+@pytest.mark.parametrize("decoding", SETTINGS, ids=label)
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_tokens_equal_the_slow_twin(decoding, temperature):
+    lm = tiny(seed=2)
+    decoding = decoding.model_copy(update={"temperature": temperature})
+    wanted = requests(lm, 10)
+    fast = Engine(lm, rows=4).generate(wanted, decoding, seed=5)
+    slow = reference_generate(lm, wanted, decoding, seed=5)
+    assert [drawn(r) for r in fast] == [drawn(r) for r in slow]
+    assert [r.text for r in fast] == [r.text for r in slow]
+    for a, b in zip(fast, slow, strict=True):
+        for s, t in zip(a.segments, b.segments, strict=True):
+            assert s.temperature == t.temperature
+            assert s.logprobs == pytest.approx(t.logprobs, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize(("top_p", "top_k"), [(0.7, 0), (1.0, 3), (0.8, 4)])
+def test_truncated_sampling_equals_the_slow_twin(top_p, top_k):
+    lm = tiny(seed=4)
+    decoding = SETTINGS[2].model_copy(update={"top_p": top_p, "top_k": top_k, "path_temperature": 1.3})
+    wanted = requests(lm, 8)
+    fast = Engine(lm, rows=3).generate(wanted, decoding, seed=1)
+    assert [drawn(r) for r in fast] == [drawn(r) for r in reference_generate(lm, wanted, decoding, seed=1)]
+    assert max(gaps(lm, fast)) < TOLERANCE  # recorded before truncation
+
+
+def test_a_branch_does_not_depend_on_its_batch_mates():
+    """Same tokens alone, in any number of rows, in any order, with either backend."""
+    lm = tiny()
+    decoding, wanted = SETTINGS[2], requests(lm, 16)
+    base = Engine(lm, rows=16).generate(wanted, decoding, seed=3)
+    for rows, backend in itertools.product((1, 3, 7), ("flat", "padded")):
+        other = Engine(lm, rows=rows, backend=backend).generate(wanted, decoding, seed=3)
+        assert [drawn(r) for r in other] == [drawn(r) for r in base], (rows, backend)
+    order = [5, 0, 15, 3, 9]
+    shuffled = Engine(lm, rows=2).generate([wanted[i] for i in order], decoding, seed=3)
+    assert [drawn(r) for r in shuffled] == [drawn(base[i]) for i in order]
+
+
+def test_the_arithmetic_is_the_same_up_to_rounding_elsewhere():
+    """Batch mates change the shape of the matrix products: equal to rounding, not to the bit, and no more is promised."""
+    lm = tiny()
+    wanted = requests(lm, 8)
+    alone = Engine(lm, rows=1).generate(wanted, SETTINGS[1], seed=3)
+    together = Engine(lm, rows=8).generate(wanted, SETTINGS[1], seed=3)
+    a, b = ([x for r in rs for s in r.segments for x in s.logprobs] for rs in (alone, together))
+    assert a == pytest.approx(b, abs=1e-5)
+
+
+def test_chunked_prompts_change_nothing():
+    lm = tiny()
+    wanted = [Request(tuple(lm.encode("a b c c a b " * 5)), "long", i) for i in range(4)]
+    whole = Engine(lm, rows=2).generate(wanted, SETTINGS[1], seed=0)
+    chunked = Engine(lm, rows=2, chunk=4).generate(wanted, SETTINGS[1], seed=0)
+    assert [drawn(r) for r in whole] == [drawn(r) for r in chunked]
+
+
+@pytest.mark.parametrize("backend", ["flat", "padded"])
+def test_nothing_is_computed_twice(backend):
+    """Tokens run through the model = prompt + paths + summaries + main, each once; the last of each trace never."""
+    lm = tiny()
+    engine = Engine(lm, rows=4, backend=backend)
+    counted = []
+    hook = lm.model.get_output_embeddings().register_forward_pre_hook(lambda *_: None)
+    embed = lm.model.get_input_embeddings().register_forward_hook(lambda m, args, out: counted.append(args[0].numel()))
+    rollouts = engine.generate(requests(lm, 12), SETTINGS[2], seed=3)
+    hook.remove(), embed.remove()
+    assert any(s.kind == "summary" for r in rollouts for s in r.segments)
+    once = sum(len(r.prompt) + r.tokens for r in rollouts)
+    unread = sum(1 for r in rollouts if r.segments[-1].tokens)  # a trace's last token is drawn, never fed
+    after_fork = sum(r.stop in ("blocks", "trace") for r in rollouts)
+    assert once - unread - after_fork <= engine.forwarded <= once
+    if backend == "flat":
+        assert sum(counted) == engine.forwarded  # no padding in the linear layers
+
+
+def test_the_arena_holds_one_slot_a_token():
+    """Peak slots of a row = the analytic count: prompt + every token of the trace; forks and joins add none."""
+    lm = tiny()
+    engine = Engine(lm, rows=1)
+    peak = 0
+    plan = engine.backend.__class__.run
+
+    def spy(self, feeds, rows, wanted):
+        nonlocal peak
+        peak = max(peak, *(f.slot + 1 for f in feeds))
+        return plan(self, feeds, rows, wanted)
+
+    engine.backend.run = spy.__get__(engine.backend)
+    (rollout,) = engine.generate([Request(tuple(lm.encode("a b")), "p0", 1)], SETTINGS[2], seed=3)
+    assert peak in (len(rollout.prompt) + rollout.tokens, len(rollout.prompt) + rollout.tokens - 1)
+    assert engine.backend.arena is None  # all returned at the end
+
+
+def test_greedy_paths_are_sampled():
+    """Isolated paths without numbers would be copies of each other under greedy decoding."""
+    decoding = SETTINGS[2].model_copy(update={"temperature": 0.0})
+    assert decoding.temperature_of("path") == 1.0
+    assert decoding.temperature_of("summary") == 0.0
+    assert decoding.model_copy(update={"paths": 1}).temperature_of("path") == 0.0
+    lm = lean_towards(tiny(seed=2), {"<Parallel>": 0.5})
+    frozen = decoding.model_copy(update={"path_temperature": 0.0})
+    for settings, copies in ((frozen, True), (decoding, False)):
+        rollouts = Engine(lm).generate(requests(lm, 12), settings, seed=0)
+        blocks = [
+            [tuple(s.tokens[:9]) for s in r.segments if s.kind == "path" and s.block == 0]
+            for r in rollouts
+            if any(s.kind == "path" and s.stop != "trace" for s in r.segments)
+        ]
+        assert blocks
+        assert all(len(set(b)) == 1 for b in blocks) == copies
+
+
+def test_budgets_are_kept_and_cuts_recorded():
+    lm = tiny()
+    for paths, total in itertools.product((1, 2, 8), (5, 20, 40, 80)):
+        decoding = SETTINGS[0].model_copy(update={"paths": paths, "max_trace_tokens": total})
+        for rollout in Engine(lm).generate(requests(lm, 20), decoding, seed=3):
+            assert rollout.tokens <= total
+            for s in rollout.segments:
+                content = sum(s.sampled)
+                assert content <= {"main": 16, "path": 9, "summary": 6}[s.kind]
+                if s.kind != "main":
+                    assert s.text.endswith(("</Path>", "</Summary>"))  # a cut is closed with a forced tag
+                    assert s.sampled[-1] == (s.stop == "tag")
+            if rollout.stop != "trace":
+                continue
+            assert rollout.cuts
+
+
+def test_cut_traces_stay_well_formed():
+    """Budgets alone never break a block: whatever was opened is closed and joined."""
+    others = {tag: -9.0 for tag in PARALLEL_R1.tags if tag != "<Parallel>"}
+    lm = lean_towards(tiny(), others)
+    decoding = SETTINGS[1].model_copy(update={"max_trace_tokens": 60})
+    rollouts = Engine(lm).generate(requests(lm, 200), decoding, seed=9)
+    tags = set(lm.tag_ids.values())
+    clean = [
+        r for r in rollouts
+        if r.stop in ("budget", "eos") and not any(t in tags for s in r.segments for t, f in zip(
+            s.tokens[:-1], s.sampled[:-1]) if f)
+    ]  # fmt: skip
+    with_blocks = [r for r in clean if any(s.kind == "path" for s in r.segments)]
+    assert with_blocks
+    assert all(check(r.text, "strict").valid for r in with_blocks)
+
+
+def test_events_tell_the_whole_story():
+    lm = tiny()
+    events = []
+    (rollout, *_) = rollouts = Engine(lm, rows=3).generate(requests(lm, 12), SETTINGS[2], seed=3, on_event=events.append)
+    for i, rollout in enumerate(rollouts):
+        mine = [e for e in events if e.request == i]
+        assert [e.kind for e in mine].count("done") == 1
+        assert mine[-1].kind == "done"
+        blocks = len({s.block for s in rollout.segments} - {-1})
+        assert [e.kind for e in mine].count("join") == blocks
+        assert [e.kind for e in mine].count("fork") == 3 * blocks
+        assert [e.kind for e in mine].count("cut") == rollout.cuts
+        for n, segment in enumerate(rollout.segments, start=1):
+            told = [(e.token, not e.forced) for e in mine if e.kind == "token" and e.segment == n]
+            assert told == list(zip(segment.tokens, segment.sampled, strict=True))
+
+
+def test_other_seeds_and_samples_differ():
+    lm = tiny()
+    wanted = [Request(tuple(lm.encode("a b")), "p", i) for i in range(6)]
+    first, second = (Engine(lm).generate(wanted, SETTINGS[0], seed=s) for s in (0, 1))
+    assert len({r.text for r in first}) == 6
+    assert [r.text for r in first] != [r.text for r in second]
+
+
+def test_prompts_without_room_are_refused():
+    lm = tiny(max_position_embeddings=32)
+    with pytest.raises(UserError, match="prompt has 40 tokens and the model's context holds 32"):
+        Engine(lm).generate([Request(tuple(lm.encode("a " * 40)))], SETTINGS[0])
+    with pytest.raises(UserError, match="at least one token"):
+        Engine(lm).generate([Request(())], SETTINGS[0])
+    with pytest.raises(UserError, match="rows=0"):
+        Engine(lm, rows=0)
+    assert Engine(lm).generate([], SETTINGS[0]) == []
+
+
+def test_training_mode_and_weights_are_left_as_they_were():
+    """A trainer shares its model with the engine: with checkpointing on, training mode would drop the cache."""
+    lm = tiny()
+    lm.model.gradient_checkpointing_enable()
+    lm.model.train()
+    rollouts = Engine(lm).generate(requests(lm, 6), SETTINGS[1], seed=3)
+    assert lm.model.training
+    assert lm.model.config._attn_implementation == "sdpa"
+    lm.model.eval()
+    assert max(gaps(lm, rollouts)) < TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16"])
+def test_half_precision_stays_close(dtype):
+    lm = tiny(dtype=dtype)
+    found = gaps(lm, Engine(lm, rows=4).generate(requests(lm, 8), SETTINGS[1], seed=3))
+    assert sum(found) / len(found) < 2e-2
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "mistral", "gemma3_text", "gpt2", "stablelm", "gemma2"])
+def test_other_families(model_type):
+    """Among them a sliding window that our mask must contain, positions that are learned, and a soft cap (eager)."""
+    changes = {
+        "mistral": {"sliding_window": 6}, "gemma3_text": {"sliding_window": 6, "head_dim": 8},
+        "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4}, "gemma2": {"sliding_window": 6, "head_dim": 8},
+    }.get(model_type, {})  # fmt: skip
+    lm = family(model_type, **changes)
+    auto = Engine(lm, rows=4)
+    assert auto.backend.kind == ("padded" if model_type == "gemma2" else "flat")
+    padded = Engine(lm, rows=3, backend="padded")
+    wanted = requests(lm, 8)
+    fast, other = (e.generate(wanted, SETTINGS[1], seed=3) for e in (auto, padded))
+    assert [drawn(r) for r in fast] == [drawn(r) for r in other]
