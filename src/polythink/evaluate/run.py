@@ -1,0 +1,140 @@
+"""Evaluation: k samples a problem, every one graded, every number with its interval.
+
+Writes, under `out`:
+
+    samples.jsonl   one row a sample: text, verdict, extracted answer, statistics, segments with each path's own grade
+    greedy.jsonl    the same for one greedy response a problem, if asked for
+    eval.json       what was evaluated and how, verdict counts, and each metric with its 95% interval over problems
+
+With a `name` the files are samples-NAME.jsonl and so on, so that one folder holds several problem sets.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from polythink.engine.decoding import Decoding, Request
+from polythink.evaluate.metrics import interval, measures
+from polythink.problems.answers import Grade, Grader
+from polythink.problems.countdown import is_marked_ok
+from polythink.problems.prompts import Prompt
+from polythink.problems.record import Problem, ProblemSet
+from polythink.run.errors import UserError
+from polythink.run.folder import write_json, write_jsonl
+from polythink.trace.dialect import Dialect
+from polythink.trace.rollout import Rollout, Segment
+from polythink.trace.statistics import rollout_statistics
+
+
+def evaluate(
+    engine: Any,
+    problem_set: ProblemSet,
+    prompt: Prompt,
+    decoding: Decoding,
+    samples: int,
+    seed: int,
+    grader: Grader,
+    out: Path,
+    *,
+    name: str = "",
+    greedy: bool = False,
+    best_of: Sequence[int] = (),
+    say: Callable[[str], None] = print,
+) -> dict:
+    """Draw `samples` responses to each problem, grade them all, write the files above; returns what eval.json holds.
+
+    `engine` has `.lm.encode_prompt(text)` and `.generate(requests, decoding, seed, label=)`. `greedy` adds one response
+    a problem at temperature 0 (isolated paths are still sampled, see `Decoding`). `best_of` adds the accuracy of
+    choosing one of n samples (`metrics.best_of_n`): the honest rival of n paths. `say` is told the notes on the
+    problem set and the verdict counts.
+    """
+    _check(problem_set, samples, best_of)
+    for note in problem_set.notes:
+        say(f"note on {problem_set.name}: {note}")
+    started = time.monotonic()
+    rows = draw_and_grade(engine, problem_set, prompt, decoding, samples, seed, grader)
+    found = measures(rows, best_of)
+    out, suffix = Path(out), f"-{name}" if name else ""
+    write_jsonl(out / f"samples{suffix}.jsonl", rows)
+    if greedy:
+        cold = decoding.model_copy(update={"temperature": 0.0})
+        greedy_rows = draw_and_grade(engine, problem_set, prompt, cold, 1, seed, grader)
+        write_jsonl(out / f"greedy{suffix}.jsonl", greedy_rows)
+        found["greedy"] = measures(greedy_rows)["mean@1"]
+    verdicts = dict(Counter(row["verdict"] for row in rows).most_common())
+    say(f"{problem_set.name}: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()))
+    result = {
+        "problems": problem_set.name,
+        "n": len(problem_set),
+        "samples": samples,
+        "prompt": {"name": prompt.name, "hash": prompt.hash},
+        "seed": seed,
+        "decoding": decoding.model_dump(mode="json"),
+        "notes": list(problem_set.notes),
+        "verdicts": verdicts,
+        "metrics": {metric: vars(interval(measure)) for metric, measure in found.items()},
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    write_json(out / f"eval{suffix}.json", result)
+    return result
+
+
+def draw_and_grade(
+    engine: Any,
+    problem_set: ProblemSet,
+    prompt: Prompt,
+    decoding: Decoding,
+    samples: int,
+    seed: int,
+    grader: Grader,
+) -> list[dict]:
+    """One graded row a sample, problems in their order. Random streams go by problem key and sample number."""
+    asked = [problem for problem in problem_set for _ in range(samples)]
+    prompts = {p.key: tuple(engine.lm.encode_prompt(prompt.fill(p.question))) for p in problem_set}
+    requests = [Request(prompts[p.key], p.key, i % samples) for i, p in enumerate(asked)]
+    rollouts = engine.generate(requests, decoding, seed, label=problem_set.name)
+    grades = grader.grade_many([(r.text, p) for r, p in zip(rollouts, asked, strict=True)])
+    dialect = engine.lm.dialect
+    return [
+        sample_row(problem, rollout, grade, grader, dialect)
+        for problem, rollout, grade in zip(asked, rollouts, grades, strict=True)
+    ]
+
+
+def sample_row(problem: Problem, rollout: Rollout, grade: Grade, grader: Grader, dialect: Dialect) -> dict:
+    """A row of samples.jsonl: the response, its grade, its statistics, and its segments with each path's own grade.
+
+    `marked` is there for problems whose chains say of themselves whether they worked.
+    """
+
+    def segment_row(segment: Segment) -> dict:
+        right = grader.grade_path(segment.text, problem) if segment.kind == "path" else None
+        shown = {key: getattr(segment, key) for key in ("kind", "block", "path", "text", "stop")}
+        return {**shown, "right": right}
+
+    marked = {"marked": is_marked_ok(rollout.text)} if problem.checker == "countdown" else {}
+    return {
+        "problem": problem.key,
+        "question": problem.question,
+        "answer": problem.answer,
+        "sample": rollout.sample,
+        "text": rollout.text,
+        "verdict": grade.verdict,
+        "extracted": grade.extracted,
+        **marked,
+        **rollout_statistics(rollout, dialect),
+        "segments": [segment_row(segment) for segment in rollout.segments],
+    }
+
+
+def _check(problem_set: ProblemSet, samples: int, best_of: Sequence[int]) -> None:
+    if not len(problem_set):
+        raise UserError(f"the problem set {problem_set.name!r} is empty; give one with at least one problem")
+    if samples < 1:
+        raise UserError(f"samples must be 1 or more, not {samples}")
+    if too_many := [n for n in best_of if not 1 <= n <= samples]:
+        raise UserError(f"best_of {too_many[0]} needs at least as many samples a problem; there are {samples}")

@@ -1,0 +1,243 @@
+"""A reward as data: ordered cases, weighted terms on top, and a schedule over steps. Every published one is a preset.
+
+    reward: accuracy                                        # the name of a preset
+    reward: {preset: tiered, rule: strict}                  # a preset with some keys replaced
+    reward:                                                 # cases: the first one whose conditions all hold
+      cases:
+        - {when: [right, parallel, well_formed], value: 1.2}
+        - {when: [right, no_block], value: 1.0}
+      otherwise: -1
+      add: [{term: self_bleu, weight: -0.3}]                # weighted terms, added to the case's value
+    reward: {cycle: [{steps: 8, reward: accuracy}, {steps: 2, reward: tiered}]}       # over and over
+    reward: {switch: [{steps: 200, reward: alternating}, {reward: accuracy}]}         # once, then for good
+
+Steps count from 1 and are the same number at every depth: a schedule inside a schedule does not start afresh.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import PositiveFloat, PositiveInt, model_validator
+
+from polythink.rewards.terms import CONDITIONS, TERMS, Judged
+from polythink.run.config import Config, parse_config
+from polythink.run.errors import UserError, nearest
+from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.trace.rollout import Rollout
+from polythink.trace.validity import RULES
+
+Condition = Literal[*CONDITIONS]
+TermName = Literal[*TERMS]
+
+
+class Case(Config):
+    """`value` is the reward where all of `when` hold and no earlier case did."""
+
+    when: tuple[Condition, ...]
+    value: float
+
+
+class Added(Config):
+    """`weight` x term where all of `when` hold. With `decay` the weight is multiplied by exp(-step / decay)."""
+
+    term: TermName = "one"
+    weight: float
+    when: tuple[Condition, ...] = ()
+    decay: PositiveFloat | None = None
+
+    def weight_at(self, step: int) -> float:
+        return self.weight * (math.exp(-step / self.decay) if self.decay else 1.0)
+
+
+class Phase(Config):
+    """A reward for a number of steps; the last phase of a `switch` has no number and stays."""
+
+    reward: RewardConfig
+    steps: PositiveInt | None = None
+
+
+class RewardConfig(Config):
+    """One of three forms: cases with added terms, a `cycle` of phases, or a `switch` between phases.
+
+    `rule` is what well-formed means; given outside it holds for everything inside, and is `strict` where it is given
+    nowhere. Presets ask for `reference`, the checker of the published rewards.
+    """
+
+    name: str = ""
+    rule: Literal[RULES] | None = None
+    cases: tuple[Case, ...] = ()
+    otherwise: float = 0.0
+    add: tuple[Added, ...] = ()
+    cycle: tuple[Phase, ...] = ()
+    switch: tuple[Phase, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_preset(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            return preset(data)
+        if isinstance(data, dict) and isinstance(data.get("preset"), str):
+            return {**preset(data["preset"]), **{key: value for key, value in data.items() if key != "preset"}}
+        return data
+
+    @model_validator(mode="after")
+    def _one_form(self) -> RewardConfig:
+        forms = [bool(self.cases or self.add), bool(self.cycle), bool(self.switch)]
+        if sum(forms) != 1:
+            raise ValueError("a reward is one of: cases and add, a cycle, a switch")
+        if any(phase.steps is None for phase in self.cycle + self.switch[:-1]):
+            raise ValueError("each phase of a cycle, and each but the last of a switch, must say for how many steps")
+        if self.switch and self.switch[-1].steps is not None:
+            raise ValueError("the last phase of a switch stays for good: leave out its steps")
+        return self
+
+    def at(self, step: int) -> RewardConfig:
+        """The cases that hold at `step` (from 1)."""
+        assert step >= 1, "steps count from 1"
+        phases = self.cycle or self.switch
+        if not phases:
+            return self
+        left = step - 1
+        if self.cycle:
+            left %= sum(phase.steps for phase in self.cycle)
+        for phase in phases:
+            if phase.steps is None or left < phase.steps:
+                return phase.reward.at(step)
+            left -= phase.steps
+        raise AssertionError("a schedule covers every step")
+
+    def rule_at(self, step: int) -> str:
+        """The validity rule that holds at `step`: the outermost that is given."""
+        if self.rule or not (self.cycle or self.switch):
+            return self.rule or "strict"
+        return self.at(step).rule or "strict"
+
+
+@dataclass(frozen=True)
+class Reward:
+    """`reward(rollout, right, step)` is a number; `terms` are its parts, `active` the name of what holds at a step."""
+
+    config: RewardConfig
+    dialect: Dialect = PARALLEL_R1
+
+    def __call__(self, rollout: Rollout, right: bool, step: int, answered: bool = True) -> float:
+        return sum(self.terms(rollout, right, step, answered).values())
+
+    def terms(self, rollout: Rollout, right: bool, step: int, answered: bool = True) -> dict[str, float]:
+        """The parts that add up to the reward: `case`, and each added term under its name."""
+        now = self.config.at(step)
+        judged = Judged(rollout.text, right, answered, self.config.rule_at(step), self.dialect)
+        value = next((case.value for case in now.cases if _all_hold(case.when, judged)), now.otherwise)
+        parts = {"case": value}
+        for added in now.add:
+            part = added.weight_at(step) * TERMS[added.term](judged) if _all_hold(added.when, judged) else 0.0
+            parts[added.term] = parts.get(added.term, 0.0) + part
+        return parts
+
+    def active(self, step: int) -> str:
+        """The name of the reward that holds at `step`; `custom` for one without a name."""
+        return self.config.at(step).name or "custom"
+
+
+def build_reward(config: RewardConfig | str | dict, dialect: Dialect = PARALLEL_R1) -> Reward:
+    """A reward from its configuration, a preset's name or plain data; `UserError` says what is wrong with it."""
+    if not isinstance(config, RewardConfig):
+        config = parse_config(RewardConfig, config, "reward")
+    return Reward(config, dialect)
+
+
+def _all_hold(conditions: tuple[str, ...], judged: Judged) -> bool:
+    return all(CONDITIONS[condition](judged) for condition in conditions)
+
+
+# ---- presets ----
+
+
+def preset(name: str) -> dict:
+    """The plain data of a preset, under its own name or the published key."""
+    own = PUBLISHED.get(name, name)
+    if own not in PRESETS:
+        raise UserError(f"no reward {name!r}{nearest(name, [*PRESETS, *PUBLISHED])}")
+    return {"name": own, "rule": "reference", **PRESETS[own]}
+
+
+_GOOD_BLOCKS = ["right", "parallel", "well_formed"]
+_ACCURACY = {"cases": [{"when": ["right"], "value": 1}], "otherwise": -1}
+_PARALLEL = {"cases": [{"when": _GOOD_BLOCKS, "value": 1}], "otherwise": -1}
+_WELL_FORMED = {
+    "cases": [{"when": ["right", "no_block"], "value": 1}, {"when": ["right", "well_formed"], "value": 1}],
+    "otherwise": -1,
+}
+_TIERED = {
+    "cases": [{"when": _GOOD_BLOCKS, "value": 1.2}, {"when": ["right", "no_block"], "value": 1.0}],
+    "otherwise": -1,
+}
+_BLOCK_BONUS = {"weight": 0.5, "when": ["parallel", "well_formed"]}
+_ALIKE = {"term": "self_bleu", "weight": -0.3}
+
+PRESETS: dict[str, dict] = {
+    "accuracy": _ACCURACY,
+    "parallel": _PARALLEL,
+    "well_formed": _WELL_FORMED,
+    "tiered": _TIERED,
+    "tiered_enhanced": {**_TIERED, "cases": [{"when": _GOOD_BLOCKS, "value": 2.0}, _TIERED["cases"][1]]},
+    "tiered_diverse": {**_TIERED, "add": [{"term": "self_bleu", "weight": -0.2, "when": _GOOD_BLOCKS}]},
+    "alternating": {"cycle": [{"steps": 8, "reward": "accuracy"}, {"steps": 2, "reward": "tiered"}]},
+    "scaffold": {"switch": [{"steps": 200, "reward": "alternating"}, {"reward": "accuracy"}]},
+    "accuracy_plus_parallel": {**_ACCURACY, "add": [_BLOCK_BONUS]},
+    "accuracy_plus_blocks": {**_ACCURACY, "add": [{"term": "sqrt_blocks", "weight": 1}]},
+    "accuracy_diverse": {**_ACCURACY, "add": [_ALIKE]},
+    "accuracy_plus_parallel_diverse": {**_ACCURACY, "add": [{"term": "parallel", "weight": 1}, _ALIKE]},
+    "efficient": {
+        **_ACCURACY,
+        "add": [
+            {"term": "efficiency", "weight": 0.4, "when": ["right"]},
+            {"term": "efficiency", "weight": 0.1, "when": ["wrong"]},
+        ],
+    },
+    "efficient_decay": {
+        **_ACCURACY,
+        "add": [
+            {"term": "efficiency", "weight": 0.4, "when": ["right"], "decay": 50},
+            {"term": "efficiency", "weight": 0.1, "when": ["wrong"], "decay": 50},
+        ],
+    },
+    "gsm8k_accuracy": {**_ACCURACY, "otherwise": 0},
+    "gsm8k_parallel": {**_PARALLEL, "otherwise": 0},
+    "gsm8k_accuracy_plus_parallel": {
+        **_ACCURACY,
+        "otherwise": 0,
+        "add": [{**_BLOCK_BONUS, "when": ["answered", "parallel", "well_formed"]}],
+    },
+    "gsm8k_well_formed": {**_WELL_FORMED, "otherwise": 0},
+    "gsm8k_tiered": {**_TIERED, "otherwise": 0},
+}
+
+# the keys of the published code (github.com/zhengkid/Parallel-R1), GSM8K's under a prefix -> our names
+PUBLISHED: dict[str, str] = {
+    "accuracy_reward": "accuracy",
+    "accuracy_times_parallel_reward": "parallel",
+    "format_times_accuracy_times_parallel_reward": "parallel",
+    "emphase_acc": "well_formed",
+    "emphase_parallel": "tiered",
+    "emphase_parallel_enhance": "tiered_enhanced",
+    "emphase_parallel_add_diversity": "tiered_diverse",
+    "accuracy_parallel_interv_reward": "alternating",
+    "accuracy_add_parallel_reward": "accuracy_plus_parallel",
+    "accuracy_parallel_reward": "accuracy_plus_blocks",
+    "accuracy_add_diversity_reward": "accuracy_diverse",
+    "accuracy_add_parallel_add_diversity_reward": "accuracy_plus_parallel_diverse",
+    "accuracy_add_efficiency_reward": "efficient",
+    "accuracy_add_efficiency_reward_decay": "efficient_decay",
+    "gsm8k_accuracy_reward": "gsm8k_accuracy",
+    "gsm8k_accuracy_times_special_token_reward": "gsm8k_parallel",
+    "gsm8k_format_times_accuracy_times_special_token_reward": "gsm8k_parallel",
+    "gsm8k_accuracy_add_parallel": "gsm8k_accuracy_plus_parallel",
+    "gsm8k_emphase_acc": "gsm8k_well_formed",
+    "gsm8k_emphase_parallel": "gsm8k_tiered",
+}
+
+Phase.model_rebuild()

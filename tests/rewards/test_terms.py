@@ -1,0 +1,94 @@
+"""BLEU by hand, self-BLEU and efficiency on texts of every kind."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from polythink.rewards.terms import Judged, bleu, efficiency, self_bleu
+
+
+def block(*paths: str, summary: str = "s") -> str:
+    inside = "".join(f"<Path>{path}</Path>" for path in paths)
+    return f"<Parallel>{inside}</Parallel>\n<Summary>{summary}</Summary>"
+
+
+def test_bleu_by_hand():
+    # 1-grams 5/6 (the second `the` is in the reference too), 2-grams 3/5, 3-grams 1/4, 4-grams 0/3 smoothed to (1/2)/3
+    candidate, reference = "the cat sat on the mat", "the cat lay on the mat"
+    assert bleu(candidate, reference) == pytest.approx((5 / 6 * 3 / 5 * 1 / 4 * 1 / 6) ** (1 / 4))
+    # counts are clipped: `a` occurs once in the reference; 2- to 4-grams are smoothed to 1/2, 1/4 and 1/8 of a match
+    assert bleu("a a a a", "a b") == pytest.approx((1 / 4 * (1 / 2) / 3 * (1 / 4) / 2 * (1 / 8) / 1) ** (1 / 4))
+    # shorter than the reference: exp(1 - 5/3), orders beyond the candidate's three words left out
+    assert bleu("a b c", "a b c d e") == pytest.approx(math.exp(1 - 5 / 3))
+    # longer: no penalty
+    assert bleu("a b c d e", "a b c") == pytest.approx((3 / 5 * 2 / 4 * 1 / 3 * (1 / 2) / 2) ** (1 / 4))
+
+
+def test_bleu_at_the_ends():
+    assert bleu("x + 1 = 2 .", "x + 1 = 2 .") == pytest.approx(1)
+    assert bleu("a", "a") == pytest.approx(1)
+    assert bleu("a b c", "d e f") == 0
+    assert bleu("", "a") == bleu("a", "") == bleu("", "") == 0
+    assert bleu("A", "a") == 0  # case is kept
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("x=1", "x = 1"),
+        ("1,234.5 is", "1,234.5 is"),  # points and commas inside numbers stay
+        ("end. Then, 3.", "end . Then , 3 ."),
+        ("3-4 and -4 and a-b", "3 - 4 and -4 and a-b"),  # a dash leaves a digit before it, nothing else
+        ("don't $5 {x} \\frac", "don't $ 5 { x } \\ frac"),
+        ("inter-\nesting\n", "interesting"),
+    ],
+)
+def test_bleu_tokens_are_those_of_13a(text, tokens):
+    assert bleu(text, tokens) == pytest.approx(1)
+    assert bleu(tokens, text) == pytest.approx(1)
+
+
+def test_bleu_on_sentences_with_sacrebleu_values():
+    # sacrebleu 2.6.0: sentence_bleu(a, [b]).score / 100
+    a, b = "Add 3 and 4 to get 7.", "Add 4 and 3 to get 7, then stop."
+    assert bleu(a, b) == pytest.approx(0.1805447006787649, abs=1e-12)
+    assert bleu(b, a) == pytest.approx(0.17827531042796252, abs=1e-12)
+
+
+def test_self_bleu_is_the_mean_over_blocks_of_the_mean_over_ordered_pairs():
+    # `a b` against `a c` is 1/2 both ways; `a` against either: exp(1 - 2/1); either against `a`: sqrt(1/2 * 1/2)
+    three = (2 * 1 / 2 + 2 * math.exp(-1) + 2 * 1 / 2) / 6
+    assert self_bleu(Judged(block("a b", "a c"), True)) == pytest.approx(1 / 2)
+    assert self_bleu(Judged(block("a b", "a c", "a"), True)) == pytest.approx(three)
+    assert self_bleu(Judged(block("a b", "a c") + " x " + block("a", "a"), True)) == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_self_bleu_without_two_paths_is_one():
+    assert self_bleu(Judged("no block at all", True)) == 1
+    assert self_bleu(Judged(block("alone"), True)) == 1
+    assert self_bleu(Judged("<Parallel><Path>a b</Path><Path>a c", True)) == 1  # never closed
+
+
+def test_efficiency_counts_the_longest_path_only():
+    # 3 words before, paths of 4 and 2, a summary of 1, 2 words behind: 10 of 12 are waited for
+    text = "one two three" + block("a b c d", "e f") + " x y"
+    assert efficiency(Judged(text, True)) == pytest.approx(2 / 12)
+    assert efficiency(Judged("no block", True)) == 0
+    assert efficiency(Judged("", True)) == 0
+
+
+def test_efficiency_of_texts_that_are_not_well_formed():
+    inside = "<Parallel><Path>a b</Path><Path>c</Path><Summary>s t</Summary></Parallel> x"
+    assert efficiency(Judged(inside, True)) == pytest.approx(1 / 6)  # the summary inside is waited for
+    loose = "<Parallel><Path>a b</Path> so <Path>c</Path></Parallel> x"
+    assert efficiency(Judged(loose, True)) == pytest.approx(2 / 5)  # text between paths is not
+    cut = "a b <Parallel><Path>c d"
+    assert efficiency(Judged(cut, True)) == 0
+
+
+def test_a_nested_block_belongs_to_the_path_that_holds_it():
+    nested = block("a " + block("b", "c"), "d")
+    assert efficiency(Judged(nested, True)) == pytest.approx(1 / 6)  # the path `a b c s` is waited for, `d` is not
+    assert self_bleu(Judged(nested, True)) == 0
