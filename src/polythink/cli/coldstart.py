@@ -1,0 +1,87 @@
+"""`polythink data coldstart`: a teacher's responses, filtered into data for fine-tuning."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from polythink.run.errors import UserError, nearest
+from polythink.trace.validity import RULES
+
+TEACHERS = ("countdown",)
+
+
+def coldstart(
+    problems: Annotated[list[str], typer.Argument(help="Names of problem sets, or files.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder; an unfinished run in it is resumed.", show_default=False)],
+    endpoint: Annotated[
+        str | None, typer.Option(help="An OpenAI-compatible endpoint: http://host/v1.", show_default=False)
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model to ask for there.", show_default=False)] = None,
+    key_env: Annotated[
+        str | None, typer.Option(help="Environment variable that holds the key.", show_default=False)
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help=f"Instead of an endpoint: {', '.join(TEACHERS)}.", show_default=False)
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Responses to each problem.")] = 1,
+    rule: Annotated[str, typer.Option(help=f"What is well formed: {', '.join(RULES)}.")] = "strict",
+    prompt: Annotated[
+        str | None, typer.Option(help="Name or file of the prompt; parallel if left out.", show_default=False)
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many problems of each set.", show_default=False)
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="How many problems are asked at once.")] = 8,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of the endpoint's sampling.")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest response of the endpoint.")] = 4096,
+) -> None:
+    """Ask a teacher, keep the responses that are well formed and right, and count why others are not kept.
+
+    Example: polythink data coldstart gsm8k:train --endpoint http://localhost:8000/v1 --model NAME --out runs/cold
+    """
+    from polythink.problems.coldstart import run_coldstart, show_table
+    from polythink.problems.prompts import get_prompt
+    from polythink.problems.sources import load_problems
+
+    if (endpoint is None) == (teacher is None):
+        raise UserError("a cold start needs either --endpoint URL or --teacher NAME")
+    if teacher is not None and (model or key_env):
+        raise UserError("--model and --key-env belong to --endpoint, not to --teacher")
+    asked = _synthetic(teacher) if teacher else _endpoint(endpoint, model, key_env, temperature, max_tokens)
+    chosen = get_prompt(prompt or ("countdown_parallel" if teacher else "parallel"))
+    sets = [load_problems(name, limit=limit) for name in problems]
+    with asked as source:
+        table = run_coldstart(
+            [problem for found in sets for problem in found],
+            source,
+            chosen,
+            rule,
+            out,
+            samples=samples,
+            concurrency=concurrency,
+            about_teacher=source.about,
+        )
+    print(show_table(table), end="")
+
+
+def _synthetic(name: str) -> AbstractContextManager[Any]:
+    from polythink.problems.countdown import CountdownTeacher
+
+    if name not in TEACHERS:
+        raise UserError(f"no teacher {name!r}{nearest(name, TEACHERS)}")
+    return nullcontext(CountdownTeacher({"parallel": 1}))
+
+
+def _endpoint(
+    url: str, model: str | None, key_env: str | None, temperature: float, max_tokens: int
+) -> AbstractContextManager[Any]:
+    from polythink.problems.endpoint import Endpoint, EndpointConfig
+
+    if not model:
+        raise UserError("--endpoint needs --model NAME: the model to ask for there")
+    config = EndpointConfig(url=url, model=model, key_env=key_env, temperature=temperature, max_tokens=max_tokens)
+    return Endpoint(config)

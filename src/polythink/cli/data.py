@@ -1,0 +1,145 @@
+"""`polythink data`: which problem sets there are, what is in them, what is wrong with them; grading of given texts."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from polythink.cli.coldstart import coldstart
+from polythink.problems.answers import VERDICTS, Grader
+from polythink.problems.audit import Audit, audit
+from polythink.problems.faults import known_notes
+from polythink.problems.record import CHECKERS, Problem, ProblemSet
+from polythink.problems.sources import SOURCES, Source, load_problems, local_file, reference_answer
+from polythink.run.errors import UserError, nearest
+from polythink.run.progress import Progress
+from polythink.run.rows import read_rows
+from polythink.run.table import markdown_table
+
+KEYS_WIDTH = 48  # columns for a finding's problems in the table; --json has them all
+CHUNK = 64  # texts that are graded between two steps of the progress bar
+
+app = typer.Typer(help="List and inspect problem sets, make a cold start, grade texts.", no_args_is_help=True)
+app.command("coldstart")(coldstart)
+
+
+@app.command("list")
+def list_sets() -> None:
+    """List the problem sets that have a name, and where each would come from.
+
+    Files need no name: every command that takes a set takes a .parquet or .jsonl file as well.
+    """
+    rows = [(name, " ".join(source.splits), _origin(source), source.about) for name, source in SOURCES.items()]
+    print(markdown_table(("name", "splits", "from", "what"), rows), end="")
+
+
+@app.command("show")
+def show(
+    problems: Annotated[str, typer.Argument(help="A name such as math or gsm8k:train, or a file.", show_default=False)],
+    limit: Annotated[int, typer.Option(min=0, help="How many problems to print.")] = 3,
+    against: Annotated[str | None, typer.Option(help="Another set or file: which problems are also in it?")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+) -> None:
+    """Show a problem set, its known faults and those that can be found in it.
+
+    Example: polythink data show amc23 --against dapo
+    """
+    problem_set = load_problems(problems, keep_repeats=True)
+    found = audit(problem_set, load_problems(against) if against else None)
+    if as_json:
+        first = [vars(problem) for problem in problem_set.problems[:limit]]
+        print(json.dumps({**found.to_json(), "notes": problem_set.notes, "first": first}, ensure_ascii=False))
+    else:
+        _print_set(problem_set, found, limit)
+
+
+@app.command("grade")
+def grade(
+    file: Annotated[Path, typer.Argument(help="A .jsonl or .parquet file.", show_default=False)],
+    text: Annotated[str, typer.Option(help="Name of the column with the responses.", show_default=False)],
+    answer: Annotated[str, typer.Option(help="Name of the column with the reference answers.", show_default=False)],
+    checker: Annotated[str, typer.Option(help=f"One of {', '.join(CHECKERS)}.")] = "math",
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds that one answer may take.")] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")] = False,
+    each: Annotated[bool, typer.Option("--each", help="Print a JSON line {row, verdict, extracted} for each.")] = False,
+) -> None:
+    """Grade texts that were written elsewhere.
+
+    Example: polythink data grade outputs.jsonl --text response --answer answer
+    """
+    if checker not in CHECKERS:
+        raise UserError(f"no checker {checker!r}{nearest(checker, CHECKERS)}")
+    counts: Counter[str] = Counter(dict.fromkeys((*VERDICTS, "completed", "cut"), 0))
+    answered = list(_answered(file, text, answer, checker, counts))
+    if not answered:
+        raise UserError(f"{file} holds no rows")
+    with Grader(seconds=deadline) as grader, Progress(len(answered), "grading") as bar:
+        for chunk in (answered[i : i + CHUNK] for i in range(0, len(answered), CHUNK)):
+            for (_, problem), graded in zip(chunk, grader.grade_many(chunk), strict=True):
+                counts[graded.verdict] += 1
+                if each:
+                    row = {"row": int(problem.key), "verdict": graded.verdict, "extracted": graded.extracted}
+                    print(json.dumps(row, ensure_ascii=False))
+            bar.advance(len(chunk))
+    if as_json:
+        verdicts = {verdict: counts[verdict] for verdict in VERDICTS}
+        broken = {"completed": counts["completed"], "cut": counts["cut"]}
+        print(json.dumps({"file": str(file), "rows": len(answered), "verdicts": verdicts, **broken}))
+    elif not each:
+        _print_counts(len(answered), counts)
+
+
+def _origin(source: Source) -> str:
+    if source.level:
+        return "made here"
+    files = filter(None, (local_file(source, split) for split in source.splits))
+    return ", ".join(str(file) for file in files) or (f"hub: {source.repo}" if source.repo else "a file only")
+
+
+def _print_set(problem_set: ProblemSet, found: Audit, limit: int) -> None:
+    print(f"{problem_set.name}: {len(problem_set):,} problems")
+    known = known_notes(problem_set)  # in the table below
+    for note in problem_set.notes:
+        if note not in known:
+            print(f"note: {note}")
+    for problem in problem_set.problems[:limit]:
+        print(f"\n[{problem.key}] {problem.question}\n  answer: {problem.answer}")
+    if not found.findings:
+        print("\nno faults found")
+        return
+    rows = [
+        (len(f.groups), f.meaning, textwrap.shorten(" ".join(f.keys), KEYS_WIDTH, placeholder=" ..."))
+        for f in found.findings
+    ]
+    print("\n" + markdown_table(("count", "fault", "problems"), rows), end="")
+
+
+def _answered(file: Path, text: str, answer: str, checker: str, counts: Counter[str]) -> Iterator[tuple[str, Problem]]:
+    """Each row's text and the problem it answers. Counts the references that were completed, or are cut for good."""
+    for number, row in enumerate(read_rows(file)):
+        for column in (text, answer):
+            if column not in row:
+                raise UserError(f"row {number} of {file} has no column {column!r}{nearest(column, row)}")
+        if not isinstance(row[text], str | None):
+            raise UserError(f"row {number} of {file}: {text} is no text but a {type(row[text]).__name__}")
+        reference, _, completed = reference_answer(row, answer)
+        if checker != "math":
+            reference, completed = str(row[answer] or ""), False
+        if not reference:
+            raise UserError(f"row {number} of {file} has no reference answer in its column {answer!r}")
+        counts["completed"] += completed
+        counts["cut"] += reference.count("{") > reference.count("}")
+        yield row[text] or "", Problem(str(number), "", reference, checker)
+
+
+def _print_counts(rows: int, counts: Counter[str]) -> None:
+    print(markdown_table(("verdict", "texts", "%"), [(v, counts[v], 100 * counts[v] / rows) for v in VERDICTS]), end="")
+    for fate, what in (("completed", "completed from the column solution"), ("cut", "no answer can equal them")):
+        if counts[fate]:
+            print(f"{counts[fate]:,} reference answers are cut inside a brace: {what}")

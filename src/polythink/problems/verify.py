@@ -1,0 +1,127 @@
+"""math-verify in a process of its own, killed when it overruns.
+
+sympy on a model's text may take forever (`9^{9^{9^9}}`), cannot be interrupted by a signal off the main thread, and has
+no place in a trainer or a server. A `Worker` is a plain child process that speaks JSON lines over its pipes, not a
+`multiprocessing` child: nothing of the caller's main module is imported again, and daemons and notebooks may use it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from polythink.run.errors import UserError
+
+START_SECONDS = 120  # to import sympy on a busy machine; does not count against any answer
+MEMORY = 2 << 30  # bytes of data a worker may hold
+
+
+class Worker:
+    """The parent's side of one worker process. Starting it blocks until it is ready. One question at a time."""
+
+    def __init__(self) -> None:
+        package = Path(__file__).parents[2]
+        path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", __name__],  # -P: a sympy.py in the user's folder is not ours
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path}, text=True, encoding="utf-8", bufsize=1,
+        )  # fmt: skip
+        if self._exchange("", START_SECONDS) != "ready":
+            self.kill()
+            raise UserError(
+                f"math-verify did not start in a worker process: run `{sys.executable} -m {__name__}` to see why"
+            )
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, given: str, reference: str, seconds: float) -> bool | None:
+        """Are the answers equal? None if there is no reply in time; the worker is then dead."""
+        reply = self._exchange(json.dumps([given, reference, seconds]) + "\n", seconds)
+        return None if reply is None else json.loads(reply)
+
+    def kill(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):  # unsent bytes to a dead process
+                pipe.close()
+
+    def _exchange(self, line: str, seconds: float) -> str | None:
+        """Send a line and read one; a process that takes longer is killed, which ends the read."""
+        overran = threading.Event()
+        watchdog = threading.Timer(seconds, lambda: (overran.set(), self._process.kill()))
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            self._process.stdin.write(line)
+            reply = self._process.stdout.readline()
+        except OSError:  # the process is gone
+            reply = ""
+        watchdog.cancel()
+        watchdog.join()
+        if overran.is_set() or not reply:
+            self.kill()
+            return None
+        return reply.rstrip("\n")
+
+
+def main() -> None:
+    """The child's side: say `ready`, then answer `[given, reference, seconds]` with `true`, `false` or `null`."""
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no reply
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    equal = _checker()
+    _limit_memory()
+    print("ready", file=replies, flush=True)
+    for line in sys.stdin:
+        given, reference, seconds = json.loads(line)
+        _expire_in(seconds)
+        try:
+            same = equal(given, reference)
+        except (MemoryError, RecursionError):
+            same = None
+        print(json.dumps(same), file=replies, flush=True)
+
+
+def _checker() -> Callable[[str, str], bool]:
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+
+    targets = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig(try_extract_without_anchor=False))
+
+    def read(answer: str) -> list:
+        formula = answer.replace(r"\$", "").replace("$", "")
+        return parse(f"\\boxed{{{formula}}}", extraction_config=targets, parsing_timeout=None)
+
+    def equal(given: str, reference: str) -> bool:
+        return bool(verify(read(reference), read(given), timeout_seconds=None))
+
+    equal("x + 1", r"\frac{1}{2}")  # the first call is the slow one
+    return equal
+
+
+def _limit_memory() -> None:
+    with contextlib.suppress(ImportError, ValueError, OSError):  # a second line of defence: not every system has it
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+
+
+def _expire_in(seconds: float) -> None:
+    """Let the system end this process should its parent be gone and unable to."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(int(seconds) + 5)
+
+
+if __name__ == "__main__":
+    main()

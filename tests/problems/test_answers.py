@@ -1,0 +1,344 @@
+"""Extraction, equality and the grader: hard cases by hand, and the 5,000 reference solutions of the MATH test set."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from polythink.problems import answers
+from polythink.problems.answers import Grade, Grader, extract, final_part, last_box
+from polythink.problems.equality import clean, compare, numbers, spelling
+from polythink.problems.record import Problem
+from polythink.problems.sources import load_problems
+from polythink.problems.verify import Worker
+from polythink.run.errors import UserError
+from polythink.run.rows import read_rows
+
+BLOCK = "<Parallel><Path>{0}</Path><Path>{1}</Path></Parallel>\n<Summary>{2}</Summary>"
+
+# Rows of the MATH test set whose reference answer is cut at its first closing brace (`\frac{\sqrt{3` for
+# \frac{\sqrt{3}}{3}): as they are, no answer equals them. All others agree with the box of their solution.
+CUT_ROWS = [
+    133, 243, 343, 589, 609, 681, 989, 1137, 1158, 1668, 1671, 1697, 1701, 1711, 1724, 1731, 1744, 1816, 1870, 1896,
+    1959, 1969, 1977, 2007, 2029, 2038, 2041, 2048, 2067, 2096, 2105, 2121, 2137, 2155, 2180, 2319, 2353, 2363, 2447,
+    2622, 2665, 2761, 2763, 3901, 4516, 4530, 4539, 4560, 4572, 4586, 4608, 4651, 4679, 4703, 4705, 4715, 4723, 4730,
+    4769, 4815, 4835, 4862, 4912, 4919, 4939, 4957,
+]  # fmt: skip
+
+
+def problem(answer: str, checker: str = "math") -> Problem:
+    return Problem("p", "?", answer, checker)
+
+
+def boxed(answer: str) -> str:
+    return f"so \\boxed{{{answer}}}"
+
+
+@pytest.fixture(scope="module")
+def grader():
+    with Grader(seconds=20) as grader:  # generous: these tests are about equality, not about the deadline
+        yield grader
+
+
+@pytest.fixture
+def no_worker(monkeypatch):
+    def refuse() -> Worker:
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr(answers, "Worker", refuse)
+
+
+# --- where the answer stands ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{4}, no, \boxed{5}", "5"),
+        (r"\boxed{\frac{1}{2}} and then \boxed{3", r"\frac{1}{2}"),
+        (r"\boxed{5", None),
+        (r"\boxed{}", None),
+        (r"\boxed {7}", "7"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\left\{x\right.}", r"\left\{x\right."),
+        (r"{ an open brace, \boxed{8}", "8"),
+        (r"\boxed{a^{b^{c^{d}}}}", "a^{b^{c^{d}}}"),
+        ("I think 5 but not 7", None),
+        ("", None),
+        ("Final Answer: 5", "5"),
+        ("final answer : 5.", "5"),
+        ("**Final Answer:** 5", "5"),
+        ("**Final Answer: 5**", "5"),
+        ("**Final Answer**: **$36.00**", "36.00"),
+        (r"\textbf{Final Answer:} 42", "42"),
+        ("### Final Answer:\n\n$$\n5\n$$", "5"),
+        ("Final Answer:\n\\[\n5\n\\]", "5"),
+        ("Final Answer: $\\boxed{5}$.", "5"),
+        (r"Final Answer: \(x = 5\)", "x = 5"),
+        ("Final Answer: The final answer is $5$. I hope it is correct.", "5"),
+        ("Final Answer: Sam has $5$ apples.", "5"),
+        ("Final Answer: She pays $36 and gets $4 back", "She pays $36 and gets $4 back"),
+        ("Final Answer: $5$ or $-5$", "$5$ or $-5$"),
+        ("Final Answer: 36 dollars<|im_end|>", "36 dollars"),
+        (r"Final Answer: \boxed{5", None),
+        ("Final Answer: 4\nFinal Answer:", "4"),
+        ("Final Answer:", None),
+        ("\\boxed{5}\nFinal Answer: 6", "6"),
+        ("Final Answer: 6, which is \\boxed{7}", "7"),
+    ],
+)
+def test_extract(text: str, answer: str | None):
+    assert extract(text) == answer
+
+
+def test_the_answer_is_read_behind_the_last_join_only():
+    inside = BLOCK.format(r"\boxed{5}", "Final Answer: 5", r"\boxed{5}")
+    assert extract(inside) is None
+    assert extract(r"\boxed{5} first " + inside) is None
+    assert extract(inside + r" so \boxed{6}") == "6"
+    assert extract(inside + r"\boxed{6}" + BLOCK.format("a", r"\boxed{7}", "c")) is None
+    assert extract(inside + BLOCK.format("a", "b", "c") + "\nFinal Answer: 8") == "8"
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("no tags", "no tags"),
+        ("a" + BLOCK.format("b", "c", "d") + "e", "e"),
+        ("a<Parallel><Path>b", ""),  # cut in a path
+        ("a<Parallel><Path>b</Path><Path>c</Path></Parallel>\n<Summary>d", ""),  # cut in the summary
+        ("a<Parallel><Path>b</Path><Path>c</Path></Parallel>d", "d"),  # no summary
+        (BLOCK.format("a", "b" + BLOCK.format("c", "d", "e") + "f", "g") + "h", "h"),  # nested
+        ("<Parallel><Path>a" + BLOCK.format("b", "c", "d") + r"\boxed{1}", ""),  # a nested join is not the last one
+        ("a</Path>b</Summary>c", "a</Path>b</Summary>c"),  # stray closing tags are text
+        ("<Parallel><Path>a<Path>b</Path></Parallel>\n<Summary>c</Summary>d", "d"),  # a forgotten </Path>
+    ],
+)
+def test_final_part(text: str, part: str):
+    assert final_part(text) == part
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet=r"\boxed{}$*5.a <>/PathFinalAnswer:" + "\n"))
+def test_any_text_is_extracted_and_compared_without_an_error(text: str):
+    answer = extract(text)
+    assert answer is None or (answer and compare(answer, answer))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="0123456789.,-+/%$ \\{}frac()", max_size=40))
+def test_numbers_are_exact_or_none(text: str):
+    for number in numbers(text):
+        assert compare(f"{number.value.numerator}/{number.value.denominator}", text)
+
+
+# --- equality without algebra --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "equal"),
+    [
+        ("1/2", "0.5", True),
+        ("1/2", r"\dfrac{2}{4}", True),
+        ("1/2", r"\frac12", True),
+        ("-1/2", r"\frac{-1}{2}", True),
+        ("-5", "−5", True),
+        ("5", "-5", False),
+        ("1.5", r"1\frac{1}{2}", True),
+        ("11/2", "1 1/2", False),
+        ("204", "0204", True),
+        ("204", "204.0", True),
+        ("1234", "1,234", True),
+        ("1234", "1{,}234", True),
+        ("1234", r"1,\!234", True),
+        ("1000000", "1 000 000", True),
+        ("36", r"\$36", True),
+        ("36", "$36.00 dollars", True),
+        ("5", r"5\text{ cm}", True),
+        (r"864 \mbox{ inches}^2", "864", True),
+        ("25", "25 square feet", True),
+        ("25", "25 cm^2", True),
+        (r"60^\circ", "60", True),
+        ("50", r"50\%", True),
+        (r"50\%", "0.5", True),
+        ("50", "0.5", False),
+        ("0.333333", "1/3", True),  # written with six places: rounded
+        ("1/3", "0.333", False),
+        ("52_8", "52_{8}", True),
+        ("52_8", "52_9", False),
+        (r"\text{even}", "Even", True),
+        (r"\text{(C)}", "C", True),
+        (r"\left(1, 2\right)", "(1,2)", True),
+        ("5", "5x", None),
+        ("5", "5 x", None),
+        ("5", r"5\mathrm{i}", None),
+        ("3", "3 million", None),
+        ("2", "2 or 3", None),
+        ("5", "5!", None),
+        ("1", "1/0", None),
+        ("0.5", "5/10/1", None),
+        ("10", "10^{1}", None),
+        ("7", "9" * 400, None),
+    ],
+)
+def test_compare(reference: str, answer: str, equal: bool | None):
+    assert compare(answer, reference) is equal
+
+
+def test_clean_takes_markup_away_and_nothing_else():
+    assert clean(r"`**$$ \( 5 \) $$.**`") == "5"
+    assert clean(r"\$5") == r"\$5"
+    assert clean(r"\left[0, 1\right)") == r"\left[0, 1\right)"
+    assert spelling("90\\text{ square\nunits}") == "90squareunits"
+
+
+@pytest.mark.usefixtures("no_worker")
+def test_numbers_and_countdown_need_no_worker():
+    with Grader() as grader:
+        assert grader.grade(boxed("204"), problem("204")) == Grade("right", "204")
+        assert grader.grade(boxed("205"), problem("204")) == Grade("wrong", "205")
+        assert grader.grade("no answer here", problem("204")) == Grade("unparsed", None)
+        chain = problem("9 - 8 * 5", "countdown")
+        assert grader.grade(r"\boxed{ 9 -  8 * 5 }", chain).verdict == "right"
+        assert grader.grade(r"\boxed{ 8 - 9 * 5 }", chain).verdict == "wrong"
+        assert grader.grade(r"\boxed{ 5 }", chain).verdict == "wrong"
+
+
+def test_paths_are_graded_by_their_own_answers(grader: Grader):
+    assert grader.grade_path(r"<Path>so \boxed{5}</Path>", problem("5")) is True
+    assert grader.grade_path("<Path>Final Answer: 6</Path>", problem("5")) is False
+    assert grader.grade_path("<Path>that is 5</Path>", problem("5")) is None
+    nested = "<Path>" + BLOCK.format(r"\boxed{5}", "b", "c") + " then</Path>"
+    assert grader.grade_path(nested, problem("5")) is None
+    chain = problem("9 - 8 * 5", "countdown")
+    assert grader.grade_path("<Path> 9 - 8 = 1 * 5 = 5 ok </Path>", chain) is True
+    assert grader.grade_path("<Path> 9 + 8 = 17 + 5 = 22 no </Path>", chain) is False
+
+
+# --- equality with math-verify -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("(x+1)^2", "x^2+2x+1", "right"),
+        (r"2\sqrt{2}", r"\sqrt{8}", "right"),
+        (r"\{1,2\}", "2, 1", "right"),
+        ("3", "x=3", "right"),
+        ("1024", "2^{10}", "right"),
+        ("(1,2)", "[1,2]", "wrong"),
+        ("5", "5x", "wrong"),
+        ("3", "3 million", "wrong"),
+        ("2", "2 or 3", "wrong"),
+        ("528", "52_8", "wrong"),
+        ("5", "five or so, give or take", "wrong"),
+        (r"\frac{\sqrt{3}}{3}", r"\frac{\sqrt{3", "wrong"),
+    ],
+)
+def test_algebra(grader: Grader, reference: str, answer: str, verdict: str):
+    assert grader.grade(f"Final Answer: {answer}", problem(reference)).verdict == verdict
+
+
+def test_off_the_main_thread(grader: Grader):
+    grades: list[Grade] = []
+    thread = threading.Thread(target=lambda: grades.append(grader.grade(boxed("1+x"), problem("x+1"))))
+    thread.start()
+    thread.join()
+    assert grades == [Grade("right", "1+x")]
+
+
+def test_what_overruns_is_killed_and_the_next_answer_is_right():
+    hard = ["9^{9^{9^9}}", "(10^8)!"]
+    asked = [(boxed(text), problem("x+1")) for text in [*hard, "1+x", "x"]]
+    with Grader(workers=2, seconds=2.5) as grader:
+        grades = grader.grade_many(asked)
+        assert [grade.verdict for grade in grades] == ["timeout", "timeout", "right", "wrong"]
+        assert [grade.extracted for grade in grades] == [*hard, "1+x", "x"]
+
+
+def stand_in(folder: Path, monkeypatch, first: str = "") -> None:
+    """Let workers find, in place of math-verify, one that is quick to start and compares spellings."""
+    (folder / "math_verify.py").write_text(
+        f"{first}\nLatexExtractionConfig = ExprExtractionConfig = lambda **settings: None\n"
+        "parse = lambda text, **settings: text\nverify = lambda gold, answer, **settings: gold == answer\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def test_a_worker_that_died_is_replaced(tmp_path: Path, monkeypatch):
+    stand_in(tmp_path, monkeypatch)
+    with Grader(workers=1) as grader:
+        assert grader.equal("1+x", "x+1") is False
+        worker = grader._idle.queue[0]
+        worker._process.kill()
+        worker._process.wait()
+        assert grader.equal("2+x", "x+2") is False
+        replacement = grader._idle.queue[0]
+        assert replacement is not worker
+    assert not replacement.alive  # closed with the grader
+
+
+def test_the_start_of_a_worker_is_not_on_the_clock(tmp_path: Path, monkeypatch):
+    stand_in(tmp_path, monkeypatch, first="import time; time.sleep(2.5)")
+    with Grader(workers=1, seconds=2) as grader:
+        assert grader.equal("a+b", "b+a") is False  # the stand-in's answer: it came in time
+
+
+def test_a_worker_that_cannot_start_says_so(tmp_path: Path, monkeypatch):
+    stand_in(tmp_path, monkeypatch, first="raise ImportError('broken')")
+    with Grader(workers=1) as grader, pytest.raises(UserError, match=r"did not start .*problems\.verify"):
+        grader.equal("1+x", "x+1")
+
+
+def test_what_a_library_prints_is_no_reply(tmp_path: Path, monkeypatch):
+    stand_in(tmp_path, monkeypatch, first="print('hello')")
+    with Grader(workers=1) as grader:
+        assert grader.equal("a+b", "b+a") is False
+
+
+def test_a_worker_ends_with_its_parent(tmp_path: Path, monkeypatch):
+    stand_in(tmp_path, monkeypatch)
+    worker = Worker()
+    worker._process.stdin.close()
+    assert worker._process.wait(timeout=30) == 0
+    worker._process.stdout.close()
+
+
+# --- real data -----------------------------------------------------------------------------------------------------
+
+
+def test_boxes_of_the_math_solutions_equal_the_reference_answers(shared_data: Path, grader: Grader):
+    rows = list(read_rows(shared_data / "math_test.parquet"))
+    assert len(rows) == 5000
+    cut = [i for i, row in enumerate(rows) if row["answer"].count("{") > row["answer"].count("}")]
+    assert cut == CUT_ROWS
+    intact = sorted(set(range(5000)) - set(cut))
+    graded = grader.grade_many([(rows[i]["solution"], problem(rows[i]["answer"])) for i in intact])
+    failures = {i: grade for i, grade in zip(intact, graded, strict=True) if grade.verdict != "right"}
+    assert failures == {}
+    assert all(last_box(rows[i]["solution"]).startswith(rows[i]["answer"]) for i in cut)
+
+    completed = load_problems(shared_data / "math_test.parquet")
+    verdicts = Counter(g.verdict for g in grader.grade_many([(p.solution, p) for p in completed]))
+    assert verdicts["right"] >= 0.995 * 5000
+    assert verdicts["timeout"] == 0
+
+
+def test_math_answers_in_another_form(shared_data: Path, grader: Grader):
+    roots = [p.answer for p in load_problems(shared_data / "math_test.parquet") if p.answer.startswith(r"\sqrt{")][:12]
+    asked = [(boxed(f"0 + {root}"), problem(root)) for root in roots]
+    asked += [(boxed(f"1 + {root}"), problem(root)) for root in roots]
+    assert [g.verdict for g in grader.grade_many(asked)] == ["right"] * 12 + ["wrong"] * 12
+
+
+@pytest.mark.usefixtures("no_worker")
+def test_real_traces_state_their_answers(shared_data: Path):
+    with Grader() as grader:
+        for row in read_rows(shared_data / "parallel_gsm8k.parquet"):
+            for text in (row["trace"], row["trace_compact"]):
+                assert grader.grade(text, problem(row["answer"])).verdict == "right"
