@@ -1,0 +1,59 @@
+"""Checkpoints: everything a loop needs to go on as if it had never stopped.
+
+A step's data and random numbers depend on (seed, step) alone, so model, optimiser and step count are nearly all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+
+from polythink.run.errors import UserError
+from polythink.run.folder import read_jsonl, replacing, write_jsonl
+from polythink.train import process
+
+FILE = "checkpoint.pt"
+
+
+def save_checkpoint(folder: Path, step: int, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """Write the state after `step` finished steps; the checkpoint before is replaced only by a whole one."""
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    if process.first():
+        with replacing(folder / FILE) as temporary:
+            torch.save(state, temporary)
+
+
+def load_checkpoint(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    """Put the saved state into model and optimiser; returns how many steps it had finished, 0 without a checkpoint."""
+    path = folder / FILE
+    if not path.is_file():
+        return 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+    except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
+        reason = "it is damaged" if isinstance(error, EOFError | UnpicklingError) else str(error).splitlines()[0]
+        raise UserError(f"cannot go on from {path}: {reason}; delete it to begin the stage again") from error
+    torch.set_rng_state(state["rng"])
+    if torch.cuda.is_available() and state["cuda_rng"]:
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    return int(state["step"])
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop the rows of a JSONL file that belong to steps after `step`: they will be written again."""
+    if not path.is_file():
+        return
+    rows = read_jsonl(path)
+    kept = [row for row in rows if row["step"] <= step]
+    if len(kept) < len(rows):
+        write_jsonl(path, kept)

@@ -1,0 +1,34 @@
+"""What all stages of a recipe have in common, and what the two that train have. The rest stands beside each loop."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from polythink.run.config import Config
+from polythink.trace.layout import MODES
+
+
+class StageConfig(Config):
+    """What a stage may say differently from its recipe; left out, the recipe's own holds."""
+
+    mode: Literal[MODES] | None = None
+    prompt: str | None = None
+    decoding: dict[str, Any] = Field(default_factory=dict)  # keys of `Decoding` that replace the recipe's
+    seed: int | None = None
+
+
+class TrainingConfig(StageConfig):
+    """One optimiser step: AdamW. `micro_batch` bounds memory and does not change the result, up to rounding."""
+
+    lr: float = Field(1e-5, gt=0)
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup: float = Field(0.0, ge=0, lt=1)  # share of all steps over which the rate rises from 0
+    final_lr: float = Field(0.0, ge=0, le=1)  # where cosine and linear end, as a share of `lr`
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0)  # bound on the norm of the whole gradient
+    micro_batch: int = Field(32, ge=1)  # traces (of `sft` with `pack`: rows) in one forward and backward
+    autocast: bool = False  # run the training forward in bfloat16 over weights in float32
+    checkpoint_every: int = Field(50, ge=1)  # steps; the last step is always kept

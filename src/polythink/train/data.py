@@ -1,0 +1,232 @@
+"""What supervised fine-tuning reads: traces from files and earlier stages, or demonstrations made afresh, by shares.
+
+The batch of a step depends on (seed, step) alone, so a resumed run reads what an uninterrupted one would have read.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from polythink.models.load import LanguageModel
+from polythink.models.masks import pack
+from polythink.problems.countdown import demonstrate
+from polythink.problems.prompts import Prompt, get_prompt
+from polythink.problems.record import Problem
+from polythink.run.config import Config
+from polythink.run.errors import UserError
+from polythink.run.folder import read_jsonl
+from polythink.trace.layout import Layout, Piece, lay_out
+from polythink.trace.parse import TraceError, parse
+from polythink.trace.tokens import pieces_of
+
+log = logging.getLogger(__name__)
+ROW_FIELDS = ("question", "trace")
+
+
+class DataConfig(Config):
+    """One source of traces: a `file`, what a coldstart `stage` kept, or demonstrations of countdown `problems`."""
+
+    file: str | None = None  # JSONL rows {question, trace, prompt (optional), ...}
+    stage: str | None = None  # name of a coldstart stage
+    problems: str | None = None  # such as countdown-hard:train; demonstrations are made afresh and never repeat
+    prompt: str | None = None  # None: the one that a row names, otherwise the stage's
+    share: float | None = Field(None, gt=0)  # of every batch, in any unit; None: as large as the source
+    style: Literal["sequential", "parallel"] = "parallel"  # of demonstrations
+    p_right: float = Field(0.5, ge=0, le=1)  # demonstrations: probability that a chain is the solution
+    paths: int = Field(3, ge=1)  # demonstrations: paths of a block
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        if sum(x is not None for x in (self.file, self.stage, self.problems)) != 1:
+            raise ValueError("a source of traces is one of file, stage and problems")
+        if self.problems is not None and self.share is None:
+            raise ValueError("demonstrations have no end: say their share of every batch")
+        return self
+
+
+@lru_cache(maxsize=64)
+def shuffled(n: int, seed: int, epoch: int) -> tuple[int, ...]:
+    """The order in which n things are read in an epoch."""
+    order = list(range(n))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return tuple(order)
+
+
+def endless(n: int, seed: int, i: int) -> int:
+    """Which of n things is read as the i-th: every one once an epoch, each epoch in another order."""
+    return shuffled(n, seed, i // n)[i % n]
+
+
+# ---- one trace as a layout ----
+
+
+class TraceEncoder:
+    """Turns (question, response) into a layout of one mode, the end token included."""
+
+    def __init__(self, lm: LanguageModel, mode: str, prompt: Prompt) -> None:
+        self.lm, self.mode, self.prompt = lm, mode, prompt
+        self.encode = lru_cache(maxsize=1 << 14)(
+            lm.encode
+        )  # tags, and texts of small closed tasks, come again and again
+        self._prompt_of = lru_cache(maxsize=None)(get_prompt)
+
+    def __call__(self, question: str, trace: str, prompt: str | None = None) -> Layout:
+        """`TraceError` where the response cannot be laid out.
+
+        A sequential layout needs no grammar: there a response that does not parse is read as plain text.
+        """
+        own = prompt is None or prompt == self.prompt.name
+        text = (self.prompt if own else self._prompt_of(prompt)).fill(question)
+        head, end = self.lm.encode_prompt(text), (self.lm.eos,)
+        try:
+            tree = parse(trace, self.lm.dialect)
+        except TraceError:
+            if self.mode != "sequential":
+                raise
+            tokens = (*self.encode(trace), *end)
+            prompt_piece = Piece("prompt", tuple(head), (False,) * len(head))
+            return lay_out([prompt_piece, Piece("main", tokens, (True,) * len(tokens))], self.mode)
+        return lay_out(pieces_of(head, tree, self.lm.dialect, self.encode, self.mode, end), self.mode)
+
+
+# ---- sources ----
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Traces that are there; every one is read once an epoch."""
+
+    layouts: Sequence[Layout]
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.layouts)
+
+    def layout(self, i: int) -> Layout:
+        return self.layouts[endless(len(self.layouts), self.seed, i)]
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """Traces made when they are read: the i-th depends on (seed, i) alone."""
+
+    problems: Sequence[Problem]
+    config: DataConfig
+    encode: TraceEncoder
+    seed: int
+
+    def layout(self, i: int) -> Layout:
+        problem = self.problems[endless(len(self.problems), self.seed, i)]
+        c = self.config
+        rng = random.Random(f"{self.seed}/{problem.key}/{i}")
+        trace = demonstrate(problem, c.style, rng, c.paths, c.p_right, self.encode.lm.dialect)
+        return self.encode(problem.question, trace, c.prompt)
+
+
+def read_rows(
+    path: Path, encode: TraceEncoder, prompt: str | None, max_tokens: int, seed: int, dropped: Counter
+) -> Rows:
+    """The rows of a JSONL file as layouts. What cannot be used is counted in `dropped` by reason."""
+    rows = read_jsonl(path)
+    missing = [name for name in ROW_FIELDS if rows and not all(isinstance(row.get(name), str) for row in rows)]
+    if missing:
+        raise UserError(f"{path}: every row needs a text {' and a text '.join(missing)}")
+    layouts = []
+    for row in rows:
+        try:
+            layout = encode(row["question"], row["trace"], prompt or row.get("prompt"))
+        except TraceError as error:
+            dropped[f"form: {error.reason}"] += 1
+            continue
+        if len(layout) > max_tokens:
+            dropped["too long"] += 1
+        else:
+            layouts.append(layout)
+    if not layouts:
+        raise UserError(f"{path}: none of its {len(rows)} traces can be trained on ({dict(dropped) or 'it is empty'})")
+    return Rows(layouts, seed)
+
+
+# ---- the mixture ----
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Sources and how many traces each gives to a batch. `dropped` counts traces that could not be used."""
+
+    sources: Sequence[Rows | Demonstrations]
+    counts: Sequence[int]
+    dropped: Counter = field(default_factory=Counter)
+
+    def batch(self, step: int) -> list[Layout]:
+        """The traces of a step, counted from 0."""
+        return [
+            source.layout(step * count + i)
+            for source, count in zip(self.sources, self.counts, strict=True)
+            for i in range(count)
+        ]
+
+    def steps(self, epochs: float) -> int:
+        """How many batches are `epochs` times all traces; a last batch that is not full is left out."""
+        if any(isinstance(source, Demonstrations) for source in self.sources):
+            raise UserError("demonstrations have no end and so no epochs; say how many steps")
+        return int(epochs * sum(len(source) for source in self.sources) / sum(self.counts))
+
+
+def make_mixture(
+    sources: Sequence[DataConfig],
+    encode: TraceEncoder,
+    batch: int,
+    max_tokens: int,
+    seed: int,
+    problems_of: Callable[[str], Sequence[Problem]],
+    file_of: Callable[[DataConfig], Path],
+) -> Mixture:
+    """Open all sources. `problems_of` gives the problems of a set, `file_of` the file behind `file` or `stage`."""
+    dropped: Counter = Counter()
+    opened: list[Rows | Demonstrations] = []
+    for number, source in enumerate(sources):
+        own_seed = seed * 1000 + number
+        if source.problems is not None:
+            opened.append(Demonstrations(problems_of(source.problems), source, encode, own_seed))
+        else:
+            opened.append(read_rows(file_of(source), encode, source.prompt, max_tokens, own_seed, dropped))
+    if dropped:
+        log.warning("traces that cannot be trained on were dropped: %s", dict(dropped))
+    shares = [source.share or len(found) for source, found in zip(sources, opened, strict=True)]
+    return Mixture(opened, split_by_share(shares, batch), dropped)
+
+
+def split_by_share(shares: Sequence[float], batch: int) -> list[int]:
+    """Whole numbers that sum to `batch`, as near to the shares as can be (largest remainder)."""
+    exact = [batch * share / sum(shares) for share in shares]
+    counts = [int(x) for x in exact]
+    for i in sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])[: batch - sum(counts)]:
+        counts[i] += 1
+    if 0 in counts:
+        raise UserError(f"a share of {shares[counts.index(0)]:g} of {sum(shares):g} is nothing in a batch of {batch}")
+    return counts
+
+
+def pack_rows(layouts: Sequence[Layout], width: int) -> list[Layout]:
+    """The traces in rows of at most `width` tokens, longest first, each into the first row that has room."""
+    rows: list[list[Layout]] = []
+    room: list[int] = []
+    for layout in sorted(layouts, key=len, reverse=True):
+        place = next((i for i, left in enumerate(room) if left >= len(layout)), None)
+        if place is None:
+            rows.append([layout])
+            room.append(width - len(layout))
+        else:
+            rows[place].append(layout)
+            room[place] -= len(layout)
+    return [pack(row) if len(row) > 1 else row[0] for row in rows]

@@ -1,0 +1,54 @@
+"""What both training loops share about a step: its learning rate, the optimiser, the clipped update, micro-batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from polythink.run.errors import UserError
+from polythink.train.config import TrainingConfig
+
+
+def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
+    """The rate of step `step`, counted from 0, of `steps`."""
+    warmup = round(config.warmup * steps)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    if config.schedule == "constant":
+        return config.lr
+    done = (step - warmup) / max(1, steps - warmup)
+    left = 1 - done if config.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return config.lr * (config.final_lr + (1 - config.final_lr) * left)
+
+
+def make_optimiser(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW over all parameters. Make it after the model is placed or sharded."""
+    return torch.optim.AdamW(model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+
+
+def update(model: torch.nn.Module, optimiser: torch.optim.Optimizer, lr: float, clip: float) -> float:
+    """Clip the gradient, step, clear the gradient; returns the gradient's norm before clipping.
+
+    `UserError` where that norm is not finite: the step is not taken, so the last checkpoint can be gone on from.
+    """
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    if not torch.isfinite(norm):
+        raise UserError(f"the gradient is no longer finite at lr {lr:.3g}; lower lr or clip, and begin the stage again")
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return float(norm)
+
+
+def micro_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Indices in groups of at most `size`, neighbours in length together so that little is padded; longest first."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    return [order[i : i + size] for i in range(0, len(order), size)]
+
+
+def autocast(config: TrainingConfig, device: torch.device) -> AbstractContextManager:
+    return torch.autocast(device.type, dtype=torch.bfloat16) if config.autocast else nullcontext()

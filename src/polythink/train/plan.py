@@ -1,0 +1,117 @@
+"""The stages that a recipe can have, and the plan of one: a stage with all that determines its outcome settled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat
+
+from polythink.engine.decoding import Decoding
+from polythink.models.load import ModelConfig
+from polythink.problems.endpoint import EndpointConfig
+from polythink.problems.prompts import get_prompt
+from polythink.run.config import Config, digest
+from polythink.trace.validity import RULES
+from polythink.train.config import StageConfig
+from polythink.train.grpo import GRPOConfig
+from polythink.train.sft import SFTConfig
+
+# keys of a stage that are settled in its plan, and keys that change how it is run and not what comes out of it
+SETTLED = ("mode", "prompt", "decoding", "seed")
+ONLY_HOW = ("checkpoint_every", "keep_samples", "concurrency", "rows")
+
+
+class CountdownTeacherConfig(Config):
+    """The teacher of the synthetic task: demonstrations, no model."""
+
+    kind: Literal["countdown"]
+    styles: dict[Literal["sequential", "parallel"], NonNegativeFloat]  # their shares, in any unit
+    p_right: float = Field(0.5, ge=0, le=1)  # probability that a chain is the solution
+    paths: int = Field(3, ge=1)
+
+
+class EndpointTeacherConfig(EndpointConfig):
+    """A teacher behind an OpenAI-compatible address."""
+
+    kind: Literal["endpoint"]
+
+
+class ColdstartConfig(StageConfig):
+    """A teacher answers problems; what is well formed and right is kept as data for fine-tuning."""
+
+    kind: Literal["coldstart"]
+    problems: tuple[str, ...] = Field(min_length=1)
+    limit: int | None = Field(None, ge=1)  # problems of each set
+    teacher: Annotated[CountdownTeacherConfig | EndpointTeacherConfig, Field(discriminator="kind")]
+    samples: int = Field(1, ge=1)  # responses to each problem
+    rule: Literal[RULES] = "strict"
+    right_only: bool = True
+    concurrency: int = Field(8, ge=1)  # questions that are out at a time
+
+
+class EvalConfig(StageConfig):
+    """The model of the last training stage answers problems; every sample is graded."""
+
+    kind: Literal["eval"]
+    problems: tuple[str, ...] = Field(min_length=1)
+    limit: int | None = Field(None, ge=1)  # problems of each set
+    samples: int = Field(8, ge=1)  # responses to each problem
+    greedy: bool = False  # one more response at temperature 0
+    best_of: tuple[int, ...] = ()  # also: accuracy of choosing one of so many samples
+    prompts: tuple[str, ...] = ()  # several prompts, each evaluated; none given: the stage's one
+    rows: int = Field(64, ge=1)  # responses that the engine draws at once
+
+
+Stage = Annotated[ColdstartConfig | SFTConfig | GRPOConfig | EvalConfig, Field(discriminator="kind")]
+
+
+class StagePlan(Config):
+    """One stage with all that determines its outcome. It can be run on its own, given the folder of `previous`."""
+
+    name: str
+    stage: Stage
+    model: ModelConfig  # where the first model comes from, if no earlier stage left one
+    dialect: str
+    mode: str
+    chat: bool
+    prompt: str
+    decoding: Decoding
+    seed: int
+    previous: str | None  # the nearest earlier stage that is not an evaluation
+    digest: str = ""
+
+    def with_digest(self, previous: str | None) -> StagePlan:
+        """The plan under its identity: a hash of all its content, of the files it names, and of the stage before it."""
+        content = self.model_dump(mode="json", exclude={"digest"})
+        for key in SETTLED + ONLY_HOW:
+            content["stage"].pop(key, None)
+        identity = digest({"plan": content, "inputs": self.inputs(), "previous": previous})
+        return self.model_copy(update={"digest": identity})
+
+    def inputs(self) -> dict[str, str]:
+        """Hashes of the prompts and local files that the plan names: their content counts, not only their names."""
+        stage: Any = self.stage
+        sources = getattr(stage, "data", ())
+        prompts = {self.prompt, *getattr(stage, "prompts", ()), *(s.prompt for s in sources if s.prompt)}
+        files = {*getattr(stage, "problems", ()), *(x for s in sources for x in (s.file, s.problems) if x)}
+        files |= {self.model.path} if self.model.path else set()
+        return {f"prompt {name}": get_prompt(name).hash for name in prompts} | {
+            name: hash_of_path(name) for name in files if Path(name).exists()
+        }
+
+
+def hash_of_path(path: str | Path) -> str:
+    """SHA-256 of a file, or of all files in a folder."""
+    path = Path(path)
+    whole = hashlib.sha256()
+    for file in [path] if path.is_file() else _files_in(path):
+        with file.open("rb") as content:
+            whole.update(hashlib.file_digest(content, "sha256").digest())
+    return whole.hexdigest()
+
+
+def _files_in(folder: Path) -> Iterable[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())

@@ -1,0 +1,154 @@
+"""A recipe: stages in order over one model, read from YAML, planned, and run in one folder.
+
+RUN/recipe.yaml        the recipe with everything resolved
+    environment.json   versions, machine, commit
+    stages.json        [{name, kind, folder}] in order
+    STAGE/             one folder a stage (see `stage.py`)
+    report.html        curves, table and traces
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from polythink.engine.decoding import Decoding
+from polythink.models.load import ModelConfig
+from polythink.problems.sources import SUFFIXES, get_source
+from polythink.run.config import Config, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
+from polythink.run.errors import UserError, nearest
+from polythink.run.folder import environment, write_json, write_text
+from polythink.trace.dialect import get_dialect
+from polythink.trace.layout import MODES
+from polythink.train.plan import ColdstartConfig, EvalConfig, SFTConfig, Stage, StagePlan
+from polythink.train.stage import Say, check_folder, file_name, run_stage
+
+__all__ = ["Recipe", "StagePlan", "load_recipe", "run_recipe", "run_stage"]
+
+
+class Recipe(Config):
+    """Stages and what they share. Every stage may replace mode, prompt, seed, and keys of decoding."""
+
+    name: str
+    seed: int = 0
+    dialect: str = "parallel_r1"
+    mode: Literal[MODES] = "structured"
+    prompt: str = "none"  # name of a prompt or a file with {problem} in it
+    chat: bool = False  # wrap prompts in the tokenizer's chat template
+    decoding: dict[str, Any] = Field(default_factory=dict)  # keys of `Decoding`
+    model: ModelConfig = ModelConfig()
+    stages: dict[str, Stage] = Field(min_length=1)
+
+    @field_validator("stages")
+    @classmethod
+    def _names_of_folders(cls, stages: dict[str, Stage]) -> dict[str, Stage]:
+        for name in stages:
+            if not re.fullmatch(r"[A-Za-z][\w-]*", name):
+                raise ValueError(f"a stage's name becomes a folder: letters, digits, _ and -, not {name!r}")
+        return stages
+
+    def plan(self) -> list[StagePlan]:
+        """One plan a stage, in order; `UserError` for what cannot be run as it stands."""
+        get_dialect(self.dialect)
+        plans: list[StagePlan] = []
+        before: StagePlan | None = None
+        for name, stage in self.stages.items():
+            self._check(name, stage, plans)
+            mode = stage.mode or self.mode
+            plan = StagePlan(
+                name=name,
+                stage=stage,
+                model=self.model,
+                dialect=self.dialect,
+                mode=mode,
+                chat=self.chat,
+                prompt=stage.prompt or self.prompt,
+                decoding=self._decoding(name, stage, mode),
+                seed=self.seed if stage.seed is None else stage.seed,
+                previous=before.name if before else None,
+            ).with_digest(before.digest if before else None)
+            plans.append(plan)
+            before = before if isinstance(stage, EvalConfig) else plan
+        return plans
+
+    def _decoding(self, name: str, stage: Stage, mode: str) -> Decoding:
+        keys = self.decoding | stage.decoding
+        if "mode" in keys:
+            raise UserError(f"stages.{name}: decoding.mode follows from the stage's mode; set mode: {keys['mode']}")
+        return parse_config(Decoding, {**keys, "mode": mode}, f"decoding of stage {name}")
+
+    def _check(self, name: str, stage: Stage, before: Sequence[StagePlan]) -> None:
+        """What one stage asks of those before it."""
+        if isinstance(stage, EvalConfig) and len({file_name(p) for p in stage.problems}) < len(stage.problems):
+            raise UserError(f"stages.{name}.problems: two of the sets would write the same files; evaluate them apart")
+        for problems in getattr(stage, "problems", ()):
+            check_problems(problems, f"stages.{name}.problems")
+        known = [plan.name for plan in before if isinstance(plan.stage, ColdstartConfig)]
+        for source in stage.data if isinstance(stage, SFTConfig) else ():
+            if source.stage is not None and source.stage not in known:
+                hint = nearest(source.stage, known) if known else ""
+                raise UserError(f"stages.{name}.data: no earlier coldstart stage {source.stage!r}{hint}")
+            if source.file is not None and not Path(source.file).is_file():
+                raise UserError(f"stages.{name}.data: no file {source.file}")
+            if source.problems is not None:
+                check_problems(source.problems, f"stages.{name}.data", synthetic=True)
+
+
+def check_problems(name: str, where: str, synthetic: bool = False) -> None:
+    """`UserError` unless the problem set is known or a file that is there; nothing is loaded."""
+    if Path(name).suffix.lower() in SUFFIXES and not synthetic:
+        if not Path(name).is_file():
+            raise UserError(f"{where}: no file {name}")
+        return
+    base, _, split = name.partition(":")
+    source = get_source(base)
+    if split and split not in source.splits:
+        raise UserError(f"{where}: {base} has no split {split!r}{nearest(split, source.splits)}")
+    if synthetic and not source.level:
+        raise UserError(f"{where}: demonstrations are made for the synthetic sets only, not for {name!r}")
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A packaged recipe or a file, with `stage.key=value` overrides, checked down to the plan of every stage.
+
+    A stage that is set to null (in a recipe that extends another, or by an override) is left out.
+    """
+    data = apply_overrides(load_yaml(find_recipe(name_or_path)), overrides, shorthand="stages")
+    if isinstance(data.get("stages"), dict):
+        data["stages"] = {name: stage for name, stage in data["stages"].items() if stage is not None}
+    recipe = parse_config(Recipe, data, str(name_or_path))
+    recipe.plan()
+    return recipe
+
+
+def run_recipe(
+    recipe: Recipe, out: str | Path, resume: bool = False, store: str | Path | None = None, say: Say = print
+) -> Path:
+    """Run all stages in the folder `out` and write the report; returns the report's path.
+
+    Stages that are done are not run again. With a `store`, stage folders lie there under their identity, and runs that
+    have stages in common share them.
+    """
+    from polythink.evaluate.report import write_report
+
+    out, plans = Path(out), recipe.plan()
+    folders = {
+        plan.name: Path(store) / f"{plan.name}-{plan.digest[:12]}" if store else out / plan.name for plan in plans
+    }
+    if (out / "recipe.yaml").exists() and not resume:
+        raise UserError(f"{out} holds a run already; resume it, or give another folder for this one")
+    for plan in plans:
+        check_folder(plan, folders[plan.name])
+    write_text(out / "recipe.yaml", dump_yaml(recipe.model_dump(mode="json")))
+    write_json(out / "environment.json", environment())
+    stages = [{"name": p.name, "kind": p.stage.kind, "folder": os.path.relpath(folders[p.name], out)} for p in plans]
+    write_json(out / "stages.json", stages)
+    for number, plan in enumerate(plans, 1):
+        say(f"stage {number} of {len(plans)}: {plan.name} ({plan.stage.kind})")
+        run_stage(plan, folders[plan.name], folders.get(plan.previous), resume=resume or store is not None, say=say)
+    return write_report(out)

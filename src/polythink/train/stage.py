@@ -1,0 +1,222 @@
+"""Running one stage in its folder, in this process or, for the experiment runner, as
+
+    python -m polythink.train.stage SPEC.json      # {"plan": ..., "folder": ..., "previous": folder or null}
+
+The folder holds stage.json (the plan), what the stage writes, model/ if it trained one, and result.json, written last:
+a stage that has it is done and is not run again. A stage that was stopped goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from polythink.engine.engine import Engine
+from polythink.evaluate.run import evaluate
+from polythink.models.load import SETTINGS_FILE, LanguageModel, ModelConfig, adopt, create, load, save, with_settings
+from polythink.problems.answers import Grader
+from polythink.problems.coldstart import run_coldstart, show_table
+from polythink.problems.countdown import VOCABULARY, CountdownTeacher
+from polythink.problems.endpoint import Endpoint
+from polythink.problems.prompts import get_prompt
+from polythink.problems.record import Problem
+from polythink.problems.sources import load_problems
+from polythink.run.config import parse_config
+from polythink.run.errors import UserError
+from polythink.run.folder import read_json, write_json
+from polythink.trace.dialect import get_dialect
+from polythink.train import process
+from polythink.train.data import DataConfig, TraceEncoder, make_mixture
+from polythink.train.grpo import train_grpo
+from polythink.train.plan import ColdstartConfig, CountdownTeacherConfig, EvalConfig, StagePlan
+from polythink.train.sft import train_sft
+
+PLAN, RESULT, MODEL = "stage.json", "result.json", "model"
+Say = Callable[[str], None]
+
+
+def run_stage(
+    plan: StagePlan, folder: str | Path, previous: str | Path | None = None, resume: bool = False, say: Say = print
+) -> dict:
+    """Run a stage, or return the result of one that is done. `previous` is the folder of the stage `plan.previous`.
+
+    Raises `UserError` where the folder holds another stage, or an unfinished one and `resume` is not set.
+    """
+    process.refuse_many()
+    folder = Path(folder)
+    if check_folder(plan, folder) == "done":
+        return read_json(folder / RESULT)
+    if (folder / PLAN).exists():
+        if not resume:
+            raise UserError(f"{folder} holds an unfinished stage; resume it, or give another folder")
+        sweep(folder)
+    before = os.path.relpath(previous, folder) if previous else None
+    write_json(folder / PLAN, {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest,
+                               "previous": before, "plan": plan.model_dump(mode="json")})  # fmt: skip
+    started = time.monotonic()
+    runner = {"coldstart": coldstart, "sft": sft, "grpo": grpo, "eval": evaluation}[plan.stage.kind]
+    summary = runner(plan, folder, Path(previous) if previous else None, say)
+    result = {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest,
+              "seconds": time.monotonic() - started, **summary}  # fmt: skip
+    write_json(folder / RESULT, result)
+    return result
+
+
+def check_folder(plan: StagePlan, folder: Path) -> str:
+    """`empty`, `begun` or `done`; `UserError` where the folder holds a stage that is not this one."""
+    if not (folder / PLAN).exists():
+        return "empty"
+    if (found := read_json(folder / PLAN).get("digest")) != plan.digest:
+        raise UserError(
+            f"{folder} holds a stage of another recipe, data or seed (identity {str(found)[:12]}, now "
+            f"{plan.digest[:12]}); give another folder, or delete this one to run it again"
+        )
+    return "done" if (folder / RESULT).exists() else "begun"
+
+
+def sweep(folder: Path) -> None:
+    """Delete the temporary files that a killed process left behind."""
+    for temporary in folder.rglob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
+# ---- what came before ----
+
+
+def earlier(folder: Path | None) -> list[Path]:
+    """This stage's folder and those it was built on, nearest first."""
+    chain: list[Path] = []
+    while folder is not None:
+        chain.append(folder)
+        before = read_json(folder / PLAN)["previous"]
+        folder = folder / before if before else None
+    return chain
+
+
+def starting_model(plan: StagePlan, previous: Path | None) -> LanguageModel:
+    """The model of the nearest earlier stage that left one, otherwise the recipe's; with the plan's settings."""
+    left = [folder / MODEL for folder in earlier(previous) if (folder / MODEL / SETTINGS_FILE).is_file()]
+    lm = load(left[0]) if left else first_model(plan.model, plan.dialect, plan.seed)
+    if plan.model.gradient_checkpointing:
+        lm.model.gradient_checkpointing_enable()
+    prompt = get_prompt(plan.prompt)
+    return with_settings(
+        lm, dialect=plan.dialect, mode=plan.mode, prompt=prompt.text, prompt_name=prompt.name, prompt_hash=prompt.hash,
+        chat=plan.chat, decoding=plan.decoding.model_dump(mode="json"),
+    )  # fmt: skip
+
+
+def first_model(config: ModelConfig, dialect: str, seed: int) -> LanguageModel:
+    if config.path is None:
+        return create(config, dialect, VOCABULARY, seed)
+    if (Path(config.path) / SETTINGS_FILE).is_file():
+        return load(config.path, config.dtype)
+    return adopt(config, dialect)
+
+
+def problems_of(names: Sequence[str], limit: int | None = None) -> tuple[Problem, ...]:
+    """The problems of all these sets together."""
+    return tuple(problem for name in names for problem in load_problems(name, limit=limit))
+
+
+def kept_rows(source: DataConfig, previous: Path | None) -> Path:
+    """The file of a source: its own, or what the named coldstart stage kept."""
+    if source.file is not None:
+        return Path(source.file)
+    found = [folder for folder in earlier(previous) if read_json(folder / PLAN)["name"] == source.stage]
+    assert found, f"the plan was made with an earlier stage {source.stage}"
+    return found[0] / "kept.jsonl"
+
+
+# ---- the kinds of stages ----
+
+
+def coldstart(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
+    stage = plan.stage
+    assert isinstance(stage, ColdstartConfig)
+    config, dialect = stage.teacher, get_dialect(plan.dialect)
+    if isinstance(config, CountdownTeacherConfig):
+        teacher = nullcontext(CountdownTeacher(config.styles, config.p_right, config.paths, plan.seed, dialect))
+        about = {"seed": plan.seed, **config.model_dump(mode="json")}
+    else:
+        teacher = Endpoint(config, connections=stage.concurrency)
+        about = teacher.about
+    with teacher as ask, Grader(dialect=dialect) as grader:
+        table = run_coldstart(
+            problems_of(stage.problems, stage.limit), ask, get_prompt(plan.prompt), stage.rule, folder,
+            samples=stage.samples, right_only=stage.right_only, concurrency=stage.concurrency, about_teacher=about,
+            dialect=dialect, grader=grader,
+        )  # fmt: skip
+    say(show_table(table))
+    return {"table": table}
+
+
+def sft(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
+    lm, stage = starting_model(plan, previous), plan.stage
+    encode = TraceEncoder(lm, plan.mode, get_prompt(plan.prompt))
+    data = make_mixture(
+        stage.data, encode, stage.batch, stage.max_tokens, plan.seed,
+        problems_of=lambda name: problems_of([name]), file_of=lambda source: kept_rows(source, previous),
+    )  # fmt: skip
+    summary = train_sft(lm, stage, data, folder)
+    save(lm, folder / MODEL)
+    return summary
+
+
+def grpo(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
+    lm, stage = starting_model(plan, previous), plan.stage
+    with Grader(dialect=lm.dialect) as grader:
+        found = problems_of(stage.problems)
+        summary = train_grpo(lm, stage, found, get_prompt(plan.prompt), plan.decoding, plan.seed, folder, grader)
+    save(lm, folder / MODEL)
+    return summary
+
+
+def evaluation(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
+    lm, stage = starting_model(plan, previous), plan.stage
+    assert isinstance(stage, EvalConfig)
+    engine = Engine(lm, rows=stage.rows)
+    found = {}
+    with Grader(dialect=lm.dialect) as grader:
+        for name in stage.problems:
+            for prompt in stage.prompts or (plan.prompt,):
+                label = file_name(name) + (f"-{file_name(prompt)}" if len(stage.prompts) > 1 else "")
+                result = evaluate(
+                    engine, load_problems(name, limit=stage.limit), get_prompt(prompt), plan.decoding, stage.samples,
+                    plan.seed, grader, folder, name=label, greedy=stage.greedy, best_of=stage.best_of, say=say,
+                )  # fmt: skip
+                found[label] = {metric: value["value"] for metric, value in result["metrics"].items()}
+    return {"evaluations": found}
+
+
+def file_name(name: str) -> str:
+    """A problem set's or prompt's name as part of a file name."""
+    stem = Path(name).stem if Path(name).suffix else name
+    return re.sub(r"[^\w.-]+", "-", stem)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stage that a file describes; exit status 2 and one sentence for a mistake in it."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        if len(arguments) != 1:
+            raise UserError("give one file: python -m polythink.train.stage SPEC.json")
+        spec = read_json(arguments[0])
+        plan = parse_config(StagePlan, spec.get("plan"), f"{arguments[0]}: plan")
+        run_stage(plan, spec["folder"], spec.get("previous"), resume=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

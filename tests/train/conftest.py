@@ -1,0 +1,20 @@
+"""Fixtures of the training tests."""
+
+from __future__ import annotations
+
+import pytest
+from training import make_lm
+
+from polythink.models.load import LanguageModel
+from polythink.problems.countdown import problems
+
+
+@pytest.fixture
+def lm() -> LanguageModel:
+    return make_lm()
+
+
+@pytest.fixture(scope="session")
+def mini():
+    """All training problems of two numbers."""
+    return problems("mini", "train")

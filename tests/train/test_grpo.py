@@ -1,0 +1,190 @@
+"""The reinforcement learning loop on the synthetic task: it learns, it logs what it must, and it resumes exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from training import make_lm, same_bits, weights_of, without_times
+
+from polythink.engine.decoding import Decoding
+from polythink.engine.engine import Engine
+from polythink.problems.answers import Grader
+from polythink.problems.countdown import problems
+from polythink.problems.prompts import get_prompt
+from polythink.rewards.combine import build_reward
+from polythink.run.config import parse_config
+from polythink.run.errors import UserError
+from polythink.run.folder import read_jsonl
+from polythink.train import grpo
+from polythink.train.data import TraceEncoder, make_mixture
+from polythink.train.grpo import Actor, GRPOConfig, describe, train_grpo
+from polythink.train.sft import SFTConfig, train_sft
+
+DECODING = Decoding(
+    paths=2, max_blocks=1, max_main_tokens=20, max_path_tokens=10, max_summary_tokens=4, max_trace_tokens=80
+)
+PROMPT = get_prompt("countdown_parallel")
+SPEC_ROW = {
+    "step", "reward", "reward_name", "accuracy", "parallel_ratio", "valid", "tokens", "critical_path", "first_block",
+    "logprob_gap", "zero_spread", "cuts", "clip_fraction", "kl", "entropy", "loss", "grad_norm", "lr", "draw_seconds",
+    "train_seconds",
+}  # fmt: skip
+
+
+def config_of(**changes) -> GRPOConfig:
+    plain = {
+        "kind": "grpo", "problems": ["countdown-easy:train"], "reward": "accuracy", "steps": 4, "groups": 4,
+        "samples": 4, "lr": 1e-3, "checkpoint_every": 2, "micro_batch": 8,
+    }  # fmt: skip
+    return parse_config(GRPOConfig, {**plain, **changes}, "test")
+
+
+@pytest.fixture(scope="module")
+def taught(mini, tmp_path_factory):
+    """Weights that know both forms, after a short fine-tuning."""
+    lm = make_lm()
+    data = [{"problems": "mini", "style": style, "paths": 2, "share": 1} for style in ("parallel", "sequential")]
+    config = SFTConfig(kind="sft", data=data, steps=100, batch=32, lr=1e-2, schedule="cosine", checkpoint_every=100)
+    encode = TraceEncoder(lm, "structured", PROMPT)
+    mixture = make_mixture(config.data, encode, 32, 4096, 0, lambda name: mini, lambda source: None)
+    train_sft(lm, config, mixture, tmp_path_factory.mktemp("sft"))
+    return weights_of(lm.model)
+
+
+def taught_lm(taught):
+    lm = make_lm()
+    lm.model.load_state_dict(taught)
+    return lm
+
+
+def run(lm, config, mini, folder, decoding=DECODING, seed=0):
+    with Grader() as grader:
+        return train_grpo(lm, config, mini, PROMPT, decoding, seed, folder, grader)
+
+
+def test_reward_rises(taught, mini, tmp_path):
+    """A policy that opens a block half of the time learns to do it always, where that alone is rewarded."""
+    lm = taught_lm(taught)
+    reward = {"name": "block", "cases": [{"when": ["parallel"], "value": 1}], "otherwise": 0}
+    run(lm, config_of(reward=reward, steps=10, samples=8, lr=1e-3, checkpoint_every=10), mini, tmp_path)
+    rewards = [row["reward"] for row in read_jsonl(tmp_path / "metrics.jsonl")]
+    assert 0.2 < rewards[0] < 0.8
+    assert sum(rewards[-3:]) / 3 > max(0.85, rewards[0] + 0.1)
+
+
+def test_rows_hold_what_the_report_draws(taught, mini, tmp_path):
+    lm = taught_lm(taught)
+    config = config_of(reward="alternating", kl=0.1, mini_batches=2, keep_samples=3, drop_zero_spread=False)
+    found = run(lm, config, mini, tmp_path)
+    rows = read_jsonl(tmp_path / "metrics.jsonl")
+    assert set(rows[0]) >= SPEC_ROW
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(row["logprob_gap"] < 1e-4 for row in rows), "drawn = trained, at every step"
+    assert all(row["reward_name"] == "accuracy" for row in rows)
+    assert rows[-1]["kl"] > 0
+    assert all(0 <= row[name] <= 1 for row in rows for name in ("parallel_ratio", "valid", "zero_spread", "accuracy"))
+    assert found["steps"] == 4
+    assert found["tokens"] == round(sum(row["tokens"] for row in rows) * 16)
+    samples = read_jsonl(tmp_path / "samples.jsonl")
+    assert [row["step"] for row in samples] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+    assert {"problem", "text", "verdict", "segments", "reward"} <= set(samples[0])
+
+
+def test_a_published_mode_gap_is_seen(taught, mini, tmp_path):
+    """Drawn in one layout and trained in another: the gap is real, measured, and not hidden by the ratio."""
+    lm = taught_lm(taught)
+    reward = {"name": "block", "cases": [{"when": ["parallel"], "value": 1}]}
+    run(lm, config_of(train_mode="sequential", steps=1, reward=reward, drop_zero_spread=False), mini, tmp_path)
+    assert read_jsonl(tmp_path / "metrics.jsonl")[0]["logprob_gap"] > 0.01
+
+
+def test_sequential_mode(taught, mini, tmp_path):
+    lm = taught_lm(taught)
+    run(lm, config_of(steps=2), mini, tmp_path, DECODING.model_copy(update={"mode": "sequential"}))
+    assert all(row["logprob_gap"] < 1e-4 for row in read_jsonl(tmp_path / "metrics.jsonl"))
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("old_logprobs", ["engine", "recomputed"])
+def test_resumed_is_uninterrupted_bit_for_bit(taught, mini, tmp_path, monkeypatch, old_logprobs):
+    config = config_of(old_logprobs=old_logprobs, kl=0.05, mini_batches=2, schedule="linear", drop_zero_spread=False)
+    whole, parts, again = (taught_lm(taught) for _ in range(3))
+    run(whole, config, mini, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        real = grpo.save_checkpoint
+
+        def save(folder, step, *state):
+            if step == 4:
+                raise Stopped
+            real(folder, step, *state)
+
+        patch.setattr(grpo, "save_checkpoint", save)
+        with pytest.raises(Stopped):
+            run(parts, config, mini, tmp_path / "parts")
+    assert len(read_jsonl(tmp_path / "parts" / "metrics.jsonl")) == 4, "rows beyond the checkpoint are written again"
+    run(again, config, mini, tmp_path / "parts")
+    assert same_bits(weights_of(whole.model), weights_of(again.model))
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        rows = [without_times(read_jsonl(tmp_path / run_name / name)) for run_name in ("whole", "parts")]
+        assert rows[0] == rows[1]
+
+
+def test_seeds_differ_and_repeat(taught, mini, tmp_path):
+    config = config_of(steps=1)
+    texts = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(taught_lm(taught), config, mini, tmp_path / name, seed=seed)
+        texts.append([row["text"] for row in read_jsonl(tmp_path / name / "samples.jsonl")])
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_problem_asked_twice_is_not_answered_twice_alike(taught, mini, tmp_path):
+    run(taught_lm(taught), config_of(steps=1, groups=2), mini[:1], tmp_path)
+    texts = [row["text"] for row in read_jsonl(tmp_path / "samples.jsonl")]
+    assert len(texts) == 2
+    assert texts[0] != texts[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"top_p": 0.9}, "whole distribution"), ({"top_k": 5}, "whole distribution"), ({"temperature": 0}, "above 0"),
+     ({"path_temperature": 0}, "above 0")],
+)  # fmt: skip
+def test_decoding_that_cannot_be_trained_is_refused(lm, mini, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        run(lm, config_of(), mini, tmp_path, Decoding(**{**DECODING.model_dump(), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"samples": 1}, "samples"),
+        ({"mini_batches": 9}, "4 groups cannot be divided into 9"),
+        ({"reward": "acuracy"}, "did you mean 'accuracy'"),
+        ({"agregation": "token-mean"}, "did you mean 'aggregation'"),
+        ({"train_mode": "seen_published"}, "train_mode"),
+    ],
+)
+def test_mistakes_in_the_configuration(changes, message):
+    with pytest.raises(UserError, match=message):
+        config_of(**changes)
+
+
+def test_entropy_estimate_is_the_mean_surprisal(lm):
+    """At the start a random model is nearly uniform: its entropy is about the log of the vocabulary."""
+    with torch.no_grad():
+        lm.model.get_input_embeddings().weight.mul_(1e-3)
+    with Grader() as grader:
+        actor = Actor(Engine(lm), grader, build_reward("accuracy"), PROMPT, DECODING, 0)
+        drawn = actor.draw(problems("mini", "train", limit=2), 4, 0)
+    assert describe(drawn, lm.dialect)["entropy"] == pytest.approx(torch.tensor(82.0).log().item(), rel=1e-3)
+
+
+def test_the_rounding_of_autocast_shows_in_the_gap(taught, mini, tmp_path):
+    """Drawn in float32 and trained in bfloat16: the gap is there, small, and logged."""
+    run(taught_lm(taught), config_of(autocast=True, steps=1, drop_zero_spread=False), mini, tmp_path)
+    (row,) = read_jsonl(tmp_path / "metrics.jsonl")
+    assert 1e-4 < row["logprob_gap_mean"] < 0.05
