@@ -1,0 +1,32 @@
+# Two commands: `make demo` runs the curriculum, `make test` the tests. Each installs what it needs into .venv first.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export OMP_WAIT_POLICY := passive
+export GOMP_SPINCOUNT := 0
+
+.PHONY: demo smoke test check install clean
+
+demo: install  ## cold start, SFT, RL on easy then hard problems, evaluation; three arms, one table (under 15 minutes)
+	$(BIN)/polythink experiment countdown-experiment --out runs/demo
+
+smoke: install  ## every stage once, small (under 2 minutes)
+	$(BIN)/polythink train countdown-smoke --out runs/smoke
+
+test: install  ## the whole test suite (under 10 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+check: install  ## lint and formatting
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
+
+install: .venv/installed
+
+# torch goes first: pulled in by another package it comes in its newest build, with gigabytes of CUDA packages
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist src/*.egg-info

@@ -1,0 +1,301 @@
+"""Typed configuration: YAML files that extend one another, dotted overrides, digests; one sentence for each mistake.
+
+The models themselves stand beside the loops they configure; this file only reads and checks.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from polythink.run.errors import UserError, nearest
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Config(BaseModel):
+    """Base of every recipe model: frozen, unknown keys refused with the nearest name, `true` is not the number 1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, data: Any) -> Any:
+        """What pydantic lets pass or says less well. (A validator on all fields would spoil tagged unions.)"""
+        for key, value in data.items() if isinstance(data, dict) else ():
+            if key not in cls.model_fields:
+                hint = nearest(str(key), cls.model_fields)
+                raise PydanticCustomError("unknown_key", "unknown key {key}{hint}", {"key": str(key), "hint": hint})
+            if isinstance(value, bool) and _is_number(cls.model_fields[key].annotation):
+                raise PydanticCustomError("number_type", "{key} must be a number", {"key": key, "given": value})
+        return data
+
+
+def _is_number(annotation: Any) -> bool:
+    kinds = get_args(annotation) or (annotation,)
+    return bool not in kinds and (int in kinds or float in kinds)
+
+
+# ---- checking ----
+
+
+def parse_config(cls: type[Model], data: Any, where: str) -> Model:
+    """`data` as a `cls`. The first mistake becomes one `UserError` sentence that starts with `where`."""
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_sentence(error.errors(include_url=False), data)}") from None
+
+
+QUOTE = "'"
+_ALLOWED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "number_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+
+
+def _sentence(errors: list[ErrorDetails], data: Any) -> str:
+    """The first mistake in words, and how many more there are. The members of a union count as one mistake."""
+    by_key: dict[str, list[ErrorDetails]] = {}
+    for error in errors:
+        by_key.setdefault(_dotted(error, data), []).append(error)
+    key, first = next(iter(by_key.items()))
+    more = len(by_key) - 1
+    return _mistake(key, first) + (f" (and {more} more mistake{'s' * (more > 1)})" if more else "")
+
+
+def _dotted(error: ErrorDetails, data: Any) -> str:
+    """The key as the user would write it. Pydantic adds the chosen member of a union to the location: left out here."""
+    parts: list[str] = []
+    here = data
+    for part in error["loc"]:
+        if part in here if isinstance(here, dict) else isinstance(here, list) and isinstance(part, int):
+            parts.append(str(part))
+            here = here[part]
+    if error["type"] == "missing":
+        parts.append(str(error["loc"][-1]))
+    if error["type"] in ("unknown_key", "number_type"):  # raised for the mapping that holds the key
+        parts.append(error["ctx"]["key"])
+    return ".".join(parts)
+
+
+def _mistake(key: str, errors: list[ErrorDetails]) -> str:
+    """One mistake in words; several errors are those of the members of one union."""
+    kind, context = errors[0]["type"], errors[0].get("ctx", {})
+    shown = key or "the whole"
+    if kind == "missing":
+        return f"{shown} is missing"
+    if kind == "unknown_key":
+        return f"unknown key {shown}{context['hint']}"
+    if kind.startswith("union_tag"):  # the key that says which member of a union is meant
+        tag = f"{shown}.{context['discriminator'].strip(QUOTE)}"
+        if kind == "union_tag_not_found":
+            return f"{tag} is missing"
+        known = context["expected_tags"].replace(QUOTE, "").split(", ")
+        return f"{tag} is {context['tag']!r}{nearest(context['tag'], known)}"
+    if kind in ("value_error", "assertion_error"):  # a validator's own sentence
+        return f"{key}: {context['error']}" if key else str(context["error"])
+    allowed = dict.fromkeys(_ALLOWED.get(e["type"]) or e["msg"].removeprefix("Input should be ") for e in errors)
+    return f"{shown} must be {' or '.join(allowed)}, got {_short(context.get('given', errors[0]['input']))}"
+
+
+def _short(value: Any, width: int = 60) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+# ---- YAML ----
+
+_RESOLVERS = {  # YAML 1.2: 1e-4 is a number; yes, no, on, off, 1:30 and 2026-01-01 are text
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)", "-+0123456789"),
+    "float": (
+        r"[-+]?(?:(?:0|[1-9][0-9_]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+        "-+.0123456789",
+    ),
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "merge": (r"<<", "<"),
+}
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: ClassVar[dict] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    yaml_implicit_resolvers: ClassVar[dict] = {}
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_list(self, data: Iterable) -> yaml.Node:
+        data = list(data)
+        flow = not any(isinstance(item, list | tuple | dict) for item in data)
+        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
+
+
+for _tag, (_pattern, _first) in _RESOLVERS.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+_Dumper.add_representer(list, _Dumper.represent_list)
+_Dumper.add_representer(tuple, _Dumper.represent_list)
+
+
+def dump_yaml(data: Any) -> str:
+    """Plain data as YAML that `load_yaml` reads back as it was: keys in their order, lists of scalars on one line."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML text as plain data; a syntax error becomes a `UserError` with line and column."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{where}: not valid YAML{place}: {getattr(error, 'problem', None) or error}") from None
+
+
+def find_recipe(name_or_path: str | Path, beside: Path = Path()) -> Path:
+    """The file meant by the name of a packaged recipe (with or without .yaml) or by a path relative to `beside`.
+
+    A name with a suffix or a folder means a file first: an edited copy of a packaged recipe wins over the original.
+    """
+    name = str(name_or_path)
+    is_name = Path(name).name == name
+    local = beside / Path(name).expanduser()
+    packaged = RECIPES / f"{name.removesuffix('.yaml')}.yaml"
+    if not is_name:
+        candidates = [local]
+    else:
+        candidates = [local, packaged] if Path(name).suffix else [packaged, local]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = [path.stem for path in RECIPES.glob("*.yaml")]
+    packages = f" and no packaged recipe of that name{nearest(packaged.stem, known)}" if is_name and known else ""
+    raise UserError(f"no file {local}{packages}")
+
+
+def load_yaml(path: str | Path) -> dict:
+    """The mapping in a YAML file; `extends: OTHER` (see `find_recipe`) gives OTHER with this file merged over it."""
+    return _load(Path(path), ())
+
+
+def _load(path: Path, chain: tuple[Path, ...]) -> dict:
+    resolved = path.resolve()
+    if resolved in chain:
+        circle = " -> ".join(str(p.name) for p in (*chain[chain.index(resolved) :], resolved))
+        raise UserError(f"{path}: extends itself: {circle}; break the circle")
+    data = parse_yaml(_read(path), str(path))
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: must hold a mapping (key: value), got {_short(data)}")
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    if not isinstance(base, str):
+        raise UserError(f"{path}: extends must be the name or path of one recipe, got {_short(base)}")
+    return merge(_load(find_recipe(base, path.parent), (*chain, resolved)), data)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"cannot read {path}: it is not UTF-8 text") from None
+
+
+def merge(base: Any, over: Any) -> Any:
+    """`base` with `over` laid on top: mappings merge key by key at every depth, everything else is replaced."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    return base | {key: merge(base.get(key), value) for key, value in over.items()}
+
+
+# ---- overrides ----
+
+
+def apply_overrides(data: dict, overrides: Iterable[str], shorthand: str | None = None) -> dict:
+    """A copy of `data` with each `dotted.key=value` set; values are YAML, list items go by number (`terms.0.weight=2`).
+
+    `shorthand="stages"`: `rl_hard.steps=50` stands for `stages.rl_hard.steps=50` where `rl_hard` is a key of
+    `data["stages"]` and not one of `data`. Names are not checked here but when the result is validated.
+    """
+    data = copy.deepcopy(data)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise UserError(f"override {override!r} must look like key=value or stage.key=value")
+        under = data.get(shorthand) if shorthand else None
+        if parts[0] not in data and isinstance(under, dict) and parts[0] in under:
+            parts.insert(0, shorthand)
+        _set(data, parts, parse_yaml(text, f"override {override!r}"), override)
+    return data
+
+
+def _set(here: Any, parts: list[str], value: Any, override: str) -> None:
+    for depth, part in enumerate(parts):
+        if isinstance(here, list):
+            if not part.isdigit() or int(part) >= len(here):
+                raise UserError(
+                    f"override {override!r}: {'.'.join(parts[:depth])} is a list of {len(here)}; "
+                    f"{part!r} must be a number from 0 to {len(here) - 1}"
+                )
+            part = int(part)
+        elif not isinstance(here, dict):
+            raise UserError(f"override {override!r}: {'.'.join(parts[:depth])} is {_short(here)} and has no keys")
+        if depth == len(parts) - 1:
+            here[part] = value
+        elif isinstance(here, dict) and here.get(part) is None:
+            here[part] = {}
+        here = here[part]
+
+
+# ---- identity ----
+
+
+def digest(obj: Any) -> str:
+    """SHA-256 (hex) of canonical JSON: the same for the same content, whatever the order of keys or the process."""
+    text = json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_jsonable)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _jsonable(obj: Any) -> Any:
+    if isinstance(obj, BaseModel):
+        return obj.model_dump(mode="json")
+    if isinstance(obj, Path):
+        return str(obj)
+    raise TypeError(f"a digest takes plain data, not {type(obj).__name__}")

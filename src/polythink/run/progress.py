@@ -1,0 +1,70 @@
+"""A progress bar on stderr for a person at a terminal; nothing at all elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Progress:
+    """`with Progress(total, label) as bar: bar.advance(1, loss=0.3)`. `total=None` where the end is not known.
+
+    Of nested ones the outermost is shown: a terminal has room for one. One with an empty label is never shown.
+    """
+
+    _shown = False
+
+    def __init__(self, total: int | None, label: str):
+        self.total, self.label = total, label
+        self.done = 0
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        if self.label and sys.stderr.isatty() and not Progress._shown:
+            Progress._shown = True
+            self._bar = _rich_bar()
+            self._task = self._bar.add_task(self.label, total=self.total, shown="")
+            self._bar.start()
+        return self
+
+    def advance(self, n: int = 1, **shown: float | str | None) -> None:
+        """`n` more are done; `shown` metrics stand beside the bar until the next call that gives some."""
+        self.done += n
+        if self._bar is not None:
+            text = {"shown": "  ".join(f"{name} {_brief(value)}" for name, value in shown.items())} if shown else {}
+            self._bar.update(self._task, advance=n, **text)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+            Progress._shown = False
+
+
+def progress(items: Iterable[Item] | int, label: str) -> Iterator[Item]:
+    """The items, one by one, under a progress bar. A number stands for `range` of it."""
+    items = range(items) if isinstance(items, int) else items
+    with Progress(len(items) if isinstance(items, Sized) else None, label) as bar:
+        for item in items:
+            yield item
+            bar.advance()
+
+
+def _rich_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(), TextColumn("{task.fields[shown]}"),
+    )  # fmt: skip
+    # what is printed under the bar is moved to stderr by rich, and would be lost to a file or pipe on stdout
+    return RichProgress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
+
+
+def _brief(value: float | str | None) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,240 @@
+"""The run folder under bad luck: a disk that is full, a process that is killed, a line that is torn."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from polythink.run.errors import UserError
+from polythink.run.folder import (
+    JsonlWriter,
+    environment,
+    read_json,
+    read_jsonl,
+    replacing,
+    write_bytes,
+    write_json,
+    write_jsonl,
+    write_text,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---- whole files ----
+
+
+def test_files_are_written_whole_and_into_new_folders(tmp_path) -> None:
+    write_text(tmp_path / "a" / "b" / "t.txt", "é\n")
+    write_bytes(tmp_path / "a" / "b" / "t.bin", b"\x00\xff")
+    write_json(tmp_path / "a" / "b" / "t.json", {"x": [1, 2.5, None], "p": Path("q"), "n": float("nan")})
+    write_jsonl(tmp_path / "a" / "b" / "t.jsonl", [{"a": 1}, {"a": np.float32(0.5), "b": np.arange(2)}])
+    assert (tmp_path / "a/b/t.txt").read_bytes() == b"\xc3\xa9\n"
+    assert (tmp_path / "a/b/t.bin").read_bytes() == b"\x00\xff"
+    assert read_json(tmp_path / "a/b/t.json") == {"x": [1, 2.5, None], "p": "q", "n": None}
+    assert read_jsonl(tmp_path / "a/b/t.jsonl") == [{"a": 1}, {"a": 0.5, "b": [0, 1]}]
+    assert names(tmp_path / "a" / "b") == ["t.bin", "t.json", "t.jsonl", "t.txt"]
+
+
+def test_a_new_file_has_the_permissions_of_any_other(tmp_path) -> None:
+    write_text(tmp_path / "ours", "x")
+    (tmp_path / "theirs").write_text("x")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "theirs").stat().st_mode
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path) -> None:
+    write_text(tmp_path / "t", "old")
+
+    def interrupted() -> None:
+        with replacing(tmp_path / "t") as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert (tmp_path / "t").read_text() == "old"
+    assert names(tmp_path) == ["t"]
+
+
+def test_a_path_that_cannot_be_written_is_named(tmp_path) -> None:
+    write_text(tmp_path / "file", "x")
+    with pytest.raises(UserError, match=r"cannot write .*file/t\.json: .*(Not a directory|File exists)"):
+        write_json(tmp_path / "file" / "t.json", {})
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*folder: Is a directory"):
+        write_text(tmp_path / "folder", "x")
+    assert names(tmp_path) == ["file", "folder"]
+
+
+def test_missing_and_broken_json_are_named(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"cannot read .*t\.json: No such file"):
+        read_json(tmp_path / "t.json")
+    (tmp_path / "t.json").write_text("{")
+    with pytest.raises(UserError, match=r"cannot read .*t\.json: not valid JSON"):
+        read_json(tmp_path / "t.json")
+
+
+# ---- a full disk: a limit on the size of files, and where we may mount one a real small disk ----
+
+WRITE_TOO_MUCH = """
+import resource, signal, sys
+from polythink.run.errors import UserError
+from polythink.run.folder import JsonlWriter, write_json, write_jsonl
+folder, kind = sys.argv[1:]
+if kind == "limit":
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+for write, name, data in (
+    (write_json, "eval.json", {"value": "x" * 200_000}),
+    (write_jsonl, "samples.jsonl", ({"row": i, "text": "x" * 1000} for i in range(200))),
+):
+    try:
+        write(f"{folder}/{name}", data)
+    except UserError as error:
+        print(error)
+writer = JsonlWriter(f"{folder}/metrics.jsonl")
+try:
+    for step in range(1000):
+        writer.write({"step": step, "text": "x" * 150})
+except UserError as error:
+    print(error)
+    print(step)
+"""
+
+
+@contextmanager
+def mounted(folder: Path) -> Iterator[bool]:
+    """A disk of 64 KiB at `folder`; False where we may not mount."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
+    done = shutil.which("mount") is not None and subprocess.run(mount, capture_output=True).returncode == 0
+    try:
+        yield done
+    finally:
+        if done:
+            subprocess.run(["umount", str(folder)], check=True)
+
+
+def kinds_of_full_disk() -> list[str]:
+    with tempfile.TemporaryDirectory() as folder, mounted(Path(folder) / "disk") as possible:
+        return ["limit", "disk"] if possible else ["limit"]
+
+
+@pytest.mark.parametrize("kind", kinds_of_full_disk())
+def test_a_full_disk_keeps_the_old_file_and_the_rows_before_it(tmp_path, kind: str) -> None:
+    folder = tmp_path / "disk"
+    with mounted(folder) if kind == "disk" else nullcontext(folder.mkdir()):
+        write_json(folder / "eval.json", {"value": 1})
+        command = [sys.executable, "-c", WRITE_TOO_MUCH, str(folder), kind]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        reason = "No space left on device" if kind == "disk" else "File too large"
+        assert lines[:3] == [
+            f"cannot write {folder}/{n}: {reason}" for n in ("eval.json", "samples.jsonl", "metrics.jsonl")
+        ]
+        assert names(folder) == ["eval.json", "metrics.jsonl"]
+        assert read_json(folder / "eval.json") == {"value": 1}
+        assert [row["step"] for row in read_jsonl(folder / "metrics.jsonl")] == list(range(int(lines[3])))
+        assert int(lines[3]) > 100
+        assert (folder / "metrics.jsonl").read_bytes().endswith(b"\n")
+        if kind == "disk":
+            (folder / "metrics.jsonl").unlink()
+            write_json(folder / "eval.json", {"value": 2})
+            assert read_json(folder / "eval.json") == {"value": 2}
+
+
+# ---- rows ----
+
+ENDLESS = """
+import sys
+from polythink.run.folder import JsonlWriter
+writer = JsonlWriter(sys.argv[1])
+for step in range(10**9):
+    writer.write({"step": step, "text": "x" * 100_000})
+"""
+
+
+def test_rows_survive_a_kill_and_the_next_run_goes_on_behind_them(tmp_path, caplog) -> None:
+    path = tmp_path / "metrics.jsonl"
+    process = subprocess.Popen([sys.executable, "-c", ENDLESS, str(path)])
+    deadline = time.monotonic() + 30
+    while (not path.exists() or path.stat().st_size < 2_000_000) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    whole = len(read_jsonl(path))
+    assert whole >= 19
+    with path.open("ab") as file:  # what a kill in the middle of a write leaves
+        file.write(b'{"step": 99, "te')
+    caplog.clear()
+    assert [row["step"] for row in read_jsonl(path)] == list(range(whole))
+    assert "dropped a torn last line of 16 bytes" in caplog.text
+    with JsonlWriter(path) as writer:
+        writer.write({"step": "next"})
+    assert [row["step"] for row in read_jsonl(path)] == [*range(whole), "next"]
+
+
+@pytest.mark.parametrize("rest", [b"", b'{"a"', b'{"a": "' + b"x" * 200_000])
+@pytest.mark.parametrize("rows", [0, 2])
+def test_a_torn_rest_of_any_length_is_dropped(tmp_path, rest: bytes, rows: int) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(b'{"b": 1}\n' * rows + rest)
+    JsonlWriter(path).close()
+    assert path.read_bytes() == b'{"b": 1}\n' * rows
+
+
+def test_a_whole_last_line_without_its_line_end_is_a_row(tmp_path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"a": 1}\n\n{"a": 2}')
+    assert read_jsonl(tmp_path / "t.jsonl") == [{"a": 1}, {"a": 2}]
+    with JsonlWriter(tmp_path / "t.jsonl") as writer:
+        writer.write({"a": 3})
+    assert read_jsonl(tmp_path / "t.jsonl") == [{"a": 1}, {"a": 2}, {"a": 3}]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"a": 1}\n{"a"\n{"a": 3}\n', "line 2: not valid JSON"),
+        ('{"a": 1}\n{"a"\n', "line 2: not valid JSON"),
+        ('{"a": 1}\n[1]\n', "line 2: must be an object"),
+    ],
+)
+def test_a_broken_row_is_named(tmp_path, text: str, sentence: str) -> None:
+    (tmp_path / "t.jsonl").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        read_jsonl(tmp_path / "t.jsonl")
+
+
+def test_rows_are_readable_by_every_json_reader(tmp_path) -> None:
+    with JsonlWriter(tmp_path / "t.jsonl") as writer:
+        writer.write({"nan": math.nan, "inf": [-math.inf], "np": np.float64(1.5), "text": "a\nb\u2028é"})
+        line = (tmp_path / "t.jsonl").read_text(encoding="utf-8")
+    assert line.endswith("\n")
+    assert json.loads(line, parse_constant=pytest.fail) == {
+        "nan": None,
+        "inf": [None],
+        "np": 1.5,
+        "text": "a\nb\u2028é",
+    }
+
+
+def test_the_environment_says_what_a_result_depends_on() -> None:
+    found = environment()
+    assert json.loads(json.dumps(found)) == found
+    assert found["packages"]["numpy"] == np.__version__
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert 1 <= found["cpus"] <= os.cpu_count()
