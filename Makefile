@@ -1,5 +1,5 @@
 # Two commands: `make demo` runs the curriculum, `make test` the tests. Each installs what it needs into .venv first.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0

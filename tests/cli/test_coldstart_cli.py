@@ -2,29 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-
 import pytest
 
-from polythink.cli.main import main
 from polythink.run.folder import read_json, read_jsonl
-
-
-@pytest.fixture
-def polythink(monkeypatch, capsys):
-    """Runs the program; returns exit status, output and errors."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["polythink", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    handler = signal.getsignal(signal.SIGTERM)
-    yield run
-    signal.signal(signal.SIGTERM, handler)
 
 
 def test_the_synthetic_teacher_makes_a_table_and_data(polythink, tmp_path):

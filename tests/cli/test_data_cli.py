@@ -62,6 +62,26 @@ def test_show_reports_known_faults(shared_data: Path):
     assert "66 answers were cut inside a brace" in run("show", shared_data / "math_test.parquet", "--limit", 0)
 
 
+PUBLISHED = ("several answers", "minus one", "shared", "lost text", "lost base")  # faults that need another set to see
+
+
+@pytest.mark.parametrize(
+    ("stem", "counts"),
+    [
+        ("dapo_math_train", {"several answers": 20, "minus one": 71, "shared": 885, "lost text": 2}),
+        ("math_test", {"shared": 828}),
+        ("amc23", {"shared": 8}),
+        ("math300", {"shared": 8, "lost text": 26, "lost base": 5}),
+        ("aime24", {"lost text": 1}),
+        ("gsm8k_test", {}),
+    ],
+)
+def test_show_reports_the_documented_faults_of_each_set(shared_data: Path, stem: str, counts: dict[str, int]):
+    shown = json.loads(run("show", shared_data / f"{stem}.parquet", "--json", "--limit", 0))
+    found = {finding["fault"]: finding["count"] for finding in shown["findings"]}
+    assert {fault: count for fault, count in found.items() if fault in PUBLISHED} == counts
+
+
 def test_show_against_another_set_as_json(shared_data: Path):
     amc23, dapo = shared_data / "amc23.parquet", shared_data / "dapo_math_train.parquet"
     shown = json.loads(run("show", amc23, "--against", dapo, "--json", "--limit", 2))

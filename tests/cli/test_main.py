@@ -125,7 +125,7 @@ def test_a_mistake_of_ours_keeps_its_traceback() -> None:
 
 
 @pytest.mark.parametrize(("number", "status", "said"), [
-    (signal.SIGINT, 130, "polythink: interrupted\n"), (signal.SIGTERM, 143, ""),
+    (signal.SIGINT, 130, "polythink: interrupted\n"), (signal.SIGTERM, 143, "polythink: terminated\n"),
 ])  # fmt: skip
 def test_an_interruption_closes_what_is_open(number: signal.Signals, status: int, said: str) -> None:
     body = "try:\n        print('up', flush=True)\n        time.sleep(60)\n    finally:\n        print('closed')"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from polythink.engine.sampling import draw, stream_key, uniforms
+from polythink.run.errors import UserError
 
 
 def splitmix64(state: int, n: int) -> list[int]:
@@ -69,5 +71,5 @@ def test_greedy_and_the_last_token():
 
 
 def test_not_a_number_is_not_drawn_from():
-    with pytest.raises(FloatingPointError):
+    with pytest.raises(UserError, match="not finite"):
         draw(torch.tensor([[0.0, float("nan")]]), torch.ones(1), torch.zeros(1, dtype=torch.float64))

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny import family, tiny
+
 from polythink.engine import Engine
 from polythink.engine.backend import TransformersBackend
 from polythink.engine.selfcheck import SelfCheckFailed, check
 from polythink.run.errors import UserError
-from tiny import family, tiny
 
 
 @pytest.mark.parametrize(
     ("model_type", "changes", "why"),
     [
-        ("mamba2", {"num_heads": 8, "head_dim": 8, "state_size": 8}, "recurrent or convolutional state"),
-        ("qwen3_next", {}, "recurrent or convolutional state"),
-        ("lfm2", {"layer_types": ["conv", "full_attention"]}, "recurrent or convolutional state"),
+        ("mamba2", {"num_heads": 8, "head_dim": 8, "state_size": 8}, "layers of the kind linear_attention"),
+        ("qwen3_next", {}, "layers of the kind linear_attention"),
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, "layers of the kind conv"),
         ("bloom", {"n_head": 4, "n_layer": 2}, "ALiBi"),
         ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2}, "ALiBi"),
         ("falcon", {"alibi": True}, "ALiBi"),
@@ -75,7 +76,25 @@ def test_attention_extras_are_never_dropped():
         lm = family(model_type, **changes)
         with pytest.raises(UserError, match=r"attention with (softcap|s_aux)"):
             Engine(lm, backend="flat")
-        assert Engine(lm).backend.kind == "padded"
+        with pytest.warns(UserWarning, match=r"padded backend \(flat: attention with"):
+            assert Engine(lm).backend.kind == "padded"
+
+
+def test_a_window_that_the_attention_is_not_told_of_is_not_lost():
+    """The engine's masks take the place of the model's, in which a family may have kept its window to itself."""
+    lm = family("gemma3_text", sliding_window=64, head_dim=8)  # wider than the self-check's tree: it would pass
+    assert Engine(lm, backend="flat").backend.window == 64
+    for layer in lm.model.model.layers:
+        layer.self_attn.sliding_window = None
+    with pytest.raises(UserError, match="a sliding window that it is not told of"):
+        Engine(lm, backend="flat")
+
+
+def test_flex_attention_is_refused_before_it_ends_the_process():
+    lm = tiny()
+    lm.model.set_attn_implementation("flex_attention")
+    with pytest.raises(UserError, match="attention 'sdpa' or 'eager', this one has 'flex_attention'"):
+        Engine(lm)
 
 
 def test_unknown_backend():

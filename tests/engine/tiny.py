@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
 from polythink.engine import Request
 from polythink.models.load import LanguageModel, ModelConfig, ModelSettings, create
 from polythink.models.tokenizers import word_tokenizer
 from polythink.trace.dialect import PARALLEL_R1
-from transformers import AutoConfig, AutoModelForCausalLM
 
 WORDS = ("a", "b", "c")
 
 
 def tiny(seed: int = 1, **shape) -> LanguageModel:
-    return create(ModelConfig(**shape), "parallel_r1", WORDS, seed=seed)
+    return create(ModelConfig(**{"num_hidden_layers": 2, **shape}), "parallel_r1", WORDS, seed=seed)
 
 
 def requests(lm: LanguageModel, n: int) -> list[Request]:
     """Prompts of one to five tokens, several samples of each."""
     return [Request(tuple(lm.encode("a b c c a"[: 1 + 2 * (i % 5)])), f"p{i // 4}", i % 4) for i in range(n)]
+
+
+def drawn(rollout) -> list[tuple]:
+    """What two rollouts must share to count as the same."""
+    return [(s.kind, s.block, s.path, s.tokens, s.sampled, s.stop) for s in rollout.segments]
 
 
 def family(model_type: str, **changes) -> LanguageModel:

@@ -119,9 +119,10 @@ def test_an_unfinished_run_is_shown_as_far_as_it_goes(run_folder, tmp_path):
 
 
 def test_an_empty_folder_and_a_missing_one(tmp_path):
-    assert outline(write_report(tmp_path)).heads == [tmp_path.name, "Results"]
-    with pytest.raises(UserError, match="no run folder"):
-        write_report(tmp_path / "nowhere")
+    for folder, message in ((tmp_path, "holds no run"), (tmp_path / "nowhere", "no run folder")):
+        with pytest.raises(UserError, match=message):
+            write_report(folder)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_lone_eval_folder_is_a_run_of_one(run_folder, tmp_path):

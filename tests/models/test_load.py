@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
-from polythink.models.load import ModelConfig, adopt, create, load, save, with_settings
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from polythink.models.load import ModelConfig, adopt, checkpoint_activations, create, load, save, with_settings
 from polythink.models.tags import add_tags, tag_ids
 from polythink.models.tokenizers import byte_tokenizer, word_tokenizer
 from polythink.run.errors import UserError
 from polythink.trace.dialect import PARALLEL_R1
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers.models import WordLevel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 WORDS = ("one", "two", "parallel", "path", "summary", "end", "<", ">", "/")
 SMALL = ModelConfig(hidden_size=32, num_hidden_layers=2, intermediate_size=48)
@@ -92,6 +91,27 @@ def test_tags_of_several_tokens_are_refused_or_added(lm, tmp_path):
     assert add_tags(adopted.model, adopted.tokenizer, PARALLEL_R1) == []  # nothing left to add
 
 
+def test_tags_that_are_one_unknown_token_are_missing_too(lm):
+    tokenizer = plain_tokenizer()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    assert tokenizer("<Path>", add_special_tokens=False)["input_ids"] == [tokenizer.unk_token_id]
+    assert add_tags(lm.model, tokenizer, PARALLEL_R1) == list(PARALLEL_R1.tags)
+    assert len(tag_ids(tokenizer, PARALLEL_R1)) == 6
+
+
+def test_checkpointed_activations_change_memory_alone(lm):
+    ids = torch.tensor([lm.encode("one two <Path> two </Path>")])
+    grads = []
+    lm.model.train()
+    for _ in range(2):
+        lm.model.zero_grad()
+        lm.model(ids).logits.sum().backward()
+        grads.append(torch.cat([p.grad.flatten() for p in lm.model.parameters()]))
+        checkpoint_activations(lm.model)
+    assert any(getattr(module, "gradient_checkpointing", False) for module in lm.model.modules())
+    assert torch.equal(*grads)
+
+
 def test_unused_rows_of_a_checkpoint_are_overwritten(lm):
     """Released checkpoints have spare rows that are one and the same vector; tags must not stay on them."""
     tokenizer = plain_tokenizer()
@@ -108,10 +128,12 @@ def test_unused_rows_of_a_checkpoint_are_overwritten(lm):
     ("spoil", "message"),
     [
         (lambda f: (f / "polythink.json").unlink(), "has no polythink.json"),
+        (lambda f: [file.unlink() for file in f.iterdir()], "has no polythink.json"),
+        (lambda f: (f / "polythink.json").write_bytes(b"\xff"), "is damaged"),
         (lambda f: (f / "polythink.json").write_text("{"), "is damaged"),
-        (lambda f: (f / "polythink.json").write_text(json.dumps({"mood": "good"})), "is damaged"),
+        (lambda f: (f / "polythink.json").write_text('{"mood": "good"}'), "is damaged"),
         (lambda f: (f / "config.json").unlink(), "cannot load a model from"),
-        (lambda f: (f / "polythink.json").write_text(json.dumps({"dialect": "paralel_r1"})), "did you mean 'parallel_r1'"),
+        (lambda f: (f / "polythink.json").write_text('{"dialect": "paralel_r1"}'), "did you mean 'parallel_r1'"),
     ],
 )  # fmt: skip
 def test_damaged_folders(lm, tmp_path, spoil, message):

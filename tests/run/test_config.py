@@ -110,6 +110,7 @@ def sft(**keys: object) -> dict:
         (stage(steps=2.5), "stages.rl.steps must be a whole number, got 2.5"),
         (stage(steps=True), "stages.rl.steps must be a number, got true"),
         (stage(clip=False), "stages.rl.clip must be a number, got false"),
+        (stage(clip=float("inf")), "stages.rl.clip must be a finite number, got Infinity"),
         (stage(log="perhaps"), 'stages.rl.log must be true or false, got "perhaps"'),
         (stage(terms={}), "stages.rl.terms must be a list, got {}"),
         (stage(prompt=[1]), "stages.rl.prompt must be a whole number or text, got [1]"),

@@ -12,7 +12,7 @@ from training import gradients, make_lm
 
 from polythink.engine.decoding import Decoding, Request
 from polythink.engine.engine import Engine
-from polythink.train.optimiser import make_optimiser
+from polythink.train.optimiser import autocast, make_optimiser
 from polythink.train.policy import (
     PolicyConfig,
     accumulate_gradient,
@@ -60,6 +60,21 @@ def test_what_was_drawn_is_what_is_trained(setting):
     assert sums["gap_max"] < 1e-4
     assert sums["clipped"] == 0
     assert measure_gap(lm, PolicyConfig(), groups[0])["logprob_gap"] < 1e-4
+
+
+@pytest.mark.parametrize("backend", ["flat", "padded"])
+def test_autocast_on_both_sides_leaves_rounding_alone(setting, backend):
+    lm, _, rollouts = setting
+    config, engine = PolicyConfig(autocast=True), Engine(lm, rows=8, backend=backend)
+    requests = [Request(r.prompt, r.problem, r.sample) for r in rollouts]
+    gaps = {}
+    for drawn_with in (False, True):
+        with autocast(PolicyConfig(autocast=drawn_with), lm.device):
+            again = engine.generate(requests, Decoding(path_temperature=0.8, **BUDGETS))
+        assert any(s.kind == "summary" for r in again for s in r.segments)
+        gaps[drawn_with] = measure_gap(lm, config, flat(score(again, torch.ones(2, 4), None)))["logprob_gap_mean"]
+    assert gaps[True] < gaps[False] / 2
+    assert gaps[False] > 1e-4, "bfloat16 must be at work"
 
 
 def test_a_wrong_temperature_or_layout_shows_as_a_gap(setting):

@@ -167,6 +167,7 @@ def test_a_recipe_that_extends_another_is_a_handful_of_lines(small, tmp_path):
         ("rl.problems=[gsm8k:dev]", "gsm8k has no split 'dev'"),
         ("rl.problems=[nowhere.parquet]", "stages.rl.problems: no file nowhere.parquet"),
         ("check.problems=[countdown-easy, countdown-easy]", "would write the same files"),
+        ("check.prompts=[none, none]", "stages.check.prompts: two of them would write the same files"),
         ("stages.../up={kind: eval, problems: [gsm8k]}", "must look like"),
         ("stages.a b={kind: eval, problems: [gsm8k]}", "a stage's name becomes a folder"),
         ("stages={}", "stages"),

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
-from training import SHAPE, same_bits, without_times
+from training import SHAPE, make_lm, same_bits, without_times
 
-from polythink.models.load import load
+from polythink.evaluate.run import evaluate
+from polythink.models.load import load, save
 from polythink.problems.prompts import get_prompt
 from polythink.run.config import parse_config
 from polythink.run.errors import UserError
-from polythink.run.folder import read_json, read_jsonl, write_json
+from polythink.run.folder import held, read_json, read_jsonl, write_json, write_jsonl
+from polythink.train.checkpoint import save_checkpoint
+from polythink.train.config import TrainingConfig
+from polythink.train.optimiser import make_optimiser
 from polythink.train.recipe import Recipe, run_recipe
 from polythink.train.stage import check_folder, file_name, main, run_stage
 
@@ -125,14 +132,19 @@ def test_another_recipe_does_not_mix_with_it(whole):
     assert "seed: 0" in (out / "recipe.yaml").read_text(), "the refused recipe left no trace"
 
 
-def test_runs_share_stages_in_a_store(tmp_path):
-    one, two = (recipe_of(base=sft(), rl=grpo(reward=reward, steps=1)) for reward in ("accuracy", "tiered"))
-    run_recipe(one, tmp_path / "one", store=tmp_path / "store", say=quiet)
-    first = read_json(tmp_path / "one" / "stages.json")[0]["folder"]
-    written = (tmp_path / "one" / first / "result.json").stat().st_mtime_ns
-    run_recipe(two, tmp_path / "two", store=tmp_path / "store", say=quiet)
-    assert (tmp_path / "one" / first / "result.json").stat().st_mtime_ns == written
-    assert len(list((tmp_path / "store").iterdir())) == 3
+def test_a_run_that_is_under_way_is_not_run_twice(tmp_path):
+    with held(tmp_path), pytest.raises(UserError, match="another process is at work"):
+        run_recipe(recipe_of(start=COLDSTART), tmp_path, say=quiet)
+    run_recipe(recipe_of(start=COLDSTART), tmp_path, say=quiet)
+
+
+def test_what_is_known_of_the_problems_is_said(tmp_path):
+    rows = [{"question": "1 2 -> 3", "answer": answer, "checker": "countdown"} for answer in ("+", "+", "-")]
+    write_jsonl(tmp_path / "own.jsonl", rows)
+    said = []
+    plan = recipe_of(rl=grpo(problems=[str(tmp_path / "own.jsonl")], steps=1)).plan()[0]
+    run_stage(plan, tmp_path / "rl", say=said.append)
+    assert ["2 repeated questions were dropped, 1 with another answer" in line for line in said] == [True]
 
 
 # ---- killed ----
@@ -172,6 +184,29 @@ def test_a_killed_stage_resumes_to_the_same_bits(tmp_path, stage, kill_at):
     assert not list(folder.rglob(".*.tmp"))
 
 
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes: what a full disk is to whoever writes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("hidden_size", [32, 256])  # what is smaller than a buffer fails later
+def test_a_full_disk_is_one_sentence(tmp_path, hidden_size):
+    lm = make_lm(hidden_size=hidden_size)
+    optimiser = make_optimiser(lm.model, TrainingConfig())
+    with files_of_at_most(20_000):
+        with pytest.raises(UserError, match=r"^cannot write .*/checkpoint\.pt: File too large$"):
+            save_checkpoint(tmp_path, 1, lm.model, optimiser)
+        with pytest.raises(UserError, match=r"^cannot write .*/model: .*File too large"):
+            save(lm, tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_killed_while_the_model_was_written(tmp_path, monkeypatch):
     plan = recipe_of(only=sft()).plan()[0]
 
@@ -186,6 +221,38 @@ def test_killed_while_the_model_was_written(tmp_path, monkeypatch):
     run_stage(plan, tmp_path, resume=True, say=quiet)
     assert check_folder(plan, tmp_path) == "done"
     assert len(read_jsonl(tmp_path / "metrics.jsonl")) == 3
+
+
+def test_finished_evaluations_are_kept_and_their_time_counts(tmp_path, monkeypatch):
+    plan = recipe_of(check={**EVAL, "problems": ["countdown-mini:heldout", "countdown-easy:heldout"]}).plan()[0]
+    first, second = (tmp_path / f"eval-countdown-{level}-heldout.json" for level in ("mini", "easy"))
+
+    def stopped_at_the_second(*args, **named):
+        if first.exists():
+            raise UserError("stopped")
+        return evaluate(*args, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("polythink.train.stage.evaluate", stopped_at_the_second)
+        with pytest.raises(UserError, match="stopped"):
+            run_stage(plan, tmp_path, say=quiet)
+    write_json(first, {**read_json(first), "seconds": 1000})
+    result = run_stage(plan, tmp_path, resume=True, say=quiet)
+    assert result["seconds"] == 1000 + read_json(second)["seconds"]
+    assert list(result["evaluations"]) == ["countdown-mini-heldout", "countdown-easy-heldout"]
+
+
+def test_the_time_of_a_cold_start_is_that_of_all_its_attempts(tmp_path):
+    plan = recipe_of(start=COLDSTART).plan()[0]
+    started = time.monotonic()
+    whole = run_stage(plan, tmp_path, say=quiet)["seconds"]
+    assert 0 < whole < time.monotonic() - started
+    rows = read_jsonl(tmp_path / "all.jsonl")
+    write_jsonl(tmp_path / "all.jsonl", [{**rows[0], "seconds": 1000}, *rows[1:10]])
+    (tmp_path / "result.json").unlink()
+    again = run_stage(plan, tmp_path, resume=True, say=quiet)["seconds"]
+    assert 1000 < again < 1000 + time.monotonic() - started
+    assert len(read_jsonl(tmp_path / "all.jsonl")) == len(rows)
 
 
 # ---- the program ----

@@ -26,6 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+ENDINGS = {130: "interrupted", 143: "terminated"}  # 128 and the signal's number
 TRAINING, MODELS, FILES = "Train and compare", "Use a model", "Problems and traces"
 
 app.command("train", rich_help_panel=TRAINING)(train)
@@ -52,7 +53,8 @@ def _options(
 
 
 def main() -> None:
-    """Run the program. A user's mistake is one line on stderr and exit status 2, an interruption one line and 130."""
+    """Run the program. A user's mistake is one line on stderr and exit status 2, an interruption one line and 128 plus
+    the number of its signal."""
     # before torch is imported: threads that spin while they wait make shared cores ten times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -66,10 +68,10 @@ def main() -> None:
     except OSError as error:
         _stop(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error), 2)
     except KeyboardInterrupt:
-        _stop("interrupted", 130)
+        _stop(ENDINGS[130], 130)
     except SystemExit as error:
-        if error.code == 130:  # typer has caught the interruption
-            _stop("interrupted", 130)
+        if error.code in ENDINGS:  # 130: typer has caught the interruption
+            _stop(ENDINGS[error.code], error.code)
         raise
 
 

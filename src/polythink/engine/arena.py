@@ -12,9 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
+
+FIRST_SLOTS = 64  # a row's slots to begin with; they double when a trace needs more
 
 
 @dataclass
@@ -86,14 +89,14 @@ class Arena(Cache):
         self, layers: int, rows: int, device: torch.device, windowed: bool = False, padded: bool = False
     ) -> None:
         super().__init__(layers=[_Layer(self) for _ in range(layers)])
-        self.rows, self.capacity, self.device = rows, 64, device
+        self.rows, self.capacity, self.device = rows, FIRST_SLOTS, device
         self.windowed = windowed  # some layer reads a window only: keep the distances
         self.padded = padded  # the model's own attention reads whole rows
-        capacity = self.capacity
-        self.segment_of = torch.zeros(rows, capacity, dtype=torch.long, device=device)  # (R, C)
-        self.position_of = torch.zeros(rows, capacity, dtype=torch.long, device=device)  # (R, C)
-        self.sees = torch.zeros(rows, 8, 8, dtype=torch.bool, device=device)  # (R, S, S)
+        self.segment_of = torch.zeros(rows, self.capacity, dtype=torch.long, device=device)  # (R, C)
+        self.position_of = torch.zeros_like(self.segment_of)  # (R, C)
+        self.sees = np.zeros((rows, 8, 8), bool)  # (R, S, S), on the host: written entry by entry, read once a step
         self.step: Step | None = None
+        self.window_seen = False  # some layer's attention was told of its window
 
     # --- the table
 
@@ -101,11 +104,12 @@ class Arena(Cache):
         """Enter a segment: it sees itself and all that those it follows see. Overwrites what an earlier trace left."""
         size = self.sees.shape[1]
         if segment >= size:
-            self.sees = torch.nn.functional.pad(self.sees, (0, size, 0, size))
-        seen = self.sees[row, list(follows)].any(0) if follows else torch.zeros_like(self.sees[row, 0])
-        seen[segment:] = False
+            self.sees = np.pad(self.sees, ((0, 0), (0, size), (0, size)))
+        seen = self.sees[row, segment]
+        seen[:] = False
+        for before in follows:
+            seen |= self.sees[row, before]
         seen[segment] = True
-        self.sees[row, segment] = seen
 
     # --- one step
 
@@ -118,36 +122,35 @@ class Arena(Cache):
         rows: Sequence[int],
     ) -> Step:
         """Place a step's feeds, which come row by row, and make their masks."""
-        longest = max(slots) + 1
-        if longest > self.capacity:
-            self._grow(longest)
-        step = Step(
-            *(torch.tensor(x, device=self.device) for x in (tokens, segments, positions, slots, rows)), groups=[]
-        )
+        columns = [np.array(x) for x in (tokens, segments, positions, slots, rows)]
+        *_, slot, row = columns
+        if slot.max() >= self.capacity:
+            self._grow(int(slot.max()) + 1)
+        step = Step(*(torch.from_numpy(x).to(self.device) for x in columns), groups=[])
         self.segment_of[step.rows, step.slots] = step.segments
         self.position_of[step.rows, step.slots] = step.positions
-        for members in _groups(rows, self.padded):
-            step.groups.append(self._group(step, members, slots))
+        sees = torch.from_numpy(self.sees).to(self.device)
+        for members, first, count in _groups(row, self.padded):
+            step.groups.append(self._group(step, sees, int(slot[first + count - 1].max()) + 1, members, first, count))
         self.step = step
         return step
 
-    def _group(self, step: Step, members: list[tuple[int, int, int]], slots: Sequence[int]) -> Group:
-        """The mask of some rows, given as (row, first feed, number of feeds)."""
-        width = max(n for _, _, n in members)
-        rows = [row for row, _, _ in members]
+    def _group(
+        self, step: Step, sees: torch.Tensor, kv: int, rows: np.ndarray, first: np.ndarray, count: np.ndarray
+    ) -> Group:
+        """The mask of some rows, of which each has `count` feeds from number `first` on."""
+        column = np.arange(count.max())
+        real = column < count[:, None]  # (r, Q); padding repeats the row's first feed, so that no query is without keys
+        index, at = (
+            torch.from_numpy(x).to(self.device) for x in (first[:, None] + column * real, np.flatnonzero(real))
+        )
         adjacent = rows[-1] - rows[0] + 1 == len(rows)
-        index = torch.tensor(
-            [list(range(f, f + n)) + [f] * (width - n) for _, f, n in members], device=self.device
-        )  # padding repeats the row's first feed, so that no query is without a key
-        at = torch.tensor([i * width + j for i, (_, _, n) in enumerate(members) for j in range(n)], device=self.device)
-        kv = max(slots[f + n - 1] for _, f, n in members) + 1
-        chosen = slice(rows[0], rows[-1] + 1) if adjacent else torch.tensor(rows, device=self.device)
-        query = step.segments[index]  # (r, Q)
-        sees = self.sees[chosen].gather(1, query[..., None].expand(-1, -1, self.sees.shape[2]))  # (r, Q, S)
-        keys = self.segment_of[chosen, :kv]  # (r, kv)
-        mask = sees.gather(2, keys[:, None].expand(-1, width, -1))
+        chosen = slice(rows[0], rows[-1] + 1) if adjacent else torch.from_numpy(rows).to(self.device)
+        width, segments = len(column), self.sees.shape[2]
+        sees = sees[chosen].gather(1, step.segments[index][..., None].expand(-1, -1, segments))  # (r, Q, S)
+        mask = sees.gather(2, self.segment_of[chosen, None, :kv].expand(-1, width, -1))  # (r, Q, kv)
         mask &= torch.arange(kv, device=self.device) <= step.slots[index][..., None]
-        age = step.positions[index][..., None] - self.position_of[chosen, :kv][:, None] if self.windowed else None
+        age = step.positions[index][..., None] - self.position_of[chosen, None, :kv] if self.windowed else None
         return Group(chosen, index, at, index.flatten()[at], kv, mask, age)
 
     def _grow(self, longest: int) -> None:
@@ -177,17 +180,10 @@ class Arena(Cache):
         return layer.keys, layer.values
 
 
-def _groups(rows: Sequence[int], one: bool) -> list[list[tuple[int, int, int]]]:
-    """(row, first feed, number of feeds) of each row, rows of like number together so that padding stays small."""
-    spans: list[tuple[int, int, int]] = []
-    for i, row in enumerate(rows):
-        if spans and spans[-1][0] == row:
-            spans[-1] = (row, spans[-1][1], spans[-1][2] + 1)
-        else:
-            spans.append((row, i, 1))
-    if one:
-        return [spans]
-    sizes: dict[int, list[tuple[int, int, int]]] = {}
-    for span in spans:
-        sizes.setdefault((span[2] - 1).bit_length() // 2, []).append(span)
-    return list(sizes.values())
+def _groups(rows: np.ndarray, one: bool) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(rows, first feeds, numbers of feeds): rows of like number together, for little padding, or all of them."""
+    first = np.flatnonzero(np.diff(rows, prepend=-1))
+    count = np.diff(first, append=len(rows))
+    size = np.zeros_like(count) if one else np.frexp(count - 1)[1] // 2  # up to 2, 8, 32, .. feeds
+    members = (np.flatnonzero(size == s) for s in np.unique(size))
+    return [(rows[first[m]], first[m], count[m]) for m in members]

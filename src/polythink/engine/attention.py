@@ -42,12 +42,15 @@ def arena_attention(
     dropped = sorted(k for k, v in extras.items() if k not in _HARMLESS and v is not None and v is not False)
     if dropped or dropout:
         raise NotImplementedError(f"attention with {', '.join(dropped) or 'dropout'}")
+    arena = ARENA.get()
+    arena.window_seen |= sliding_window is not None
     flat = query[0].transpose(0, 1)  # (N, G, D)
-    out = flat.new_empty(flat.shape[0], flat.shape[1], value.shape[-1])
-    for group in ARENA.get().step.groups:
+    out = None  # of the attention's dtype, which under autocast is not the query's
+    for group in arena.step.groups:
         rows = _attend(
             group, flat, key[group.rows, :, : group.kv], value[group.rows, :, : group.kv], scaling, sliding_window
         )
+        out = rows.new_empty(*flat.shape[:2], rows.shape[-1]) if out is None else out
         out[group.feeds] = rows.flatten(0, 1)[group.at]
     return out[None], None
 

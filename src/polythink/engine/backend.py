@@ -7,8 +7,10 @@ wanted) -> logits`, and that rows may be reused as soon as a new trace's first s
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -16,8 +18,13 @@ from polythink.engine import attention
 from polythink.engine.arena import Arena
 from polythink.engine.drawing import Feed
 from polythink.models.load import LanguageModel
+from polythink.models.masks import sliding_window
 
 KINDS = ("flat", "padded")
+
+# A session changes the model (its attention, its training mode), so a model has one at a time: engines that share it in
+# several threads take turns. Whoever else runs the model in another thread meanwhile must wait for them by himself.
+_LOCKS: WeakKeyDictionary[torch.nn.Module, threading.RLock] = WeakKeyDictionary()
 
 
 class TransformersBackend:
@@ -28,7 +35,8 @@ class TransformersBackend:
         attention.register()
         self.lm, self.kind = lm, kind
         self.config = lm.model.config.get_text_config()
-        self.window: int | None = getattr(self.config, "sliding_window", None)
+        self.window = sliding_window(self.config)
+        self.lock = _LOCKS.setdefault(lm.model, threading.RLock())
         self.arena: Arena | None = None
         self._keeps_logits = "logits_to_keep" in inspect.signature(lm.model.forward).parameters
 
@@ -36,22 +44,22 @@ class TransformersBackend:
     def session(self, rows: int) -> Iterator[None]:
         """A fresh arena of `rows` rows, and the model in inference mode: training with checkpointing drops caches."""
         model = self.lm.model
-        training, implementation = model.training, model.config._attn_implementation
-        model.eval()
-        if self.kind == "flat":
-            model.set_attn_implementation(attention.NAME)
-        self.arena = Arena(
-            self.config.num_hidden_layers, rows, self.lm.device, self.window is not None, self.kind == "padded"
-        )
-        token = attention.ARENA.set(self.arena)
-        try:
-            with torch.inference_mode():
+        with self.lock, torch.inference_mode():
+            training, implementation, outer = model.training, model.config._attn_implementation, self.arena
+            self.arena = Arena(
+                self.config.num_hidden_layers, rows, self.lm.device, self.window is not None, self.kind == "padded"
+            )
+            token = attention.ARENA.set(self.arena)
+            try:
+                model.eval()
+                if self.kind == "flat":
+                    model.set_attn_implementation(attention.NAME)
                 yield
-        finally:
-            attention.ARENA.reset(token)
-            self.arena = None
-            model.set_attn_implementation(implementation)
-            model.train(training)
+            finally:
+                model.set_attn_implementation(implementation)
+                model.train(training)
+                attention.ARENA.reset(token)
+                self.arena = outer
 
     def open_segment(self, row: int, segment: int, follows: Sequence[int]) -> None:
         """Enter a segment in the table; segment 0 starts a new trace in that row."""
@@ -59,8 +67,8 @@ class TransformersBackend:
 
     def run(self, feeds: Sequence[Feed], rows: Sequence[int], wanted: Sequence[int]) -> torch.Tensor:
         """Logits (len(wanted), V) of the feeds numbered in `wanted`. Feeds come row by row, in the order of slots."""
-        columns = zip(*((f.token, f.segment, f.position, f.slot) for f in feeds), strict=True)
-        self.arena.plan(*columns, rows)
+        tokens, segments, positions, slots, _ = zip(*feeds, strict=True)
+        self.arena.plan(tokens, segments, positions, slots, rows)
         wanted_ = torch.tensor(wanted, dtype=torch.long, device=self.arena.device)
         return self._flat(wanted_) if self.kind == "flat" else self._padded(wanted_)
 
@@ -76,19 +84,26 @@ class TransformersBackend:
             use_cache=True,
             **extras,
         )
+        if self.window is not None and not self.arena.window_seen:
+            raise NotImplementedError("attention with a sliding window that it is not told of")
         return out.logits[0] if self._keeps_logits else out.logits[0, wanted]
 
     def _padded(self, wanted: torch.Tensor) -> torch.Tensor:
         step = self.arena.step
         (group,) = step.groups
+        width = group.index.shape[1]
+        places = group.at[wanted]  # in (r, Q); of a chunk of a prompt only the last token's logits are wanted
+        columns, column_of = torch.unique(places % width, return_inverse=True)
+        extras = {"logits_to_keep": columns} if self._keeps_logits else {}
         out = self.lm.model(
             input_ids=step.tokens[group.index],
             position_ids=step.positions[group.index],
             attention_mask=self.masks(group.mask, group.age),
             past_key_values=self.arena,
             use_cache=True,
+            **extras,
         )
-        return out.logits.flatten(0, 1)[group.at][wanted]
+        return out.logits[places // width, column_of if self._keeps_logits else places % width]
 
     def masks(self, mask: torch.Tensor, age: torch.Tensor | None) -> torch.Tensor | dict[str, torch.Tensor]:
         """(B, Q, K) bool as the model's own attention takes it.

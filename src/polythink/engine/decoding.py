@@ -18,8 +18,8 @@ class Decoding(Config):
     paths: int = Field(2, ge=1)  # paths per block (`structured`; in `sequential` mode the model decides)
     max_blocks: int = Field(4, ge=0)  # opening one more ends the trace, recorded as a cut
     max_main_tokens: int = Field(2048, ge=1)  # each stretch of main text
-    max_path_tokens: int = Field(1024, ge=1)  # each path, its tags not counted
-    max_summary_tokens: int = Field(512, ge=1)  # each summary, its tags not counted
+    max_path_tokens: int = Field(1024, ge=1)  # each path, behind its opening tag; a closing tag that is drawn counts
+    max_summary_tokens: int = Field(512, ge=1)  # each summary, in the same way
     max_trace_tokens: int = Field(4096, ge=1)  # the whole response, forced tokens included
     temperature: float = Field(1.0, ge=0)  # 0 is greedy
     path_temperature: float | None = Field(None, ge=0)  # of paths alone; None: `temperature`, and 1.0 if that is 0

@@ -7,7 +7,8 @@ A feed is one token to be run through the model. Slots (places in the cache row)
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from polythink.engine.decoding import Decoding, Event, OnEvent, Request
 from polythink.engine.sampling import stream_key
@@ -49,8 +50,7 @@ class Branch:
     drawn: int = 0
 
 
-@dataclass(frozen=True)
-class Feed:
+class Feed(NamedTuple):
     """One token for the model. `branch` is set where the next token is to be drawn from its logits."""
 
     token: int
@@ -122,7 +122,8 @@ class Drawing:
         self.ends[branch.segment] = branch.position
         branch.position += 1
         self.written += 1
-        self._event("token", branch, token=token, forced=logprob is None)
+        if self.on_event is not None:
+            self._event("token", branch, token=token, forced=logprob is None)
 
     # --- segments
 
@@ -229,7 +230,7 @@ class Drawing:
         if main.limit < 1:
             self._end(main, "trace")
         else:
-            self.pending.append(replace(self.pending.pop(), branch=main))
+            self.pending.append(self.pending.pop()._replace(branch=main))
 
     def _accept_sequential(self, branch: Branch, token: int, logprob: float) -> None:
         """One branch writes everything; tags only say where a segment begins and which budget counts."""
@@ -243,8 +244,9 @@ class Drawing:
         closing = {"path": grammar.path_close, "summary": grammar.summary_close}.get(kind)
         opens = kind == "main" and token == grammar.block_open
         cut = branch.limit <= 0 and token not in (closing, grammar.end) and not opens
-        ends = token == grammar.end or (opens and self.blocks >= self.decoding.max_blocks) or (cut and closing is None)
-        self._write(branch, token, logprob, want=not (ends or (cut and closing is not None)))
+        closable = closing is not None and self.written + 1 < self.budget  # there is room for the tag behind this token
+        ends = token == grammar.end or (opens and self.blocks >= self.decoding.max_blocks) or (cut and not closable)
+        self._write(branch, token, logprob, want=not (ends or cut))
         if ends:
             self._end(branch, "eos" if token == grammar.end else "blocks" if opens else branch.limit_stop)
         elif opens:
@@ -273,11 +275,14 @@ class Drawing:
             self._end(branch, "trace")
 
     def _move(self, branch: Branch, kind: str, block: int, path: int) -> None:
-        """Let the branch of a sequential trace write a new segment, on the same random stream."""
+        """Let the branch of a sequential trace write a new segment, on the same random stream.
+
+        A path or summary begins with the tag that is about to be written, which is not of its own budget.
+        """
         branch.segment = self._open(kind, (branch.segment,), block, path)
         branch.record = self.records[branch.segment]
         branch.record.temperature = branch.temperature or 1.0
-        self._allow(branch, self.budget - self.written)
+        self._allow(branch, self.budget - self.written - (kind != "main"))
 
     # --- ends
 

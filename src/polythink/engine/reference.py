@@ -151,7 +151,7 @@ def _write_sequential(page: _Page) -> None:
             where = moves[token]
             page.open(where, blocks - 1, page.segments[-1].path + 1 if where == "path" else 0)
             most = decoding.max_path_tokens if where == "path" else decoding.max_summary_tokens
-            limit, cut = _limit(most, page.left - 1)
+            limit, cut = _limit(most, page.left - 2)  # this tag, and the one that may have to close what it opens
         else:
             limit -= 1
         page.put(token, logprob)
@@ -168,6 +168,8 @@ def _write_sequential(page: _Page) -> None:
         elif where in close and (token == close[where] or limit < 1):
             segment.stop = "tag" if token == close[where] else cut
             if token != close[where]:
+                if page.left < 1:
+                    return
                 page.force([close[where]])
             where = "block" if where == "path" else "main"
             if where == "main":

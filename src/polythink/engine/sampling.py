@@ -10,6 +10,8 @@ import hashlib
 import numpy as np
 import torch
 
+from polythink.run.errors import UserError
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -36,9 +38,13 @@ def draw(
 
     Inverse CDF in vocabulary order; temperature 0 takes the arg max. The log-probability is that of the full softmax at
     the branch's temperature (at 1 under greedy decoding), before top-k and top-p: it is what a trainer can recompute.
+    `UserError` for logits that are not finite.
     """
     if not torch.isfinite(logits).all():
-        raise FloatingPointError("the model returned logits that are not finite")
+        raise UserError(
+            "the model returned logits that are not finite: its weights have diverged or its dtype overflows; "
+            "go back to an earlier checkpoint and lower the learning rate, or load it as bfloat16 or float32"
+        )
     greedy = temperature == 0
     scaled = logits.float() / torch.where(greedy, 1.0, temperature)[:, None]
     logprobs = scaled.log_softmax(-1)

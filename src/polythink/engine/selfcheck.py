@@ -7,14 +7,15 @@ which ignores explicit positions or keeps a state that cannot be forked.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 from polythink.engine.backend import KINDS, TransformersBackend
-from polythink.engine.drawing import Branch, Feed
+from polythink.engine.drawing import Feed
 from polythink.models.load import LanguageModel
 from polythink.run.errors import UserError, nearest
 from polythink.trace.layout import Layout, Piece, lay_out
-from polythink.trace.rollout import Segment
 
 # Root mean square difference allowed, as a share of the logits' standard deviation; a wrong table is off by far more.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -26,9 +27,10 @@ def refuse_by_name(model) -> None:
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     name = config.model_type
     if getattr(model, "_is_stateful", False) or kinds or name.startswith(("mamba", "rwkv", "recurrent_gemma")):
+        what = f"layers of the kind {', '.join(sorted(kinds))}" if kinds else "a recurrent or convolutional state"
         raise UserError(
-            f"{name} keeps a recurrent or convolutional state, which cannot be forked and joined; "
-            "use a model with attention in every layer"
+            f"{name} has {what}, which the engine cannot fork and join; "
+            "use a model with full or sliding-window attention in every layer"
         )
     if getattr(config, "alibi", False) or name in ("bloom", "mpt"):
         raise UserError(
@@ -42,7 +44,10 @@ class SelfCheckFailed(Exception):
 
 
 def choose_backend(lm: LanguageModel, kind: str = "auto") -> TransformersBackend:
-    """The wanted backend, or for "auto" the first that passes the self-check; `UserError` where none does."""
+    """The wanted backend, or for "auto" the first that passes the self-check, with a warning if that is the slow one.
+
+    `UserError` where none does.
+    """
     if kind not in ("auto", *KINDS):
         raise UserError(f"no backend {kind!r}{nearest(kind, ('auto', *KINDS))}")
     refuse_by_name(lm.model)
@@ -50,10 +55,17 @@ def choose_backend(lm: LanguageModel, kind: str = "auto") -> TransformersBackend
     for candidate in KINDS if kind == "auto" else (kind,):
         backend = TransformersBackend(lm, candidate)
         try:
-            check(backend)
-            return backend
+            with backend.lock:
+                check(backend)
         except (SelfCheckFailed, NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reasons.append(f"{candidate}: {str(error).splitlines()[0]}")
+            continue
+        if reasons:
+            warnings.warn(
+                f"{lm.model.config.model_type} decodes slowly here, with the {candidate} backend ({reasons[0]})",
+                stacklevel=3,
+            )
+        return backend
     raise UserError(
         f"{lm.model.config.model_type} fails the fork/join self-check and cannot be used ({'; '.join(reasons)}); "
         "use a decoder with rotary or learned positions and ordinary attention, such as Qwen3 or Llama"
@@ -63,6 +75,9 @@ def choose_backend(lm: LanguageModel, kind: str = "auto") -> TransformersBackend
 def check(backend: TransformersBackend) -> None:
     """Raises `SelfCheckFailed` unless decoding, masked forward and paths run alone agree, and siblings are isolated."""
     lm = backend.lm
+    attention = lm.model.config._attn_implementation
+    if attention not in ("sdpa", "eager"):  # flex attention with a dense mask ends the process on a CPU
+        raise UserError(f"the engine takes models with attention 'sdpa' or 'eager', this one has {attention!r}")
     dtype, vocabulary = lm.model.dtype, lm.model.config.get_text_config().vocab_size
     ids = torch.randint(vocabulary, (25,), generator=torch.Generator().manual_seed(0)).tolist()
     prompt, first, second, join, other = ids[:7], ids[7:12], ids[12:15], ids[15:20], ids[20:25]
@@ -103,13 +118,12 @@ def _decoded(backend: TransformersBackend, layout: Layout) -> torch.Tensor:
         for position in range(prompt, layout.critical_path)
     ]
     logits: dict[int, torch.Tensor] = {}
-    want = Branch(0, Segment("main", -1, 0), 0, 0, 1.0)
     with backend.session(rows=1):
         for segment, follows in enumerate(layout.follows):
             backend.open_segment(0, segment, follows)
         for wave in waves:
             feeds = [
-                Feed(int(layout.tokens[i]), int(layout.segment[i]), int(layout.position[i]), len(logits) + k, want)
+                Feed(int(layout.tokens[i]), int(layout.segment[i]), int(layout.position[i]), slot=len(logits) + k)
                 for k, i in enumerate(wave)
             ]
             rows = backend.run(feeds, [0] * len(feeds), list(range(len(feeds))))

@@ -54,7 +54,7 @@ class RunRecord:
 
 
 def read_run(folder: str | Path) -> RunRecord:
-    """The record of a run; `UserError` if there is no such folder. A lone stage or eval folder is a run of one."""
+    """The record of a run; `UserError` for a folder without one. A lone stage or eval folder is a run of one."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no run folder {str(folder)!r}; give the folder that `polythink train` or `eval` wrote")
@@ -66,6 +66,8 @@ def read_run(folder: str | Path) -> RunRecord:
     ]
     if not stages:
         stages = [_stage(folder.name, "eval" if list(folder.glob("eval*.json")) else "?", folder)]
+        if not (recipe or stages[0].rows or stages[0].evals):
+            raise UserError(f"{str(folder)!r} holds no run; give the folder that `polythink train` or `eval` wrote")
     return RunRecord(recipe.get("name", folder.name), folder, recipe, _json(folder / "environment.json") or {}, stages)
 
 

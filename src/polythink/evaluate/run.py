@@ -24,7 +24,7 @@ from polythink.problems.countdown import is_marked_ok
 from polythink.problems.prompts import Prompt
 from polythink.problems.record import Problem, ProblemSet
 from polythink.run.errors import UserError
-from polythink.run.folder import write_json, write_jsonl
+from polythink.run.folder import explained, write_json, write_jsonl
 from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout, Segment
 from polythink.trace.statistics import rollout_statistics
@@ -56,13 +56,17 @@ def evaluate(
     for note in problem_set.notes:
         say(f"note on {problem_set.name}: {note}")
     started = time.monotonic()
-    rows = draw_and_grade(engine, problem_set, prompt, decoding, samples, seed, grader)
-    found = measures(rows, best_of)
     out, suffix = Path(out), f"-{name}" if name else ""
+    requests = make_requests(engine, problem_set, prompt, samples)
+    with explained(out):  # found out now rather than when everything is drawn
+        out.mkdir(parents=True, exist_ok=True)
+    rows = draw_and_grade(engine, problem_set, requests, decoding, seed, grader)
+    found = measures(rows, best_of)
     write_jsonl(out / f"samples{suffix}.jsonl", rows)
     if greedy:
         cold = decoding.model_copy(update={"temperature": 0.0})
-        greedy_rows = draw_and_grade(engine, problem_set, prompt, cold, 1, seed, grader)
+        first = [request for request in requests if request.sample == 0]
+        greedy_rows = draw_and_grade(engine, problem_set, first, cold, seed, grader)
         write_jsonl(out / f"greedy{suffix}.jsonl", greedy_rows)
         found["greedy"] = measures(greedy_rows)["mean@1"]
     verdicts = dict(Counter(row["verdict"] for row in rows).most_common())
@@ -83,19 +87,18 @@ def evaluate(
     return result
 
 
-def draw_and_grade(
-    engine: Any,
-    problem_set: ProblemSet,
-    prompt: Prompt,
-    decoding: Decoding,
-    samples: int,
-    seed: int,
-    grader: Grader,
-) -> list[dict]:
-    """One graded row a sample, problems in their order. Random streams go by problem key and sample number."""
-    asked = [problem for problem in problem_set for _ in range(samples)]
+def make_requests(engine: Any, problem_set: ProblemSet, prompt: Prompt, samples: int) -> list[Request]:
+    """`samples` requests a problem, problems in their order; `UserError` for a question that the model cannot read."""
     prompts = {p.key: tuple(engine.lm.encode_prompt(prompt.fill(p.question))) for p in problem_set}
-    requests = [Request(prompts[p.key], p.key, i % samples) for i, p in enumerate(asked)]
+    return [Request(prompts[p.key], p.key, sample) for p in problem_set for sample in range(samples)]
+
+
+def draw_and_grade(
+    engine: Any, problem_set: ProblemSet, requests: Sequence[Request], decoding: Decoding, seed: int, grader: Grader
+) -> list[dict]:
+    """One graded row a request, in their order. Random streams go by problem key and sample number."""
+    problems = {problem.key: problem for problem in problem_set}
+    asked = [problems[request.problem] for request in requests]
     rollouts = engine.generate(requests, decoding, seed, label=problem_set.name)
     grades = grader.grade_many([(r.text, p) for r, p in zip(rollouts, asked, strict=True)])
     dialect = engine.lm.dialect

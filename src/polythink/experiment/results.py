@@ -1,8 +1,9 @@
 """The table of an experiment: every metric with its interval, its paired difference to the first arm, and its gain.
 
-With one seed an interval speaks of other problems: the evaluation's own bootstrap, and for differences a paired
-bootstrap over the same problems. With two seeds or more it speaks of other seeds: a t interval over seeds, differences
-taken seed by seed. The caption says which. The gain of an arm is the paired difference to its own first evaluation.
+With one seed, or where all seeds share one evaluation, an interval speaks of other problems: the evaluation's own
+bootstrap, and for differences a paired bootstrap over the same problems. Otherwise it speaks of other seeds: a t
+interval over seeds, differences taken seed by seed. The caption says which. The gain of an arm is the paired difference
+to its own first evaluation.
 """
 
 from __future__ import annotations
@@ -87,20 +88,24 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     if len(values) == 1:
         return Estimate(values[0], float("nan"), float("nan"))
     df = len(values) - 1
-    half = (
-        (T_95[df - 1] if df <= len(T_95) else 1.95996 + 2.372 / df + 2.82 / df**2) * stdev(values) / sqrt(len(values))
-    )
+    t = T_95[df - 1] if df <= len(T_95) else 1.95996 + 2.372 / df + 2.82 / df**2
+    half = t * stdev(values) / sqrt(len(values))
     return Estimate(mean(values), mean(values) - half, mean(values) + half)
 
 
-def results(runs: Sequence[Evaluated], one_seed: bool) -> Estimates:
+def once(runs: Sequence[Evaluated]) -> bool:
+    """Whether it was measured but once: for one seed, or by one evaluation that all seeds share."""
+    return len({run.folder for run in runs}) == 1
+
+
+def results(runs: Sequence[Evaluated]) -> Estimates:
     """Every metric over the seeds of a column; one without a value for some seed (a share of nothing) is left out."""
 
     def measured(name: str, metric: str) -> Estimate | None:
         found = [run.sets[name]["metrics"].get(metric) for run in runs if name in run.sets]
         if any(m is None or m["value"] is None for m in found):
             return None
-        if one_seed:
+        if once(runs):
             return Estimate(
                 *(float("nan") if x is None else x for x in (found[0][k] for k in ("value", "low", "high")))
             )
@@ -116,8 +121,8 @@ def possible(estimate: Estimate, most: float) -> Estimate:
     return Estimate(estimate.value, max(0.0, estimate.low), min(most, estimate.high))
 
 
-def differences(runs: Sequence[Evaluated], others: Sequence[Evaluated], one_seed: bool) -> Estimates:
-    """`runs` less `others`, seed by seed, or problem by problem for the one seed; what cannot be paired is left out."""
+def differences(runs: Sequence[Evaluated], others: Sequence[Evaluated]) -> Estimates:
+    """`runs` less `others`, seed by seed, or problem by problem where both were measured once; the rest is left out."""
 
     def compare(name: str, metric: str) -> Estimate | None:
         ours, theirs = ({run.seed: run for run in side if name in run.sets} for side in (runs, others))
@@ -125,7 +130,7 @@ def differences(runs: Sequence[Evaluated], others: Sequence[Evaluated], one_seed
         values = [[run.sets[name]["metrics"].get(metric, {}).get("value") for run in pair] for pair in pairs]
         if not pairs or any(value is None for pair in values for value in pair):
             return None
-        if not one_seed:
+        if not (once(runs) and once(others)):
             return over_seeds([a - b for a, b in values])
         a, b = (run.measures[name][metric] for run in pairs[0])
         return difference(a, b) if a.keys == b.keys else None
@@ -148,7 +153,6 @@ def _present(found: dict[str, Estimate | None]) -> dict[str, Estimate]:
 
 def columns(evaluated: Sequence[Evaluated], first_arm: str) -> list[Column]:
     """The columns in the order of positions and arms. Arms that share all evaluations of a position share a column."""
-    one_seed = len({run.seed for run in evaluated}) == 1
     runs: dict[tuple[str, int], list[Evaluated]] = {}
     for run in evaluated:
         runs.setdefault((run.arm, run.position), []).append(run)
@@ -169,9 +173,9 @@ def columns(evaluated: Sequence[Evaluated], first_arm: str) -> list[Column]:
                 position=position,
                 seeds=tuple(run.seed for run in here),
                 seconds=mean(run.seconds for run in here),
-                results=results(here, one_seed),
-                differences=differences(here, rivals, one_seed),
-                gains=differences(here, earlier, one_seed),
+                results=results(here),
+                differences=differences(here, rivals),
+                gains=differences(here, earlier),
             )
         )
     return found
@@ -226,7 +230,10 @@ def make_table(name: str, first_arm: str, evaluated: Sequence[Evaluated], wanted
 def caption(seeds: Sequence[int], first_arm: str, problems: dict[str, int]) -> str:
     """What the numbers are, in one paragraph."""
     sizes = ", ".join(f"{name} ({n})" for name, n in problems.items())
-    how = f"Mean over {len(seeds)} seeds. Brackets: 95% t interval over seeds; differences and gains: seed by seed."
+    how = (
+        f"Mean over {len(seeds)} seeds. Brackets: 95% t interval over seeds, differences and gains seed by seed; "
+        "where there is one evaluation for all of them, 95% bootstrap interval over problems."
+    )
     if len(seeds) == 1:
         how = "One seed. Brackets: 95% bootstrap interval over problems; differences and gains: over the same problems."
     return (

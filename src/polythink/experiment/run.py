@@ -22,7 +22,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
@@ -34,6 +34,10 @@ from polythink.run.config import Config, dump_yaml, find_recipe, load_yaml, pars
 from polythink.run.errors import UserError
 from polythink.run.folder import environment, read_json, write_json, write_text
 from polythink.run.progress import progress
+
+if TYPE_CHECKING:  # with torch behind it, which an experiment itself has no use for
+    from polythink.train.plan import StagePlan
+    from polythink.train.recipe import Recipe
 
 
 class Arm(Config):
@@ -74,8 +78,8 @@ class Run:
 
     arm: str
     seed: int
-    recipe: Any  # train.recipe.Recipe
-    plans: dict[str, Any]  # its stages in order: name -> train.plan.StagePlan
+    recipe: Recipe
+    plans: dict[str, StagePlan]  # its stages in order, by name
 
     @property
     def name(self) -> str:
@@ -90,7 +94,7 @@ class Outcome:
     failures: tuple[str, ...]
 
 
-Load = Callable[[str | Path, Sequence[str]], Any]
+Load = Callable[[str | Path, Sequence[str]], "Recipe"]
 
 
 def load_experiment(name_or_path: str | Path) -> Experiment:
@@ -174,7 +178,7 @@ def evaluations(run: Run, stages: Mapping[str, Job]) -> list[Evaluated]:
     return found
 
 
-def _chain(plan: Any, plans: Mapping[str, Any]) -> list[Any]:
+def _chain(plan: StagePlan, plans: Mapping[str, StagePlan]) -> list[StagePlan]:
     """The stages that made the model that `plan` evaluates."""
     chain = []
     while plan.previous:
@@ -194,7 +198,7 @@ def _write_run(run: Run, folder: Path, stages: Mapping[str, Job]) -> None:
     write_json(folder / "stages.json", listed)
 
 
-def _load_recipe(name_or_path: str | Path, overrides: Sequence[str]) -> Any:
+def _load_recipe(name_or_path: str | Path, overrides: Sequence[str]) -> Recipe:
     from polythink.train.recipe import load_recipe
 
     return load_recipe(name_or_path, overrides)

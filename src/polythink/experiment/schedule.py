@@ -7,7 +7,6 @@ running the same stage at the same time.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from polythink.run.folder import explained, write_json
+from polythink.run.folder import explained, take_lock, write_json
 
 State = Literal["waiting", "running", "elsewhere", "kept", "finished", "failed", "given up"]
 DONE = ("kept", "finished")
@@ -94,13 +93,8 @@ class Schedule:
                 self._start(digest, job)
 
     def _start(self, digest: str, job: Job) -> None:
-        with explained(job.folder):
-            job.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(job.folder / "lock", os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
+        lock = take_lock(job.folder / "lock")
+        if lock is None:
             self.states[digest] = "elsewhere"
             return
         if job.done:  # another schedule finished it between our look and our lock

@@ -7,6 +7,8 @@ and prompt the model works, so that whoever loads it applies the right ones.
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from pydantic import Field, model_validator
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
@@ -22,7 +27,7 @@ from polythink.models.tags import add_tags, tag_ids
 from polythink.models.tokenizers import byte_tokenizer, word_tokenizer
 from polythink.run.config import Config
 from polythink.run.errors import UserError, nearest
-from polythink.run.folder import write_json, write_text
+from polythink.run.folder import explained, write_json, write_text
 from polythink.trace.dialect import Dialect, get_dialect
 
 SETTINGS_FILE = "polythink.json"
@@ -35,17 +40,26 @@ class ModelConfig(Config):
     add_tags: bool = False  # give the dialect's tags rows of their own where the tokenizer lacks them
     architecture: str = "qwen3"
     tokenizer: Literal["countdown", "bytes"] = "countdown"
-    hidden_size: int = 96
-    num_hidden_layers: int = 3
-    num_attention_heads: int = 3
-    num_key_value_heads: int = 1
-    head_dim: int = 32
-    intermediate_size: int = 256
-    max_position_embeddings: int = 4096
+    hidden_size: int = Field(96, ge=1)
+    num_hidden_layers: int = Field(3, ge=1)
+    num_attention_heads: int = Field(3, ge=1)
+    num_key_value_heads: int = Field(1, ge=1)
+    head_dim: int = Field(32, ge=2, multiple_of=2)  # rotary embeddings turn pairs
+    intermediate_size: int = Field(256, ge=1)
+    max_position_embeddings: int = Field(4096, ge=1)
     tie_word_embeddings: bool = True
-    rope_theta: float = 10_000.0
+    rope_theta: float = Field(10_000.0, gt=0)
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _heads_share_evenly(self) -> ModelConfig:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) must be a multiple of num_key_value_heads "
+                f"({self.num_key_value_heads})"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -130,21 +144,24 @@ def create(config: ModelConfig, dialect: str, words: Sequence[str] = (), seed: i
     shape = config.model_dump(
         exclude={"path", "add_tags", "architecture", "tokenizer", "dtype", "rope_theta", "gradient_checkpointing"}
     )
-    model_config = CONFIG_MAPPING[config.architecture](
-        **shape,
-        vocab_size=len(tokenizer),
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-        attention_dropout=0.0,
-        use_sliding_window=False,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(model_config, attn_implementation="sdpa")
+        try:
+            model_config = CONFIG_MAPPING[config.architecture](
+                **shape,
+                vocab_size=len(tokenizer),
+                rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+                attention_dropout=0.0,
+                use_sliding_window=False,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=None,
+            )
+            model = AutoModelForCausalLM.from_config(model_config)
+        except (ValueError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
+            raise UserError(f"cannot make a {config.architecture!r} of that shape: {_in_short(error)}") from error
     lm = LanguageModel(model.to(getattr(torch, config.dtype)), tokenizer, ModelSettings(dialect=dialect))
-    return _ready(lm, config)
+    return _ready(lm)
 
 
 def adopt(config: ModelConfig, dialect: str) -> LanguageModel:
@@ -154,7 +171,7 @@ def adopt(config: ModelConfig, dialect: str) -> LanguageModel:
     rules = get_dialect(dialect)
     if config.add_tags:
         add_tags(model, tokenizer, rules)
-    return _ready(LanguageModel(model, tokenizer, ModelSettings(dialect=dialect)), config)
+    return _ready(LanguageModel(model, tokenizer, ModelSettings(dialect=dialect)))
 
 
 def load(folder: str | Path, dtype: str | None = None) -> LanguageModel:
@@ -164,7 +181,8 @@ def load(folder: str | Path, dtype: str | None = None) -> LanguageModel:
         raise UserError(
             f"no model folder {str(folder)!r}; give a folder that a polythink run wrote, such as RUN/sft/model"
         )
-    return _ready(LanguageModel(*_from_pretrained(str(folder), dtype), read_settings(folder)))
+    settings = read_settings(folder)  # first: they are small, and say whether the folder is one of ours
+    return _ready(LanguageModel(*_from_pretrained(str(folder), dtype), settings))
 
 
 def read_settings(folder: str | Path) -> ModelSettings:
@@ -177,18 +195,20 @@ def read_settings(folder: str | Path) -> ModelSettings:
         )
     try:
         return ModelSettings(**json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{str(path)!r} is damaged ({error}); write it anew or save the model again") from error
 
 
 def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None = None) -> None:
     """Write model, tokenizer, settings and a card as one transformers folder; `polythink.json` comes last."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = settings or lm.settings
-    with _quietly():
-        lm.model.save_pretrained(folder)
-    lm.tokenizer.save_pretrained(folder)
+    folder, settings = Path(folder), settings or lm.settings
+    try:
+        with _quietly(), explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lm.model.save_pretrained(folder)
+            lm.tokenizer.save_pretrained(folder)
+    except SafetensorError as error:  # what a full disk is there
+        raise UserError(f"cannot write {folder}: {error}") from error
     write_text(folder / "README.md", _card(lm, settings))
     write_json(folder / SETTINGS_FILE, asdict(settings))
 
@@ -211,18 +231,35 @@ def _quietly() -> Iterator[None]:
 
 
 def _from_pretrained(path: str, dtype: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    check_path(path)
     try:
         with _quietly():
             tokenizer = AutoTokenizer.from_pretrained(path)
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto", attn_implementation="sdpa")
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load a model from {path!r}: {str(error).splitlines()[0]}") from error
+            # attention: SDPA where the model has it
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto")
+    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
+        raise UserError(f"cannot load a model from {path!r}: {_in_short(error)}") from error
     return model, tokenizer
 
 
-def _ready(lm: LanguageModel, config: ModelConfig | None = None) -> LanguageModel:
-    if config is not None and config.gradient_checkpointing:
-        lm.model.gradient_checkpointing_enable()
+def check_path(path: str) -> None:
+    """`UserError` for what is neither a folder nor could be a name on the hub. The hub is not asked."""
+    could_be_a_name = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path) and not Path(path).exists()
+    if not (could_be_a_name or Path(path).is_dir()):
+        raise UserError(f"no model folder {path!r}, and a name on the hub is of the form owner/name")
+
+
+def _in_short(error: Exception) -> str:
+    return textwrap.shorten(str(error), 240, placeholder=" ..")
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Compute activations again in backward rather than keep them; weights and results stay the same."""
+    current = getattr(model, "activation_checkpointing_enable", None)  # its name since transformers 5.23
+    (current or model.gradient_checkpointing_enable)()
+
+
+def _ready(lm: LanguageModel) -> LanguageModel:
     lm.model.eval()
     lm.model.to("cuda" if torch.cuda.is_available() else "cpu")
     return lm

@@ -93,9 +93,11 @@ def masked_logits(model, batch: Batch, columns: torch.Tensor | None = None) -> t
     """
     check_forward(model, batch.positions, batch.mask)
     keep = {} if columns is None else {"logits_to_keep": columns}
-    return model(
+    logits = model(
         input_ids=batch.tokens, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False, **keep
     ).logits
+    assert columns is None or logits.shape[1] == len(columns), "the model does not know logits_to_keep"
+    return logits
 
 
 def token_logprobs(

@@ -14,16 +14,24 @@ from polythink.trace.dialect import Dialect
 
 def tag_ids(tokenizer: PreTrainedTokenizerBase, dialect: Dialect) -> dict[str, int]:
     """The id of each tag. `UserError` unless every tag is exactly one token, all of them different."""
-    pieces = {tag: tokenizer(tag, add_special_tokens=False)["input_ids"] for tag in dialect.tags}
-    split = [tag for tag, ids in pieces.items() if len(ids) != 1 or ids[0] == tokenizer.unk_token_id]
-    if split:
+    if missing := missing_tags(tokenizer, dialect):
         raise UserError(
-            f"the tokenizer does not hold {', '.join(split)} as single tokens (dialect {dialect.name!r}); "
+            f"the tokenizer does not hold {', '.join(missing)} as single tokens (dialect {dialect.name!r}); "
             "set model.add_tags: true to add them with embedding rows of their own"
         )
-    ids = {tag: p[0] for tag, p in pieces.items()}
+    ids = {tag: _pieces(tokenizer, tag)[0] for tag in dialect.tags}
     assert len(set(ids.values())) == len(ids)
     return ids
+
+
+def missing_tags(tokenizer: PreTrainedTokenizerBase, dialect: Dialect) -> list[str]:
+    """The tags that are not one token: taken apart, or unknown."""
+    pieces = {tag: _pieces(tokenizer, tag) for tag in dialect.tags}
+    return [tag for tag, ids in pieces.items() if len(ids) != 1 or ids[0] == tokenizer.unk_token_id]
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def add_tags(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dialect: Dialect) -> list[str]:
@@ -33,11 +41,11 @@ def add_tags(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dialect
     size, so that no two rows are equal: in released checkpoints the unused rows are identical vectors, and tags placed
     on them could not be told apart.
     """
-    missing = [tag for tag in dialect.tags if len(tokenizer(tag, add_special_tokens=False)["input_ids"]) != 1]
+    missing = missing_tags(tokenizer, dialect)
     if not missing:
         return []
     spoken = {tag: "end " * ("/" in tag) + " ".join(re.findall(r"\w+", tag)).lower() for tag in missing}
-    words = {tag: tokenizer(text, add_special_tokens=False)["input_ids"] for tag, text in spoken.items()}
+    words = {tag: _pieces(tokenizer, text) for tag, text in spoken.items()}
     tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in missing])
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer))

@@ -3,7 +3,8 @@
 The folder of a cold start:
 
     settings.json   prompt, rule, dialect and teacher: a resumed run must have the same
-    all.jsonl       one row a response or failure, with its verdict, in the order in which they came
+    all.jsonl       one row a response or failure, with its verdict, in the order in which they came; `seconds` since
+                    the row before it, or since the beginning of that attempt
     kept.jsonl      {problem, question, answer, prompt, trace, checker}: what passed, in the order of the problems
     table.json      the counts and rates per data set (`tabulate`)
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
@@ -149,9 +151,13 @@ def run_coldstart(
     def ask(job: Job, stopped: threading.Event) -> Reply:
         return _ask(teacher, job, prompt.fill(job.problem.question), patience, stopped)
 
+    last = time.monotonic()
+
     def record(job: Job, reply: Reply) -> None:
+        nonlocal last
         row = _row(job, reply, prompt, rule, dialect, judge, right_only)
-        writer.write(row)
+        before, last = last, time.monotonic()
+        writer.write(row | {"seconds": last - before})
         rows[_identity(row)] = row
 
     todo = [job for job in jobs if _must_ask(rows.get(_identity_of(job)))]

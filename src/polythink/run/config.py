@@ -24,9 +24,12 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Config(BaseModel):
-    """Base of every recipe model: frozen, unknown keys refused with the nearest name, `true` is not the number 1."""
+    """Base of every recipe model: frozen, unknown keys refused with the nearest name, `true` is not the number 1.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Numbers are finite: JSON, in which recipes are kept and compared, has no others.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

@@ -98,6 +98,39 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"cannot read {path}: not valid JSON: {error}") from None
 
 
+# ---- locks ----
+
+
+def take_lock(path: str | Path) -> int | None:
+    """The descriptor of a lock file that this process now holds; None where another process does.
+
+    It is held until the descriptor is closed, or the process and those that it was handed to have ended.
+    """
+    import fcntl  # not on every system
+
+    with explained(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
+
+
+@contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """Keeps other processes out of a folder meanwhile; `UserError` where one is at work in it already."""
+    lock = take_lock(Path(folder) / "lock")
+    if lock is None:
+        raise UserError(f"another process is at work in {folder}; wait for its end, or give another folder")
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
 # ---- rows ----
 
 

@@ -28,7 +28,18 @@ def save_checkpoint(folder: Path, step: int, model: torch.nn.Module, optimiser: 
     }
     if process.first():
         with replacing(folder / FILE) as temporary:
-            torch.save(state, temporary)
+            _save(state, temporary)
+
+
+def _save(state: dict, path: Path) -> None:
+    """`torch.save`, but a full disk stays the `OSError` that it is: torch raises an error of its own on top of it."""
+    try:
+        with path.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
 
 
 def load_checkpoint(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> int:

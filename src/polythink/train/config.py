@@ -30,5 +30,5 @@ class TrainingConfig(StageConfig):
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0)  # bound on the norm of the whole gradient
     micro_batch: int = Field(32, ge=1)  # traces (of `sft` with `pack`: rows) in one forward and backward
-    autocast: bool = False  # run the training forward in bfloat16 over weights in float32
+    autocast: bool = False  # forwards in bfloat16 over weights in float32; reinforcement learning draws so too
     checkpoint_every: int = Field(50, ge=1)  # steps; the last step is always kept

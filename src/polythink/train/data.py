@@ -24,9 +24,10 @@ from polythink.problems.record import Problem
 from polythink.run.config import Config
 from polythink.run.errors import UserError
 from polythink.run.folder import read_jsonl
-from polythink.trace.layout import Layout, Piece, lay_out
+from polythink.trace.layout import Layout, lay_out
 from polythink.trace.parse import TraceError, parse
 from polythink.trace.tokens import pieces_of
+from polythink.trace.tree import Trace
 
 log = logging.getLogger(__name__)
 ROW_FIELDS = ("question", "trace")
@@ -74,9 +75,8 @@ class TraceEncoder:
 
     def __init__(self, lm: LanguageModel, mode: str, prompt: Prompt) -> None:
         self.lm, self.mode, self.prompt = lm, mode, prompt
-        self.encode = lru_cache(maxsize=1 << 14)(
-            lm.encode
-        )  # tags, and texts of small closed tasks, come again and again
+        # tags, and the texts of small closed tasks, come again and again
+        self.encode = lru_cache(maxsize=1 << 14)(lm.encode)
         self._prompt_of = lru_cache(maxsize=None)(get_prompt)
 
     def __call__(self, question: str, trace: str, prompt: str | None = None) -> Layout:
@@ -86,15 +86,13 @@ class TraceEncoder:
         """
         own = prompt is None or prompt == self.prompt.name
         text = (self.prompt if own else self._prompt_of(prompt)).fill(question)
-        head, end = self.lm.encode_prompt(text), (self.lm.eos,)
         try:
             tree = parse(trace, self.lm.dialect)
         except TraceError:
             if self.mode != "sequential":
                 raise
-            tokens = (*self.encode(trace), *end)
-            prompt_piece = Piece("prompt", tuple(head), (False,) * len(head))
-            return lay_out([prompt_piece, Piece("main", tokens, (True,) * len(tokens))], self.mode)
+            tree = Trace((trace,))
+        head, end = self.lm.encode_prompt(text), (self.lm.eos,)
         return lay_out(pieces_of(head, tree, self.lm.dialect, self.encode, self.mode, end), self.mode)
 
 

@@ -36,7 +36,7 @@ from polythink.train import process
 from polythink.train.checkpoint import forget_after, load_checkpoint, save_checkpoint
 from polythink.train.data import endless
 from polythink.train.loss import group_advantages
-from polythink.train.optimiser import learning_rate, make_optimiser
+from polythink.train.optimiser import autocast, learning_rate, make_optimiser
 from polythink.train.policy import PolicyConfig, learn, score
 
 
@@ -81,8 +81,7 @@ def train_grpo(
 ) -> dict:
     """Train `lm` in place, or go on from the checkpoint in `folder`. Returns a summary; metrics.jsonl has the steps."""
     check_decoding(decoding)
-    reward = build_reward(config.reward, lm.dialect)
-    actor = Actor(Engine(lm, rows=config.rows), grader, reward, prompt, decoding, seed)
+    engine, reward = Engine(lm, rows=config.rows), build_reward(config.reward, lm.dialect)
     reference = copy.deepcopy(lm.model).eval().requires_grad_(False) if config.kl else None
     optimiser = make_optimiser(lm.model, config)
     done = load_checkpoint(folder / "checkpoint", lm.model, optimiser)
@@ -96,13 +95,14 @@ def train_grpo(
         bar.advance(done)
         for step in range(done, config.steps):
             started = time.perf_counter()
-            first = step * config.groups
-            problem_P = [problems[endless(len(problems), seed, first + p)] for p in range(config.groups)]
-            drawn = actor.draw(process.share(problem_P), config.samples, step)
+            problem_P = process.share(problems_of_step(problems, config.groups, seed, step))
+            with autocast(config, lm.device):  # in the arithmetic that the policy is trained in
+                rollouts = draw(engine, problem_P, config.samples, prompt, decoding, seed * 1_000_003 + step)
+            drawn = judge(rollouts, problem_P, grader, reward, step + 1)
             drawn_at = time.perf_counter()
             reward_PG = torch.tensor(drawn.rewards).view(-1, config.samples)
             advantage_PG, zero_spread_P = group_advantages(reward_PG, config.divide_by_std, config.negative_scale)
-            groups = score(drawn.rollouts, advantage_PG, config.train_mode)
+            groups = score(rollouts, advantage_PG, config.train_mode)
             lr = learning_rate(config, step, config.steps)
             learnt = learn(lm, config, groups, zero_spread_P, optimiser, lr, reference)
             row = {
@@ -136,33 +136,40 @@ def check_decoding(decoding: Decoding) -> None:
         raise UserError("reinforcement learning needs samples that differ; set temperatures above 0")
 
 
-# ---- drawing ----
+# ---- a step, piece by piece ----
 
 
-@dataclass(frozen=True)
-class Actor:
-    """Draws rollouts with the policy as it is, grades and rewards them."""
+def problems_of_step(problems: Sequence[Problem], groups: int, seed: int, step: int) -> list[Problem]:
+    """The problems of a step, counted from 0: all are asked once before any is asked again."""
+    return [problems[endless(len(problems), seed, step * groups + p)] for p in range(groups)]
 
-    engine: Engine
-    grader: Grader
-    reward: Reward
-    prompt: Prompt
-    decoding: Decoding
-    seed: int
 
-    def draw(self, problem_P: Sequence[Problem], samples: int, step: int) -> Drawn:
-        """`samples` rollouts of each problem. `step` counts from 0; the reward's own steps from 1."""
-        asked = [problem for problem in problem_P for _ in range(samples)]
-        prompt_P = [tuple(self.engine.lm.encode_prompt(self.prompt.fill(p.question))) for p in problem_P]
-        # numbered through the step, so that a problem that is asked twice is not answered twice alike
-        requests = [Request(prompt_P[i // samples], problem.key, i) for i, problem in enumerate(asked)]
-        rollouts = self.engine.generate(requests, self.decoding, seed=self.seed * 1_000_003 + step)
-        grades = self.grader.grade_many([(r.text, problem) for r, problem in zip(rollouts, asked, strict=True)])
-        rewards = [
-            self.reward(r, grade.verdict == "right", step + 1, answered=grade.verdict != "unparsed")
-            for r, grade in zip(rollouts, grades, strict=True)
-        ]
-        return Drawn(rollouts, asked, grades, rewards)
+def draw(
+    engine: Engine, problem_P: Sequence[Problem], samples: int, prompt: Prompt, decoding: Decoding, seed: int
+) -> list[Rollout]:
+    """`samples` rollouts of each problem, group after group, from the policy as it is."""
+    prompt_P = [tuple(engine.lm.encode_prompt(prompt.fill(problem.question))) for problem in problem_P]
+    # numbered through the step, so that a problem that is asked twice is not answered twice alike
+    requests = [
+        Request(prompt_P[p], problem.key, p * samples + g)
+        for p, problem in enumerate(problem_P)
+        for g in range(samples)
+    ]
+    return engine.generate(requests, decoding, seed)
+
+
+def judge(
+    rollouts: list[Rollout], problem_P: Sequence[Problem], grader: Grader, reward: Reward, reward_step: int
+) -> Drawn:
+    """The rollouts with their grades and rewards. `reward_step` counts from 1, as reward schedules do."""
+    samples = len(rollouts) // len(problem_P)
+    asked = [problem for problem in problem_P for _ in range(samples)]
+    grades = grader.grade_many([(r.text, problem) for r, problem in zip(rollouts, asked, strict=True)])
+    rewards = [
+        reward(r, grade.verdict == "right", reward_step, answered=grade.verdict != "unparsed")
+        for r, grade in zip(rollouts, grades, strict=True)
+    ]
+    return Drawn(rollouts, asked, grades, rewards)
 
 
 def describe(drawn: Drawn, dialect: Dialect) -> dict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -106,12 +106,16 @@ class StagePlan(Config):
 def hash_of_path(path: str | Path) -> str:
     """SHA-256 of a file, or of all files in a folder."""
     path = Path(path)
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     whole = hashlib.sha256()
-    for file in [path] if path.is_file() else _files_in(path):
-        with file.open("rb") as content:
-            whole.update(hashlib.file_digest(content, "sha256").digest())
+    for file in files:
+        stat = file.stat()
+        whole.update(_hash_of_file(file, stat.st_size, stat.st_mtime_ns))
     return whole.hexdigest()
 
 
-def _files_in(folder: Path) -> Iterable[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file())
+@cache
+def _hash_of_file(file: Path, size: int, changed: int) -> bytes:
+    """Every stage of a recipe asks for the files of its model: they are read once, unless they have changed since."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").digest()

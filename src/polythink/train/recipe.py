@@ -9,7 +9,6 @@ RUN/recipe.yaml        the recipe with everything resolved
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,17 +17,16 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from polythink.engine.decoding import Decoding
-from polythink.models.load import ModelConfig
+from polythink.models.load import ModelConfig, check_path
 from polythink.problems.sources import SUFFIXES, get_source
 from polythink.run.config import Config, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
 from polythink.run.errors import UserError, nearest
-from polythink.run.folder import environment, write_json, write_text
+from polythink.run.folder import environment, held, write_json, write_text
 from polythink.trace.dialect import get_dialect
 from polythink.trace.layout import MODES
-from polythink.train.plan import ColdstartConfig, EvalConfig, SFTConfig, Stage, StagePlan
+from polythink.train.plan import ColdstartConfig, EvalConfig, Stage, StagePlan
+from polythink.train.sft import SFTConfig
 from polythink.train.stage import Say, check_folder, file_name, run_stage
-
-__all__ = ["Recipe", "StagePlan", "load_recipe", "run_recipe", "run_stage"]
 
 
 class Recipe(Config):
@@ -55,6 +53,8 @@ class Recipe(Config):
     def plan(self) -> list[StagePlan]:
         """One plan a stage, in order; `UserError` for what cannot be run as it stands."""
         get_dialect(self.dialect)
+        if self.model.path is not None:
+            check_path(self.model.path)
         plans: list[StagePlan] = []
         before: StagePlan | None = None
         for name, stage in self.stages.items():
@@ -84,8 +84,10 @@ class Recipe(Config):
 
     def _check(self, name: str, stage: Stage, before: Sequence[StagePlan]) -> None:
         """What one stage asks of those before it."""
-        if isinstance(stage, EvalConfig) and len({file_name(p) for p in stage.problems}) < len(stage.problems):
-            raise UserError(f"stages.{name}.problems: two of the sets would write the same files; evaluate them apart")
+        for key in ("problems", "prompts") if isinstance(stage, EvalConfig) else ():
+            given = getattr(stage, key)
+            if len({file_name(x) for x in given}) < len(given):
+                raise UserError(f"stages.{name}.{key}: two of them would write the same files; evaluate them apart")
         for problems in getattr(stage, "problems", ()):
             check_problems(problems, f"stages.{name}.problems")
         known = [plan.name for plan in before if isinstance(plan.stage, ColdstartConfig)]
@@ -119,6 +121,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     A stage that is set to null (in a recipe that extends another, or by an override) is left out.
     """
     data = apply_overrides(load_yaml(find_recipe(name_or_path)), overrides, shorthand="stages")
+    _check_names(overrides, data.get("stages"))
     if isinstance(data.get("stages"), dict):
         data["stages"] = {name: stage for name, stage in data["stages"].items() if stage is not None}
     recipe = parse_config(Recipe, data, str(name_or_path))
@@ -126,29 +129,33 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     return recipe
 
 
-def run_recipe(
-    recipe: Recipe, out: str | Path, resume: bool = False, store: str | Path | None = None, say: Say = print
-) -> Path:
+def _check_names(overrides: Sequence[str], stages: Any) -> None:
+    """`UserError` for an override that begins with neither a stage nor a key of the recipe."""
+    known = [*(stages if isinstance(stages, dict) else ()), *Recipe.model_fields]
+    for override in overrides:
+        first = override.partition("=")[0].split(".")[0].strip()
+        if first not in known:
+            raise UserError(f"override {override!r}: unknown key {first}{nearest(first, known)}")
+
+
+def run_recipe(recipe: Recipe, out: str | Path, resume: bool = False, say: Say = print) -> Path:
     """Run all stages in the folder `out` and write the report; returns the report's path.
 
-    Stages that are done are not run again. With a `store`, stage folders lie there under their identity, and runs that
-    have stages in common share them.
+    Stages that are done are not run again.
     """
     from polythink.evaluate.report import write_report
 
     out, plans = Path(out), recipe.plan()
-    folders = {
-        plan.name: Path(store) / f"{plan.name}-{plan.digest[:12]}" if store else out / plan.name for plan in plans
-    }
     if (out / "recipe.yaml").exists() and not resume:
         raise UserError(f"{out} holds a run already; resume it, or give another folder for this one")
     for plan in plans:
-        check_folder(plan, folders[plan.name])
-    write_text(out / "recipe.yaml", dump_yaml(recipe.model_dump(mode="json")))
-    write_json(out / "environment.json", environment())
-    stages = [{"name": p.name, "kind": p.stage.kind, "folder": os.path.relpath(folders[p.name], out)} for p in plans]
-    write_json(out / "stages.json", stages)
-    for number, plan in enumerate(plans, 1):
-        say(f"stage {number} of {len(plans)}: {plan.name} ({plan.stage.kind})")
-        run_stage(plan, folders[plan.name], folders.get(plan.previous), resume=resume or store is not None, say=say)
-    return write_report(out)
+        check_folder(plan, out / plan.name)
+    with held(out):
+        write_text(out / "recipe.yaml", dump_yaml(recipe.model_dump(mode="json")))
+        write_json(out / "environment.json", environment())
+        stages = [{"name": plan.name, "kind": plan.stage.kind, "folder": plan.name} for plan in plans]
+        write_json(out / "stages.json", stages)
+        for number, plan in enumerate(plans, 1):
+            say(f"stage {number} of {len(plans)}: {plan.name} ({plan.stage.kind})")
+            run_stage(plan, out / plan.name, out / plan.previous if plan.previous else None, resume=resume, say=say)
+        return write_report(out)

@@ -3,22 +3,38 @@
     python -m polythink.train.stage SPEC.json      # {"plan": ..., "folder": ..., "previous": folder or null}
 
 The folder holds stage.json (the plan), what the stage writes, model/ if it trained one, and result.json, written last:
-a stage that has it is done and is not run again. A stage that was stopped goes on from its checkpoint.
+a stage that has it is done and is not run again. A stage that was stopped goes on from what its folder holds: a
+checkpoint, a teacher's responses, finished evaluations.
+
+The `seconds` of result.json are those that this work took, over all attempts: it is the sum of what the rows of
+metrics.jsonl, the responses, or the evaluations say of themselves. What was lost in a stop and done again counts once.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 
 from polythink.engine.engine import Engine
+from polythink.engine.selfcheck import choose_backend
 from polythink.evaluate.run import evaluate
-from polythink.models.load import SETTINGS_FILE, LanguageModel, ModelConfig, adopt, create, load, save, with_settings
+from polythink.models.load import (
+    SETTINGS_FILE,
+    LanguageModel,
+    ModelConfig,
+    adopt,
+    checkpoint_activations,
+    create,
+    load,
+    save,
+    with_settings,
+)
 from polythink.problems.answers import Grader
 from polythink.problems.coldstart import run_coldstart, show_table
 from polythink.problems.countdown import VOCABULARY, CountdownTeacher
@@ -28,7 +44,7 @@ from polythink.problems.record import Problem
 from polythink.problems.sources import load_problems
 from polythink.run.config import parse_config
 from polythink.run.errors import UserError
-from polythink.run.folder import read_json, write_json
+from polythink.run.folder import read_json, read_jsonl, write_json
 from polythink.trace.dialect import get_dialect
 from polythink.train import process
 from polythink.train.data import DataConfig, TraceEncoder, make_mixture
@@ -58,11 +74,9 @@ def run_stage(
     before = os.path.relpath(previous, folder) if previous else None
     write_json(folder / PLAN, {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest,
                                "previous": before, "plan": plan.model_dump(mode="json")})  # fmt: skip
-    started = time.monotonic()
     runner = {"coldstart": coldstart, "sft": sft, "grpo": grpo, "eval": evaluation}[plan.stage.kind]
     summary = runner(plan, folder, Path(previous) if previous else None, say)
-    result = {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest,
-              "seconds": time.monotonic() - started, **summary}  # fmt: skip
+    result = {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest, **summary}
     write_json(folder / RESULT, result)
     return result
 
@@ -103,7 +117,7 @@ def starting_model(plan: StagePlan, previous: Path | None) -> LanguageModel:
     left = [folder / MODEL for folder in earlier(previous) if (folder / MODEL / SETTINGS_FILE).is_file()]
     lm = load(left[0]) if left else first_model(plan.model, plan.dialect, plan.seed)
     if plan.model.gradient_checkpointing:
-        lm.model.gradient_checkpointing_enable()
+        checkpoint_activations(lm.model)
     prompt = get_prompt(plan.prompt)
     return with_settings(
         lm, dialect=plan.dialect, mode=plan.mode, prompt=prompt.text, prompt_name=prompt.name, prompt_hash=prompt.hash,
@@ -112,16 +126,24 @@ def starting_model(plan: StagePlan, previous: Path | None) -> LanguageModel:
 
 
 def first_model(config: ModelConfig, dialect: str, seed: int) -> LanguageModel:
+    """The recipe's own model, refused before anything is trained if it cannot fork and join."""
     if config.path is None:
-        return create(config, dialect, VOCABULARY, seed)
-    if (Path(config.path) / SETTINGS_FILE).is_file():
-        return load(config.path, config.dtype)
-    return adopt(config, dialect)
+        lm = create(config, dialect, VOCABULARY, seed)
+    elif (Path(config.path) / SETTINGS_FILE).is_file():
+        lm = load(config.path, config.dtype)
+    else:
+        lm = adopt(config, dialect)
+    choose_backend(lm)
+    return lm
 
 
-def problems_of(names: Sequence[str], limit: int | None = None) -> tuple[Problem, ...]:
-    """The problems of all these sets together."""
-    return tuple(problem for name in names for problem in load_problems(name, limit=limit))
+def problems_of(names: Sequence[str], say: Say, limit: int | None = None) -> tuple[Problem, ...]:
+    """The problems of all these sets together. `say` is told the notes on each: what was dropped, what is wrong."""
+    sets = [load_problems(name, limit=limit) for name in names]
+    for found in sets:
+        for note in found.notes:
+            say(f"note on {found.name}: {note}")
+    return tuple(problem for found in sets for problem in found)
 
 
 def kept_rows(source: DataConfig, previous: Path | None) -> Path:
@@ -142,18 +164,16 @@ def coldstart(plan: StagePlan, folder: Path, previous: Path | None, say: Say) ->
     config, dialect = stage.teacher, get_dialect(plan.dialect)
     if isinstance(config, CountdownTeacherConfig):
         teacher = nullcontext(CountdownTeacher(config.styles, config.p_right, config.paths, plan.seed, dialect))
-        about = {"seed": plan.seed, **config.model_dump(mode="json")}
     else:
         teacher = Endpoint(config, connections=stage.concurrency)
-        about = teacher.about
     with teacher as ask, Grader(dialect=dialect) as grader:
         table = run_coldstart(
-            problems_of(stage.problems, stage.limit), ask, get_prompt(plan.prompt), stage.rule, folder,
-            samples=stage.samples, right_only=stage.right_only, concurrency=stage.concurrency, about_teacher=about,
+            problems_of(stage.problems, say, stage.limit), ask, get_prompt(plan.prompt), stage.rule, folder,
+            samples=stage.samples, right_only=stage.right_only, concurrency=stage.concurrency, about_teacher=ask.about,
             dialect=dialect, grader=grader,
         )  # fmt: skip
     say(show_table(table))
-    return {"table": table}
+    return {"table": table, "seconds": sum(row["seconds"] for row in read_jsonl(folder / "all.jsonl"))}
 
 
 def sft(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
@@ -161,7 +181,7 @@ def sft(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
     encode = TraceEncoder(lm, plan.mode, get_prompt(plan.prompt))
     data = make_mixture(
         stage.data, encode, stage.batch, stage.max_tokens, plan.seed,
-        problems_of=lambda name: problems_of([name]), file_of=lambda source: kept_rows(source, previous),
+        problems_of=lambda name: problems_of([name], say), file_of=lambda source: kept_rows(source, previous),
     )  # fmt: skip
     summary = train_sft(lm, stage, data, folder)
     save(lm, folder / MODEL)
@@ -171,7 +191,7 @@ def sft(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
 def grpo(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
     lm, stage = starting_model(plan, previous), plan.stage
     with Grader(dialect=lm.dialect) as grader:
-        found = problems_of(stage.problems)
+        found = problems_of(stage.problems, say)
         summary = train_grpo(lm, stage, found, get_prompt(plan.prompt), plan.decoding, plan.seed, folder, grader)
     save(lm, folder / MODEL)
     return summary
@@ -181,17 +201,19 @@ def evaluation(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -
     lm, stage = starting_model(plan, previous), plan.stage
     assert isinstance(stage, EvalConfig)
     engine = Engine(lm, rows=stage.rows)
-    found = {}
+    found: dict[str, dict] = {}
     with Grader(dialect=lm.dialect) as grader:
-        for name in stage.problems:
-            for prompt in stage.prompts or (plan.prompt,):
-                label = file_name(name) + (f"-{file_name(prompt)}" if len(stage.prompts) > 1 else "")
-                result = evaluate(
-                    engine, load_problems(name, limit=stage.limit), get_prompt(prompt), plan.decoding, stage.samples,
-                    plan.seed, grader, folder, name=label, greedy=stage.greedy, best_of=stage.best_of, say=say,
-                )  # fmt: skip
-                found[label] = {metric: value["value"] for metric, value in result["metrics"].items()}
-    return {"evaluations": found}
+        for name, prompt in product(stage.problems, stage.prompts or (plan.prompt,)):
+            label = file_name(name) + (f"-{file_name(prompt)}" if len(stage.prompts) > 1 else "")
+            if (done := folder / f"eval-{label}.json").is_file():  # before the stage was stopped
+                found[label] = read_json(done)
+                continue
+            found[label] = evaluate(
+                engine, load_problems(name, limit=stage.limit), get_prompt(prompt), plan.decoding, stage.samples,
+                plan.seed, grader, folder, name=label, greedy=stage.greedy, best_of=stage.best_of, say=say,
+            )  # fmt: skip
+    values = {label: {name: m["value"] for name, m in result["metrics"].items()} for label, result in found.items()}
+    return {"evaluations": values, "seconds": sum(result["seconds"] for result in found.values())}
 
 
 def file_name(name: str) -> str:
@@ -219,4 +241,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # when an experiment is stopped: what has come is saved, and workers are ended
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main())

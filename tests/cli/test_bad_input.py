@@ -1,0 +1,303 @@
+"""Bad input and bad luck, through the whole program: one sentence, an exit status, never a traceback, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from polythink.models.load import ModelConfig, ModelSettings, create, save
+from polythink.models.tokenizers import word_tokenizer
+from polythink.problems.countdown import VOCABULARY
+from polythink.run.folder import read_json, read_jsonl, write_jsonl
+from polythink.trace.dialect import PARALLEL_R1
+from polythink.train.recipe import load_recipe, run_recipe
+
+RECIPE = """
+name: small
+prompt: countdown_parallel
+decoding: {paths: 2, max_main_tokens: 16, max_path_tokens: 8, max_summary_tokens: 4, max_trace_tokens: 60}
+model: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, head_dim: 16, intermediate_size: 64}
+stages:
+  start: {kind: coldstart, problems: ["countdown-easy:train"], limit: 20,
+          teacher: {kind: countdown, styles: {parallel: 1}}}
+  sft: {kind: sft, steps: 20, batch: 4, lr: 3e-3, data: [{stage: start}], checkpoint_every: 4}
+  rl: {kind: grpo, problems: ["countdown-mini:train"], steps: 7, groups: 2, samples: 2, lr: 1e-3, checkpoint_every: 2,
+       reward: {cases: [{when: [right], value: 1}]}, drop_zero_spread: false}
+  check: {kind: eval, problems: ["countdown-mini:heldout"], limit: 4, samples: 2}
+"""
+ONLY = {  # one stage that takes the recipe's own model
+    "sft": 'stages={only: {kind: sft, steps: 1, data: [{problems: "countdown-easy:train", share: 1}]}}',
+    "grpo": 'stages={only: {kind: grpo, problems: ["countdown-easy:train"], steps: 1, reward: accuracy}}',
+}
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    (tmp_path / "small.yaml").write_text(RECIPE)
+    return tmp_path / "small.yaml"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The folder of that recipe's run, with nothing in its way."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "small.yaml").write_text(RECIPE)
+    run_recipe(load_recipe(folder / "small.yaml"), folder / "run", say=lambda text: None)
+    return folder / "run"
+
+
+def sentence(status: int, err: str) -> str:
+    """What the program says of a user's mistake, once it is sure that it says it as it should."""
+    assert status == 2
+    assert err.startswith("polythink: ")
+    assert err.count("\n") == 1, err
+    return err.removeprefix("polythink: ").strip()
+
+
+# ---- what is asked for ----
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("sedd=1", "unknown key sedd; did you mean 'seed'?"),
+        ("stf.steps=1", "unknown key stf; did you mean 'sft'?"),
+        ("rl.stepz=1", "unknown key stages.rl.stepz; did you mean 'steps'?"),
+        ("rl.reward.cases.0.wen=[right]", "unknown key stages.rl.reward.cases.0.wen; did you mean 'when'?"),
+        ("sft.data.0.shar=1", "unknown key stages.sft.data.0.shar; did you mean 'share'?"),
+        ("start.teacher.stiles={parallel: 1}", "unknown key stages.start.teacher.stiles; did you mean 'styles'?"),
+        ("check.decoding.pathz=1", "decoding of stage check: unknown key pathz; did you mean 'paths'?"),
+        ("model.head_dimm=1", "unknown key model.head_dimm; did you mean 'head_dim'?"),
+        ("model.head_dim=15", "model.head_dim must be a multiple of 2, got 15"),
+        ("model.num_key_value_heads=3", "num_attention_heads (2) must be a multiple of num_key_value_heads (3)"),
+        ("model.path=/nowhere/model", "no model folder '/nowhere/model'"),
+        ("prompt=nowhere.txt", "no prompt file nowhere.txt"),
+        ("sft.data.0={file: nowhere.jsonl}", "stages.sft.data: no file nowhere.jsonl"),
+        ("check.problems=[nowhere.parquet]", "stages.check.problems: no file nowhere.parquet"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_found_before_anything_is_done(polythink, recipe, override, said):
+    status, out, err = polythink("train", recipe, override, "--out", recipe.parent / "run")
+    assert said in sentence(status, err)
+    assert out == ""
+    assert not (recipe.parent / "run").exists()
+
+
+MISSING = [
+    ("train", "nowhere.yaml"),
+    ("experiment", "nowhere.yaml"),
+    ("report", "nowhere"),
+    ("generate", "nowhere", "9 8 5 -> 5"),
+    ("eval", "nowhere", "--problems", "countdown-easy", "--out", "out"),
+    ("eval", "nowhere", "--problems", "nowhere.parquet", "--out", "out"),
+    ("data", "show", "nowhere.parquet"),
+    ("data", "grade", "nowhere.jsonl", "--text", "text", "--answer", "answer"),
+    ("data", "coldstart", "nowhere.jsonl", "--teacher", "countdown", "--out", "out"),
+    ("trace", "check", "nowhere.jsonl", "--field", "text"),
+    ("trace", "show", "nowhere.parquet"),
+]
+
+
+@pytest.mark.parametrize("command", MISSING, ids=lambda command: " ".join(command[:3]))
+def test_what_is_not_there_is_named(polythink, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = polythink(*command)
+    assert "nowhere" in sentence(status, err)
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- models that cannot be used ----
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """Folders as transformers writes them, of models that we must refuse."""
+    folder, words = tmp_path_factory.mktemp("models"), word_tokenizer(VOCABULARY, PARALLEL_R1)
+    recurrent = {"num_heads": 8, "head_dim": 8, "state_size": 8, "expand": 2, "n_groups": 1}
+    rotary = {"intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    for name, kind, tokenizer, shape in (
+        ("recurrent", "mamba2", words, recurrent),
+        ("alibi", "bloom", words, {"n_head": 4}),
+        ("tags", "qwen3", tokenizer_without_tags(), rotary),
+    ):
+        sizes = {"vocab_size": len(words), "hidden_size": 32, "num_hidden_layers": 1, **shape}
+        special = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1}
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **special)).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    cut = shutil.copytree(folder / "tags", folder / "cut") / "model.safetensors"
+    os.truncate(cut, 1000)
+    return folder
+
+
+def tokenizer_without_tags() -> PreTrainedTokenizerFast:
+    vocabulary = ("<unk>", "<eos>", "<", ">", "/", "Parallel", "Path", "Summary")
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<eos>")
+
+
+@pytest.mark.parametrize("kind", ONLY)
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("recurrent", "mamba2 has layers of the kind linear_attention, which the engine cannot fork and join"),
+        ("alibi", "bloom takes positions from token distance (ALiBi)"),
+        ("tags", "the tokenizer does not hold <Parallel>, </Parallel>, <Path>, </Path>, <Summary>, </Summary>"),
+        ("cut", "cannot load a model from"),
+    ],
+)  # fmt: skip
+def test_a_model_that_cannot_be_used_is_refused_before_it_is_trained(polythink, recipe, models, kind, name, said):
+    run = recipe.parent / "run"
+    status, _, err = polythink("train", recipe, f"model.path={models / name}", ONLY[kind], "--out", run)
+    assert said in sentence(status, err)
+    assert not (run / "only" / "metrics.jsonl").exists()
+    assert not (run / "only" / "model").exists()
+
+
+def test_an_architecture_that_cannot_fork_or_be_made_is_refused(polythink, recipe):
+    for architecture, said in (
+        ("bloom", "(ALiBi)"),
+        ("mamba2", "cannot make a 'mamba2' of that shape"),
+        ("t5", "cannot make a 't5' of that shape"),
+        ("qwen33", "did you mean 'qwen3'"),
+    ):
+        out = recipe.parent / architecture
+        status, _, err = polythink("train", recipe, f"model.architecture={architecture}", ONLY["sft"], "--out", out)
+        assert said in sentence(status, err)
+
+
+# ---- a model of ours ----
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory) -> Path:
+    shape = ModelConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16, intermediate_size=48)
+    lm = create(shape.model_copy(update={"tokenizer": "bytes", "max_position_embeddings": 64}), "parallel_r1")
+    folder = tmp_path_factory.mktemp("ours")
+    save(lm, folder, ModelSettings(decoding={"max_main_tokens": 20, "max_path_tokens": 9, "max_summary_tokens": 9}))
+    return folder
+
+
+@pytest.fixture
+def sums(tmp_path) -> Path:
+    write_jsonl(tmp_path / "sums.jsonl", [{"question": f"{i}+1", "answer": i + 1} for i in range(20)])
+    return tmp_path / "sums.jsonl"
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(polythink, recipe, ours, tmp_path):
+    status, _, err = polythink("generate", ours, "9" * 64)
+    assert "the prompt has 64 tokens and the model's context holds 64" in sentence(status, err)
+    write_jsonl(tmp_path / "long.jsonl", [{"question": q, "answer": 1} for q in ("1+0", "9" * 70)])
+    evaluation = ("eval", ours, "--problems", tmp_path / "long.jsonl", "--samples", 1, "--out", tmp_path / "out")
+    status, _, err = polythink(*evaluation)
+    assert "the prompt has 70 tokens" in sentence(status, err)
+    training = ("train", recipe, ONLY["grpo"], "model.max_position_embeddings=4", "--out", tmp_path / "run")
+    status, _, err = polythink(*training)
+    assert "the model's context holds 4" in sentence(status, err)
+
+
+def test_an_evaluation_that_has_no_place_is_refused_before_it_is_drawn(polythink, ours, sums, monkeypatch):
+    monkeypatch.setattr("polythink.engine.engine.Engine.generate", None)
+    status, _, err = polythink("eval", ours, "--problems", sums, "--out", sums / "out")
+    assert "cannot write" in sentence(status, err)
+
+
+# ---- a full disk ----
+
+
+@contextmanager
+def full_disk(longest: int) -> Iterator[None]:
+    """No file may become longer than so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (longest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_disk_that_is_full_of_samples_keeps_the_evaluation_before(polythink, ours, sums, tmp_path):
+    command = ("eval", ours, "--problems", sums, "--out", tmp_path / "out")
+    assert polythink(*command, "--limit", 2, "--samples", 1)[0] == 0
+    before = content(tmp_path / "out")
+    assert before.keys() == {"eval.json", "samples.jsonl"}
+    with full_disk(4 * len(before["samples.jsonl"])):
+        status, _, err = polythink(*command, "--samples", 2)
+    assert sentence(status, err) == f"cannot write {tmp_path / 'out' / 'samples.jsonl'}: File too large"
+    assert content(tmp_path / "out") == before
+
+
+# ---- interrupted ----
+
+
+def start(recipe: Path, out: Path, *options: str) -> subprocess.Popen:
+    code = "from polythink.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "train", str(recipe), "--out", str(out), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def stop_at(process: subprocess.Popen, file: Path, lines: int, number: signal.Signals) -> tuple[int, str]:
+    """Signal the program and all that it started, as Ctrl-C does, when the file has so many lines."""
+    while process.poll() is None and not (file.exists() and file.read_bytes().count(b"\n") >= lines):
+        time.sleep(0.003)
+    assert process.poll() is None, "it ended before it could be stopped"
+    os.killpg(process.pid, number)
+    return process.wait(60), process.communicate()[1]
+
+
+def outcome(run: Path) -> tuple:
+    """All that a run comes to, but for the times it took."""
+    rows = [
+        {key: value for key, value in row.items() if not key.endswith("seconds")}
+        for stage in ("sft", "rl")
+        for row in read_jsonl(run / stage / "metrics.jsonl")
+    ]
+    files = ("start/kept.jsonl", "sft/model/model.safetensors", "rl/model/model.safetensors", "rl/samples.jsonl")
+    samples = (run / "check" / "samples-countdown-mini-heldout.jsonl").read_bytes()
+    return rows, [(run / name).read_bytes() for name in files], samples
+
+
+def test_a_run_that_is_stopped_again_and_again_comes_to_what_an_unstopped_one_does(polythink, recipe, whole):
+    run = recipe.parent / "run"
+    interrupted = stop_at(start(recipe, run), run / "sft/metrics.jsonl", 6, signal.SIGINT)
+    assert interrupted == (130, "polythink: interrupted\n")
+    terminated = stop_at(start(recipe, run, "--resume"), run / "sft/metrics.jsonl", 14, signal.SIGTERM)
+    assert terminated == (143, "polythink: terminated\n")
+    killed = stop_at(start(recipe, run, "--resume"), run / "rl/metrics.jsonl", 3, signal.SIGKILL)
+    assert killed == (-signal.SIGKILL, "")
+    assert not (run / "rl" / "result.json").exists()
+    status, _, err = polythink("train", recipe, "--out", run)
+    assert "holds a run already; resume it" in sentence(status, err)
+    assert polythink("train", recipe, "--out", run, "--resume")[0] == 0
+    assert outcome(run) == outcome(whole)
+
+
+def test_a_run_on_a_full_disk_goes_on_when_there_is_room(polythink, recipe, whole):
+    run = recipe.parent / "run"
+    checkpoint = (whole / "sft" / "checkpoint" / "checkpoint.pt").stat().st_size
+    with full_disk(checkpoint // 2):
+        status, _, err = polythink("train", recipe, "--out", run)
+    assert sentence(status, err) == f"cannot write {run / 'sft' / 'checkpoint' / 'checkpoint.pt'}: File too large"
+    assert [row["step"] for row in read_jsonl(run / "sft" / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert list((run / "sft" / "checkpoint").iterdir()) == []
+    assert read_json(run / "start" / "result.json")["table"] == read_json(whole / "start" / "result.json")["table"]
+    assert polythink("train", recipe, "--out", run, "--resume")[0] == 0
+    assert outcome(run) == outcome(whole)
