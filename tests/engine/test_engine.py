@@ -51,7 +51,7 @@ def gaps(lm, rollouts) -> list[float]:
 @pytest.mark.parametrize("decoding", SETTINGS, ids=label)
 def test_logprobs_equal_one_masked_forward(decoding):
     lm = tiny()
-    rollouts = Engine(lm, rows=5).generate(requests(lm, 24), decoding, seed=3)
+    rollouts = Engine(lm, rows=5).generate(requests(lm, 16), decoding, seed=3)
     found = gaps(lm, rollouts)
     assert len(found) > 200
     assert max(found) < TOLERANCE
@@ -93,14 +93,14 @@ def test_a_branch_does_not_depend_on_its_batch_mates():
     Batch mates change the shape of the matrix products: log-probabilities agree to rounding, and no more is promised.
     """
     lm = tiny()
-    decoding, wanted = SETTINGS[2], requests(lm, 10)
-    base = Engine(lm, rows=10).generate(wanted, decoding, seed=3)
-    for rows, backend in ((1, "flat"), (3, "flat"), (4, "padded"), (10, "padded")):
+    decoding, wanted = SETTINGS[2], requests(lm, 7)
+    base = Engine(lm, rows=7).generate(wanted, decoding, seed=3)
+    for rows, backend in ((1, "flat"), (3, "flat"), (2, "padded"), (7, "padded")):
         other = Engine(lm, rows=rows, backend=backend).generate(wanted, decoding, seed=3)
         assert [drawn(r) for r in other] == [drawn(r) for r in base], (rows, backend)
         a, b = ([x for r in rs for s in r.segments for x in s.logprobs] for rs in (base, other))
         assert a == pytest.approx(b, abs=1e-5)
-    order = [5, 0, 9, 3]
+    order = [5, 0, 6]
     shuffled = Engine(lm, rows=2).generate([wanted[i] for i in order], decoding, seed=3)
     assert [drawn(r) for r in shuffled] == [drawn(base[i]) for i in order]
 
@@ -109,11 +109,12 @@ def test_a_branch_does_not_depend_on_its_batch_mates():
 def test_chunks_and_models_without_logits_to_keep_change_nothing(backend):
     lm = tiny()
     wanted = [Request(tuple(lm.encode("a b c c a b " * n)), "long", n) for n in (5, 1, 3)]
-    whole = Engine(lm, rows=2, backend=backend).generate(wanted, SETTINGS[1], seed=0)
+    decoding = SETTINGS[1].model_copy(update={"max_trace_tokens": 50})
+    whole = Engine(lm, rows=2, backend=backend).generate(wanted, decoding, seed=0)
     chunked = Engine(lm, rows=2, backend=backend, chunk=4)
-    assert [drawn(r) for r in chunked.generate(wanted, SETTINGS[1], seed=0)] == [drawn(r) for r in whole]
+    assert [drawn(r) for r in chunked.generate(wanted, decoding, seed=0)] == [drawn(r) for r in whole]
     chunked.backend._keeps_logits = False
-    assert [drawn(r) for r in chunked.generate(wanted, SETTINGS[1], seed=0)] == [drawn(r) for r in whole]
+    assert [drawn(r) for r in chunked.generate(wanted, decoding, seed=0)] == [drawn(r) for r in whole]
 
 
 @pytest.mark.parametrize("backend", ["flat", "padded"])
