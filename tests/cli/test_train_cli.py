@@ -1,4 +1,4 @@
-"""`polythink train --dry-run` on everything that is packaged: what it prints is the recipe, whole, and nothing is run."""
+"""`polythink train --dry-run` on all that is packaged: what it prints is the recipe, whole, and nothing is run."""
 
 from __future__ import annotations
 

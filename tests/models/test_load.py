@@ -6,9 +6,18 @@ import pytest
 import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from polythink.models.load import ModelConfig, adopt, checkpoint_activations, create, load, save, with_settings
+from polythink.models.load import (
+    ModelConfig,
+    adopt,
+    check_path,
+    checkpoint_activations,
+    create,
+    load,
+    save,
+    with_settings,
+)
 from polythink.models.tags import add_tags, tag_ids
 from polythink.models.tokenizers import byte_tokenizer, word_tokenizer
 from polythink.run.errors import UserError
@@ -150,3 +159,23 @@ def test_what_is_not_there():
         create(ModelConfig(architecture="qwen33"), "parallel_r1", WORDS)
     with pytest.raises(UserError, match="has no chat template"):
         with_settings(create(SMALL, "parallel_r1", WORDS), chat=True).encode_prompt("one")
+
+
+def test_a_model_without_sdpa_is_loaded_with_the_attention_that_it_has(lm, tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = AutoConfig.for_model("gemma2", vocab_size=len(lm.tokenizer), head_dim=16, intermediate_size=48, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    assert adopt(ModelConfig(path=str(tmp_path)), "parallel_r1").model.config._attn_implementation == "eager"
+    lm.model.save_pretrained(tmp_path)
+    assert adopt(ModelConfig(path=str(tmp_path)), "parallel_r1").model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("path", ["/nowhere/model", "./nowhere", "a/b/c", "file.txt"])
+def test_what_is_no_folder_and_no_name_on_the_hub_is_refused_without_asking_it(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("")
+    with pytest.raises(UserError, match="no model folder"):
+        adopt(ModelConfig(path=path), "parallel_r1")
+    check_path("Qwen/Qwen3-4B-Base")
+    check_path("gpt2")

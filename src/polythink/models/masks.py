@@ -144,7 +144,7 @@ def check_forward(model, positions: torch.Tensor, mask: torch.Tensor | None) -> 
     if attention == "flex_attention" and positions.device.type == "cpu":
         raise UserError("attention 'flex_attention' aborts the process on a CPU; load the model with attention 'sdpa'")
     if attention == "eager" and mask is not None and mask.dtype == torch.bool:
-        raise UserError("attention 'eager' adds a bool mask as 0 and 1 instead of masking; use attention 'sdpa'")
+        raise UserError("attention 'eager' adds a bool mask as 0 and 1 instead of masking; train a model with 'sdpa'")
     if attention != "sdpa":
         raise UserError(f"a masked forward needs attention 'sdpa', the model is set to {attention!r}")
     if mask is None:
