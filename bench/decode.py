@@ -3,8 +3,8 @@
     python bench/decode.py                                   # every case in both dtypes
     python bench/decode.py --cases 1x4 --steps 8 --rounds 1  # a first look
 
-A case is TRACESxPATHS: traces whose one block is being drawn. `32xragged` are 32 traces with 1, 2, 3, 4, 1, .. paths and
-prompts of unequal length. `generate` decodes one sequence a path, in one batch padded on the left, each with a copy of
+A case is TRACESxPATHS: traces whose one block is being drawn. `32xragged` are 32 traces with 1, 2, 3, 4, 1, .. paths
+and prompts of unequal length. `generate` decodes one sequence a path, in one batch padded on the left, each with a copy of
 its prompt. The model is a random Qwen3 of about 29M parameters; everything samples at temperature 1.
 
 Timed is a whole step (scheduling, forward, drawing) once the prompts have been read and the paths opened; contenders
@@ -17,7 +17,9 @@ import argparse
 import os
 import platform
 import random
+import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from time import perf_counter
@@ -120,39 +122,34 @@ def generate_steps(lm: LanguageModel, prompts: list, bias: torch.Tensor, steps: 
     return [after - before for before, after in pairwise(clock.ends[1:])]
 
 
-def measure(dtype: str, options: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
-    """Seconds of every step, by case and contender."""
+def measure(dtype: str, options: argparse.Namespace) -> Iterator[list[str]]:
+    """The rows of the table, one a case, as they are measured."""
     lm = make_model(dtype)
     vocabulary = lm.model.config.vocab_size
-    engines = {kind: Engine(lm, rows=64, backend=kind) for kind in BACKENDS}
+    contenders = {kind: partial(engine_steps, Engine(lm, rows=64, backend=kind)) for kind in BACKENDS}
+    contenders["generate"] = partial(generate_steps, lm)
     bias = torch.zeros(vocabulary, dtype=lm.model.dtype, device=lm.device)
     bias[[lm.eos, lm.pad, *lm.tag_ids.values()]] = NEVER
     lm.model.get_output_embeddings().register_forward_hook(lambda module, inputs, logits: logits + bias)
-    contenders = {
-        **{kind: partial(engine_steps, engine) for kind, engine in engines.items()},
-        "generate": partial(generate_steps, lm),
-    }
-    seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     for case in options.cases:
         prompts = make_prompts(case, options.prompt, vocabulary - len(lm.tag_ids))
         for run in contenders.values():  # warm-up, not counted
             run(prompts, bias, 1)
+        seconds: dict[str, list[float]] = defaultdict(list)
         for _ in range(options.rounds):
             for name, run in contenders.items():
-                seconds[case, name] += run(prompts, bias, options.steps)
-    return seconds
+                seconds[name] += run(prompts, bias, options.steps)
+        yield [dtype, case, str(sum(paths for _, paths in prompts)), *cells(seconds)]
 
 
-def row(dtype: str, case: str, seconds: dict[tuple[str, str], list[float]], prompt: int) -> list[str]:
-    """Median and quartiles in milliseconds of each contender; in brackets how much quicker than `generate` it is."""
-    branches = sum(paths for _, paths in make_prompts(case, prompt, 100))
-    quartiles = {name: np.percentile(seconds[case, name], (25, 50, 75)) * 1000 for name in (*BACKENDS, "generate")}
+def cells(seconds: dict[str, list[float]]) -> list[str]:
+    """Median and quartiles in milliseconds of each contender, and how many times as quick as `generate` it is."""
+    quartiles = {name: np.percentile(values, (25, 50, 75)) * 1000 for name, values in seconds.items()}
     reference = quartiles["generate"][1]
-    cells = [
+    return [
         f"{middle:.1f} ({low:.1f}-{high:.1f})" + (f" x{reference / middle:.2f}" if name in BACKENDS else "")
         for name, (low, middle, high) in quartiles.items()
     ]
-    return [dtype, case, str(branches), *cells]
 
 
 def main() -> None:
@@ -167,8 +164,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     rows = []
     for dtype in options.dtypes:
-        seconds = measure(dtype, options)
-        rows += [row(dtype, case, seconds, options.prompt) for case in options.cases]
+        for row in measure(dtype, options):
+            print(*row, sep="  ", file=sys.stderr)
+            rows.append(row)
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {options.threads} threads"
     print(f"{where}, {platform.machine()}, torch {torch.__version__}, transformers {transformers.__version__}")
     print(f"prompt {options.prompt}, {options.rounds} rounds of {options.steps} steps: median ms (quartiles)\n")
