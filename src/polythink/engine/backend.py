@@ -40,9 +40,9 @@ class TransformersBackend:
         model.eval()
         if self.kind == "flat":
             model.set_attn_implementation(attention.NAME)
-        self.arena = Arena(
-            self.config.num_hidden_layers, rows, self.lm.device, self.window is not None, self.kind == "padded"
-        )
+        # a stack may keep keys besides those of its layers
+        slots = getattr(self.config, "cache_slots", self.config.num_hidden_layers)
+        self.arena = Arena(slots, rows, self.lm.device, self.window is not None, self.kind == "padded")
         token = attention.ARENA.set(self.arena)
         try:
             with torch.inference_mode():

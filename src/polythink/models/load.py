@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from pydantic import Field
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
+from polythink.models.architectures import FrameConfig
 from polythink.models.tags import add_tags, tag_ids
 from polythink.models.tokenizers import byte_tokenizer, word_tokenizer
 from polythink.run.config import Config
@@ -33,19 +35,20 @@ class ModelConfig(Config):
 
     path: str | None = None
     add_tags: bool = False  # give the dialect's tags rows of their own where the tokenizer lacks them
-    architecture: str = "qwen3"
+    architecture: str = "qwen3"  # a name of transformers, or eit, e_eit, partialformer, vanilla
     tokenizer: Literal["countdown", "bytes"] = "countdown"
     hidden_size: int = 96
     num_hidden_layers: int = 3
     num_attention_heads: int = 3
-    num_key_value_heads: int = 1
-    head_dim: int = 32
+    num_key_value_heads: int = 1  # of transformers' rotary decoders, as are head_dim and rope_theta:
+    head_dim: int = 32  # the package's own architectures have heads of hidden_size / num_attention_heads
     intermediate_size: int = 256
     max_position_embeddings: int = 4096
     tie_word_embeddings: bool = True
     rope_theta: float = 10_000.0
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
+    options: dict[str, Any] = Field(default_factory=dict)  # further fields of the architecture's own configuration
 
 
 @dataclass(frozen=True)
@@ -121,30 +124,50 @@ class LanguageModel:
 
 def create(config: ModelConfig, dialect: str, words: Sequence[str] = (), seed: int = 0) -> LanguageModel:
     """A randomly initialised model of the configured shape. `words` is the vocabulary of a closed tokenizer."""
-    if config.architecture not in CONFIG_MAPPING:
-        raise UserError(
-            f"no architecture {config.architecture!r} in transformers{nearest(config.architecture, CONFIG_MAPPING)}"
-        )
     rules = get_dialect(dialect)
     tokenizer = byte_tokenizer(rules) if config.tokenizer == "bytes" else word_tokenizer(words, rules)
-    shape = config.model_dump(
-        exclude={"path", "add_tags", "architecture", "tokenizer", "dtype", "rope_theta", "gradient_checkpointing"}
-    )
-    model_config = CONFIG_MAPPING[config.architecture](
-        **shape,
-        vocab_size=len(tokenizer),
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-        attention_dropout=0.0,
-        use_sliding_window=False,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-    )
+    model_config = architecture_config(config, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(model_config, attn_implementation="sdpa")
     lm = LanguageModel(model.to(getattr(torch, config.dtype)), tokenizer, ModelSettings(dialect=dialect))
     return _ready(lm, config)
+
+
+def architecture_config(
+    config: ModelConfig, vocab_size: int, end: int | None = None, pad: int | None = None
+) -> PreTrainedConfig:
+    """The transformers configuration of a random model; `UserError` for names and shapes that cannot be."""
+    if config.architecture not in CONFIG_MAPPING:
+        raise UserError(
+            f"no architecture {config.architecture!r} in transformers{nearest(config.architecture, CONFIG_MAPPING)}"
+        )
+    config_class = CONFIG_MAPPING[config.architecture]
+    known = {f.name for f in fields(config_class)}
+    for name in config.options:
+        if name not in known:
+            raise UserError(f"model.options: {config.architecture} has no {name!r}{nearest(name, known)}")
+    shape = config.model_dump(
+        include={
+            "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings",
+            "tie_word_embeddings",
+        }
+    )  # fmt: skip
+    shape |= {"vocab_size": vocab_size, "eos_token_id": end, "pad_token_id": pad, "bos_token_id": None}
+    if issubclass(config_class, FrameConfig):
+        # what is drawn is what is trained: no dropout unless it is asked for
+        made = config_class(**{**shape, "dropout": 0.0, **config.options})
+        if why := made.why_not_forked():
+            raise UserError(why)
+        return made
+    shape |= {
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "attention_dropout": 0.0,
+        "use_sliding_window": False,
+    }
+    return config_class(**{**shape, **config.options})
 
 
 def adopt(config: ModelConfig, dialect: str) -> LanguageModel:

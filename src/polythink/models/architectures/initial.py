@@ -1,0 +1,43 @@
+"""Initialisation. These functions leave alone what was loaded from a file, as those of transformers do."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+from transformers import initialization as init
+
+PUBLISHED_GAIN = 1 / math.sqrt(2)  # of the projections to queries, keys and values
+
+
+def pytorch_default(module: nn.Linear | nn.Conv2d) -> None:
+    """What the constructors of torch do: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weight and bias."""
+    bound = 1 / math.sqrt(module.weight[0].numel())
+    init.uniform_(module.weight, -bound, bound)
+    if module.bias is not None:
+        init.uniform_(module.bias, -bound, bound)
+
+
+def xavier(module: nn.Linear, gain: float = PUBLISHED_GAIN, zero_bias: bool = False) -> None:
+    """Xavier-uniform weights; the bias as torch draws it, or zero."""
+    pytorch_default(module)
+    init.xavier_uniform_(module.weight, gain=gain)
+    if zero_bias:
+        init.zeros_(module.bias)
+
+
+def keep_spread(module: nn.Conv2d, gain: float = 1.0) -> None:
+    """Normal weights of standard deviation gain / sqrt(fan_in), zero bias: the output spreads as the input did.
+
+    After a relu the gain is sqrt(2), since half of what comes in is zero.
+    """
+    init.normal_(module.weight, std=gain / math.sqrt(module.weight[0].numel()))
+    init.zeros_(module.bias)
+
+
+def embedding(module: nn.Embedding | nn.Linear) -> None:
+    """N(0, 1/d) rows of width d, as for embeddings that are multiplied by sqrt(d); the padding row is zero."""
+    init.normal_(module.weight, std=module.weight.shape[1] ** -0.5)
+    padding = getattr(module, "padding_idx", None)
+    if padding is not None and not getattr(module.weight, "_is_hf_initialized", False):
+        init.zeros_(module.weight[padding])
