@@ -54,10 +54,6 @@ class Attention(nn.Module):
         """The output, and the weights if they are `wanted`."""
         raise NotImplementedError
 
-    def initialise(self) -> None:
-        """Draw the weights as the papers' code does."""
-        raise NotImplementedError
-
     def _read(self, y: torch.Tensor, past: Cache | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of y and of all that is cached. Those of the encoder's output are computed once."""
         if past is None:
@@ -136,10 +132,10 @@ def mapped_attention(
 
 
 def to_weights(module: Attention, logits: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Masked softmax over keys, in float32, with the attention's dropout: (B, H, T, S) -> the same."""
+    """Masked softmax over keys, in float32 at least, with the attention's dropout: (B, H, T, S) -> the same."""
     if mask is not None:  # the least number, not -inf: a row without any key stays finite
         logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
-    weights = logits.softmax(-1, dtype=torch.float32).to(logits.dtype)
+    weights = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(logits.dtype)
     return nn.functional.dropout(weights, module.config.attention_dropout, module.training)
 
 

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from polythink.models.architectures.config import FrameConfig
+from polythink.models.architectures.initial import drawn_by, embedding
 from polythink.models.architectures.stack import FrameModel, Stack, causal_mask, positions_of
 from polythink.run.errors import UserError
 
@@ -27,7 +28,7 @@ class DecoderOnlyLM(FrameModel, GenerationMixin):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.decoder = Stack(config, self.parts, "target")
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = drawn_by(embedding, nn.Linear(config.hidden_size, config.vocab_size, bias=False))
         self.post_init()
 
     @can_return_tuple

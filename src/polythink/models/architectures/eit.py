@@ -27,11 +27,11 @@ from functools import partial
 import torch
 from torch import nn
 
-from polythink.models.architectures import initial
 from polythink.models.architectures.attention import ROLES, mapped_attention, split, to_weights
 from polythink.models.architectures.config import FrameConfig
 from polythink.models.architectures.decoder_only import DecoderOnlyLM
 from polythink.models.architectures.encoder_decoder import EncoderDecoderLM
+from polythink.models.architectures.initial import drawn_by, keep_spread
 from polythink.models.architectures.stack import Parts
 from polythink.models.architectures.vanilla import MultiHeadAttention
 from polythink.run.errors import UserError
@@ -91,16 +91,13 @@ class Mixing(nn.Module):
 
     def __init__(self, config: InteractionConfig, index: int, maps: int, groups_in: int, groups_out: int) -> None:
         super().__init__()
-        self.config, self.heads = config, config.num_attention_heads
         self.kernel, channels = config.mixings()[index]
         size, padding = (1, self.kernel), (0, self.kernel // 2)
         self.expand = nn.Conv2d(maps, channels, size, padding=padding, groups=groups_in)
-        self.reduce = nn.Conv2d(channels, self.heads, size, padding=padding, groups=groups_out)
-
-    def initialise(self) -> None:
-        if self.config.initialisation == "alive":
-            initial.keep_spread(self.expand)
-            initial.keep_spread(self.reduce, gain=2**0.5)
+        self.reduce = nn.Conv2d(channels, config.num_attention_heads, size, padding=padding, groups=groups_out)
+        if config.initialisation == "alive":
+            drawn_by(keep_spread, self.expand)
+            drawn_by(partial(keep_spread, gain=2**0.5), self.reduce)
 
     def forward(self, maps: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """(B, maps, T, S) -> (B, M, T, S)."""

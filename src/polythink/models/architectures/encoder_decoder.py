@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.utils import can_return_tuple
 
 from polythink.models.architectures.config import FrameConfig
+from polythink.models.architectures.initial import drawn_by, embedding
 from polythink.models.architectures.stack import FrameModel, Parts, Stack, causal_mask, padding_mask, positions_of
 
 
@@ -56,7 +57,7 @@ class EncoderDecoderLM(FrameModel, GenerationMixin):
         super().__init__(config)
         self.encoder = Encoder(config, self.parts)
         self.decoder = Stack(config, self.parts, "target")
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = drawn_by(embedding, nn.Linear(config.hidden_size, config.vocab_size, bias=False))
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:

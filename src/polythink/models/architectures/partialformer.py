@@ -23,7 +23,6 @@ import torch
 from torch import nn
 from transformers import Cache
 
-from polythink.models.architectures import initial
 from polythink.models.architectures.attention import (
     Attention,
     library_attention,
@@ -36,6 +35,7 @@ from polythink.models.architectures.attention import (
 from polythink.models.architectures.config import FrameConfig
 from polythink.models.architectures.decoder_only import DecoderOnlyLM
 from polythink.models.architectures.encoder_decoder import EncoderDecoderLM
+from polythink.models.architectures.initial import drawn_by, orthogonal, output, projection
 from polythink.models.architectures.stack import Parts
 
 
@@ -82,12 +82,8 @@ class ResidualAttention(nn.Module):
         super().__init__()
         self.config, self.heads = config, config.heads(role)
         self.norm = nn.LayerNorm(config.hidden_size)
-        self.q_proj = nn.Linear(config.hidden_size, self.heads * config.head_size)
-        self.k_proj = nn.Linear(config.hidden_size, self.heads * config.head_size)
-
-    def initialise(self) -> None:
-        initial.xavier(self.q_proj)
-        initial.xavier(self.k_proj)
+        wide = (config.hidden_size, self.heads * config.head_size)
+        self.q_proj, self.k_proj = (drawn_by(projection, nn.Linear(*wide)) for _ in range(2))
 
     def forward(self, x: torch.Tensor, past: Cache | None) -> tuple[torch.Tensor, ...]:
         """x (B, T, d) -> logits (B, E, T, S), or without the head MLP query (B, E, T, D) and keys (B, E, S, D)."""
@@ -104,21 +100,19 @@ class ResidualAttention(nn.Module):
 
 
 class HeadScaling(nn.Module):
-    """G maps -> E maps: W_2 relu(W_1 P + b_1) + b_2 over the head axis."""
+    """G maps -> E maps: W_2 relu(W_1 P + b_1) + b_2 over the head axis.
+
+    As published, torch's default shrinks the logits about tenfold; "alive" draws both orthogonal, with gains sqrt(E/G)
+    and sqrt(2).
+    """
 
     def __init__(self, config: PartialFormerConfig, heads: int) -> None:
         super().__init__()
-        self.config = config
-        self.expand = nn.Conv2d(config.logit_heads, heads, 1)
-        self.mix = nn.Conv2d(heads, heads, 1)
-
-    def initialise(self) -> None:
-        """ "alive": orthogonal, with gains sqrt(E/G) and sqrt(2); torch's default shrinks the logits about tenfold."""
-        if self.config.initialisation == "alive":
-            into, out = self.expand.in_channels, self.expand.out_channels
-            for layer, gain in ((self.expand, (out / into) ** 0.5), (self.mix, 2**0.5)):
-                initial.init.orthogonal_(layer.weight, gain=gain)
-                initial.init.zeros_(layer.bias)
+        groups = config.logit_heads
+        self.expand, self.mix = nn.Conv2d(groups, heads, 1), nn.Conv2d(heads, heads, 1)
+        if config.initialisation == "alive":
+            drawn_by(partial(orthogonal, gain=(heads / groups) ** 0.5), self.expand)
+            drawn_by(partial(orthogonal, gain=2**0.5), self.mix)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return self.mix(self.expand(maps).relu())
@@ -132,17 +126,13 @@ class PartialAttention(Attention):
         width, size = config.hidden_size, config.head_size
         self.heads, self.hidden = config.heads(role), config.ratio(role) * size
         self.logit_heads = config.logit_heads if config.head_mlp else self.heads
-        self.q_proj, self.k_proj = (nn.Linear(width, self.logit_heads * size) for _ in range(2))
-        self.v_proj, self.gate_proj = (nn.Linear(width, self.heads * size) for _ in range(2))
-        self.o_proj = nn.Linear(self.heads * size, width)
+        narrow, wide = (width, self.logit_heads * size), (width, self.heads * size)
+        self.q_proj, self.k_proj = (drawn_by(projection, nn.Linear(*narrow)) for _ in range(2))
+        self.v_proj, self.gate_proj = (drawn_by(projection, nn.Linear(*wide)) for _ in range(2))
+        self.o_proj = drawn_by(output, nn.Linear(self.heads * size, width))
         self.expand, self.reduce = nn.Linear(size, self.hidden), nn.Linear(self.hidden, size)
         self.head_scaling = HeadScaling(config, self.heads) if config.head_mlp else None
         self.dropout = nn.Dropout(config.activation_dropout)
-
-    def initialise(self) -> None:
-        for projection in (self.q_proj, self.k_proj, self.v_proj, self.gate_proj):
-            initial.xavier(projection)
-        initial.xavier(self.o_proj, gain=1.0, zero_bias=True)
 
     def keys_and_values(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys (B, G, S, D), values (B, E, S, D)."""

@@ -160,23 +160,15 @@ class FrameModel(PreTrainedModel):
         return True  # transformers would guess it from the source of the class's file
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            initial.pytorch_default(module)
-        elif isinstance(module, nn.Embedding):
-            initial.embedding(module)
-        elif isinstance(module, nn.LayerNorm):
-            initial.init.ones_(module.weight)
-            initial.init.zeros_(module.bias)
-        elif hasattr(module, "initialise"):  # after its children
-            module.initialise()
-        elif module is self and not self.config.tie_word_embeddings:
-            initial.embedding(self.lm_head)
+        initial.initialise(module)
 
     def _past(self, use_cache: bool | None, past: Cache | None, new: Callable[[], Cache]) -> Cache | None:
         """The cache of this call, made by `new` where none was given, with room for all that the stack keeps."""
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        if self.training and self.is_gradient_checkpointing:  # a layer that runs twice would be entered twice
+        if self.training and any(
+            layer.gradient_checkpointing for layer in self.decoder.layers
+        ):  # a layer that runs twice would be entered twice
             return None
         past = new() if use_cache and past is None else past
         if past is not None:

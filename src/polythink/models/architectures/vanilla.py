@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from polythink.models.architectures import initial
 from polythink.models.architectures.attention import Attention, library_attention, split
 from polythink.models.architectures.config import FrameConfig
 from polythink.models.architectures.decoder_only import DecoderOnlyLM
 from polythink.models.architectures.encoder_decoder import EncoderDecoderLM
+from polythink.models.architectures.initial import drawn_by, output, projection
 from polythink.models.architectures.stack import Parts
 
 
@@ -26,12 +26,8 @@ class MultiHeadAttention(Attention):
     def __init__(self, config: FrameConfig, role: str, layer: int) -> None:
         super().__init__(config, role, layer)
         width = config.hidden_size
-        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(width, width) for _ in range(4))
-
-    def initialise(self) -> None:
-        for projection in (self.q_proj, self.k_proj, self.v_proj):
-            initial.xavier(projection)
-        initial.xavier(self.o_proj, gain=1.0, zero_bias=True)
+        self.q_proj, self.k_proj, self.v_proj = (drawn_by(projection, nn.Linear(width, width)) for _ in range(3))
+        self.o_proj = drawn_by(output, nn.Linear(width, width))
 
     def keys_and_values(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         heads = self.config.num_attention_heads
