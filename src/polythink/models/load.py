@@ -124,9 +124,8 @@ class LanguageModel:
 
 def create(config: ModelConfig, dialect: str, words: Sequence[str] = (), seed: int = 0) -> LanguageModel:
     """A randomly initialised model of the configured shape. `words` is the vocabulary of a closed tokenizer."""
-    rules = get_dialect(dialect)
-    tokenizer = byte_tokenizer(rules) if config.tokenizer == "bytes" else word_tokenizer(words, rules)
-    model_config = architecture_config(config, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
+    tokenizer = new_tokenizer(config, dialect, words)
+    model_config = architecture_config(config, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(model_config, attn_implementation="sdpa")
@@ -134,9 +133,13 @@ def create(config: ModelConfig, dialect: str, words: Sequence[str] = (), seed: i
     return _ready(lm, config)
 
 
-def architecture_config(
-    config: ModelConfig, vocab_size: int, end: int | None = None, pad: int | None = None
-) -> PreTrainedConfig:
+def new_tokenizer(config: ModelConfig, dialect: str, words: Sequence[str] = ()) -> PreTrainedTokenizerBase:
+    """The configured small tokenizer; `words` is the vocabulary of a closed one."""
+    rules = get_dialect(dialect)
+    return byte_tokenizer(rules) if config.tokenizer == "bytes" else word_tokenizer(words, rules)
+
+
+def architecture_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
     """The transformers configuration of a random model; `UserError` for names and shapes that cannot be."""
     if config.architecture not in CONFIG_MAPPING:
         raise UserError(
@@ -153,7 +156,12 @@ def architecture_config(
             "tie_word_embeddings",
         }
     )  # fmt: skip
-    shape |= {"vocab_size": vocab_size, "eos_token_id": end, "pad_token_id": pad, "bos_token_id": None}
+    shape |= {
+        "vocab_size": len(tokenizer),
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+    }
     if issubclass(config_class, FrameConfig):
         # what is drawn is what is trained: no dropout unless it is asked for
         made = config_class(**{**shape, "dropout": 0.0, **config.options})

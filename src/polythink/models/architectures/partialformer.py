@@ -45,7 +45,7 @@ class PartialFormerConfig(FrameConfig):
     model_type = "partialformer"
 
     logit_heads: int | None = None  # G; None: num_attention_heads
-    expanded_heads: int = 16  # E
+    expanded_heads: int | None = None  # E; None: twice num_attention_heads
     source_expanded_heads: int | None = None
     ffn_ratio: int = 4  # r
     source_ffn_ratio: int | None = None
@@ -55,6 +55,7 @@ class PartialFormerConfig(FrameConfig):
 
     def __post_init__(self, **kwargs) -> None:
         self.logit_heads = self.logit_heads or self.num_attention_heads
+        self.expanded_heads = self.expanded_heads or 2 * self.num_attention_heads
         super().__post_init__(**kwargs)
 
     def _of(self, name: str, role: str):
