@@ -261,6 +261,8 @@ def _ready(lm: LanguageModel, config: ModelConfig | None = None) -> LanguageMode
 
 def _card(lm: LanguageModel, settings: ModelSettings) -> str:
     parameters = sum(p.numel() for p in lm.model.parameters())
+    ours = isinstance(lm.model.config, FrameConfig)
+    known = " after `import polythink.models.architectures`" if ours else ""
     return f"""---
 library_name: transformers
 tags: [polythink, parallel-thinking]
@@ -275,5 +277,5 @@ tags: [polythink, parallel-thinking]
 | prompt | `{settings.prompt_name}` (sha256 {settings.prompt_hash[:12] or "not recorded"}) |
 
 `polythink generate FOLDER "PROBLEM"` draws from it, `polythink eval FOLDER --problems NAME` evaluates it. Plain
-`transformers` loads it too, but writes its paths one after another.
+`transformers` loads it too{known}, but writes its paths one after another.
 """

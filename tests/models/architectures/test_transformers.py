@@ -334,6 +334,15 @@ def test_generation_goes_on_from_a_cache(name):
     assert torch.equal(rest.sequences, whole)
 
 
+def test_one_configuration_serves_both_frames():
+    """Making the second model leaves the first as it was."""
+    config = make_config("eit", interaction_in=None)
+    _, causal, seq2seq = ARCHITECTURES["eit"]
+    models = causal(config), seq2seq(config)
+    assert [model.config.is_encoder_decoder for model in models] == [False, True]
+    assert [model.config.interacts("target") for model in models] == [True, False]
+
+
 def test_every_architecture_has_both_frames():
     assert {config().model_type for config, _, _ in ARCHITECTURES.values()} == set(ARCHITECTURES)
     for config, causal, seq2seq in ARCHITECTURES.values():

@@ -184,7 +184,7 @@ def language_model(name: str) -> LanguageModel:
     lm = LanguageModel(model, tokenizer, ModelSettings())
     bias = torch.zeros(len(tokenizer))
     bias[lm.tag_ids["<Parallel>"]] = 3.0
-    model.lm_head.register_forward_hook(lambda module, args, out: out + bias)
+    model.lm_head.register_forward_hook(lambda module, args, out: out + bias.to(out.dtype))
     return lm
 
 
@@ -218,3 +218,11 @@ def test_the_engine_draws_what_its_slow_twin_draws(name, backend):
         drawn = torch.tensor([x for s in rollout.segments for x in s.logprobs])
         sampled = torch.from_numpy(layout.sampled[len(rollout.prompt) :])
         torch.testing.assert_close(drawn[sampled], forward[sampled], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", FORKING)
+def test_the_engine_takes_half_precision(name):
+    """The self-check of a bfloat16 model passes: decoding, one masked forward and each path alone agree."""
+    lm = language_model(name)
+    lm.model.to(torch.bfloat16)
+    assert Engine(lm, rows=1).backend.lm.model.dtype == torch.bfloat16

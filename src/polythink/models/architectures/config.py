@@ -7,6 +7,8 @@ encoder.
 
 from __future__ import annotations
 
+import copy
+
 from transformers import PreTrainedConfig
 
 from polythink.run.errors import UserError
@@ -18,7 +20,7 @@ class FrameConfig(PreTrainedConfig):
     """Shape of a model on one of the frames; architectures add fields of their own.
 
     `initialisation`: "published" is what the papers' code does; "alive" draws the layers between the logits so that the
-    logits keep their spread (the published one leaves them almost constant, see `facts` in the class concerned).
+    logits keep their spread (the published one leaves them almost constant over keys).
     `chunk_elements` bounds the floats of the attention maps of one layer that are alive at a time: above it, query rows
     are worked on in chunks, and computed again in the backward pass. It changes memory and time, not results.
     """
@@ -55,6 +57,14 @@ class FrameConfig(PreTrainedConfig):
             )
         if self.initialisation not in INITIALISATIONS:
             raise UserError(f"initialisation is {self.initialisation!r}; it must be 'published' or 'alive'")
+
+    def on_frame(self, is_encoder_decoder: bool) -> FrameConfig:
+        """This configuration for that frame: itself where it is one already, otherwise a copy."""
+        if self.is_encoder_decoder == is_encoder_decoder:
+            return self
+        config = copy.deepcopy(self)
+        config.is_encoder_decoder = is_encoder_decoder
+        return config
 
     @property
     def head_size(self) -> int:

@@ -24,7 +24,7 @@ class DecoderOnlyLM(FrameModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: FrameConfig) -> None:
-        config.is_encoder_decoder = False
+        config = config.on_frame(is_encoder_decoder=False)
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.decoder = Stack(config, self.parts, "target")

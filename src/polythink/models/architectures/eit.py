@@ -40,7 +40,7 @@ from polythink.run.errors import UserError
 class InteractionConfig(FrameConfig):
     """`interaction_in` names the attentions that interact, of `source`, `target` and `cross`.
 
-    None: the encoder's where there is one, otherwise the decoder's.
+    None: the encoder's self-attention where there is an encoder, otherwise the decoder's.
     """
 
     interaction_in: list[str] | None = None
@@ -58,7 +58,9 @@ class InteractionConfig(FrameConfig):
                 raise UserError(f"{channels} channels cannot be shared by {heads} heads; use a multiple of {heads}")
 
     def interacts(self, role: str) -> bool:
-        return role in (self.interaction_in or (["source"] if self.is_encoder_decoder else ["target"]))
+        if self.interaction_in is None:
+            return role == ("source" if self.is_encoder_decoder else "target")
+        return role in self.interaction_in
 
     def mixings(self) -> list[tuple[int, int]]:
         """(kernel, channels) of every pair of convolutions, in order."""

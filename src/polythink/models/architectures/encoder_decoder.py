@@ -53,7 +53,7 @@ class EncoderDecoderLM(FrameModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "encoder.embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: FrameConfig) -> None:
-        config.is_encoder_decoder = True
+        config = config.on_frame(is_encoder_decoder=True)
         super().__init__(config)
         self.encoder = Encoder(config, self.parts)
         self.decoder = Stack(config, self.parts, "target")

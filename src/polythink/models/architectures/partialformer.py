@@ -11,7 +11,8 @@ Symbols: G logit heads, E expanded heads, D = d / H head size, r ratio; x (T, d)
     out = (concat(Z) * relu(x W_u + b_u)) W_o + b_o                                   (T, d)
 
 Without the head MLP (`head_mlp=False`: Q, K: d -> E*D) the two sums of products are one, softmax([Q; Q_0] [K; K_0]^T),
-which SDPA computes. With it E maps are formed: T * S * E floats a layer, in chunks of query rows where that is much.
+which SDPA computes. With it E maps are formed: T * S * E floats a layer, in chunks of query rows where that is much,
+and E more that all layers share.
 Decoding keeps K and V of every layer and one K_0 of the stack, in a cache slot of its own.
 """
 
