@@ -112,23 +112,26 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--skip", nargs="*", default=[], help="leave out attentions with these words in their names")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     machine = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{platform.machine()} CPU"
     print(f"{time.strftime('%Y-%m-%d')}, {machine}, {arguments.threads} thread(s), torch {torch.__version__}, ", end="")
     print(f"width {arguments.width}, {arguments.heads} heads\n")
-    rows = []
+    columns = ["length", "attention", "ms", "times vanilla", "MiB kept", "peak MiB (GPU)"]
     for length in arguments.lengths:
+        rows = []
         torch.manual_seed(0)
         x = torch.randn(1, length, arguments.width, device=arguments.device, requires_grad=True)
         plain = None
         for name, make in candidates(arguments.width, arguments.heads).items():
+            if any(words in name for words in arguments.skip):
+                continue
             milliseconds, kept, peak = measure(make().to(arguments.device), x, arguments.runs)
             plain = plain or milliseconds
             cells = [f"{milliseconds:.1f}", f"{milliseconds / plain:.1f}", f"{kept / 2**20:.1f}"]
             rows.append([length, name, *cells, "" if peak is None else f"{peak / 2**20:.1f}"])
-    columns = ["length", "attention", "ms", "times vanilla", "MiB kept", "peak MiB (GPU)"]
-    print(markdown_table(columns, rows))
+        print(markdown_table(columns, rows), flush=True)
 
 
 if __name__ == "__main__":
