@@ -4,8 +4,8 @@
     python bench/decode.py --cases 1x4 --steps 8 --rounds 1  # a first look
 
 A case is TRACESxPATHS: traces whose one block is being drawn. `32xragged` are 32 traces with 1, 2, 3, 4, 1, .. paths
-and prompts of unequal length. `generate` decodes one sequence a path, in one batch padded on the left, each with a copy of
-its prompt. The model is a random Qwen3 of about 29M parameters; everything samples at temperature 1.
+and prompts of unequal length. `generate` decodes one sequence a path, in one batch padded on the left, each with a copy
+of its prompt. The model is a random Qwen3 of about 29M parameters; everything samples at temperature 1.
 
 Timed is a whole step (scheduling, forward, drawing) once the prompts have been read and the paths opened; contenders
 take turns, so that a busy machine hits all of them. Not measured: prompts, joins, refills, memory.

@@ -15,6 +15,7 @@ from polythink.cli import data, trace
 from polythink.cli.eval import evaluate
 from polythink.cli.experiment import experiment
 from polythink.cli.generate import generate
+from polythink.cli.params import params
 from polythink.cli.report import report
 from polythink.cli.train import train
 from polythink.run.errors import UserError
@@ -32,6 +33,7 @@ TRAINING, MODELS, FILES = "Train and compare", "Use a model", "Problems and trac
 app.command("train", rich_help_panel=TRAINING)(train)
 app.command("experiment", rich_help_panel=TRAINING)(experiment)
 app.command("report", rich_help_panel=TRAINING)(report)
+app.command("params", rich_help_panel=TRAINING)(params)
 app.command("generate", rich_help_panel=MODELS)(generate)
 app.command("eval", rich_help_panel=MODELS)(evaluate)
 app.add_typer(data.app, name="data", rich_help_panel=FILES)

@@ -81,6 +81,8 @@ class _Layer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return -1
 
+    get_max_cache_shape = get_max_length  # its name in transformers up to 5.10
+
 
 class Arena(Cache):
     """A transformers cache over rows of slots. `step` must be set before each forward."""

@@ -44,11 +44,11 @@ class TransformersBackend:
     def session(self, rows: int) -> Iterator[None]:
         """A fresh arena of `rows` rows, and the model in inference mode: training with checkpointing drops caches."""
         model = self.lm.model
+        # a stack may keep keys besides those of its layers
+        slots = getattr(self.config, "cache_slots", self.config.num_hidden_layers)
         with self.lock, torch.inference_mode():
             training, implementation, outer = model.training, model.config._attn_implementation, self.arena
-            self.arena = Arena(
-                self.config.num_hidden_layers, rows, self.lm.device, self.window is not None, self.kind == "padded"
-            )
+            self.arena = Arena(slots, rows, self.lm.device, self.window is not None, self.kind == "padded")
             token = attention.ARENA.set(self.arena)
             try:
                 model.eval()

@@ -11,7 +11,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +19,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
+from polythink.models.architectures import FrameConfig
 from polythink.models.tags import add_tags, tag_ids
 from polythink.models.tokenizers import byte_tokenizer, word_tokenizer
 from polythink.run.config import Config
@@ -38,19 +39,20 @@ class ModelConfig(Config):
 
     path: str | None = None
     add_tags: bool = False  # give the dialect's tags rows of their own where the tokenizer lacks them
-    architecture: str = "qwen3"
+    architecture: str = "qwen3"  # a name of transformers, or eit, e_eit, partialformer, vanilla
     tokenizer: Literal["countdown", "bytes"] = "countdown"
     hidden_size: int = Field(96, ge=1)
     num_hidden_layers: int = Field(3, ge=1)
     num_attention_heads: int = Field(3, ge=1)
-    num_key_value_heads: int = Field(1, ge=1)
-    head_dim: int = Field(32, ge=2, multiple_of=2)  # rotary embeddings turn pairs
+    num_key_value_heads: int = Field(1, ge=1)  # of transformers' rotary decoders, as are head_dim and rope_theta:
+    head_dim: int = Field(32, ge=2, multiple_of=2)  # the package's own have heads of hidden_size / num_attention_heads
     intermediate_size: int = Field(256, ge=1)
     max_position_embeddings: int = Field(4096, ge=1)
     tie_word_embeddings: bool = True
     rope_theta: float = Field(10_000.0, gt=0)
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
+    options: dict[str, Any] = Field(default_factory=dict)  # further fields of the architecture's own configuration
 
     @model_validator(mode="after")
     def _heads_share_evenly(self) -> ModelConfig:
@@ -135,33 +137,60 @@ class LanguageModel:
 
 def create(config: ModelConfig, dialect: str, words: Sequence[str] = (), seed: int = 0) -> LanguageModel:
     """A randomly initialised model of the configured shape. `words` is the vocabulary of a closed tokenizer."""
-    if config.architecture not in CONFIG_MAPPING:
-        raise UserError(
-            f"no architecture {config.architecture!r} in transformers{nearest(config.architecture, CONFIG_MAPPING)}"
-        )
-    rules = get_dialect(dialect)
-    tokenizer = byte_tokenizer(rules) if config.tokenizer == "bytes" else word_tokenizer(words, rules)
-    shape = config.model_dump(
-        exclude={"path", "add_tags", "architecture", "tokenizer", "dtype", "rope_theta", "gradient_checkpointing"}
-    )
+    tokenizer = new_tokenizer(config, dialect, words)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model_config = CONFIG_MAPPING[config.architecture](
-                **shape,
-                vocab_size=len(tokenizer),
-                rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-                attention_dropout=0.0,
-                use_sliding_window=False,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-                bos_token_id=None,
-            )
-            model = AutoModelForCausalLM.from_config(model_config)
+            model = AutoModelForCausalLM.from_config(architecture_config(config, tokenizer))
         except (ValueError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
             raise UserError(f"cannot make a {config.architecture!r} of that shape: {_in_short(error)}") from error
     lm = LanguageModel(model.to(getattr(torch, config.dtype)), tokenizer, ModelSettings(dialect=dialect))
     return _ready(lm)
+
+
+def new_tokenizer(config: ModelConfig, dialect: str, words: Sequence[str] = ()) -> PreTrainedTokenizerBase:
+    """The configured small tokenizer; `words` is the vocabulary of a closed one."""
+    rules = get_dialect(dialect)
+    return byte_tokenizer(rules) if config.tokenizer == "bytes" else word_tokenizer(words, rules)
+
+
+def architecture_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    """The transformers configuration of a random model; `UserError` for names and shapes that cannot be."""
+    if config.architecture not in CONFIG_MAPPING:
+        raise UserError(
+            f"no architecture {config.architecture!r} in transformers{nearest(config.architecture, CONFIG_MAPPING)}"
+        )
+    config_class = CONFIG_MAPPING[config.architecture]
+    known = {f.name for f in fields(config_class)}
+    for name in config.options:
+        if name not in known:
+            raise UserError(f"model.options: {config.architecture} has no {name!r}{nearest(name, known)}")
+    shape = config.model_dump(
+        include={
+            "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings",
+            "tie_word_embeddings",
+        }
+    )  # fmt: skip
+    shape |= {
+        "vocab_size": len(tokenizer),
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+    }
+    if issubclass(config_class, FrameConfig):
+        # what is drawn is what is trained: no dropout unless it is asked for
+        made = config_class(**{**shape, "dropout": 0.0, **config.options})
+        if why := made.why_not_forked():
+            raise UserError(why)
+        return made
+    shape |= {
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "attention_dropout": 0.0,
+        "use_sliding_window": False,
+    }
+    return config_class(**{**shape, **config.options})
 
 
 def adopt(config: ModelConfig, dialect: str) -> LanguageModel:
@@ -267,6 +296,8 @@ def _ready(lm: LanguageModel) -> LanguageModel:
 
 def _card(lm: LanguageModel, settings: ModelSettings) -> str:
     parameters = sum(p.numel() for p in lm.model.parameters())
+    ours = isinstance(lm.model.config, FrameConfig)
+    known = " after `import polythink.models.architectures`" if ours else ""
     return f"""---
 library_name: transformers
 tags: [polythink, parallel-thinking]
@@ -281,5 +312,5 @@ tags: [polythink, parallel-thinking]
 | prompt | `{settings.prompt_name}` (sha256 {settings.prompt_hash[:12] or "not recorded"}) |
 
 `polythink generate FOLDER "PROBLEM"` draws from it, `polythink eval FOLDER --problems NAME` evaluates it. Plain
-`transformers` loads it too, but writes its paths one after another.
+`transformers` loads it too{known}, but writes its paths one after another.
 """

@@ -1,0 +1,183 @@
+"""EIT, the Enhanced Interactive Transformer (arXiv 2212.10197): every query head meets every key head.
+
+With M heads of size D:
+
+    S[i*M + j] = Q_i K_j^T / sqrt(D)               all pairs of heads, query head major                   (M*M, T, S)
+    S1 = conv_b(relu(conv_a(S)))   grouped by M    inner-subspace: M*M -> isi_channels -> M maps          (M, T, S)
+    S2 = conv_d(relu(conv_c(S1)))  not grouped     cross-subspace: M -> csi_channels -> M maps            (M, T, S)
+    out = concat_i(softmax(mask(S2_i)) V_i) W_o                                                           (T, d)
+
+Kernels are (1, k): one query row, k neighbouring keys. A query row never sees another, so decoding needs ordinary keys
+and values only, and long inputs are worked on in chunks of query rows. With k = 1 each cell (t, s) stands alone. With
+k > 1 a cell reads its neighbours along the keys, so the cells that the mask forbids are set to 0 before every one of
+the convolutions: then nothing leaks, and neither padding nor the cache changes a result.
+
+Cost of a layer: M*M + isi_channels + csi_channels maps in place of M (chunked above `chunk_elements`), and no flash
+attention. With k = 1 the first convolution folds into the keys, K~_c = sum_j w[c, j] K_j, so that the M*M maps are
+never formed: done where there are no more channels than pairs.
+
+The published code has k = 7 and 3 with 2*M*M and 8*M channels; the defaults here are the 1 x 1 kernels of the paper's
+first version with 8*M and 4*M. Which attentions interact is configuration: the encoder's for certain.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from polythink.models.architectures.attention import ROLES, mapped_attention, split, to_weights
+from polythink.models.architectures.config import FrameConfig
+from polythink.models.architectures.decoder_only import DecoderOnlyLM
+from polythink.models.architectures.encoder_decoder import EncoderDecoderLM
+from polythink.models.architectures.initial import drawn_by, keep_spread
+from polythink.models.architectures.stack import Parts
+from polythink.models.architectures.vanilla import MultiHeadAttention
+from polythink.run.errors import UserError
+
+
+class InteractionConfig(FrameConfig):
+    """`interaction_in` names the attentions that interact, of `source`, `target` and `cross`.
+
+    None: the encoder's self-attention where there is an encoder, otherwise the decoder's.
+    """
+
+    interaction_in: list[str] | None = None
+
+    def __post_init__(self, **kwargs) -> None:
+        super().__post_init__(**kwargs)
+        wrong = set(self.interaction_in or ()) - set(ROLES)
+        if wrong:
+            raise UserError(f"interaction_in names {', '.join(sorted(wrong))}; it may name {', '.join(ROLES)}")
+        heads = self.num_attention_heads
+        for kernel, channels in self.mixings():
+            if kernel < 1 or kernel % 2 == 0:
+                raise UserError(f"a kernel of {kernel} keys has no middle; use an odd number")
+            if channels % heads:
+                raise UserError(f"{channels} channels cannot be shared by {heads} heads; use a multiple of {heads}")
+
+    def interacts(self, role: str) -> bool:
+        if self.interaction_in is None:
+            return role == ("source" if self.is_encoder_decoder else "target")
+        return role in self.interaction_in
+
+    def mixings(self) -> list[tuple[int, int]]:
+        """(kernel, channels) of every pair of convolutions, in order."""
+        raise NotImplementedError
+
+    def why_not_forked(self) -> str | None:
+        if not self.interacts("target") or all(kernel == 1 for kernel, _ in self.mixings()):
+            return None
+        return (
+            f"{self.model_type} with kernels wider than one key cannot run on masks of its own or on parallel paths: "
+            "keys that are neighbours in memory are then no neighbours in the text; set its kernels to 1"
+        )
+
+
+class EITConfig(InteractionConfig):
+    model_type = "eit"
+
+    isi_kernel: int = 1
+    isi_channels: int | None = None  # None: 8 M
+    csi_kernel: int = 1
+    csi_channels: int | None = None  # None: 4 M
+
+    def mixings(self) -> list[tuple[int, int]]:
+        heads = self.num_attention_heads
+        return [(self.isi_kernel, self.isi_channels or 8 * heads), (self.csi_kernel, self.csi_channels or 4 * heads)]
+
+
+class Mixing(nn.Module):
+    """conv_out(relu(conv_in(maps))), kernels (1, k) along the keys, forbidden cells zeroed before each where k > 1."""
+
+    def __init__(self, config: InteractionConfig, index: int, maps: int, groups_in: int, groups_out: int) -> None:
+        super().__init__()
+        self.kernel, channels = config.mixings()[index]
+        size, padding = (1, self.kernel), (0, self.kernel // 2)
+        self.expand = nn.Conv2d(maps, channels, size, padding=padding, groups=groups_in)
+        self.reduce = nn.Conv2d(channels, config.num_attention_heads, size, padding=padding, groups=groups_out)
+        if config.initialisation == "alive":
+            drawn_by(keep_spread, self.expand)
+            drawn_by(partial(keep_spread, gain=2**0.5), self.reduce)
+
+    def forward(self, maps: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """(B, maps, T, S) -> (B, M, T, S)."""
+        return self.finish(self.expand(self._allowed(maps, mask)), mask)
+
+    def finish(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """The second half, of what the first convolution gave."""
+        return self.reduce(self._allowed(hidden.relu(), mask))
+
+    def _allowed(self, maps: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        return maps if mask is None or self.kernel == 1 else maps.masked_fill(~mask, 0)
+
+
+class InteractiveAttention(MultiHeadAttention):
+    """Multi-head attention whose logits are made of all pairs of query and key heads."""
+
+    def __init__(self, config: InteractionConfig, role: str, layer: int) -> None:
+        super().__init__(config, role, layer)
+        self.mixings = nn.ModuleList(self.make_mixings(config))
+        self.maps = config.num_attention_heads**2 + 2 * sum(channels for _, channels in config.mixings())
+        first = self.mixings[0]
+        self.fold = first.kernel == 1 and first.expand.out_channels <= first.expand.in_channels
+
+    def make_mixings(self, config: InteractionConfig) -> list[Mixing]:
+        heads = config.num_attention_heads
+        return [Mixing(config, 0, heads**2, heads, heads), Mixing(config, 1, heads, 1, 1)]
+
+    def attend(self, x, keys, values, mask, *, wanted) -> tuple[torch.Tensor, torch.Tensor | None]:
+        query = split(self.q_proj(x), self.config.num_attention_heads) * self.config.head_size**-0.5
+        out, weights = mapped_attention(self, partial(self._weigh, keys), self.maps, query, values, mask, wanted=wanted)
+        return self.o_proj(out.flatten(2)), weights
+
+    def _weigh(self, keys: torch.Tensor, query: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Weights (B, M, T, S) of scaled queries (B, M, T, D) and keys (B, M, S, D)."""
+        first, *others = self.mixings
+        if self.fold:
+            logits = first.finish(folded(query, keys, first.expand), mask)
+        else:
+            logits = first(all_pairs(query, keys), mask)
+        for mixing in others:
+            logits = mixing(logits, mask)
+        return to_weights(self, logits, mask)
+
+
+def all_pairs(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """(B, M, T, D), (B, M, S, D) -> (B, M*M, T, S), map i*M + j of query head i and key head j."""
+    return (query[:, :, None] @ keys[:, None].transpose(-1, -2)).flatten(1, 2)
+
+
+def folded(query: torch.Tensor, keys: torch.Tensor, convolution: nn.Conv2d) -> torch.Tensor:
+    """convolution(all_pairs(query, keys)) for a 1 x 1 convolution in M groups, without the pairs: (B, C, T, S).
+
+    Channel c of group i is Q_i (sum_j w[c, j] K_j)^T + b_c.
+    """
+    heads = query.shape[1]
+    weight = convolution.weight.flatten(1).to(query.dtype).unflatten(0, (heads, -1))  # (M, C/M, M)
+    mixed = torch.einsum("icj,bjsd->bicsd", weight, keys)
+    maps = query[:, :, None] @ mixed.transpose(-1, -2)  # (B, M, C/M, T, S)
+    return maps.flatten(1, 2) + convolution.bias.to(query.dtype)[:, None, None]
+
+
+def interactive(attention: type[InteractiveAttention]):
+    """The attention of a role and layer: interactive where configured, plain elsewhere."""
+
+    def make(config: InteractionConfig, role: str, layer: int) -> MultiHeadAttention:
+        return (attention if config.interacts(role) else MultiHeadAttention)(config, role, layer)
+
+    return make
+
+
+PARTS = Parts(attention=interactive(InteractiveAttention))
+
+
+class EITForCausalLM(DecoderOnlyLM):
+    config_class = EITConfig
+    parts = PARTS
+
+
+class EITForConditionalGeneration(EncoderDecoderLM):
+    config_class = EITConfig
+    parts = PARTS

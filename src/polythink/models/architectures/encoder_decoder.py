@@ -1,0 +1,139 @@
+"""The plain encoder-decoder frame: one table of word embeddings for source, target and output, two stacks.
+
+The embeddings stand in the encoder, which transformers calls on its own when it generates.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import Cache, DynamicCache, EncoderDecoderCache, GenerationMixin
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.utils import can_return_tuple
+
+from polythink.models.architectures.config import FrameConfig
+from polythink.models.architectures.initial import drawn_by, embedding
+from polythink.models.architectures.stack import FrameModel, Parts, Stack, causal_mask, padding_mask, positions_of
+
+
+class Encoder(nn.Module):
+    """Word embeddings and the source stack."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, config: FrameConfig, parts: Parts) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.stack = Stack(config, parts, "source")
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutput:
+        embeddings = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        out = self.stack(
+            embeddings,
+            positions_of(attention_mask, 0, embeddings.shape[1], embeddings.device),
+            padding_mask(attention_mask),
+            output_hidden_states=bool(output_hidden_states or self.config.output_hidden_states),
+            output_attentions=bool(output_attentions or self.config.output_attentions),
+        )
+        return BaseModelOutput(last_hidden_state=out.last, hidden_states=out.hidden_states, attentions=out.attentions)
+
+
+class EncoderDecoderLM(FrameModel, GenerationMixin):
+    """A sequence-to-sequence model of whatever `parts` a subclass names."""
+
+    _tied_weights_keys = {"lm_head.weight": "encoder.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: FrameConfig) -> None:
+        config = config.on_frame(is_encoder_decoder=True)
+        super().__init__(config)
+        self.encoder = Encoder(config, self.parts)
+        self.decoder = Stack(config, self.parts, "target")
+        self.lm_head = drawn_by(embedding, nn.Linear(config.hidden_size, config.vocab_size, bias=False))
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.encoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.encoder.embed_tokens = value
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """What the decoder reads to predict `labels` (B, T): the start token, then all labels but the last."""
+        start = torch.full_like(labels[:, :1], self.config.decoder_start_token_id)
+        shifted = torch.cat([start, labels[:, :-1]], dim=1)
+        return shifted.masked_fill(shifted == -100, self.config.pad_token_id)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **ignored,
+    ) -> Seq2SeqLMOutput:
+        """Logits (B, T, V) of the target. `labels` (B, T) need no shift: the decoder's input is made from them."""
+        wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, **wanted)
+        elif not isinstance(encoder_outputs, BaseModelOutput):
+            encoder_outputs = BaseModelOutput(*encoder_outputs)
+        if decoder_input_ids is None and decoder_inputs_embeds is None and labels is not None:
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        embeddings = decoder_inputs_embeds
+        if embeddings is None:
+            embeddings = self.encoder.embed_tokens(decoder_input_ids)
+        past_key_values = self._past(
+            use_cache, past_key_values, lambda: EncoderDecoderCache(DynamicCache(), DynamicCache())
+        )
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        where = (past, embeddings.shape[1], embeddings.device)
+        out = self.decoder(
+            embeddings,
+            positions_of(decoder_attention_mask, *where),
+            causal_mask(decoder_attention_mask, *where),
+            memory=encoder_outputs.last_hidden_state,
+            memory_mask=padding_mask(attention_mask),
+            past_key_values=past_key_values,
+            output_hidden_states=bool(output_hidden_states or self.config.output_hidden_states),
+            output_attentions=bool(output_attentions or self.config.output_attentions),
+        )
+        logits = self.lm_head(out.last)
+        return Seq2SeqLMOutput(
+            loss=None if labels is None else label_loss(logits, labels, num_items_in_batch),
+            logits=logits,
+            past_key_values=past_key_values,
+            decoder_hidden_states=out.hidden_states,
+            decoder_attentions=out.attentions,
+            cross_attentions=out.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+        )
+
+
+def label_loss(
+    logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+) -> torch.Tensor:
+    """Cross-entropy in float32 over labels that are not -100: their mean, or their sum over `num_items_in_batch`."""
+    reduction = "mean" if num_items_in_batch is None else "sum"
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction=reduction)
+    return loss if num_items_in_batch is None else loss / num_items_in_batch

@@ -1,0 +1,82 @@
+"""Formula against count, module by module; the rule of the papers' code; the command that prints both."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from shapes import VARIANTS, make_config
+from test_anchors import P1, partialformer
+from transformers import Qwen3Config
+
+from polythink.cli import main
+from polythink.models.architectures import VanillaConfig
+from polythink.models.architectures.counting import Count, counted, formula, published_macs, total
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("seq2seq", [False, True], ids=["causal", "seq2seq"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_formula_is_count(name, seq2seq, tied):
+    """Every module, parameters and multiply-accumulates, exactly."""
+    config = make_config(name, is_encoder_decoder=seq2seq, tie_word_embeddings=tied)
+    sizes = (11, 7) if seq2seq else (11,)
+    assert formula(config, *sizes) == counted(config, *sizes)
+
+
+def test_formula_is_count_for_the_usual_backbone():
+    config = Qwen3Config(
+        vocab_size=50, hidden_size=32, intermediate_size=40, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, tie_word_embeddings=True,
+    )  # fmt: skip
+    assert formula(config, 9) == counted(config, 9)
+
+
+def test_anchor_by_formula():
+    config = partialformer(*P1)
+    config.is_encoder_decoder = True
+    assert total(*formula(config, 1, 1).values()).parameters == 67_621_992
+
+
+@pytest.mark.parametrize(
+    ("config", "encoder", "decoder"),
+    [
+        (partialformer(*P1), 1_099.0, 6_029.9),
+        (partialformer(360, 8, 16, 16, 6, 6), 169.5, 6_029.9),
+        (VanillaConfig(), 380.5, 9_458.7),
+        (VanillaConfig(num_source_layers=24), 1_522.0, 9_458.7),
+    ],
+    ids=["PartialFormer 24-6", "PartialFormer 6-6", "vanilla 6-6", "vanilla 24-6"],
+)
+def test_the_rule_of_the_published_code(config, encoder, decoder):
+    assert [round(macs / 1e6, 1) for macs in published_macs(config)] == [encoder, decoder]
+
+
+def run(monkeypatch, capsys, *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["polythink", "params", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main.main()
+    out = capsys.readouterr()
+    return out.out if stopped.value.code in (0, None) else f"{stopped.value.code}: {out.err}"
+
+
+def test_the_command(monkeypatch, capsys):
+    out = run(monkeypatch, capsys, "countdown-smoke", "--tokens", "16")
+    assert "qwen3, formula | qwen3, counted | eit, formula | eit, counted | partialformer, formula" in out
+    assert "one pass over 16 tokens" in out
+    totals = [line for line in out.splitlines() if line.startswith("| all")]
+    assert len(totals) == 2
+    cells = [cell.strip() for cell in totals[0].split("|")[2:-1]]
+    assert cells[0::2] == cells[1::2]
+
+
+def test_mistakes_at_the_command(monkeypatch, capsys):
+    assert "takes its model from" in run(monkeypatch, capsys, "parallel-r1-seen-qwen3-4b")
+    assert "did you mean 'eit'" in run(monkeypatch, capsys, "countdown-smoke", "--with", "eitt")
+    wrong = run(monkeypatch, capsys, "countdown-smoke", "model.architecture=eit", "model.options={isi_kernl: 3}")
+    assert wrong.startswith("2: ")
+    assert "did you mean 'isi_kernel'" in wrong
+
+
+def test_counts_add_up():
+    assert Count(1, 2).plus(Count(3, 4), times=2) == Count(7, 10)
