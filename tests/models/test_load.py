@@ -141,6 +141,7 @@ def test_unused_rows_of_a_checkpoint_are_overwritten(lm):
         (lambda f: (f / "polythink.json").write_bytes(b"\xff"), "is damaged"),
         (lambda f: (f / "polythink.json").write_text("{"), "is damaged"),
         (lambda f: (f / "polythink.json").write_text('{"mood": "good"}'), "is damaged"),
+        (lambda f: (f / "polythink.json").write_text('{"decoding": [1]}'), "is damaged .*decoding"),
         (lambda f: (f / "config.json").unlink(), "cannot load a model from"),
         (lambda f: (f / "polythink.json").write_text('{"dialect": "paralel_r1"}'), "did you mean 'parallel_r1'"),
     ],

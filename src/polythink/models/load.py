@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -223,9 +223,12 @@ def read_settings(folder: str | Path) -> ModelSettings:
             "name it under model.path in a recipe (with add_tags: true) to make it a polythink model"
         )
     try:
-        return ModelSettings(**json.loads(path.read_text(encoding="utf-8")))
+        settings = ModelSettings(**json.loads(path.read_text(encoding="utf-8")))
+        return TypeAdapter(ModelSettings).validate_python(asdict(settings))  # a dataclass checks no types
     except (ValueError, TypeError) as error:
-        raise UserError(f"{str(path)!r} is damaged ({error}); write it anew or save the model again") from error
+        raise UserError(
+            f"{str(path)!r} is damaged ({_in_short(error)}); write it anew or save the model again"
+        ) from error
 
 
 def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None = None) -> None:
