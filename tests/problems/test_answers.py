@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -299,6 +301,15 @@ def test_what_a_library_prints_is_no_reply(tmp_path: Path, monkeypatch):
     stand_in(tmp_path, monkeypatch, first="print('hello')")
     with Grader(workers=1) as grader:
         assert grader.equal("a+b", "b+a") is False
+
+
+def test_a_worker_that_waits_for_work_stays_alive(tmp_path: Path, monkeypatch):
+    stand_in(tmp_path, monkeypatch)
+    worker = Worker()
+    assert worker._exchange(json.dumps(["a", "b", -4]) + "\n", 20) == "false"  # with an alarm after one second
+    time.sleep(1.3)
+    assert worker.alive
+    worker.kill()
 
 
 def test_a_worker_ends_with_its_parent(tmp_path: Path, monkeypatch):

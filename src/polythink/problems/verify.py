@@ -86,11 +86,12 @@ def main() -> None:
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
         given, reference, seconds = json.loads(line)
-        _expire_in(seconds)
+        _set_alarm(int(seconds) + 5)  # the system ends this process should its parent be gone and unable to
         try:
             same = equal(given, reference)
         except (MemoryError, RecursionError):
             same = None
+        _set_alarm(0)
         print(json.dumps(same), file=replies, flush=True)
 
 
@@ -117,10 +118,9 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
 
 
-def _expire_in(seconds: float) -> None:
-    """Let the system end this process should its parent be gone and unable to."""
-    if hasattr(signal, "alarm"):
-        signal.alarm(int(seconds) + 5)
+def _set_alarm(seconds: int) -> None:
+    if hasattr(signal, "alarm"):  # not on every system
+        signal.alarm(seconds)
 
 
 if __name__ == "__main__":
