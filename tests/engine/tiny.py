@@ -18,8 +18,9 @@ def tiny(seed: int = 1, **shape) -> LanguageModel:
 
 
 def requests(lm: LanguageModel, n: int) -> list[Request]:
-    """Prompts of one to five tokens, several samples of each."""
-    return [Request(tuple(lm.encode("a b c c a"[: 1 + 2 * (i % 5)])), f"p{i // 4}", i % 4) for i in range(n)]
+    """Prompts of one to twelve tokens, several samples of each: while a long one is read, other rows decode."""
+    prompt = tuple(lm.encode("a b c c a b b a c b a c"))
+    return [Request(prompt[: (1, 3, 12, 2, 5)[i % 5]], f"p{i // 4}", i % 4) for i in range(n)]
 
 
 def drawn(rollout) -> list[tuple]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 
@@ -229,6 +228,21 @@ def test_a_single_path_is_the_flat_text():
     assert np.array_equal(one.previous, flat.previous)
 
 
+def test_paths_may_follow_the_prompt_at_once():
+    """The two phases of ParaThinker (arXiv 2509.04475): paths straight behind the prompt, then one summary, no more."""
+    lengths = (3, 5, 2)
+    pieces = [Piece("prompt", (1,) * 4, (False,) * 4)]
+    pieces += [Piece("path", (2,) * n, (True,) * n, block=0, path=i) for i, n in enumerate(lengths, start=1)]
+    pieces += [Piece("summary", (3,) * 3, (True,) * 3, block=0)]
+    table = lay_out(pieces, "structured")
+    u, v = np.arange(len(table))[:, None], np.arange(len(table))[None, :]
+    of = table.segment
+    assert np.array_equal(table.may_attend(), (v <= u) & ((of[v] == 0) | (of[v] == of[u]) | (of[u] == 4)))
+    starts = [int(table.position[of == s][0]) for s in range(5)]
+    assert starts == [0, 4, 4, 4, 4 + max(lengths)]
+    assert table.paths == (0, 1, 2, 3, 0)  # what a thought embedding goes by
+
+
 def test_a_path_sees_what_it_would_see_alone():
     """What the end of a path may attend is the prefix and the path itself, numbered from 0 without a gap."""
     table, words = laid_out(EXAMPLE, prompt="p q")
@@ -285,7 +299,6 @@ def test_a_rollout_has_the_pieces_and_the_layout_of_its_text():
     assert rollout.pieces() == pieces
     assert rollout.layout().position.tolist() == lay_out(pieces, "structured").position.tolist()
     assert rollout.layout("sequential").critical_path == len(rollout.prompt) + rollout.tokens
-    assert Rollout.from_json(json.loads(json.dumps(rollout.to_json()))) == rollout
     assert (rollout.stop, rollout.cuts) == ("trace", 1)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from polythink.run.errors import UserError
 from polythink.trace.dialect import PARALLEL_R1, Dialect
@@ -14,41 +14,38 @@ from polythink.trace.tree import Block, Trace
 
 BRACES = Dialect("braces", "{fork*}", "{/fork*}", "{way+}", "{/way+}", "{join?}", "{/join?}", gap="", min_paths=1)
 
-
-def traces(texts: st.SearchStrategy[str], min_paths: int) -> st.SearchStrategy[Trace]:
-    """Random traces, nested in paths and in summaries; text parts are never empty and never adjacent."""
-
-    def joined(parts: list[str | Block]) -> Trace:
-        kept: list[str | Block] = []
-        for part in parts:
-            if not (isinstance(part, str) and kept and isinstance(kept[-1], str)):
-                kept.append(part)
-        return Trace(tuple(kept))
-
-    def nest(inner: st.SearchStrategy[Trace]) -> st.SearchStrategy[Trace]:
-        paths = st.lists(inner, min_size=min_paths, max_size=4).map(tuple)
-        return st.lists(texts | st.builds(Block, paths, inner), max_size=4).map(joined)
-
-    return st.recursive(st.builds(joined, st.lists(texts, max_size=1)), nest, max_leaves=20)
+# parts of tags and what looks like them, so that many a text is a tag but for one character
+SCRAPS = ["<", ">", "</", "<Par", "Path>", "\n", "  ", "x", "Final Answer: 4", "é", "<path>", "{fork", "+}", "way"]
 
 
-def untagged(dialect) -> st.SearchStrategy[str]:
-    pieces = st.sampled_from(
-        ["<", ">", "</", "<Par", "Path>", "\n", "  ", "x", "Final Answer: 4", "é", "<path>", "{fork", "+}"]
-    )
-    return st.lists(pieces, min_size=1, max_size=5).map("".join).filter(lambda s: not any(t in s for t in dialect.tags))
+def random_text(rng: random.Random, dialect: Dialect) -> str:
+    while True:
+        text = "".join(rng.choices(SCRAPS, k=rng.randrange(1, 6)))
+        if not any(tag in text for tag in dialect.tags):
+            return text
 
 
-@settings(max_examples=400, deadline=None)
-@given(traces(untagged(PARALLEL_R1), min_paths=2))
-def test_parsing_what_was_rendered_gives_the_trace_back(trace):
-    assert parse(render(trace)) == trace
+def random_trace(rng: random.Random, dialect: Dialect, depth: int = 3) -> Trace:
+    """Nested in paths and in summaries, empty here and there; text parts are never empty and never adjacent."""
+    parts: list[str | Block] = []
+    for _ in range(rng.randrange(4)):
+        if depth and rng.random() < 0.4:
+            inside = [random_trace(rng, dialect, depth - 1) for _ in range(rng.randrange(dialect.min_paths, 5) + 1)]
+            parts.append(Block(tuple(inside[1:]), inside[0]))
+        elif not (parts and isinstance(parts[-1], str)):
+            parts.append(random_text(rng, dialect))
+    return Trace(tuple(parts))
 
 
-@settings(max_examples=200, deadline=None)
-@given(traces(untagged(BRACES), min_paths=1))
-def test_so_it_does_in_another_dialect_with_single_paths(trace):
-    assert parse(render(trace, BRACES), BRACES) == trace
+@pytest.mark.parametrize("dialect", [PARALLEL_R1, BRACES], ids=lambda dialect: dialect.name)
+def test_parsing_what_was_rendered_gives_the_trace_back(dialect):
+    rng = random.Random(0)
+    blocks = 0
+    for _ in range(2000):
+        trace = random_trace(rng, dialect)
+        assert parse(render(trace, dialect), dialect) == trace
+        blocks += sum(1 for _ in trace.walk())
+    assert blocks > 4000
 
 
 def test_the_canonical_form_has_no_space_between_tags_but_the_gap():

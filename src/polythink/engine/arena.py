@@ -183,9 +183,12 @@ class Arena(Cache):
 
 
 def _groups(rows: np.ndarray, one: bool) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(rows, first feeds, numbers of feeds): rows of like number together, for little padding, or all of them."""
+    """(rows, first feeds, numbers of feeds): rows of like number together, or all of them.
+
+    Up to 8 feeds stay in one group: padded queries cost less than a copy of keys and values for rows that lie apart.
+    """
     first = np.flatnonzero(np.diff(rows, prepend=-1))
     count = np.diff(first, append=len(rows))
-    size = np.zeros_like(count) if one else np.frexp(count - 1)[1] // 2  # up to 2, 8, 32, .. feeds
+    size = np.zeros_like(count) if one else np.maximum(np.frexp(count - 1)[1] // 2 - 1, 0)  # up to 8, 32, ..
     members = (np.flatnonzero(size == s) for s in np.unique(size))
     return [(rows[first[m]], first[m], count[m]) for m in members]

@@ -69,8 +69,10 @@ class TransformersBackend:
         """Logits (len(wanted), V) of the feeds numbered in `wanted`. Feeds come row by row, in the order of slots."""
         tokens, segments, positions, slots, _ = zip(*feeds, strict=True)
         self.arena.plan(tokens, segments, positions, slots, rows)
-        wanted_ = torch.tensor(wanted, dtype=torch.long, device=self.arena.device)
-        return self._flat(wanted_) if self.kind == "flat" else self._padded(wanted_)
+        forward = self._flat if self.kind == "flat" else self._padded
+        logits = forward(torch.tensor(wanted, dtype=torch.long, device=self.arena.device))
+        assert len(logits) == len(wanted), "the model does not heed logits_to_keep"
+        return logits
 
     def _flat(self, wanted: torch.Tensor) -> torch.Tensor:
         step = self.arena.step

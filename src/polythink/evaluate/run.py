@@ -61,8 +61,8 @@ def evaluate(
     with explained(out):  # found out now rather than when everything is drawn
         out.mkdir(parents=True, exist_ok=True)
     rows = draw_and_grade(engine, problem_set, requests, decoding, seed, grader)
-    found = measures(rows, best_of)
     write_jsonl(out / f"samples{suffix}.jsonl", rows)
+    found = measures(rows, best_of)
     if greedy:
         cold = decoding.model_copy(update={"temperature": 0.0})
         first = [request for request in requests if request.sample == 0]

@@ -129,24 +129,11 @@ def parse_question(question: str) -> tuple[tuple[int, ...], int]:
     return tuple(int(number) for number in left.split(" ")), int(target)
 
 
-def solves(expression: str, question: str) -> bool:
-    """Whether an expression such as `9 - 8 * 5` uses the question's numbers in order and comes to its target in range.
-
-    As solutions are unique this is the same as being the reference answer; here it is worked out, not compared.
-    """
-    numbers, target = parse_question(question)
-    words = expression.split()
-    if words[::2] != [str(number) for number in numbers]:
-        return False
-    tried = [chain for chain in chains(numbers) if list(chain.operators) == words[1::2]]
-    return any(chain.values[-1] == target for chain in tried)
-
-
 def path_answer(text: str) -> str | None:
     """The expression that a path (or a sequential response) tried: `9 - 8 * 5`; None where no chain begins the text.
 
     It is made of the operators and operands that were written. Results and the mark are not looked at: a slip in the
-    arithmetic or a wrong `ok` makes neither a right path wrong nor a wrong one right (see `solves`).
+    arithmetic or a wrong `ok` makes neither a right path wrong nor a wrong one right.
     """
     match = _CHAIN.match(text)
     return None if match is None else match[1] + _STEP.sub(r" \1 \2", match[2])

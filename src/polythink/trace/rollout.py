@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from polythink.trace.layout import Layout, Piece, lay_out
 
 # Why a segment stopped: `tag` its closing tag was drawn, `fork` a block was opened, `eos` the end token was drawn,
 # `budget` the segment's own budget ran out, `trace` the trace's budget ran out, `blocks` one block too many was opened.
-STOPS = ("tag", "fork", "eos", "budget", "trace", "blocks")
+# The last three are cuts.
 CUTS = ("budget", "trace", "blocks")
 
 
@@ -67,11 +66,3 @@ class Rollout:
     def layout(self, mode: str | None = None) -> Layout:
         """The layout it was drawn in, or that of another mode."""
         return lay_out(self.pieces(), mode or self.mode)
-
-    def to_json(self) -> dict:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, row: dict) -> Rollout:
-        segments: Sequence[dict] = row["segments"]
-        return cls(**{**row, "prompt": tuple(row["prompt"]), "segments": [Segment(**s) for s in segments]})

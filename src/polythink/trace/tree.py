@@ -17,11 +17,6 @@ class Trace:
         """The blocks of this level, in order (not those nested inside a path or summary)."""
         return tuple(p for p in self.parts if isinstance(p, Block))
 
-    @property
-    def after_last_join(self) -> str:
-        """The text behind the last block of this level: what is graded."""
-        return self.parts[-1] if self.parts and isinstance(self.parts[-1], str) else ""
-
     def walk(self) -> Iterator[Block]:
         """Every block at every depth, outer before inner."""
         for block in self.blocks:
