@@ -153,10 +153,10 @@ RUN_IT = """
 import sys
 sys.path[:0] = sys.argv[1:2]
 from pathlib import Path
-import fake_recipe, test_run
+import fake_recipe, test_experiment
 folder = Path(sys.argv[2])
-given = test_run.experiment(folder, plain=["rl.steps=40", "rl.sleep=0.05"])
-outcome = test_run.run(given, folder / "out")
+given = test_experiment.experiment(folder, plain=["rl.steps=40", "rl.sleep=0.05"])
+outcome = test_experiment.run(given, folder / "out")
 print(len(outcome.failures))
 """
 
