@@ -77,6 +77,8 @@ def pack(layouts: Sequence[Layout]) -> Layout:
         sampled=np.concatenate([x.sampled for x in layouts]),
         kinds=tuple(kind for x in layouts for kind in x.kinds),
         paths=tuple(path for x in layouts for path in x.paths),
+        labels=tuple(label for x in layouts for label in x.labels),
+        scales=tuple(scale for x in layouts for scale in x.scales),
         follows=tuple(
             tuple(int(f + s) for f in before)
             for x, s in zip(layouts, segments_before, strict=False)

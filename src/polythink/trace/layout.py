@@ -4,6 +4,9 @@ A trace is a list of pieces in text order. `wire` decides what each piece follow
 `sees` is the closure of `follows`, a segment starts one position after the latest end among those it follows, and a
 token's predecessor is the one before it in its chain. A mode is another wiring of the same pieces.
 
+Two more rules change no wiring: `stride` sets the paths of a block apart in position (ParaThinker's rejected "flattened"
+encoding, arXiv 2509.04475), and `trained` scales attention after a join of more paths than the model was trained with.
+
 Axis legend: T tokens of the flat trace, S segments.
 """
 
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 
 import numpy as np
 
@@ -26,7 +30,8 @@ class Piece:
 
     The pair (`block`, `path`) names the chain that the piece continues: (-1, 0) for the prompt and the outermost text,
     (b, 1..P) for the paths of block b, (b, 0) for its summary. Blocks are numbered from 0 as they open. A piece ends
-    with a block's opening tag; a path owns both its tags; the summary begins with the block's closing tag.
+    with a block's opening tag; a path owns both its tags; the summary begins with the block's closing tag. `label` is
+    the number that a path's tags show (dialects with numbered paths), which need not be its place among the paths.
     """
 
     kind: str
@@ -34,6 +39,7 @@ class Piece:
     sampled: tuple[bool, ...]
     block: int = -1
     path: int = 0
+    label: int = 0
 
     def __post_init__(self) -> None:
         assert self.kind in KINDS, self.kind
@@ -56,6 +62,8 @@ class Layout:
     sampled: np.ndarray  # (T,) bool: drawn from the model (True) or put there by the runtime or the prompt (False)
     kinds: tuple[str, ...]  # (S,)
     paths: tuple[int, ...]  # (S,) number of the path within its block, 0 elsewhere
+    labels: tuple[int, ...]  # (S,) the number that a path's tags show, 0 elsewhere
+    scales: tuple[float, ...]  # (S,) factor on the attention scores of a segment's queries
     follows: tuple[tuple[int, ...], ...]  # (S,)
     sees: np.ndarray  # (S, S) bool: sees[q, k]
 
@@ -112,9 +120,43 @@ def closure(follows: Sequence[Sequence[int]]) -> np.ndarray:
     return sees
 
 
-def lay_out(pieces: Sequence[Piece], mode: str) -> Layout:
-    """The layout of a finished trace. `pieces` are in text order and begin with the prompt (or the first main text)."""
+def join_scale(seen: int, of_paths: int, paths: int, trained: int) -> float:
+    """Factor on the attention scores behind a join of more paths than the model was trained with: ln n / ln n_trained.
+
+    A softmax over more keys is flatter. `seen` keys are visible at the join, `of_paths` of them of its `paths` paths;
+    n_trained counts what would be visible with `trained` paths of that length. 1 where `trained` is 0 or not exceeded.
+    """
+    if not 0 < trained < paths:
+        return 1.0
+    return log(seen) / log(seen - of_paths * (1 - trained / paths))
+
+
+def attention_scales(
+    pieces: Sequence[Piece], follows: Sequence[Sequence[int]], sees: np.ndarray, trained: int
+) -> tuple[float, ...]:
+    """(S,) `join_scale` of each summary; whatever follows it keeps it, since it reads the same keys."""
+    lengths = np.array([len(p.tokens) for p in pieces])
+    scales: list[float] = []
+    for s, piece in enumerate(pieces):
+        scales.append(max((scales[f] for f in follows[s]), default=1.0))
+        before = follows[s]
+        if trained and piece.kind == "summary" and before and pieces[before[0]].kind == "path":
+            own = [i for i, p in enumerate(pieces[:s]) if p.block == piece.block and p.path > 0]
+            seen = int(lengths[:s][sees[s, :s]].sum())
+            scales[s] = max(scales[s], join_scale(seen, int(lengths[own].sum()), len(before), trained))
+    return tuple(scales)
+
+
+def lay_out(pieces: Sequence[Piece], mode: str, stride: int = 0, trained: int = 0) -> Layout:
+    """The layout of a finished trace. `pieces` are in text order and begin with the prompt (or the first main text).
+
+    In `structured` mode path p of a block starts (p - 1) * `stride` positions behind the fork: at 0 all start together.
+    `trained` is the largest number of paths that the model was trained with, beyond which attention is scaled (0: not).
+    """
     follows = wire(pieces, mode)
+    sees = closure(follows)
+    if mode == "sequential":
+        stride = trained = 0
     total = sum(len(p.tokens) for p in pieces)
     segment, position, previous = (np.empty(total, np.int32) for _ in range(3))
     end: list[tuple[int, int]] = []  # (S,) position and flat index of each segment's last token
@@ -122,6 +164,8 @@ def lay_out(pieces: Sequence[Piece], mode: str) -> Layout:
     for s, piece in enumerate(pieces):
         # a join resumes after the longest of its paths: its first token's predecessor is that path's last token
         last_position, last_index = max((end[f] for f in follows[s]), default=(-1, -1), key=lambda e: e[0])
+        if piece.kind == "path" and piece.chain not in {p.chain for p in pieces[:s]}:
+            last_position += (piece.path - 1) * stride
         n = len(piece.tokens)
         span = slice(index, index + n)
         segment[span] = s
@@ -138,8 +182,10 @@ def lay_out(pieces: Sequence[Piece], mode: str) -> Layout:
         sampled=np.array([f for p in pieces for f in p.sampled], bool),
         kinds=tuple(p.kind for p in pieces),
         paths=tuple(p.path for p in pieces),
+        labels=tuple(p.label for p in pieces),
+        scales=attention_scales(pieces, follows, sees, trained),
         follows=follows,
-        sees=closure(follows),
+        sees=sees,
     )
 
 
