@@ -91,6 +91,7 @@ def test_a_rollout_that_was_drawn_in_parallel():
         "sampled_tokens": 19 - 1 - 1 - 2,
         "critical_path": 4 + 6 + 4 + 2,
         "cuts": 0,
+        "strays": 0,
         "stop": "eos",
         "valid": True,
         "reason": "ok",

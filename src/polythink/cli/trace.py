@@ -48,8 +48,8 @@ def check_file(
 
     Example: polythink trace check samples.jsonl --field text --rule reference
     """
-    check_rule(rule)
     tags = get_dialect(dialect)
+    check_rule(rule, tags)
     reasons: Counter[str] = Counter()
     texts = _texts(file, field)
     for row, text in texts if each else progress(texts, "checking"):  # lines on the screen are progress enough
@@ -82,7 +82,7 @@ def show(
     record = next(islice(read_rows(file), row, None), None)
     if record is None:
         raise UserError(f"{file} has no row {row}; it has {sum(1 for _ in read_rows(file))}, counted from 0")
-    name = field or next((k for k, v in record.items() if isinstance(v, str) and tags.block_open in v), None)
+    name = field or next((k for k, v in record.items() if isinstance(v, str) and tags.first_tag in v), None)
     if name is None:
         raise UserError(f"no column of row {row} of {file} holds a block; name one with --field: {', '.join(record)}")
     Console().print(draw(parse(_text(file, row, record, name), tags)))
@@ -130,7 +130,7 @@ class _Fork:
         self.block = block
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        paths = [(f"path {i}", path) for i, path in enumerate(self.block.paths, start=1)]
+        paths = [(f"path {label or i}", path) for i, (label, path) in enumerate(self.block.numbered(), start=1)]
         abreast = max(1, min(len(paths), options.max_width // MIN_PATH_WIDTH))
         rows = [paths[i : i + abreast] for i in range(0, len(paths), abreast)] + [[("summary", self.block.summary)]]
         for i, row in enumerate(rows):

@@ -88,10 +88,17 @@ class Arena(Cache):
     """A transformers cache over rows of slots. `step` must be set before each forward."""
 
     def __init__(
-        self, layers: int, rows: int, device: torch.device, windowed: bool = False, padded: bool = False
+        self,
+        layers: int,
+        rows: int,
+        device: torch.device,
+        windowed: bool = False,
+        padded: bool = False,
+        most: int = 1 << 30,
     ) -> None:
         super().__init__(layers=[_Layer(self) for _ in range(layers)])
-        self.rows, self.capacity, self.device = rows, FIRST_SLOTS, device
+        self.rows, self.capacity, self.device = rows, min(FIRST_SLOTS, most), device
+        self.most = most  # slots that a row can need at most
         self.windowed = windowed  # some layer reads a window only: keep the distances
         self.padded = padded  # the model's own attention reads whole rows
         self.segment_of = torch.zeros(rows, self.capacity, dtype=torch.long, device=device)  # (R, C)
@@ -158,7 +165,7 @@ class Arena(Cache):
     def _grow(self, longest: int) -> None:
         capacity = self.capacity
         while capacity < longest:
-            capacity *= 2
+            capacity = max(longest, min(2 * capacity, self.most))
         more = capacity - self.capacity
         self.segment_of = torch.nn.functional.pad(self.segment_of, (0, more))
         self.position_of = torch.nn.functional.pad(self.position_of, (0, more))

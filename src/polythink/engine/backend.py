@@ -1,7 +1,7 @@
 """What runs the feeds: an unmodified transformers model over the arena. Another backend would take this one's place.
 
-The engine asks four things of a backend: `session(rows)`, `open_segment(row, segment, follows)`, `run(feeds, rows,
-wanted) -> logits`, and that rows may be reused as soon as a new trace's first segment is opened in them.
+The engine asks four things of a backend: `session(rows, most)`, `open_segment(row, segment, follows)`, `run(feeds,
+rows, wanted) -> logits`, and that rows may be reused as soon as a new trace's first segment is opened in them.
 """
 
 from __future__ import annotations
@@ -41,14 +41,17 @@ class TransformersBackend:
         self._keeps_logits = "logits_to_keep" in inspect.signature(lm.model.forward).parameters
 
     @contextmanager
-    def session(self, rows: int) -> Iterator[None]:
-        """A fresh arena of `rows` rows, and the model in inference mode: training with checkpointing drops caches."""
+    def session(self, rows: int, most: int = 1 << 30) -> Iterator[None]:
+        """A fresh arena of `rows` rows of at most `most` slots, and the model in inference mode.
+
+        Training with checkpointing would drop caches.
+        """
         model = self.lm.model
         # a stack may keep keys besides those of its layers
         slots = getattr(self.config, "cache_slots", self.config.num_hidden_layers)
         with self.lock, torch.inference_mode():
             training, implementation, outer = model.training, model.config._attn_implementation, self.arena
-            self.arena = Arena(slots, rows, self.lm.device, self.window is not None, self.kind == "padded")
+            self.arena = Arena(slots, rows, self.lm.device, self.window is not None, self.kind == "padded", most)
             token = attention.ARENA.set(self.arena)
             try:
                 model.eval()
@@ -67,7 +70,7 @@ class TransformersBackend:
 
     def run(self, feeds: Sequence[Feed], rows: Sequence[int], wanted: Sequence[int]) -> torch.Tensor:
         """Logits (len(wanted), V) of the feeds numbered in `wanted`. Feeds come row by row, in the order of slots."""
-        tokens, segments, positions, slots, _ = zip(*feeds, strict=True)
+        tokens, segments, positions, slots, *_ = zip(*feeds, strict=True)
         self.arena.plan(tokens, segments, positions, slots, rows)
         forward = self._flat if self.kind == "flat" else self._padded
         logits = forward(torch.tensor(wanted, dtype=torch.long, device=self.arena.device))

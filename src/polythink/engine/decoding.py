@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from polythink.run.config import Config
+from polythink.trace.tokens import FINISHES
 
 
 class Decoding(Config):
@@ -21,10 +22,28 @@ class Decoding(Config):
     max_path_tokens: int = Field(1024, ge=1)  # each path, behind its opening tag; a closing tag that is drawn counts
     max_summary_tokens: int = Field(512, ge=1)  # each summary, in the same way
     max_trace_tokens: int = Field(4096, ge=1)  # the whole response, forced tokens included
+    fork_at: int | None = Field(None, ge=0)  # force the first fork behind so many main tokens; None: the dialect's way
+    finish: Literal[FINISHES] = (
+        "last"  # the paths of a block end with the first to be through, with half of them, or all
+    )
+    labels: Literal["ordered", "random"] = "ordered"  # numbers of numbered paths: 1..P, or any of the inventory
+    positions: Literal["shared", "flattened"] = "shared"  # flattened: every path has a stretch of positions of its own
+    scale_beyond: int | None = Field(
+        None, ge=0
+    )  # scale attention behind joins of more paths; None: than trained, 0: no
+    summary_opening: str = ""  # forced text with which every summary begins
     temperature: float = Field(1.0, ge=0)  # 0 is greedy
     path_temperature: float | None = Field(None, ge=0)  # of paths alone; None: `temperature`, and 1.0 if that is 0
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)  # 0: no limit
+
+    @property
+    def stride(self) -> int:
+        """What sets the paths of a block apart in position: 0, or the most tokens that a path can have, tags included.
+
+        ParaThinker's "flattened" encoding (arXiv 2509.04475, rejected there): m = L + i l_max + t.
+        """
+        return self.max_path_tokens + 2 if self.positions == "flattened" and self.mode != "sequential" else 0
 
     def temperature_of(self, kind: str) -> float:
         """The temperature of a segment of this kind; in `sequential` mode there is one for the whole trace.
@@ -41,11 +60,17 @@ class Decoding(Config):
 
 @dataclass(frozen=True)
 class Request:
-    """One response wanted: the prompt's token ids, and the names under which its random numbers are drawn."""
+    """One response wanted: the prompt's token ids, and the names under which its random numbers are drawn.
+
+    `dialect` is that of the model's settings if left out; another one needs its tags in the tokenizer. `openings` are
+    forced tokens with which the paths of the first block begin, behind their opening tags: path i takes the i-th.
+    """
 
     prompt: tuple[int, ...]
     problem: str = ""
     sample: int = 0
+    dialect: str = ""
+    openings: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,33 +7,67 @@ A feed is one token to be run through the model. Slots (places in the cache row)
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import NamedTuple
 
 from polythink.engine.decoding import Decoding, Event, OnEvent, Request
 from polythink.engine.sampling import stream_key
 from polythink.run.errors import UserError
+from polythink.trace.convert import draw_labels
 from polythink.trace.dialect import Dialect
+from polythink.trace.layout import join_scale
 from polythink.trace.rollout import CUTS, Rollout, Segment
+from polythink.trace.tokens import enough
 
 
 @dataclass(frozen=True)
 class Grammar:
     """The token ids that steer decoding: the tags, the end token, and what the runtime writes at a join."""
 
-    block_open: int
-    block_close: int
-    path_open: int
-    path_close: int
+    block_open: int | None  # None: the runtime forks
+    path_tags: tuple[tuple[int, int], ...]  # of each number from 1, or of all paths where they have none
+    label_of: dict[int, int]  # the number of the path that a tag opens, 0 where paths have none
     summary_open: int
     summary_close: int
     end: int
-    join: tuple[int, ...]  # `</Parallel>`, the gap, `<Summary>`
+    join: tuple[int, ...]  # `</Parallel>`, the gap, `<Summary>`, the summary's forced opening
+    opens_summary: int  # the first tag behind the paths
+    inventory: int
+    strays: frozenset[
+        int
+    ]  # tags that are replaced where they do not belong; those that close an element are in `closing`
+    closing: frozenset[int]
 
     @classmethod
-    def of(cls, dialect: Dialect, tag_ids: dict[str, int], end: int, gap: list[int]) -> Grammar:
-        ids = [tag_ids[tag] for tag in dialect.tags]
-        return cls(*ids, end=end, join=(tag_ids[dialect.block_close], *gap, tag_ids[dialect.summary_open]))
+    def of(
+        cls, dialect: Dialect, tag_ids: dict[str, int], end: int, encode: Callable[[str], Sequence[int]], opening: str
+    ) -> Grammar:
+        """`opening` is the forced text of every summary, `encode` turns text into token ids."""
+        d, block = dialect, bool(dialect.block_open)
+        labels = range(1, d.inventory + 1) if d.inventory else (0,)
+        head = (tag_ids[d.block_close],) if block else ()
+        summary = tag_ids[d.summary_open]
+        return cls(
+            block_open=tag_ids[d.block_open] if block else None,
+            path_tags=tuple((tag_ids[opened], tag_ids[closed]) for opened, closed in map(d.path_tags, labels)),
+            label_of={tag_ids[d.path_tags(n)[0]]: n for n in labels},
+            summary_open=summary,
+            summary_close=tag_ids[d.summary_close],
+            end=end,
+            join=(*head, *encode(d.gap), summary, *encode(opening)),
+            opens_summary=head[0] if block else summary,
+            inventory=d.inventory,
+            strays=frozenset(tag_ids.values()) if d.strays == "replaced" else frozenset(),
+            closing=frozenset(tag_ids[tag] for tag in d.tags[1::2]),
+        )
+
+    def tags_of(self, record: Segment) -> tuple[int, int]:
+        """The opening and closing tag of a path or summary."""
+        if record.kind == "summary":
+            return self.summary_open, self.summary_close
+        return self.path_tags[max(record.label - 1, 0)]
 
 
 @dataclass
@@ -57,6 +91,8 @@ class Feed(NamedTuple):
     segment: int
     position: int
     slot: int
+    label: int = 0  # of the segment: the path's number, 0 elsewhere
+    scale: float = 1.0  # of the segment: factor on the query's attention scores
     branch: Branch | None = None
 
 
@@ -71,16 +107,19 @@ class Drawing:
     seed: int
     context: int
     on_event: OnEvent | None = None
+    trained: int = 0  # the most paths that the model was trained with; beyond it attention is scaled (0: never)
 
     records: list[Segment] = field(default_factory=list)
     follows: list[tuple[int, ...]] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)  # last position of each segment
+    scales: list[float] = field(default_factory=list)  # factor on the attention scores of each segment's queries
     pending: deque[Feed] = field(default_factory=deque)
     opened: deque[int] = field(default_factory=deque)  # segments the engine has not entered in its table yet
     slots: int = 0
+    taken: int = 0  # feeds that were taken so far
     written: int = 0  # response tokens so far
     blocks: int = 0
-    waiting: int = 0  # paths of the open block that are not finished
+    paths: list[Branch] = field(default_factory=list)  # of the open block
     done: bool = False
 
     def __post_init__(self) -> None:
@@ -95,21 +134,37 @@ class Drawing:
             )
         self.budget = min(self.decoding.max_trace_tokens, room)
         self._open("prompt", (), -1, 0)
-        main = self._branch("main", (0,), -1, 0)
+        self.ends[0] = len(prompt) - 1
+        forks = self._forks_at(0)
+        main = None if forks and self.grammar.block_open is None else self._branch("main", (0,), -1, 0)
         # the first token of the response is drawn from the prompt's last logits
         for i, token in enumerate(prompt):
-            self._feed(token, 0, i, main if i == len(prompt) - 1 else None)
-        self.ends[0] = len(prompt) - 1
-        main.position = len(prompt)
+            self._feed(token, 0, i, main if i == len(prompt) - 1 and not forks else None)
+        if forks:
+            self._force_fork(main)
+
+    def _forks_at(self, drawn: int) -> bool:
+        """Is the first fork forced behind so many tokens of the response?"""
+        at = self.decoding.fork_at
+        if at is None and self.grammar.block_open is None:
+            at = 0
+        return at == drawn and self.blocks == 0 and self.decoding.mode != "sequential"
 
     # --- feeds
 
     def take(self, most: int) -> list[Feed]:
-        """Up to `most` pending feeds, in order."""
-        return [self.pending.popleft() for _ in range(min(most, len(self.pending)))]
+        """The pending feeds in order, but no more than `most` of the prompt; what is behind it is never divided.
+
+        So the paths of a block are always equally far, whatever the chunks.
+        """
+        of_prompt = len(self.request.prompt) - self.taken
+        count = most if of_prompt > most else len(self.pending)
+        self.taken += count
+        return [self.pending.popleft() for _ in range(count)]
 
     def _feed(self, token: int, segment: int, position: int, branch: Branch | None) -> None:
-        self.pending.append(Feed(token, segment, position, self.slots, branch))
+        label, scale = self.records[segment].label, self.scales[segment]
+        self.pending.append(Feed(token, segment, position, self.slots, label, scale, branch))
         self.slots += 1
 
     def _write(self, branch: Branch, token: int, logprob: float | None, want: bool) -> None:
@@ -127,21 +182,23 @@ class Drawing:
 
     # --- segments
 
-    def _open(self, kind: str, follows: tuple[int, ...], block: int, path: int) -> int:
-        self.records.append(Segment(kind, block, path))
+    def _open(self, kind: str, follows: tuple[int, ...], block: int, path: int, label: int = 0) -> int:
+        self.records.append(Segment(kind, block, path, label=label))
         self.follows.append(follows)
+        self.scales.append(max((self.scales[f] for f in follows), default=1.0))
         self.ends.append(max((self.ends[f] for f in follows), default=-1))
         self.opened.append(len(self.records) - 1)
         return len(self.records) - 1
 
-    def _branch(self, kind: str, follows: tuple[int, ...], block: int, path: int) -> Branch:
+    def _branch(self, kind: str, follows: tuple[int, ...], block: int, path: int, label: int = 0) -> Branch:
         """Open a segment and the branch that writes it."""
-        segment = self._open(kind, follows, block, path)
+        segment = self._open(kind, follows, block, path, label)
         record = self.records[segment]
         temperature = self.decoding.temperature_of(kind)
         record.temperature = temperature or 1.0
         key = stream_key(self.seed, self.request.problem, self.request.sample, segment)
-        branch = Branch(segment, record, self.ends[segment] + 1, key, temperature)
+        position = self.ends[segment] + 1 + (path - 1) * self.decoding.stride * (kind == "path")
+        branch = Branch(segment, record, position, key, temperature)
         self._allow(branch, self.budget - self.written)
         return branch
 
@@ -168,61 +225,137 @@ class Drawing:
     def _accept_main(self, branch: Branch, token: int, logprob: float) -> None:
         forks, ends = token == self.grammar.block_open, token == self.grammar.end
         cut = branch.limit <= 0 and not ends and not forks
-        self._write(branch, token, logprob, want=not (forks or ends or cut))
+        forced = self._forks_at(branch.drawn) and not (forks or ends or cut)
+        self._write(branch, token, logprob, want=not (forks or ends or cut or forced))
         if forks:
-            self._fork(branch)
+            self._fork(branch.segment, branch)
+        elif forced:
+            self._force_fork(branch)
         elif ends or cut:
             self._end(branch, "eos" if ends else branch.limit_stop)
 
     def _accept_inner(self, branch: Branch, token: int, logprob: float) -> None:
-        """A path or a summary: it stops at its closing tag, at the end token (then closed for it), or when cut."""
-        close = self.grammar.path_close if branch.record.kind == "path" else self.grammar.summary_close
+        """A path or a summary: it stops at its closing tag, at the end token (then closed for it), or when cut.
+
+        Where the dialect says so, a tag that does not belong here is replaced by the segment's own, which is forced:
+        what closes closes, what opens goes on.
+        """
+        opened, close = self.grammar.tags_of(branch.record)
         stop = "tag" if token == close else "eos" if token == self.grammar.end else ""
+        replaced = self.grammar.strays and token != close and (token in self.grammar.strays or stop == "eos")
+        if replaced and not stop:
+            branch.record.strays += 1
+            stop = "tag" if token in self.grammar.closing else ""
+        closed = token == close or (replaced and stop)
         stop = stop or (branch.limit_stop if branch.limit <= 0 else "")
-        self._write(branch, token, logprob, want=not stop)
+        if replaced:
+            self._write(branch, close if closed else opened, None, want=not stop)
+        else:
+            self._write(branch, token, logprob, want=not stop)
         if not stop:
             return
-        if stop != "tag":
+        if not closed:
             self._write(branch, close, None, want=False)
         self._stop(branch, stop)
         if branch.record.kind == "summary":
             self._continue(branch.segment)
-            return
-        self.waiting -= 1
-        if self.waiting == 0:
-            self._join(branch.record.block)
 
-    def _fork(self, branch: Branch) -> None:
-        """Open the block's paths, each with an equal share of what the trace may still hold besides the summary."""
-        grammar, paths = self.grammar, self.decoding.paths
-        if self.blocks >= self.decoding.max_blocks:
-            self._end(branch, "blocks")
+    def settle(self) -> None:
+        """Join when enough paths are through: called when all tokens of a step are in. The other paths are cut here."""
+        if not self.paths or sum(bool(p.record.stop) for p in self.paths) < enough(
+            self.decoding.finish, len(self.paths)
+        ):
             return
+        for path in self.paths:
+            if not path.record.stop:
+                feeds = [feed._replace(branch=None) if feed.branch is path else feed for feed in self.pending]
+                self.pending = deque(feeds)
+                self._write(path, self.grammar.tags_of(path.record)[1], None, want=False)
+                self._stop(path, "finish")
+        block, self.paths = self.paths[0].record.block, []
+        self._join(block)
+
+    def _force_fork(self, main: Branch | None) -> None:
+        """Fork behind what there is: the runtime writes the block's tag, where there is one."""
+        if self.grammar.block_open is not None:
+            self._write(main, self.grammar.block_open, None, want=False)
+        self._fork(main.segment if main else 0, main)
+
+    def _fork(self, segment: int, branch: Branch | None) -> None:
+        """Open the block's paths, each with an equal share of what the trace may still hold besides the summary.
+
+        They follow `segment`, which `branch` wrote; None where that is the prompt.
+        """
+        grammar, paths = self.grammar, self.decoding.paths
         # the tags of paths and summary, and the summary's own tokens, are set aside first
         left = self.budget - self.written - 2 * paths - len(grammar.join) - 1
         share = (left - max(1, min(self.decoding.max_summary_tokens, left // (paths + 1)))) // paths
-        if share < 1:
-            self._end(branch, "trace")
+        refused = "blocks" if self.blocks >= self.decoding.max_blocks else "trace" if share < 1 else ""
+        if refused:
+            if branch is None:
+                raise UserError(self._no_room(refused))
+            self._end(branch, refused)
             return
-        self._stop(branch, "fork")
+        if branch is not None:
+            self._stop(branch, "fork")
         block, self.blocks = self.blocks, self.blocks + 1
-        self.waiting = paths
-        for number in range(1, paths + 1):
-            path = self._branch("path", (branch.segment,), block, number)
+        key = stream_key(self.seed, self.request.problem, self.request.sample, -1 - block)
+        rng = Random(key) if self.decoding.labels == "random" else None
+        labels = draw_labels(grammar.inventory, paths, rng) or (0,) * paths
+        openings = dict(enumerate(self.request.openings, start=1)) if block == 0 else {}
+        for number, label in enumerate(labels, start=1):
+            path = self._branch("path", (segment,), block, number, label)
             self._allow(path, share + 1)
             self._event("fork", path)
-            self._write(path, grammar.path_open, None, want=True)
+            self.paths.append(path)
+            self._begin(path, openings.get(number, ()))
+
+    def _begin(self, path: Branch, opening: Sequence[int]) -> None:
+        """Write a path's tag and what it is forced to begin with, which counts towards its budget."""
+        *head, last = (self.grammar.tags_of(path.record)[0], *opening)
+        path.limit -= len(opening)
+        if path.limit < 1:
+            raise UserError(
+                f"a path is to begin with {len(opening)} tokens and may have {path.limit + len(opening)}; "
+                "raise max_path_tokens and max_trace_tokens"
+            )
+        for token in head:
+            self._write(path, token, None, want=False)
+        self._write(path, last, None, want=True)
+
+    def _no_room(self, refused: str) -> str:
+        if refused == "blocks":
+            return "max_blocks is 0, but the dialect forks at the end of the prompt; allow one block"
+        limit = "max_trace_tokens" if self.budget == self.decoding.max_trace_tokens else "the model's context"
+        return (
+            f"{limit} leaves {self.budget} tokens for the response, which is no room for {self.decoding.paths} paths "
+            "and a summary; raise it, or draw fewer paths"
+        )
 
     def _join(self, block: int) -> None:
         """Open the summary: it sees all paths and resumes after the longest."""
         paths = tuple(i for i, r in enumerate(self.records) if r.kind == "path" and r.block == block)
         summary = self._branch("summary", paths, block, 0)
+        of_paths = sum(len(self.records[i].tokens) for i in paths)
+        scale = join_scale(self._seen(paths), of_paths, len(paths), self.trained)
+        self.scales[summary.segment] = max(self.scales[summary.segment], scale)
         self._event("join", summary)
         *head, last = self.grammar.join
         for token in head:
             self._write(summary, token, None, want=False)
         self._write(summary, last, None, want=True)
         self._allow(summary, self.budget - self.written)
+
+    def _seen(self, segments: Sequence[int]) -> int:
+        """How many tokens can be read from behind these segments."""
+        reached: set[int] = set()
+        waiting = list(segments)
+        while waiting:
+            segment = waiting.pop()
+            if segment not in reached:
+                reached.add(segment)
+                waiting += self.follows[segment]
+        return len(self.request.prompt) + sum(len(self.records[i].tokens) for i in reached)
 
     def _continue(self, after: int) -> None:
         """Main text goes on after a summary: its first token is drawn from the logits of the closing tag just fed."""
@@ -234,15 +367,21 @@ class Drawing:
 
     def _accept_sequential(self, branch: Branch, token: int, logprob: float) -> None:
         """One branch writes everything; tags only say where a segment begins and which budget counts."""
-        grammar = self.grammar
-        if branch.record.stop and token == grammar.path_open:  # between the paths of a block
-            self._move(branch, "path", self.blocks - 1, branch.record.path + 1)
-        elif branch.record.stop and token == grammar.block_close:
+        grammar, label = self.grammar, self.grammar.label_of.get(token)
+        begins = grammar.block_open is None and label is not None and branch.record.kind == "main"
+        if begins and self.blocks < self.decoding.max_blocks:  # the block begins with its first path
+            self.blocks += 1
+            self._stop(branch, "fork")
+        if branch.record.stop and label is not None:  # between the paths of a block
+            self._move(branch, "path", self.blocks - 1, branch.record.path + 1, label)
+        elif branch.record.stop and token == grammar.opens_summary:
             self._move(branch, "summary", self.blocks - 1, 0)
         record, inside = branch.record, not branch.record.stop
         kind = record.kind if inside else "between"
-        closing = {"path": grammar.path_close, "summary": grammar.summary_close}.get(kind)
-        opens = kind == "main" and token == grammar.block_open
+        closing = grammar.tags_of(record)[1] if kind in ("path", "summary") else None
+        opens = kind == "main" and (
+            token == grammar.block_open if grammar.block_open is not None else label is not None
+        )
         cut = branch.limit <= 0 and token not in (closing, grammar.end) and not opens
         closable = closing is not None and self.written + 1 < self.budget  # there is room for the tag behind this token
         ends = token == grammar.end or (opens and self.blocks >= self.decoding.max_blocks) or (cut and not closable)
@@ -274,12 +413,12 @@ class Drawing:
         if branch.limit < 1:
             self._end(branch, "trace")
 
-    def _move(self, branch: Branch, kind: str, block: int, path: int) -> None:
+    def _move(self, branch: Branch, kind: str, block: int, path: int, label: int = 0) -> None:
         """Let the branch of a sequential trace write a new segment, on the same random stream.
 
         A path or summary begins with the tag that is about to be written, which is not of its own budget.
         """
-        branch.segment = self._open(kind, (branch.segment,), block, path)
+        branch.segment = self._open(kind, (branch.segment,), block, path, label)
         branch.record = self.records[branch.segment]
         branch.record.temperature = branch.temperature or 1.0
         self._allow(branch, self.budget - self.written - (kind != "main"))
@@ -301,8 +440,24 @@ class Drawing:
             record = branch.record
             self.on_event(Event(kind, self.index, branch.segment, record.block, record.path, **facts))
 
+    @property
+    def most_tokens(self) -> int:
+        """A bound on the tokens of the response."""
+        d = self.decoding
+        block = d.paths * (d.max_path_tokens + 2) + len(self.grammar.join) + d.max_summary_tokens + 1
+        longest = d.max_blocks * block + (d.max_blocks + 1) * (d.max_main_tokens + 1)
+        return min(self.budget, longest) if d.mode != "sequential" else self.budget
+
     def rollout(self) -> Rollout:
         """The finished trace; texts are filled in by the engine."""
         assert self.done
-        request = self.request
-        return Rollout(request.problem, request.sample, self.decoding.mode, request.prompt, self.records[1:])
+        request, decoding = self.request, self.decoding
+        return Rollout(
+            request.problem,
+            request.sample,
+            decoding.mode,
+            request.prompt,
+            self.records[1:],
+            decoding.stride,
+            self.trained,
+        )

@@ -20,8 +20,10 @@ from polythink.engine.drawing import Drawing, Feed, Grammar
 from polythink.engine.sampling import draw, uniforms
 from polythink.engine.selfcheck import choose_backend
 from polythink.models.load import LanguageModel
+from polythink.models.tags import tag_ids
 from polythink.run.errors import UserError
 from polythink.run.progress import Progress
+from polythink.trace.dialect import get_dialect
 from polythink.trace.rollout import Rollout
 
 
@@ -42,7 +44,6 @@ class Engine:
         self.lm, self.rows, self.chunk = lm, rows, chunk
         self.backend: TransformersBackend = choose_backend(lm, backend)
         self.forwarded = 0  # tokens run through the model since this engine was made
-        self.grammar = Grammar.of(lm.dialect, lm.tag_ids, lm.eos, lm.encode(lm.dialect.gap))
 
     def generate(
         self,
@@ -53,16 +54,25 @@ class Engine:
         label: str = "",
     ) -> list[Rollout]:
         """One finished rollout a request, in their order. `label` names the progress display."""
+        names = {request.dialect for request in requests}
+        grammars = {name: self._grammar(name, decoding.summary_opening) for name in names}
+        trained = self.lm.settings.trained_paths if decoding.scale_beyond is None else decoding.scale_beyond
         drawings = [
-            Drawing(request, i, decoding, self.grammar, seed, self.lm.context, on_event)
+            Drawing(request, i, decoding, grammars[request.dialect], seed, self.lm.context, on_event, trained)
             for i, request in enumerate(requests)
         ]
-        with self.backend.session(min(self.rows, len(drawings))), Progress(len(drawings), label) as progress:
+        most = max((len(d.request.prompt) + d.most_tokens for d in drawings), default=1)
+        with self.backend.session(min(self.rows, len(drawings)), most), Progress(len(drawings), label) as progress:
             for drawing in self._run(drawings, decoding):
                 for record in drawing.records[1:]:
                     record.text = self.lm.decode(record.tokens)
                 progress.advance(1)
         return [drawing.rollout() for drawing in drawings]
+
+    def _grammar(self, name: str, opening: str) -> Grammar:
+        lm, dialect = self.lm, get_dialect(name) if name else self.lm.dialect
+        ids = lm.tag_ids if dialect == lm.dialect else tag_ids(lm.tokenizer, dialect)
+        return Grammar.of(dialect, ids, lm.eos, lm.encode, opening)
 
     def _run(self, drawings: list[Drawing], decoding: Decoding) -> Iterator[Drawing]:
         """Step all live rows together until every drawing is done; yields each when it is, and refills its row."""
@@ -82,6 +92,8 @@ class Engine:
                 feeds += taken
                 rows += [row] * len(taken)
             self._step(feeds, rows, live, decoding)
+            for drawing in live.values():
+                drawing.settle()
             for row in [row for row, drawing in live.items() if drawing.done]:
                 free.append(row)
                 yield live.pop(row)

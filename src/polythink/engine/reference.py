@@ -7,6 +7,7 @@ Shared with it: the layout table, the random streams and the rule that turns log
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ import torch
 from polythink.engine.decoding import Decoding, Request
 from polythink.engine.sampling import draw, stream_key, uniforms
 from polythink.models.load import LanguageModel
-from polythink.models.masks import collate
-from polythink.trace.layout import Piece, lay_out
+from polythink.models.masks import collate, masked_logits
+from polythink.run.errors import UserError
+from polythink.trace.convert import draw_labels
+from polythink.trace.dialect import get_dialect
 from polythink.trace.rollout import Rollout, Segment
 
 
@@ -30,7 +33,7 @@ def reference_generate(
         write(page)
         for segment in page.segments:
             segment.text = lm.decode(segment.tokens)
-        rollouts.append(Rollout(request.problem, request.sample, decoding.mode, request.prompt, page.segments))
+        rollouts.append(page.rollout())
     return rollouts
 
 
@@ -40,19 +43,23 @@ class _Page:
     def __init__(self, lm: LanguageModel, request: Request, decoding: Decoding, seed: int) -> None:
         self.lm, self.request, self.decoding, self.seed = lm, request, decoding, seed
         self.segments: list[Segment] = []
-        dialect = lm.dialect
-        self.tag = {name: lm.tag_ids[getattr(dialect, name)] for name in (
-            "block_open", "block_close", "path_open", "path_close", "summary_open", "summary_close")}  # fmt: skip
-        self.join = [self.tag["block_close"], *lm.encode(dialect.gap), self.tag["summary_open"]]
+        self.dialect = get_dialect(request.dialect) if request.dialect else lm.dialect
+        self.trained = lm.settings.trained_paths if decoding.scale_beyond is None else decoding.scale_beyond
+        self.join = [t for text in (self.dialect.block_close, self.dialect.gap) if text for t in lm.encode(text)]
+        self.join += [self.id(self.dialect.summary_open), *lm.encode(decoding.summary_opening)]
         self.budget = min(decoding.max_trace_tokens, lm.context - len(request.prompt))
+
+    def id(self, tag: str) -> int:
+        (token,) = self.lm.encode(tag)
+        return token
 
     @property
     def left(self) -> int:
         return self.budget - sum(len(s.tokens) for s in self.segments)
 
-    def open(self, kind: str, block: int = -1, path: int = 0) -> Segment:
+    def open(self, kind: str, block: int = -1, path: int = 0, label: int = 0) -> Segment:
         temperature = self.decoding.temperature_of(kind)
-        self.segments.append(Segment(kind, block, path, temperature=temperature or 1.0))
+        self.segments.append(Segment(kind, block, path, temperature=temperature or 1.0, label=label))
         return self.segments[-1]
 
     def force(self, tokens: Sequence[int]) -> None:
@@ -64,12 +71,8 @@ class _Page:
     @torch.inference_mode()
     def draw(self, stream: int, count: int) -> tuple[int, float]:
         """The next token of the last segment, or of the segment about to be begun where that one is empty."""
-        pieces = [Piece("prompt", self.request.prompt, (False,) * len(self.request.prompt))]
-        pieces += [Piece(s.kind, tuple(s.tokens), tuple(s.sampled), s.block, s.path) for s in self.segments if s.tokens]
-        batch = collate([lay_out(pieces, self.decoding.mode)]).to(self.lm.device)
-        logits = self.lm.model(
-            input_ids=batch.tokens, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-        ).logits[:, -1]
+        batch = collate([self.rollout().layout()]).to(self.lm.device)
+        logits = masked_logits(self.lm.model, batch)[:, -1]
         key = stream_key(self.seed, self.request.problem, self.request.sample, stream)
         uniform = torch.from_numpy(uniforms(np.array([key], np.uint64), np.array([count], np.uint64)))
         temperature = torch.tensor([self.decoding.temperature_of(self.segments[-1].kind)])
@@ -79,20 +82,53 @@ class _Page:
         )
         return int(token), float(logprob)
 
+    def rollout(self) -> Rollout:
+        request, decoding = self.request, self.decoding
+        return Rollout(
+            request.problem, request.sample, decoding.mode, request.prompt, self.segments, decoding.stride, self.trained
+        )
+
     def put(self, token: int, logprob: float) -> None:
         segment = self.segments[-1]
         segment.tokens.append(token)
         segment.sampled.append(True)
         segment.logprobs.append(logprob)
 
-    def fill(self, limit: int, stops: dict[int, str], cut: str) -> str:
+    def fill(self, stream: int, limit: int, stops: dict[int, str], cut: str, fork_at: int = -1) -> str:
         """Draw into the last segment up to `limit` tokens; returns why it stopped: a stop token's name, or `cut`."""
         for count in range(limit):
-            token, logprob = self.draw(len(self.segments), count)
+            token, logprob = self.draw(stream, count)
             self.put(token, logprob)
             if token in stops:
                 return stops[token]
+            if count + 1 == fork_at < limit:
+                return "forced"
         return cut
+
+    def fill_inner(self, opened: int, close: int, stream: int, limit: int, cut: str) -> tuple[str, int]:
+        """Draw into a path or summary and close it; returns why it stopped, and behind how many draws.
+
+        Tags that do not belong there are replaced where they must be.
+        """
+        closing = {self.id(tag) for tag in self.dialect.tags[1::2]}
+        strays = {self.id(tag) for tag in self.dialect.tags} - {close} if self.dialect.strays == "replaced" else set()
+        stops = {close: "tag", self.lm.eos: "eos"}
+        for count in range(limit):
+            token, logprob = self.draw(stream, count)
+            if token in strays:
+                self.segments[-1].strays += 1
+                self.force([close if token in closing else opened])
+                if token in closing:
+                    return "tag", count + 1
+                continue
+            if token != self.lm.eos or self.dialect.strays == "kept":
+                self.put(token, logprob)
+            if token != close and token in stops:
+                self.force([close])
+            if token in stops:
+                return stops[token], count + 1
+        self.force([close])
+        return cut, limit
 
 
 def _limit(most: int, left: int) -> tuple[int, str]:
@@ -100,44 +136,84 @@ def _limit(most: int, left: int) -> tuple[int, str]:
 
 
 def _write_structured(page: _Page) -> None:
-    decoding, tag, end = page.decoding, page.tag, page.lm.eos
-    blocks = 0
+    decoding, dialect, end = page.decoding, page.dialect, page.lm.eos
+    implicit = not dialect.block_open
+    fork_at = 0 if decoding.fork_at is None and implicit else -1 if decoding.fork_at is None else decoding.fork_at
+    stops = {end: "eos"} | ({} if implicit else {page.id(dialect.block_open): "fork"})
+    blocks = opened = 0  # segments opened so far, the prompt being the first
     while True:
-        main = page.open("main")
-        limit, cut = _limit(decoding.max_main_tokens, page.left)
-        main.stop = page.fill(limit, {tag["block_open"]: "fork", end: "eos"}, cut)
-        if main.stop == "fork" and blocks == decoding.max_blocks:
-            main.stop = "blocks"
+        if not (implicit and blocks == 0 and fork_at == 0):
+            main = page.open("main")
+            opened += 1
+            limit, cut = _limit(decoding.max_main_tokens, page.left)
+            forced = fork_at if blocks == 0 else -1
+            main.stop = "forced" if forced == 0 else page.fill(opened, limit, stops, cut, forced)
+            if main.stop == "forced":
+                page.force([] if implicit else [page.id(dialect.block_open)])
+                main.stop = "fork"
         room = page.left - 2 * decoding.paths - len(page.join) - 1
         reserve = max(1, min(decoding.max_summary_tokens, room // (decoding.paths + 1)))
         share = (room - reserve) // decoding.paths
-        if main.stop == "fork" and share < 1:
-            main.stop = "trace"
-        if main.stop != "fork":
+        refused = "blocks" if blocks == decoding.max_blocks else "trace" if share < 1 else ""
+        if not page.segments and refused:
+            raise UserError("no room for the first block")
+        if page.segments and main.stop == "fork" and refused:
+            main.stop = refused
+        if page.segments and main.stop != "fork":
             return
-        for number in range(1, decoding.paths + 1):
-            path = page.open("path", blocks, number)
-            page.force([tag["path_open"]])
-            limit, cut = _limit(decoding.max_path_tokens, share)
-            _fill_and_close(page, path, limit, cut, tag["path_close"])
-        summary = page.open("summary", blocks)
-        page.force(page.join)
-        limit, cut = _limit(decoding.max_summary_tokens, page.left - 1)
-        _fill_and_close(page, summary, limit, cut, tag["summary_close"])
+        _write_block(page, blocks, opened, share)
+        opened += decoding.paths + 1
         blocks += 1
 
 
-def _fill_and_close(page: _Page, segment: Segment, limit: int, cut: str, close: int) -> None:
-    segment.stop = page.fill(limit, {close: "tag", page.lm.eos: "eos"}, cut)
-    if segment.stop != "tag":
-        page.force([close])
+def _write_block(page: _Page, block: int, opened: int, share: int) -> None:
+    decoding, dialect, request = page.decoding, page.dialect, page.request
+    key = stream_key(page.seed, request.problem, request.sample, -1 - block)
+    rng = Random(key) if decoding.labels == "random" else None
+    labels = draw_labels(dialect.inventory, decoding.paths, rng) or (0,) * decoding.paths
+    before = len(page.segments)
+    drawn: list[tuple[int, int]] = []  # of each path: tokens drawn, tokens forced before them
+    for number, label in enumerate(labels, start=1):
+        path = page.open("path", block, number, label)
+        tags = [page.id(tag) for tag in dialect.path_tags(label)]
+        forced = request.openings[number - 1] if block == 0 and number <= len(request.openings) else ()
+        page.force([tags[0], *forced])
+        limit, cut = _limit(decoding.max_path_tokens, share)
+        path.stop, draws = page.fill_inner(*tags, opened + number, limit - len(forced), cut)
+        drawn.append((draws, 1 + len(forced)))
+    through = {"first": 0, "half": (len(labels) - 1) // 2, "last": len(labels) - 1}[decoding.finish]
+    last = sorted(draws for draws, _ in drawn)[through]
+    for path, (draws, head) in zip(page.segments[before:], drawn, strict=True):
+        if draws > last:
+            _cut_short(path, head, last, page.id(dialect.path_tags(path.label)[1]))
+    summary = page.open("summary", block)
+    page.force(page.join)
+    limit, cut = _limit(decoding.max_summary_tokens, page.left - 1)
+    tags = [page.id(tag) for tag in (dialect.summary_open, dialect.summary_close)]
+    summary.stop, _ = page.fill_inner(*tags, opened + len(labels) + 1, limit, cut)
+
+
+def _cut_short(path: Segment, head: int, draws: int, close: int) -> None:
+    """Take a path back to its first `draws` draws, and close it there."""
+    for values, last in ((path.tokens, close), (path.sampled, False), (path.logprobs, 0.0)):
+        values[head + draws :] = [last]
+    path.strays = path.sampled[head:-1].count(False)
+    path.stop = "finish"
 
 
 def _write_sequential(page: _Page) -> None:
-    """A flat text; `where` walks main -> block -> path -> block -> .. -> summary -> main as the tags are drawn."""
-    decoding, tag = page.decoding, page.tag
-    close = {"path": tag["path_close"], "summary": tag["summary_close"]}
+    """A flat text; `where` walks main -> block -> path -> block -> .. -> summary -> main as the tags are drawn.
+
+    Where a block has no tags of its own, main text goes over into a path, and paths into a summary.
+    """
+    decoding, dialect = page.decoding, page.dialect
+    implicit = not dialect.block_open
+    labels = range(1, dialect.inventory + 1) if dialect.inventory else (0,)
+    opens = {page.id(dialect.path_tags(n)[0]): n for n in labels}
+    joins = page.id(dialect.summary_open if implicit else dialect.block_close)
+    forks = set(opens) if implicit else {page.id(dialect.block_open)}
     where, blocks, count = "main", 0, 0
+    close = -1
     page.open("main")
     limit, cut = _limit(decoding.max_main_tokens, page.left)
     while True:
@@ -146,10 +222,14 @@ def _write_sequential(page: _Page) -> None:
             return
         token, logprob = page.draw(1, count)
         count += 1
-        moves = {tag["path_open"]: "path", tag["block_close"]: "summary"} if where == "block" else {}
-        if token in moves:
-            where = moves[token]
-            page.open(where, blocks - 1, page.segments[-1].path + 1 if where == "path" else 0)
+        if implicit and where == "main" and token in forks and blocks < decoding.max_blocks:
+            page.segments[-1].stop = "fork"
+            where, blocks = "block", blocks + 1
+        if where == "block" and (token in opens or token == joins):
+            where = "path" if token in opens else "summary"
+            label = opens.get(token, 0)
+            close = page.id(dialect.path_tags(label)[1] if where == "path" else dialect.summary_close)
+            page.open(where, blocks - 1, page.segments[-1].path + 1 if where == "path" else 0, label)
             most = decoding.max_path_tokens if where == "path" else decoding.max_summary_tokens
             limit, cut = _limit(most, page.left - 2)  # this tag, and the one that may have to close what it opens
         else:
@@ -159,18 +239,18 @@ def _write_sequential(page: _Page) -> None:
         if token == page.lm.eos:
             segment.stop = "eos"
             return
-        if where == "main" and token == tag["block_open"]:
+        if where == "main" and token in forks:
             segment.stop = "blocks" if blocks == decoding.max_blocks else "fork"
             if segment.stop == "blocks":
                 return
             where, blocks = "block", blocks + 1
             limit, cut = _limit(decoding.max_main_tokens, page.left)
-        elif where in close and (token == close[where] or limit < 1):
-            segment.stop = "tag" if token == close[where] else cut
-            if token != close[where]:
+        elif where in ("path", "summary") and (token == close or limit < 1):
+            segment.stop = "tag" if token == close else cut
+            if token != close:
                 if page.left < 1:
                     return
-                page.force([close[where]])
+                page.force([close])
             where = "block" if where == "path" else "main"
             if where == "main":
                 page.open("main")

@@ -75,6 +75,7 @@ class ModelSettings:
     prompt_hash: str = ""
     chat: bool = False  # the prompt is wrapped in the tokenizer's chat template
     decoding: dict[str, Any] = field(default_factory=dict)
+    trained_paths: int = 0  # the most paths of a block in training; beyond it the engine scales attention (0: unknown)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from polythink.problems.equality import clean, compare, same_tokens
 from polythink.problems.record import Problem
 from polythink.problems.verify import Worker
 from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.trace.parse import scan
 
 # `unparsed`: no answer was found. `timeout`: the comparison ran out of its time or its memory.
 VERDICTS = ("right", "wrong", "unparsed", "timeout")
@@ -46,20 +47,25 @@ def _tags(dialect: Dialect) -> tuple[re.Pattern[str], dict[str, str]]:
 def final_part(text: str, dialect: Dialect = PARALLEL_R1) -> str:
     """The text behind the last join: behind the last closed element, and nothing while one is still open.
 
+    In a dialect that answers in the summary, that element's content belongs to it, if it is a summary.
     A closing tag also closes what was left open inside its element; one without an opening tag is plain text.
     """
     pattern, closes = _tags(dialect)
     awaited: list[str] = []
-    end = 0
+    start = end = 0
     for match in pattern.finditer(text):
         tag = match[0]
         if tag in closes:
             awaited.append(closes[tag])
+            start = match.end()
         elif tag in awaited:
             while awaited.pop() != tag:
                 pass
             end = match.end()
-    return "" if awaited else text[end:]
+            if tag == dialect.summary_close and dialect.answer == "summary":
+                end = start
+    rest = "" if awaited else text[end:]
+    return rest.replace(dialect.summary_close, "\n") if dialect.answer == "summary" else rest
 
 
 def extract(text: str, dialect: Dialect = PARALLEL_R1) -> str | None:
@@ -163,7 +169,7 @@ class Grader:
 
             given = path_answer(text)
         else:
-            given = extract(text.replace(self.dialect.path_open, "").replace(self.dialect.path_close, ""), self.dialect)
+            given = extract("".join(t.text for t in scan(text, self.dialect) if t.kind[:5] != "path_"), self.dialect)
         verdict = self._judge(given, problem).verdict
         return verdict == "right" if verdict in ("right", "wrong") else None
 

@@ -351,7 +351,7 @@ def _row(
     return row | {
         "valid": form.valid,
         "reason": form.reason,
-        "parallel": form.valid and dialect.block_open in reply.trace,
+        "parallel": form.valid and dialect.first_tag in reply.trace,
         "verdict": grade.verdict,
         "extracted": grade.extracted,
         "kept": form.valid and (grade.verdict == "right" or not right_only),

@@ -19,6 +19,7 @@ from statistics import fmean
 from polythink.trace import validity
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.parse import scan
+from polythink.trace.statistics import count_blocks as blocks_opened
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ Term = Callable[[Judged], float]
 
 def count_blocks(judged: Judged) -> int:
     """How many blocks are opened, well formed or not."""
-    return judged.text.count(judged.dialect.block_open)
+    return blocks_opened(judged.text, judged.dialect)
 
 
 def is_well_formed(judged: Judged) -> bool:
@@ -139,8 +140,13 @@ def _ngrams(tokens: Sequence[str], n: int) -> Counter:
 
 def _blocks(judged: Judged) -> list[tuple[list[str], str]]:
     """Of each outermost block the texts of its outermost paths, and the text between them."""
-    bodies, _ = _split(judged.text, "block", judged.dialect)
-    return [_split(body, "path", judged.dialect) for body in bodies]
+    d = judged.dialect
+    if d.block_open:
+        bodies, _ = _split(judged.text, "block", d)
+    else:  # what stands before a summary
+        parts = (part.partition(d.summary_open)[0] for part in judged.text.split(d.summary_close))
+        bodies = [part for part in parts if d.first_tag in part]
+    return [_split(body, "path", d) for body in bodies]
 
 
 def _split(text: str, kind: str, dialect: Dialect) -> tuple[list[str], str]:
@@ -148,16 +154,16 @@ def _split(text: str, kind: str, dialect: Dialect) -> tuple[list[str], str]:
 
     A tag that is never closed, or closes nothing, counts as text.
     """
-    inside, outside, depth, start, end = [], "", 0, 0, 0
+    inside, outside, depth, opened, end = [], "", 0, None, 0
     for token in scan(text, dialect):
         if token.kind == f"{kind}_open":
             depth += 1
-            start = token.start if depth == 1 else start
+            opened = token if depth == 1 else opened
         elif token.kind == f"{kind}_close" and depth:
             depth -= 1
             if not depth:
-                inside.append(text[start + len(getattr(dialect, f"{kind}_open")) : token.start])
-                outside += text[end:start] + " "
+                inside.append(text[opened.start + len(opened.text) : token.start])
+                outside += text[end : opened.start] + " "
                 end = token.start + len(token.text)
     return inside, outside + text[end:]
 

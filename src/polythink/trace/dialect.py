@@ -2,30 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
 
 from polythink.run.errors import UserError, nearest
+
+TAG_KINDS = ("block_open", "block_close", "path_open", "path_close", "summary_open", "summary_close")
+NUMBER = "{n}"  # where a path's number stands in its tags
+MOST_NUMBERS = 1024
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """Six tags and what surrounds them. `gap` is what the runtime writes between a closed block and its summary."""
+    """Tags, and what surrounds them. A dialect without block tags has blocks all the same: the runtime forks.
+
+    In a dialect with numbered paths, `path_open` and `path_close` hold `{n}`, and `inventory` says how many numbers
+    there are: a block's paths carry any of them, each at most once.
+    """
 
     name: str
-    block_open: str
+    block_open: str  # "" where the runtime forks: paths then begin without a tag of the block's own
     block_close: str
     path_open: str
     path_close: str
     summary_open: str
     summary_close: str
-    gap: str
+    gap: str  # what the runtime writes between a closed block and its summary
     min_paths: int
+    inventory: int = 0  # numbers for paths; 0: paths are not numbered
+    nests: bool = True  # blocks may stand inside paths and summaries
+    answer: Literal["behind", "summary"] = (
+        "behind"  # where the final answer stands: behind the summary, or in it as well
+    )
+    strays: Literal["kept", "replaced"] = (
+        "kept"  # what the runtime does with another element's tag in a path or summary
+    )
+    published_check: bool = False  # the published rewards have a checker of their own: the rule `reference`
 
     @property
     def tags(self) -> tuple[str, ...]:
-        return (
-            self.block_open, self.block_close, self.path_open, self.path_close, self.summary_open, self.summary_close,
-        )  # fmt: skip
+        """Every tag, opening and closing tags in turn."""
+        pairs = [(self.block_open, self.block_close)] if self.block_open else []
+        pairs += [self.path_tags(n) for n in (range(1, self.inventory + 1) if self.inventory else (0,))]
+        return tuple(tag for pair in (*pairs, (self.summary_open, self.summary_close)) for tag in pair)
+
+    @property
+    def first_tag(self) -> str:
+        """What the tag that opens a block begins with: enough to find one in a text."""
+        return self.block_open or self.path_open.partition(NUMBER)[0]
+
+    def path_tags(self, label: int = 0) -> tuple[str, str]:
+        """The tags of the path of that number (of every path, where they have none)."""
+        return self.path_open.replace(NUMBER, str(label)), self.path_close.replace(NUMBER, str(label))
+
+    def showing(self, label: int) -> Dialect:
+        """This dialect for a message to people: the path tags with that number in them, `i` where it is 0."""
+        opened, closed = (tag.replace(NUMBER, str(label or "i")) for tag in (self.path_open, self.path_close))
+        return replace(self, path_open=opened, path_close=closed)
 
 
 # Parallel-R1 (arXiv 2509.07980): <Parallel><Path>..</Path><Path>..</Path></Parallel>\n<Summary>..</Summary>
@@ -39,13 +74,46 @@ PARALLEL_R1 = Dialect(
     summary_close="</Summary>",
     gap="\n",
     min_paths=2,
+    published_check=True,
 )
 
-DIALECTS = {d.name: d for d in (PARALLEL_R1,)}
+# ParaThinker (arXiv 2509.04475): <think1>..</think1><think2>..</think2><summary>..</summary>, with the answer in the
+# summary. The tags are those of the released tokenizer, which has 8 numbers; the paper writes <think i>.
+PARATHINKER = Dialect(
+    name="parathinker",
+    block_open="",
+    block_close="",
+    path_open="<think{n}>",
+    path_close="</think{n}>",
+    summary_open="<summary>",
+    summary_close="</summary>",
+    gap="",
+    min_paths=1,
+    inventory=16,
+    nests=False,
+    answer="summary",
+    strays="replaced",
+)
+
+DIALECTS = {d.name: d for d in (PARALLEL_R1, PARATHINKER)}
 
 
+@lru_cache
 def get_dialect(name: str) -> Dialect:
-    """The dialect of that name; `UserError` names the nearest one otherwise."""
-    if name not in DIALECTS:
-        raise UserError(f"no dialect {name!r}{nearest(name, DIALECTS)}")
-    return DIALECTS[name]
+    """The dialect of that name; `NAME:SIZE` gives one with numbered paths another inventory: `parathinker:64`.
+
+    `UserError` names the nearest one otherwise.
+    """
+    base, colon, size = name.partition(":")
+    if base not in DIALECTS:
+        raise UserError(f"no dialect {base!r}{nearest(base, DIALECTS)}")
+    dialect = DIALECTS[base]
+    if not colon:
+        return dialect
+    if not dialect.inventory:
+        raise UserError(
+            f"dialect {name!r}: the paths of {base} have no numbers, so it has no inventory; write {base!r}"
+        )
+    if not re.fullmatch(r"[1-9]\d{0,3}", size) or int(size) > MOST_NUMBERS:
+        raise UserError(f"dialect {name!r}: the inventory is a number of paths from 1 to {MOST_NUMBERS}, not {size!r}")
+    return replace(dialect, name=name, inventory=int(size))

@@ -4,8 +4,8 @@ A trace is a list of pieces in text order. `wire` decides what each piece follow
 `sees` is the closure of `follows`, a segment starts one position after the latest end among those it follows, and a
 token's predecessor is the one before it in its chain. A mode is another wiring of the same pieces.
 
-Two more rules change no wiring: `stride` sets the paths of a block apart in position (ParaThinker's rejected "flattened"
-encoding, arXiv 2509.04475), and `trained` scales attention after a join of more paths than the model was trained with.
+Two more rules change no wiring: `stride` sets the paths of a block apart in position ("flattened" positions, which
+ParaThinker rejects, arXiv 2509.04475), and `trained` scales attention behind a join of more paths than in training.
 
 Axis legend: T tokens of the flat trace, S segments.
 """

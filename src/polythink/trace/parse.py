@@ -5,6 +5,9 @@
     path    = <Path> trace </Path>
     summary = <Summary> trace </Summary>
 
+In a dialect whose runtime forks, a block has no tags of its own and begins with its first path; where paths are
+numbered, a path's two tags show the same number, and no number stands twice in a block.
+
 White space between the structural tags of a block carries no meaning and is dropped; everything else is kept verbatim.
 Only a response is ever parsed: a prompt that quotes the tags is plain text.
 """
@@ -18,14 +21,15 @@ from functools import lru_cache
 from unicodedata import east_asian_width
 
 from polythink.run.errors import UserError
-from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.trace.dialect import NUMBER, PARALLEL_R1, TAG_KINDS, Dialect
 from polythink.trace.tree import Block, Trace
 
 MAX_DEPTH = 50  # blocks within blocks; far beyond any data, and well within Python's own recursion limit
 WINDOW = 100  # characters of a long source line that an error shows
 
-# (where the parser stands, what it meets there) -> (reason, message). `d` is the dialect, `opened` the place of the
-# innermost open tag, `number` the path's number or the number of paths so far.
+# (where the parser stands, what it meets there) -> (reason, message). `d` is the dialect, its path tags those of the
+# path that is meant; `met` is the tag met, `opened` the place of the innermost open tag, `number` the path's number or
+# the number of paths so far.
 MISTAKES = {
     ("text", "block_close"): ("block_not_open", "{d.block_close} closes a block, but none is open"),
     ("text", "path_open"): (
@@ -108,6 +112,45 @@ MISTAKES = {
     ("summary", "end"): ("cut_in_summary", "the text ends in the summary opened at {opened}, before {d.summary_close}"),
     ("text", "depth"): ("too_deep", "the block is nested more than {number} levels deep"),
 }
+# What is met only where paths are numbered.
+NUMBER_MISTAKES = {
+    ("path", "number"): ("wrong_number", "{met} inside path {number}, opened at {opened}: expected {d.path_close}"),
+    ("block", "number"): ("number_twice", "{met} for a second time in the block opened at {opened}"),
+    ("block", "inventory"): ("unknown_number", "{met} in a dialect with the numbers 1 to {d.inventory}"),
+}
+# What differs where a block has no tags of its own.
+MISTAKES_WITHOUT_BLOCK_TAGS = {
+    ("text", "summary_open"): (
+        "summary_without_block",
+        "{d.summary_open} without a path before it: a summary follows the last path of its block",
+    ),
+    ("join", "text"): (
+        "text_before_summary",
+        "text between the block's last path and {d.summary_open}: only white space may stand there",
+    ),
+    ("join", "between"): ("text_between_paths", "text between the paths of the block opened at {opened}"),
+    ("join", "path_close"): (
+        "path_closed_twice",
+        "{met} behind the paths of the block opened at {opened}, where no path is open",
+    ),
+    ("join", "other"): (
+        "missing_summary",
+        "the block opened at {opened} has no summary: expected {d.summary_open} behind its last path",
+    ),
+    ("join", "end"): ("cut_before_summary", "the text ends behind the block's paths, before {d.summary_open}"),
+    ("summary", "path_open"): (
+        "path_in_summary",
+        "{met} inside the summary opened at {opened}: paths stand before their summary",
+    ),
+    ("summary", "path_close"): (
+        "path_close_in_summary",
+        "{met} inside the summary opened at {opened}: expected {d.summary_close}",
+    ),
+    ("path", "path_open"): (
+        "path_in_path",
+        "{met} inside path {number}, opened at {opened}: close that one first with {d.path_close}",
+    ),
+}
 
 
 class TraceError(UserError):
@@ -151,16 +194,16 @@ class Token:
     kind: str
     text: str
     start: int
-
-
-TAG_KINDS = ("block_open", "block_close", "path_open", "path_close", "summary_open", "summary_close")
+    label: int = 0  # the number in a path's tag
 
 
 @lru_cache
 def _tag_pattern(dialect: Dialect) -> tuple[re.Pattern[str], dict[str, str]]:
-    kinds = {getattr(dialect, kind): kind for kind in TAG_KINDS}
+    """What finds tags, and the kind of each. A number is found whether or not the inventory has it."""
+    kinds = {getattr(dialect, kind): kind for kind in TAG_KINDS if getattr(dialect, kind)}
     longest_first = sorted(kinds, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first))), kinds
+    number = "([0-9]+)" if dialect.inventory else re.escape(NUMBER)
+    return re.compile("|".join(re.escape(tag).replace(re.escape(NUMBER), number) for tag in longest_first)), kinds
 
 
 def scan(text: str, dialect: Dialect) -> Iterator[Token]:
@@ -170,7 +213,9 @@ def scan(text: str, dialect: Dialect) -> Iterator[Token]:
     for match in pattern.finditer(text):
         if match.start() > done:
             yield Token("text", text[done : match.start()], done)
-        yield Token(kinds[match[0]], match[0], match.start())
+        number = match[match.lastindex] if match.lastindex else ""
+        kind = kinds[match[0].replace(number, NUMBER) if number else match[0]]
+        yield Token(kind, match[0], match.start(), int(number or 0))
         done = match.end()
     if done < len(text):
         yield Token("text", text[done:], done)
@@ -191,7 +236,7 @@ def complete_blocks(text: str, dialect: Dialect = PARALLEL_R1) -> int:
     parser, count = _Parser(text, dialect), 0
     while parser.token.kind != "end":
         start = parser.index
-        if parser.token.kind != "block_open":
+        if parser.token.kind != parser.opens_block:
             parser.index += 1
             continue
         try:
@@ -209,6 +254,7 @@ class _Parser:
         self.text, self.dialect = text, dialect
         self.tokens = list(scan(text, dialect))
         self.index = 0
+        self.opens_block = "block_open" if dialect.block_open else "path_open"
 
     @property
     def token(self) -> Token:
@@ -221,30 +267,44 @@ class _Parser:
     def trace(self, depth: int = 0) -> Trace:
         """Text and blocks up to the first tag that is neither; whose tag that is, the caller knows."""
         parts: list[str | Block] = []
-        while self.token.kind in ("text", "block_open"):
+        opens = self.opens_block if self.dialect.nests or depth == 0 else ""
+        while self.token.kind in ("text", opens):
             parts.append(self.take().text if self.token.kind == "text" else self.block(depth + 1))
         return Trace(tuple(parts))
 
     def block(self, depth: int = 1) -> Block:
         if depth > MAX_DEPTH:
             raise self.mistake("text", "depth", number=MAX_DEPTH)
-        opened = self.take()
+        opened = self.take() if self.dialect.block_open else self.token
         paths: list[Trace] = []
+        labels: list[int] = []
         while self.structural("path_open"):
-            paths.append(self.element("path", depth, number=len(paths) + 1))
-        if self.token.kind != "block_close" or len(paths) < self.dialect.min_paths:
-            raise self.mistake("block", opened=opened, number=len(paths))
-        self.take()
+            label = self.number(labels, opened)
+            paths.append(self.element("path", depth, label, number=label or len(paths) + 1))
+            labels += [label] if label else []
+        if self.dialect.block_open:
+            if self.token.kind != "block_close" or len(paths) < self.dialect.min_paths:
+                raise self.mistake("block", opened=opened, number=len(paths))
+            self.take()
         if not self.structural("summary_open"):
             raise self.mistake("join", self.missing_summary(), opened=opened)
-        return Block(tuple(paths), self.element("summary", depth))
+        return Block(tuple(paths), self.element("summary", depth), tuple(labels))
 
-    def element(self, kind: str, depth: int, number: int = 0) -> Trace:
+    def number(self, before: list[int], block: Token) -> int:
+        """The number of the path that is about to be opened, 0 in a dialect without them."""
+        label, inventory = self.token.label, self.dialect.inventory
+        if inventory and (not 1 <= label <= inventory or label in before):
+            raise self.mistake("block", "number" if label in before else "inventory", opened=block, number=label)
+        return label
+
+    def element(self, kind: str, depth: int, label: int = 0, number: int = 0) -> Trace:
         """A path or a summary: what stands between its two tags."""
         opened = self.take()
         content = self.trace(depth)
         if self.token.kind != f"{kind}_close":
             raise self.mistake(kind, opened=opened, number=number)
+        if self.token.label != label:
+            raise self.mistake(kind, "number", opened=opened, number=number)
         self.take()
         return content
 
@@ -258,8 +318,13 @@ class _Parser:
         """What stands where a summary should: text before it is one mistake, no summary at all is another."""
         if self.token.kind == "end" or self.cut_tag():
             return "end"
-        before_one = self.token.kind == "text" and self.tokens[self.index + 1].kind == "summary_open"
-        return "text" if before_one else "other"
+        behind = self.tokens[self.index + 1].kind if self.token.kind == "text" else ""
+        if not self.dialect.block_open:
+            if behind == "path_open":
+                return "between"
+            if self.token.kind == "path_close":
+                return "path_close"
+        return "text" if behind == "summary_open" else "other"
 
     def cut_tag(self) -> bool:
         """Is what comes next the beginning of a tag, and then the text ends?"""
@@ -275,6 +340,8 @@ class _Parser:
         if met != "end" and token.kind == "text":
             offset += len(token.text) - len(token.text.lstrip())
         line, column = place(self.text, opened.start) if opened else (0, 0)
-        reason, message = MISTAKES[where, met]
-        message = message.format(d=self.dialect, opened=f"line {line}, column {column}", number=number)
+        own = MISTAKES_WITHOUT_BLOCK_TAGS if not self.dialect.block_open else {}
+        reason, message = {**MISTAKES, **NUMBER_MISTAKES, **own}[where, met]
+        d = self.dialect.showing(number if where in ("path", "block") else 0)
+        message = message.format(d=d, met=token.text, opened=f"line {line}, column {column}", number=number)
         return TraceError(message, reason, self.text, offset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from polythink.run.errors import UserError
 from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.trace.parse import scan
 from polythink.trace.tree import Block, Trace
 
 
@@ -13,13 +14,20 @@ def render(trace: Trace, dialect: Dialect = PARALLEL_R1) -> str:
 
 
 def _block(block: Block, d: Dialect) -> str:
-    paths = "".join(f"{d.path_open}{render(path, d)}{d.path_close}" for path in block.paths)
+    paths = ""
+    for label, path in block.numbered():
+        if d.inventory and not 1 <= label <= d.inventory:
+            raise UserError(f"a path with the number {label} in dialect {d.name}: numbers go from 1 to {d.inventory}")
+        opened, closed = d.path_tags(label)
+        paths += f"{opened}{render(path, d)}{closed}"
     summary = f"{d.summary_open}{render(block.summary, d)}{d.summary_close}"
     return f"{d.block_open}{paths}{d.block_close}{d.gap}{summary}"
 
 
 def _text(text: str, dialect: Dialect) -> str:
-    for tag in dialect.tags:
-        if tag in text:
-            raise UserError(f"the text of a trace holds the tag {tag}: parse it, or write the tag in another way")
+    for token in scan(text, dialect):
+        if token.kind not in ("text", "end"):
+            raise UserError(
+                f"the text of a trace holds the tag {token.text}: parse it, or write the tag in another way"
+            )
     return text

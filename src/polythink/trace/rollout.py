@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from polythink.trace.layout import Layout, Piece, lay_out
 
 # Why a segment stopped: `tag` its closing tag was drawn, `fork` a block was opened, `eos` the end token was drawn,
-# `budget` the segment's own budget ran out, `trace` the trace's budget ran out, `blocks` one block too many was opened.
-# The last three are cuts.
-CUTS = ("budget", "trace", "blocks")
+# `budget` the segment's own budget ran out, `trace` the trace's budget ran out, `blocks` one block too many was opened,
+# `finish` enough other paths were through. The last four are cuts.
+CUTS = ("budget", "trace", "blocks", "finish")
 
 
 @dataclass
@@ -24,6 +24,8 @@ class Segment:
     logprobs: list[float] = field(default_factory=list)
     temperature: float = 1.0  # 1.0 under greedy decoding as well: what `logprobs` refer to
     stop: str = ""
+    label: int = 0  # the number in the path's tags, where it has one
+    strays: int = 0  # tags of other elements that were drawn and replaced (`Dialect.strays`)
     text: str = ""  # decoded, tags included, the end token left out
 
 
@@ -36,6 +38,8 @@ class Rollout:
     mode: str
     prompt: tuple[int, ...]
     segments: list[Segment]
+    stride: int = 0  # see `lay_out`
+    trained: int = 0  # see `lay_out`
 
     @property
     def text(self) -> str:
@@ -52,6 +56,11 @@ class Rollout:
         return sum(s.stop in CUTS for s in self.segments)
 
     @property
+    def strays(self) -> int:
+        """How many drawn tags of other elements the runtime replaced."""
+        return sum(s.strays for s in self.segments)
+
+    @property
     def tokens(self) -> int:
         """Length of the response in tokens, over all paths, forced ones included."""
         return sum(len(s.tokens) for s in self.segments)
@@ -60,9 +69,11 @@ class Rollout:
         """The pieces of prompt and response: what `lay_out` takes."""
         prompt = [Piece("prompt", self.prompt, (False,) * len(self.prompt))] if self.prompt else []
         return prompt + [
-            Piece(s.kind, tuple(s.tokens), tuple(s.sampled), s.block, s.path) for s in self.segments if s.tokens
+            Piece(s.kind, tuple(s.tokens), tuple(s.sampled), s.block, s.path, s.label)
+            for s in self.segments
+            if s.tokens
         ]
 
     def layout(self, mode: str | None = None) -> Layout:
         """The layout it was drawn in, or that of another mode."""
-        return lay_out(self.pieces(), mode or self.mode)
+        return lay_out(self.pieces(), mode or self.mode, self.stride, self.trained)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from math import nan
 
 from polythink.trace.dialect import PARALLEL_R1, Dialect
-from polythink.trace.parse import complete_blocks, parse
+from polythink.trace.parse import complete_blocks, parse, scan
 from polythink.trace.render import render
 from polythink.trace.rollout import Rollout
 from polythink.trace.tree import Block, Trace
@@ -34,7 +35,7 @@ def statistics(trace: str | Trace, dialect: Dialect = PARALLEL_R1) -> TraceStati
     return TraceStatistics(
         blocks=len(blocks),
         paths_per_block=tuple(len(b.paths) for b in blocks),
-        first_block=text.index(dialect.block_open) / len(text) if blocks else nan,
+        first_block=text.index(dialect.first_tag) / len(text) if blocks else nan,
         depth=_depth(trace),
         words=_words(trace, sum),
         critical_words=_words(trace, max),
@@ -66,33 +67,45 @@ def rollout_statistics(rollout: Rollout, dialect: Dialect = PARALLEL_R1) -> dict
     text = rollout.text
     verdict = check(text, "strict", dialect)
     return {
-        "blocks": text.count(dialect.block_open),
+        "blocks": count_blocks(text, dialect),
         "complete_blocks": complete_blocks(text, dialect),
-        "paths": text.count(dialect.path_open),
+        "paths": sum(token.kind == "path_open" for token in scan(text, dialect)),
         "first_block": _first_block(rollout, dialect),
         "tokens": rollout.tokens,
         "sampled_tokens": sum(sum(s.sampled) for s in rollout.segments),
         "critical_path": rollout.layout().critical_path - len(rollout.prompt) if rollout.tokens else 0,
         "cuts": rollout.cuts,
+        "strays": rollout.strays,
         "stop": rollout.stop,
         "valid": verdict.valid,
         "reason": verdict.reason,
     }
 
 
+def count_blocks(text: str, dialect: Dialect = PARALLEL_R1) -> int:
+    """How many blocks a text opens; without tags of their own, runs of paths with nothing else between them."""
+    kinds = [token.kind for token in scan(text, dialect) if not token.text.isspace()]
+    if dialect.block_open:
+        return kinds.count("block_open")
+    return sum(kind == "path_open" and before != "path_close" for before, kind in pairwise(["", *kinds]))
+
+
 def _first_block(rollout: Rollout, dialect: Dialect) -> float | None:
     """Share of the response's tokens, in text order, before the first block's opening tag; None without one.
 
-    A segment that forks ends with that tag, so the count is exact. Where one segment holds the tag in mid-text (a
-    sequential rollout that was not split), its tokens are taken to be equally long.
+    A segment that forks ends with that tag, so the count is exact; a block without tags of its own begins with its
+    first path. Where one segment holds the tag in mid-text (a sequential rollout that was not split), its tokens are
+    taken to be equally long.
     """
-    before = 0
+    before, tag = 0, dialect.first_tag
     for segment in rollout.segments:
-        if dialect.block_open not in segment.text:
+        if tag not in segment.text:
             before += len(segment.tokens)
             continue
-        if segment.text.endswith(dialect.block_open) and segment.text.count(dialect.block_open) == 1:
+        if not dialect.block_open and segment.kind == "path":
+            return before / rollout.tokens
+        if segment.text.endswith(tag) and segment.text.count(tag) == 1:
             return (before + len(segment.tokens) - 1) / rollout.tokens
-        share = segment.text.index(dialect.block_open) / len(segment.text)
+        share = segment.text.index(tag) / len(segment.text)
         return (before + share * len(segment.tokens)) / rollout.tokens
     return None

@@ -27,7 +27,12 @@ class Trace:
 
 @dataclass(frozen=True)
 class Block:
-    """Independent paths and the summary that joins them."""
+    """Independent paths and the summary that joins them. `labels` are the paths' numbers in a dialect that has them."""
 
     paths: tuple[Trace, ...]
     summary: Trace
+    labels: tuple[int, ...] = ()
+
+    def numbered(self) -> Iterator[tuple[int, Trace]]:
+        """Each path with its number, 0 where paths have none."""
+        return zip(self.labels or (0,) * len(self.paths), self.paths, strict=True)

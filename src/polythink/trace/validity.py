@@ -31,15 +31,18 @@ OK = Verdict(True, "ok")
 
 
 def check(text: str, rule: str = "strict", dialect: Dialect = PARALLEL_R1) -> Verdict:
-    """The verdict of one of `RULES` on a response. Any text gets one; `UserError` only for an unknown rule."""
-    check_rule(rule)
+    """The verdict of one of `RULES` on a response. Any text gets one; `UserError` only for a rule that is not there."""
+    check_rule(rule, dialect)
     return _CHECKERS[rule](text, dialect)
 
 
-def check_rule(rule: str) -> None:
-    """`UserError` unless `rule` is one of `RULES`."""
+def check_rule(rule: str, dialect: Dialect = PARALLEL_R1) -> None:
+    """`UserError` unless `rule` is one of `RULES`, and one that the dialect has."""
     if rule not in RULES:
         raise UserError(f"no validity rule {rule!r}{nearest(rule, RULES)}")
+    if rule == "reference" and not dialect.published_check:
+        raise UserError(f"rule 'reference' is the checker of Parallel-R1's rewards, dialect {dialect.name} has none of "
+                        "its own; use 'strict' or 'stack'")  # fmt: skip
 
 
 def _strict(text: str, dialect: Dialect) -> Verdict:
@@ -58,7 +61,7 @@ def _stack(text: str, dialect: Dialect) -> Verdict:
             open_tags.append(tag)
         elif not open_tags:
             return _invalid("not_open", f"{tag.text} closes nothing", tag, text)
-        elif open_tags[-1].kind != f"{element}_open":
+        elif (open_tags[-1].kind, open_tags[-1].label) != (f"{element}_open", tag.label):
             return _invalid("wrong_close", f"{tag.text} where {open_tags[-1].text} is to be closed", tag, text)
         else:
             open_tags.pop()

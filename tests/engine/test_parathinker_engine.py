@@ -1,0 +1,273 @@
+"""ParaThinker on the engine: forced forks, numbers, early finish, strays, budgets, two dialects in one batch."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from tiny import WORDS, drawn, lean_towards, tiny
+
+from polythink.engine import Decoding, Engine, Request, reference_generate
+from polythink.models.load import ModelConfig, create
+from polythink.models.masks import collate, token_logprobs
+from polythink.models.tags import add_tags
+from polythink.run.errors import UserError
+from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
+from polythink.trace.validity import check
+
+TOLERANCE = 1e-4  # float32; 1e-6 in practice
+BUDGETS = {"max_main_tokens": 6, "max_path_tokens": 9, "max_summary_tokens": 6, "max_trace_tokens": 250}
+
+
+def model(seed: int = 1, dialect: str = "parathinker", **shape):
+    lm = create(ModelConfig(**{"num_hidden_layers": 2, **shape}), dialect, WORDS, seed=seed)
+    # tags that belong nowhere are drawn often enough, and ends as well
+    return lean_towards(lm, {"</summary>": 2.0, "</think1>": 2.0, "</think2>": 2.5, "<think3>": 1.0, "<summary>": 1.0})
+
+
+def requests(lm, n: int, **more) -> list[Request]:
+    prompt = tuple(lm.encode("a b c c a b b a c b a c"))
+    return [Request(prompt[: (1, 3, 12, 2, 5)[i % 5]], f"p{i // 4}", i % 4, **more) for i in range(n)]
+
+
+def gaps(lm, rollouts) -> list[float]:
+    found = []
+    for rollout in rollouts:
+        layout = rollout.layout()
+        again = token_logprobs(lm.model, collate([layout]))[0, len(rollout.prompt) :]
+        recorded = [x for s in rollout.segments for x in s.logprobs]
+        sampled = layout.sampled[len(rollout.prompt) :]
+        found += [abs(a - b) for a, b, drawn in zip(recorded, again.tolist(), sampled, strict=True) if drawn]
+    return found
+
+
+SETTINGS = {
+    "one path": {"paths": 1},
+    "two": {"paths": 2},
+    "eight": {"paths": 8},
+    "sixteen": {"paths": 16},
+    "first": {"paths": 4, "finish": "first"},
+    "half": {"paths": 5, "finish": "half"},
+    "first of sixteen": {"paths": 16, "finish": "first"},
+    "random numbers": {"paths": 3, "labels": "random"},
+    "flattened": {"paths": 3, "positions": "flattened"},
+    "flattened, first": {"paths": 4, "positions": "flattened", "finish": "first"},
+    "opening": {"paths": 2, "summary_opening": "a b c"},
+    "later": {"paths": 2, "fork_at": 3},
+    "two blocks allowed": {"paths": 2, "max_blocks": 2, "max_main_tokens": 3},
+    "cut": {"paths": 3, "max_path_tokens": 2, "max_summary_tokens": 1},
+    "narrow": {"paths": 3, "max_trace_tokens": 20},
+    "sequential": {"mode": "sequential"},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_engine_agrees_with_its_slow_twin_and_with_one_masked_forward(name):
+    lm = model(seed=3)
+    decoding = Decoding(**{**BUDGETS, **SETTINGS[name]})
+    wanted = requests(lm, 6)
+    fast = Engine(lm, rows=4, chunk=7).generate(wanted, decoding, seed=5)
+    slow = reference_generate(lm, wanted, decoding, seed=5)
+    assert [drawn(r) for r in fast] == [drawn(r) for r in slow]
+    for a, b in zip(fast, slow, strict=True):
+        assert a.text == b.text
+        assert [(s.label, s.strays) for s in a.segments] == [(s.label, s.strays) for s in b.segments]
+        assert a.layout().position.tolist() == b.layout().position.tolist()
+    found = gaps(lm, fast)
+    assert len(found) > 15
+    assert max(found) < TOLERANCE
+
+
+def test_a_block_in_sequential_mode_has_its_paths_and_summary():
+    lm = lean_towards(model(seed=3), {"<think1>": 3.0, "<think4>": 2.0})
+    rollouts = Engine(lm).generate(requests(lm, 12), Decoding(mode="sequential", **BUDGETS), seed=1)
+    slow = reference_generate(lm, requests(lm, 12), Decoding(mode="sequential", **BUDGETS), seed=1)
+    assert [drawn(r) for r in rollouts] == [drawn(r) for r in slow]
+    assert {s.kind for r in rollouts for s in r.segments} == {"main", "path", "summary"}
+    for rollout in rollouts:
+        for segment in rollout.segments:
+            if segment.kind == "path":
+                assert segment.text.startswith(f"<think{segment.label}>")
+
+
+def test_the_fork_is_forced_at_the_end_of_the_prompt():
+    lm = model()
+    (rollout,) = Engine(lm).generate(requests(lm, 1), Decoding(paths=3, **BUDGETS), seed=0)
+    assert [(s.kind, s.path, s.label) for s in rollout.segments[:4]] == [
+        ("path", 1, 1), ("path", 2, 2), ("path", 3, 3), ("summary", 0, 0)
+    ]  # fmt: skip
+    for segment in rollout.segments[:3]:
+        assert segment.sampled[0] is False
+        assert segment.text.startswith(f"<think{segment.label}>")
+        assert segment.text.endswith(f"</think{segment.label}>")
+
+
+def test_only_the_cut_paths_are_cut_when_the_first_is_through():
+    lm = model(seed=2)
+    decoding = Decoding(paths=6, finish="first", **BUDGETS)
+    rollouts = Engine(lm).generate(requests(lm, 20), decoding, seed=4)
+    cut = 0
+    for rollout in rollouts:
+        paths = [s for s in rollout.segments if s.kind == "path"]
+        through = [len(s.tokens) for s in paths if s.stop == "tag"]
+        for path in paths:
+            assert path.stop != "finish" or len(path.tokens) == min(through) + 1  # and the closing tag, forced
+            cut += path.stop == "finish"
+            assert path.tokens[-1] == lm.tag_ids[f"</think{path.label}>"]
+        assert rollout.cuts >= sum(s.stop == "finish" for s in paths)
+    assert cut > 20
+
+
+def test_strays_are_replaced_and_counted():
+    lm = model(seed=2)
+    rollouts = Engine(lm).generate(requests(lm, 20), Decoding(paths=4, **BUDGETS), seed=4)
+    assert sum(r.strays for r in rollouts) > 20
+    for rollout in rollouts:
+        for s in rollout.segments:
+            own = {"path": PARATHINKER.path_tags(s.label), "summary": ("<summary>", "</summary>")}.get(s.kind)
+            if own:
+                tags = {lm.tag_ids[tag] for tag in PARATHINKER.tags}
+                assert {t for t in s.tokens if t in tags} <= {lm.tag_ids[tag] for tag in own}
+                assert lm.eos not in s.tokens
+        inner = [s for s in rollout.segments if s.kind != "main"]
+        opened = sum(s.text.count("<think") - 1 for s in inner if s.kind == "path")
+        opened += sum(s.text.count("<summary>") - 1 for s in inner if s.kind == "summary")
+        assert 0 <= opened <= rollout.strays
+        if not opened and not rollout.segments[-1].text.strip():
+            assert check(rollout.text, "strict", PARATHINKER).valid
+
+
+def test_every_token_is_forwarded_once():
+    """Prompt, paths and summary, each token once: nothing is computed again at the join, counted inside the model."""
+    lm = model()
+    seen = []
+    lm.model.model.embed_tokens.register_forward_hook(lambda module, args, out: seen.append(args[0].numel()))
+    engine = Engine(lm, rows=3)
+    seen.clear()  # the self-check forwards too
+    for paths in (1, 2, 8, 16):
+        seen.clear()
+        wanted = requests(lm, 5)
+        rollouts = engine.generate(wanted, Decoding(paths=paths, **BUDGETS), seed=2)
+        ends = sum(r.stop in ("eos", "budget", "trace", "blocks") for r in rollouts)  # the last token is not fed
+        expected = sum(len(r.prompt) + r.tokens for r in rollouts) - ends
+        assert sum(seen) == expected
+
+
+@pytest.mark.parametrize("paths", [1, 2, 8, 16])
+def test_the_arena_is_as_large_as_prompt_and_paths(paths):
+    """Keys and values within 5% of k (L + P T): one slot a token, none for copies, at the end of full paths."""
+    lm = model()
+    lm = lean_towards(lm, {tag: -100.0 for tag in PARATHINKER.tags[1::2]})
+    lm.model.get_output_embeddings().register_forward_hook(lambda module, args, out: _never(out, lm.eos))
+    engine, prompt = Engine(lm, rows=1), tuple(lm.encode("a b c " * 20))
+    held = []
+    session_over = engine.backend.session
+
+    @contextmanager
+    def watched(*args):
+        with session_over(*args):
+            yield
+            held.append(engine.backend.arena.layers[0].keys.shape[2])
+
+    engine.backend.session = watched
+    decoding = Decoding(paths=paths, max_path_tokens=60, max_summary_tokens=1, max_main_tokens=1, max_blocks=1)
+    (rollout,) = engine.generate([Request(prompt)], decoding, seed=2)
+    assert all(s.stop == "budget" for s in rollout.segments if s.kind == "path")
+    assert held[0] <= 1.05 * (len(prompt) + paths * 62)
+
+
+def _never(logits, token):
+    return logits.index_fill(-1, torch.tensor([token]), -100.0)
+
+
+def test_both_dialects_in_one_batch():
+    lm = tiny(seed=3)
+    add_tags(lm.model, lm.tokenizer, PARATHINKER)
+    decoding = Decoding(paths=3, max_blocks=2, **BUDGETS)
+    mixed = [
+        Request(r.prompt, r.problem, r.sample, dialect)
+        for i, r in enumerate(requests(lm, 8))
+        for dialect in (("", "parathinker")[i % 2],)
+    ]
+    engine = Engine(lm, rows=3)
+    together = engine.generate(mixed, decoding, seed=1)
+    for dialect in ("", "parathinker"):
+        alone = [r for r in mixed if r.dialect == dialect]
+        kept = [drawn(r) for r, q in zip(together, mixed, strict=True) if q.dialect == dialect]
+        assert kept == [drawn(r) for r in engine.generate(alone, decoding, seed=1)]
+        assert kept == [drawn(r) for r in reference_generate(lm, alone, decoding, seed=1)]
+    assert all("<think1>" in r.text for r, q in zip(together, mixed, strict=True) if q.dialect)
+    assert not any("<think1>" in r.text and "<Path>" in r.segments[0].text for r in together)
+
+
+def test_openings_are_forced_and_count():
+    lm = model(seed=2)
+    a, b = lm.encode("a b c a"), lm.encode("b")
+    wanted = [Request(r.prompt, r.problem, r.sample, openings=(tuple(a), tuple(b))) for r in requests(lm, 6)]
+    decoding = Decoding(paths=3, **BUDGETS)
+    fast = Engine(lm, rows=2).generate(wanted, decoding, seed=0)
+    assert [drawn(r) for r in fast] == [drawn(r) for r in reference_generate(lm, wanted, decoding, seed=0)]
+    assert max(gaps(lm, fast)) < TOLERANCE
+    for rollout in fast:
+        first, second, third = rollout.segments[:3]
+        assert first.tokens[1:5] == a
+        assert first.sampled[:5] == [False] * 5
+        assert second.tokens[1:2] == b
+        assert sum(first.sampled) <= 9 - 4
+        assert third.sampled[1] or third.strays
+    long = Request(wanted[0].prompt, openings=(tuple(lm.encode("a b c a b c a b c")),))
+    with pytest.raises(UserError, match="to begin with 9 tokens"):
+        Engine(lm).generate([long], decoding)
+
+
+def test_parallel_r1_can_be_forced_to_fork():
+    lm = tiny(seed=2)
+    for at in (0, 3):
+        decoding = Decoding(paths=2, fork_at=at, max_blocks=1, **BUDGETS)
+        wanted = requests(lm, 8)
+        rollouts = Engine(lm, rows=3).generate(wanted, decoding, seed=2)
+        assert [drawn(r) for r in rollouts] == [drawn(r) for r in reference_generate(lm, wanted, decoding, seed=2)]
+        assert max(gaps(lm, rollouts)) < TOLERANCE
+        forced = [r for r in rollouts if r.segments[0].stop == "fork" and not r.segments[0].sampled[-1]]
+        assert len(forced) == 8 if at == 0 else forced
+        assert all(len(r.segments[0].tokens) == at + 1 for r in forced)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"paths": 17}, "17 paths are more than the 16 numbers"),
+        ({"paths": 8, "max_trace_tokens": 25}, "max_trace_tokens leaves 25 tokens"),
+        ({"paths": 16, "max_trace_tokens": 4000, "max_path_tokens": 4000}, None),
+        ({"paths": 2, "max_blocks": 0}, "max_blocks is 0"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_before_drawing(changes, words):
+    lm = model()
+    decoding = Decoding(**{**BUDGETS, **changes})
+    if words is None:
+        assert Engine(lm).generate(requests(lm, 1), decoding)
+        return
+    with pytest.raises(UserError, match=words):
+        Engine(lm).generate(requests(lm, 1), decoding)
+
+
+def test_a_context_without_room_for_the_summary_is_refused():
+    lm = model(max_position_embeddings=40)
+    with pytest.raises(UserError, match="the model's context leaves 28 tokens"):
+        Engine(lm).generate([requests(lm, 3)[2]], Decoding(paths=10, **BUDGETS))
+
+
+def test_greedy_paths_with_numbers_need_not_be_alike():
+    """Unnumbered paths under greedy decoding are copies; here every path reads its own number."""
+    lm = create(ModelConfig(num_hidden_layers=2), "parathinker", WORDS, seed=6)
+    with torch.no_grad():
+        lm.model.model.embed_tokens.weight.mul_(20)
+    decoding = Decoding(paths=8, temperature=0, path_temperature=0, **BUDGETS)
+    (rollout,) = Engine(lm).generate(requests(lm, 1), decoding)
+    assert len({tuple(s.tokens[1:-1]) for s in rollout.segments if s.kind == "path"}) > 1
+
+
+def test_the_published_dialect_is_untouched():
+    assert PARALLEL_R1.tags == ("<Parallel>", "</Parallel>", "<Path>", "</Path>", "<Summary>", "</Summary>")
