@@ -12,7 +12,7 @@ import pytest
 from polythink.evaluate.metrics import interval, measures
 from polythink.evaluate.run import sample_row
 from polythink.problems.answers import Grader
-from polythink.problems.countdown import demonstrate, problems
+from polythink.problems.countdown import Manner, demonstrate, problems
 from polythink.problems.record import Problem
 from polythink.run.config import dump_yaml
 from polythink.run.folder import environment, write_json, write_jsonl, write_text
@@ -48,7 +48,7 @@ def responses(problem: Problem, samples: int, skill: float, parallel: float, see
     """Demonstrations of one problem: chains right with probability `skill`, a block with probability `parallel`."""
     rng = random.Random(f"{seed}/{problem.key}")
     styles = ["parallel" if rng.random() < parallel else "sequential" for _ in range(samples)]
-    return [demonstrate(problem, style, rng, p_right=skill) for style in styles]
+    return [demonstrate(problem, Manner(style, p_right=skill), rng) for style in styles]
 
 
 def graded(level: str, n: int, samples: int, skill: float, parallel: float, seed: int) -> list[dict]:

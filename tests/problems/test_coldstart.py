@@ -20,7 +20,7 @@ import pytest
 
 from polythink.problems.answers import Grade, Grader
 from polythink.problems.coldstart import Patience, TeacherError, rejection, run_coldstart, show_table
-from polythink.problems.countdown import CountdownTeacher, demonstrate, problems
+from polythink.problems.countdown import CountdownTeacher, Manner, demonstrate, problems
 from polythink.problems.endpoint import Endpoint, EndpointConfig, chat_url, retry_after
 from polythink.problems.prompts import get_prompt
 from polythink.problems.record import Problem
@@ -128,7 +128,7 @@ def record(server: ChatServer, n: int, p_right: float = 1.0, level: str = "easy"
     """`n` problems whose responses the server knows."""
     chosen = problems(level, "train", limit=n)
     for problem in chosen:
-        server.recorded[problem.question] = demonstrate(problem, "parallel", random.Random(problem.key), 3, p_right)
+        server.recorded[problem.question] = demonstrate(problem, Manner(p_right=p_right), random.Random(problem.key))
     return chosen
 
 
@@ -464,7 +464,7 @@ def test_a_teacher_with_a_bug_stops_the_run_and_what_came_before_is_saved(tmp_pa
     def teacher(problem: Problem, prompt: str, sample: int) -> str:
         if problem == chosen[10]:
             raise ZeroDivisionError("a bug")
-        return demonstrate(problem, "sequential", random.Random(0), p_right=1.0)
+        return demonstrate(problem, Manner("sequential", p_right=1.0), random.Random(0))
 
     with pytest.raises(ZeroDivisionError, match="a bug"):
         run_coldstart(chosen, teacher, get_prompt("none"), "strict", tmp_path, concurrency=1)
@@ -481,7 +481,7 @@ def test_replies_that_came_are_saved_on_ctrl_c(tmp_path):
         if problem == chosen[7]:
             os.kill(os.getpid(), signal.SIGINT)
             never.wait(20)
-        return demonstrate(problem, "sequential", random.Random(0), p_right=1.0)
+        return demonstrate(problem, Manner("sequential", p_right=1.0), random.Random(0))
 
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
@@ -501,7 +501,7 @@ def test_replies_that_are_not_yet_judged_are_saved_on_ctrl_c(tmp_path):
         asked.append(problem)
         if len(asked) > 6:
             seventh.set()
-        return demonstrate(problem, "sequential", random.Random(0), p_right=1.0)
+        return demonstrate(problem, Manner("sequential", p_right=1.0), random.Random(0))
 
     class InterruptedGrader(Grader):
         interrupted = False

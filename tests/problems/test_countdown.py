@@ -10,11 +10,13 @@ from collections import Counter
 import pytest
 
 from polythink.problems import countdown
+from polythink.problems.answers import extract
 from polythink.problems.countdown import (
     LEVELS,
     SPLITS,
     VOCABULARY,
     CountdownTeacher,
+    Manner,
     chains,
     demonstrate,
     is_marked_ok,
@@ -23,7 +25,7 @@ from polythink.problems.countdown import (
     problems,
 )
 from polythink.run.errors import UserError
-from polythink.trace.dialect import PARALLEL_R1
+from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
 from polythink.trace.parse import parse
 from polythink.trace.render import render
 from polythink.trace.validity import check
@@ -113,7 +115,13 @@ def words_of(text: str) -> list[str]:
     return text.split()
 
 
-STYLES = [("sequential", {}), ("parallel", {}), ("parallel", {"paths": 2}), ("parallel", {"paths": 5, "p_right": 0.0})]
+STYLES = [
+    ("sequential", {}),
+    ("parallel", {}),
+    ("parallel", {"paths": (2,)}),
+    ("parallel", {"paths": (5,), "p_right": 0.0}),
+    ("parallel", {"retries": 2, "paths": (2, 4)}),
+]
 
 
 @pytest.mark.parametrize(("style", "options"), STYLES)
@@ -121,7 +129,7 @@ STYLES = [("sequential", {}), ("parallel", {}), ("parallel", {"paths": 2}), ("pa
 def test_demonstrations_are_well_formed_canonical_and_in_the_vocabulary(level, style, options):
     rng = random.Random(0)
     for problem in sample_of(level, 150):
-        text = demonstrate(problem, style, rng, **options)
+        text = demonstrate(problem, Manner(style, **options), rng)
         assert check(text, "strict").reason == "ok"
         assert render(parse(text)) == text
         assert len(parse(text).blocks) == (style == "parallel")
@@ -136,7 +144,7 @@ def test_every_chain_is_honest(style):
     marks = Counter()
     for problem in sample_of("hard", 200):
         left, target = problem.question.split(" -> ")
-        text = demonstrate(problem, style, rng)
+        text = demonstrate(problem, Manner(style), rng)
         found = re.findall(r"\d+(?: [-+*] \d+ = \d+)+ (?:ok|no)", text)
         assert len(found) == (3 if style == "parallel" else 1)
         for chain in found:
@@ -156,7 +164,7 @@ def test_the_box_holds_a_chain_that_was_tried_the_marked_one_where_there_is_one(
     rng = random.Random(2)
     boxed_right = Counter()
     for problem in sample_of("easy", 200):
-        text = demonstrate(problem, style, rng, p_right=0.3)
+        text = demonstrate(problem, Manner(style, p_right=0.3), rng)
         box = re.fullmatch(r".*\\boxed\{ (.*) \}", text, re.DOTALL)[1]
         trace = parse(text)
         segments = [p.parts[0] for p in trace.blocks[0].paths] if trace.blocks else [text]
@@ -170,7 +178,7 @@ def test_the_box_holds_a_chain_that_was_tried_the_marked_one_where_there_is_one(
 
 
 def first_paths(problem, seed: int, paths: int) -> list[str]:
-    block = parse(demonstrate(problem, "parallel", random.Random(seed), paths=paths, p_right=0.4)).blocks[0]
+    block = parse(demonstrate(problem, Manner(paths=(paths,), p_right=0.4), random.Random(seed))).blocks[0]
     return [path_answer(path.parts[0]) for path in block.paths]
 
 
@@ -234,7 +242,7 @@ MISTAKES = [
     (lambda: problems("medium", "train"), "no countdown level 'medium'"),
     (lambda: problems("easy", "test"), "countdown has no split 'test'"),
     (lambda: parse_question("9 8 5"), "'9 8 5' is not a countdown question"),
-    (lambda: demonstrate(problems("mini", "train")[0], "paralel", random.Random(0)), "did you mean 'parallel'"),
+    (lambda: Manner("paralel"), "did you mean 'parallel'"),
     (lambda: CountdownTeacher({"paralel": 1}), "did you mean 'parallel'"),
     (lambda: CountdownTeacher({"parallel": 0}), "shares of the styles"),
     (lambda: CountdownTeacher({"parallel": 1}, p_right=1.5), "p_right within 0..1"),
@@ -245,3 +253,49 @@ MISTAKES = [
 def test_mistakes_are_one_sentence(mistake, message):
     with pytest.raises(UserError, match=re.escape(message)):
         mistake()
+
+
+# ---- ParaThinker's demonstrations ----
+
+
+def test_parathinker_demonstrations_answer_in_the_summary():
+    rng = random.Random(3)
+    manner = Manner(paths=(2, 3, 4), p_right=0.4, labels="random", summary="reference")
+    seen = Counter()
+    for problem in sample_of("hard", 150):
+        text = demonstrate(problem, manner, rng, PARATHINKER)
+        assert check(text, "strict", PARATHINKER).valid
+        assert extract(text, PARATHINKER) == problem.answer
+        (block,) = parse(text, PARATHINKER).blocks
+        seen.update(block.labels)
+        assert 2 <= len(block.paths) <= 4
+    assert set(seen) == set(range(1, 17))
+
+
+def test_a_retry_follows_a_chain_that_missed_and_the_last_one_is_the_answer():
+    rng = random.Random(4)
+    lengths = Counter()
+    for problem in sample_of("easy", 200):
+        text = demonstrate(problem, Manner(paths=(3,), p_right=0.2, retries=2), rng, PARATHINKER)
+        for path in parse(text, PARATHINKER).blocks[0].paths:
+            marks = re.findall("ok|no", path.parts[0])
+            assert "ok" not in marks[:-1]
+            assert marks[-1] == "ok" or len(marks) == 3
+            assert (path_answer(path.parts[0]) == problem.answer) == (marks[-1] == "ok") == is_marked_ok(path.parts[0])
+            lengths[len(marks)] += 1
+    assert min(lengths[1], lengths[2], lengths[3]) > 50
+
+
+def test_a_number_that_is_a_strategy_settles_the_first_two_operators():
+    assert len({countdown.strategy(label) for label in range(1, 10)}) == 9
+    assert countdown.strategy(10) == countdown.strategy(1)
+    rng = random.Random(5)
+    kept = Counter()
+    for problem in sample_of("hard", 150):
+        text = demonstrate(problem, Manner(paths=(4,), labels="random", strategies=True), rng, PARATHINKER)
+        for label, path in parse(text, PARATHINKER).blocks[0].numbered():
+            begins = tuple(path_answer(path.parts[0]).split()[1:4:2])
+            possible = {c.operators[:2] for c in countdown.chains(countdown.parse_question(problem.question)[0])}
+            assert begins == countdown.strategy(label) or countdown.strategy(label) not in possible
+            kept[begins == countdown.strategy(label)] += 1
+    assert kept[True] > 500

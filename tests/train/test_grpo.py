@@ -47,7 +47,7 @@ def taught(mini, tmp_path_factory):
     lm = make_lm()
     data = [{"problems": "mini", "style": style, "paths": 2, "share": 1} for style in ("parallel", "sequential")]
     config = SFTConfig(kind="sft", data=data, steps=100, batch=32, lr=1e-2, schedule="cosine", checkpoint_every=100)
-    encode = TraceEncoder(lm, "structured", PROMPT)
+    encode = TraceEncoder(lm, Decoding(mode="structured"), PROMPT)
     mixture = make_mixture(config.data, encode, 32, 4096, 0, lambda name: mini, lambda source: None)
     train_sft(lm, config, mixture, tmp_path_factory.mktemp("sft"))
     return weights_of(lm.model)

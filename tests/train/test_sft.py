@@ -10,9 +10,10 @@ import pytest
 import torch
 from training import PROMPT, SHAPE, gradients, make_lm, same_bits, weights_of, without_times
 
+from polythink.engine.decoding import Decoding
 from polythink.models.load import ModelConfig, create
 from polythink.models.masks import collate, token_logprobs
-from polythink.problems.countdown import demonstrate
+from polythink.problems.countdown import Manner, demonstrate
 from polythink.run.config import parse_config
 from polythink.run.errors import UserError
 from polythink.run.folder import read_jsonl, write_jsonl
@@ -33,7 +34,7 @@ def config_of(**changes) -> SFTConfig:
 
 
 def mixture(lm, config, mini, mode="structured", seed=0):
-    encode = TraceEncoder(lm, mode, PROMPT)
+    encode = TraceEncoder(lm, Decoding(mode=mode), PROMPT)
     return make_mixture(
         config.data, encode, config.batch, config.max_tokens, seed, lambda name: mini, lambda source: source.file
     )
@@ -183,7 +184,7 @@ def test_shares_become_whole_numbers():
 
 def test_rows_from_a_file(lm, mini, tmp_path):
     rng = random.Random(0)
-    rows = [{"question": p.question, "answer": p.answer, "trace": demonstrate(p, "parallel", rng)} for p in mini[:9]]
+    rows = [{"question": p.question, "answer": p.answer, "trace": demonstrate(p, Manner(), rng)} for p in mini[:9]]
     rows[0]["trace"] = rows[0]["trace"].replace("</Path>", "", 1)
     rows[1]["prompt"] = "countdown_sequential"
     rows[2]["trace"] += " ok" * 80
@@ -210,7 +211,7 @@ def test_a_file_without_usable_rows_is_refused(lm, mini, tmp_path):
 
 def test_a_prompt_that_quotes_tags_is_not_a_block():
     lm = create(ModelConfig(**SHAPE, tokenizer="bytes"), "parallel_r1")
-    layout = TraceEncoder(lm, "structured", PROMPT)("Say <Parallel><Path>a</Path>", "b", "parallel")
+    layout = TraceEncoder(lm, Decoding(), PROMPT)("Say <Parallel><Path>a</Path>", "b", "parallel")
     assert set(layout.kinds) == {"prompt", "main"}
     assert layout.kinds.count("prompt") == 1
     assert (layout.position == np.arange(len(layout))).all()
@@ -260,7 +261,7 @@ def test_real_traces(shared_data):
     """Every trace of the published pilot is laid out flat as it stands, and structured where the grammar holds."""
     lm = create(ModelConfig(**SHAPE, tokenizer="bytes"), "parallel_r1")
     rows = list(read_table(shared_data / "parallel_gsm8k.parquet"))
-    flat, structured = (TraceEncoder(lm, mode, PROMPT) for mode in ("sequential", "structured"))
+    flat, structured = (TraceEncoder(lm, Decoding(mode=mode), PROMPT) for mode in ("sequential", "structured"))
     kept = 0
     for row in rows:
         whole = flat("1 + 1", row["trace"])

@@ -119,7 +119,8 @@ def sample_row(problem: Problem, rollout: Rollout, grade: Grade, grader: Grader,
         shown = {key: getattr(segment, key) for key in ("kind", "block", "path", "text", "stop")}
         return {**shown, "right": right}
 
-    marked = {"marked": is_marked_ok(rollout.text)} if problem.checker == "countdown" else {}
+    alone = not any(segment.kind == "path" for segment in rollout.segments)
+    marked = {"marked": alone and is_marked_ok(rollout.text)} if problem.checker == "countdown" else {}
     return {
         "problem": problem.key,
         "question": problem.question,

@@ -9,6 +9,9 @@ target. A **chain** tries one choice and says at its end whether it worked:
     sequential   9 - 8 = 1 * 5 = 5 ok \\boxed{ 9 - 8 * 5 }
     parallel     <Parallel><Path> chain </Path> ... </Parallel>
                  <Summary> - * </Summary> \\boxed{ 9 - 8 * 5 }
+    ParaThinker  <think1> chain </think1> ... <summary> \\boxed{ 9 - 8 * 5 } </summary>
+
+A path may hold further chains behind one that missed (`Manner.retries`).
 
 All words are separated by single spaces (tags need none between them), and `VOCABULARY` holds every word.
 """
@@ -27,7 +30,10 @@ from typing import Any
 
 from polythink.problems.record import Problem
 from polythink.run.errors import UserError, nearest
+from polythink.trace.convert import draw_labels
 from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.trace.render import render
+from polythink.trace.tree import Block, Trace
 
 LEVELS = {"mini": 2, "easy": 3, "hard": 4}  # level -> how many numbers
 SPLITS = ("train", "heldout")
@@ -41,7 +47,7 @@ VOCABULARY: tuple[str, ...] = (
     *OPERATORS, "=", "->", ":", "ok", "no", "\\boxed{", "}", "together", "alone",
 )  # fmt: skip
 
-# a chain at the start of a path, behind its opening tag: first number, steps, mark
+# a chain at the start of a path, behind its opening tag, or behind another chain: first number, steps, mark
 _CHAIN = re.compile(r"\s*(?:<\w+>\s*)?(\d+)((?:\s+[-+*]\s+\d+\s+=\s+\d+)+)(?:\s+(ok|no))?(?![^\s<])")
 _STEP = re.compile(r"\s+([-+*])\s+(\d+)\s+=\s+\d+")
 
@@ -67,6 +73,7 @@ class Chain:
         return f"{self.numbers[0]} {shown} {'ok' if self.values[-1] == target else 'no'}"
 
 
+@lru_cache(maxsize=1 << 14)
 def chains(numbers: tuple[int, ...]) -> tuple[Chain, ...]:
     """Every choice of operators whose values all stay in range."""
     found = [Chain(numbers[:1], (), ())]
@@ -130,55 +137,96 @@ def parse_question(question: str) -> tuple[tuple[int, ...], int]:
 
 
 def path_answer(text: str) -> str | None:
-    """The expression that a path (or a sequential response) tried: `9 - 8 * 5`; None where no chain begins the text.
+    """The expression that a path (or a sequential response) settled on: `9 - 8 * 5`; None where no chain begins it.
 
-    It is made of the operators and operands that were written. Results and the mark are not looked at: a slip in the
-    arithmetic or a wrong `ok` makes neither a right path wrong nor a wrong one right.
+    Of several chains that is the last, where a path stops trying. It is made of the operators and operands that were
+    written. Results and the mark are not looked at: a slip in the arithmetic or a wrong `ok` makes neither a right path
+    wrong nor a wrong one right.
     """
-    match = _CHAIN.match(text)
-    return None if match is None else match[1] + _STEP.sub(r" \1 \2", match[2])
+    tried = _attempts(text)
+    return tried[-1][1] + _STEP.sub(r" \1 \2", tried[-1][2]) if tried else None
 
 
 def is_marked_ok(text: str) -> bool:
-    """Whether the chain that begins a path (or a sequential response) says of itself that it reached the target."""
-    match = _CHAIN.match(text)
-    return match is not None and match[3] == "ok"
+    """Whether a chain that begins a path (or a sequential response) says of itself that it reached the target."""
+    return any(match[3] == "ok" for match in _attempts(text))
 
 
-def demonstrate(
-    problem: Problem,
-    style: str,
-    rng: random.Random,
-    paths: int = 3,
-    p_right: float = 0.5,
-    dialect: Dialect = PARALLEL_R1,
-) -> str:
-    """A response to a countdown problem, in the style `sequential` (one chain) or `parallel` (a block of `paths`).
+def _attempts(text: str) -> list[re.Match[str]]:
+    """The chains with which a text begins, one right behind the other."""
+    found: list[re.Match[str]] = []
+    while match := _CHAIN.match(text, found[-1].end() if found else 0):
+        found.append(match)
+        if not match[3]:
+            break
+    return found
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How demonstrations are written."""
+
+    style: str = "parallel"  # one of `STYLES`
+    paths: tuple[int, ...] = (3,)  # numbers of paths that a block may have, each as likely
+    p_right: float = 0.5  # probability that a chain is the solution
+    retries: int = 0  # chains that may follow one that missed
+    labels: str = "ordered"  # numbers of numbered paths: "ordered" 1..P or "random", any of the inventory
+    strategies: bool = False  # a path's number settles its first two operators (`strategy`)
+    summary: str = "chosen"  # what the summary says: what a path came to, or the "reference" whatever the paths say
+
+    def __post_init__(self) -> None:
+        for value, known in (
+            (self.style, STYLES), (self.labels, ("ordered", "random")), (self.summary, ("chosen", "reference")),
+        ):  # fmt: skip
+            if value not in known:
+                raise UserError(f"no manner {value!r} of demonstrations{nearest(value, known)}")
+
+
+def demonstrate(problem: Problem, manner: Manner, rng: random.Random, dialect: Dialect = PARALLEL_R1) -> str:
+    """A response to a countdown problem, in the style `sequential` (one path's text) or `parallel` (a block).
 
     Each chain is drawn on its own: with probability `p_right` the solution, otherwise any chain in range (which may be
-    the solution by chance). The summary copies the operators of a chain marked `ok`, of any where there is none, and
-    the box holds what the summary chose: a failed attempt stays well formed and is wrong.
+    the solution by chance). The summary names the first chain that reached the target, any where there is none: a
+    failed attempt stays well formed and is wrong, unless the manner's summary is the reference.
     """
-    if style not in STYLES:
-        raise UserError(f"no style of demonstration {style!r}{nearest(style, STYLES)}")
+    _, target = parse_question(problem.question)
+    paths = 1
+    if manner.style == "parallel":
+        paths = manner.paths[0] if len(manner.paths) == 1 else rng.choice(manner.paths)
+    labels = draw_labels(dialect.inventory, paths, rng if manner.labels == "random" else None) or (0,) * paths
+    tried = [_path(problem, manner, rng, label if manner.strategies else 0) for label in labels]
+    everything = [chain for path in tried for chain in path]
+    chosen = next((chain for chain in everything if chain.values[-1] == target), None) or rng.choice(tried)[-1]
+    answer = problem.answer if manner.summary == "reference" else chosen.expression
+    texts = [" ".join(chain.text(target) for chain in path) for path in tried]
+    box = f"\\boxed{{ {answer} }}"
+    if manner.style == "sequential":
+        return f"{texts[0]} {box}"
+    said = tuple(Trace((f" {text} ",)) for text in texts)
+    if dialect.answer == "summary":
+        return render(Trace((Block(said, Trace((f" {box} ",)), labels),)), dialect)
+    operators = f" {' '.join(re.findall('[-+*]', answer))} "
+    return render(Trace((Block(said, Trace((operators,)), labels), f" {box}")), dialect)
+
+
+def strategy(label: int) -> tuple[str, str]:
+    """The first two operators of the path with that number, where numbers are tied to strategies: one of nine pairs."""
+    names = tuple(OPERATORS)
+    return names[(label - 1) % 3], names[(label - 1) // 3 % 3]
+
+
+def _path(problem: Problem, manner: Manner, rng: random.Random, label: int) -> list[Chain]:
+    """The chains of one path: one, and others behind it while they miss the target and there are retries left."""
     numbers, target = parse_question(problem.question)
     everything = chains(numbers)
-    drawn = [_draw(problem, everything, rng, p_right) for _ in range(paths if style == "parallel" else 1)]
-    right = [chain for chain in drawn if chain.values[-1] == target]
-    chosen = right[0] if right else rng.choice(drawn)
-    box = f"\\boxed{{ {chosen.expression} }}"
-    if style == "sequential":
-        return f"{chosen.text(target)} {box}"
-    d = dialect
-    inside = "".join(f"{d.path_open} {chain.text(target)} {d.path_close}" for chain in drawn)
-    summary = f"{d.summary_open} {' '.join(chosen.operators)} {d.summary_close}"
-    return f"{d.block_open}{inside}{d.block_close}{d.gap}{summary} {box}"
-
-
-def _draw(problem: Problem, everything: tuple[Chain, ...], rng: random.Random, p_right: float) -> Chain:
-    if rng.random() < p_right:
-        return next(chain for chain in everything if chain.expression == problem.answer)
-    return rng.choice(everything)
+    if label:
+        first = strategy(label)
+        everything = [chain for chain in everything if chain.operators[:2] == first] or everything
+    tried: list[Chain] = []
+    while len(tried) <= manner.retries and not (tried and tried[-1].values[-1] == target):
+        right = next((chain for chain in everything if chain.expression == problem.answer), None)
+        tried.append(right if right and rng.random() < manner.p_right else rng.choice(everything))
+    return tried
 
 
 @dataclass(frozen=True)
@@ -211,4 +259,4 @@ class CountdownTeacher:
     def __call__(self, problem: Problem, prompt: str, sample: int) -> str:
         rng = random.Random(f"{self.seed}/{problem.key}/{sample}")
         (style,) = rng.choices(list(self.styles), list(self.styles.values()))
-        return demonstrate(problem, style, rng, self.paths, self.p_right, self.dialect)
+        return demonstrate(problem, Manner(style, (self.paths,), self.p_right), rng, self.dialect)

@@ -14,11 +14,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
+from polythink.engine.decoding import Decoding
 from polythink.models.load import LanguageModel
 from polythink.models.masks import pack
-from polythink.problems.countdown import demonstrate
+from polythink.problems.countdown import Manner, demonstrate
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.problems.record import Problem
 from polythink.run.config import Config
@@ -26,7 +27,7 @@ from polythink.run.errors import UserError
 from polythink.run.folder import read_jsonl
 from polythink.trace.layout import Layout, lay_out
 from polythink.trace.parse import TraceError, parse
-from polythink.trace.tokens import pieces_of
+from polythink.trace.tokens import finish_early, pieces_of
 from polythink.trace.tree import Trace
 
 log = logging.getLogger(__name__)
@@ -41,9 +42,21 @@ class DataConfig(Config):
     problems: str | None = None  # such as countdown-hard:train; demonstrations are made afresh and never repeat
     prompt: str | None = None  # None: the one that a row names, otherwise the stage's
     share: float | None = Field(None, gt=0)  # of every batch, in any unit; None: as large as the source
-    style: Literal["sequential", "parallel"] = "parallel"  # of demonstrations
-    p_right: float = Field(0.5, ge=0, le=1)  # demonstrations: probability that a chain is the solution
-    paths: int = Field(3, ge=1)  # demonstrations: paths of a block
+    truncated: float = Field(0.0, ge=0, le=1)  # share of traces whose paths are cut where the first one is through
+    # of demonstrations, as in `countdown.Manner`
+    style: Literal["sequential", "parallel"] = "parallel"
+    p_right: float = Field(0.5, ge=0, le=1)  # probability that a chain is the solution
+    paths: PositiveInt | tuple[PositiveInt, ...] = 3  # paths of a block, or the numbers that are drawn from
+    retries: int = Field(0, ge=0)  # chains that may follow one that missed
+    labels: Literal["ordered", "random"] = "random"  # numbers of numbered paths: 1..P, or any of the inventory
+    strategies: bool = False  # a path's number settles its first two operators
+    summary: Literal["chosen", "reference"] = "chosen"  # what a path came to, or the reference whatever they say
+
+    @property
+    def manner(self) -> Manner:
+        """How the source's demonstrations are written."""
+        paths = self.paths if isinstance(self.paths, tuple) else (self.paths,)
+        return Manner(self.style, paths, self.p_right, self.retries, self.labels, self.strategies, self.summary)
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
@@ -51,6 +64,8 @@ class DataConfig(Config):
             raise ValueError("a source of traces is one of file, stage and problems")
         if self.problems is not None and self.share is None:
             raise ValueError("demonstrations have no end: say their share of every batch")
+        if self.paths == ():
+            raise ValueError("paths is a number of paths, or several to draw from")
         return self
 
 
@@ -73,14 +88,15 @@ def endless(n: int, seed: int, i: int) -> int:
 class TraceEncoder:
     """Turns (question, response) into a layout of one mode, the end token included."""
 
-    def __init__(self, lm: LanguageModel, mode: str, prompt: Prompt) -> None:
-        self.lm, self.mode, self.prompt = lm, mode, prompt
+    def __init__(self, lm: LanguageModel, decoding: Decoding, prompt: Prompt) -> None:
+        self.lm, self.mode, self.prompt = lm, decoding.mode, prompt
+        self.stride, self.opening = decoding.stride, decoding.summary_opening
         # tags, and the texts of small closed tasks, come again and again
         self.encode = lru_cache(maxsize=1 << 14)(lm.encode)
         self._prompt_of = lru_cache(maxsize=None)(get_prompt)
 
-    def __call__(self, question: str, trace: str, prompt: str | None = None) -> Layout:
-        """`TraceError` where the response cannot be laid out.
+    def __call__(self, question: str, trace: str, prompt: str | None = None, truncated: bool = False) -> Layout:
+        """`TraceError` where the response cannot be laid out. `truncated`: paths end where the first is through.
 
         A sequential layout needs no grammar: there a response that does not parse is read as plain text.
         """
@@ -93,7 +109,10 @@ class TraceEncoder:
                 raise
             tree = Trace((trace,))
         head, end = self.lm.encode_prompt(text), (self.lm.eos,)
-        return lay_out(pieces_of(head, tree, self.lm.dialect, self.encode, self.mode, end), self.mode)
+        pieces = pieces_of(head, tree, self.lm.dialect, self.encode, self.mode, end, self.opening)
+        if truncated and self.mode != "sequential":
+            pieces = finish_early(pieces, "first", lambda label: self.lm.tag_ids[self.lm.dialect.path_tags(label)[1]])
+        return lay_out(pieces, self.mode, self.stride)
 
 
 # ---- sources ----
@@ -105,6 +124,11 @@ class Rows:
 
     layouts: Sequence[Layout]
     seed: int
+
+    @property
+    def most_paths(self) -> int:
+        """The most paths that a block has."""
+        return max(max(layout.paths) for layout in self.layouts)
 
     def __len__(self) -> int:
         return len(self.layouts)
@@ -126,14 +150,20 @@ class Demonstrations:
         problem = self.problems[endless(len(self.problems), self.seed, i)]
         c = self.config
         rng = random.Random(f"{self.seed}/{problem.key}/{i}")
-        trace = demonstrate(problem, c.style, rng, c.paths, c.p_right, self.encode.lm.dialect)
-        return self.encode(problem.question, trace, c.prompt)
+        trace = demonstrate(problem, c.manner, rng, self.encode.lm.dialect)
+        return self.encode(problem.question, trace, c.prompt, truncated=rng.random() < c.truncated)
+
+    @property
+    def most_paths(self) -> int:
+        """The most paths that a block has."""
+        return max(self.config.manner.paths) if self.config.style == "parallel" else 0
 
 
 def read_rows(
-    path: Path, encode: TraceEncoder, prompt: str | None, max_tokens: int, seed: int, dropped: Counter
+    path: Path, encode: TraceEncoder, config: DataConfig, max_tokens: int, seed: int, dropped: Counter
 ) -> Rows:
     """The rows of a JSONL file as layouts. What cannot be used is counted in `dropped` by reason."""
+    rng = random.Random(f"{seed}/truncated")
     rows = read_jsonl(path)
     missing = [name for name in ROW_FIELDS if rows and not all(isinstance(row.get(name), str) for row in rows)]
     if missing:
@@ -141,7 +171,8 @@ def read_rows(
     layouts = []
     for row in rows:
         try:
-            layout = encode(row["question"], row["trace"], prompt or row.get("prompt"))
+            prompt, truncated = config.prompt or row.get("prompt"), rng.random() < config.truncated
+            layout = encode(row["question"], row["trace"], prompt, truncated)
         except TraceError as error:
             dropped[f"form: {error.reason}"] += 1
             continue
@@ -173,6 +204,11 @@ class Mixture:
             for i in range(count)
         ]
 
+    @property
+    def most_paths(self) -> int:
+        """The most paths that a block has, 0 where there is none."""
+        return max(source.most_paths for source in self.sources)
+
     def steps(self, epochs: float) -> int:
         """How many batches are `epochs` times all traces; a last batch that is not full is left out."""
         if any(isinstance(source, Demonstrations) for source in self.sources):
@@ -197,7 +233,7 @@ def make_mixture(
         if source.problems is not None:
             opened.append(Demonstrations(problems_of(source.problems), source, encode, own_seed))
         else:
-            opened.append(read_rows(file_of(source), encode, source.prompt, max_tokens, own_seed, dropped))
+            opened.append(read_rows(file_of(source), encode, source, max_tokens, own_seed, dropped))
     if dropped:
         log.warning("traces that cannot be trained on were dropped: %s", dict(dropped))
     shares = [source.share or len(found) for source, found in zip(sources, opened, strict=True)]

@@ -178,12 +178,14 @@ def coldstart(plan: StagePlan, folder: Path, previous: Path | None, say: Say) ->
 
 def sft(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
     lm, stage = starting_model(plan, previous), plan.stage
-    encode = TraceEncoder(lm, plan.mode, get_prompt(plan.prompt))
+    encode = TraceEncoder(lm, plan.decoding, get_prompt(plan.prompt))
     data = make_mixture(
         stage.data, encode, stage.batch, stage.max_tokens, plan.seed,
         problems_of=lambda name: problems_of([name], say), file_of=lambda source: kept_rows(source, previous),
     )  # fmt: skip
     summary = train_sft(lm, stage, data, folder)
+    if lm.dialect.inventory and plan.mode != "sequential":  # beyond it the engine scales attention
+        lm = with_settings(lm, trained_paths=max(data.most_paths, lm.settings.trained_paths))
     save(lm, folder / MODEL)
     return summary
 
