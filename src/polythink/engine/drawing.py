@@ -57,6 +57,8 @@ class Feed(NamedTuple):
     segment: int
     position: int
     slot: int
+    label: int = 0
+    scale: float = 1.0
     branch: Branch | None = None
 
 
@@ -109,7 +111,7 @@ class Drawing:
         return [self.pending.popleft() for _ in range(min(most, len(self.pending)))]
 
     def _feed(self, token: int, segment: int, position: int, branch: Branch | None) -> None:
-        self.pending.append(Feed(token, segment, position, self.slots, branch))
+        self.pending.append(Feed(token, segment, position, self.slots, branch=branch))
         self.slots += 1
 
     def _write(self, branch: Branch, token: int, logprob: float | None, want: bool) -> None:
