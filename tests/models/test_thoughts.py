@@ -291,9 +291,11 @@ def test_an_engine_draws_with_them():
 
 def step(lm: LanguageModel, **config) -> torch.optim.Optimizer:
     optimiser = make_optimiser(lm.model, TrainingConfig(lr=0.01, weight_decay=0.5, **config))
+    wanted = {p for group in optimiser.param_groups for p in group["params"]}
     batch = collate([trace(trained=1), trace((3, 1), seed=1)])
     lm.model.train()
     (-token_logprobs(lm.model, batch).mean()).backward()
+    assert {p for p in lm.model.parameters() if p.grad is not None} == wanted  # the clipped norm is theirs alone
     update(lm.model, optimiser, 0.01, 1.0)
     return optimiser
 
