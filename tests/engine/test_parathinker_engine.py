@@ -12,6 +12,7 @@ from polythink.engine import Decoding, Engine, Request, reference_generate
 from polythink.models.load import ModelConfig, create
 from polythink.models.masks import collate, token_logprobs
 from polythink.models.tags import add_tags
+from polythink.models.thoughts import thoughts_of
 from polythink.run.errors import UserError
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
 from polythink.trace.validity import check
@@ -21,7 +22,10 @@ BUDGETS = {"max_main_tokens": 6, "max_path_tokens": 9, "max_summary_tokens": 6, 
 
 
 def model(seed: int = 1, dialect: str = "parathinker", **shape):
-    lm = create(ModelConfig(**{"num_hidden_layers": 2, **shape}), dialect, WORDS, seed=seed)
+    """Random weights, random thought embeddings."""
+    lm = create(ModelConfig(**{"num_hidden_layers": 2, "thought_embeddings": True, **shape}), dialect, WORDS, seed=seed)
+    if (thoughts := thoughts_of(lm.model)) is not None:
+        torch.nn.init.normal_(thoughts.table, generator=torch.Generator().manual_seed(0))
     # tags that belong nowhere are drawn often enough, and ends as well
     return lean_towards(lm, {"</summary>": 2.0, "</think1>": 2.0, "</think2>": 2.5, "<think3>": 1.0, "<summary>": 1.0})
 
@@ -53,6 +57,10 @@ SETTINGS = {
     "random numbers": {"paths": 3, "labels": "random"},
     "flattened": {"paths": 3, "positions": "flattened"},
     "flattened, first": {"paths": 4, "positions": "flattened", "finish": "first"},
+    "scaled": {"paths": 8, "scale_beyond": 2},
+    "scaled, two blocks": {"paths": 5, "scale_beyond": 1, "max_blocks": 2, "finish": "half", "positions": "flattened"},
+    "no embedding": {"paths": 8},
+    "no embedding, scaled": {"paths": 8, "scale_beyond": 3},
     "opening": {"paths": 2, "summary_opening": "a b c"},
     "later": {"paths": 2, "fork_at": 3},
     "two blocks allowed": {"paths": 2, "max_blocks": 2, "max_main_tokens": 3},
@@ -64,7 +72,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_engine_agrees_with_its_slow_twin_and_with_one_masked_forward(name):
-    lm = model(seed=3)
+    lm = model(seed=3, thought_embeddings="no embedding" not in name)
     decoding = Decoding(**{**BUDGETS, **SETTINGS[name]})
     wanted = requests(lm, 6)
     fast = Engine(lm, rows=4, chunk=7).generate(wanted, decoding, seed=5)
@@ -74,6 +82,8 @@ def test_the_engine_agrees_with_its_slow_twin_and_with_one_masked_forward(name):
         assert a.text == b.text
         assert [(s.label, s.strays) for s in a.segments] == [(s.label, s.strays) for s in b.segments]
         assert a.layout().position.tolist() == b.layout().position.tolist()
+    if decoding.scale_beyond:
+        assert max(fast[0].layout().scales) > 1.1
     found = gaps(lm, fast)
     assert len(found) > 15
     assert max(found) < TOLERANCE

@@ -19,6 +19,7 @@ from polythink.engine.arena import Arena
 from polythink.engine.drawing import Feed
 from polythink.models.load import LanguageModel
 from polythink.models.masks import sliding_window
+from polythink.models.thoughts import keywords, thoughts_of
 
 KINDS = ("flat", "padded")
 
@@ -70,16 +71,22 @@ class TransformersBackend:
 
     def run(self, feeds: Sequence[Feed], rows: Sequence[int], wanted: Sequence[int]) -> torch.Tensor:
         """Logits (len(wanted), V) of the feeds numbered in `wanted`. Feeds come row by row, in the order of slots."""
-        tokens, segments, positions, slots, *_ = zip(*feeds, strict=True)
+        tokens, segments, positions, slots, labels, scales, _ = zip(*feeds, strict=True)
         self.arena.plan(tokens, segments, positions, slots, rows)
+        extras = {}
+        if thoughts_of(self.lm.model) is not None or max(scales) > 1:
+            given = keywords(self.lm.model, torch.tensor(labels), torch.tensor(scales))  # (N,) each
+            extras = {name: values.to(self.arena.device) for name, values in given.items()}
         forward = self._flat if self.kind == "flat" else self._padded
-        logits = forward(torch.tensor(wanted, dtype=torch.long, device=self.arena.device))
+        logits = forward(torch.tensor(wanted, dtype=torch.long, device=self.arena.device), extras)
         assert len(logits) == len(wanted), "the model does not heed logits_to_keep"
         return logits
 
-    def _flat(self, wanted: torch.Tensor) -> torch.Tensor:
+    def _flat(self, wanted: torch.Tensor, extras: dict[str, torch.Tensor]) -> torch.Tensor:
         step = self.arena.step
-        extras = {"logits_to_keep": wanted} if self._keeps_logits else {}
+        extras = {name: values[None] for name, values in extras.items()}
+        if self._keeps_logits:
+            extras["logits_to_keep"] = wanted
         # any 4-D tensor makes the model leave masks alone; the real ones are in the arena's groups
         out = self.lm.model(
             input_ids=step.tokens[None],
@@ -93,13 +100,15 @@ class TransformersBackend:
             raise NotImplementedError("attention with a sliding window that it is not told of")
         return out.logits[0] if self._keeps_logits else out.logits[0, wanted]
 
-    def _padded(self, wanted: torch.Tensor) -> torch.Tensor:
+    def _padded(self, wanted: torch.Tensor, extras: dict[str, torch.Tensor]) -> torch.Tensor:
         step = self.arena.step
         (group,) = step.groups
         width = group.index.shape[1]
         places = group.at[wanted]  # in (r, Q); of a chunk of a prompt only the last token's logits are wanted
         columns, column_of = torch.unique(places % width, return_inverse=True)
-        extras = {"logits_to_keep": columns} if self._keeps_logits else {}
+        extras = {name: values[group.index] for name, values in extras.items()}
+        if self._keeps_logits:
+            extras["logits_to_keep"] = columns
         out = self.lm.model(
             input_ids=step.tokens[group.index],
             position_ids=step.positions[group.index],

@@ -14,6 +14,8 @@ import torch
 from polythink.engine.backend import KINDS, TransformersBackend
 from polythink.engine.drawing import Feed
 from polythink.models.load import LanguageModel
+from polythink.models.masks import collate
+from polythink.models.thoughts import keywords, thoughts_of
 from polythink.run.errors import UserError, nearest
 from polythink.trace.layout import Layout, Piece, lay_out
 
@@ -84,21 +86,25 @@ def check(backend: TransformersBackend) -> None:
     training = lm.model.training
     lm.model.eval()
     try:
-        layout = _tree(prompt, first, second, join)
+        thoughts = thoughts_of(lm.model)
+        labels = (1, min(2, thoughts.inventory)) if thoughts is not None else (0, 0)
+        layout = _tree(prompt, first, second, join, labels)
         decoded = _decoded(backend, layout)
         _same("decoding and one masked forward", decoded, _masked(backend, layout), dtype)
-        for path, span in ((first, slice(7, 12)), (second, slice(12, 15))):
-            alone = _plain(backend, prompt + path)[len(prompt) :]
+        for path, label, span in zip((first, second), labels, (slice(7, 12), slice(12, 15)), strict=True):
+            alone = _plain(backend, prompt, path, label)[len(prompt) :]
             _same("a path inside a trace and the same path alone", decoded[span], alone, dtype)
-        moved = _decoded(backend, _tree(prompt, other, second, join))
+        moved = _decoded(backend, _tree(prompt, other, second, join, labels))
         _same("a path before and after its sibling changed", decoded[12:15], moved[12:15], dtype)
     finally:
         lm.model.train(training)
 
 
-def _tree(prompt: list[int], first: list[int], second: list[int], join: list[int]) -> Layout:
+def _tree(prompt: list[int], first: list[int], second: list[int], join: list[int], labels: tuple[int, int]) -> Layout:
+    """Labelled paths are behind a join that is too wide, as if the model had been trained with single ones."""
+
     def piece(kind: str, tokens: list[int], block: int = -1, path: int = 0) -> Piece:
-        return Piece(kind, tuple(tokens), (False,) * len(tokens), block, path)
+        return Piece(kind, tuple(tokens), (False,) * len(tokens), block, path, labels[path - 1] if path else 0)
 
     pieces = [
         piece("prompt", prompt),
@@ -106,7 +112,7 @@ def _tree(prompt: list[int], first: list[int], second: list[int], join: list[int
         piece("path", second, 0, 2),
         piece("summary", join, 0),
     ]
-    return lay_out(pieces, "structured")
+    return lay_out(pieces, "structured", trained=int(any(labels)))
 
 
 def _decoded(backend: TransformersBackend, layout: Layout) -> torch.Tensor:
@@ -122,30 +128,34 @@ def _decoded(backend: TransformersBackend, layout: Layout) -> torch.Tensor:
         for segment, follows in enumerate(layout.follows):
             backend.open_segment(0, segment, follows)
         for wave in waves:
-            feeds = [
-                Feed(int(layout.tokens[i]), int(layout.segment[i]), int(layout.position[i]), slot=len(logits) + k)
-                for k, i in enumerate(wave)
-            ]
+            feeds = [_feed(layout, i, len(logits) + k) for k, i in enumerate(wave)]
             rows = backend.run(feeds, [0] * len(feeds), list(range(len(feeds))))
             logits.update(zip(wave, rows, strict=True))
         return torch.stack([logits[i] for i in range(len(layout))]).float()
 
 
+def _feed(layout: Layout, i: int, slot: int) -> Feed:
+    token, segment, position = (int(column[i]) for column in (layout.tokens, layout.segment, layout.position))
+    return Feed(token, segment, position, slot, label=layout.labels[segment], scale=layout.scales[segment])
+
+
 @torch.no_grad()
 def _masked(backend: TransformersBackend, layout: Layout) -> torch.Tensor:
     lm = backend.lm
-    position = torch.from_numpy(layout.position).long().to(lm.device)[None]
-    mask = torch.from_numpy(layout.may_attend()).to(lm.device)[None]
-    masks = backend.masks(mask, position[:, :, None] - position[:, None, :])
-    ids = torch.from_numpy(layout.tokens).to(lm.device)[None]
-    out = lm.model(input_ids=ids, attention_mask=masks, position_ids=position, use_cache=False)
+    batch = collate([layout]).to(lm.device)
+    position = batch.positions
+    masks = backend.masks(batch.mask[:, 0], position[:, :, None] - position[:, None, :])
+    extras = keywords(lm.model, batch.path_ids, batch.query_scale)
+    out = lm.model(input_ids=batch.tokens, attention_mask=masks, position_ids=position, use_cache=False, **extras)
     return out.logits[0].float()
 
 
 @torch.no_grad()
-def _plain(backend: TransformersBackend, tokens: list[int]) -> torch.Tensor:
-    ids = torch.tensor([tokens], device=backend.lm.device)
-    return backend.lm.model(input_ids=ids, use_cache=False).logits[0].float()
+def _plain(backend: TransformersBackend, prompt: list[int], path: list[int], label: int) -> torch.Tensor:
+    model, ids = backend.lm.model, torch.tensor([prompt + path], device=backend.lm.device)
+    path_ids = torch.tensor([[0] * len(prompt) + [label] * len(path)], device=ids.device)
+    extras = keywords(model, path_ids, torch.ones(ids.shape))
+    return model(input_ids=ids, use_cache=False, **extras).logits[0].float()
 
 
 def _same(what: str, a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> None:

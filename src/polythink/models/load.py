@@ -25,6 +25,9 @@ from transformers.utils import logging as transformers_logging
 
 from polythink.models.architectures import FrameConfig
 from polythink.models.tags import add_tags, tag_ids
+from polythink.models.thoughts import FILE as THOUGHTS_FILE
+from polythink.models.thoughts import NAME as THOUGHTS
+from polythink.models.thoughts import attach, load_thoughts, save_thoughts, thoughts_of
 from polythink.models.tokenizers import byte_tokenizer, word_tokenizer
 from polythink.run.config import Config
 from polythink.run.errors import UserError, nearest
@@ -52,6 +55,7 @@ class ModelConfig(Config):
     rope_theta: float = Field(10_000.0, gt=0)
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
+    thought_embeddings: bool = False  # a learned vector for each of the dialect's path numbers, zero at the start
     options: dict[str, Any] = Field(default_factory=dict)  # further fields of the architecture's own configuration
 
     @model_validator(mode="after")
@@ -76,6 +80,7 @@ class ModelSettings:
     chat: bool = False  # the prompt is wrapped in the tokenizer's chat template
     decoding: dict[str, Any] = field(default_factory=dict)
     trained_paths: int = 0  # the most paths of a block in training; beyond it the engine scales attention (0: unknown)
+    thoughts: int = 0  # path numbers with a thought embedding, which lie in a file of their own
 
 
 @dataclass
@@ -146,7 +151,7 @@ def create(config: ModelConfig, dialect: str, words: Sequence[str] = (), seed: i
         except (ValueError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
             raise UserError(f"cannot make a {config.architecture!r} of that shape: {_in_short(error)}") from error
     lm = LanguageModel(model.to(getattr(torch, config.dtype)), tokenizer, ModelSettings(dialect=dialect))
-    return _ready(lm)
+    return _ready(add_thoughts(lm) if config.thought_embeddings else lm)
 
 
 def new_tokenizer(config: ModelConfig, dialect: str, words: Sequence[str] = ()) -> PreTrainedTokenizerBase:
@@ -197,11 +202,31 @@ def architecture_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase)
 def adopt(config: ModelConfig, dialect: str) -> LanguageModel:
     """A model from a transformers folder or the hub that does not know polythink yet; its tags are added on request."""
     assert config.path is not None
+    if (Path(config.path) / THOUGHTS_FILE).is_file():
+        raise UserError(
+            f"{config.path!r} has {THOUGHTS_FILE} but no {SETTINGS_FILE} that says how to use it; put that file back, "
+            "or delete the thought embeddings to begin without them"
+        )
     model, tokenizer = _from_pretrained(config.path, config.dtype)
     rules = get_dialect(dialect)
     if config.add_tags:
         add_tags(model, tokenizer, rules)
-    return _ready(LanguageModel(model, tokenizer, ModelSettings(dialect=dialect)))
+    lm = LanguageModel(model, tokenizer, ModelSettings(dialect=dialect))
+    return _ready(add_thoughts(lm) if config.thought_embeddings else lm)
+
+
+def add_thoughts(lm: LanguageModel) -> LanguageModel:
+    """The same model with thought embeddings of zeros for all path numbers of its dialect, where it has none yet."""
+    inventory = lm.dialect.inventory
+    if not inventory:
+        raise UserError(
+            f"thought embeddings mark numbered paths, and the dialect {lm.dialect.name!r} numbers none; "
+            "set model.thought_embeddings: false, or choose another dialect"
+        )
+    if lm.settings.thoughts:
+        return lm
+    attach(lm.model, inventory)
+    return with_settings(lm, thoughts=inventory)
 
 
 def load(folder: str | Path, dtype: str | None = None) -> LanguageModel:
@@ -212,7 +237,15 @@ def load(folder: str | Path, dtype: str | None = None) -> LanguageModel:
             f"no model folder {str(folder)!r}; give a folder that a polythink run wrote, such as RUN/sft/model"
         )
     settings = read_settings(folder)  # first: they are small, and say whether the folder is one of ours
-    return _ready(LanguageModel(*_from_pretrained(str(folder), dtype), settings))
+    if not settings.thoughts and (folder / THOUGHTS_FILE).is_file():
+        raise UserError(
+            f"{str(folder)!r} has {THOUGHTS_FILE}, but its {SETTINGS_FILE} does not say so; "
+            "set its thoughts to the number of embeddings, or delete them"
+        )
+    lm = LanguageModel(*_from_pretrained(str(folder), dtype), settings)
+    if settings.thoughts:
+        load_thoughts(lm.model, folder, settings.thoughts)
+    return _ready(lm)
 
 
 def read_settings(folder: str | Path) -> ModelSettings:
@@ -233,13 +266,22 @@ def read_settings(folder: str | Path) -> ModelSettings:
 
 
 def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None = None) -> None:
-    """Write model, tokenizer, settings and a card as one transformers folder; `polythink.json` comes last."""
-    folder, settings = Path(folder), settings or lm.settings
+    """Write model, tokenizer, settings and a card as one transformers folder; `polythink.json` comes last.
+
+    Thought embeddings go to a file of their own, so that the weights are those of an ordinary model.
+    """
+    thoughts = thoughts_of(lm.model)
+    folder, settings = Path(folder), replace(settings or lm.settings, thoughts=thoughts.inventory if thoughts else 0)
+    weights = {name: x for name, x in lm.model.state_dict().items() if not name.startswith(f"{THOUGHTS}.")}
     try:
         with _quietly(), explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            lm.model.save_pretrained(folder)
+            lm.model.save_pretrained(folder, state_dict=weights)
             lm.tokenizer.save_pretrained(folder)
+            if settings.thoughts:
+                save_thoughts(thoughts, folder)
+            else:
+                (folder / THOUGHTS_FILE).unlink(missing_ok=True)
     except SafetensorError as error:  # what a full disk is there
         raise UserError(f"cannot write {folder}: {error}") from error
     write_text(folder / "README.md", _card(lm, settings))
@@ -302,6 +344,12 @@ def _card(lm: LanguageModel, settings: ModelSettings) -> str:
     parameters = sum(p.numel() for p in lm.model.parameters())
     ours = isinstance(lm.model.config, FrameConfig)
     known = " after `import polythink.models.architectures`" if ours else ""
+    thoughts = (
+        f"\n| thought embeddings | for {settings.thoughts} path numbers, in `{THOUGHTS_FILE}` |"
+        if settings.thoughts
+        else ""
+    )
+    lost = ", and without its thought embeddings" if settings.thoughts else ""
     return f"""---
 library_name: transformers
 tags: [polythink, parallel-thinking]
@@ -313,8 +361,8 @@ tags: [polythink, parallel-thinking]
 | architecture | {lm.model.config.model_type}, {parameters:,} parameters |
 | dialect | `{settings.dialect}`: {", ".join(f"`{tag}`" for tag in lm.dialect.tags)} |
 | mode | `{settings.mode}` |
-| prompt | `{settings.prompt_name}` (sha256 {settings.prompt_hash[:12] or "not recorded"}) |
+| prompt | `{settings.prompt_name}` (sha256 {settings.prompt_hash[:12] or "not recorded"}) |{thoughts}
 
 `polythink generate FOLDER "PROBLEM"` draws from it, `polythink eval FOLDER --problems NAME` evaluates it. Plain
-`transformers` loads it too{known}, but writes its paths one after another.
+`transformers` loads it too{known}, but writes its paths one after another{lost}.
 """

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from polythink.models.thoughts import keywords
 from polythink.run.errors import UserError
 from polythink.trace.layout import Layout
 
@@ -33,6 +34,8 @@ class Batch:
     sampled: torch.Tensor  # (B, T) bool: drawn from the model
     response: torch.Tensor  # (B, T) bool: not of the prompt
     real: torch.Tensor  # (B, T) bool: not padding
+    path_ids: torch.Tensor  # (B, T) int64: the number of the path a token belongs to, 0 outside of paths
+    query_scale: torch.Tensor  # (B, T) float32: factor on the attention scores of a token's query
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
@@ -44,14 +47,17 @@ def collate(layouts: Sequence[Layout], pad_id: int = 0) -> Batch:
     shape = (len(layouts), max(len(x) for x in layouts))
     tokens, positions, previous = np.full(shape, pad_id), np.zeros(shape, np.int64), np.full(shape, -1)
     sampled, response, real = (np.zeros(shape, bool) for _ in range(3))
+    path_ids, query_scale = np.zeros(shape, np.int64), np.ones(shape, np.float32)
     mask = np.repeat(np.eye(shape[1], dtype=bool)[None], shape[0], axis=0)
     for b, layout in enumerate(layouts):
         n = len(layout)
         tokens[b, :n], positions[b, :n], previous[b, :n] = layout.tokens, layout.position, layout.previous
         sampled[b, :n], real[b, :n] = layout.sampled, True
         response[b, :n] = response_of(layout)
+        path_ids[b, :n] = np.array(layout.labels)[layout.segment]
+        query_scale[b, :n] = np.array(layout.scales)[layout.segment]
         mask[b, :n, :n] = layout.may_attend()
-    arrays = (tokens, positions, mask[:, None], previous, sampled, response, real)
+    arrays = (tokens, positions, mask[:, None], previous, sampled, response, real, path_ids, query_scale)
     return Batch(*(torch.from_numpy(a) for a in arrays))
 
 
@@ -91,12 +97,14 @@ def pack(layouts: Sequence[Layout]) -> Layout:
 def masked_logits(model, batch: Batch, columns: torch.Tensor | None = None) -> torch.Tensor:
     """Logits (B, C, V) of one forward over the whole batch; `columns` (C,) picks the tokens that get logits.
 
-    The model is called as a whole, so that wrappers around it (FSDP, autocast, hooks) take effect.
+    The model is called as a whole, so that wrappers around it (FSDP, autocast, hooks) take effect. A model with thought
+    embeddings is told the path numbers; one that is to scale its queries is hooked for it when the first is to be.
     """
     check_forward(model, batch.positions, batch.mask)
-    keep = {} if columns is None else {"logits_to_keep": columns}
+    extras = {} if columns is None else {"logits_to_keep": columns}
+    extras |= keywords(model, batch.path_ids, batch.query_scale)
     logits = model(
-        input_ids=batch.tokens, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False, **keep
+        input_ids=batch.tokens, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False, **extras
     ).logits
     assert columns is None or logits.shape[1] == len(columns), "the model does not know logits_to_keep"
     return logits

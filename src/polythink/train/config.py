@@ -22,6 +22,7 @@ class StageConfig(Config):
 class TrainingConfig(StageConfig):
     """One optimiser step: AdamW. `micro_batch` bounds memory and does not change the result, up to rounding."""
 
+    train: Literal["all", "thoughts"] = "all"  # thoughts: the model's thought embeddings alone
     lr: float = Field(1e-5, gt=0)
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup: float = Field(0.0, ge=0, lt=1)  # share of all steps over which the rate rises from 0

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from polythink.models.thoughts import thoughts_of
 from polythink.run.errors import UserError
 from polythink.train.config import TrainingConfig
 
@@ -25,8 +26,21 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
 
 
 def make_optimiser(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters. Make it after the model is placed or sharded."""
-    return torch.optim.AdamW(model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    """AdamW over what is trained, without decay of thought embeddings. Make it after the model is placed or sharded.
+
+    With `train: thoughts` all other parameters are frozen, and stay so.
+    """
+    thoughts = thoughts_of(model)
+    table = None if thoughts is None else thoughts.table
+    if config.train == "thoughts":
+        if table is None:
+            raise UserError("train: thoughts, but the model has no thought embeddings; set model.thought_embeddings")
+        model.requires_grad_(False)
+        table.requires_grad_(True)
+    groups = [{"params": [p for p in model.parameters() if p is not table and config.train == "all"]},
+              {"params": [] if table is None else [table], "weight_decay": 0.0}]  # fmt: skip
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
 def update(model: torch.nn.Module, optimiser: torch.optim.Optimizer, lr: float, clip: float) -> float:

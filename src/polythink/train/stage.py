@@ -28,6 +28,7 @@ from polythink.models.load import (
     SETTINGS_FILE,
     LanguageModel,
     ModelConfig,
+    add_thoughts,
     adopt,
     checkpoint_activations,
     create,
@@ -131,6 +132,7 @@ def first_model(config: ModelConfig, dialect: str, seed: int) -> LanguageModel:
         lm = create(config, dialect, VOCABULARY, seed)
     elif (Path(config.path) / SETTINGS_FILE).is_file():
         lm = load(config.path, config.dtype)
+        lm = add_thoughts(lm) if config.thought_embeddings else lm
     else:
         lm = adopt(config, dialect)
     choose_backend(lm)
