@@ -213,3 +213,26 @@ def test_show_says_what_is_wrong(traces):
     with pytest.raises(UserError, match="line 1, column 25: the block opened at line 1, column 1 has 1 of at least 2"):
         run("show", file, "--row", 2)
     assert run("show", file, "--row", 1, "--field", "text").stdout.strip() == "plain"
+
+
+def test_traces_are_converted_and_what_cannot_be_is_counted(tmp_path):
+    nested = (
+        "<Parallel><Path>a</Path><Path><Parallel><Path>b</Path><Path>c</Path></Parallel>\n<Summary>s</Summary></Path>"
+    )
+    rows = [
+        {"id": 1, "trace": "x<Parallel><Path>a</Path><Path>b</Path></Parallel>\n<Summary>s</Summary>y"},
+        {"id": 2, "trace": "<Parallel><Path>a</Path>"},
+        {"id": 3, "trace": nested + "</Parallel>\n<Summary>t</Summary>"},
+    ]
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)))
+    found = run("convert", source, "--field", "trace", "--to", "parathinker", "--out", out)
+    assert found.exit_code == 1
+    assert "1 of 3 traces written" in found.stdout
+    assert "nested" in found.stdout
+    (kept,) = map(json.loads, out.read_text().splitlines())
+    assert kept == {"id": 1, "trace": "x<think1>a</think1><think2>b</think2><summary>s</summary>y"}
+    back = run("convert", out, "--field", "trace", "--dialect", "parathinker", "--to", "parallel_r1", "--out", source)
+    assert back.exit_code == 0
+    assert json.loads(source.read_text()) == rows[0]
+    assert run("check", out, "--field", "trace", "--dialect", "parathinker").exit_code == 0

@@ -69,12 +69,12 @@ class View:
     """The response as far as it is drawn, for the terminal."""
 
     def __init__(self, lm: LanguageModel) -> None:
-        self.lm = lm
-        self.segments: dict[int, tuple[int, int, list[int]]] = {}  # number -> block, path, tokens
+        self.lm, self.tags = lm, frozenset(lm.tag_ids.values())
+        self.segments: dict[int, tuple[int, int, int, list[int]]] = {}  # segment -> block, path, its number, tokens
 
     def see(self, event: Event) -> None:
-        tokens = self.segments.setdefault(event.segment, (event.block, event.path, []))[2]
-        if event.kind == "token" and event.token not in self.lm.tag_ids.values():
+        *_, tokens = self.segments.setdefault(event.segment, (event.block, event.path, event.label, []))
+        if event.kind == "token" and event.token not in self.tags:
             tokens.append(event.token)
 
     def trace(self) -> Trace:
@@ -83,7 +83,7 @@ class View:
 
         parts: list[str | Block] = []
         open_block = -1
-        for block, path, tokens in list(self.segments.values()):  # the view is drawn by a thread of its own
+        for block, path, label, tokens in list(self.segments.values()):  # the view is drawn by a thread of its own
             text = self.lm.decode(list(tokens))
             if block < 0:
                 parts += [text] if text.strip() else []
@@ -93,9 +93,10 @@ class View:
                 parts.append(Block((), Trace(())))
             before = parts[-1]
             if path:
-                parts[-1] = Block((*before.paths, Trace((text,))), before.summary)
+                labels = (*before.labels, label) if label else ()
+                parts[-1] = Block((*before.paths, Trace((text,))), before.summary, labels)
             else:
-                parts[-1] = Block(before.paths, Trace((text,)))
+                parts[-1] = Block(before.paths, Trace((text,)), before.labels)
         return Trace(tuple(parts))
 
     def __rich__(self) -> RenderableType:

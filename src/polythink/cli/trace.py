@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import Annotated, Any
 
 import typer
@@ -17,10 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from polythink.run.errors import UserError, nearest
+from polythink.run.folder import write_jsonl
 from polythink.run.progress import progress
 from polythink.run.rows import read_rows
+from polythink.trace.convert import CannotSay, convert
 from polythink.trace.dialect import PARALLEL_R1, get_dialect
-from polythink.trace.parse import parse
+from polythink.trace.parse import TraceError, parse
+from polythink.trace.render import render
 from polythink.trace.tree import Block, Trace
 from polythink.trace.validity import RULES, check, check_rule
 
@@ -29,7 +33,7 @@ MIN_PATH_WIDTH = 28  # columns; where less is left for each path, the paths of a
 # like box.SQUARE, but what is below hangs on the bottom line
 JOINED = box.Box("┌─┬┐\n│ ││\n├─┼┤\n│ ││\n├─┼┤\n├─┼┤\n│ ││\n├─┴┤\n")
 
-app = typer.Typer(help="Check traces against a rule, or draw one in the terminal.", no_args_is_help=True)
+app = typer.Typer(help="Check traces against a rule, convert them, or draw one in the terminal.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(help="A .jsonl or .parquet file.", show_default=False)]
 DialectName = Annotated[str, typer.Option("--dialect", help="Format of the tags.")]
@@ -86,6 +90,41 @@ def show(
     if name is None:
         raise UserError(f"no column of row {row} of {file} holds a block; name one with --field: {', '.join(record)}")
     Console().print(draw(parse(_text(file, row, record, name), tags)))
+
+
+@app.command("convert")
+def convert_file(
+    file: File,
+    field: Annotated[str, typer.Option(help="Name of the column that holds the traces.", show_default=False)],
+    to: Annotated[str, typer.Option(help="The dialect to write: parathinker, parathinker:64, parallel_r1.")],
+    out: Annotated[Path, typer.Option(help="The .jsonl file to write; all other columns are kept.")],
+    dialect: DialectName = PARALLEL_R1.name,
+    seed: Annotated[
+        int | None, typer.Option(help="Draw the paths' numbers from the whole inventory; 1, 2, .. if left out.")
+    ] = None,
+) -> None:
+    """Write the traces of a file in another dialect. Rows that cannot be are left out, counted, and exit status is 1.
+
+    Example: polythink trace convert kept.jsonl --field trace --to parathinker --out numbered.jsonl
+    """
+    source, target = get_dialect(dialect), get_dialect(to)
+    rows, reasons = [], Counter()
+    for number, record in enumerate(read_rows(file)):
+        rng = None if seed is None else Random(f"{seed}/{number}")
+        try:
+            text = render(convert(parse(_text(file, number, record, field), source), target, rng), target)
+        except TraceError as error:
+            reasons[error.reason] += 1
+        except CannotSay as error:
+            reasons[error.reason] += 1
+        else:
+            rows.append({**record, field: text})
+    write_jsonl(out, rows)
+    print(f"{len(rows)} of {len(rows) + reasons.total()} traces written to {out}")
+    for reason, count in reasons.most_common():
+        print(f"{count:8d}  {reason}")
+    if reasons:
+        raise typer.Exit(1)
 
 
 def _texts(file: Path, field: str) -> Iterator[tuple[int, str]]:

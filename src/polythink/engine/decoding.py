@@ -85,6 +85,7 @@ class Event:
     token: int = -1  # "token" only
     forced: bool = False  # "token" only
     stop: str = ""  # "cut" only: which budget
+    label: int = 0  # the path's number, where it has one
 
 
 OnEvent = Callable[[Event], None]

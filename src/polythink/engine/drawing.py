@@ -438,7 +438,8 @@ class Drawing:
     def _event(self, kind: str, branch: Branch, **facts) -> None:
         if self.on_event is not None:
             record = branch.record
-            self.on_event(Event(kind, self.index, branch.segment, record.block, record.path, **facts))
+            place = (self.index, branch.segment, record.block, record.path)
+            self.on_event(Event(kind, *place, label=record.label, **facts))
 
     @property
     def most_tokens(self) -> int:

@@ -14,7 +14,8 @@ from itertools import groupby
 from pathlib import Path
 
 from polythink.run.folder import write_text
-from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.trace.dialect import DIALECTS
+from polythink.trace.parse import scan
 from polythink.trace.rollout import CUTS
 
 INK, SOFT, RULE, RIGHT, WRONG, PLAIN = "#24292f", "#6b7280", "#b6bcc6", "#2e7d52", "#b8403a", "#8a93a0"
@@ -52,30 +53,30 @@ class Fork:
     summary: list[Card | Fork] = field(default_factory=list)
 
 
-def flow(row: dict, dialect: Dialect = PARALLEL_R1) -> list[Card | Fork]:
+def flow(row: dict) -> list[Card | Fork]:
     """The structure of a sample, its problem on top. A row without segments is one card of its whole text."""
     segments = row.get("segments") or [{"kind": "main", "text": row.get("text", "")}]
     problem = [Card("problem", row["question"])] if row.get("question") else []
-    return problem + _flow(segments, (-1, 0), dialect)
+    return problem + _flow(segments, (-1, 0))
 
 
-def _flow(segments: Sequence[dict], own: tuple[int, int], dialect: Dialect) -> list[Card | Fork]:
+def _flow(segments: Sequence[dict], own: tuple[int, int]) -> list[Card | Fork]:
     """`segments` in text order; those of the chain `own` are its text, whatever lies between them is a fork."""
     nodes: list[Card | Fork] = []
     for is_own, group in groupby(segments, key=lambda s: _chain(s) == own):
         run = list(group)
-        nodes += [_card(segment, dialect) for segment in run] if is_own else [_fork(run, dialect)]
+        nodes += [_card(segment) for segment in run] if is_own else [_fork(run)]
     return [node for node in nodes if isinstance(node, Fork) or node.text or node.badges]
 
 
-def _fork(segments: list[dict], dialect: Dialect) -> Fork:
+def _fork(segments: list[dict]) -> Fork:
     block, arms = _chain(segments[0])[0], {}
     number = 0
     for segment in segments:
         inside, path = _chain(segment)
         number = path if inside == block else number  # a nested block belongs to the path that is open
         arms.setdefault(number, []).append(segment)
-    drawn = {path: _flow(arm, (block, path), dialect) for path, arm in arms.items()}
+    drawn = {path: _flow(arm, (block, path)) for path, arm in arms.items()}
     return Fork([nodes for path, nodes in drawn.items() if path], drawn.get(0, []))
 
 
@@ -83,14 +84,14 @@ def _chain(segment: dict) -> tuple[int, int]:
     return segment.get("block", -1), segment.get("path", 0)
 
 
-def _card(segment: dict, dialect: Dialect) -> Card:
+def _card(segment: dict) -> Card:
     text = segment.get("text", "")
-    for tag in dialect.tags:
-        text = text.replace(tag, " ")
+    for dialect in DIALECTS.values():  # a row does not say its own; the tags of one are no text in another
+        text = "".join(t.text if t.kind == "text" else " " for t in scan(text, dialect))
     return Card(
         segment.get("kind", "main"),
         text.strip(),
-        segment.get("path", 0),
+        segment.get("label") or segment.get("path", 0),
         segment.get("right"),
         segment.get("stop", ""),
     )
@@ -122,9 +123,9 @@ TRACE_CSS = f"""
 """
 
 
-def trace_html(row: dict, dialect: Dialect = PARALLEL_R1) -> str:
+def trace_html(row: dict) -> str:
     """The drawing as an HTML fragment; needs `TRACE_CSS` once on the page."""
-    return f'<div class="trace">{_html_flow(flow(row, dialect))}</div>'
+    return f'<div class="trace">{_html_flow(flow(row))}</div>'
 
 
 def _html_flow(nodes: Sequence[Card | Fork]) -> str:
@@ -166,9 +167,9 @@ class Box:
         return f'<g transform="translate({x:g},{y:g})">{self.svg}</g>'
 
 
-def trace_svg(row: dict, columns: int = 44, dialect: Dialect = PARALLEL_R1) -> str:
+def trace_svg(row: dict, columns: int = 44) -> str:
     """A standalone SVG picture of a sample, text wrapped at `columns` characters."""
-    box = _stack(flow(row, dialect), columns)
+    box = _stack(flow(row), columns)
     width, height = box.width + 2 * PAD, box.height + 2 * PAD
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '

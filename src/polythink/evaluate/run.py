@@ -116,7 +116,7 @@ def sample_row(problem: Problem, rollout: Rollout, grade: Grade, grader: Grader,
 
     def segment_row(segment: Segment) -> dict:
         right = grader.grade_path(segment.text, problem) if segment.kind == "path" else None
-        shown = {key: getattr(segment, key) for key in ("kind", "block", "path", "text", "stop")}
+        shown = {key: getattr(segment, key) for key in ("kind", "block", "path", "label", "text", "stop")}
         return {**shown, "right": right}
 
     alone = not any(segment.kind == "path" for segment in rollout.segments)

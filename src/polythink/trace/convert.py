@@ -10,24 +10,35 @@ from polythink.trace.dialect import Dialect
 from polythink.trace.tree import Block, Trace
 
 
+class CannotSay(UserError):
+    """A trace that a dialect has no words for; `reason` is a short stable key to count by."""
+
+    def __init__(self, sentence: str, reason: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
 def convert(trace: Trace, dialect: Dialect, rng: Random | None = None) -> Trace:
     """The trace with its paths numbered 1..P, or with numbers that `rng` draws from the inventory, or without.
 
-    `UserError` for a trace that the dialect has no words for.
+    `CannotSay` for a trace that the dialect has no words for.
     """
     return Trace(tuple(_block(p, dialect, rng) if isinstance(p, Block) else p for p in trace.parts))
 
 
 def _block(block: Block, dialect: Dialect, rng: Random | None) -> Block:
-    paths = len(block.paths)
+    paths, name = len(block.paths), dialect.name
     if paths < dialect.min_paths:
-        raise UserError(f"a block of {paths} paths cannot be written in dialect {dialect.name}: it has at least "
-                        f"{dialect.min_paths}")  # fmt: skip
+        sentence = f"a block of {paths} paths cannot be written in dialect {name}: there it has at least "
+        raise CannotSay(f"{sentence}{dialect.min_paths}", "too_few_paths")
     if not dialect.nests and any(inner.blocks for inner in (*block.paths, block.summary)):
-        raise UserError(f"a block inside a block cannot be written in dialect {dialect.name}: there blocks stand in no "
-                        "other block")  # fmt: skip
-    inside = tuple(convert(path, dialect, rng) for path in block.paths)
+        sentence = f"a block inside a block cannot be written in dialect {name}: there blocks stand in no other block"
+        raise CannotSay(sentence, "nested")
+    if dialect.inventory and paths > dialect.inventory:
+        sentence = f"a block of {paths} paths cannot be written in dialect {name}: it has {dialect.inventory} numbers"
+        raise CannotSay(sentence, "too_many_paths")
     labels = draw_labels(dialect.inventory, paths, rng)
+    inside = tuple(convert(path, dialect, rng) for path in block.paths)
     return replace(block, paths=inside, summary=convert(block.summary, dialect, rng), labels=labels)
 
 
