@@ -248,7 +248,7 @@ def test_parallel_r1_can_be_forced_to_fork():
     ("changes", "words"),
     [
         ({"paths": 17}, "17 paths are more than the 16 numbers"),
-        ({"paths": 8, "max_trace_tokens": 25}, "max_trace_tokens leaves 25 tokens"),
+        ({"paths": 8, "max_trace_tokens": 25}, "max_trace_tokens 25 .* leave no room for 8 paths"),
         ({"paths": 16, "max_trace_tokens": 4000, "max_path_tokens": 4000}, None),
         ({"paths": 2, "max_blocks": 0}, "max_blocks is 0"),
     ],
@@ -264,9 +264,30 @@ def test_what_cannot_be_drawn_is_said_before_drawing(changes, words):
 
 
 def test_a_context_without_room_for_the_summary_is_refused():
-    lm = model(max_position_embeddings=40)
-    with pytest.raises(UserError, match="the model's context leaves 28 tokens"):
+    lm = model(max_position_embeddings=17)
+    with pytest.raises(UserError, match="context of 17 positions, 12 of them the prompt's"):
         Engine(lm).generate([requests(lm, 3)[2]], Decoding(paths=10, **BUDGETS))
+
+
+@pytest.mark.parametrize("changes", [{"paths": 16}, {"paths": 4, "positions": "flattened"}, {"paths": 3, "fork_at": 2}])
+@pytest.mark.parametrize("context", [26, 30, 40])
+def test_paths_share_the_positions_of_the_context(context, changes):
+    """Together they may have more tokens than it has positions, and no position lies beyond it."""
+    lm = model(seed=3, max_position_embeddings=context)
+    wanted = [Request(r.prompt[:3], r.problem, r.sample) for r in requests(lm, 6)]
+    decoding = Decoding(**{**BUDGETS, "max_path_tokens": 5 if "positions" in changes else 30, **changes})
+    try:
+        fast = Engine(lm, rows=4).generate(wanted, decoding, seed=5)
+    except UserError:
+        assert "positions" in changes  # four stretches of seven positions each
+        with pytest.raises(UserError):
+            reference_generate(lm, wanted, decoding, seed=5)
+        return
+    slow = reference_generate(lm, wanted, decoding, seed=5)
+    assert [drawn(r) for r in fast] == [drawn(r) for r in slow]
+    assert max(r.layout().critical_path for r in fast) <= context
+    if changes == {"paths": 16}:
+        assert min(r.tokens for r in fast) > context
 
 
 def test_greedy_paths_with_numbers_need_not_be_alike():

@@ -132,7 +132,9 @@ class Drawing:
                 f"the prompt has {len(prompt)} tokens and the model's context holds {self.context}; "
                 "shorten the prompt or use a model with a longer context"
             )
-        self.budget = min(self.decoding.max_trace_tokens, room)
+        # parallel paths share positions: together they may have more tokens than the context has positions
+        flat = self.decoding.mode == "sequential"
+        self.budget = min(self.decoding.max_trace_tokens, room) if flat else self.decoding.max_trace_tokens
         self._open("prompt", (), -1, 0)
         self.ends[0] = len(prompt) - 1
         forks = self._forks_at(0)
@@ -203,9 +205,13 @@ class Drawing:
         return branch
 
     def _allow(self, branch: Branch, left: int) -> None:
-        """Set the branch's budget: that of its kind, or the `left` tokens of the trace's where these are fewer."""
+        """Set the branch's budget: that of its kind, or the `left` tokens of the trace's where these are fewer.
+
+        Neither goes beyond the last position of the model's context.
+        """
         kind = branch.record.kind
         most = getattr(self.decoding, f"max_{kind}_tokens")
+        left = min(left, self.context - branch.position)
         left -= kind != "main"  # a cut inside a block is closed by one forced tag
         branch.limit, branch.limit_stop = (most, "budget") if most <= left else (left, "trace")
 
@@ -287,9 +293,7 @@ class Drawing:
         They follow `segment`, which `branch` wrote; None where that is the prompt.
         """
         grammar, paths = self.grammar, self.decoding.paths
-        # the tags of paths and summary, and the summary's own tokens, are set aside first
-        left = self.budget - self.written - 2 * paths - len(grammar.join) - 1
-        share = (left - max(1, min(self.decoding.max_summary_tokens, left // (paths + 1)))) // paths
+        share = self._share(segment)
         refused = "blocks" if self.blocks >= self.decoding.max_blocks else "trace" if share < 1 else ""
         if refused:
             if branch is None:
@@ -310,6 +314,18 @@ class Drawing:
             self.paths.append(path)
             self._begin(path, openings.get(number, ()))
 
+    def _share(self, segment: int) -> int:
+        """How many tokens each path of a block behind `segment` may have between its tags.
+
+        The tags of paths and summary, and the summary's own tokens, are set aside first: of the tokens that the trace
+        may still hold, and of the positions that the context has behind the start of the last path.
+        """
+        d, fixed = self.decoding, len(self.grammar.join) + 1
+        left = self.budget - self.written - 2 * d.paths - fixed
+        tokens = (left - max(1, min(d.max_summary_tokens, left // (d.paths + 1)))) // d.paths
+        span = self.context - self.ends[segment] - 1 - (d.paths - 1) * d.stride - 2 - fixed
+        return min(tokens, span - max(1, min(d.max_summary_tokens, span // 2)))
+
     def _begin(self, path: Branch, opening: Sequence[int]) -> None:
         """Write a path's tag and what it is forced to begin with, which counts towards its budget."""
         *head, last = (self.grammar.tags_of(path.record)[0], *opening)
@@ -326,10 +342,10 @@ class Drawing:
     def _no_room(self, refused: str) -> str:
         if refused == "blocks":
             return "max_blocks is 0, but the dialect forks at the end of the prompt; allow one block"
-        limit = "max_trace_tokens" if self.budget == self.decoding.max_trace_tokens else "the model's context"
         return (
-            f"{limit} leaves {self.budget} tokens for the response, which is no room for {self.decoding.paths} paths "
-            "and a summary; raise it, or draw fewer paths"
+            f"max_trace_tokens {self.budget} and the model's context of {self.context} positions, "
+            f"{len(self.request.prompt)} of them the prompt's, leave no room for {self.decoding.paths} paths and a "
+            "summary; raise them, or draw fewer paths"
         )
 
     def _join(self, block: int) -> None:

@@ -7,6 +7,7 @@ Shared with it: the layout table, the random streams and the rule that turns log
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -47,7 +48,10 @@ class _Page:
         self.trained = lm.settings.trained_paths if decoding.scale_beyond is None else decoding.scale_beyond
         self.join = [t for text in (self.dialect.block_close, self.dialect.gap) if text for t in lm.encode(text)]
         self.join += [self.id(self.dialect.summary_open), *lm.encode(decoding.summary_opening)]
-        self.budget = min(decoding.max_trace_tokens, lm.context - len(request.prompt))
+        flat = decoding.mode == "sequential"
+        self.budget = (
+            min(decoding.max_trace_tokens, lm.context - len(request.prompt)) if flat else decoding.max_trace_tokens
+        )
 
     def id(self, tag: str) -> int:
         (token,) = self.lm.encode(tag)
@@ -56,6 +60,14 @@ class _Page:
     @property
     def left(self) -> int:
         return self.budget - sum(len(s.tokens) for s in self.segments)
+
+    @property
+    def reach(self) -> int:
+        """How many positions the context has from the next token of the last segment on."""
+        last = self.segments[-1]
+        longer = replace(last, tokens=[*last.tokens, 0], sampled=[*last.sampled, False])
+        ahead = replace(self.rollout(), segments=[*self.segments[:-1], longer])
+        return self.lm.context - int(ahead.layout().position[-1])
 
     def open(self, kind: str, block: int = -1, path: int = 0, label: int = 0) -> Segment:
         temperature = self.decoding.temperature_of(kind)
@@ -145,7 +157,7 @@ def _write_structured(page: _Page) -> None:
         if not (implicit and blocks == 0 and fork_at == 0):
             main = page.open("main")
             opened += 1
-            limit, cut = _limit(decoding.max_main_tokens, page.left)
+            limit, cut = _limit(decoding.max_main_tokens, min(page.left, page.reach))
             forced = fork_at if blocks == 0 else -1
             main.stop = "forced" if forced == 0 else page.fill(opened, limit, stops, cut, forced)
             if main.stop == "forced":
@@ -153,7 +165,7 @@ def _write_structured(page: _Page) -> None:
                 main.stop = "fork"
         room = page.left - 2 * decoding.paths - len(page.join) - 1
         reserve = max(1, min(decoding.max_summary_tokens, room // (decoding.paths + 1)))
-        share = (room - reserve) // decoding.paths
+        share = min((room - reserve) // decoding.paths, _positions_of_a_path(page))
         refused = "blocks" if blocks == decoding.max_blocks else "trace" if share < 1 else ""
         if not page.segments and refused:
             raise UserError("no room for the first block")
@@ -188,9 +200,17 @@ def _write_block(page: _Page, block: int, opened: int, share: int) -> None:
             _cut_short(path, head, last, page.id(dialect.path_tags(path.label)[1]))
     summary = page.open("summary", block)
     page.force(page.join)
-    limit, cut = _limit(decoding.max_summary_tokens, page.left - 1)
+    limit, cut = _limit(decoding.max_summary_tokens, min(page.left, page.reach) - 1)
     tags = [page.id(tag) for tag in (dialect.summary_open, dialect.summary_close)]
     summary.stop, _ = page.fill_inner(*tags, opened + len(labels) + 1, limit, cut)
+
+
+def _positions_of_a_path(page: _Page) -> int:
+    """What the context leaves to the last path of a block, and so to each, beside its tags and a summary."""
+    decoding = page.decoding
+    behind = page.rollout().layout().position[-1] + 1 if page.segments else len(page.request.prompt)
+    span = page.lm.context - int(behind) - (decoding.paths - 1) * decoding.stride - len(page.join) - 3
+    return span - max(1, min(decoding.max_summary_tokens, span // 2))
 
 
 def _cut_short(path: Segment, head: int, draws: int, close: int) -> None:
