@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from polythink.models.load import LanguageModel
 from polythink.models.masks import pack
+from polythink.problems import attribution
 from polythink.problems.countdown import demonstrate
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.problems.record import Problem
@@ -34,7 +35,7 @@ ROW_FIELDS = ("question", "trace")
 
 
 class DataConfig(Config):
-    """One source of traces: a `file`, what a coldstart `stage` kept, or demonstrations of countdown `problems`."""
+    """One source of traces: a `file`, what a coldstart `stage` kept, or demonstrations of synthetic `problems`."""
 
     file: str | None = None  # JSONL rows {question, trace, prompt (optional), ...}
     stage: str | None = None  # name of a coldstart stage
@@ -126,7 +127,10 @@ class Demonstrations:
         problem = self.problems[endless(len(self.problems), self.seed, i)]
         c = self.config
         rng = random.Random(f"{self.seed}/{problem.key}/{i}")
-        trace = demonstrate(problem, c.style, rng, c.paths, c.p_right, self.encode.lm.dialect)
+        if problem.checker == "attribution":
+            trace = attribution.demonstrate(problem, rng, c.paths, self.encode.lm.dialect)
+        else:
+            trace = demonstrate(problem, c.style, rng, c.paths, c.p_right, self.encode.lm.dialect)
         return self.encode(problem.question, trace, c.prompt)
 
 

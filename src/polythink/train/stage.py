@@ -37,11 +37,12 @@ from polythink.models.load import (
 )
 from polythink.problems.answers import Grader
 from polythink.problems.coldstart import run_coldstart, show_table
-from polythink.problems.countdown import VOCABULARY, CountdownTeacher
+from polythink.problems.countdown import CountdownTeacher
 from polythink.problems.endpoint import Endpoint
 from polythink.problems.prompts import get_prompt
 from polythink.problems.record import Problem
 from polythink.problems.sources import load_problems
+from polythink.problems.vocabulary import words_of
 from polythink.run.config import parse_config
 from polythink.run.errors import UserError
 from polythink.run.folder import read_json, read_jsonl, write_json
@@ -128,7 +129,7 @@ def starting_model(plan: StagePlan, previous: Path | None) -> LanguageModel:
 def first_model(config: ModelConfig, dialect: str, seed: int) -> LanguageModel:
     """The recipe's own model, refused before anything is trained if it cannot fork and join."""
     if config.path is None:
-        lm = create(config, dialect, VOCABULARY, seed)
+        lm = create(config, dialect, words_of(config.tokenizer), seed)
     elif (Path(config.path) / SETTINGS_FILE).is_file():
         lm = load(config.path, config.dtype)
     else:
