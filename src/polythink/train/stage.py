@@ -36,6 +36,7 @@ from polythink.models.load import (
     with_settings,
 )
 from polythink.problems.answers import Grader
+from polythink.problems.assemble import run_assembly
 from polythink.problems.coldstart import run_coldstart, show_table
 from polythink.problems.countdown import CountdownTeacher
 from polythink.problems.endpoint import Endpoint
@@ -167,14 +168,25 @@ def coldstart(plan: StagePlan, folder: Path, previous: Path | None, say: Say) ->
         teacher = nullcontext(CountdownTeacher(config.styles, config.p_right, config.paths, plan.seed, dialect))
     else:
         teacher = Endpoint(config, connections=stage.concurrency)
+    asked = folder / "solutions" if stage.assemble else folder
+    prompt = get_prompt(plan.prompt)
     with teacher as ask, Grader(dialect=dialect) as grader:
         table = run_coldstart(
-            problems_of(stage.problems, say, stage.limit), ask, get_prompt(plan.prompt), stage.rule, folder,
-            samples=stage.samples, right_only=stage.right_only, concurrency=stage.concurrency, about_teacher=ask.about,
-            dialect=dialect, grader=grader,
+            problems_of(stage.problems, say, stage.limit), ask,
+            get_prompt(stage.assemble.prompt) if stage.assemble else prompt, stage.rule, asked,
+            samples=stage.samples, right_only=stage.right_only and not stage.assemble, concurrency=stage.concurrency,
+            about_teacher=ask.about, dialect=dialect, grader=grader,
         )  # fmt: skip
-    say(show_table(table))
-    return {"table": table, "seconds": sum(row["seconds"] for row in read_jsonl(folder / "all.jsonl"))}
+        say(show_table(table))
+        if stage.assemble:
+            summariser = ask if stage.assemble.summary == "teacher" else None
+            table = run_assembly(
+                asked, folder, stage.assemble, prompt, dialect, seed=plan.seed, summariser=summariser,
+                concurrency=stage.concurrency, grader=grader,
+            )  # fmt: skip
+            say(show_table(table))
+    responses = (row for place in {asked, folder} for row in read_jsonl(place / "all.jsonl"))
+    return {"table": table, "seconds": sum(row["seconds"] for row in responses)}
 
 
 def sft(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
