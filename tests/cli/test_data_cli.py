@@ -48,7 +48,7 @@ def test_list_names_every_set_and_its_file(shared_data: Path, monkeypatch):
     assert str(shared_data / "gsm8k_test.parquet") in listed
     assert [line.split()[1] for line in listed.splitlines()[2:]] == [
         "gsm8k", "dapo", "math", "math300", "aime24", "aime25", "amc23", "countdown-mini", "countdown-easy",
-        "countdown-hard",
+        "countdown-hard", "attribution",
     ]  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -11,12 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from chat_server import CLIENT_TIMEOUT, ChatServer
 
 from polythink.problems.answers import Grade, Grader
 from polythink.problems.coldstart import Patience, TeacherError, rejection, run_coldstart, show_table
@@ -27,101 +24,7 @@ from polythink.problems.record import Problem
 from polythink.run.errors import UserError
 from polythink.run.folder import read_json, read_jsonl
 
-CLIENT_TIMEOUT = 1.5  # seconds; answers take milliseconds, but the machine may be busy
 QUICK = Patience(retries=2, wait=0.01)
-
-
-class ChatServer(ThreadingHTTPServer):
-    """Answers a question with its recorded response, after the failures that are planned for it, one a request."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.recorded: dict[str, str] = {}  # question -> response
-        self.plan: dict[str, list[str]] = defaultdict(list)  # question -> what happens first
-        self.asked: Counter[str] = Counter()
-        self.times: dict[str, list[float]] = defaultdict(list)
-        self.requests: list[dict] = []
-        self.delay = 0.0
-        self.closing = threading.Event()
-        self.lock = threading.Lock()
-
-    @property
-    def base(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def next_act(self, question: str, request: dict) -> str:
-        with self.lock:
-            self.asked[question] += 1
-            self.times[question].append(time.monotonic())
-            self.requests.append(request)
-            return self.plan[question].pop(0) if self.plan[question] else "answer"
-
-    def handle_error(self, *_: object) -> None:
-        """A client that hung up is part of the test."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: ChatServer
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        question = body["messages"][-1]["content"]
-        act = self.server.next_act(question, {"path": self.path, "key": self.headers["Authorization"], **body})
-        self.server.closing.wait(self.server.delay)
-        name, _, value = act.partition(":")
-        text = self.server.recorded.get(question, "")
-        if name == "answer":
-            self._send(200, chat(text))
-        elif name == "status":
-            self._send(int(value), {"error": {"message": f"status {value} for Bearer {self.headers['Authorization']}"}})
-        elif name == "wait":
-            self._send(429, {"error": "slow down"}, {"Retry-After": value})
-        elif name == "stall":
-            self.server.closing.wait(5 * CLIENT_TIMEOUT)
-            self.close_connection = True
-        elif name == "drop":
-            self.close_connection = True
-        elif name == "half":
-            self._send(200, chat(text), {"Content-Length": "100000"})
-            self.close_connection = True
-        elif name == "text":
-            self._send(200, value.encode(errors="surrogateescape"))
-        elif name == "cut":
-            self._send(200, chat(text[: len(text) // 2], finish="length"))
-        elif name == "empty":
-            self._send(200, chat(""))
-        elif name == "redirect":
-            self._send(307, {}, {"Location": value})
-
-    def _send(self, status: int, body: object, headers: dict[str, str] | None = None) -> None:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        for key, value in ({"Content-Length": str(len(data))} | (headers or {})).items():
-            self.send_header(key, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-
-def chat(text: str | None, finish: str = "stop") -> dict:
-    return {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}]}
-
-
-@pytest.fixture
-def server(monkeypatch) -> Iterator[ChatServer]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with ChatServer() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        yield running
-        running.closing.set()
-        running.shutdown()
-        thread.join()
 
 
 def record(server: ChatServer, n: int, p_right: float = 1.0, level: str = "easy") -> tuple[Problem, ...]:

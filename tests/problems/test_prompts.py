@@ -14,7 +14,7 @@ from polythink.trace.dialect import PARALLEL_R1
 
 
 def test_packaged_prompts():
-    assert PROMPTS == ("countdown_parallel", "countdown_sequential", "none", "parallel", "sequential")
+    assert PROMPTS == ("countdown_parallel", "countdown_sequential", "none", "parallel", "sequential", "summary")
     for name in PROMPTS:
         prompt = get_prompt(name)
         assert prompt.name == name

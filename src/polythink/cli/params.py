@@ -53,7 +53,7 @@ def params(
 def configurations(recipe: Recipe, beside: list[str]) -> dict[str, PreTrainedConfig]:
     """The configuration of the recipe's model under its architecture's name, and the others in the same shape."""
     from polythink.models.load import architecture_config, new_tokenizer
-    from polythink.problems.countdown import VOCABULARY
+    from polythink.problems.vocabulary import words_of
 
     model = recipe.model
     if model.path is not None:
@@ -61,7 +61,7 @@ def configurations(recipe: Recipe, beside: list[str]) -> dict[str, PreTrainedCon
             f"{recipe.name} takes its model from {model.path!r}; params counts models that a recipe gives a shape "
             "(set model.path=null and model.hidden_size and the like to count one of that shape)"
         )
-    tokenizer = new_tokenizer(model, recipe.dialect, VOCABULARY)
+    tokenizer = new_tokenizer(model, recipe.dialect, words_of(model.tokenizer))
     configs = {}
     for name in (model.architecture, *beside):
         own = name == model.architecture

@@ -181,7 +181,8 @@ def measures(rows: Sequence[dict], best_of: Sequence[int] = ()) -> dict[str, Mea
         lambda g: sum(_has_right_path(row) and _is_right(row) for row in g),
         lambda g: sum(map(_has_right_path, g)),
     )
-    for name in ("tokens", "critical_path", "cuts"):
+    shown = ("right_lines",) if all("right_lines" in row for row in rows) else ()
+    for name in (*shown, "tokens", "critical_path", "cuts"):
         mean_of(name, lambda row, name=name: row[name])
     return found
 

@@ -111,7 +111,8 @@ def draw_and_grade(
 def sample_row(problem: Problem, rollout: Rollout, grade: Grade, grader: Grader, dialect: Dialect) -> dict:
     """A row of samples.jsonl: the response, its grade, its statistics, and its segments with each path's own grade.
 
-    `marked` is there for problems whose chains say of themselves whether they worked.
+    `marked` is there for problems whose chains say of themselves whether they worked, `right_lines` (the share of the
+    summary's lines) for those whose summary reports every path.
     """
 
     def segment_row(segment: Segment) -> dict:
@@ -130,6 +131,7 @@ def sample_row(problem: Problem, rollout: Rollout, grade: Grade, grader: Grader,
         "verdict": grade.verdict,
         "extracted": grade.extracted,
         **marked,
+        **({} if grade.share is None else {"right_lines": grade.share}),
         **rollout_statistics(rollout, dialect),
         "segments": [segment_row(segment) for segment in rollout.segments],
     }

@@ -43,7 +43,7 @@ class ModelConfig(Config):
     path: str | None = None
     add_tags: bool = False  # give the dialect's tags rows of their own where the tokenizer lacks them
     architecture: str = "qwen3"  # a name of transformers, or eit, e_eit, partialformer, vanilla
-    tokenizer: Literal["countdown", "bytes"] = "countdown"
+    tokenizer: Literal["countdown", "attribution", "bytes"] = "countdown"
     hidden_size: int = Field(96, ge=1)
     num_hidden_layers: int = Field(3, ge=1)
     num_attention_heads: int = Field(3, ge=1)

@@ -32,10 +32,14 @@ _FINAL = re.compile(r"final\s+answer(?:\s+is)?[\s*_`]*[:：]\s*\}?", re.IGNORECA
 
 @dataclass(frozen=True)
 class Grade:
-    """A verdict (one of `VERDICTS`) and the answer that it was passed on, None where there was none."""
+    """A verdict (one of `VERDICTS`) and the answer that it was passed on, None where there was none.
+
+    `share` is how much of the answer is right, where its checker counts parts (`attribution`: lines of the summary).
+    """
 
     verdict: str
     extracted: str | None
+    share: float | None = None
 
 
 @lru_cache(maxsize=8)
@@ -152,6 +156,8 @@ class Grader:
 
     def grade(self, text: str, problem: Problem) -> Grade:
         """The verdict on one response."""
+        if problem.checker == "attribution":
+            return self._attributed(text, problem)
         return self._judge(extract(text, self.dialect), problem)
 
     def grade_many(self, answered: Sequence[tuple[str, Problem]]) -> list[Grade]:
@@ -162,14 +168,20 @@ class Grader:
     def grade_path(self, text: str, problem: Problem) -> bool | None:
         """Is the answer that this path states right? None where it states none, or the comparison timed out.
 
-        `text` is the path alone; its own tags may stand around it. A countdown path states its answer as a chain.
+        `text` is the path alone; its own tags may stand around it. A countdown path states its answer as a chain, one
+        of an attribution problem is right if it says what it was asked to.
         """
         if problem.checker == "countdown":
             from polythink.problems.countdown import path_answer
 
             given = path_answer(text)
         else:
-            given = extract("".join(t.text for t in scan(text, self.dialect) if t.kind[:5] != "path_"), self.dialect)
+            inside = "".join(t.text for t in scan(text, self.dialect) if t.kind[:5] != "path_")
+            if problem.checker == "attribution":
+                from polythink.problems.attribution import parse_question
+
+                return parse_question(problem.question).allows(inside)
+            given = extract(inside, self.dialect)
         verdict = self._judge(given, problem).verdict
         return verdict == "right" if verdict in ("right", "wrong") else None
 
@@ -179,6 +191,15 @@ class Grader:
             return same_tokens(given, reference)
         same = compare(given, reference)
         return self._verify(given, reference) if same is None else same
+
+    def _attributed(self, text: str, problem: Problem) -> Grade:
+        """The verdict on a summary that reports its paths, for which the paths have to be read."""
+        from polythink.problems.attribution import judge
+
+        report = judge(text, int(problem.answer), self.dialect)
+        if report is None:
+            return Grade("unparsed", None, 0.0)
+        return Grade("right" if report.right else "wrong", report.lines, report.right_lines)
 
     def _judge(self, given: str | None, problem: Problem) -> Grade:
         if given is None:

@@ -146,7 +146,7 @@ def run_coldstart(
             "teacher": dict(about_teacher or {}),
         },
     )
-    rows = _rows_so_far(out / "all.jsonl")
+    rows = rows_so_far(out / "all.jsonl")
 
     def ask(job: Job, stopped: threading.Event) -> Reply:
         return _ask(teacher, job, prompt.fill(job.problem.question), patience, stopped)
@@ -199,7 +199,7 @@ def _identity(row: dict[str, Any]) -> tuple:
     return (row["source"], row["problem"], row["question"], row["answer"], row["sample"])
 
 
-def _rows_so_far(path: Path) -> dict[tuple, dict[str, Any]]:
+def rows_so_far(path: Path) -> dict[tuple, dict[str, Any]]:
     """The last row of each job; an earlier one is a failure that was asked again."""
     try:
         return {_identity(row): row for row in read_jsonl(path)} if path.exists() else {}

@@ -181,6 +181,10 @@ class Manner:
             if value not in known:
                 raise UserError(f"no manner {value!r} of demonstrations{nearest(value, known)}")
 
+    def draw_paths(self, rng: random.Random) -> int:
+        """How many paths the next block has."""
+        return self.paths[0] if len(self.paths) == 1 else rng.choice(self.paths)
+
 
 def demonstrate(problem: Problem, manner: Manner, rng: random.Random, dialect: Dialect = PARALLEL_R1) -> str:
     """A response to a countdown problem, in the style `sequential` (one path's text) or `parallel` (a block).
@@ -190,9 +194,7 @@ def demonstrate(problem: Problem, manner: Manner, rng: random.Random, dialect: D
     failed attempt stays well formed and is wrong, unless the manner's summary is the reference.
     """
     _, target = parse_question(problem.question)
-    paths = 1
-    if manner.style == "parallel":
-        paths = manner.paths[0] if len(manner.paths) == 1 else rng.choice(manner.paths)
+    paths = manner.draw_paths(rng) if manner.style == "parallel" else 1
     labels = draw_labels(dialect.inventory, paths, rng if manner.labels == "random" else None) or (0,) * paths
     tried = [_path(problem, manner, rng, label if manner.strategies else 0) for label in labels]
     everything = [chain for path in tried for chain in path]

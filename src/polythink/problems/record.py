@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# How an answer is judged: `math` compares values, `countdown` compares tokens (see `problems.answers`).
-CHECKERS = ("math", "countdown")
+# How an answer is judged: `math` compares values, `countdown` compares tokens (see `problems.answers`), `attribution`
+# compares the summary with what the paths said (see `problems.attribution`).
+CHECKERS = ("math", "countdown", "attribution")
 
 
 @dataclass(frozen=True)

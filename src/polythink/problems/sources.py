@@ -63,6 +63,7 @@ SOURCES: dict[str, Source] = {
     "countdown-mini": Source("synthetic: one operator to choose", ("heldout", "train"), level="mini"),
     "countdown-easy": Source("synthetic: two operators to choose", ("heldout", "train"), level="easy"),
     "countdown-hard": Source("synthetic: three operators to choose", ("heldout", "train"), level="hard"),
+    "attribution": Source("synthetic: which path said what", ("heldout", "train"), level="attribution"),
 }  # fmt: skip
 
 
@@ -150,8 +151,10 @@ def _split(name: str, source: Source, split: str | None) -> str:
 
 
 def _synthetic(name: str, source: Source, split: str, limit: int | None, seed: int | None) -> ProblemSet:
-    from polythink.problems import countdown
+    from polythink.problems import attribution, countdown
 
+    if name == "attribution":
+        return ProblemSet(f"{name}:{split}", attribution.problems(split, limit, seed or 0))
     return ProblemSet(f"{name}:{split}", countdown.problems(source.level, split, limit=limit, seed=seed or 0))
 
 

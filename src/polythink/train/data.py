@@ -19,7 +19,8 @@ from pydantic import Field, PositiveInt, model_validator
 from polythink.engine.decoding import Decoding
 from polythink.models.load import LanguageModel
 from polythink.models.masks import pack
-from polythink.problems.countdown import Manner, demonstrate
+from polythink.problems import attribution, countdown
+from polythink.problems.countdown import Manner
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.problems.record import Problem
 from polythink.run.config import Config
@@ -35,7 +36,7 @@ ROW_FIELDS = ("question", "trace")
 
 
 class DataConfig(Config):
-    """One source of traces: a `file`, what a coldstart `stage` kept, or demonstrations of countdown `problems`."""
+    """One source of traces: a `file`, what a coldstart `stage` kept, or demonstrations of synthetic `problems`."""
 
     file: str | None = None  # JSONL rows {question, trace, prompt (optional), ...}
     stage: str | None = None  # name of a coldstart stage
@@ -150,6 +151,7 @@ class Demonstrations:
         problem = self.problems[endless(len(self.problems), self.seed, i)]
         c = self.config
         rng = random.Random(f"{self.seed}/{problem.key}/{i}")
+        demonstrate = attribution.demonstrate if problem.checker == "attribution" else countdown.demonstrate
         trace = demonstrate(problem, c.manner, rng, self.encode.lm.dialect)
         return self.encode(problem.question, trace, c.prompt, truncated=rng.random() < c.truncated)
 

@@ -7,10 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, model_validator
 
 from polythink.engine.decoding import Decoding
 from polythink.models.load import ModelConfig
+from polythink.problems.assemble import AssembleConfig
 from polythink.problems.endpoint import EndpointConfig
 from polythink.problems.prompts import get_prompt
 from polythink.run.config import Config, digest
@@ -39,6 +40,12 @@ class EndpointTeacherConfig(EndpointConfig):
     kind: Literal["endpoint"]
 
 
+class AssemblyConfig(AssembleConfig):
+    """A coldstart stage that assembles the teacher's solutions into traces of numbered paths."""
+
+    prompt: str = "sequential"  # under which the teacher solves; the traces carry the stage's own
+
+
 class ColdstartConfig(StageConfig):
     """A teacher answers problems; what is well formed and right is kept as data for fine-tuning."""
 
@@ -50,6 +57,13 @@ class ColdstartConfig(StageConfig):
     rule: Literal[RULES] = "strict"
     right_only: bool = True
     concurrency: int = Field(8, ge=1)  # questions that are out at a time
+    assemble: AssemblyConfig | None = None  # the responses are solutions, of which the traces are made
+
+    @model_validator(mode="after")
+    def _can_summarise(self) -> ColdstartConfig:
+        if self.assemble and self.assemble.summary == "teacher" and self.teacher.kind == "countdown":
+            raise ValueError("the countdown teacher writes no summaries of paths; take summary: template")
+        return self
 
 
 class EvalConfig(StageConfig):
@@ -96,6 +110,8 @@ class StagePlan(Config):
         stage: Any = self.stage
         sources = getattr(stage, "data", ())
         prompts = {self.prompt, *getattr(stage, "prompts", ()), *(s.prompt for s in sources if s.prompt)}
+        if assemble := getattr(stage, "assemble", None):
+            prompts |= {assemble.prompt, assemble.summary_prompt}
         files = {*getattr(stage, "problems", ()), *(x for s in sources for x in (s.file, s.problems) if x)}
         files |= {self.model.path} if self.model.path else set()
         return {f"prompt {name}": get_prompt(name).hash for name in prompts} | {

@@ -37,12 +37,14 @@ from polythink.models.load import (
     with_settings,
 )
 from polythink.problems.answers import Grader
+from polythink.problems.assemble import run_assembly
 from polythink.problems.coldstart import run_coldstart, show_table
-from polythink.problems.countdown import VOCABULARY, CountdownTeacher
+from polythink.problems.countdown import CountdownTeacher
 from polythink.problems.endpoint import Endpoint
 from polythink.problems.prompts import get_prompt
 from polythink.problems.record import Problem
 from polythink.problems.sources import load_problems
+from polythink.problems.vocabulary import words_of
 from polythink.run.config import parse_config
 from polythink.run.errors import UserError
 from polythink.run.folder import read_json, read_jsonl, write_json
@@ -129,7 +131,7 @@ def starting_model(plan: StagePlan, previous: Path | None) -> LanguageModel:
 def first_model(config: ModelConfig, dialect: str, seed: int) -> LanguageModel:
     """The recipe's own model, refused before anything is trained if it cannot fork and join."""
     if config.path is None:
-        lm = create(config, dialect, VOCABULARY, seed)
+        lm = create(config, dialect, words_of(config.tokenizer), seed)
     elif (Path(config.path) / SETTINGS_FILE).is_file():
         lm = load(config.path, config.dtype)
         lm = add_thoughts(lm) if config.thought_embeddings else lm
@@ -168,14 +170,25 @@ def coldstart(plan: StagePlan, folder: Path, previous: Path | None, say: Say) ->
         teacher = nullcontext(CountdownTeacher(config.styles, config.p_right, config.paths, plan.seed, dialect))
     else:
         teacher = Endpoint(config, connections=stage.concurrency)
+    asked = folder / "solutions" if stage.assemble else folder
+    prompt = get_prompt(plan.prompt)
     with teacher as ask, Grader(dialect=dialect) as grader:
         table = run_coldstart(
-            problems_of(stage.problems, say, stage.limit), ask, get_prompt(plan.prompt), stage.rule, folder,
-            samples=stage.samples, right_only=stage.right_only, concurrency=stage.concurrency, about_teacher=ask.about,
-            dialect=dialect, grader=grader,
+            problems_of(stage.problems, say, stage.limit), ask,
+            get_prompt(stage.assemble.prompt) if stage.assemble else prompt, stage.rule, asked,
+            samples=stage.samples, right_only=stage.right_only and not stage.assemble, concurrency=stage.concurrency,
+            about_teacher=ask.about, dialect=dialect, grader=grader,
         )  # fmt: skip
-    say(show_table(table))
-    return {"table": table, "seconds": sum(row["seconds"] for row in read_jsonl(folder / "all.jsonl"))}
+        say(show_table(table))
+        if stage.assemble:
+            summariser = ask if stage.assemble.summary == "teacher" else None
+            table = run_assembly(
+                asked, folder, stage.assemble, prompt, dialect, seed=plan.seed, summariser=summariser,
+                concurrency=stage.concurrency, grader=grader,
+            )  # fmt: skip
+            say(show_table(table))
+    responses = (row for place in {asked, folder} for row in read_jsonl(place / "all.jsonl"))
+    return {"table": table, "seconds": sum(row["seconds"] for row in responses)}
 
 
 def sft(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
