@@ -114,16 +114,26 @@ class Measure:
         return float(self.numerator.sum() / total) if total else float("nan")
 
 
+def measure(
+    groups: Mapping[str, Sequence[Any]],
+    top: Callable[[Sequence[Any]], float],
+    bottom: Callable[[Sequence[Any]], float] = lambda group: 1,
+) -> Measure:
+    """`top` and `bottom` of each problem's items."""
+    columns = (np.array([f(group) for group in groups.values()], float) for f in (top, bottom))
+    return Measure(tuple(groups), *columns)
+
+
 def mean_over(groups: Mapping[str, Sequence[Any]], value: Callable[[Any], float]) -> Measure:
     """The mean of each problem's items, every problem counted once."""
-    means = [sum(map(value, group)) / len(group) for group in groups.values()]
-    return Measure(tuple(groups), np.array(means, float), np.ones(len(means)))
+    return measure(groups, lambda group: sum(map(value, group)) / len(group))
 
 
 def less(a: Measure, b: Measure) -> Measure:
     """a - b problem by problem, where both count every problem once: its interval is that of the paired difference."""
     assert a.keys == b.keys, "a paired difference needs the same problems in the same order"
-    assert (a.denominator == 1).all() and (b.denominator == 1).all()
+    assert np.all(b.denominator == 1)
+    assert np.all(a.denominator == 1)
     return Measure(a.keys, a.numerator - b.numerator, a.denominator)
 
 
@@ -184,9 +194,8 @@ def measures(rows: Sequence[dict], best_of: Sequence[int] = ()) -> dict[str, Mea
     (k,) = sizes
     found: dict[str, Measure] = {}
 
-    def add(name: str, top: Callable[[list[dict]], float], bottom: Callable[[list[dict]], float] = lambda g: 1) -> None:
-        columns = (np.array([f(group) for group in groups.values()], float) for f in (top, bottom))
-        found[name] = Measure(tuple(groups), *columns)
+    def add(name: str, *sums: Callable[[Sequence[dict]], float]) -> None:
+        found[name] = measure(groups, *sums)
 
     def mean_of(name: str, value: Callable[[dict], float]) -> None:
         add(name, lambda g: sum(value(row) for row in g), len)
@@ -265,6 +274,4 @@ def read_measures(path: Path) -> dict[str, Measure]:
     for row in read_jsonl(path):
         for name, sums in row["metrics"].items():
             found.setdefault(name, {})[row["problem"]] = sums
-    return {
-        name: Measure(tuple(by_key), *np.array(list(by_key.values()), float).T) for name, by_key in found.items()
-    }
+    return {name: Measure(tuple(by_key), *np.array(list(by_key.values()), float).T) for name, by_key in found.items()}
