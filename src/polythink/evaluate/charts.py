@@ -42,19 +42,17 @@ ARMS = {
 
 def comparison_table(result: Mapping) -> tuple[list[str], list[list]]:
     """Head and rows: an arm a row, for one number of paths after another."""
-    head = ["P", "arm", "responses", "right", "95%", "parallel less this", "95%", "tokens", "critical path"]
-    head += ["forwarded", "ms", "summary right"]
-    order = list(ARMS)
-    rows = []
+    head = ["P", "arm", "drawn", "right", "parallel less this", "tokens", "critical path", "forwarded", "ms"]
+    order, rows, last = list(ARMS), [], 0
     for arm in sorted(result["arms"], key=lambda arm: (arm["paths"], order.index(arm["arm"]))):
-        gap = arm.get("difference")
         rows.append([
-            arm["paths"], ARMS[arm["arm"]].head, arm["responses"], percent(arm["accuracy"]), ends(arm["accuracy"]),
-            percent(gap, "+"), ends(gap, "+"), amount(arm["tokens"]["value"]), amount(arm["critical_path"]["value"]),
-            amount(arm["forwarded"]), amount(arm["seconds"] and 1000 * arm["seconds"]),
-            percent(arm.get("summary_right")),
+            "" if arm["paths"] == last else arm["paths"], ARMS[arm["arm"]].head, arm["responses"],
+            percent(arm["accuracy"]), percent(arm.get("difference"), "+"), amount(arm["tokens"]["value"]),
+            amount(arm["critical_path"]["value"]), amount(arm["forwarded"]),
+            amount(arm["seconds"] and 1000 * arm["seconds"]), percent(arm.get("summary_right")),
         ])  # fmt: skip
-    return head, rows
+        last = arm["paths"]
+    return [*head, "summary right"], rows
 
 
 def comparison_section(result: Mapping) -> str:
@@ -63,7 +61,7 @@ def comparison_section(result: Mapping) -> str:
     meaning = "; ".join(f"<b>{escape(ARMS[name].head)}</b> {escape(ARMS[name].what)}" for name in used)
     said = (
         f"{result['n']} problems, {result['samples']} parallel responses each; bands and brackets: 95% intervals by "
-        "bootstrap over problems, differences on the same problems. Tokens and critical path are those of an answer; "
+        "bootstrap over problems, differences on the same problems. Drawn: responses for one answer. Tokens and critical path are those of an answer; "
         "forwarded counts what was run through the model for it, the prompt and what was read again included. "
         "Milliseconds are of one pass, many answers at once: no benchmark. Arms without them take the paths of the "
         "parallel arm."
@@ -84,10 +82,7 @@ def comparison_charts(result: Mapping) -> list[str]:
         "critical_path": ("Accuracy by critical path", "steps one after another"),
     }
     return [
-        chart(
-            [line for name in ARMS if (line := _arm_line(result, name, key))],
-            Panel(title, {}, percent=True, exact=True, along=along, doubling=True),
-        )
+        share_chart(title, along, [line for name in ARMS if (line := _arm_line(result, name, key))])
         for key, (title, along) in axes.items()
     ]
 
@@ -128,10 +123,10 @@ def way_style(way: str, number: int) -> Style:
 
 def budget_table(result: Mapping) -> tuple[list[str], list[list]]:
     """Head and rows: a budget and a way to spend it a row."""
-    head = ["budget", "spent on", "right", "95%", "tokens", "critical path"]
+    head = ["budget", "spent on", "right", "tokens", "critical path"]
     rows = [
         [
-            point["budget"], way_style(point["way"], 0).head, percent(point["accuracy"]), ends(point["accuracy"]),
+            point["budget"], way_style(point["way"], 0).head, percent(point["accuracy"]),
             amount(point["tokens"]["value"]), amount(point["critical_path"]["value"]),
         ]
         for point in result["budget"] or ()
@@ -141,17 +136,16 @@ def budget_table(result: Mapping) -> tuple[list[str], list[list]]:
 
 def recovery_table(result: Mapping) -> tuple[list[str], list[list]]:
     """Head and rows: a length of prefix a row."""
-    head = ["prefix", "problems", "continuations", *(f"{s.head}{x}" for s in PREFIXES.values() for x in ("", ", 95%"))]
-    head += ["random less wrong", "95%", "right traces among random"]
+    head = ["prefix", "problems", "continuations", *(style.head for style in PREFIXES.values())]
     rows = [
         [
             point["prefix"], point["problems"], point["continuations"],
-            *(f(point[kind]) for kind in PREFIXES for f in (percent, ends)),
-            percent(point["difference"], "+"), ends(point["difference"], "+"), f"{100 * point['control_right']:.1f}",
+            *(percent(point[kind]) for kind in PREFIXES), percent(point["difference"], "+"),
+            f"{100 * point['control_right']:.1f}",
         ]
         for point in (result["recovery"] or {}).get("points", ())
     ]  # fmt: skip
-    return head, rows
+    return [*head, "random less wrong", "right traces among random"], rows
 
 
 def tunnel_section(result: Mapping) -> str:
@@ -168,7 +162,8 @@ def tunnel_section(result: Mapping) -> str:
             f"{facts['traces']} traces of one path, {facts['wrong']} of them wrong, of a median length of "
             f"{facts['median']:g} tokens; right is {judged}. "
             + "; ".join(f"{style.head}: {style.what}" for style in PREFIXES.values())
-            + ". All three on the same problems; a trace must be longer than the prefix."
+            + ". All three on the same problems; a trace must be longer than the prefix. "
+            "Brackets: 95% intervals by bootstrap over these problems."
         )
         parts += [legend(PREFIXES.values()), grid([recovery_chart(result)]), table(recovery_table(result)), small(said)]
     return "".join(parts)
@@ -186,7 +181,9 @@ def budget_charts(result: Mapping) -> list[str]:
         curves.setdefault(point["way"], (style, []))[1].append(point)
     axes = {"budget": ("Accuracy by budget", "tokens of all paths together"), "tokens": ("Accuracy by tokens", "used")}
     return [
-        chart(
+        share_chart(
+            title,
+            along,
             [
                 estimate_line(
                     style,
@@ -195,7 +192,6 @@ def budget_charts(result: Mapping) -> list[str]:
                 )
                 for style, points in curves.values()
             ],
-            Panel(title, {}, percent=True, exact=True, along=along, doubling=True),
         )
         for key, (title, along) in axes.items()
     ]
@@ -206,7 +202,7 @@ def recovery_chart(result: Mapping) -> str:
     points = result["recovery"]["points"]
     along = [point["prefix"] for point in points]
     lines = [estimate_line(style, along, [p[kind] for p in points]) for kind, style in PREFIXES.items()]
-    return chart(lines, Panel("Recovery", {}, percent=True, exact=True, along="tokens of the prefix"))
+    return share_chart("Recovery", "tokens of the prefix", lines)
 
 
 # ---- what both have in common ----
@@ -218,6 +214,12 @@ def table(content: tuple[list[str], list[list]]) -> str:
 
 def small(text: str) -> str:
     return f'<p class="soft small">{escape(text)}</p>'
+
+
+def share_chart(title: str, along: str, lines: Sequence[Line]) -> str:
+    """Shares along some axis, which is logarithmic where it spans more than two doublings."""
+    x = [x for line in lines for x in line.steps]
+    return chart(lines, Panel(title, {}, percent=True, exact=True, along=along, doubling=max(x) > 4 * min(x)))
 
 
 def estimate_line(style: Style, along: Sequence[float], estimates: Sequence[Mapping]) -> Line:
@@ -245,14 +247,10 @@ def notes(result: Mapping) -> str:
 
 
 def percent(estimate: Mapping | None, sign: str = "") -> str:
-    return f"{100 * estimate['value']:{sign}.1f}" if estimate and is_number(estimate.get("value")) else ""
-
-
-def ends(estimate: Mapping | None, sign: str = "") -> str:
-    """The ends of an interval of a share."""
-    if not (estimate and is_number(estimate.get("low")) and is_number(estimate.get("high"))):
-        return ""
-    return f"{100 * estimate['low']:{sign}.1f}..{100 * estimate['high']:{sign}.1f}"
+    """A share and its interval: `28.0 [23.0, 33.0]`."""
+    found = [(estimate or {}).get(key) for key in ("value", "low", "high")]
+    value, *ends = (f"{100 * x:{sign}.1f}" if is_number(x) else "" for x in found)
+    return f"{value} [{', '.join(ends)}]" if all(ends) else value
 
 
 def amount(value: float | None) -> str:

@@ -444,7 +444,7 @@ tr.set th { padding-top: 14px; } tr.set span { font-weight: 400; color: #6b7280;
   vertical-align: middle; }
 .legend.lines i { height: 0; border-top: 3px solid; border-radius: 0; width: 24px; }
 .legend.lines i.dashed { border-top-style: dashed; }
-h3 { font-size: 15px; margin: 14px 0 4px; }
+.wide td.number { white-space: nowrap; } h3 { font-size: 15px; margin: 14px 0 4px; }
 .sample { border: 1px solid #e5e7eb; border-radius: 8px; background: #fafbfc; padding: 12px 14px; margin: 14px 0; }
 .sample .head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 14px; margin-bottom: 12px; }
 .sample .head .soft { font-size: 13px; }
