@@ -61,7 +61,8 @@ def comparison_section(result: Mapping) -> str:
     meaning = "; ".join(f"<b>{escape(ARMS[name].head)}</b> {escape(ARMS[name].what)}" for name in used)
     said = (
         f"{result['n']} problems, {result['samples']} parallel responses each; bands and brackets: 95% intervals by "
-        "bootstrap over problems, differences on the same problems. Drawn: responses for one answer. Tokens and critical path are those of an answer; "
+        "bootstrap over problems, differences on the same problems. Drawn: responses for one answer. Tokens and "
+        "critical path are those of an answer; "
         "forwarded counts what was run through the model for it, the prompt and what was read again included. "
         "Milliseconds are of one pass, many answers at once: no benchmark. Arms without them take the paths of the "
         "parallel arm."
