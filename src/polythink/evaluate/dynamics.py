@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Stage:
     rows: list[dict]
     evals: dict[str, dict]
     result: dict
+    findings: list[dict] = field(default_factory=list)  # of `compare` and `tunnel`, one a problem set
 
     def series(self, key: str) -> tuple[list[float], list[float]]:
         """Steps and values of one metric, rows without it left out."""
@@ -66,7 +67,7 @@ def read_run(folder: str | Path) -> RunRecord:
     ]
     if not stages:
         stages = [_stage(folder.name, "eval" if list(folder.glob("eval*.json")) else "?", folder)]
-        if not (recipe or stages[0].rows or stages[0].evals):
+        if not (recipe or stages[0].rows or stages[0].evals or stages[0].findings):
             raise UserError(f"{str(folder)!r} holds no run; give the folder that `polythink train` or `eval` wrote")
     return RunRecord(recipe.get("name", folder.name), folder, recipe, _json(folder / "environment.json") or {}, stages)
 
@@ -75,7 +76,9 @@ def _stage(name: str, kind: str, folder: Path) -> Stage:
     evals = {
         path.stem.removeprefix("eval").lstrip("-"): _json(path) or {} for path in sorted(folder.glob("eval*.json"))
     }
-    return Stage(name, kind, folder, _rows(folder / "metrics.jsonl"), evals, _json(folder / "result.json") or {})
+    found = [_json(path) for kind in ("compare", "tunnel") for path in sorted(folder.glob(f"{kind}*.json"))]
+    result = _json(folder / "result.json") or {}
+    return Stage(name, kind, folder, _rows(folder / "metrics.jsonl"), evals, result, found)
 
 
 def _json(path: Path) -> Any:
@@ -103,6 +106,8 @@ class Panel:
     percent: bool = False
     log: bool = False
     exact: bool = False  # not noisy: nothing to smooth
+    along: str = "step"  # what the horizontal axis says
+    doubling: bool = False  # that axis is logarithmic, to the base of 2
 
 
 PANELS: dict[str, tuple[Panel, ...]] = {
@@ -136,13 +141,19 @@ INK, SOFT, GRID = "#24292f", "#6b7280", "#e8eaee"
 
 @dataclass(frozen=True)
 class Line:
-    """One metric over steps. `weight`: "full" shows the raw values too, "thin" and "bold" only the smoothed ones."""
+    """One metric over steps. `weight`: "full" shows the raw values too, "thin" and "bold" only the smoothed ones.
+
+    `low` and `high` are the ends of the values' intervals: such a line has its points marked.
+    """
 
     label: str
     colour: str
     steps: Sequence[float]
     values: Sequence[float]
     weight: str = "full"
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    dashed: bool = False
 
 
 def stage_chart(stage: Stage, panel: Panel) -> str | None:
@@ -224,11 +235,14 @@ def _draw(axes: Any, line: Line, smoothed: bool) -> None:
     if smoothed:
         values = smooth(values, max(3, len(values) // 10))
     width, alpha = (0.8, 0.5) if line.weight == "thin" else (1.7, 1.0)
-    dot = "o" if len(values) == 1 else None
+    dot = "o" if len(values) == 1 or line.low else None
+    if line.low:
+        axes.fill_between(line.steps, line.low, line.high, color=line.colour, alpha=0.13, linewidth=0)
     label = line.label or None
     axes.plot(
-        line.steps, values, color=line.colour, linewidth=width, alpha=alpha, label=label, marker=dot, markersize=3
-    )
+        line.steps, values, color=line.colour, linewidth=width, alpha=alpha, label=label, marker=dot, markersize=3,
+        linestyle="--" if line.dashed else "-",
+    )  # fmt: skip
 
 
 def _style(axes: Any, panel: Panel, lines: Sequence[Line]) -> None:
@@ -240,9 +254,12 @@ def _style(axes: Any, panel: Panel, lines: Sequence[Line]) -> None:
     axes.tick_params(which="both", colors=SOFT, length=0, labelsize=7.5)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.set_xlabel("step", color=SOFT, fontsize=7.5)
+    axes.set_xlabel(panel.along, color=SOFT, fontsize=7.5)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    values = [value for line in lines for value in line.values]
+    if panel.doubling:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    values = [value for line in lines for value in (*line.values, *line.low, *line.high)]
     if panel.log and min(values) > 0:
         axes.set_yscale("log")
         axes.set_ylim(10 ** math.floor(math.log10(min(values))), 10 ** math.ceil(math.log10(max(values) * 1.01)))

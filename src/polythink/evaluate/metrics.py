@@ -10,11 +10,15 @@ Axis legend: P problems, B bootstrap draws.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from polythink.run.folder import read_jsonl, write_jsonl
 
 DRAWS = 2000
 
@@ -86,6 +90,12 @@ def best_of_n(marked: Sequence[bool], right: Sequence[bool], n: int) -> float:
     return sum(p * mean_at_k(group) for p, group in ((p_marked, inside), (1 - p_marked, outside)) if group)
 
 
+def expected_max(values: Sequence[float], k: int) -> float:
+    """The expected largest of k values drawn without replacement: the i-th smallest is it in C(i - 1, k - 1) draws."""
+    assert 1 <= k <= len(values)
+    return sum(value * comb(i, k - 1) for i, value in enumerate(sorted(values))) / comb(len(values), k)
+
+
 # ---- all problems ----
 
 
@@ -102,6 +112,29 @@ class Measure:
         """nan where the denominator is 0: a share of nothing."""
         total = self.denominator.sum()
         return float(self.numerator.sum() / total) if total else float("nan")
+
+
+def measure(
+    groups: Mapping[str, Sequence[Any]],
+    top: Callable[[Sequence[Any]], float],
+    bottom: Callable[[Sequence[Any]], float] = lambda group: 1,
+) -> Measure:
+    """`top` and `bottom` of each problem's items."""
+    columns = (np.array([f(group) for group in groups.values()], float) for f in (top, bottom))
+    return Measure(tuple(groups), *columns)
+
+
+def mean_over(groups: Mapping[str, Sequence[Any]], value: Callable[[Any], float]) -> Measure:
+    """The mean of each problem's items, every problem counted once."""
+    return measure(groups, lambda group: sum(map(value, group)) / len(group))
+
+
+def less(a: Measure, b: Measure) -> Measure:
+    """a - b problem by problem, where both count every problem once: its interval is that of the paired difference."""
+    assert a.keys == b.keys, "a paired difference needs the same problems in the same order"
+    assert np.all(b.denominator == 1)
+    assert np.all(a.denominator == 1)
+    return Measure(a.keys, a.numerator - b.numerator, a.denominator)
 
 
 def pool(runs: Sequence[Measure]) -> Measure:
@@ -161,9 +194,8 @@ def measures(rows: Sequence[dict], best_of: Sequence[int] = ()) -> dict[str, Mea
     (k,) = sizes
     found: dict[str, Measure] = {}
 
-    def add(name: str, top: Callable[[list[dict]], float], bottom: Callable[[list[dict]], float] = lambda g: 1) -> None:
-        columns = (np.array([f(group) for group in groups.values()], float) for f in (top, bottom))
-        found[name] = Measure(tuple(groups), *columns)
+    def add(name: str, *sums: Callable[[Sequence[dict]], float]) -> None:
+        found[name] = measure(groups, *sums)
 
     def mean_of(name: str, value: Callable[[dict], float]) -> None:
         add(name, lambda g: sum(value(row) for row in g), len)
@@ -223,3 +255,24 @@ def _best_of(group: Sequence[dict], n: int) -> float:
 
 def _has_right_path(row: dict) -> bool:
     return any(segment.get("right") for segment in row["segments"])
+
+
+# ---- as a file ----
+
+
+def write_measures(path: Path, found: Mapping[str, Measure]) -> None:
+    """A row a problem: {problem, metrics: {name: [numerator, denominator]}}, for differences between runs."""
+    rows: dict[str, dict[str, list[float]]] = {}
+    for name, measure in found.items():
+        for key, *sums in zip(measure.keys, measure.numerator.tolist(), measure.denominator.tolist(), strict=True):
+            rows.setdefault(key, {})[name] = sums
+    write_jsonl(path, ({"problem": key, "metrics": metrics} for key, metrics in rows.items()))
+
+
+def read_measures(path: Path) -> dict[str, Measure]:
+    """What `write_measures` wrote; a metric need not have been measured on every problem."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in read_jsonl(path):
+        for name, sums in row["metrics"].items():
+            found.setdefault(name, {})[row["problem"]] = sums
+    return {name: Measure(tuple(by_key), *np.array(list(by_key.values()), float).T) for name, by_key in found.items()}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from html import escape
 from pathlib import Path
 
+from polythink.evaluate.charts import comparison_section, tunnel_section
 from polythink.evaluate.dynamics import (
     COLOURS,
     MORE_PANELS,
@@ -51,6 +52,7 @@ def write_report(run_folder: str | Path) -> Path:
         _pipeline(run.stages),
         _results(run.stages),
         *(_cold_start(stage) if stage.kind == "coldstart" else _curves(stage) for stage in run.stages),
+        *(_findings(stage) for stage in run.stages if stage.findings),
         _traces(run.stages),
         _details(run),
     ]
@@ -133,6 +135,8 @@ def _results(stages: Sequence[Stage]) -> str:
     for stage in stages:
         for name, result in stage.evals.items():
             by_set.setdefault(result.get("problems") or name or "problems", []).append((stage.name, result))
+    if not by_set and any(stage.findings for stage in stages):
+        return ""
     if not by_set:
         return _section("Results", '<p class="soft">No evaluation has finished yet.</p>')
     everything = [result for results in by_set.values() for _, result in results]
@@ -232,6 +236,12 @@ def _share(value: object) -> str:
 def _because(counts: object) -> str:
     pairs = counts.items() if isinstance(counts, dict) else ()
     return ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in pairs)
+
+
+def _findings(stage: Stage) -> str:
+    """What the stage found on each problem set: a comparison, or a look for tunnel vision."""
+    sections = {"compare": comparison_section, "tunnel": tunnel_section}
+    return _section(f"Stage {stage.name}", "".join(sections[found["kind"]](found) for found in stage.findings))
 
 
 def _curves(stage: Stage) -> str:
@@ -432,6 +442,9 @@ tr.set th { padding-top: 14px; } tr.set span { font-weight: 400; color: #6b7280;
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; font-size: 14px; }
 .legend i { display: inline-block; width: 18px; height: 4px; border-radius: 2px; margin-right: 7px;
   vertical-align: middle; }
+.legend.lines i { height: 0; border-top: 3px solid; border-radius: 0; width: 24px; }
+.legend.lines i.dashed { border-top-style: dashed; }
+.wide td.number { white-space: nowrap; } h3 { font-size: 15px; margin: 14px 0 4px; }
 .sample { border: 1px solid #e5e7eb; border-radius: 8px; background: #fafbfc; padding: 12px 14px; margin: 14px 0; }
 .sample .head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 14px; margin-bottom: 12px; }
 .sample .head .soft { font-size: 13px; }

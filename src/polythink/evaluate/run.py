@@ -97,11 +97,17 @@ def draw_and_grade(
     engine: Any, problem_set: ProblemSet, requests: Sequence[Request], decoding: Decoding, seed: int, grader: Grader
 ) -> list[dict]:
     """One graded row a request, in their order. Random streams go by problem key and sample number."""
-    problems = {problem.key: problem for problem in problem_set}
-    asked = [problems[request.problem] for request in requests]
     rollouts = engine.generate(requests, decoding, seed, label=problem_set.name)
+    return grade_rollouts(rollouts, problem_set, grader, engine.lm.dialect)
+
+
+def grade_rollouts(
+    rollouts: Sequence[Rollout], problem_set: ProblemSet, grader: Grader, dialect: Dialect
+) -> list[dict]:
+    """One graded row a rollout, in their order."""
+    problems = {problem.key: problem for problem in problem_set}
+    asked = [problems[rollout.problem] for rollout in rollouts]
     grades = grader.grade_many([(r.text, p) for r, p in zip(rollouts, asked, strict=True)])
-    dialect = engine.lm.dialect
     return [
         sample_row(problem, rollout, grade, grader, dialect)
         for problem, rollout, grade in zip(asked, rollouts, grades, strict=True)

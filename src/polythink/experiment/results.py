@@ -15,7 +15,7 @@ from math import isnan, sqrt
 from pathlib import Path
 from statistics import mean, stdev
 
-from polythink.evaluate.metrics import Estimate, Measure, difference, measures
+from polythink.evaluate.metrics import Estimate, Measure, difference, measures, read_measures
 from polythink.evaluate.report import page
 from polythink.run.folder import read_json, read_jsonl, write_json, write_text
 from polythink.run.table import html_table, markdown_table
@@ -27,6 +27,7 @@ T_95 = (
     2.0452, 2.0423,
 )  # fmt: skip
 COUNTS = ("tokens", "critical_path", "cuts")  # everything else is a share
+KINDS = ("eval", "compare", "tunnel")  # of stages that measure; their files begin so
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Evaluated:
     @functools.cached_property
     def sets(self) -> dict[str, dict]:
         """What was measured on each problem set, by the set's name in the file names, in the order of the recipe."""
-        found = {path.stem.removeprefix("eval-"): read_json(path) for path in sorted(self.folder.glob("eval-*.json"))}
+        files = [(kind, path) for kind in KINDS for path in sorted(self.folder.glob(f"{kind}-*.json"))]
+        found = {path.stem.removeprefix(f"{kind}-"): read_json(path) for kind, path in files}
         order = list(read_json(self.folder / "result.json").get("evaluations", ()))
         return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
@@ -55,6 +57,8 @@ class Evaluated:
 
 
 def _measures(folder: Path, name: str, metrics: Iterable[str]) -> dict[str, Measure]:
+    if (own := folder / f"measures-{name}.jsonl").is_file():
+        return read_measures(own)
     best_of = [int(metric.removeprefix("best_of_")) for metric in metrics if metric.startswith("best_of_")]
     found = measures(read_jsonl(folder / f"samples-{name}.jsonl"), best_of)
     if (greedy := folder / f"greedy-{name}.jsonl").is_file():
@@ -109,16 +113,26 @@ def results(runs: Sequence[Evaluated]) -> Estimates:
             return Estimate(
                 *(float("nan") if x is None else x for x in (found[0][k] for k in ("value", "low", "high")))
             )
-        return possible(over_seeds([m["value"] for m in found]), float("inf") if metric in COUNTS else 1.0)
+        return possible(over_seeds([m["value"] for m in found]), *bounds(metric))
 
     return {name: _present({m: measured(name, m) for m in metrics}) for name, metrics in _metrics(runs).items()}
 
 
-def possible(estimate: Estimate, most: float) -> Estimate:
-    """The part of an interval that lies between 0 and `most`."""
+def is_count(metric: str) -> bool:
+    """Whether it is an amount, and no share: `tokens`, or `parallel.tokens@8` of a comparison."""
+    return metric.partition("@")[0].rpartition(".")[2] in COUNTS
+
+
+def bounds(metric: str) -> tuple[float, float]:
+    """Between what a metric lies; a paired gain of a comparison may be negative."""
+    return (0.0, float("inf")) if is_count(metric) else (-1.0 if metric.startswith("gain_") else 0.0, 1.0)
+
+
+def possible(estimate: Estimate, least: float, most: float) -> Estimate:
+    """The part of an interval that lies between `least` and `most`."""
     if isnan(estimate.low):
         return estimate
-    return Estimate(estimate.value, max(0.0, estimate.low), min(most, estimate.high))
+    return Estimate(estimate.value, max(least, estimate.low), min(most, estimate.high))
 
 
 def differences(runs: Sequence[Evaluated], others: Sequence[Evaluated]) -> Estimates:
@@ -249,7 +263,8 @@ def table_rows(found: Sequence[Column], wanted: Sequence[str] = ()) -> tuple[lis
     for name in dict.fromkeys(name for column in found for name in column.results):
         metrics = dict.fromkeys(m for column in found for m in column.results.get(name, {}))
         label = name  # stands in the first of its rows only
-        for metric in (m for m in metrics if not wanted or m in wanted):
+        # what an arm of a comparison costs is shown where it is asked for
+        for metric in (m for m in metrics if m in wanted or not (wanted or "." in m.partition("@")[0])):
             cells = [_cell(metric, column.results.get(name, {}).get(metric)) for column in found]
             rows.append([label, metric, *cells])
             label = ""
@@ -281,6 +296,6 @@ def _titles(found: Sequence[Column]) -> list[str]:
 def _cell(metric: str, estimate: Estimate | None, sign: str = "") -> str:
     if estimate is None:
         return ""
-    scale = 1 if metric in COUNTS else 100
+    scale = 1 if is_count(metric) else 100
     value, low, high = (f"{scale * x:{sign}.1f}" for x in (estimate.value, estimate.low, estimate.high))
     return value if isnan(estimate.low) else f"{value} [{low}, {high}]"

@@ -28,7 +28,7 @@ from pydantic import Field, field_validator
 
 from polythink.evaluate.report import compare_report, write_report
 from polythink.experiment.board import Board
-from polythink.experiment.results import Evaluated, Table, make_table
+from polythink.experiment.results import KINDS, Evaluated, Table, make_table
 from polythink.experiment.schedule import RESULT, STAGE_COMMAND, Job, Schedule
 from polythink.run.config import Config, dump_yaml, find_recipe, load_yaml, parse_config
 from polythink.run.errors import UserError
@@ -166,7 +166,7 @@ def collect(runs: Sequence[Run], out: Path) -> dict[str, Job]:
 
 def evaluations(run: Run, stages: Mapping[str, Job]) -> list[Evaluated]:
     """The finished evaluations of a run, in order."""
-    evals = [plan for plan in run.plans.values() if plan.stage.kind == "eval"]
+    evals = [plan for plan in run.plans.values() if plan.stage.kind in KINDS]
     found = []
     for position, plan in enumerate(evals, start=-len(evals)):
         folder = stages[plan.digest].folder

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, model_validator
 
 from polythink.engine.decoding import Decoding
+from polythink.evaluate.compare import CompareConfig
+from polythink.evaluate.tunnel import TunnelConfig
 from polythink.models.load import ModelConfig
 from polythink.problems.assemble import AssembleConfig
 from polythink.problems.endpoint import EndpointConfig
@@ -66,12 +68,17 @@ class ColdstartConfig(StageConfig):
         return self
 
 
-class EvalConfig(StageConfig):
-    """The model of the last training stage answers problems; every sample is graded."""
+class MeasuringConfig(StageConfig):
+    """A stage that measures the model of the last training stage and leaves none."""
 
-    kind: Literal["eval"]
     problems: tuple[str, ...] = Field(min_length=1)
     limit: int | None = Field(None, ge=1)  # problems of each set
+
+
+class EvalConfig(MeasuringConfig):
+    """The model answers problems; every sample is graded."""
+
+    kind: Literal["eval"]
     samples: int = Field(8, ge=1)  # responses to each problem
     greedy: bool = False  # one more response at temperature 0
     best_of: tuple[int, ...] = ()  # also: accuracy of choosing one of so many samples
@@ -79,7 +86,22 @@ class EvalConfig(StageConfig):
     rows: int = Field(64, ge=1)  # responses that the engine draws at once
 
 
-Stage = Annotated[ColdstartConfig | SFTConfig | GRPOConfig | EvalConfig, Field(discriminator="kind")]
+class CompareStageConfig(MeasuringConfig, CompareConfig):
+    """Paths drawn at once against everything else that the same model could do (`evaluate.compare`)."""
+
+    kind: Literal["compare"]
+
+
+class TunnelStageConfig(MeasuringConfig, TunnelConfig):
+    """One path or several for a budget, and how a path goes on that began badly (`evaluate.tunnel`)."""
+
+    kind: Literal["tunnel"]
+
+
+Stage = Annotated[
+    ColdstartConfig | SFTConfig | GRPOConfig | EvalConfig | CompareStageConfig | TunnelStageConfig,
+    Field(discriminator="kind"),
+]
 
 
 class StagePlan(Config):
@@ -112,6 +134,7 @@ class StagePlan(Config):
         prompts = {self.prompt, *getattr(stage, "prompts", ()), *(s.prompt for s in sources if s.prompt)}
         if assemble := getattr(stage, "assemble", None):
             prompts |= {assemble.prompt, assemble.summary_prompt}
+        prompts |= {getattr(stage, "sequential_prompt", None)} - {None}
         files = {*getattr(stage, "problems", ()), *(x for s in sources for x in (s.file, s.problems) if x)}
         files |= {self.model.path} if self.model.path else set()
         return {f"prompt {name}": get_prompt(name).hash for name in prompts} | {

@@ -17,6 +17,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from polythink.engine.decoding import Decoding
+from polythink.evaluate.compare import CompareConfig, numbers_of_paths
+from polythink.evaluate.tunnel import TunnelConfig
 from polythink.models.load import ModelConfig, check_path
 from polythink.problems.sources import SUFFIXES, get_source
 from polythink.run.config import Config, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
@@ -24,7 +26,7 @@ from polythink.run.errors import UserError, nearest
 from polythink.run.folder import environment, held, write_json, write_text
 from polythink.trace.dialect import get_dialect
 from polythink.trace.layout import MODES
-from polythink.train.plan import ColdstartConfig, EvalConfig, Stage, StagePlan
+from polythink.train.plan import ColdstartConfig, MeasuringConfig, Stage, StagePlan
 from polythink.train.sft import SFTConfig
 from polythink.train.stage import Say, check_folder, file_name, run_stage
 
@@ -73,7 +75,7 @@ class Recipe(Config):
                 previous=before.name if before else None,
             ).with_digest(before.digest if before else None)
             plans.append(plan)
-            before = before if isinstance(stage, EvalConfig) else plan
+            before = before if isinstance(stage, MeasuringConfig) else plan
         return plans
 
     def _decoding(self, name: str, stage: Stage, mode: str) -> Decoding:
@@ -84,8 +86,13 @@ class Recipe(Config):
 
     def _check(self, name: str, stage: Stage, before: Sequence[StagePlan]) -> None:
         """What one stage asks of those before it."""
-        for key in ("problems", "prompts") if isinstance(stage, EvalConfig) else ():
-            given = getattr(stage, key)
+        if isinstance(stage, CompareConfig | TunnelConfig):
+            try:
+                numbers_of_paths(stage.paths, stage.mode or self.mode, get_dialect(self.dialect))
+            except UserError as error:
+                raise UserError(f"stages.{name}: {error}") from None
+        for key in ("problems", "prompts") if isinstance(stage, MeasuringConfig) else ():
+            given = getattr(stage, key, ())
             if len({file_name(x) for x in given}) < len(given):
                 raise UserError(f"stages.{name}.{key}: two of them would write the same files; evaluate them apart")
         for problems in getattr(stage, "problems", ()):

@@ -23,7 +23,9 @@ from pathlib import Path
 
 from polythink.engine.engine import Engine
 from polythink.engine.selfcheck import choose_backend
+from polythink.evaluate.compare import CompareConfig, compare
 from polythink.evaluate.run import evaluate
+from polythink.evaluate.tunnel import tunnel
 from polythink.models.load import (
     SETTINGS_FILE,
     LanguageModel,
@@ -77,7 +79,7 @@ def run_stage(
     before = os.path.relpath(previous, folder) if previous else None
     write_json(folder / PLAN, {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest,
                                "previous": before, "plan": plan.model_dump(mode="json")})  # fmt: skip
-    runner = {"coldstart": coldstart, "sft": sft, "grpo": grpo, "eval": evaluation}[plan.stage.kind]
+    runner = {"coldstart": coldstart, "sft": sft, "grpo": grpo, "eval": evaluation}.get(plan.stage.kind, finding)
     summary = runner(plan, folder, Path(previous) if previous else None, say)
     result = {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest, **summary}
     write_json(folder / RESULT, result)
@@ -229,6 +231,28 @@ def evaluation(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -
                 engine, load_problems(name, limit=stage.limit), get_prompt(prompt), plan.decoding, stage.samples,
                 plan.seed, grader, folder, name=label, greedy=stage.greedy, best_of=stage.best_of, say=say,
             )  # fmt: skip
+    return _summary(found)
+
+
+def finding(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
+    """`compare` or `tunnel`, one problem set after another."""
+    lm, stage = starting_model(plan, previous), plan.stage
+    run = compare if isinstance(stage, CompareConfig) else tunnel
+    engine = Engine(lm, rows=stage.rows)
+    found: dict[str, dict] = {}
+    with Grader(dialect=lm.dialect) as grader:
+        for name in stage.problems:
+            label = file_name(name)
+            done = folder / f"{stage.kind}-{label}.json"  # before the stage was stopped
+            found[label] = read_json(done) if done.is_file() else run(
+                engine, load_problems(name, limit=stage.limit), get_prompt(plan.prompt), plan.decoding, stage,
+                plan.seed, grader, folder, name=label, say=say,
+            )  # fmt: skip
+    return _summary(found)
+
+
+def _summary(found: dict[str, dict]) -> dict:
+    """The values of all metrics by problem set, and the seconds they took together."""
     values = {label: {name: m["value"] for name, m in result["metrics"].items()} for label, result in found.items()}
     return {"evaluations": values, "seconds": sum(result["seconds"] for result in found.values())}
 
