@@ -25,6 +25,9 @@ def evaluate(
         str | None, typer.Option(help="Name or file of a prompt; the model's own if left out.", show_default=False)
     ] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Draw one greedy response to each problem as well.")] = False,
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Compare the attention heads as well; `polythink report OUT` draws them.")
+    ] = False,
 ) -> None:
     """Measure a model on a set of problems.
 
@@ -41,10 +44,13 @@ def evaluate(
     found = load_problems(problems, split=split, limit=limit, seed=seed)
     lm = load_model(model)
     decoding = decoding_for(lm, overrides or [])
+    engine, asked = Engine(lm), prompt_for(lm, prompt)
     with Grader() as grader:
-        result = run_evaluation(
-            Engine(lm), found, prompt_for(lm, prompt), decoding, samples, seed, grader, out, greedy=greedy
-        )
+        result = run_evaluation(engine, found, asked, decoding, samples, seed, grader, out, greedy=greedy)
+    if heads:
+        from polythink.evaluate.heads import FILE, analyse_traces, save
+
+        save(analyse_traces(engine, found, asked, decoding, seed), out / FILE)
     print(_table(result))
 
 
