@@ -14,8 +14,8 @@ the convolutions: then nothing leaks, and neither padding nor the cache changes 
 neighbours are those of its own path (`neighbours.py`).
 
 Cost of a layer: M*M + isi_channels + csi_channels maps in place of M (chunked above `chunk_elements`), and no flash
-attention. With k = 1 the first convolution folds into the keys, K~_c = sum_j w[c, j] K_j, so that the M*M maps are
-never formed: done where there are no more channels than pairs.
+attention. Where it takes fewer products, the first convolution is folded into the keys and the M*M maps are never
+formed (`folding.py`).
 
 The published code has k = 7 and 3 with 2*M*M and 8*M channels; the defaults here are the 1 x 1 kernels of the paper's
 first version with 8*M and 4*M. Which attentions interact is configuration: the encoder's for certain.
@@ -32,6 +32,7 @@ from polythink.models.architectures.attention import ROLES, mapped_attention, sp
 from polythink.models.architectures.config import FrameConfig
 from polythink.models.architectures.decoder_only import DecoderOnlyLM
 from polythink.models.architectures.encoder_decoder import EncoderDecoderLM
+from polythink.models.architectures.folding import folded, folding_pays, mixed_keys, with_band
 from polythink.models.architectures.initial import drawn_by, keep_spread
 from polythink.models.architectures.neighbours import SLOTS, Neighbours, convolve
 from polythink.models.architectures.stack import Parts
@@ -127,8 +128,7 @@ class InteractiveAttention(MultiHeadAttention):
         super().__init__(config, role, layer)
         self.mixings = nn.ModuleList(self.make_mixings(config))
         self.maps = config.num_attention_heads**2 + 2 * sum(channels for _, channels in config.mixings())
-        first = self.mixings[0]
-        self.fold = first.kernel == 1 and first.expand.out_channels <= first.expand.in_channels
+        self.fold: bool | None = None  # None: where it pays
 
     def make_mixings(self, config: InteractionConfig) -> list[Mixing]:
         heads = config.num_attention_heads
@@ -136,17 +136,38 @@ class InteractiveAttention(MultiHeadAttention):
 
     def attend(self, x, keys, values, mask, *around, wanted) -> tuple[torch.Tensor, torch.Tensor | None]:
         query = split(self.q_proj(x), self.config.num_attention_heads) * self.config.head_size**-0.5
-        weigh = partial(self._weigh, keys)
-        out, weights = mapped_attention(self, weigh, self.maps, query, values, mask, *around, wanted=wanted)
+        mixed, own = self._fold(query, keys, mask, *around)
+        weigh = partial(self._weigh, keys, mixed)
+        out, weights = mapped_attention(self, weigh, self.maps, query, values, mask, own, *around, wanted=wanted)
         return self.o_proj(out.flatten(2)), weights
 
-    def _weigh(self, keys, query, mask, around=None) -> torch.Tensor:
+    def _fold(self, query, keys, mask, around=None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Where the first convolution is folded into the keys: those, and (T, 1) the last key of every query.
+
+        A wide kernel folds where all queries may attend the same keys, and where the mask is causal and nothing more.
+        """
+        first, queries = self.mixings[0], query.shape[2]
+        fold = folding_pays(self.config, queries, self.is_causal) if self.fold is None else self.fold
+        wide = first.kernel > 1
+        if not fold or (wide and (around is not None or (mask is not None and mask.shape[-2] > 1))):
+            return None, None
+        if wide and mask is not None:
+            keys = keys.masked_fill(~mask.transpose(-1, -2), 0)
+        mixed, own = mixed_keys(keys, first.expand), None
+        if wide and mask is None and self.is_causal and queries > 1:
+            own = torch.arange(keys.shape[2] - queries, keys.shape[2], device=keys.device)[:, None]
+            mixed = nn.functional.pad(mixed, (0, 0, first.kernel // 2, 0))  # room in which the band may begin
+        return mixed, own
+
+    def _weigh(self, keys, mixed, query, mask, own=None, around=None) -> torch.Tensor:
         """Weights (B, M, T, S) of scaled queries (B, M, T, D) and keys (B, M, S, D), with neighbours (B, W, T, S)."""
         first, *others = self.mixings
-        if self.fold:
-            logits = first.finish(folded(query, keys, first.expand), mask, around)
-        else:
+        if mixed is None:
             logits = first(all_pairs(query, keys), mask, around)
+        else:
+            maps = folded(query, mixed, first.expand)
+            maps = maps if own is None else with_band(maps, query, keys, own, first.expand)
+            logits = first.finish(maps, mask, around)
         for mixing in others:
             logits = mixing(logits, mask, around)
         return to_weights(self, logits, mask)
@@ -155,18 +176,6 @@ class InteractiveAttention(MultiHeadAttention):
 def all_pairs(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """(B, M, T, D), (B, M, S, D) -> (B, M*M, T, S), map i*M + j of query head i and key head j."""
     return (query[:, :, None] @ keys[:, None].transpose(-1, -2)).flatten(1, 2)
-
-
-def folded(query: torch.Tensor, keys: torch.Tensor, convolution: nn.Conv2d) -> torch.Tensor:
-    """convolution(all_pairs(query, keys)) for a 1 x 1 convolution in M groups, without the pairs: (B, C, T, S).
-
-    Channel c of group i is Q_i (sum_j w[c, j] K_j)^T + b_c.
-    """
-    heads = query.shape[1]
-    weight = convolution.weight.flatten(1).to(query.dtype).unflatten(0, (heads, -1))  # (M, C/M, M)
-    mixed = torch.einsum("icj,bjsd->bicsd", weight, keys)
-    maps = query[:, :, None] @ mixed.transpose(-1, -2)  # (B, M, C/M, T, S)
-    return maps.flatten(1, 2) + convolution.bias.to(query.dtype)[:, None, None]
 
 
 def interactive(attention: type[InteractiveAttention]):
