@@ -1,15 +1,18 @@
 """What the attention maps of EIT, E-EIT and PartialFormer cost beside plain multi-head attention.
 
-    python bench/attention_maps.py --device cpu --lengths 64 256 1024
+    python bench/attention_maps.py --device cpu --lengths 64 256 1024 --shapes 96x4 512x8
 
-One causal self-attention, forward and backward, batch 1, float32. Time is the median of several runs after a warm-up;
-memory is what is kept for the backward pass, and on a GPU also the peak. Rows with "chunks" bound the maps that are
-alive to 2^22 floats; "plain" is the form without the folded first convolution.
+One causal self-attention, forward and backward, batch 1, float32. Time is the median of several runs after a warm-up,
+with the shortest and the longest; the attentions take turns, so that what else the machine does falls on all of them.
+On a CPU it is the time of the processor, which does not count waiting for other work. Memory is what is kept for the
+backward pass, and on a GPU also the peak. Rows with "chunks" bound the maps that are alive to 2^22 floats; "plain" is
+the form without the folded first convolution, which the package folds where that takes fewer products.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import statistics
 import time
@@ -54,12 +57,15 @@ def candidates(width: int, heads: int) -> dict[str, Callable[[], Attention]]:
         "vanilla, SDPA": lambda: make(MultiHeadAttention, VanillaConfig),
         "vanilla, maps formed": lambda: make(MultiHeadAttention, VanillaConfig, "eager"),
         "EIT, plain": eit(fold=False, chunk_elements=WHOLE),
-        "EIT, as chosen": eit(chunk_elements=WHOLE),
-        "EIT, as chosen, chunks": eit(chunk_elements=CHUNKS),
-        "EIT, kernels 7 and 3": eit(chunk_elements=WHOLE, **code),
+        "EIT, folded": eit(fold=True, chunk_elements=WHOLE),
+        "EIT, chunks": eit(chunk_elements=CHUNKS),
+        "EIT, kernels 7 and 3, plain": eit(fold=False, chunk_elements=WHOLE, **code),
+        "EIT, kernels 7 and 3, folded": eit(fold=True, chunk_elements=WHOLE, **code),
         "E-EIT, plain": e_eit(fold=False, chunk_elements=WHOLE),
         "E-EIT, folded": e_eit(fold=True, chunk_elements=WHOLE),
         "E-EIT, folded, chunks": e_eit(fold=True, chunk_elements=CHUNKS),
+        "E-EIT, kernel 3, plain": e_eit(fold=False, chunk_elements=WHOLE, kernel=3),
+        "E-EIT, kernel 3, folded": e_eit(fold=True, chunk_elements=WHOLE, kernel=3),
         "PartialFormer": partial(chunk_elements=WHOLE),
         "PartialFormer, chunks": partial(chunk_elements=CHUNKS),
         "PartialFormer, no head MLP": partial(head_mlp=False),
@@ -84,31 +90,58 @@ def kept_bytes(module: Attention, x: torch.Tensor) -> int:
     return total
 
 
-def measure(module: Attention, x: torch.Tensor, runs: int) -> tuple[float, int, int | None]:
-    """(milliseconds of forward and backward, bytes kept, peak bytes on a GPU)."""
+def once(module: Attention, x: torch.Tensor) -> float:
+    """Seconds of one forward and backward."""
     cuda = x.device.type == "cuda"
+    wait, clock = (torch.cuda.synchronize, time.perf_counter) if cuda else (lambda: None, time.process_time)
+    wait()
+    started = clock()
+    module(x)[0].sum().backward()
+    wait()
+    return clock() - started
 
-    def once() -> float:
-        if cuda:
-            torch.cuda.synchronize()
-        started = time.perf_counter()
-        module(x)[0].sum().backward()
-        if cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
 
-    once()
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    seconds = statistics.median(once() for _ in range(runs))
-    return 1000 * seconds, kept_bytes(module, x), torch.cuda.max_memory_allocated() if cuda else None
+def peak_bytes(module: Attention, x: torch.Tensor) -> int | None:
+    """The most that was allocated on a GPU; None elsewhere."""
+    if x.device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    once(module, x)
+    return torch.cuda.max_memory_allocated()
+
+
+def compare(width: int, heads: int, length: int, device: str, runs: int, skip: list[str]) -> list[list]:
+    """Rows of the table: all attentions of one shape at one length, in turns."""
+    torch.manual_seed(0)
+    x = torch.randn(1, length, width, device=device, requires_grad=True)
+    chosen = {n: make for n, make in candidates(width, heads).items() if not any(words in n for words in skip)}
+    modules = {name: make().to(device) for name, make in chosen.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in modules}
+    for turn in range(runs + 1):
+        for name, module in modules.items():
+            taken = once(module, x)
+            if turn:  # the first is a warm-up
+                seconds[name].append(1000 * taken)
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    plain = next(iter(medians.values()))
+    rows = []
+    for name, module in modules.items():
+        spread = f"{min(seconds[name]):.1f} to {max(seconds[name]):.1f}"
+        peak = peak_bytes(module, x)
+        kept = f"{kept_bytes(module, x) / 2**20:.1f}"
+        cells = [f"{medians[name]:.1f}", spread, f"{medians[name] / plain:.1f}", kept]
+        rows.append([length, name, *cells, *([] if peak is None else [f"{peak / 2**20:.1f}"])])
+    return rows
+
+
+def load() -> str:
+    return "load " + " ".join(f"{x:.1f}" for x in os.getloadavg())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", type=int, nargs="+", default=[64, 256, 1024])
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--shapes", nargs="+", default=["96x4", "512x8"], help="model width x heads")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=5)
@@ -117,21 +150,16 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     machine = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{platform.machine()} CPU"
     print(f"{time.strftime('%Y-%m-%d')}, {machine}, {arguments.threads} thread(s), torch {torch.__version__}, ", end="")
-    print(f"width {arguments.width}, {arguments.heads} heads\n")
-    columns = ["length", "attention", "ms", "times vanilla", "MiB kept", "peak MiB (GPU)"]
-    for length in arguments.lengths:
-        rows = []
-        torch.manual_seed(0)
-        x = torch.randn(1, length, arguments.width, device=arguments.device, requires_grad=True)
-        plain = None
-        for name, make in candidates(arguments.width, arguments.heads).items():
-            if any(words in name for words in arguments.skip):
-                continue
-            milliseconds, kept, peak = measure(make().to(arguments.device), x, arguments.runs)
-            plain = plain or milliseconds
-            cells = [f"{milliseconds:.1f}", f"{milliseconds / plain:.1f}", f"{kept / 2**20:.1f}"]
-            rows.append([length, name, *cells, "" if peak is None else f"{peak / 2**20:.1f}"])
-        print(markdown_table(columns, rows), flush=True)
+    print(f"{arguments.runs} runs")
+    peak = ["peak MiB"] if arguments.device == "cuda" else []
+    columns = ["length", "attention", "ms", "from to", "times vanilla", "MiB kept", *peak]
+    for shape in arguments.shapes:
+        width, heads = map(int, shape.split("x"))
+        for length in arguments.lengths:
+            before = load()
+            rows = compare(width, heads, length, arguments.device, arguments.runs, arguments.skip)
+            print(f"\nwidth {width}, {heads} heads, {length} tokens; {before} before, {load()} after\n")
+            print(markdown_table(columns, rows), flush=True)
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def test_eval_writes_samples_and_metrics(run_folder, problems, tmp_path) -> None
     out = tmp_path / "out"
     done = polythink(
         "eval", run_folder, "max_main_tokens=20", "--problems", problems, "--samples", 2, "--limit", 3, "--out", out,
-        "--prompt", "none", "--greedy",
+        "--prompt", "none", "--greedy", "--heads",
     )  # fmt: skip
     result = json.loads((out / "eval.json").read_text())
     assert (result["n"], result["samples"], result["prompt"]["name"]) == (3, 2, "none")
@@ -145,6 +145,8 @@ def test_eval_writes_samples_and_metrics(run_folder, problems, tmp_path) -> None
     assert len((out / "greedy.jsonl").read_text().splitlines()) == 3
     for name in ("mean@2", "pass@2", "maj@2", "greedy", "tokens"):
         assert f"| {name} " in done.output
+    polythink("report", out)
+    assert "Which heads are alike: decoder" in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_eval_with_the_models_own_prompt_records_it(run_folder, problems, tmp_path) -> None:

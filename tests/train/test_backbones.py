@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from polythink.models.load import load
+from polythink.evaluate import heads
+from polythink.models.architectures.counting import formula, total
+from polythink.models.load import architecture_config, load, new_tokenizer
+from polythink.problems.countdown import VOCABULARY
 from polythink.run.folder import read_json, read_jsonl
 from polythink.train.recipe import load_recipe, run_recipe
 
@@ -12,17 +15,35 @@ from polythink.train.recipe import load_recipe, run_recipe
 FEW = (
     "base.steps=2", "base.batch=4", "coldstart.limit=4", "sft.steps=2", "sft.batch=4", "after_sft=null", "rl_easy=null",
     "rl_hard.steps=1", "rl_hard.groups=2", "rl_hard.samples=2", "rl_hard.drop_zero_spread=false", "final.limit=2",
-    "final.samples=1",
+    "final.samples=1", "final.heads=true",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("architecture", ["qwen3", "eit", "partialformer"])
+@pytest.mark.parametrize("architecture", ["qwen3", "eit", "partialformer", "vanilla"])
 def test_the_smoke_recipe(architecture, tmp_path):
-    recipe = load_recipe("countdown-smoke", [f"model.architecture={architecture}", *FEW])
-    run_recipe(recipe, tmp_path / "run", say=lambda line: None)
+    """Its evaluation compares the heads, and the report draws them."""
+    recipe = load_recipe("countdown-smoke" if architecture == "qwen3" else f"countdown-smoke-{architecture}", FEW)
+    report = run_recipe(recipe, tmp_path / "run", say=lambda line: None)
     assert all(read_json(tmp_path / "run" / name / "result.json") for name in recipe.stages)
     (step,) = read_jsonl(tmp_path / "run" / "rl_hard" / "metrics.jsonl")
     assert step["loss"] is not None
     assert 0 <= step["logprob_gap"] < 1e-4
     lm = load(tmp_path / "run" / "rl_hard" / "model")
     assert lm.model.config.model_type == architecture
+    layers = heads.load(tmp_path / "run" / "final" / "heads.npz").at("decoder")
+    assert len(layers) == 3
+    assert "Heads, final" in report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("architecture", ["eit", "partialformer", "vanilla"])
+def test_only_the_backbone_differs(architecture):
+    """Stage by stage the smoke recipe, at about its size; without a path, so nothing is downloaded."""
+    recipe, smoke = load_recipe(f"countdown-smoke-{architecture}"), load_recipe("countdown-smoke")
+    config = architecture_config(recipe.model, new_tokenizer(recipe.model, recipe.dialect, VOCABULARY))
+    assert config.model_type == architecture
+    assert 0.1e6 < total(*formula(config, 1).values()).parameters < 0.2e6
+    shared = {"name", "model", "stages"}
+    assert recipe.model_dump(exclude=shared) == smoke.model_dump(exclude=shared)
+    assert list(recipe.stages) == list(smoke.stages)
+    for name, stage in recipe.stages.items():
+        assert stage.model_dump(exclude={"heads"}) == smoke.stages[name].model_dump(exclude={"heads"})

@@ -77,6 +77,9 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="At least so many for each prefix.", show_default="64", rich_help_panel=LOOKING),
     ] = None,
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Compare the attention heads as well; `polythink report OUT` draws them.")
+    ] = False,
 ) -> None:
     """Measure a model on a set of problems.
 
@@ -93,18 +96,22 @@ def evaluate(
     """
     from polythink.cli.model import decoding_for, load_model, prompt_for
     from polythink.engine.engine import Engine
+    from polythink.evaluate.heads import FILE, analyse_traces, save
     from polythink.problems.answers import Grader
     from polythink.problems.sources import load_problems
 
     given = {"paths": numbers("--paths", paths, int), "sequential_prompt": sequential_prompt}
     given |= {"budgets": numbers("--budgets", budgets, int), "prefixes": numbers("--prefixes", prefixes, float)}
-    options = options_of(compare, tunnel, greedy, {**given, "continuations": continuations}, samples)
+    options = options_of(compare, tunnel, greedy or heads, {**given, "continuations": continuations}, samples)
     found = load_problems(problems, split=split, limit=limit, seed=seed)
     lm = load_model(model)
     asked = (found, prompt_for(lm, prompt), decoding_for(lm, overrides or []))
     with Grader(dialect=lm.dialect) as grader:
         if options is None:
-            _evaluate(Engine(lm), *asked, samples, seed, grader, out, greedy)
+            engine = Engine(lm)
+            _evaluate(engine, *asked, samples, seed, grader, out, greedy)
+            if heads:
+                save(analyse_traces(engine, *asked, seed), out / FILE)
         else:
             _find(Engine(lm, rows=options.rows), *asked, options, seed, grader, out)
 
@@ -126,7 +133,9 @@ def options_of(compare: bool, tunnel: bool, greedy: bool, given: dict[str, Any],
 
     given = {key: value for key, value in given.items() if value is not None}
     if compare + tunnel + greedy > 1:
-        raise UserError("--compare, --tunnel and --greedy are three things to do; run them one after another")
+        raise UserError(
+            "--compare, --tunnel and --greedy or --heads are three things to do; run them one after another"
+        )
     if not (compare or tunnel):
         if given:
             raise UserError(f"--{next(iter(given)).replace('_', '-')} belongs to --compare or --tunnel")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from polythink.cli.train import Overrides
-from polythink.run.errors import UserError
+from polythink.run.errors import UserError, nearest
 from polythink.run.table import markdown_table
 
 if TYPE_CHECKING:
@@ -18,26 +22,46 @@ if TYPE_CHECKING:
 
 def params(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A packaged recipe, or a YAML file.", show_default=False)
+        str,
+        typer.Argument(metavar="RECIPE", help="A packaged recipe, a YAML file, or a model folder.", show_default=False),
     ],
     overrides: Overrides = None,
     beside: Annotated[
         str, typer.Option("--with", help="Architectures to set beside the recipe's own, in its shape.")
     ] = "eit,partialformer",
-    tokens: Annotated[int, typer.Option(min=1, help="Length of the pass.")] = 128,
+    tokens: Annotated[int, typer.Option(min=1, help="Length of the pass; with an encoder, of the target.")] = 128,
+    source: Annotated[int, typer.Option(min=1, help="Length of the source, where there is an encoder.")] = 128,
 ) -> None:
     """Count parameters and multiply-accumulates by module: by formula and on the real model, side by side.
 
     Example: polythink params countdown-smoke model.architecture=eit --tokens 256
     """
-    from polythink.models.architectures.counting import MODULES, counted, formula, total
-    from polythink.train.recipe import load_recipe
+    names = [name for name in beside.split(",") if name]
+    if (Path(recipe) / "config.json").is_file():
+        if overrides:
+            raise UserError(f"{recipe} is a model; overrides such as {overrides[0]!r} are for recipes, leave them out")
+        configs = in_shape_of(config_of(recipe), names)
+    else:
+        from polythink.train.recipe import load_recipe
 
-    configs = configurations(load_recipe(recipe, overrides or []), [name for name in beside.split(",") if name])
-    tables = {name: (formula(c, tokens), counted(c, tokens)) for name, c in configs.items()}
+        configs = configurations(load_recipe(recipe, overrides or []), names)
+    print_counts(configs, tokens, source)
+
+
+def print_counts(configs: Mapping[str, PreTrainedConfig], tokens: int, source: int) -> None:
+    """Two tables, a pair of columns a configuration; `UserError` if a formula and its count differ.
+
+    The configurations are all decoders, of `tokens`, or all encoder-decoders, of `source` and `tokens`.
+    """
+    from polythink.models.architectures.counting import MODULES, counted, formula, total
+
+    seq2seq = any(config.is_encoder_decoder for config in configs.values())
+    sizes = (tokens, source) if seq2seq else (tokens,)
+    tables = {name: (formula(config, *sizes), counted(config, *sizes)) for name, config in configs.items()}
     columns = ["module", *(f"{name}, {way}" for name in tables for way in ("formula", "counted"))]
     sides = [side for pair in tables.values() for side in pair]
-    for title, index in (("Parameters", 0), (f"Multiply-accumulates, one pass over {tokens} tokens", 1)):
+    length = f"{source} source and {tokens} target tokens" if seq2seq else f"{tokens} tokens"
+    for title, index in (("Parameters", 0), (f"Multiply-accumulates, one pass over {length}", 1)):
         rows = [
             [module, *(f"{side[module][index]:,}" if module in side else "" for side in sides)]
             for module in MODULES
@@ -48,6 +72,34 @@ def params(
     wrong = [name for name, (a, b) in tables.items() if a != b]
     if wrong:
         raise UserError(f"formula and count differ for {', '.join(wrong)}: one of them is wrong, please report it")
+
+
+def config_of(folder: str | Path) -> PreTrainedConfig:
+    """The configuration of a saved model."""
+    from transformers import AutoConfig
+
+    import polythink.models.architectures  # noqa: F401  known to AutoConfig from here on
+
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        why = textwrap.shorten(str(error), 240, placeholder=" ..")
+        raise UserError(f"cannot read {Path(folder) / 'config.json'}: {why}") from error
+
+
+def in_shape_of(config: PreTrainedConfig, beside: Sequence[str]) -> dict[str, PreTrainedConfig]:
+    """A configuration under its architecture's name, and the package's others of the same sizes and frame."""
+    from polythink.models.architectures import ARCHITECTURES, FrameConfig
+
+    if not isinstance(config, FrameConfig):
+        return {config.model_type: config}
+    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(FrameConfig)}
+    configs = {config.model_type: config}
+    for name in beside:
+        if name not in ARCHITECTURES:
+            raise UserError(f"no architecture {name!r} to set beside {config.model_type}{nearest(name, ARCHITECTURES)}")
+        configs.setdefault(name, ARCHITECTURES[name][0](**shared))
+    return configs
 
 
 def configurations(recipe: Recipe, beside: list[str]) -> dict[str, PreTrainedConfig]:

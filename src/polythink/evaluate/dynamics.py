@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -208,13 +208,8 @@ def _other_reward_spans(stage: Stage) -> list[tuple[float, float]]:
 
 def chart(lines: Sequence[Line], panel: Panel, shaded: Sequence[tuple[float, float]] = ()) -> str:
     """A small line chart as an SVG element. Lines of many steps are smoothed, the raw values pale behind them."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": panel.title, "font.size": 8}):
-        figure = Figure(figsize=(3.5, 2.1))
-        FigureCanvasSVG(figure)
+    def draw(figure: Any) -> None:
         axes = figure.add_axes((0.12, 0.185, 0.86, 0.67))
         _style(axes, panel, lines)
         for start, end in shaded:
@@ -223,9 +218,23 @@ def chart(lines: Sequence[Line], panel: Panel, shaded: Sequence[tuple[float, flo
             _draw(axes, line, smoothed=len(line.values) >= 12 and not panel.exact)
         if len(panel.keys) > 1:
             axes.legend(frameon=False, fontsize=7, loc="best", handlelength=1.2)
+
+    return svg_figure(panel.title, (3.5, 2.1), draw)
+
+
+def svg_figure(title: str, inches: tuple[float, float], draw: Callable[[Any], None]) -> str:
+    """What `draw(figure)` puts on an empty figure of that size, as an SVG element that needs nothing else."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 8}):
+        figure = Figure(figsize=inches)
+        FigureCanvasSVG(figure)
+        draw(figure)
         file, nothing = io.StringIO(), dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    return _inline(file.getvalue(), panel.title)
+    return _inline(file.getvalue(), title)
 
 
 def _draw(axes: Any, line: Line, smoothed: bool) -> None:

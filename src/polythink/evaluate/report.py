@@ -53,6 +53,7 @@ def write_report(run_folder: str | Path) -> Path:
         _results(run.stages),
         *(_cold_start(stage) if stage.kind == "coldstart" else _curves(stage) for stage in run.stages),
         *(_findings(stage) for stage in run.stages if stage.findings),
+        *(heads_section(stage.folder / "heads.npz", f"Heads, {stage.name}") for stage in run.stages),
         _traces(run.stages),
         _details(run),
     ]
@@ -268,6 +269,24 @@ def _grid(charts: Iterable[str | None]) -> str:
     return '<div class="charts">' + "".join(f"<figure>{c}</figure>" for c in charts if c) + "</div>"
 
 
+def heads_section(path: Path, title: str) -> str:
+    """What `heads.save` wrote there, drawn: the measures by layer, the rest folded; nothing without the file."""
+    if not path.is_file():
+        return ""
+    from polythink.evaluate import heads  # the only part that needs torch
+
+    analysis = heads.load(path)
+    (_, summary), *rest = heads.figures(analysis)
+    hint = (
+        f"From {analysis.texts} texts. Maps are alike (1) where two heads give every key the same weight, and unlike "
+        "(0) where they attend no key in common: 1 - Jensen-Shannon divergence in bits. Outputs are alike where two "
+        "heads add the same direction to the layer's output. Entropy: 1 for even weights, 0 for a single key."
+    )
+    folded = "".join(f"<h3>{escape(name)}</h3>{svg}" for name, svg in rest)
+    more = f"<details><summary>Which heads are alike, and attention maps</summary>{folded}</details>"
+    return _section(title, f'<p class="soft small">{hint}</p>{summary}{more}')
+
+
 def _details(run: RunRecord) -> str:
     packages = run.environment.get("packages") or {}
     listed = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
@@ -415,6 +434,7 @@ _CSS = """
 body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; color: #24292f;
   background: #fff; max-width: 1080px; margin: 0 auto; padding: 28px 24px 60px; }
 h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 0 0 8px; }
+h3 { font-size: 14px; margin: 14px 0 2px; }
 section { margin-top: 34px; border-top: 1px solid #e5e7eb; padding-top: 18px; }
 p { margin: 6px 0; } .soft { color: #6b7280; } .small { font-size: 13px; }
 .small b { font-weight: 600; color: #4b5563; }

@@ -185,10 +185,7 @@ def architecture_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase)
     }
     if issubclass(config_class, FrameConfig):
         # what is drawn is what is trained: no dropout unless it is asked for
-        made = config_class(**{**shape, "dropout": 0.0, **config.options})
-        if why := made.why_not_forked():
-            raise UserError(why)
-        return made
+        return config_class(**{**shape, "dropout": 0.0, **config.options})
     shape |= {
         "num_key_value_heads": config.num_key_value_heads,
         "head_dim": config.head_dim,

@@ -84,6 +84,7 @@ class EvalConfig(MeasuringConfig):
     best_of: tuple[int, ...] = ()  # also: accuracy of choosing one of so many samples
     prompts: tuple[str, ...] = ()  # several prompts, each evaluated; none given: the stage's one
     rows: int = Field(64, ge=1)  # responses that the engine draws at once
+    heads: bool = False  # also compare the attention heads on a few of the responses, for the report
 
 
 class CompareStageConfig(MeasuringConfig, CompareConfig):

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from polythink.engine.engine import Engine
 from polythink.engine.selfcheck import choose_backend
+from polythink.evaluate import heads
 from polythink.evaluate.compare import CompareConfig, compare
 from polythink.evaluate.run import evaluate
 from polythink.evaluate.tunnel import tunnel
@@ -231,6 +232,9 @@ def evaluation(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -
                 engine, load_problems(name, limit=stage.limit), get_prompt(prompt), plan.decoding, stage.samples,
                 plan.seed, grader, folder, name=label, greedy=stage.greedy, best_of=stage.best_of, say=say,
             )  # fmt: skip
+    if stage.heads and not (folder / heads.FILE).is_file():
+        found_problems, prompt = load_problems(stage.problems[0], limit=stage.limit), get_prompt(plan.prompt)
+        heads.save(heads.analyse_traces(engine, found_problems, prompt, plan.decoding, plan.seed), folder / heads.FILE)
     return _summary(found)
 
 

@@ -17,7 +17,6 @@ VARIANTS = {
     "partialformer-full": ("partialformer", {"expanded_heads": 6, "head_mlp": False}),
     "partialformer-own": ("partialformer", {"expanded_heads": 6, "residual_attention": False}),
 }
-FORKING = [name for name in VARIANTS if not name.endswith("-wide")]
 EVERYWHERE = {"eit": {"interaction_in": ["source", "target", "cross"]}}
 EVERYWHERE["e_eit"] = EVERYWHERE["eit"]
 VOCABULARY = 29

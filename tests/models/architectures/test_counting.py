@@ -10,7 +10,7 @@ from test_anchors import P1, partialformer
 from transformers import Qwen3Config
 
 from polythink.cli import main
-from polythink.models.architectures import VanillaConfig
+from polythink.models.architectures import ARCHITECTURES, VanillaConfig
 from polythink.models.architectures.counting import Count, counted, formula, published_macs, total
 
 
@@ -70,12 +70,39 @@ def test_the_command(monkeypatch, capsys):
     assert cells[0::2] == cells[1::2]
 
 
-def test_mistakes_at_the_command(monkeypatch, capsys):
+def test_encoder_decoders_side_by_side(monkeypatch, capsys, tmp_path):
+    """A saved model beside the others in its shape: source and target lengths count, and all formulas hold."""
+    make_config("vanilla", is_encoder_decoder=True).save_pretrained(tmp_path)
+    short = run(monkeypatch, capsys, str(tmp_path), "--with", "", "--tokens", "7", "--source", "9")
+    out = run(monkeypatch, capsys, str(tmp_path), "--with", ",".join(ARCHITECTURES), "--tokens", "7", "--source", "11")
+    assert "one pass over 11 source and 7 target tokens" in out
+    heads = [cell.strip() for cell in out.splitlines()[2].split("|")[2:-1]]
+    assert heads == [f"{name}, {way}" for name in ARCHITECTURES for way in ("formula", "counted")]
+    rows = {line.split("|")[1].strip() for line in out.splitlines() if line.startswith("|")}
+    assert {"encoder attention", "attention to the encoder", "feed-forward"} <= rows
+
+    def totals(text: str) -> list[list[int]]:
+        lines = [line for line in text.splitlines() if line.startswith("| all")]
+        return [[int(cell.replace(",", "")) for cell in line.split("|")[2:-1]] for line in lines]
+
+    (parameters, macs), (same, fewer) = totals(out), totals(short)
+    assert parameters[0::2] == parameters[1::2]
+    assert macs[0::2] == macs[1::2]
+    assert (parameters[0], len(parameters)) == (same[0], 2 * len(ARCHITECTURES))
+    assert macs[0] > fewer[0], "a longer source costs more"
+
+
+def test_mistakes_at_the_command(monkeypatch, capsys, tmp_path):
     assert "takes its model from" in run(monkeypatch, capsys, "parallel-r1-seen-qwen3-4b")
     assert "did you mean 'eit'" in run(monkeypatch, capsys, "countdown-smoke", "--with", "eitt")
     wrong = run(monkeypatch, capsys, "countdown-smoke", "model.architecture=eit", "model.options={isi_kernl: 3}")
     assert wrong.startswith("2: ")
     assert "did you mean 'isi_kernel'" in wrong
+    make_config("eit", is_encoder_decoder=True).save_pretrained(tmp_path)
+    assert "did you mean 'vanilla'" in run(monkeypatch, capsys, str(tmp_path), "--with", "vanila")
+    assert "overrides such as 'seed=1' are for recipes" in run(monkeypatch, capsys, str(tmp_path), "seed=1")
+    (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
+    assert run(monkeypatch, capsys, str(tmp_path)).startswith("2: polythink: cannot read ")
 
 
 def test_counts_add_up():

@@ -9,10 +9,11 @@ import torch
 from shapes import make, make_config, tokens
 from torch import nn
 
-from polythink.models.architectures import ARCHITECTURES
+from polythink.models.architectures import ARCHITECTURES, eit
 from polythink.models.architectures.attention import split
 from polythink.models.architectures.e_eit import EfficientInteractiveAttention
 from polythink.models.architectures.eit import InteractiveAttention
+from polythink.models.architectures.folding import folding_pays
 from polythink.models.architectures.partialformer import PartialAttention
 from polythink.run.errors import UserError
 
@@ -170,23 +171,67 @@ def test_two_sums_of_products_are_one():
     torch.testing.assert_close(fused, model(ids).logits, atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize(("cls", "name"), [(InteractiveAttention, "eit"), (EfficientInteractiveAttention, "e_eit")])
-def test_the_folded_first_convolution_is_the_plain_one(cls, name):
-    module, x = attention(cls, name, isi_channels=16) if name == "eit" else attention(cls, name), inputs()
-    assert module.fold, "as many channels as pairs at most: folding pays"
-    found = module(x, mask=triangle())[0]
-    gradient = torch.autograd.grad(found.square().sum(), module.mixings[0].expand.weight)[0]
-    module.fold = False
-    plain = module(x, mask=triangle())[0]
-    torch.testing.assert_close(found, plain, atol=1e-12, rtol=0)
-    expected = torch.autograd.grad(plain.square().sum(), module.mixings[0].expand.weight)[0]
-    torch.testing.assert_close(gradient, expected, atol=1e-10, rtol=1e-10)
+INTERACTIVE = pytest.mark.parametrize(
+    ("cls", "name", "fields"),
+    [
+        (InteractiveAttention, "eit", {}),
+        (InteractiveAttention, "eit-wide", {}),
+        (EfficientInteractiveAttention, "e_eit", {}),
+        (EfficientInteractiveAttention, "e_eit-wide", {}),
+        (EfficientInteractiveAttention, "e_eit-wide", {"kernel": 9}),  # wider than the text
+    ],
+)
+
+
+def with_gradient(module, fold: bool, x: torch.Tensor, **how) -> tuple[torch.Tensor, torch.Tensor]:
+    """The output, and the gradient of the weights that fold."""
+    module.fold = fold
+    out = module(x, **how)[0]
+    return out, torch.autograd.grad(out.square().sum(), module.mixings[0].expand.weight)[0]
+
+
+@INTERACTIVE
+@pytest.mark.parametrize("how", ["causal", "free", "padded", "one query", "chunks"])
+def test_the_folded_first_convolution_is_the_plain_one(cls, name, fields, how):
+    """In float64, outputs and gradients: under every mask under which it folds."""
+    chunks = {"chunk_elements": 3 * B * T * 4} if how == "chunks" else {}
+    role = "source" if how in ("free", "padded") else "target"
+    module, x, masks = attention(cls, name, role, **fields, **chunks), inputs(), {}
+    if how == "padded":
+        masks["mask"] = (torch.arange(T) < torch.tensor([[T - 3], [T]]))[:, None, None]
+    x = x[:, :1] if how == "one query" else x
+    found, expected = (with_gradient(module, fold, x, **masks) for fold in (True, False))
+    torch.testing.assert_close(found[0], expected[0], atol=1e-12, rtol=0)
+    torch.testing.assert_close(found[1], expected[1], atol=1e-10, rtol=1e-10)
+
+
+def test_a_causal_fold_has_to_make_its_band_anew(monkeypatch):
+    """Otherwise the folded kernel reads k // 2 keys ahead there: the test above would see it."""
+    module, x = attention(InteractiveAttention, "eit-wide"), inputs()
+    expected = with_gradient(module, False, x)[0]
+    monkeypatch.setattr(eit, "with_band", lambda maps, *rest: maps[..., 3:])
+    assert (with_gradient(module, True, x)[0] - expected).abs().max() > 1e-4
+
+
+def test_masks_of_paths_do_not_fold_wide_kernels():
+    """There neighbours depend on the query: the plain form is taken, whatever is wished."""
+    module, x = attention(InteractiveAttention, "eit-wide"), inputs()
+    found, expected = (with_gradient(module, fold, x, mask=triangle())[0] for fold in (True, False))
+    assert torch.equal(found, expected)
 
 
 def test_folding_is_chosen_where_it_pays():
-    assert not attention(InteractiveAttention, "eit").fold, "32 channels for 16 pairs"
-    assert not attention(InteractiveAttention, "eit-wide").fold, "a wide kernel reads neighbours"
-    assert attention(EfficientInteractiveAttention, "e_eit").fold
+    """M = 4 heads of 8: by products a cell, and not for the single queries of decoding."""
+
+    def pays(name: str, queries: int, **fields) -> bool:
+        return folding_pays(make_config(name, **fields), queries, causal=True)
+
+    assert not pays("eit", 1000), "32 channels for 16 pairs"
+    assert pays("eit", 1000, isi_channels=16)
+    assert pays("eit-wide", 1000), "32 channels for 16 pairs, but 7 keys each"
+    assert pays("e_eit", 100)
+    assert pays("e_eit-wide", 100)
+    assert not any(pays(name, 1) for name in ("eit", "eit-wide", "e_eit", "e_eit-wide"))
 
 
 @pytest.mark.parametrize("frame", ["causal", "seq2seq"])

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from shapes import FORKING, VARIANTS, make, tokens
+from shapes import VARIANTS, make, tokens
 
 from polythink.engine import Decoding, Engine, Request, reference_generate
-from polythink.models.load import LanguageModel, ModelConfig, ModelSettings, create
+from polythink.models.architectures.neighbours import around, left_of
+from polythink.models.load import LanguageModel, ModelSettings
 from polythink.models.masks import collate, token_logprobs
 from polythink.models.tokenizers import word_tokenizer
-from polythink.run.errors import UserError
 from polythink.trace.dialect import PARALLEL_R1
 
+WIDE = [name for name in VARIANTS if name.endswith("-wide")]
 ALL = pytest.mark.parametrize("name", VARIANTS)
-PARALLEL = pytest.mark.parametrize("name", FORKING)
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
 
@@ -140,7 +140,7 @@ def tree(lengths=(6, 4, 3, 4)) -> tuple[torch.Tensor, torch.Tensor]:
     return mask[None, None], torch.tensor([positions])
 
 
-@PARALLEL
+@ALL
 def test_a_path_inside_a_trace_is_the_path_alone(name):
     model, ids = make(name), tokens(1, 17)
     mask, positions = tree()
@@ -150,7 +150,7 @@ def test_a_path_inside_a_trace_is_the_path_alone(name):
         torch.testing.assert_close(found[:, span], alone, **CLOSE)
 
 
-@PARALLEL
+@ALL
 def test_a_sibling_changes_nothing_and_the_join_sees_it(name):
     model, ids = make(name), tokens(1, 17)
     other = ids.clone()
@@ -161,17 +161,66 @@ def test_a_sibling_changes_nothing_and_the_join_sees_it(name):
     assert not torch.allclose(a[:, 13:], b[:, 13:], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name.endswith("-wide")])
-def test_wide_kernels_are_refused_on_paths(name):
-    """Keys that are neighbours in memory are no neighbours in the text: refused, not silently wrong."""
+def test_neighbours_by_hand():
+    """Prefix 0-2, paths 3-4 and 5-7, join 8-9: who stands beside whom, seen from the two paths and from the join."""
+    mask, positions = tree((3, 2, 3, 2))
+    seen, nobody = mask[:, 0], -1
+    left = left_of(positions, positions, seen)
+    assert left[0].tolist() == [nobody, 0, 1, 2, 3, 2, 5, 6, 7, 8], "the join follows the longest path"
+    found = around(left, seen, reach=2)  # (B, W, T, S): two to the left, one, one to the right, two
+    found = found.masked_fill(~seen[:, None], nobody)[0]  # cells that no one reads
+    first, second, join = 4, 7, 9
+    assert found[1, first].tolist() == [-1, 0, 1, 2, 3, -1, -1, -1, -1, -1]
+    assert found[2, first].tolist() == [1, 2, 3, 4, -1, -1, -1, -1, -1, -1]
+    assert found[3, first].tolist() == [2, 3, 4, -1, -1, -1, -1, -1, -1, -1]
+    assert found[2, second].tolist() == [1, 2, 5, -1, -1, 6, 7, -1, -1, -1]
+    assert found[3, second].tolist() == [2, 5, 6, -1, -1, 7, -1, -1, -1, -1]
+    assert found[0, join].tolist() == [-1, -1, 0, 1, 2, 1, 2, 5, 6, 7]
+    assert found[2, join].tolist() == [1, 2, -1, 4, -1, 6, 7, 8, 9, -1], "nothing beside the fork, two paths follow it"
+    assert found[3, join].tolist() == [2, -1, -1, -1, -1, 7, 8, 9, -1, -1]
+
+
+def test_two_longest_paths_leave_the_join_without_a_left_neighbour():
+    mask, positions = tree((3, 2, 2, 2))
+    assert left_of(positions, positions, mask[:, 0])[0].tolist() == [-1, 0, 1, 2, 3, 2, 5, -1, 7]
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_plain_text_is_a_path(name):
+    """With a causal mask of its own, wide kernels over chains are the convolutions over memory, also with a cache."""
+    model, ids = make(name), tokens(2, 10)
+    mask = torch.ones(10, 10, dtype=torch.bool).tril().expand(2, 1, -1, -1)
+    expected = model(ids).logits
+    torch.testing.assert_close(model(ids, attention_mask=mask).logits, expected, **CLOSE)
+    first = model(ids[:, :6], use_cache=True)
+    then = model(
+        ids[:, 6:], attention_mask=mask[:, :, 6:], position_ids=torch.arange(6, 10)[None],
+        past_key_values=first.past_key_values,
+    )  # fmt: skip
+    torch.testing.assert_close(then.logits, expected[:, 6:], **CLOSE)
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_memory_may_lie_in_any_order(name):
+    """Two paths token by token in turn, as they are drawn, are the two paths one after the other, join included."""
+    model, ids = make(name), tokens(1, 17)
     mask, positions = tree()
-    with pytest.raises(UserError, match="kernels wider than one key"):
-        make(name)(tokens(1, 17), attention_mask=mask, position_ids=positions)
-    with pytest.raises(UserError, match="kernels wider than one key"):
-        create(
-            ModelConfig(architecture="eit", hidden_size=32, num_attention_heads=4, options={"isi_kernel": 3}),
-            "parallel_r1", ("a",),
-        )  # fmt: skip
+    found = model(ids, attention_mask=mask, position_ids=positions).logits
+    order = torch.tensor([*range(6), 6, 10, 11, 7, 12, 8, 9, *range(13, 17)])
+    shuffled = model(
+        ids[:, order], attention_mask=mask[:, :, order][..., order], position_ids=positions[:, order]
+    ).logits
+    torch.testing.assert_close(shuffled, found[:, order], **CLOSE)
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_chunks_of_query_rows_keep_their_neighbours(name):
+    ids, (mask, positions) = tokens(1, 17), tree()
+    whole, parts = (
+        make(name, chunk_elements=limit)(ids, attention_mask=mask, position_ids=positions).logits
+        for limit in (1 << 26, 1)
+    )
+    torch.testing.assert_close(parts, whole, **CLOSE)
 
 
 # ---- the engine ----
@@ -194,6 +243,8 @@ def language_model(name: str) -> LanguageModel:
         ("vanilla", "flat"),
         ("eit", "padded"),
         ("e_eit", "padded"),
+        ("eit-wide", "padded"),
+        ("e_eit-wide", "padded"),
         ("partialformer", "padded"),
         ("partialformer-full", "flat"),
         ("partialformer-own", "padded"),
@@ -220,7 +271,7 @@ def test_the_engine_draws_what_its_slow_twin_draws(name, backend):
         torch.testing.assert_close(drawn[sampled], forward[sampled], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", FORKING)
+@ALL
 def test_the_engine_takes_half_precision(name):
     """The self-check of a bfloat16 model passes: decoding, one masked forward and each path alone agree."""
     lm = language_model(name)

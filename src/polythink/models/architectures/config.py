@@ -78,7 +78,3 @@ class FrameConfig(PreTrainedConfig):
     def layers_of(self, role: str) -> int:
         """Layers of the stack in which the attention of this role stands."""
         return self.num_source_layers if role == "source" else self.num_hidden_layers
-
-    def why_not_forked(self) -> str | None:
-        """Why a decoder-only model of this shape cannot think in parallel paths, None where it can."""
-        return None

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrained
 
 from polythink.models.architectures.config import FrameConfig
 from polythink.models.architectures.eit import InteractionConfig
+from polythink.models.architectures.folding import folded_products, folding_pays, plain_products
 from polythink.models.architectures.partialformer import PartialFormerConfig
 from polythink.run.errors import UserError
 
@@ -122,24 +123,22 @@ def interactive_attention(config: InteractionConfig, role: str, queries: int, ke
     """Multi-head attention with M d in place of d products a cell, and the convolutions.
 
     A pair of kernel k with C channels, from I maps a group: C I k + C and C O k + M parameters, O its channels a map.
-    Folded into the keys, the first convolution costs M C D S once and C D in place of M d a cell.
+    The first convolution is folded into the keys where that takes fewer products.
     """
     plain = multi_head_attention(config, queries, keys)
     if not config.interacts(role):
         return plain
-    d, heads, size = config.hidden_size, config.num_attention_heads, config.head_size
-    cells = queries * keys
-    result = plain.plus(Count(0, cells * (heads - 1) * d))
+    heads, cells, causal = config.num_attention_heads, queries * keys, role == "target"
+    result = plain.plus(Count(0, cells * (heads - 1) * config.hidden_size))
     pairs = config.mixings()
     for index, (kernel, channels) in enumerate(pairs):
         grouped = index == 0 and len(pairs) > 1  # E-EIT has one pair, whose second half is not grouped
         into = channels * heads * kernel  # M maps reach a channel, in a group of M of the M*M or as all M
         out = channels * kernel * (1 if grouped else heads)
         result = result.plus(Count(into + channels + out + heads, cells * (into + out)))
-    kernel, channels = pairs[0]
-    if kernel == 1 and channels <= heads**2:
-        result = result.plus(Count(0, cells * (channels * size - heads * d - channels * heads)))
-        result = result.plus(Count(0, keys * channels * heads * size))
+    if folding_pays(config, queries, causal):
+        saved = cells * plain_products(config) - folded_products(config, queries, keys, causal)
+        result = result.plus(Count(0, -saved))
     return result
 
 

@@ -15,7 +15,6 @@ from transformers.utils import can_return_tuple
 from polythink.models.architectures.config import FrameConfig
 from polythink.models.architectures.initial import drawn_by, embedding
 from polythink.models.architectures.stack import FrameModel, Stack, causal_mask, positions_of
-from polythink.run.errors import UserError
 
 
 class DecoderOnlyLM(FrameModel, GenerationMixin):
@@ -51,8 +50,6 @@ class DecoderOnlyLM(FrameModel, GenerationMixin):
         Positions not given are counted from the first real token. `labels` (B, T) are shifted here, -100 is left out.
         `logits_to_keep`: so many of the last positions (0: all), or the indices of those wanted.
         """
-        if attention_mask is not None and attention_mask.ndim == 4 and (why := self.config.why_not_forked()):
-            raise UserError(why)
         embeddings = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         past_key_values = self._past(use_cache, past_key_values, DynamicCache)
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
@@ -62,6 +59,7 @@ class DecoderOnlyLM(FrameModel, GenerationMixin):
             positions_of(attention_mask, *where) if position_ids is None else position_ids,
             causal_mask(attention_mask, *where),
             past_key_values=past_key_values,
+            paths=attention_mask is not None and attention_mask.ndim == 4,
             output_hidden_states=bool(output_hidden_states or self.config.output_hidden_states),
             output_attentions=bool(output_attentions or self.config.output_attentions),
         )

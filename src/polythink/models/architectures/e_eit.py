@@ -9,7 +9,13 @@ Its definition is not settled by what is public: this form follows two independe
 from __future__ import annotations
 
 from polythink.models.architectures.decoder_only import DecoderOnlyLM
-from polythink.models.architectures.eit import InteractionConfig, InteractiveAttention, Mixing, interactive
+from polythink.models.architectures.eit import (
+    InteractionConfig,
+    InteractiveAttention,
+    Mixing,
+    interactive,
+    neighbours,
+)
 from polythink.models.architectures.encoder_decoder import EncoderDecoderLM
 from polythink.models.architectures.stack import Parts
 
@@ -30,7 +36,7 @@ class EfficientInteractiveAttention(InteractiveAttention):
         return [Mixing(config, 0, heads**2, heads, 1)]
 
 
-PARTS = Parts(attention=interactive(EfficientInteractiveAttention))
+PARTS = Parts(attention=interactive(EfficientInteractiveAttention), skip=neighbours)
 
 
 class EEITForCausalLM(DecoderOnlyLM):

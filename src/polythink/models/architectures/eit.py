@@ -10,11 +10,12 @@ With M heads of size D:
 Kernels are (1, k): one query row, k neighbouring keys. A query row never sees another, so decoding needs ordinary keys
 and values only, and long inputs are worked on in chunks of query rows. With k = 1 each cell (t, s) stands alone. With
 k > 1 a cell reads its neighbours along the keys, so the cells that the mask forbids are set to 0 before every one of
-the convolutions: then nothing leaks, and neither padding nor the cache changes a result.
+the convolutions: then nothing leaks, and neither padding nor the cache changes a result. On parallel paths a key's
+neighbours are those of its own path (`neighbours.py`).
 
 Cost of a layer: M*M + isi_channels + csi_channels maps in place of M (chunked above `chunk_elements`), and no flash
-attention. With k = 1 the first convolution folds into the keys, K~_c = sum_j w[c, j] K_j, so that the M*M maps are
-never formed: done where there are no more channels than pairs.
+attention. Where it takes fewer products, the first convolution is folded into the keys and the M*M maps are never
+formed (`folding.py`).
 
 The published code has k = 7 and 3 with 2*M*M and 8*M channels; the defaults here are the 1 x 1 kernels of the paper's
 first version with 8*M and 4*M. Which attentions interact is configuration: the encoder's for certain.
@@ -31,7 +32,9 @@ from polythink.models.architectures.attention import ROLES, mapped_attention, sp
 from polythink.models.architectures.config import FrameConfig
 from polythink.models.architectures.decoder_only import DecoderOnlyLM
 from polythink.models.architectures.encoder_decoder import EncoderDecoderLM
+from polythink.models.architectures.folding import folded, folding_pays, mixed_keys, with_band
 from polythink.models.architectures.initial import drawn_by, keep_spread
+from polythink.models.architectures.neighbours import SLOTS, Neighbours, convolve
 from polythink.models.architectures.stack import Parts
 from polythink.models.architectures.vanilla import MultiHeadAttention
 from polythink.run.errors import UserError
@@ -66,13 +69,15 @@ class InteractionConfig(FrameConfig):
         """(kernel, channels) of every pair of convolutions, in order."""
         raise NotImplementedError
 
-    def why_not_forked(self) -> str | None:
-        if not self.interacts("target") or all(kernel == 1 for kernel, _ in self.mixings()):
-            return None
-        return (
-            f"{self.model_type} with kernels wider than one key cannot run on masks of its own or on parallel paths: "
-            "keys that are neighbours in memory are then no neighbours in the text; set its kernels to 1"
-        )
+    @property
+    def reach(self) -> int:
+        """How many keys to either side a cell of a decoder-only model's self-attention reads at once."""
+        wide = self.interacts("target") and not self.is_encoder_decoder
+        return max(kernel for kernel, _ in self.mixings()) // 2 if wide else 0
+
+    @property
+    def cache_slots(self) -> int:
+        return self.num_hidden_layers + SLOTS * (self.reach > 0)
 
 
 class EITConfig(InteractionConfig):
@@ -101,16 +106,19 @@ class Mixing(nn.Module):
             drawn_by(keep_spread, self.expand)
             drawn_by(partial(keep_spread, gain=2**0.5), self.reduce)
 
-    def forward(self, maps: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, maps: torch.Tensor, mask: torch.Tensor | None, around: torch.Tensor | None) -> torch.Tensor:
         """(B, maps, T, S) -> (B, M, T, S)."""
-        return self.finish(self.expand(self._allowed(maps, mask)), mask)
+        return self.finish(self._convolve(self.expand, maps, mask, around), mask, around)
 
-    def finish(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def finish(self, hidden: torch.Tensor, mask: torch.Tensor | None, around: torch.Tensor | None) -> torch.Tensor:
         """The second half, of what the first convolution gave."""
-        return self.reduce(self._allowed(hidden.relu(), mask))
+        return self._convolve(self.reduce, hidden.relu(), mask, around)
 
-    def _allowed(self, maps: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        return maps if mask is None or self.kernel == 1 else maps.masked_fill(~mask, 0)
+    def _convolve(self, convolution, maps, mask, around) -> torch.Tensor:
+        if mask is None or self.kernel == 1:
+            return convolution(maps)
+        allowed = maps.masked_fill(~mask, 0)
+        return convolution(allowed) if around is None else convolve(convolution, allowed, around)
 
 
 class InteractiveAttention(MultiHeadAttention):
@@ -120,45 +128,54 @@ class InteractiveAttention(MultiHeadAttention):
         super().__init__(config, role, layer)
         self.mixings = nn.ModuleList(self.make_mixings(config))
         self.maps = config.num_attention_heads**2 + 2 * sum(channels for _, channels in config.mixings())
-        first = self.mixings[0]
-        self.fold = first.kernel == 1 and first.expand.out_channels <= first.expand.in_channels
+        self.fold: bool | None = None  # None: where it pays
 
     def make_mixings(self, config: InteractionConfig) -> list[Mixing]:
         heads = config.num_attention_heads
         return [Mixing(config, 0, heads**2, heads, heads), Mixing(config, 1, heads, 1, 1)]
 
-    def attend(self, x, keys, values, mask, *, wanted) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def attend(self, x, keys, values, mask, *around, wanted) -> tuple[torch.Tensor, torch.Tensor | None]:
         query = split(self.q_proj(x), self.config.num_attention_heads) * self.config.head_size**-0.5
-        out, weights = mapped_attention(self, partial(self._weigh, keys), self.maps, query, values, mask, wanted=wanted)
+        mixed, own = self._fold(query, keys, mask, *around)
+        weigh = partial(self._weigh, keys, mixed)
+        out, weights = mapped_attention(self, weigh, self.maps, query, values, mask, own, *around, wanted=wanted)
         return self.o_proj(out.flatten(2)), weights
 
-    def _weigh(self, keys: torch.Tensor, query: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Weights (B, M, T, S) of scaled queries (B, M, T, D) and keys (B, M, S, D)."""
+    def _fold(self, query, keys, mask, around=None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Where the first convolution is folded into the keys: those, and (T, 1) the last key of every query.
+
+        A wide kernel folds where all queries may attend the same keys, and where the mask is causal and nothing more.
+        """
+        first, queries = self.mixings[0], query.shape[2]
+        fold = folding_pays(self.config, queries, self.is_causal) if self.fold is None else self.fold
+        wide = first.kernel > 1
+        if not fold or (wide and (around is not None or (mask is not None and mask.shape[-2] > 1))):
+            return None, None
+        if wide and mask is not None:
+            keys = keys.masked_fill(~mask.transpose(-1, -2), 0)
+        mixed, own = mixed_keys(keys, first.expand), None
+        if wide and mask is None and self.is_causal and queries > 1:
+            own = torch.arange(keys.shape[2] - queries, keys.shape[2], device=keys.device)[:, None]
+            mixed = nn.functional.pad(mixed, (0, 0, first.kernel // 2, 0))  # room in which the band may begin
+        return mixed, own
+
+    def _weigh(self, keys, mixed, query, mask, own=None, around=None) -> torch.Tensor:
+        """Weights (B, M, T, S) of scaled queries (B, M, T, D) and keys (B, M, S, D), with neighbours (B, W, T, S)."""
         first, *others = self.mixings
-        if self.fold:
-            logits = first.finish(folded(query, keys, first.expand), mask)
+        if mixed is None:
+            logits = first(all_pairs(query, keys), mask, around)
         else:
-            logits = first(all_pairs(query, keys), mask)
+            maps = folded(query, mixed, first.expand)
+            maps = maps if own is None else with_band(maps, query, keys, own, first.expand)
+            logits = first.finish(maps, mask, around)
         for mixing in others:
-            logits = mixing(logits, mask)
+            logits = mixing(logits, mask, around)
         return to_weights(self, logits, mask)
 
 
 def all_pairs(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """(B, M, T, D), (B, M, S, D) -> (B, M*M, T, S), map i*M + j of query head i and key head j."""
     return (query[:, :, None] @ keys[:, None].transpose(-1, -2)).flatten(1, 2)
-
-
-def folded(query: torch.Tensor, keys: torch.Tensor, convolution: nn.Conv2d) -> torch.Tensor:
-    """convolution(all_pairs(query, keys)) for a 1 x 1 convolution in M groups, without the pairs: (B, C, T, S).
-
-    Channel c of group i is Q_i (sum_j w[c, j] K_j)^T + b_c.
-    """
-    heads = query.shape[1]
-    weight = convolution.weight.flatten(1).to(query.dtype).unflatten(0, (heads, -1))  # (M, C/M, M)
-    mixed = torch.einsum("icj,bjsd->bicsd", weight, keys)
-    maps = query[:, :, None] @ mixed.transpose(-1, -2)  # (B, M, C/M, T, S)
-    return maps.flatten(1, 2) + convolution.bias.to(query.dtype)[:, None, None]
 
 
 def interactive(attention: type[InteractiveAttention]):
@@ -170,7 +187,12 @@ def interactive(attention: type[InteractiveAttention]):
     return make
 
 
-PARTS = Parts(attention=interactive(InteractiveAttention))
+def neighbours(config: InteractionConfig, role: str) -> Neighbours | None:
+    """What a decoder-only stack with kernels wider than one key computes once for all its layers."""
+    return Neighbours(config.reach, config.num_hidden_layers) if config.reach else None
+
+
+PARTS = Parts(attention=interactive(InteractiveAttention), skip=neighbours)
 
 
 class EITForCausalLM(DecoderOnlyLM):

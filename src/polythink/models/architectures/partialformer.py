@@ -87,7 +87,7 @@ class ResidualAttention(nn.Module):
         wide = (config.hidden_size, self.heads * config.head_size)
         self.q_proj, self.k_proj = (drawn_by(projection, nn.Linear(*wide)) for _ in range(2))
 
-    def forward(self, x: torch.Tensor, past: Cache | None) -> tuple[torch.Tensor, ...]:
+    def forward(self, x: torch.Tensor, past: Cache | None, *where) -> tuple[torch.Tensor, ...]:
         """x (B, T, d) -> logits (B, E, T, S), or without the head MLP query (B, E, T, D) and keys (B, E, S, D)."""
         if self.config.head_mlp:
             refuse_foreign_attention(self.config)

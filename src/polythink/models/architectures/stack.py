@@ -41,7 +41,8 @@ class Parts:
 
     attention: Callable[[FrameConfig, str, int], Attention]  # of a role, in a layer
     feed_forward: Callable[[FrameConfig], nn.Module] | None = FeedForward
-    skip: Callable[[FrameConfig, str], nn.Module | None] | None = None  # computed once a stack, given to every layer
+    # what is computed once a stack, of (input, cache, positions, mask, paths), and given to every layer
+    skip: Callable[[FrameConfig, str], nn.Module | None] | None = None
 
 
 class Layer(GradientCheckpointingLayer):
@@ -112,13 +113,17 @@ class Stack(nn.Module):
         memory: torch.Tensor | None = None,
         memory_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        paths: bool = False,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> StackOutput:
-        """embeddings (B, T, d), positions (B or 1, T), masks (B or 1, 1, T or 1, S) bool or None for no restriction."""
+        """embeddings (B, T, d), positions (B or 1, T), masks (B or 1, 1, T or 1, S) bool or None for no restriction.
+
+        `paths`: the mask is not just causal, keys that are neighbours in memory may be none in the text.
+        """
         scale = math.sqrt(self.config.hidden_size)
         x = self.dropout(scale * embeddings + sinusoids(positions, self.config.hidden_size).to(embeddings.dtype))
-        skip = () if self.skip is None else self.skip(x, past_key_values)
+        skip = () if self.skip is None else self.skip(x, past_key_values, positions, mask, paths)
         states, weights, cross = [x], [], []
         for layer in self.layers:
             x, *found = layer(

@@ -1,0 +1,352 @@
+"""How alike the heads of a model are: attention maps, their similarity and entropy, and what each head contributes.
+
+EIT and PartialFormer both start from heads that degenerate into copies of each other. Measured here, for each attention
+of each layer, averaged over the queries of a batch:
+
+    similarity   1 - JS(A_i(t), A_j(t))   of the weights that heads i and j give to the keys of query t, in bits: 1 for
+                 the same weights, 0 for no key in common (Clark et al. 2019, arXiv 1906.04341, section 6)
+    entropy      H(A_i(t)) / log n(t)     n(t) keys to choose from: 1 for even weights, 0 for one key
+    outputs      cos(c_i(t), c_j(t))      c_i = Z_i W_o,i, what head i adds to the output. Li et al. 2018 (arXiv
+                 1810.10183) compare the Z_i themselves, but each has coordinates of its own; all c_i share one space
+
+Z_i is whatever enters the output projection: in PartialFormer, behind the head's feed-forward layer and gate. Padding
+and queries with a single key, where heads cannot differ, are left out.
+
+Axis legend: B texts, H heads, T queries, S keys, D head size, d model width, N queries of all texts.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from polythink.engine.decoding import Decoding
+from polythink.evaluate.dynamics import COLOURS, GRID, INK, SOFT, svg_figure
+from polythink.evaluate.run import make_requests
+from polythink.models.masks import collate
+from polythink.problems.prompts import Prompt
+from polythink.problems.record import ProblemSet
+from polythink.run.errors import UserError
+from polythink.run.folder import explained, write_bytes
+
+FILE = "heads.npz"
+INPUTS = ("input_ids", "attention_mask", "position_ids", "decoder_input_ids", "decoder_attention_mask", "labels")
+PLACES = {"encoder": "encoder", "decoder": "decoder", "cross": "decoder to encoder"}  # place -> heading
+
+
+@dataclass(frozen=True)
+class Heads:
+    """One attention of one layer."""
+
+    place: str  # a key of PLACES; "decoder" also in a model that has nothing else
+    layer: int  # from 0
+    maps: np.ndarray  # (H, T, S) weights in the batch's first text, without padding
+    similarity: np.ndarray  # (H, H)
+    outputs: np.ndarray  # (H, H)
+    entropy: np.ndarray  # (H,)
+
+
+@dataclass(frozen=True)
+class HeadAnalysis:
+    """All attentions of a model, encoder first, in the order of layers."""
+
+    attentions: tuple[Heads, ...]
+    texts: int  # B
+
+    def at(self, place: str) -> list[Heads]:
+        return [heads for heads in self.attentions if heads.place == place]
+
+    @property
+    def places(self) -> list[str]:
+        return [place for place in PLACES if self.at(place)]
+
+
+# ---- measuring ----
+
+
+@torch.no_grad()
+def analyse(model: Any, batch: Mapping[str, torch.Tensor]) -> HeadAnalysis:
+    """Run a transformers model once over a batch and compare its heads.
+
+    `batch` holds what the model's forward takes, of `INPUTS`: for an encoder-decoder with `labels` (-100 is no query)
+    or `decoder_input_ids`; for a decoder `attention_mask` may be (B, 1, T, T) bool. Other keys are not looked at.
+    Attention is formed eagerly for the time of the call. `UserError` for a model that gives no attention maps.
+    """
+    inputs = {name: batch[name].to(model.device) for name in INPUTS if batch.get(name) is not None}
+    with _watched(model) as entered:
+        shown = {**inputs, "attention_mask": _additive(inputs.get("attention_mask"), model.dtype)}
+        found = model(**shown, output_attentions=True, use_cache=False, return_dict=True)
+    by_place = _weights(found)
+    cells = _cells(inputs, {place: layers[0].shape for place, layers in by_place.items()})
+    attentions = []
+    for place, layers in by_place.items():
+        projections = [entry for name, entry in entered.items() if _place(name) == place]
+        if len(projections) != len(layers):
+            raise UserError(
+                f"{model.config.model_type} has no output projection named o_proj in each of its attentions"
+            )
+        for index, (weights, (z, projection)) in enumerate(zip(layers, projections, strict=True)):
+            attentions.append(_compare(place, index, weights.float(), z.float(), projection.float(), cells[place]))
+    return HeadAnalysis(tuple(attentions), len(inputs["input_ids"]))
+
+
+@contextmanager
+def _watched(model: Any) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+    """The model in inference mode, attention eager; yields what enters its output projections, and their weights."""
+    entered: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def note(name: str):
+        return lambda module, arguments: entered.update({name: (arguments[0], module.weight)})
+
+    hooks = [m.register_forward_pre_hook(note(n)) for n, m in model.named_modules() if n.endswith(".o_proj")]
+    training, implementation = model.training, model.config._attn_implementation
+    try:
+        model.eval()
+        model.set_attn_implementation("eager")
+        yield entered
+    finally:
+        model.set_attn_implementation(implementation)
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+
+
+def _place(name: str) -> str:
+    """Of a projection's name in the model."""
+    return "cross" if "cross" in name else "encoder" if name.startswith("encoder.") else "decoder"
+
+
+def _additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """A 4-D bool mask as eager attention takes it, which adds it to the logits; others as they are."""
+    if mask is None or mask.ndim != 4 or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def _weights(found: Any) -> dict[str, tuple[torch.Tensor, ...]]:
+    """place -> (B, H, T, S) of every layer."""
+    names = {"encoder": "encoder_attentions", "decoder": "decoder_attentions", "cross": "cross_attentions"}
+    by_place = {place: getattr(found, name, None) for place, name in names.items()}
+    by_place["decoder"] = by_place["decoder"] or getattr(found, "attentions", None)
+    by_place = {place: layers for place, layers in by_place.items() if layers}
+    if not by_place or any(weights is None for layers in by_place.values() for weights in layers):
+        raise UserError("the model gives no attention maps; heads can be compared where eager attention returns them")
+    return by_place
+
+
+def _cells(inputs: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
+    """place -> (B, T, S) bool: keys that a query may attend, none for a query that is padding."""
+    seq2seq = "encoder" in shapes
+    source = inputs.get("attention_mask")
+    target = inputs.get("decoder_attention_mask") if seq2seq else source
+    queries = inputs["labels"] != -100 if seq2seq and "labels" in inputs else target
+    sides = {"encoder": (source, source), "decoder": (queries, target), "cross": (queries, source)}
+    found = {}
+    for place, (b, _, t, s) in shapes.items():
+        rows, keys = sides[place]
+        if keys is not None and keys.ndim == 4:
+            cells = keys[:, 0].bool()
+            rows = cells.sum(-1) > 1  # padding attends itself alone, and so does the first token
+            rows[:, 0] = True
+        else:
+            cells = torch.ones(b, t, s, dtype=torch.bool, device=inputs["input_ids"].device)
+            cells = cells.tril() if place == "decoder" else cells
+            cells = cells if keys is None else cells & keys.bool()[:, None]
+        found[place] = cells if rows is None else cells & rows.bool()[..., None]
+    return found
+
+
+def _compare(
+    place: str, layer: int, weights: torch.Tensor, z: torch.Tensor, projection: torch.Tensor, cells: torch.Tensor
+) -> Heads:
+    """Of weights (B, H, T, S), what enters the projection (B, T, H D), its weight (d, H D), and cells (B, T, S)."""
+    heads, choice = weights.shape[1], cells.sum(-1)  # (B, T)
+    compared = choice > 1
+    if not compared.any():
+        raise UserError("no query of the batch has two keys to choose from; give longer texts")
+    chosen = weights.transpose(1, 2)[compared]  # (N, H, S)
+    added = torch.einsum("nhe,dhe->nhd", z[compared].unflatten(-1, (heads, -1)), projection.unflatten(-1, (heads, -1)))
+    directions = normalize(added, dim=-1)
+    entropy = torch.special.entr(chosen).sum(-1) / choice[compared][:, None].log()
+    first = cells[0]
+    arrays = {
+        "maps": weights[0][:, first.any(1)][..., first.any(0)],
+        "similarity": map_similarity(chosen),
+        "outputs": torch.einsum("nhd,ngd->hg", directions, directions) / len(directions),
+        "entropy": entropy.mean(0),
+    }
+    return Heads(place, layer, **{name: array.float().cpu().numpy() for name, array in arrays.items()})
+
+
+def map_similarity(weights: torch.Tensor) -> torch.Tensor:
+    """1 - Jensen-Shannon divergence in bits of weights (N, H, S), averaged over N: (H, H)."""
+    own = torch.special.entr(weights).sum(-1)  # (N, H) nats
+
+    def divergence(head: int) -> torch.Tensor:
+        between = torch.special.entr((weights[:, head, None] + weights) / 2).sum(-1)
+        return (between - (own[:, head, None] + own) / 2).mean(0)
+
+    return 1 - torch.stack([divergence(head) for head in range(weights.shape[1])]) / math.log(2)
+
+
+def analyse_traces(
+    engine: Any, problem_set: ProblemSet, prompt: Prompt, decoding: Decoding, seed: int, most: int = 8
+) -> HeadAnalysis:
+    """Of a model that thinks in parallel, over the first responses to so many problems that this seed draws."""
+    requests = make_requests(engine, problem_set, prompt, 1)[:most]
+    traces = collate([rollout.layout() for rollout in engine.generate(requests, decoding, seed)])
+    inputs = {"input_ids": traces.tokens, "attention_mask": traces.mask, "position_ids": traces.positions}
+    return analyse(engine.lm.model, inputs)
+
+
+# ---- keeping ----
+
+_ARRAYS = [f.name for f in fields(Heads)][2:]
+
+
+def save(analysis: HeadAnalysis, path: str | Path) -> None:
+    """Write all arrays as one .npz file."""
+    arrays = {f"{h.place}/{h.layer}/{name}": getattr(h, name) for h in analysis.attentions for name in _ARRAYS}
+    content = io.BytesIO()
+    np.savez_compressed(content, texts=analysis.texts, **arrays)
+    write_bytes(path, content.getvalue())
+
+
+def load(path: str | Path) -> HeadAnalysis:
+    """What `save` wrote; `UserError` for a file that is not."""
+    try:
+        with explained(path), np.load(path) as content:
+            names = dict.fromkeys(tuple(key.split("/")[:2]) for key in content if "/" in key)
+            attentions = [
+                Heads(place, int(layer), *(content[f"{place}/{layer}/{name}"] for name in _ARRAYS))
+                for place, layer in names
+            ]
+            return HeadAnalysis(tuple(attentions), int(content["texts"]))
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{str(path)!r} is no analysis of heads ({error}); delete it and run the evaluation again"
+        ) from error
+
+
+# ---- drawing ----
+
+MOST_TOKENS = 48  # of the maps that are drawn
+
+
+def figures(analysis: HeadAnalysis) -> list[tuple[str, str]]:
+    """(title, SVG element): the measures by layer, then for each place its similarities and its maps."""
+    drawn = [("Heads by layer", _by_layer(analysis))]
+    for place in analysis.places:
+        where, layers = PLACES[place], analysis.at(place)
+        drawn.append((f"Which heads are alike: {where}", _matrices(f"Which heads are alike: {where}", layers)))
+        shape = layers[0].maps.shape[1:]
+        cut = f", first {MOST_TOKENS} tokens" if max(shape) > MOST_TOKENS else ""
+        title = f"Attention maps of the first text: {where}{cut}"
+        drawn.append((title, _maps(title, layers)))
+    return drawn
+
+
+def others(matrix: np.ndarray) -> float:
+    """The mean of a matrix (H, H) off its diagonal; nan for one head."""
+    off = ~np.eye(len(matrix), dtype=bool)
+    return float(matrix[off].mean()) if off.any() else math.nan
+
+
+def _by_layer(analysis: HeadAnalysis) -> str:
+    panels = {
+        "Similarity of maps": lambda heads: others(heads.similarity),
+        "Similarity of outputs (cosine)": lambda heads: others(heads.outputs),
+        "Entropy, as a share of the most": lambda heads: float(heads.entropy.mean()),
+    }
+
+    def draw(figure: Any) -> None:
+        for column, (title, measure) in enumerate(panels.items()):
+            axes = figure.add_axes((0.045 + 0.333 * column, 0.2, 0.275, 0.62))
+            axes.set_title(title, loc="left", x=-0.1, fontsize=9, color=INK, fontweight="bold")
+            axes.spines[["top", "right", "left"]].set_visible(False)
+            axes.spines["bottom"].set_color(SOFT)
+            axes.tick_params(colors=SOFT, length=0, labelsize=7.5)
+            axes.grid(axis="y", color=GRID, linewidth=0.8)
+            axes.set_xlabel("layer", color=SOFT, fontsize=7.5)
+            for colour, place in zip(COLOURS, analysis.places, strict=False):
+                layers = analysis.at(place)
+                values = [measure(heads) for heads in layers]
+                numbers = range(1, len(layers) + 1)
+                axes.plot(numbers, values, color=colour, marker="o", markersize=3.5, linewidth=1.6, label=PLACES[place])
+                if title.startswith("Entropy"):  # every head by itself
+                    spread = [(n, e) for n, heads in zip(numbers, layers, strict=True) for e in heads.entropy]
+                    axes.scatter(*zip(*spread, strict=True), s=5, color=colour, alpha=0.35, linewidths=0)
+            axes.set_xticks(range(1, 1 + max(len(analysis.at(place)) for place in analysis.places)))
+            low, high = axes.get_ylim()
+            axes.set_ylim(min(low, -0.02) if "cosine" in title else -0.03, max(1.03, high))
+            if not column and len(analysis.places) > 1:
+                axes.legend(frameon=False, fontsize=7, loc="best", handlelength=1.2)
+
+    return _sized(svg_figure("Heads by layer", (10.5, 2.2), draw), 10.5)
+
+
+def _matrices(title: str, layers: list[Heads]) -> str:
+    """Two rows of (H, H) squares, a column a layer: maps, outputs."""
+    side = min(1.25, 9.6 / len(layers))
+    width, height = 0.75 + side * len(layers), 0.3 + 2 * side
+
+    def draw(figure: Any) -> None:
+        for row, (name, colours, low) in enumerate((("similarity", "Blues", 0), ("outputs", "RdBu", -1))):
+            for column, heads in enumerate(layers):
+                left, bottom = 0.7 + side * column, side * (1 - row)
+                axes = figure.add_axes((left / width, bottom / height, 0.92 * side / width, 0.92 * side / height))
+                axes.imshow(getattr(heads, name), cmap=colours, vmin=low, vmax=1, interpolation="none")
+                axes.set_xticks([])
+                axes.set_yticks([])
+                axes.spines[:].set_color(GRID)
+                if row == 0:
+                    axes.set_title(f"layer {heads.layer + 1}", fontsize=7.5, color=SOFT, pad=3)
+                if column == 0:
+                    label = {"similarity": "maps\n0 to 1", "outputs": "outputs\n−1 to 1"}[name]
+                    axes.set_ylabel(label, fontsize=7.5, color=SOFT, rotation=0, ha="right", va="center")
+
+    return _sized(svg_figure(title, (width, height), draw), width)
+
+
+def _maps(title: str, layers: list[Heads]) -> str:
+    """Every head's map in one picture, a row a layer: darker is more, by the square root of the weight."""
+    count = len(layers[0].maps)
+    tiles = [[tile[:MOST_TOKENS, :MOST_TOKENS] for tile in heads.maps] for heads in layers]
+    queries, keys = tiles[0][0].shape
+    gap = max(1, round(0.06 * max(queries, keys)))
+    picture = np.full((len(layers) * (queries + gap), count * (keys + gap)), np.nan)
+    for row, line in enumerate(tiles):
+        for column, tile in enumerate(line):
+            top, left = row * (queries + gap), column * (keys + gap)
+            picture[top : top + queries, left : left + keys] = np.sqrt(tile)
+    across = min(1.2, 9.9 / count) * count
+    down = across * picture.shape[0] / picture.shape[1]
+    width, height = across + 0.6, down + 0.3
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_axes((0.6 / width, 0, across / width, down / height))
+        axes.imshow(picture, cmap="Blues", vmin=0, vmax=1, interpolation="none", aspect="auto")
+        axes.set_facecolor("none")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, labelsize=7, colors=SOFT, top=True, labeltop=True, bottom=False, labelbottom=False)
+        middles = [column * (keys + gap) + keys / 2 - 0.5 for column in range(count)]
+        axes.set_xticks(middles, [f"head {i + 1}" if count <= 12 else str(i + 1) for i in range(count)])
+        middles = [row * (queries + gap) + queries / 2 - 0.5 for row in range(len(layers))]
+        axes.set_yticks(middles, [f"layer {heads.layer + 1}" for heads in layers])
+
+    return _sized(svg_figure(title, (width, height), draw), width)
+
+
+def _sized(svg: str, inches: float) -> str:
+    """As wide as drawn (96 pixels an inch), or as the page where that is less."""
+    return svg.replace("<svg", f'<svg style="width:min(100%,{96 * inches:.0f}px);height:auto"', 1)
