@@ -24,6 +24,7 @@ from pathlib import Path
 from polythink.engine.engine import Engine
 from polythink.engine.selfcheck import choose_backend
 from polythink.evaluate.run import evaluate
+from polythink.evaluate.text import evaluate_texts
 from polythink.models.load import (
     SETTINGS_FILE,
     LanguageModel,
@@ -35,6 +36,8 @@ from polythink.models.load import (
     save,
     with_settings,
 )
+from polythink.models.text import create_text_model, load_text_model, save_text_model
+from polythink.models.text_tokenizers import train_tokenizer
 from polythink.problems.answers import Grader
 from polythink.problems.coldstart import run_coldstart, show_table
 from polythink.problems.countdown import VOCABULARY, CountdownTeacher
@@ -42,6 +45,7 @@ from polythink.problems.endpoint import Endpoint
 from polythink.problems.prompts import get_prompt
 from polythink.problems.record import Problem
 from polythink.problems.sources import load_problems
+from polythink.problems.texts import load_texts
 from polythink.run.config import parse_config
 from polythink.run.errors import UserError
 from polythink.run.folder import read_json, read_jsonl, write_json
@@ -49,15 +53,18 @@ from polythink.trace.dialect import get_dialect
 from polythink.train import process
 from polythink.train.data import DataConfig, TraceEncoder, make_mixture
 from polythink.train.grpo import train_grpo
-from polythink.train.plan import ColdstartConfig, CountdownTeacherConfig, EvalConfig, StagePlan
+from polythink.train.plan import ColdstartConfig, CountdownTeacherConfig, EvalConfig, Plan, StagePlan
 from polythink.train.sft import train_sft
+from polythink.train.text import train_text
+from polythink.train.text_data import encode_set
+from polythink.train.text_recipe import TextPlan
 
 PLAN, RESULT, MODEL = "stage.json", "result.json", "model"
 Say = Callable[[str], None]
 
 
 def run_stage(
-    plan: StagePlan, folder: str | Path, previous: str | Path | None = None, resume: bool = False, say: Say = print
+    plan: Plan, folder: str | Path, previous: str | Path | None = None, resume: bool = False, say: Say = print
 ) -> dict:
     """Run a stage, or return the result of one that is done. `previous` is the folder of the stage `plan.previous`.
 
@@ -74,14 +81,13 @@ def run_stage(
     before = os.path.relpath(previous, folder) if previous else None
     write_json(folder / PLAN, {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest,
                                "previous": before, "plan": plan.model_dump(mode="json")})  # fmt: skip
-    runner = {"coldstart": coldstart, "sft": sft, "grpo": grpo, "eval": evaluation}[plan.stage.kind]
-    summary = runner(plan, folder, Path(previous) if previous else None, say)
+    summary = RUNNERS[plan.stage.kind](plan, folder, Path(previous) if previous else None, say)
     result = {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest, **summary}
     write_json(folder / RESULT, result)
     return result
 
 
-def check_folder(plan: StagePlan, folder: Path) -> str:
+def check_folder(plan: Plan, folder: Path) -> str:
     """`empty`, `begun` or `done`; `UserError` where the folder holds a stage that is not this one."""
     if not (folder / PLAN).exists():
         return "empty"
@@ -112,10 +118,15 @@ def earlier(folder: Path | None) -> list[Path]:
     return chain
 
 
+def left_model(previous: Path | None) -> Path | None:
+    """The model of the nearest earlier stage that left one."""
+    return next((folder / MODEL for folder in earlier(previous) if (folder / MODEL).is_dir()), None)
+
+
 def starting_model(plan: StagePlan, previous: Path | None) -> LanguageModel:
     """The model of the nearest earlier stage that left one, otherwise the recipe's; with the plan's settings."""
-    left = [folder / MODEL for folder in earlier(previous) if (folder / MODEL / SETTINGS_FILE).is_file()]
-    lm = load(left[0]) if left else first_model(plan.model, plan.dialect, plan.seed)
+    left = left_model(previous)
+    lm = load(left) if left else first_model(plan.model, plan.dialect, plan.seed)
     if plan.model.gradient_checkpointing:
         checkpoint_activations(lm.model)
     prompt = get_prompt(plan.prompt)
@@ -212,8 +223,50 @@ def evaluation(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -
                 engine, load_problems(name, limit=stage.limit), get_prompt(prompt), plan.decoding, stage.samples,
                 plan.seed, grader, folder, name=label, greedy=stage.greedy, best_of=stage.best_of, say=say,
             )  # fmt: skip
+    return summary_of(found)
+
+
+def summary_of(found: dict[str, dict]) -> dict:
+    """What result.json says of evaluations, by the names in their files."""
     values = {label: {name: m["value"] for name, m in result["metrics"].items()} for label, result in found.items()}
     return {"evaluations": values, "seconds": sum(result["seconds"] for result in found.values())}
+
+
+def text(plan: TextPlan, folder: Path, previous: Path | None, say: Say) -> dict:
+    stage, train = plan.stage, load_texts(plan.stage.data)
+    valid = load_texts(stage.valid, stage.valid_limit) if stage.valid else None
+    for note in train.notes:
+        say(f"note on {train.name}: {note}")
+    if left := left_model(previous):
+        lm = load_text_model(left)
+    else:
+        texts = (side for pair in train for side in (pair.source, pair.target))
+        tokenizer = train_tokenizer(plan.tokenizer, texts)
+        lm = create_text_model(plan.model, tokenizer, plan.task != "language_modelling", plan.seed)
+    summary = train_text(lm, stage, train, valid, plan.seed, folder)
+    save_text_model(lm, folder / MODEL)
+    return summary
+
+
+def text_evaluation(plan: TextPlan, folder: Path, previous: Path | None, say: Say) -> dict:
+    stage, lm = plan.stage, load_text_model(left_model(previous))
+    found = {}
+    for name in stage.data:
+        label = file_name(name)
+        if (done := folder / f"eval-{label}.json").is_file():
+            found[label] = read_json(done)
+            continue
+        texts = load_texts(name, stage.limit)
+        examples = encode_set(lm, texts)
+        found[label] = evaluate_texts(
+            lm, texts, examples, plan.task, stage, folder, name=label, tokenize=stage.tokenize, say=say
+        )
+    return summary_of(found)
+
+
+RUNNERS = {
+    "coldstart": coldstart, "sft": sft, "grpo": grpo, "eval": evaluation, "text": text, "text_eval": text_evaluation,
+}  # fmt: skip
 
 
 def file_name(name: str) -> str:
@@ -229,7 +282,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if len(arguments) != 1:
             raise UserError("give one file: python -m polythink.train.stage SPEC.json")
         spec = read_json(arguments[0])
-        plan = parse_config(StagePlan, spec.get("plan"), f"{arguments[0]}: plan")
+        plan = spec.get("plan")
+        plan_class = TextPlan if isinstance(plan, dict) and "task" in plan else StagePlan
+        plan = parse_config(plan_class, plan, f"{arguments[0]}: plan")
         run_stage(plan, spec["folder"], spec.get("previous"), resume=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
