@@ -19,6 +19,7 @@ from polythink.evaluate.dynamics import (
     read_run,
     stage_chart,
 )
+from polythink.evaluate.metrics import AMOUNTS
 from polythink.evaluate.picture import TRACE_CSS, trace_html
 from polythink.run.config import dump_yaml
 from polythink.run.folder import write_text
@@ -39,7 +40,6 @@ METRICS = {
     "critical_path": ("critical path", "mean number of steps one after another"),
     "cuts": ("cuts", "segments cut by a budget, a trace"),
 }
-AMOUNTS = ("tokens", "critical_path", "cuts")  # all other metrics are shares
 VERDICTS = {"right": "✓ right", "wrong": "✗ wrong", "unparsed": "no answer found", "timeout": "grading timed out"}
 
 

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from polythink.evaluate.text import TASKS, BeamConfig
+from polythink.evaluate.scores import TASKS
+from polythink.evaluate.text import BeamConfig
 from polythink.models.text import TextModelConfig
 from polythink.models.text_tokenizers import TokenizerConfig
 from polythink.problems.texts import find_texts
