@@ -1,7 +1,7 @@
 """A compositional grammar between two small languages: the order of words turns around, and endings agree.
 
     source   the dog that sees some cats follows these girls today
-    target   oma san nironk man morank dapit ke to kelu lirit
+    target   oma man morank dapit ke to kelu san nironk lirit
 
 Source, each rule with its words in order:
 
@@ -10,7 +10,6 @@ Source, each rule with its words in order:
 Target of the same tree:
 
     S   ->  (Adv) NP/nominative NP/accusative V        the verb agrees in number with the subject
-         |  (Adv) NP/accusative NP/nominative V        if the object is `this` or `these`
     NP  ->  (M) Det N (Adj)                            Det, Adj agree with N in gender and number, N bears case
     M   ->  NP/accusative V ke                         a relative clause with the noun as its subject
          |  NP/nominative V ko                         with the noun as its object
@@ -66,8 +65,7 @@ ADJECTIVES = _words(
 )  # stems
 ADVERBS = _words("today:oma often:ire never:ulo quickly:ebi again:asu gladly:iko")
 PLACES = _words("near:uri behind:apu beside:exa under:inde above:opla")
-POINTING = ("this", "these")
-DETERMINERS = {("the", "the"): "t", ("a", "some"): "m", POINTING: "s"}  # singular and plural -> stem
+DETERMINERS = {("the", "the"): "t", ("a", "some"): "m", ("this", "these"): "s"}  # singular and plural -> stem
 
 
 @dataclass(frozen=True)
@@ -140,9 +138,7 @@ def _english_phrase(phrase: NounPhrase) -> list[str]:
 def target(sentence: Sentence) -> list[str]:
     adverb = [ADVERBS[sentence.adverb]] if sentence.adverb else []
     verb = _target_verb(sentence.verb, sentence.subject)
-    phrases = [_target_phrase(sentence.subject, ""), _target_phrase(sentence.object, "k")]
-    first, second = reversed(phrases) if sentence.object.determiner == POINTING else phrases
-    return [*adverb, *first, *second, verb]
+    return [*adverb, *_target_phrase(sentence.subject, ""), *_target_phrase(sentence.object, "k"), verb]
 
 
 def _target_verb(verb: str, subject: NounPhrase) -> str:
