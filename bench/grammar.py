@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
-from polythink.evaluate.text import BeamConfig, generate
+from polythink.evaluate.text import Measuring, encode_set, generate
 from polythink.experiment.results import over_seeds
 from polythink.models.architectures.counting import formula, total
 from polythink.models.text import load_text_model, make_batch, token_losses
@@ -30,7 +30,6 @@ from polythink.problems.texts import load_texts
 from polythink.run.errors import UserError
 from polythink.run.folder import read_json, read_jsonl
 from polythink.run.table import markdown_table
-from polythink.train.text_data import encode_set
 
 LENGTH = 16  # source and target tokens of the pass whose multiply-accumulates are counted
 EARLY, LEVEL = 300, 1.0  # the step of the first loss, and the loss of the transition
@@ -141,7 +140,7 @@ def speed_table(found: dict[str, dict[int, Trained]], best: dict[str, str], roun
             started = time.perf_counter()
             token_losses(lm, batch)[0].mean().backward()
             trained = time.perf_counter()
-            written = sum(len(ids) + 1 for ids in generate(lm, examples, BeamConfig(max_new_tokens=40)))
+            written = sum(len(ids) + 1 for ids in generate(lm, examples, Measuring(max_new_tokens=40)))
             drawn = time.perf_counter()
             if turn:
                 seconds[name][0].append((trained - started) / tokens)

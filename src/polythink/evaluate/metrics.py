@@ -17,7 +17,7 @@ from math import comb
 import numpy as np
 
 DRAWS = 2000
-AMOUNTS = ("tokens", "critical_path", "cuts", "loss", "perplexity")  # all other metrics are shares
+AMOUNTS = ("tokens", "critical_path", "cuts", "loss", "perplexity", "word_perplexity")  # all others are shares
 
 
 # ---- one problem ----

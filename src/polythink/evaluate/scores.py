@@ -1,6 +1,7 @@
 """Scores of generated texts and of losses, each with its interval by bootstrap over pairs.
 
-A row is one of samples.jsonl: reference, output, exact (bool), nll (of all its target tokens together), tokens.
+A row is one of samples.jsonl: reference, output, exact (bool), nll (of all its target tokens together), tokens, and in
+language modelling words. Shares (BLEU and ROUGE too) lie between 0 and 1.
 """
 
 from __future__ import annotations
@@ -11,21 +12,32 @@ from math import exp
 
 import numpy as np
 
+from polythink.evaluate import rouge
 from polythink.evaluate.metrics import DRAWS, Estimate, Measure
+from polythink.run.errors import UserError
 
 TASKS = {  # task -> its metrics, the first ones first
     "translation": ("exact", "bleu", "loss", "perplexity"),
-    "language_modelling": ("loss", "perplexity"),
+    "summarisation": ("rouge1", "rouge2", "rougeL", "loss", "perplexity"),
+    "language_modelling": ("loss", "perplexity", "word_perplexity"),
 }
 
 
-def score_pairs(rows: Sequence[dict], wanted: Sequence[str], tokenize: str = "13a") -> dict[str, Score]:
+def score_rows(rows: Sequence[dict], wanted: Sequence[str], tokenize: str = "13a") -> dict[str, Score]:
     """The scores of rows of samples.jsonl, by name."""
+
+    def overlap(score: Callable[..., float], *n: int) -> Score:
+        return mean_of([score(rouge.words(row["output"]), rouge.words(row["reference"]), *n) for row in rows])
+
     makers: dict[str, Callable[[], Score]] = {
         "exact": lambda: mean_of([row["exact"] for row in rows]),
         "bleu": lambda: bleu([row["output"] for row in rows], [row["reference"] for row in rows], tokenize),
+        "rouge1": lambda: overlap(rouge.rouge_n, 1),
+        "rouge2": lambda: overlap(rouge.rouge_n, 2),
+        "rougeL": lambda: overlap(rouge.rouge_l),
         "loss": lambda: Score(_columns(rows, "nll", "tokens"), ratio),
         "perplexity": lambda: Score(_columns(rows, "nll", "tokens"), lambda sums: exp(ratio(sums))),
+        "word_perplexity": lambda: Score(_columns(rows, "nll", "words"), lambda sums: exp(ratio(sums))),
     }
     return {name: makers[name]() for name in wanted}
 
@@ -63,7 +75,10 @@ def _columns(rows: Sequence[dict], *names: str) -> np.ndarray:
 
 def bleu(outputs: Sequence[str], references: Sequence[str], tokenize: str) -> Score:
     """Corpus BLEU as a share, by sacrebleu (Post 2018); `tokenize` as there. From n-gram counts, pair by pair."""
-    from sacrebleu.metrics import BLEU
+    try:
+        from sacrebleu.metrics import BLEU
+    except ImportError:
+        raise UserError("BLEU needs `pip install 'polythink[translation]'`") from None
 
     metric = BLEU(tokenize=tokenize, effective_order=True)  # of one pair; the counts are the same
     found = [metric.sentence_score(o, [r]) for o, r in zip(outputs, references, strict=True)]

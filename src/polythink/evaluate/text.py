@@ -4,32 +4,55 @@ Writes, under `out`, with the `name` of the set:
 
     samples-NAME.jsonl   a row a pair: source, reference, output (without an encoder none), its loss and tokens, exact
     eval-NAME.json       what was evaluated and how, and each metric with its 95% interval over pairs
+
+Language modelling by `block` measures running text: all texts one after another, cut into blocks of so many tokens.
 """
 
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field
 
-from polythink.evaluate.scores import TASKS, score_pairs
+from polythink.evaluate.scores import TASKS, score_rows
 from polythink.models.text import Example, TextModel, make_batch, token_losses
-from polythink.problems.pairs import Pair, TextSet
+from polythink.problems.pairs import TextSet
 from polythink.run.config import Config
 from polythink.run.folder import explained, write_json, write_jsonl
 from polythink.run.progress import Progress
 
 
-class BeamConfig(Config):
-    """How texts are generated. The score of a finished text is sum(log p) / tokens^length_penalty, the end counted."""
+class Measuring(Config):
+    """How a model is measured. The score of a finished text is sum(log p) / tokens^length_penalty, the end counted."""
 
     beams: int = Field(1, ge=1)  # 1: greedy
     length_penalty: float = 1.0
     max_new_tokens: int = Field(256, ge=1)
-    batch: int = Field(64, ge=1)  # texts at once; speed, not results
+    rows: int = Field(64, ge=1)  # texts at once; speed, not results
+    tokenize: Literal["13a", "none", "char", "intl", "zh"] = "13a"  # how BLEU cuts words, as in sacrebleu
+    block: int | None = Field(None, ge=2)  # language modelling: tokens
+
+
+# ---- token ids ----
+
+
+def encode_set(lm: TextModel, texts: TextSet) -> list[Example]:
+    """The pairs as token ids."""
+    return [
+        Example(array("i", lm.encode(pair.source) if lm.has_encoder else ()), array("i", lm.encode(pair.target)))
+        for pair in texts
+    ]
+
+
+def running_text(examples: Sequence[Example], block: int) -> list[Example]:
+    """All targets one after another, cut into blocks of so many tokens; the last one has what is left."""
+    tokens = array("i", [token for example in examples for token in example.target])
+    return [Example((), tokens[i : i + block]) for i in range(0, len(tokens), block)]
 
 
 # ---- loss ----
@@ -62,12 +85,12 @@ def in_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
 
 
 @torch.no_grad()
-def generate(lm: TextModel, examples: Sequence[Example], how: BeamConfig, label: str = "") -> list[list[int]]:
+def generate(lm: TextModel, examples: Sequence[Example], how: Measuring, label: str = "") -> list[list[int]]:
     """The target that the model gives to each source, as token ids without the end token."""
     lm.model.eval()
     found: list[list[int]] = [[] for _ in examples]
     with Progress(len(examples), label) as bar:
-        for places in in_batches([len(e.source) for e in examples], how.batch):
+        for places in in_batches([len(e.source) for e in examples], how.rows):
             inputs = make_batch(lm, [examples[i] for i in places]).inputs
             out = lm.model.generate(
                 inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=False, num_beams=how.beams,
@@ -89,13 +112,10 @@ def until(ids: Sequence[int], end: int) -> list[int]:
 def evaluate_texts(
     lm: TextModel,
     texts: TextSet,
-    examples: Sequence[Example],
     task: str,
-    how: BeamConfig,
+    how: Measuring,
     out: Path,
-    *,
     name: str,
-    tokenize: str = "13a",
     say: Callable[[str], None] = print,
 ) -> dict:
     """Measure the model on pairs and write the files above; returns what eval-NAME.json holds."""
@@ -104,30 +124,41 @@ def evaluate_texts(
     started = time.perf_counter()
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
-    nll = losses(lm, examples)
-    drawing = time.perf_counter()
-    drawn = generate(lm, examples, how, texts.name) if lm.has_encoder else [None] * len(examples)
-    seconds = time.perf_counter() - drawing
-    rows = [_row(lm, *row) for row in zip(texts, examples, nll, drawn, strict=True)]
+    rows = measure(lm, texts, how)
     write_jsonl(out / f"samples-{name}.jsonl", rows)
-    scores = score_pairs(rows, TASKS[task], tokenize)
+    scores = score_rows(rows, TASKS[task], how.tokenize)
     result = {
         "problems": texts.name,
         "n": len(rows),
-        "decoding": {key: getattr(how, key) for key in BeamConfig.model_fields},
+        "decoding": {key: getattr(how, key) for key in Measuring.model_fields},
         "notes": list(texts.notes),
         "metrics": {metric: vars(score.estimate()) for metric, score in scores.items()},
-        "tokens": sum(len(ids) + 1 for ids in drawn if ids is not None),
-        "decoding_seconds": seconds,
         "seconds": time.perf_counter() - started,
     }
     write_json(out / f"eval-{name}.json", result)
     return result
 
 
-def _row(lm: TextModel, pair: Pair, example: Example, nll: float, drawn: Sequence[int] | None) -> dict:
-    row = {"source": pair.source, "reference": pair.target, "nll": nll, "tokens": len(example.target)}
+def measure(lm: TextModel, texts: TextSet, how: Measuring) -> list[dict]:
+    """One row a pair, or a block of running text, for samples.jsonl."""
+    examples = encode_set(lm, texts)
+    if not lm.has_encoder:
+        words = sum(len(pair.target.split()) + 1 for pair in texts)  # the end of a text counts as a word
+        share = words / sum(len(example.target) for example in examples)
+        rows = running_text(examples, how.block) if how.block else examples
+        return [
+            {**_row(lm, e, nll), "words": share * len(e.target)} for e, nll in zip(rows, losses(lm, rows), strict=True)
+        ]
+    drawn = generate(lm, examples, how, texts.name)
+    return [
+        {"source": pair.source, **_row(lm, example, nll, ids)}
+        for pair, example, nll, ids in zip(texts, examples, losses(lm, examples), drawn, strict=True)
+    ]
+
+
+def _row(lm: TextModel, example: Example, nll: float, drawn: Sequence[int] | None = None) -> dict:
+    row = {"reference": lm.decode(example.target), "nll": nll, "tokens": len(example.target)}
     if drawn is None:
         return row
     output = lm.decode(drawn)
-    return {**row, "output": output, "exact": output == lm.decode(example.target)}
+    return {**row, "output": output, "exact": output == row["reference"]}

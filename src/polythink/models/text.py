@@ -47,6 +47,11 @@ class TextModelConfig(Config):
     activation_dropout: float = Field(0.0, ge=0, lt=1)
     options: dict[str, Any] = Field(default_factory=dict)  # further fields of the architecture's configuration
 
+    @field_validator("options", mode="before")
+    @classmethod
+    def _null_is_none(cls, options: Any) -> Any:
+        return {} if options is None else options  # a recipe lets go of those of the one it extends
+
     @field_validator("architecture")
     @classmethod
     def _known(cls, name: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
@@ -25,21 +26,27 @@ class TokenizerConfig(Config):
     """How text is cut. One vocabulary serves source and target."""
 
     kind: Literal["words", "bpe", "bytes"] = "words"
-    size: int = Field(32_768, ge=8)  # of bpe: so many tokens, special ones included
+    size: int = Field(32_768, ge=8)  # tokens, special ones included: of words at most so many, of bpe exactly
     sentences: int = Field(2_000_000, ge=1)  # bpe is trained on so many of them at most, drawn at random
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it is going to have; of words fewer, where the texts have fewer."""
+        return len(SPECIALS) + 256 if self.kind == "bytes" else self.size
 
 
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """The tokenizer of these texts."""
     if config.kind == "bpe":
         return bpe_tokenizer(train_sentencepiece(texts, config.size, config.sentences))
-    return (word_tokenizer if config.kind == "words" else byte_tokenizer)(texts)
+    return word_tokenizer(texts, config.size) if config.kind == "words" else byte_tokenizer()
 
 
-def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """One token for every word of the texts, words separated by white space; other words are unknown."""
-    words = sorted({word for text in texts for word in text.split()})
-    tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate((*SPECIALS, *words))}, unk_token=UNKNOWN))
+def word_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
+    """One token for each of the most frequent words, words separated by white space; the others are unknown."""
+    counts = Counter(word for text in texts for word in text.split())
+    words = sorted(counts, key=lambda word: (-counts[word], word))[: size - len(SPECIALS)]
+    tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate((*SPECIALS, *sorted(words)))}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return _in_hub_format(tokenizer)
 
@@ -92,8 +99,8 @@ def bpe_tokenizer(model: bytes) -> PreTrainedTokenizerFast:
     return _in_hub_format(tokenizer)
 
 
-def byte_tokenizer(texts: Iterable[str] = ()) -> PreTrainedTokenizerFast:
-    """One token a byte, whatever the texts."""
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(BPE({c: i for i, c in enumerate((*SPECIALS, *alphabet))}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

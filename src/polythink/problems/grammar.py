@@ -1,7 +1,7 @@
 """A compositional grammar between two small languages: the order of words turns around, and endings agree.
 
     source   the dog that sees some cats follows these girls today
-    target   oma man morank dapit ke to kelu san nironk lirit
+    target   oma man morank dapit ke to kelu son nironk lirit
 
 Source, each rule with its words in order:
 

@@ -122,6 +122,12 @@ def names_of_folders(stages: dict[str, Any]) -> dict[str, Any]:
     return stages
 
 
+def file_name(name: str) -> str:
+    """A problem set's or prompt's name as part of a file name."""
+    stem = Path(name).stem if Path(name).suffix else name
+    return re.sub(r"[^\w.-]+", "-", stem)
+
+
 def hash_of_path(path: str | Path) -> str:
     """SHA-256 of a file, or of all files in a folder."""
     path = Path(path)

@@ -23,9 +23,9 @@ from polythink.run.errors import UserError, nearest
 from polythink.run.folder import environment, held, write_json, write_text
 from polythink.trace.dialect import get_dialect
 from polythink.trace.layout import MODES
-from polythink.train.plan import ColdstartConfig, EvalConfig, Stage, StagePlan, names_of_folders
+from polythink.train.plan import ColdstartConfig, EvalConfig, Stage, StagePlan, file_name, names_of_folders
 from polythink.train.sft import SFTConfig
-from polythink.train.stage import Say, check_folder, file_name, run_stage
+from polythink.train.stage import Say, check_folder, run_stage
 from polythink.train.text_recipe import TextRecipe
 
 

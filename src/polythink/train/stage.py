@@ -13,7 +13,6 @@ metrics.jsonl, the responses, or the evaluations say of themselves. What was los
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -53,10 +52,9 @@ from polythink.trace.dialect import get_dialect
 from polythink.train import process
 from polythink.train.data import DataConfig, TraceEncoder, make_mixture
 from polythink.train.grpo import train_grpo
-from polythink.train.plan import ColdstartConfig, CountdownTeacherConfig, EvalConfig, Plan, StagePlan
+from polythink.train.plan import ColdstartConfig, CountdownTeacherConfig, EvalConfig, Plan, StagePlan, file_name
 from polythink.train.sft import train_sft
 from polythink.train.text import train_text
-from polythink.train.text_data import encode_set
 from polythink.train.text_recipe import TextPlan
 
 PLAN, RESULT, MODEL = "stage.json", "result.json", "model"
@@ -240,9 +238,9 @@ def text(plan: TextPlan, folder: Path, previous: Path | None, say: Say) -> dict:
     if left := left_model(previous):
         lm = load_text_model(left)
     else:
-        texts = (side for pair in train for side in (pair.source, pair.target))
-        tokenizer = train_tokenizer(plan.tokenizer, texts)
-        lm = create_text_model(plan.model, tokenizer, plan.task != "language_modelling", plan.seed)
+        sides = ("source", "target") if plan.has_encoder else ("target",)
+        tokenizer = train_tokenizer(plan.tokenizer, (getattr(pair, side) for pair in train for side in sides))
+        lm = create_text_model(plan.model, tokenizer, plan.has_encoder, plan.seed)
     summary = train_text(lm, stage, train, valid, plan.seed, folder)
     save_text_model(lm, folder / MODEL)
     return summary
@@ -250,29 +248,19 @@ def text(plan: TextPlan, folder: Path, previous: Path | None, say: Say) -> dict:
 
 def text_evaluation(plan: TextPlan, folder: Path, previous: Path | None, say: Say) -> dict:
     stage, lm = plan.stage, load_text_model(left_model(previous))
-    found = {}
+    found: dict[str, dict] = {}
     for name in stage.data:
         label = file_name(name)
-        if (done := folder / f"eval-{label}.json").is_file():
+        if (done := folder / f"eval-{label}.json").is_file():  # before the stage was stopped
             found[label] = read_json(done)
-            continue
-        texts = load_texts(name, stage.limit)
-        examples = encode_set(lm, texts)
-        found[label] = evaluate_texts(
-            lm, texts, examples, plan.task, stage, folder, name=label, tokenize=stage.tokenize, say=say
-        )
+        else:
+            found[label] = evaluate_texts(lm, load_texts(name, stage.limit), plan.task, stage, folder, label, say)
     return summary_of(found)
 
 
 RUNNERS = {
     "coldstart": coldstart, "sft": sft, "grpo": grpo, "eval": evaluation, "text": text, "text_eval": text_evaluation,
 }  # fmt: skip
-
-
-def file_name(name: str) -> str:
-    """A problem set's or prompt's name as part of a file name."""
-    stem = Path(name).stem if Path(name).suffix else name
-    return re.sub(r"[^\w.-]+", "-", stem)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 
-from polythink.evaluate.text import mean_loss
+from polythink.evaluate.text import encode_set, mean_loss, running_text
 from polythink.models.text import Example, TextModel, make_batch, token_losses
 from polythink.problems.pairs import TextSet
 from polythink.run.errors import UserError
@@ -23,7 +23,7 @@ from polythink.run.progress import Progress
 from polythink.train.checkpoint import average_weights, forget_after, keep_weights, load_checkpoint, save_checkpoint
 from polythink.train.config import OptimiserConfig
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser, update
-from polythink.train.text_data import ByCount, ByTokens, by_tokens, encode_set, running_text, without_long
+from polythink.train.text_data import ByCount, ByTokens, by_tokens, without_long
 
 
 class TextConfig(OptimiserConfig):
@@ -40,11 +40,11 @@ class TextConfig(OptimiserConfig):
     batch_tokens: int | None = Field(None, ge=1)  # tokens of the longer side in a forward, padding included,
     accumulate: int = Field(1, ge=1)  # and so many forwards a step
     max_tokens: int = Field(256, ge=1)  # of a side; longer pairs are dropped and counted
-    block: int | None = Field(None, ge=2)  # language modelling: read as running text, in pieces of so many tokens
+    block: int | None = Field(None, ge=2)  # language modelling: read as running text, in blocks of so many tokens
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     validate_every: int = Field(100, ge=1)  # steps; the last one always
     average: int = Field(1, ge=1)  # the model is the mean of so many checkpoints, the last step's among them,
-    average_every: int = Field(1, ge=1)  # which are so many steps apart
+    average_every: int | None = Field(None, ge=1)  # which are so many steps apart; an epoch if left out
     seed: int | None = None
 
     @model_validator(mode="after")
@@ -64,12 +64,14 @@ def train_text(
     `seed` decides the order of the examples and dropout.
     """
     dropped: Counter[str] = Counter()
-    batches = make_batches(without_long(encode_set(lm, train), config.max_tokens, dropped), config, seed)
-    checks = make_rows(encode_set(lm, valid), config.block) if valid else []
+    batches = make_batches(encode_set(lm, train), config, seed, dropped)
+    checks = encode_set(lm, valid) if valid else []
+    checks = running_text(checks, config.block) if config.block else checks
     model, optimiser = lm.model, make_optimiser(lm.model, config)
     steps = config.steps or int(config.epochs * batches.an_epoch)
     if not steps:
         raise UserError(f"{config.epochs:g} epochs of {train.name} are less than one step")
+    averaged = last_ones(steps, config.average, config.average_every or max(1, round(batches.an_epoch)))
     torch.manual_seed(seed)
     done = load_checkpoint(folder / "checkpoint", model, optimiser)
     forget_after(folder / "metrics.jsonl", done)
@@ -86,12 +88,12 @@ def train_text(
                 row["valid_loss"] = mean_loss(lm, checks)
             metrics.write(row)
             bar.advance(1, loss=row["loss"])
-            if step + 1 in averaged(config, steps):
+            if step + 1 in averaged:
                 keep_weights(folder / "checkpoint", step + 1, model)
             if (step + 1) % config.checkpoint_every == 0 or last:
                 save_checkpoint(folder / "checkpoint", step + 1, model, optimiser)
-    if config.average > 1:
-        average_weights(folder / "checkpoint", averaged(config, steps), model)
+    if averaged:
+        average_weights(folder / "checkpoint", averaged, model)
     model.eval()
     return summarise(read_jsonl(folder / "metrics.jsonl"), dropped, len(batches.examples))
 
@@ -112,22 +114,16 @@ def accumulate_gradient(lm: TextModel, config: TextConfig, forwards: Sequence[Se
     return {"loss": loss, "tokens": tokens}
 
 
-def averaged(config: TextConfig, steps: int) -> list[int]:
-    """The steps after which the weights are kept to be averaged; none where there is but one."""
-    if config.average == 1:
-        return []
-    kept = range(steps, 0, -config.average_every)[: config.average]
-    return sorted(kept)
+def last_ones(steps: int, count: int, every: int) -> list[int]:
+    """The steps whose checkpoints are averaged: the last one and those before it; none where one would be all."""
+    return sorted(range(steps, 0, -every)[:count]) if count > 1 else []
 
 
-def make_rows(examples: list[Example], block: int | None) -> list[Example]:
-    return running_text(examples, block) if block else examples
-
-
-def make_batches(examples: list[Example], config: TextConfig, seed: int) -> ByCount | ByTokens:
-    rows = make_rows(examples, config.block)
-    if not rows:
-        raise UserError(f"{config.data} holds less than one block of {config.block} tokens")
+def make_batches(examples: list[Example], config: TextConfig, seed: int, dropped: Counter) -> ByCount | ByTokens:
+    if config.block:
+        rows = running_text(examples, config.block)
+    else:
+        rows = without_long(examples, config.max_tokens, dropped)
     if config.batch is not None:
         return ByCount(rows, config.batch, config.micro_batch, seed)
     return by_tokens(rows, config.batch_tokens, config.accumulate, seed)

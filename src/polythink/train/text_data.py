@@ -10,16 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from polythink.models.text import Example, TextModel
-from polythink.problems.pairs import TextSet
+from polythink.models.text import Example
 from polythink.run.errors import UserError
 from polythink.train.data import endless
 from polythink.train.optimiser import micro_batches
-
-
-def encode_set(lm: TextModel, texts: TextSet) -> list[Example]:
-    """The pairs as token ids."""
-    return [Example(lm.encode(pair.source) if lm.has_encoder else (), lm.encode(pair.target)) for pair in texts]
 
 
 def without_long(examples: Sequence[Example], max_tokens: int, dropped: Counter) -> list[Example]:
@@ -29,12 +23,6 @@ def without_long(examples: Sequence[Example], max_tokens: int, dropped: Counter)
     if not found:
         raise UserError(f"none of the {len(examples)} pairs has at most {max_tokens} tokens a side; raise max_tokens")
     return found
-
-
-def running_text(examples: Sequence[Example], block: int) -> list[Example]:
-    """All targets one after another, cut into blocks of so many tokens; the rest of the last one is left out."""
-    tokens = [token for example in examples for token in example.target]
-    return [Example((), tokens[i : i + block]) for i in range(0, len(tokens) - block + 1, block)]
 
 
 def longest(example: Example) -> int:

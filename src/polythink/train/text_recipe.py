@@ -1,33 +1,32 @@
-"""Recipes for plain text: `task: translation | language_modelling` in place of dialect, mode and prompt.
+"""Recipes for plain text: `task: translation | summarisation | language_modelling`, no dialect, mode or prompt.
 
 Everything else is as in `recipe.py`: stages in order, planned, identified by content, run in one folder.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from polythink.evaluate.scores import TASKS
-from polythink.evaluate.text import BeamConfig
+from polythink.evaluate.text import Measuring
+from polythink.models.architectures import FrameConfig
 from polythink.models.text import TextModelConfig
 from polythink.models.text_tokenizers import TokenizerConfig
-from polythink.problems.texts import find_texts
+from polythink.problems.texts import check_texts, files_of, has_source, is_file
 from polythink.run.config import Config
 from polythink.run.errors import UserError
-from polythink.train.plan import Plan, hash_of_path, names_of_folders
+from polythink.train.plan import Plan, file_name, hash_of_path, names_of_folders
 from polythink.train.text import TextConfig
 
 
-class TextEvalConfig(BeamConfig):
-    """The model of the last training stage is measured on sets of pairs."""
+class TextEvalConfig(Measuring):
+    """The model of the last training stage is measured on sets of texts."""
 
     kind: Literal["text_eval"]
-    data: tuple[str, ...] = Field(min_length=1)
-    limit: int | None = Field(None, ge=1)  # pairs of each set
-    tokenize: Literal["13a", "none", "char", "intl", "zh"] = "13a"  # how sacrebleu cuts words
+    data: tuple[str, ...] = Field(min_length=1)  # names of sets, or files (see `problems/texts.py`)
+    limit: int | None = Field(None, ge=1)  # pairs of each
     seed: int | None = None
 
 
@@ -42,11 +41,21 @@ class TextPlan(Plan):
     model: TextModelConfig
     tokenizer: TokenizerConfig
 
+    @property
+    def has_encoder(self) -> bool:
+        return self.task != "language_modelling"
+
     def inputs(self) -> dict[str, str]:
-        """Hashes of the files that the plan names."""
-        data = self.stage.data
-        names = [*([data] if isinstance(data, str) else data), getattr(self.stage, "valid", None)]
-        return {name: hash_of_path(name) for name in names if name and Path(name).exists()}
+        """Hashes of the files that the plan names: their content counts, not only their names."""
+        files = [path for name in sets_of(self.stage) if is_file(name) for path in files_of(name)]
+        return {str(path): hash_of_path(path) for path in files if path.exists()}
+
+
+def sets_of(stage: TextConfig | TextEvalConfig) -> list[str]:
+    """The sets of texts that a stage reads."""
+    if isinstance(stage, TextEvalConfig):
+        return list(stage.data)
+    return [stage.data, *([stage.valid] if stage.valid else ())]
 
 
 class TextRecipe(Config):
@@ -61,9 +70,17 @@ class TextRecipe(Config):
 
     _names = field_validator("stages")(names_of_folders)
 
+    @property
+    def has_encoder(self) -> bool:
+        return self.task != "language_modelling"
+
+    def frame(self) -> FrameConfig:
+        """The transformers configuration of its model."""
+        return self.model.frame(self.tokenizer.vocabulary, self.has_encoder)
+
     def plan(self) -> list[TextPlan]:
         """One plan a stage, in order; `UserError` for what cannot be run as it stands."""
-        self.model.frame(self.tokenizer.size, self.task != "language_modelling")
+        self.frame()
         plans: list[TextPlan] = []
         before: TextPlan | None = None
         for name, stage in self.stages.items():
@@ -82,15 +99,14 @@ class TextRecipe(Config):
         return plans
 
     def _check(self, name: str, stage: TextConfig | TextEvalConfig, before: TextPlan | None) -> None:
+        for data in sets_of(stage):
+            check_texts(data, f"stages.{name}.data")
+            if self.has_encoder and not has_source(data):
+                raise UserError(f"stages.{name}.data: {data} has no sources, which {self.task} needs")
         if isinstance(stage, TextEvalConfig):
             if before is None:
                 raise UserError(f"stages.{name}: there is no model to measure yet; put a stage of kind text before it")
-            for data in stage.data:
-                find_texts(data)
-            return
-        for data in filter(None, (stage.data, stage.valid)):
-            find_texts(data)
-        if stage.block and self.task != "language_modelling":
-            raise UserError(
-                f"stages.{name}.block: running text is for language_modelling; leave it out for {self.task}"
-            )
+            if len({file_name(data) for data in stage.data}) < len(stage.data):
+                raise UserError(f"stages.{name}.data: two of them would write the same files; measure them apart")
+        if stage.block and self.has_encoder:
+            raise UserError(f"stages.{name}.block: {self.task} knows no running text; leave it out")
