@@ -235,7 +235,7 @@ def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None =
     """Write model, tokenizer, settings and a card as one transformers folder; `polythink.json` comes last."""
     folder, settings = Path(folder), settings or lm.settings
     try:
-        with _quietly(), explained(folder):
+        with quietly(), explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lm.model.save_pretrained(folder)
             lm.tokenizer.save_pretrained(folder)
@@ -251,7 +251,7 @@ def with_settings(lm: LanguageModel, **changes: Any) -> LanguageModel:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """transformers draws bars for loading and saving, also where there is no terminal."""
     enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
@@ -265,7 +265,7 @@ def _quietly() -> Iterator[None]:
 def _from_pretrained(path: str, dtype: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     check_path(path)
     try:
-        with _quietly():
+        with quietly():
             tokenizer = AutoTokenizer.from_pretrained(path)
             # attention: SDPA where the model has it
             model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto")

@@ -26,9 +26,10 @@ from transformers import (
 )
 
 from polythink.models.architectures import ARCHITECTURES, FrameConfig
+from polythink.models.load import quietly
 from polythink.run.config import Config
 from polythink.run.errors import UserError, nearest
-from polythink.run.folder import explained
+from polythink.run.folder import explained, write_text
 
 IGNORED = -100  # label of what is not predicted
 
@@ -111,9 +112,10 @@ def create_text_model(
 def load_text_model(folder: str | Path) -> TextModel:
     """A model that `save_text_model` wrote, on the GPU where there is one."""
     try:
-        encoder = AutoConfig.from_pretrained(folder).is_encoder_decoder
-        model = (AutoModelForSeq2SeqLM if encoder else AutoModelForCausalLM).from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        with quietly():
+            encoder = AutoConfig.from_pretrained(folder).is_encoder_decoder
+            model = (AutoModelForSeq2SeqLM if encoder else AutoModelForCausalLM).from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"cannot load a model from {str(folder)!r}: {str(error).splitlines()[0]}") from error
     return _ready(TextModel(model, tokenizer))
@@ -121,18 +123,39 @@ def load_text_model(folder: str | Path) -> TextModel:
 
 def save_text_model(lm: TextModel, folder: str | Path) -> None:
     try:
-        with explained(folder):
+        with quietly(), explained(folder):
             Path(folder).mkdir(parents=True, exist_ok=True)
             lm.model.save_pretrained(folder)
             lm.tokenizer.save_pretrained(folder)
     except SafetensorError as error:  # what a full disk is there
         raise UserError(f"cannot write {folder}: {error}") from error
+    write_text(Path(folder) / "README.md", _card(lm))
 
 
 def _ready(lm: TextModel) -> TextModel:
     lm.model.eval()
     lm.model.to("cuda" if torch.cuda.is_available() else "cpu")
     return lm
+
+
+def _card(lm: TextModel) -> str:
+    parameters = sum(p.numel() for p in lm.model.parameters())
+    auto = "AutoModelForSeq2SeqLM" if lm.has_encoder else "AutoModelForCausalLM"
+    return f"""---
+library_name: transformers
+tags: [polythink]
+---
+# A model of text
+
+| | |
+| --- | --- |
+| architecture | {lm.model.config.model_type}, {"encoder and decoder" if lm.has_encoder else "decoder only"} |
+| parameters | {parameters:,} |
+| vocabulary | {len(lm.tokenizer):,} tokens |
+
+`{auto}.from_pretrained(FOLDER)` loads it after `import polythink.models.architectures`. Texts end with the end token,
+sources too; the generating stack starts from `<s>`.
+"""
 
 
 # ---- batches ----
