@@ -59,11 +59,11 @@ def running_text(examples: Sequence[Example], block: int) -> list[Example]:
 
 
 @torch.no_grad()
-def losses(lm: TextModel, examples: Sequence[Example], batch: int = 128) -> list[float]:
-    """-log p of each target, summed over its tokens."""
+def losses(lm: TextModel, examples: Sequence[Example], tokens: int = 4096) -> list[float]:
+    """-log p of each target, summed over its tokens. At most `tokens` are in a forward: speed, not results."""
     lm.model.eval()
     found = [0.0] * len(examples)
-    for places in in_batches([len(e.source) + len(e.target) for e in examples], batch):
+    for places in groups(longest_first(examples), examples, tokens):
         sums = token_losses(lm, make_batch(lm, [examples[i] for i in places]))[0].double().sum(1).tolist()
         for i, value in zip(places, sums, strict=True):
             found[i] = value
@@ -75,10 +75,25 @@ def mean_loss(lm: TextModel, examples: Sequence[Example]) -> float:
     return sum(losses(lm, examples)) / sum(len(e.target) for e in examples)
 
 
-def in_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Places in groups of at most `size`, neighbours in length together, longest first."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    return [order[i : i + size] for i in range(0, len(order), size)]
+def longest_first(examples: Sequence[Example]) -> list[int]:
+    """The places of the examples, neighbours in length together."""
+    return sorted(range(len(examples)), key=lambda i: (-examples[i].longest, i))
+
+
+def groups(order: Sequence[int], examples: Sequence[Example], tokens: int) -> list[list[int]]:
+    """The places in this order, in groups whose longer side, padded, has at most so many tokens in all.
+
+    An example that is longer is a group of its own.
+    """
+    found: list[list[int]] = []
+    width = 0
+    for i in order:
+        width = max(width, examples[i].longest)
+        if not found or width * (len(found[-1]) + 1) > tokens:
+            found.append([])
+            width = examples[i].longest
+        found[-1].append(i)
+    return found
 
 
 # ---- texts ----
@@ -90,7 +105,8 @@ def generate(lm: TextModel, examples: Sequence[Example], how: Measuring, label: 
     lm.model.eval()
     found: list[list[int]] = [[] for _ in examples]
     with Progress(len(examples), label) as bar:
-        for places in in_batches([len(e.source) for e in examples], how.rows):
+        order = longest_first(examples)
+        for places in (order[i : i + how.rows] for i in range(0, len(order), how.rows)):
             inputs = make_batch(lm, [examples[i] for i in places]).inputs
             out = lm.model.generate(
                 inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=False, num_beams=how.beams,

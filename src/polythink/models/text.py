@@ -167,6 +167,11 @@ class Example(NamedTuple):
     source: Sequence[int]
     target: Sequence[int]
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer side."""
+        return max(len(self.source), len(self.target))
+
 
 @dataclass(frozen=True)
 class TextBatch:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from polythink.evaluate.text import groups
 from polythink.models.text import Example
 from polythink.run.errors import UserError
 from polythink.train.data import endless
@@ -18,15 +19,11 @@ from polythink.train.optimiser import micro_batches
 
 def without_long(examples: Sequence[Example], max_tokens: int, dropped: Counter) -> list[Example]:
     """Those with no more than `max_tokens` on a side; the others are counted in `dropped`."""
-    found = [example for example in examples if longest(example) <= max_tokens]
+    found = [example for example in examples if example.longest <= max_tokens]
     dropped["too long"] += len(examples) - len(found)
     if not found:
         raise UserError(f"none of the {len(examples)} pairs has at most {max_tokens} tokens a side; raise max_tokens")
     return found
-
-
-def longest(example: Example) -> int:
-    return max(len(example.source), len(example.target))
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class ByCount:
         """The examples of a step, counted from 0, forward by forward."""
         places = range(step * self.size, (step + 1) * self.size)
         taken = [self.examples[endless(len(self.examples), self.seed, place)] for place in places]
-        return [[taken[i] for i in micro] for micro in micro_batches([longest(e) for e in taken], self.micro)]
+        return [[taken[i] for i in micro] for micro in micro_batches([e.longest for e in taken], self.micro)]
 
     @property
     def an_epoch(self) -> float:
@@ -74,12 +71,4 @@ def by_tokens(examples: Sequence[Example], tokens: int, accumulate: int, seed: i
     order = list(range(len(examples)))
     random.Random(seed).shuffle(order)
     order.sort(key=lambda i: (len(examples[i].source), len(examples[i].target)))
-    batches: list[list[int]] = []
-    width = 0
-    for i in order:
-        width = max(width, longest(examples[i]))
-        if not batches or width * (len(batches[-1]) + 1) > tokens:
-            batches.append([])
-            width = longest(examples[i])
-        batches[-1].append(i)
-    return ByTokens(examples, batches, accumulate, seed)
+    return ByTokens(examples, groups(order, examples, tokens), accumulate, seed)

@@ -63,7 +63,7 @@ def test_texts_come_in_their_order_whatever_the_rows():
 def test_losses_come_in_their_order():
     lm = make()
     examples = encode_set(lm, TEXTS)
-    assert losses(lm, examples, batch=1) == pytest.approx(losses(lm, examples), rel=1e-5)
+    assert losses(lm, examples, tokens=1) == pytest.approx(losses(lm, examples), rel=1e-5)
     assert mean_loss(lm, examples) == pytest.approx(sum(losses(lm, examples)) / (4 + 2 + 5))
 
 
