@@ -6,7 +6,17 @@ from itertools import product
 
 import pytest
 
-from polythink.evaluate.text import Measuring, encode_set, evaluate_texts, generate, losses, mean_loss, running_text
+from polythink.evaluate.text import (
+    Measuring,
+    encode_set,
+    evaluate_texts,
+    generate,
+    losses,
+    mean_loss,
+    measure,
+    plain,
+    running_text,
+)
 from polythink.models.text import Example, TextModelConfig, create_text_model, make_batch, token_losses
 from polythink.models.text_tokenizers import TokenizerConfig, train_tokenizer
 from polythink.problems.pairs import Pair, TextSet
@@ -82,6 +92,17 @@ def test_an_evaluation_in_its_files(tmp_path):
     assert [row["reference"] for row in rows] == ["c b a", "a", "c b a d"]
     assert result["metrics"]["exact"]["value"] == sum(row["output"] == row["reference"] for row in rows) / 3
     assert result["metrics"]["loss"]["value"] == pytest.approx(sum(row["nll"] for row in rows) / 11)
+
+
+def test_references_are_what_was_given_and_not_what_the_tokenizer_made_of_them(tmp_path):
+    lm = make()
+    texts = TextSet("odd", (Pair("a b", "a  zebra ﬁ"), Pair("a", "")))
+    rows = measure(lm, texts, Measuring(max_new_tokens=1))
+    assert [row["reference"] for row in rows] == ["a  zebra ﬁ", ""]
+    assert plain("a  zebra ﬁ ") == "a zebra fi"
+    assert [row["exact"] for row in rows] == [
+        plain(row["output"]) == ref for row, ref in zip(rows, ("a zebra fi", ""), strict=True)
+    ]
 
 
 def test_running_text_is_measured_by_word(tmp_path):

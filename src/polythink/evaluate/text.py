@@ -11,6 +11,7 @@ Language modelling by `block` measures running text: all texts one after another
 from __future__ import annotations
 
 import time
+import unicodedata
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -158,23 +159,23 @@ def evaluate_texts(
 def measure(lm: TextModel, texts: TextSet, how: Measuring) -> list[dict]:
     """One row a pair, or a block of running text, for samples.jsonl."""
     examples = encode_set(lm, texts)
-    if not lm.has_encoder:
-        words = sum(len(pair.target.split()) + 1 for pair in texts)  # the end of a text counts as a word
-        share = words / sum(len(example.target) for example in examples)
-        rows = running_text(examples, how.block) if how.block else examples
+    if lm.has_encoder:
+        drawn = generate(lm, examples, how, texts.name)
+        found = zip(texts, examples, losses(lm, examples), map(lm.decode, drawn), strict=True)
         return [
-            {**_row(lm, e, nll), "words": share * len(e.target)} for e, nll in zip(rows, losses(lm, rows), strict=True)
-        ]
-    drawn = generate(lm, examples, how, texts.name)
+            {"source": pair.source, "reference": pair.target, "output": output,
+             "exact": plain(output) == plain(pair.target), "nll": nll, "tokens": len(example.target)}
+            for pair, example, nll, output in found
+        ]  # fmt: skip
+    words = sum(len(pair.target.split()) + 1 for pair in texts)  # the end of a text counts as a word
+    share = words / sum(len(example.target) for example in examples)
+    rows = running_text(examples, how.block) if how.block else examples
     return [
-        {"source": pair.source, **_row(lm, example, nll, ids)}
-        for pair, example, nll, ids in zip(texts, examples, losses(lm, examples), drawn, strict=True)
+        {"reference": lm.decode(e.target), "nll": nll, "tokens": len(e.target), "words": share * len(e.target)}
+        for e, nll in zip(rows, losses(lm, rows), strict=True)
     ]
 
 
-def _row(lm: TextModel, example: Example, nll: float, drawn: Sequence[int] | None = None) -> dict:
-    row = {"reference": lm.decode(example.target), "nll": nll, "tokens": len(example.target)}
-    if drawn is None:
-        return row
-    output = lm.decode(drawn)
-    return {**row, "output": output, "exact": output == row["reference"]}
+def plain(text: str) -> str:
+    """The text as tokenizers see it: composed characters, single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).split())
