@@ -115,6 +115,12 @@ def test_at_most_so_many_stages_run_at_once_and_share_the_cores(tmp_path, log) -
     assert f"threads={max(1, cores // 3)}" in log.read_text()
 
 
+def test_the_file_may_say_how_many_threads(tmp_path, log) -> None:
+    given = experiment(tmp_path, plain=["check=null"]).model_copy(update={"threads": 7})
+    run(given, tmp_path / "out")
+    assert set(line.split()[3] for line in log.read_text().splitlines() if line.startswith("start")) == {"threads=7"}
+
+
 def test_what_most_stages_wait_for_is_started_first(tmp_path, log) -> None:
     run(experiment(tmp_path, seeds=(0, 1), plain=[]), tmp_path / "out", jobs=1)
     started = [line.split()[1] for line in log.read_text().splitlines() if line.startswith("start")]

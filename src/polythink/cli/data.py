@@ -17,6 +17,7 @@ from polythink.problems.audit import Audit, audit
 from polythink.problems.faults import known_notes
 from polythink.problems.record import CHECKERS, Problem, ProblemSet
 from polythink.problems.sources import SOURCES, Source, load_problems, local_file, reference_answer
+from polythink.problems.texts import TEXTS
 from polythink.run.errors import UserError, nearest
 from polythink.run.progress import Progress
 from polythink.run.rows import read_rows
@@ -31,12 +32,18 @@ app.command("coldstart")(coldstart)
 
 @app.command("list")
 def list_sets() -> None:
-    """List the problem sets that have a name, and where each would come from.
+    """List the sets that have a name, and where each would come from: problems, then texts for the translation recipes.
 
-    Files need no name: every command that takes a set takes a .parquet or .jsonl file as well.
+    Files need no name: every command that takes a set takes a .parquet or .jsonl file as well, and recipes for texts
+    take two files line by line, as in corpus/train.{en,de}.
     """
     rows = [(name, " ".join(source.splits), _origin(source), source.about) for name, source in SOURCES.items()]
-    print(markdown_table(("name", "splits", "from", "what"), rows), end="")
+    print(markdown_table(("problems", "splits", "from", "what"), rows))
+    rows = [
+        (name, " ".join(text.splits), f"hub: {text.repo}" if text.repo else "made here", text.about)
+        for name, text in TEXTS.items()
+    ]
+    print(markdown_table(("texts", "splits", "from", "what"), rows), end="")
 
 
 @app.command("show")

@@ -23,6 +23,8 @@ def train(
 ) -> None:
     """Run the stages of a recipe, one after another, and write a report.
 
+    Recipes with a task (translation, summarisation, language_modelling) train on plain text.
+
     Example: polythink train countdown-smoke rl_easy.steps=5 --out runs/smoke
     """
     from polythink.run.config import dump_yaml

@@ -21,6 +21,7 @@ import numpy as np
 from polythink.run.folder import read_jsonl, write_jsonl
 
 DRAWS = 2000
+AMOUNTS = ("tokens", "critical_path", "cuts", "loss", "perplexity", "word_perplexity")  # all others are shares
 
 
 # ---- one problem ----

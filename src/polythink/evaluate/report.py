@@ -20,6 +20,7 @@ from polythink.evaluate.dynamics import (
     read_run,
     stage_chart,
 )
+from polythink.evaluate.metrics import AMOUNTS
 from polythink.evaluate.picture import TRACE_CSS, trace_html
 from polythink.run.config import dump_yaml
 from polythink.run.folder import write_text
@@ -39,8 +40,15 @@ METRICS = {
     "tokens": ("tokens", "mean length of a response over all its paths"),
     "critical_path": ("critical path", "mean number of steps one after another"),
     "cuts": ("cuts", "segments cut by a budget, a trace"),
+    "exact": ("exact match", "outputs that are the reference, word by word"),
+    "bleu": ("BLEU", "n-grams shared with the reference, by sacrebleu"),
+    "rouge1": ("ROUGE-1", "words shared with the reference, F1"),
+    "rouge2": ("ROUGE-2", "pairs of words, F1"),
+    "rougeL": ("ROUGE-L", "longest common sequence of words, F1"),
+    "loss": ("loss", "nats a token, given all before it"),
+    "perplexity": ("perplexity", "e to the loss"),
+    "word_perplexity": ("perplexity, words", "the same for a word, the end of a text counted as one"),
 }
-AMOUNTS = ("tokens", "critical_path", "cuts")  # all other metrics are shares
 VERDICTS = {"right": "✓ right", "wrong": "✗ wrong", "unparsed": "no answer found", "timeout": "grading timed out"}
 
 
@@ -55,6 +63,7 @@ def write_report(run_folder: str | Path) -> Path:
         *(_findings(stage) for stage in run.stages if stage.findings),
         *(heads_section(stage.folder / "heads.npz", f"Heads, {stage.name}") for stage in run.stages),
         _traces(run.stages),
+        _texts(run.stages),
         _details(run),
     ]
     path = run.folder / "report.html"
@@ -83,6 +92,7 @@ def compare_report(
         _section("Results", f'<div class="wide">{table_html}</div>') if table_html else "",
         _arm_curves(arms),
         *(_arm_traces(label, records[0].stages) for label, records in arms.items() if records),
+        *(_texts(records[0].stages, 2) for records in arms.values() if records),
     ]
     write_text(out, page(title, body))
     return Path(out)
@@ -152,7 +162,9 @@ def _results(stages: Sequence[Stage]) -> str:
     meaning = "; ".join(f"<b>{escape(head)}</b> {escape(what)}" for _, head, what in columns)
     notes = dict.fromkeys(note for result in everything for note in result.get("notes", []))
     warned = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
-    legend = f'<p class="soft small">Below each value its 95% interval, by bootstrap over problems. {meaning}.</p>'
+    legend = (
+        f'<p class="soft small">Below each value its 95% interval, by bootstrap over problems or texts. {meaning}.</p>'
+    )
     return _section("Results", f'{_in_short(by_set)}<div class="wide">{table}</div>{warned}{legend}')
 
 
@@ -170,7 +182,9 @@ def _in_short(by_set: Mapping[str, Sequence[tuple[str, dict]]]) -> str:
 
 
 def _size(result: dict) -> str:
-    return f"{result.get('n', '?')} problems, {result.get('samples', '?')} samples each"
+    if "samples" not in result:
+        return f"{result.get('n', '?')} texts"
+    return f"{result.get('n', '?')} problems, {result['samples']} samples each"
 
 
 def _labelled(results: Sequence[tuple[str, dict]]) -> list[tuple[str, dict]]:
@@ -322,7 +336,7 @@ def _arm_traces(label: str, stages: Sequence[Stage], most: int = 2) -> str:
 def _last_samples(stages: Sequence[Stage]) -> tuple[Stage | None, list[dict]]:
     """The samples of the last stage that has any: of all its problem sets, or of the end of its training."""
     for stage in reversed(stages):
-        rows = [row for name in (stage.evals or {"": {}}) for row in stage.samples(name)]
+        rows = [row for name in (stage.evals or {"": {}}) for row in stage.samples(name) if "reference" not in row]
         if rows:
             last = max(row.get("step", 0) for row in rows)
             return stage, [row for row in rows if row.get("step", 0) >= 0.9 * last]
@@ -365,6 +379,33 @@ def _sample(row: dict) -> str:
         f'<article class="sample"><div class="head"><span class="verdict {escape(verdict)}">'
         f"{escape(VERDICTS.get(verdict, verdict))}</span>"
         f'<span class="soft">{escape(" · ".join([*answers, *facts]))}</span></div>{trace_html(row)}</article>'
+    )
+
+
+# ---- texts ----
+
+
+def _texts(stages: Sequence[Stage], most: int = 12) -> str:
+    """The first texts of the last stage that wrote any: source, reference, output; wrong ones before right ones."""
+    for stage in reversed(stages):
+        rows = [row for name in stage.evals for row in stage.samples(name) if "output" in row]
+        if rows:
+            chosen = sorted(rows[:most], key=lambda row: bool(row.get("exact")))
+            hint = f'<p class="soft small">The first {len(chosen)} of stage <b>{escape(stage.name)}</b>.</p>'
+            return _section("Texts", hint + "".join(map(_text, chosen)))
+    return ""
+
+
+def _text(row: dict) -> str:
+    verdict = ("right", "✓ the reference") if row.get("exact") else ("wrong", "✗ not the reference")
+    lines = "".join(
+        f"<tr><th>{name}</th><td>{escape(str(row.get(name, '')))}</td></tr>"
+        for name in ("source", "reference", "output")
+        if not (name == "output" and row.get("exact"))
+    )
+    return (
+        f'<article class="sample"><div class="head"><span class="verdict {verdict[0]}">{verdict[1]}</span></div>'
+        f"<table>{lines}</table></article>"
     )
 
 

@@ -15,8 +15,9 @@ from math import isnan, sqrt
 from pathlib import Path
 from statistics import mean, stdev
 
-from polythink.evaluate.metrics import Estimate, Measure, difference, measures, read_measures
+from polythink.evaluate.metrics import AMOUNTS, Estimate, Measure, difference, measures, read_measures
 from polythink.evaluate.report import page
+from polythink.evaluate.scores import text_measures
 from polythink.run.folder import read_json, read_jsonl, write_json, write_text
 from polythink.run.table import html_table, markdown_table
 
@@ -26,7 +27,6 @@ T_95 = (
     2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484,
     2.0452, 2.0423,
 )  # fmt: skip
-COUNTS = ("tokens", "critical_path", "cuts")  # everything else is a share
 KINDS = ("eval", "compare", "tunnel")  # of stages that measure; their files begin so
 
 
@@ -59,8 +59,11 @@ class Evaluated:
 def _measures(folder: Path, name: str, metrics: Iterable[str]) -> dict[str, Measure]:
     if (own := folder / f"measures-{name}.jsonl").is_file():
         return read_measures(own)
+    rows = read_jsonl(folder / f"samples-{name}.jsonl")
+    if rows and "reference" in rows[0]:
+        return text_measures(rows)
     best_of = [int(metric.removeprefix("best_of_")) for metric in metrics if metric.startswith("best_of_")]
-    found = measures(read_jsonl(folder / f"samples-{name}.jsonl"), best_of)
+    found = measures(rows, best_of)
     if (greedy := folder / f"greedy-{name}.jsonl").is_file():
         found["greedy"] = measures(read_jsonl(greedy))["mean@1"]
     return found
@@ -120,7 +123,7 @@ def results(runs: Sequence[Evaluated]) -> Estimates:
 
 def is_count(metric: str) -> bool:
     """Whether it is an amount, and no share: `tokens`, or `parallel.tokens@8` of a comparison."""
-    return metric.partition("@")[0].rpartition(".")[2] in COUNTS
+    return metric.partition("@")[0].rpartition(".")[2] in AMOUNTS
 
 
 def bounds(metric: str) -> tuple[float, float]:
@@ -146,8 +149,8 @@ def differences(runs: Sequence[Evaluated], others: Sequence[Evaluated]) -> Estim
             return None
         if not (once(runs) and once(others)):
             return over_seeds([a - b for a, b in values])
-        a, b = (run.measures[name][metric] for run in pairs[0])
-        return difference(a, b) if a.keys == b.keys else None
+        a, b = (run.measures[name].get(metric) for run in pairs[0])
+        return difference(a, b) if a and b and a.keys == b.keys else None
 
     return {name: _present({m: compare(name, m) for m in metrics}) for name, metrics in _metrics(runs).items()}
 
@@ -297,5 +300,6 @@ def _cell(metric: str, estimate: Estimate | None, sign: str = "") -> str:
     if estimate is None:
         return ""
     scale = 1 if is_count(metric) else 100
-    value, low, high = (f"{scale * x:{sign}.1f}" for x in (estimate.value, estimate.low, estimate.high))
+    digits = 3 if metric == "loss" else 1
+    value, low, high = (f"{scale * x:{sign}.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
     return value if isnan(estimate.low) else f"{value} [{low}, {high}]"

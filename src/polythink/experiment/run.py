@@ -2,7 +2,8 @@
 
     name: countdown
     seeds: [0, 1]
-    jobs: 2                      # stages that run at once
+    jobs: 2                      # stages that run at once,
+    threads: 1                   # each in so many threads; the cores shared out if left out
     columns: [mean@8, tokens]    # metrics in the table; all if left out
     arms:
       sequential: {recipe: countdown, overrides: [mode=sequential]}
@@ -36,8 +37,8 @@ from polythink.run.folder import environment, read_json, write_json, write_text
 from polythink.run.progress import progress
 
 if TYPE_CHECKING:  # with torch behind it, which an experiment itself has no use for
-    from polythink.train.plan import StagePlan
-    from polythink.train.recipe import Recipe
+    from polythink.train.plan import Plan
+    from polythink.train.recipe import AnyRecipe
 
 
 class Arm(Config):
@@ -54,6 +55,7 @@ class Experiment(Config):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     arms: dict[str, Arm] = Field(min_length=1)
     jobs: int = Field(2, ge=1)
+    threads: int | None = Field(None, ge=1)  # of a stage; the cores shared out if left out
     columns: tuple[str, ...] = ()
 
     @field_validator("name", "arms")
@@ -72,14 +74,17 @@ class Experiment(Config):
         return seeds
 
 
+EVALUATIONS = (*KINDS, "text_eval")  # kinds of stages whose results stand in the table
+
+
 @dataclass(frozen=True)
 class Run:
     """One arm with one seed: its resolved recipe and the stages it comes to."""
 
     arm: str
     seed: int
-    recipe: Recipe
-    plans: dict[str, StagePlan]  # its stages in order, by name
+    recipe: AnyRecipe
+    plans: dict[str, Plan]  # its stages in order, by name
 
     @property
     def name(self) -> str:
@@ -94,7 +99,7 @@ class Outcome:
     failures: tuple[str, ...]
 
 
-Load = Callable[[str | Path, Sequence[str]], "Recipe"]
+Load = Callable[[str | Path, Sequence[str]], "AnyRecipe"]
 
 
 def load_experiment(name_or_path: str | Path) -> Experiment:
@@ -127,7 +132,7 @@ def run_experiment(
     stages = collect(runs, out)
     for run in runs:
         _write_run(run, out / "runs" / run.name, stages)
-    schedule = Schedule(list(stages.values()), jobs or experiment.jobs, command)
+    schedule = Schedule(list(stages.values()), jobs or experiment.jobs, command, experiment.threads)
     with Board(list(stages.values())) as board:
         schedule.run(board.show)
     evaluated = [found for run in runs for found in evaluations(run, stages)]
@@ -140,8 +145,8 @@ def run_experiment(
 def resolve(experiment: Experiment, load: Load) -> list[Run]:
     """Every arm with every seed. A mistake in any recipe or override is found here, before anything is run."""
     runs = []
-    for name, arm in experiment.arms.items():
-        for seed in experiment.seeds:
+    for seed in experiment.seeds:  # first all arms with one seed, so that there is something to compare early
+        for name, arm in experiment.arms.items():
             try:
                 recipe = load(arm.recipe, [*arm.overrides, f"seed={seed}"])
             except UserError as error:
@@ -166,7 +171,7 @@ def collect(runs: Sequence[Run], out: Path) -> dict[str, Job]:
 
 def evaluations(run: Run, stages: Mapping[str, Job]) -> list[Evaluated]:
     """The finished evaluations of a run, in order."""
-    evals = [plan for plan in run.plans.values() if plan.stage.kind in KINDS]
+    evals = [plan for plan in run.plans.values() if plan.stage.kind in EVALUATIONS]
     found = []
     for position, plan in enumerate(evals, start=-len(evals)):
         folder = stages[plan.digest].folder
@@ -178,7 +183,7 @@ def evaluations(run: Run, stages: Mapping[str, Job]) -> list[Evaluated]:
     return found
 
 
-def _chain(plan: StagePlan, plans: Mapping[str, StagePlan]) -> list[StagePlan]:
+def _chain(plan: Plan, plans: Mapping[str, Plan]) -> list[Plan]:
     """The stages that made the model that `plan` evaluates."""
     chain = []
     while plan.previous:
@@ -198,7 +203,7 @@ def _write_run(run: Run, folder: Path, stages: Mapping[str, Job]) -> None:
     write_json(folder / "stages.json", listed)
 
 
-def _load_recipe(name_or_path: str | Path, overrides: Sequence[str]) -> Recipe:
+def _load_recipe(name_or_path: str | Path, overrides: Sequence[str]) -> AnyRecipe:
     from polythink.train.recipe import load_recipe
 
     return load_recipe(name_or_path, overrides)

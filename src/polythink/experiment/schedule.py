@@ -57,11 +57,14 @@ class Schedule:
     `result.json` last, and go on from what it finds in the folder when it is started again.
     """
 
-    def __init__(self, jobs: Sequence[Job], at_once: int, command: Sequence[str] = STAGE_COMMAND) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], at_once: int, command: Sequence[str] = STAGE_COMMAND, threads: int | None = None
+    ) -> None:
         self.jobs = {job.digest: job for job in longest_first(jobs)}
         self.states: dict[str, State] = dict.fromkeys(self.jobs, "waiting")
         self.failures: dict[str, str] = {}
         self.at_once = at_once
+        self.threads = threads or shared_threads(at_once)
         self.command = tuple(command)
         self._running: dict[str, Running] = {}
 
@@ -111,7 +114,7 @@ class Schedule:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": str(threads(self.at_once)), "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": str(self.threads), "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
                 pass_fds=(lock,),
                 start_new_session=True,  # Ctrl-C reaches it through us, with its own children
             )
@@ -159,7 +162,7 @@ def longest_first(jobs: Sequence[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: -following[job.digest])
 
 
-def threads(at_once: int) -> int:
+def shared_threads(at_once: int) -> int:
     """Threads for each stage: the cores we may use, shared out. Fixed, so that a resumed stage computes the same."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // at_once)

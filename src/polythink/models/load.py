@@ -271,7 +271,7 @@ def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None =
     folder, settings = Path(folder), replace(settings or lm.settings, thoughts=thoughts.inventory if thoughts else 0)
     weights = {name: x for name, x in lm.model.state_dict().items() if not name.startswith(f"{THOUGHTS}.")}
     try:
-        with _quietly(), explained(folder):
+        with quietly(), explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lm.model.save_pretrained(folder, state_dict=weights)
             lm.tokenizer.save_pretrained(folder)
@@ -291,7 +291,7 @@ def with_settings(lm: LanguageModel, **changes: Any) -> LanguageModel:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """transformers draws bars for loading and saving, also where there is no terminal."""
     enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
@@ -305,7 +305,7 @@ def _quietly() -> Iterator[None]:
 def _from_pretrained(path: str, dtype: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     check_path(path)
     try:
-        with _quietly():
+        with quietly():
             tokenizer = AutoTokenizer.from_pretrained(path)
             # attention: SDPA where the model has it
             model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto")

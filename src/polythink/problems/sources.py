@@ -18,6 +18,7 @@ from typing import Any
 
 from polythink.problems.answers import last_box
 from polythink.problems.faults import known_notes
+from polythink.problems.hub import hub_rows
 from polythink.problems.record import CHECKERS, Problem, ProblemSet
 from polythink.run.errors import UserError, nearest
 from polythink.run.rows import read_rows
@@ -166,15 +167,7 @@ def _rows(name: str, source: Source, split: str) -> Iterable[Mapping[str, Any]]:
     otherwise = f"give a .parquet or .jsonl file, or name a folder that holds {wanted} in {DATA_FOLDER}"
     if not source.repo:
         raise UserError(f"the set {name} is not on the hub; {otherwise}")
-    try:
-        import datasets
-    except ImportError:
-        raise UserError(f"loading {name} from the hub needs `pip install 'polythink[data]'`; or {otherwise}") from None
-    try:
-        return datasets.load_dataset(source.repo, source.config, split=source.hub_splits.get(split, split))
-    except (OSError, ValueError, RuntimeError) as error:  # what offline, missing and broken sets raise
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"cannot load {source.repo} from the hub ({reason}); {otherwise}") from None
+    return hub_rows(name, source.repo, source.config, source.hub_splits.get(split, split), otherwise)
 
 
 def _read(name: str, rows: Iterable[Mapping[str, Any]], keep_repeats: bool) -> tuple[list[Problem], list[str]]:

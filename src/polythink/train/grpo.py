@@ -83,7 +83,7 @@ def train_grpo(
     check_decoding(decoding)
     engine, reward = Engine(lm, rows=config.rows), build_reward(config.reward, lm.dialect)
     reference = copy.deepcopy(lm.model).eval().requires_grad_(False) if config.kl else None
-    optimiser = make_optimiser(lm.model, config)
+    optimiser = make_optimiser(lm.model, config, config.train)
     done = load_checkpoint(folder / "checkpoint", lm.model, optimiser)
     for name in ("metrics.jsonl", "samples.jsonl"):
         forget_after(folder / name, done)

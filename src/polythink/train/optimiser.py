@@ -1,4 +1,4 @@
-"""What both training loops share about a step: its learning rate, the optimiser, the clipped update, micro-batches."""
+"""What all training loops share about a step: its learning rate, the optimiser, the clipped update, micro-batches."""
 
 from __future__ import annotations
 
@@ -10,45 +10,50 @@ import torch
 
 from polythink.models.thoughts import thoughts_of
 from polythink.run.errors import UserError
-from polythink.train.config import TrainingConfig
+from polythink.train.config import OptimiserConfig
 
 
-def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
-    """The rate of step `step`, counted from 0, of `steps`."""
-    warmup = round(config.warmup * steps)
+def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
+    """The rate of step `step`, counted from 0, of `steps`.
+
+    `inverse_sqrt` falls with the root of the steps taken, from `lr` at the end of the warm-up (Vaswani et al. 2017).
+    """
+    warmup = round(config.warmup if config.warmup >= 1 else config.warmup * steps)
     if step < warmup:
         return config.lr * (step + 1) / warmup
     if config.schedule == "constant":
         return config.lr
+    if config.schedule == "inverse_sqrt":
+        return config.lr * math.sqrt(max(1, warmup) / (step + 1))
     done = (step - warmup) / max(1, steps - warmup)
     left = 1 - done if config.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
     return config.lr * (config.final_lr + (1 - config.final_lr) * left)
 
 
-def make_optimiser(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+def make_optimiser(model: torch.nn.Module, config: OptimiserConfig, train: str = "all") -> torch.optim.AdamW:
     """AdamW over what is trained, without decay of thought embeddings. Make it after the model is placed or sharded.
 
-    With `train: thoughts` all other parameters are frozen, and stay so.
+    With `train` "thoughts" all other parameters are frozen, and stay so.
     """
     thoughts = thoughts_of(model)
     table = None if thoughts is None else thoughts.table
-    if config.train == "thoughts":
+    if train == "thoughts":
         if table is None:
             raise UserError("train: thoughts, but the model has no thought embeddings; set model.thought_embeddings")
         model.requires_grad_(False)
         table.requires_grad_(True)
-    groups = [{"params": [p for p in model.parameters() if p is not table and config.train == "all"]},
+    groups = [{"params": [p for p in model.parameters() if p is not table and train == "all"]},
               {"params": [] if table is None else [table], "weight_decay": 0.0}]  # fmt: skip
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
 def update(model: torch.nn.Module, optimiser: torch.optim.Optimizer, lr: float, clip: float) -> float:
-    """Clip the gradient, step, clear the gradient; returns the gradient's norm before clipping.
+    """Clip the gradient (0: do not), step, clear the gradient; returns the gradient's norm before clipping.
 
     `UserError` where that norm is not finite: the step is not taken, so the last checkpoint can be gone on from.
     """
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
     if not torch.isfinite(norm):
         raise UserError(f"the gradient is no longer finite at lr {lr:.3g}; lower lr or clip, and begin the stage again")
     for group in optimiser.param_groups:
@@ -64,5 +69,5 @@ def micro_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
     return [order[i : i + size] for i in range(0, len(order), size)]
 
 
-def autocast(config: TrainingConfig, device: torch.device) -> AbstractContextManager:
+def autocast(config: OptimiserConfig, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, dtype=torch.bfloat16) if config.autocast else nullcontext()

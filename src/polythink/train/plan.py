@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, model_validator
 
@@ -105,10 +106,31 @@ Stage = Annotated[
 ]
 
 
-class StagePlan(Config):
+class Plan(Config):
     """One stage with all that determines its outcome. It can be run on its own, given the folder of `previous`."""
 
     name: str
+    stage: Any
+    seed: int
+    previous: str | None  # the nearest earlier stage that is not an evaluation
+    digest: str = ""
+
+    def with_digest(self, previous: str | None) -> Self:
+        """The plan under its identity: a hash of all its content, of the files it names, and of the stage before it."""
+        content = self.model_dump(mode="json", exclude={"digest"})
+        for key in SETTLED + ONLY_HOW:
+            content["stage"].pop(key, None)
+        identity = digest({"plan": content, "inputs": self.inputs(), "previous": previous})
+        return self.model_copy(update={"digest": identity})
+
+    def inputs(self) -> dict[str, str]:
+        """Hashes of what the plan names and does not hold, by name."""
+        raise NotImplementedError
+
+
+class StagePlan(Plan):
+    """A stage of a recipe for thinking in parallel."""
+
     stage: Stage
     model: ModelConfig  # where the first model comes from, if no earlier stage left one
     dialect: str
@@ -116,17 +138,6 @@ class StagePlan(Config):
     chat: bool
     prompt: str
     decoding: Decoding
-    seed: int
-    previous: str | None  # the nearest earlier stage that is not an evaluation
-    digest: str = ""
-
-    def with_digest(self, previous: str | None) -> StagePlan:
-        """The plan under its identity: a hash of all its content, of the files it names, and of the stage before it."""
-        content = self.model_dump(mode="json", exclude={"digest"})
-        for key in SETTLED + ONLY_HOW:
-            content["stage"].pop(key, None)
-        identity = digest({"plan": content, "inputs": self.inputs(), "previous": previous})
-        return self.model_copy(update={"digest": identity})
 
     def inputs(self) -> dict[str, str]:
         """Hashes of the prompts and local files that the plan names: their content counts, not only their names."""
@@ -141,6 +152,20 @@ class StagePlan(Config):
         return {f"prompt {name}": get_prompt(name).hash for name in prompts} | {
             name: hash_of_path(name) for name in files if Path(name).exists()
         }
+
+
+def names_of_folders(stages: dict[str, Any]) -> dict[str, Any]:
+    """The stages, if each has a name that a folder can have."""
+    for name in stages:
+        if not re.fullmatch(r"[A-Za-z][\w-]*", name):
+            raise ValueError(f"a stage's name becomes a folder: letters, digits, _ and -, not {name!r}")
+    return stages
+
+
+def file_name(name: str) -> str:
+    """A problem set's or prompt's name as part of a file name."""
+    stem = Path(name).stem if Path(name).suffix else name
+    return re.sub(r"[^\w.-]+", "-", stem)
 
 
 def hash_of_path(path: str | Path) -> str:

@@ -9,7 +9,6 @@ RUN/recipe.yaml        the recipe with everything resolved
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,9 +25,10 @@ from polythink.run.errors import UserError, nearest
 from polythink.run.folder import environment, held, write_json, write_text
 from polythink.trace.dialect import get_dialect
 from polythink.trace.layout import MODES
-from polythink.train.plan import ColdstartConfig, MeasuringConfig, Stage, StagePlan
+from polythink.train.plan import ColdstartConfig, MeasuringConfig, Stage, StagePlan, file_name, names_of_folders
 from polythink.train.sft import SFTConfig
-from polythink.train.stage import Say, check_folder, file_name, run_stage
+from polythink.train.stage import Say, check_folder, run_stage
+from polythink.train.text_recipe import TextRecipe
 
 
 class Recipe(Config):
@@ -44,13 +44,7 @@ class Recipe(Config):
     model: ModelConfig = ModelConfig()
     stages: dict[str, Stage] = Field(min_length=1)
 
-    @field_validator("stages")
-    @classmethod
-    def _names_of_folders(cls, stages: dict[str, Stage]) -> dict[str, Stage]:
-        for name in stages:
-            if not re.fullmatch(r"[A-Za-z][\w-]*", name):
-                raise ValueError(f"a stage's name becomes a folder: letters, digits, _ and -, not {name!r}")
-        return stages
+    _names = field_validator("stages")(names_of_folders)
 
     def plan(self) -> list[StagePlan]:
         """One plan a stage, in order; `UserError` for what cannot be run as it stands."""
@@ -122,30 +116,36 @@ def check_problems(name: str, where: str, synthetic: bool = False) -> None:
         raise UserError(f"{where}: demonstrations are made for the synthetic sets only, not for {name!r}")
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+AnyRecipe = Recipe | TextRecipe
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     """A packaged recipe or a file, with `stage.key=value` overrides, checked down to the plan of every stage.
+
+    One with a `task` is about plain text.
 
     A stage that is set to null (in a recipe that extends another, or by an override) is left out.
     """
     data = apply_overrides(load_yaml(find_recipe(name_or_path)), overrides, shorthand="stages")
-    _check_names(overrides, data.get("stages"))
+    recipe_class = TextRecipe if "task" in data else Recipe
+    _check_names(overrides, data.get("stages"), recipe_class)
     if isinstance(data.get("stages"), dict):
         data["stages"] = {name: stage for name, stage in data["stages"].items() if stage is not None}
-    recipe = parse_config(Recipe, data, str(name_or_path))
+    recipe = parse_config(recipe_class, data, str(name_or_path))
     recipe.plan()
     return recipe
 
 
-def _check_names(overrides: Sequence[str], stages: Any) -> None:
+def _check_names(overrides: Sequence[str], stages: Any, recipe_class: type[Config]) -> None:
     """`UserError` for an override that begins with neither a stage nor a key of the recipe."""
-    known = [*(stages if isinstance(stages, dict) else ()), *Recipe.model_fields]
+    known = [*(stages if isinstance(stages, dict) else ()), *recipe_class.model_fields]
     for override in overrides:
         first = override.partition("=")[0].split(".")[0].strip()
         if first not in known:
             raise UserError(f"override {override!r}: unknown key {first}{nearest(first, known)}")
 
 
-def run_recipe(recipe: Recipe, out: str | Path, resume: bool = False, say: Say = print) -> Path:
+def run_recipe(recipe: AnyRecipe, out: str | Path, resume: bool = False, say: Say = print) -> Path:
     """Run all stages in the folder `out` and write the report; returns the report's path.
 
     Stages that are done are not run again.

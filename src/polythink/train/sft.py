@@ -46,7 +46,7 @@ class SFTConfig(TrainingConfig):
 
 def train_sft(lm: LanguageModel, config: SFTConfig, data: Mixture, folder: Path) -> dict:
     """Train `lm` in place, or go on from the checkpoint in `folder`. Returns a summary; metrics.jsonl has the steps."""
-    model, optimiser = lm.model, make_optimiser(lm.model, config)
+    model, optimiser = lm.model, make_optimiser(lm.model, config, config.train)
     steps = config.steps or data.steps(config.epochs)
     if not steps:
         raise UserError(f"{config.epochs:g} epochs of the data are less than one batch of {config.batch}")

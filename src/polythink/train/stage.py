@@ -13,7 +13,6 @@ metrics.jsonl, the responses, or the evaluations say of themselves. What was los
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from polythink.engine.selfcheck import choose_backend
 from polythink.evaluate import heads
 from polythink.evaluate.compare import CompareConfig, compare
 from polythink.evaluate.run import evaluate
+from polythink.evaluate.text import evaluate_texts
 from polythink.evaluate.tunnel import tunnel
 from polythink.models.load import (
     SETTINGS_FILE,
@@ -39,6 +39,8 @@ from polythink.models.load import (
     save,
     with_settings,
 )
+from polythink.models.text import create_text_model, load_text_model, save_text_model
+from polythink.models.text_tokenizers import train_tokenizer
 from polythink.problems.answers import Grader
 from polythink.problems.assemble import run_assembly
 from polythink.problems.coldstart import run_coldstart, show_table
@@ -47,6 +49,7 @@ from polythink.problems.endpoint import Endpoint
 from polythink.problems.prompts import get_prompt
 from polythink.problems.record import Problem
 from polythink.problems.sources import load_problems
+from polythink.problems.texts import load_texts
 from polythink.problems.vocabulary import words_of
 from polythink.run.config import parse_config
 from polythink.run.errors import UserError
@@ -55,15 +58,17 @@ from polythink.trace.dialect import get_dialect
 from polythink.train import process
 from polythink.train.data import DataConfig, TraceEncoder, make_mixture
 from polythink.train.grpo import train_grpo
-from polythink.train.plan import ColdstartConfig, CountdownTeacherConfig, EvalConfig, StagePlan
+from polythink.train.plan import ColdstartConfig, CountdownTeacherConfig, EvalConfig, Plan, StagePlan, file_name
 from polythink.train.sft import train_sft
+from polythink.train.text import train_text
+from polythink.train.text_recipe import TextPlan
 
 PLAN, RESULT, MODEL = "stage.json", "result.json", "model"
 Say = Callable[[str], None]
 
 
 def run_stage(
-    plan: StagePlan, folder: str | Path, previous: str | Path | None = None, resume: bool = False, say: Say = print
+    plan: Plan, folder: str | Path, previous: str | Path | None = None, resume: bool = False, say: Say = print
 ) -> dict:
     """Run a stage, or return the result of one that is done. `previous` is the folder of the stage `plan.previous`.
 
@@ -80,14 +85,13 @@ def run_stage(
     before = os.path.relpath(previous, folder) if previous else None
     write_json(folder / PLAN, {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest,
                                "previous": before, "plan": plan.model_dump(mode="json")})  # fmt: skip
-    runner = {"coldstart": coldstart, "sft": sft, "grpo": grpo, "eval": evaluation}.get(plan.stage.kind, finding)
-    summary = runner(plan, folder, Path(previous) if previous else None, say)
+    summary = RUNNERS[plan.stage.kind](plan, folder, Path(previous) if previous else None, say)
     result = {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest, **summary}
     write_json(folder / RESULT, result)
     return result
 
 
-def check_folder(plan: StagePlan, folder: Path) -> str:
+def check_folder(plan: Plan, folder: Path) -> str:
     """`empty`, `begun` or `done`; `UserError` where the folder holds a stage that is not this one."""
     if not (folder / PLAN).exists():
         return "empty"
@@ -118,10 +122,15 @@ def earlier(folder: Path | None) -> list[Path]:
     return chain
 
 
+def left_model(previous: Path | None) -> Path | None:
+    """The model of the nearest earlier stage that left one."""
+    return next((folder / MODEL for folder in earlier(previous) if (folder / MODEL).is_dir()), None)
+
+
 def starting_model(plan: StagePlan, previous: Path | None) -> LanguageModel:
     """The model of the nearest earlier stage that left one, otherwise the recipe's; with the plan's settings."""
-    left = [folder / MODEL for folder in earlier(previous) if (folder / MODEL / SETTINGS_FILE).is_file()]
-    lm = load(left[0]) if left else first_model(plan.model, plan.dialect, plan.seed)
+    left = left_model(previous)
+    lm = load(left) if left else first_model(plan.model, plan.dialect, plan.seed)
     if plan.model.gradient_checkpointing:
         checkpoint_activations(lm.model)
     prompt = get_prompt(plan.prompt)
@@ -235,7 +244,7 @@ def evaluation(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -
     if stage.heads and not (folder / heads.FILE).is_file():
         found_problems, prompt = load_problems(stage.problems[0], limit=stage.limit), get_prompt(plan.prompt)
         heads.save(heads.analyse_traces(engine, found_problems, prompt, plan.decoding, plan.seed), folder / heads.FILE)
-    return _summary(found)
+    return summary_of(found)
 
 
 def finding(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
@@ -252,19 +261,47 @@ def finding(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> d
                 engine, load_problems(name, limit=stage.limit), get_prompt(plan.prompt), plan.decoding, stage,
                 plan.seed, grader, folder, name=label, say=say,
             )  # fmt: skip
-    return _summary(found)
+    return summary_of(found)
 
 
-def _summary(found: dict[str, dict]) -> dict:
-    """The values of all metrics by problem set, and the seconds they took together."""
+def summary_of(found: dict[str, dict]) -> dict:
+    """What result.json says of evaluations, by the names in their files."""
     values = {label: {name: m["value"] for name, m in result["metrics"].items()} for label, result in found.items()}
     return {"evaluations": values, "seconds": sum(result["seconds"] for result in found.values())}
 
 
-def file_name(name: str) -> str:
-    """A problem set's or prompt's name as part of a file name."""
-    stem = Path(name).stem if Path(name).suffix else name
-    return re.sub(r"[^\w.-]+", "-", stem)
+def text(plan: TextPlan, folder: Path, previous: Path | None, say: Say) -> dict:
+    stage, train = plan.stage, load_texts(plan.stage.data)
+    valid = load_texts(stage.valid, stage.valid_limit) if stage.valid else None
+    for note in train.notes:
+        say(f"note on {train.name}: {note}")
+    if left := left_model(previous):
+        lm = load_text_model(left)
+    else:
+        sides = ("source", "target") if plan.has_encoder else ("target",)
+        tokenizer = train_tokenizer(plan.tokenizer, (getattr(pair, side) for pair in train for side in sides))
+        lm = create_text_model(plan.model, tokenizer, plan.has_encoder, plan.seed)
+    summary = train_text(lm, stage, train, valid, plan.seed, folder)
+    save_text_model(lm, folder / MODEL)
+    return summary
+
+
+def text_evaluation(plan: TextPlan, folder: Path, previous: Path | None, say: Say) -> dict:
+    stage, lm = plan.stage, load_text_model(left_model(previous))
+    found: dict[str, dict] = {}
+    for name in stage.data:
+        label = file_name(name)
+        if (done := folder / f"eval-{label}.json").is_file():  # before the stage was stopped
+            found[label] = read_json(done)
+        else:
+            found[label] = evaluate_texts(lm, load_texts(name, stage.limit), plan.task, stage, folder, label, say)
+    return summary_of(found)
+
+
+RUNNERS = {
+    "coldstart": coldstart, "sft": sft, "grpo": grpo, "eval": evaluation, "compare": finding, "tunnel": finding,
+    "text": text, "text_eval": text_evaluation,
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -274,7 +311,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if len(arguments) != 1:
             raise UserError("give one file: python -m polythink.train.stage SPEC.json")
         spec = read_json(arguments[0])
-        plan = parse_config(StagePlan, spec.get("plan"), f"{arguments[0]}: plan")
+        plan = spec.get("plan")
+        plan_class = TextPlan if isinstance(plan, dict) and "task" in plan else StagePlan
+        plan = parse_config(plan_class, plan, f"{arguments[0]}: plan")
         run_stage(plan, spec["folder"], spec.get("previous"), resume=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

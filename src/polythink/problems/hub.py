@@ -1,0 +1,21 @@
+"""Rows of a data set on the Hugging Face hub, or one sentence that says why not and what to do instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from polythink.run.errors import UserError
+
+
+def hub_rows(name: str, repo: str, config: str | None, split: str, otherwise: str) -> Iterable[Mapping[str, Any]]:
+    """The rows of a split. `name` is what the user calls the set, `otherwise` how to do without the hub."""
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(f"loading {name} from the hub needs `pip install 'polythink[data]'`; or {otherwise}") from None
+    try:
+        return datasets.load_dataset(repo, config, split=split)
+    except (OSError, ValueError, RuntimeError) as error:  # what offline, missing and broken sets raise
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"cannot load {repo} from the hub ({reason}); {otherwise}") from None
