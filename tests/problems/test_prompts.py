@@ -14,7 +14,9 @@ from polythink.trace.dialect import PARALLEL_R1
 
 
 def test_packaged_prompts():
-    assert PROMPTS == ("countdown_parallel", "countdown_sequential", "none", "parallel", "sequential", "summary")
+    assert PROMPTS == (
+        "countdown_parallel", "countdown_sequential", "none", "parallel", "parathinker", "sequential", "summary",
+    )  # fmt: skip
     for name in PROMPTS:
         prompt = get_prompt(name)
         assert prompt.name == name

@@ -10,6 +10,7 @@ import yaml
 from polythink.run.config import RECIPES, dump_yaml, parse_config
 from polythink.run.errors import UserError
 from polythink.run.folder import write_jsonl
+from polythink.trace.dialect import get_dialect
 from polythink.train.plan import StagePlan
 from polythink.train.recipe import Recipe, load_recipe
 
@@ -65,6 +66,21 @@ def test_packaged_recipes_explain_every_stage(name):
     assert text.startswith("# ")
     commented = sum("#" in line for line in text.splitlines())
     assert commented > len(text.splitlines()) / 4
+
+
+def test_published_hyper_parameters_of_parathinker():
+    """Sections 4 and 5 of the facts on ParaThinker: scripts and paper."""
+    recipe = load_recipe("parathinker-deepseek-1.5b")
+    sft = recipe.stages["sft"]
+    assert (sft.epochs, sft.lr, sft.schedule, sft.warmup, sft.weight_decay) == (3, 1e-5, "constant", 0.1, 0.05)
+    assert (sft.clip, sft.batch, sft.max_tokens, sft.autocast) == (0.5, 64, 28_672, True)
+    assert recipe.model.thought_embeddings
+    assert recipe.model.gradient_checkpointing
+    (plan,) = [plan for plan in recipe.plan() if plan.name == "final"]
+    d = plan.decoding
+    assert (d.paths, d.finish, d.max_path_tokens, d.temperature, d.top_p) == (8, "first", 16_384, 0.5, 1.0)
+    assert get_dialect(plan.dialect).inventory == 8
+    assert plan.decoding.summary_opening in recipe.stages["teach"].assemble.template  # so that it is forced
 
 
 def test_published_hyper_parameters():
