@@ -39,7 +39,7 @@ from polythink.run.folder import read_json, read_jsonl
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
 from polythink.trace.rollout import Rollout, Segment
 
-SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=16, intermediate_size=64)
+SHAPE = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16, intermediate_size=64)
 BUDGETS = dict(paths=2, max_blocks=1, max_main_tokens=8, max_path_tokens=9, max_summary_tokens=6, max_trace_tokens=80)
 SEVEN = Problem("p", "3 + 4?", "7")
 CHAIN = Problem("c", "9 8 5 -> 5", "9 - 8 * 5", checker="countdown")
