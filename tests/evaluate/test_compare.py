@@ -39,7 +39,7 @@ from polythink.run.folder import read_json, read_jsonl
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
 from polythink.trace.rollout import Rollout, Segment
 
-SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=16, intermediate_size=64)
+SHAPE = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16, intermediate_size=64)
 BUDGETS = dict(paths=2, max_blocks=1, max_main_tokens=8, max_path_tokens=9, max_summary_tokens=6, max_trace_tokens=80)
 SEVEN = Problem("p", "3 + 4?", "7")
 CHAIN = Problem("c", "9 8 5 -> 5", "9 - 8 * 5", checker="countdown")
@@ -304,6 +304,16 @@ def test_a_response_without_a_block_is_not_read_again(tmp_path) -> None:
     assert again.rows == rows
 
 
+def test_texts_that_do_not_fit_are_not_read_again(tmp_path) -> None:
+    lm = create(ModelConfig(**SHAPE, max_position_embeddings=20), "parathinker", VOCABULARY)
+    fits, longer = (response([r"\boxed{7}"] * 2, r"\boxed{7}", [n, 8]) for n in (7, 8))
+    for rollout, again in ((fits, True), (longer, False)):  # 3 of the prompt, the paths, one that opens the summary
+        rows, found = graded([rollout], SEVEN)
+        with Grader(dialect=PARATHINKER) as grader:
+            bench = Bench(Engine(lm), ProblemSet("mine", (SEVEN,)), grader, 0, tmp_path, "")
+            assert (reread(bench, Drawn(rows, [rollout], 1.0, 9), found, Decoding(**BUDGETS)) is not None) == again
+
+
 # ---- the whole ----
 
 
@@ -322,6 +332,7 @@ def test_everything_is_drawn_measured_written_and_shown(dialect, tmp_path) -> No
     paths = [1, 2, 4] if dialect == "parathinker:4" else [1, 3]
     assert result["paths"] == paths
     assert said[0] == "note on mini: it is small"
+    assert result["notes"][0] == "it is small"
     assert ("8, 16 paths were left out" in said[-1]) == (dialect == "parathinker:4")
     assert read_json(tmp_path / "compare-mini.json")["metrics"].keys() == result["metrics"].keys()
     names = {name for name in ARMS if name != "sequential"}

@@ -20,7 +20,7 @@ from polythink.problems.record import ProblemSet
 from polythink.run.errors import UserError
 from polythink.run.folder import read_json, read_jsonl
 
-SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=16, intermediate_size=64)
+SHAPE = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16, intermediate_size=64)
 BUDGETS = dict(paths=2, max_blocks=1, max_main_tokens=4, max_path_tokens=9, max_summary_tokens=4, max_trace_tokens=80)
 MINI = ProblemSet("mini", problems("mini", "heldout", 4))
 

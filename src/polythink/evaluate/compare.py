@@ -92,14 +92,14 @@ def compare(
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
     bench = Bench(engine, problem_set, grader, seed, out, f"-{name}" if name else "")
-    for note in [*problem_set.notes, *notes]:
-        say(f"note on {problem_set.name}: {note}")
     started, arms = time.monotonic(), []
+    notes = [*problem_set.notes, *notes, *_short_of_room(bench, prompt, decoding, numbers)]
     for paths in numbers:
-        arms += _with_paths(bench, prompt, decoding, paths, options.samples)
+        arms += _with_paths(bench, prompt, decoding, paths, options.samples, notes)
     parallel = {arm.paths: arm for arm in arms if arm.name == "parallel"}
     arms += _sequential(bench, alone, decoding, options, parallel)
-    notes += _short_of_room(bench, prompt, decoding, numbers)
+    for note in notes:
+        say(f"note on {problem_set.name}: {note}")
     found = _metrics(arms, parallel)
     write_measures(out / f"measures{bench.suffix}.jsonl", found)
     result = {
@@ -113,7 +113,7 @@ def compare(
         "decoding": decoding.model_dump(mode="json"),
         "sequential_tokens": sequential_budget(decoding, options),
         "paths": list(numbers),
-        "notes": [*problem_set.notes, *notes],
+        "notes": notes,
         "arms": [arm.row(parallel.get(arm.paths)) for arm in arms],
         "metrics": {metric: vars(interval(measure)) for metric, measure in found.items()},
         "seconds": round(time.monotonic() - started, 1),
@@ -217,13 +217,13 @@ def sequential_budget(decoding: Decoding, options: CompareConfig, paths: int = 1
 
 
 def _short_of_room(bench: Bench, prompt: Prompt, decoding: Decoding, numbers: Sequence[int]) -> list[str]:
-    """A sentence where the context is too short for so many paths with their whole budgets."""
+    """A sentence where the context has too few positions for paths and a summary with their whole budgets."""
     longest = max(len(bench.engine.lm.encode_prompt(prompt.fill(p.question))) for p in bench.problem_set)
-    need = {p: longest + p * (decoding.max_path_tokens + 2) + decoding.max_summary_tokens for p in numbers}
-    short = [str(paths) for paths, tokens in need.items() if tokens > bench.engine.lm.context]
+    once = longest + decoding.max_path_tokens + 2 + decoding.max_summary_tokens
+    short = [str(paths) for paths in numbers if once + (paths - 1) * decoding.stride > bench.engine.lm.context]
     if not short:
         return []
-    return [f"the context of {bench.engine.lm.context} tokens cuts the budgets of {', '.join(short)} paths"]
+    return [f"the context of {bench.engine.lm.context} positions cuts the budgets of {', '.join(short)} paths"]
 
 
 # ---- what the paths of one response came to ----
@@ -323,16 +323,21 @@ class Arm:
         return {"arm": self.name, **facts, **{k: vars(interval(m)) for k, m in self.measures.items()}, **gap}
 
 
-def _with_paths(bench: Bench, prompt: Prompt, decoding: Decoding, paths: int, samples: int) -> list[Arm]:
+def _with_paths(
+    bench: Bench, prompt: Prompt, decoding: Decoding, paths: int, samples: int, notes: list[str]
+) -> list[Arm]:
     """The arms that use the same drawn paths."""
     requests = make_requests(bench.engine, bench.problem_set, prompt, samples)
     drawn = bench.draw(requests, with_paths(decoding, paths), f"{paths} paths")
     bench.write(drawn.rows, f"parallel-{paths}")
     found = bench.paths_of(drawn)
+    arms = [summarised("parallel", paths, drawn, found), *from_paths(paths, drawn.rows, found)]
     again = reread(bench, drawn, found, with_paths(decoding, paths))
+    if again is None:
+        notes.append(f"the texts of {paths} paths are longer than the context: they were not read again")
+        return arms
     bench.write(again.rows, f"reread-{paths}")
-    arms = [summarised("parallel", paths, drawn, found), summarised("reread", paths, again, found)]
-    return arms + from_paths(paths, drawn.rows, found)
+    return [*arms, summarised("reread", paths, again, found)]
 
 
 def summarised(name: str, paths: int, drawn: Drawn, found: Sequence[Paths]) -> Arm:
@@ -369,18 +374,21 @@ def from_paths(paths: int, rows: Sequence[dict], found: Sequence[Paths]) -> list
     return [Arm(name, paths, mean_over(groups, way), tokens, critical_path) for name, way in ways.items()]
 
 
-def reread(bench: Bench, drawn: Drawn, found: Sequence[Paths], decoding: Decoding) -> Drawn:
+def reread(bench: Bench, drawn: Drawn, found: Sequence[Paths], decoding: Decoding) -> Drawn | None:
     """The drawn paths as flat text behind the prompt, the summary's opening forced, and what the model writes then.
 
     The second call is sequential: positions go on, everything sees everything before it, no token belongs to a path.
     Summary and what follows share their budgets; a further block would be written sequentially. A response without a
     block is kept as it was. Tokens and critical path are those of the parallel response with this summary in it: what
-    is read again costs seconds and forwarded tokens.
+    is read again costs seconds and forwarded tokens. None where some text leaves the context no position: parallel
+    paths share positions, flat text does not.
     """
     lm = bench.engine.lm
     join = Grammar.of(lm.dialect, lm.tag_ids, lm.eos, lm.encode, decoding.summary_opening).join
     forked = [i for i, paths in enumerate(found) if paths.block]
     prompts = [flat_prompt(drawn.rollouts[i], join) for i in forked]
+    if any(len(prompt) >= lm.context for prompt in prompts):
+        return None
     requests = [
         Request(prompt, drawn.rollouts[i].problem, drawn.rollouts[i].sample)
         for i, prompt in zip(forked, prompts, strict=True)

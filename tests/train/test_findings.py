@@ -1,0 +1,162 @@
+"""`compare` and `tunnel` as stages: run, resumed, refused in the recipe, and picked up by an experiment's table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from training import SHAPE
+
+from polythink.evaluate.metrics import difference, read_measures
+from polythink.experiment.results import Evaluated, bounds, is_count, make_table
+from polythink.experiment.run import Arm, Experiment, evaluations, resolve
+from polythink.experiment.schedule import Job
+from polythink.run.config import parse_config
+from polythink.run.errors import UserError
+from polythink.run.folder import read_json
+from polythink.train.recipe import Recipe, run_recipe
+from polythink.train.stage import run_stage
+
+DECODING = {"paths": 2, "max_main_tokens": 4, "max_path_tokens": 6, "max_summary_tokens": 4, "max_trace_tokens": 60}
+PROBLEMS = ["countdown-mini:heldout", "countdown-easy:heldout"]
+COMPARE = {
+    "kind": "compare", "problems": PROBLEMS, "limit": 3, "samples": 2, "paths": [1, 2],
+    "sequential_prompt": "countdown_sequential",
+}  # fmt: skip
+TUNNEL = {
+    "kind": "tunnel", "problems": PROBLEMS[:1], "limit": 3, "samples": 2, "budgets": [4, 8], "paths": [1, 2],
+    "prefixes": [1], "traces": 2, "continuations": 4,
+}  # fmt: skip
+
+
+def recipe_of(seed: int = 0, **stages) -> Recipe:
+    base = {"name": "test", "prompt": "countdown_parallel", "decoding": DECODING, "dialect": "parathinker"}
+    model = {**SHAPE, "num_hidden_layers": 1}
+    return parse_config(Recipe, {**base, "model": model, "seed": seed, "stages": stages}, "test")
+
+
+def quiet(*args) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    recipe = recipe_of(against=COMPARE, tunnel=TUNNEL)
+    out = tmp_path_factory.mktemp("runs") / "run"
+    run_recipe(recipe, out, say=quiet)
+    return recipe, out
+
+
+def test_a_recipe_can_compare(whole) -> None:
+    _, out = whole
+    assert {p.name for p in (out / "against").glob("compare-*.json")} == {
+        "compare-countdown-mini-heldout.json", "compare-countdown-easy-heldout.json"
+    }  # fmt: skip
+    result = read_json(out / "against" / "result.json")
+    for label in ("countdown-mini-heldout", "countdown-easy-heldout"):
+        found = read_json(out / "against" / f"compare-{label}.json")
+        assert result["evaluations"][label] == {name: m["value"] for name, m in found["metrics"].items()}
+    assert read_json(out / "tunnel" / "result.json")["evaluations"].keys() == {"countdown-mini-heldout"}
+    report = (out / "report.html").read_text()
+    for title in ("Accuracy by number of paths", "Accuracy by critical path", "Accuracy by budget", "Recovery"):
+        assert f'aria-label="{title}"' in report
+    assert report.count("<h3>countdown-mini:heldout</h3>") == 2
+
+
+def test_what_is_done_is_not_done_again(whole, monkeypatch) -> None:
+    recipe, out = whole
+    plan = recipe.plan()[0]
+    (out / "against" / "result.json").unlink()
+    (out / "against" / "compare-countdown-easy-heldout.json").unlink()
+    asked = []
+
+    def only_the_missing(engine, problem_set, *args, name, **named):
+        asked.append(name)
+        raise UserError("stopped")
+
+    monkeypatch.setattr("polythink.train.stage.compare", only_the_missing)
+    with pytest.raises(UserError, match="stopped"):
+        run_stage(plan, out / "against", resume=True, say=quiet)
+    assert asked == ["countdown-easy-heldout"]
+    monkeypatch.undo()
+    assert run_stage(plan, out / "against", resume=True, say=quiet)["evaluations"].keys() == {
+        "countdown-mini-heldout", "countdown-easy-heldout"
+    }  # fmt: skip
+
+
+def test_what_measures_leaves_no_model_behind() -> None:
+    sft = {"kind": "sft", "steps": 1, "lr": 1e-3, "data": [{"problems": "countdown-mini:train", "share": 1}]}
+    plans = recipe_of(one=sft, against=COMPARE, tunnel=TUNNEL, two=sft).plan()
+    assert [plan.previous for plan in plans] == [None, "one", "one", "one"]
+    assert "prompt countdown_sequential" in plans[1].inputs()
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ({"x": {**COMPARE, "paths": [1, 17]}}, "stages.x: 17 paths are more than the 16 numbers"),
+        ({"x": {**COMPARE, "mode": "sequential"}}, "stages.x: paths are compared in the mode structured"),
+        ({"x": {**TUNNEL, "paths": [1, 17], "budgets": [40]}}, "stages.x: 17 paths are more than"),
+        ({"x": {**COMPARE, "sequential_prompt": "countdown_sequentia"}}, "did you mean 'countdown_sequential'"),
+        ({"x": {k: v for k, v in COMPARE.items() if k != "sequential_prompt"}}, "sequential_prompt"),
+        ({"x": {**COMPARE, "problems": ["countdown-mini:held"]}}, "has no split 'held'"),
+        ({"x": {**TUNNEL, "prefixes": [], "budgets": []}}, "there is nothing to draw"),
+        ({"x": {**TUNNEL, "prefix": [1]}}, "did you mean 'prefixes'"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_run(stages, message) -> None:
+    with pytest.raises(UserError, match=message):
+        recipe_of(**stages).plan()
+
+
+# ---- an experiment's table ----
+
+
+def evaluated(folder, arm: str, seed: int) -> Evaluated:
+    return Evaluated(arm, seed, -1, "against", "base", folder, 1.0)
+
+
+def test_the_table_of_an_experiment_shows_the_arms(whole) -> None:
+    recipe, out = whole
+    experiment = Experiment(name="trial", arms={"a": Arm(recipe="r")})
+    (run,) = resolve(experiment, lambda name, overrides: recipe)
+    jobs = {plan.digest: Job(name, plan.digest, None, {}, out / name, ()) for name, plan in run.plans.items()}
+    found = evaluations(run, jobs)
+    assert [(e.stage, e.position, e.after) for e in found] == [("against", -2, "nothing"), ("tunnel", -1, "nothing")]
+    table = make_table("trial", "a", found)
+    shown = [row[1] for row in table.rows]
+    for metric in ("parallel@2", "reread@2", "majority_paths@2", "gain_sequential@2", "wrong_prefix@1", "paths2@8"):
+        assert metric in shown
+    assert not any(".tokens@" in metric for metric in shown), "costs are shown where they are asked for"
+    wanted = make_table("trial", "a", found, ("parallel@2", "parallel.tokens@2"))
+    tokens = read_json(out / "against" / "compare-countdown-mini-heldout.json")["metrics"]["parallel.tokens@2"]
+    by_set = wanted.columns[0].results["countdown-mini-heldout"]
+    assert by_set["parallel.tokens@2"].value == tokens["value"]
+    shown = [row[1] for row in wanted.rows if row[1] not in ("difference", "gain")]
+    assert shown == ["parallel@2", "parallel.tokens@2"] * 2 + ["seconds"]
+
+
+def test_arms_are_compared_problem_by_problem(whole, tmp_path) -> None:
+    _, out = whole
+    plan = recipe_of(seed=1, against={**COMPARE, "problems": PROBLEMS[:1]}).plan()[0]
+    run_stage(plan, tmp_path, say=quiet)
+    folders = [out / "against", tmp_path]
+    one = [evaluated(folder, arm, 0) for folder, arm in zip(folders, "ab", strict=True)]
+    name = "countdown-mini-heldout"
+    found = make_table("trial", "a", one).columns[1].differences[name]
+    mine, yours = (read_measures(folder / f"measures-{name}.jsonl")["parallel.tokens@2"] for folder in folders)
+    assert found["parallel.tokens@2"] == difference(yours, mine)
+    over_seeds = [replace(one[0], seed=0), replace(one[1], arm="a", seed=1)]
+    (column,) = make_table("trial", "a", over_seeds).columns
+    tokens = column.results[name]["parallel.tokens@2"]
+    assert tokens.value == pytest.approx((mine.value + yours.value) / 2)
+    assert tokens.low < tokens.value < tokens.high
+
+
+def test_a_gain_may_be_negative_and_an_amount_is_no_share() -> None:
+    assert bounds("gain_majority_paths@8") == (-1, 1)
+    assert bounds("parallel@8") == (0, 1)
+    assert bounds("parallel.critical_path@8") == (0, float("inf"))
+    assert [is_count(m) for m in ("tokens", "parallel.tokens@8", "sequential_tokens@8", "mean@8")] == [
+        True, True, False, False
+    ]  # fmt: skip
