@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from polythink.train.recipe import Recipe
+    from polythink.train.text_recipe import TextRecipe
 
 
 def params(
@@ -102,11 +103,13 @@ def in_shape_of(config: PreTrainedConfig, beside: Sequence[str]) -> dict[str, Pr
     return configs
 
 
-def configurations(recipe: Recipe, beside: list[str]) -> dict[str, PreTrainedConfig]:
+def configurations(recipe: Recipe | TextRecipe, beside: list[str]) -> dict[str, PreTrainedConfig]:
     """The configuration of the recipe's model under its architecture's name, and the others in the same shape."""
     from polythink.models.load import architecture_config, new_tokenizer
     from polythink.problems.vocabulary import words_of
 
+    if not hasattr(recipe, "dialect"):
+        return text_configurations(recipe, beside)
     model = recipe.model
     if model.path is not None:
         raise UserError(
@@ -120,3 +123,17 @@ def configurations(recipe: Recipe, beside: list[str]) -> dict[str, PreTrainedCon
         shaped = model.model_copy(update={"architecture": name, "options": model.options if own else {}})
         configs.setdefault(name, architecture_config(shaped, tokenizer))
     return configs
+
+
+def text_configurations(recipe: TextRecipe, beside: Sequence[str]) -> dict[str, PreTrainedConfig]:
+    """The same for a recipe of plain text. A vocabulary of words is counted in the texts, others have their size."""
+    from polythink.models.text_tokenizers import train_tokenizer
+    from polythink.problems.texts import load_texts
+
+    vocabulary = recipe.tokenizer.vocabulary
+    encoder = recipe.task != "language_modelling"
+    if recipe.tokenizer.kind == "words":
+        data = next(stage.data for stage in recipe.stages.values() if stage.kind == "text")
+        texts = (text for pair in load_texts(data) for text in (pair.source, pair.target))
+        vocabulary = len(train_tokenizer(recipe.tokenizer, texts))
+    return in_shape_of(recipe.model.frame(vocabulary, encoder), beside)

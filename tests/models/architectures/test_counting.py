@@ -107,3 +107,12 @@ def test_mistakes_at_the_command(monkeypatch, capsys, tmp_path):
 
 def test_counts_add_up():
     assert Count(1, 2).plus(Count(3, 4), times=2) == Count(7, 10)
+
+
+def test_a_recipe_of_plain_text_is_counted(monkeypatch, capsys):
+    said = run(
+        monkeypatch, capsys, "translation-wmt14-ende-partialformer", "--with", "", "--tokens", "4", "--source", "4"
+    )
+    assert "67,621,992" in said  # anchor P1
+    assert "4 source and 4 target tokens" in said
+    assert "551,808" in run(monkeypatch, capsys, "translation-grammar", "--with", "")
