@@ -1,0 +1,82 @@
+"""ParaThinker through the stages: fine-tuning on numbered and cut paths, reinforcement learning, evaluation."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from polythink.engine import Decoding
+from polythink.models.load import load
+from polythink.models.thoughts import thoughts_of
+from polythink.problems.countdown import problems
+from polythink.problems.prompts import get_prompt
+from polythink.run.folder import read_json, read_jsonl
+from polythink.train.data import DataConfig, Demonstrations, TraceEncoder
+from polythink.train.recipe import load_recipe, run_recipe
+
+SMALL = [
+    "model.hidden_size=32", "model.num_hidden_layers=2", "model.num_attention_heads=2", "model.head_dim=16",
+    "model.intermediate_size=48", "base.steps=2", "base.batch=8", "sft.steps=3", "sft.batch=16", "before.limit=3",
+    "before.samples=1", "rl.steps=2", "rl.groups=3", "rl.samples=2", "after.limit=3", "after.samples=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("parathinker") / "run"
+    run_recipe(load_recipe("parathinker-rl-tiny", SMALL), out, say=lambda text: None)
+    return out
+
+
+def test_every_stage_runs_and_drawing_equals_training(run):
+    rows = read_jsonl(run / "rl" / "metrics.jsonl")
+    assert len(rows) == 2
+    assert max(row["logprob_gap"] for row in rows) < 1e-4
+    assert (run / "report.html").is_file()
+    (row, *_) = read_jsonl(run / "after" / "samples-countdown-hard-heldout.jsonl")
+    assert [s["label"] for s in row["segments"] if s["kind"] == "path"] == [1, 2, 3, 4]
+
+
+def test_the_model_knows_its_embeddings_and_how_many_paths_it_has_seen(run):
+    lm = load(run / "rl" / "model")
+    assert (lm.settings.thoughts, lm.settings.trained_paths, lm.settings.dialect) == (16, 4, "parathinker")
+    before, after = (thoughts_of(load(run / name / "model").model).table for name in ("base", "sft"))
+    assert torch.count_nonzero(before[:, 1:]) == 0  # sequential traces have no paths
+    assert torch.count_nonzero(after[:, 1:]) > 0
+    assert "trained_paths" in read_json(run / "rl" / "model" / "polythink.json")
+
+
+def layouts(lm, n: int, **changes):
+    config = DataConfig(problems="countdown-hard:train", share=1, **changes)
+    encode = TraceEncoder(lm, Decoding(), get_prompt("countdown_parallel"))
+    source = Demonstrations(problems("hard", "train", limit=50), config, encode, seed=0)
+    return [source.layout(i) for i in range(n)], source
+
+
+def test_the_asked_share_of_traces_is_cut_where_the_first_path_is_through(run):
+    lm = load(run / "base" / "model")
+    found, source = layouts(lm, 200, paths=[3, 4], retries=2, p_right=0.3, truncated=0.5)
+    assert source.most_paths == 4
+    closing = {lm.tag_ids[tag] for tag in lm.dialect.tags[1::2]}
+    cut = Counter()
+    for layout in found:
+        paths = [s for s, kind in enumerate(layout.kinds) if kind == "path"]
+        lengths = [int((layout.segment == s).sum()) for s in paths]
+        forced = [bool(~layout.sampled[layout.segment == s][-1]) for s in paths]
+        assert all(int(layout.tokens[layout.segment == s][-1]) in closing for s in paths)
+        if any(forced):
+            assert {n for n, f in zip(lengths, forced, strict=True) if f} == {min(lengths) + 1}
+        cut[any(forced)] += 1
+    whole, _ = layouts(lm, 200, paths=[3, 4], retries=2, p_right=0.3)
+    uneven = sum(len({int((x.segment == s).sum()) for s, k in enumerate(x.kinds) if k == "path"}) > 1 for x in whole)
+    assert 0.35 * uneven < cut[True] < 0.65 * uneven  # where all paths are equally long there is nothing to cut
+
+
+def test_numbers_are_drawn_from_the_whole_inventory(run):
+    lm = load(run / "base" / "model")
+    found, _ = layouts(lm, 100, paths=[2, 3])
+    assert {label for layout in found for label in layout.labels} == set(range(17))
+    ordered, _ = layouts(lm, 20, paths=3, labels="ordered")
+    assert {layout.labels[1:4] for layout in ordered} == {(1, 2, 3)}
