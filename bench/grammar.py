@@ -6,8 +6,8 @@
 Arms that differ in the learning rate alone (NAME_lr...) are one architecture: the rate with the lower validation loss,
 averaged over seeds, stands for it; test pairs have no part in the choice. Intervals are 95% t intervals over seeds,
 differences to the first architecture are taken seed by seed. Multiply-accumulates are those of one teacher-forced pass
-over 16 source and 16 target tokens. Speeds are medians over rounds in which all models take turns, so that they share
-whatever else the machine does: compare them with each other.
+over 16 source and 16 target tokens. Speeds are those of one thread, in its own processor time, all models in turns: the
+ratio to the first is the median over rounds of the ratio in a round, so that what else the machine does weighs on both.
 """
 
 from __future__ import annotations
@@ -137,21 +137,22 @@ def speed_table(found: dict[str, dict[int, Trained]], best: dict[str, str], roun
         for name, lm in models.items():
             batch = make_batch(lm, examples)
             lm.model.train()
-            started = time.perf_counter()
+            started = time.process_time()
             token_losses(lm, batch)[0].mean().backward()
-            trained = time.perf_counter()
+            trained = time.process_time()
             written = sum(len(ids) + 1 for ids in generate(lm, examples, Measuring(max_new_tokens=40)))
-            drawn = time.perf_counter()
+            drawn = time.process_time()
             if turn:
                 seconds[name][0].append((trained - started) / tokens)
                 seconds[name][1].append((drawn - trained) / written)
+    base = next(iter(seconds.values()))
     rows = []
-    base = [statistics.median(s) for s in next(iter(seconds.values()))]
     for name, pair in seconds.items():
-        train, draw = (statistics.median(s) for s in pair)
-        kept = kept_bytes(models[name], examples) / tokens / 1024
-        rows.append([name, f"{1 / train:.0f}", f"{base[0] / train:.2f}", f"{1 / draw:.0f}", f"{base[1] / draw:.2f}",
-                     f"{kept:.1f}"])  # fmt: skip
+        cells = []
+        for own, first in zip(pair, base, strict=True):
+            ratio = statistics.median(f / o for f, o in zip(first, own, strict=True))
+            cells += [f"{1 / statistics.median(own):.0f}", f"{ratio:.2f}"]
+        rows.append([name, *cells, f"{kept_bytes(models[name], examples) / tokens / 1024:.1f}"])
     columns = [
         "",
         "training tokens/s",
