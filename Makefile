@@ -13,7 +13,7 @@ smoke: install  ## every stage once, small (under 2 minutes)
 	$(BIN)/polythink train countdown-smoke --out runs/smoke
 
 test: install  ## the whole test suite (under 10 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: install  ## lint and formatting
 	$(BIN)/ruff check src tests bench

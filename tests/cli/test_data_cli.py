@@ -46,7 +46,9 @@ def test_list_names_every_set_and_its_file(shared_data: Path, monkeypatch):
     monkeypatch.setenv("POLYTHINK_DATA", str(shared_data))
     listed = run("list")
     assert str(shared_data / "gsm8k_test.parquet") in listed
-    assert [line.split()[1] for line in listed.splitlines()[2:]] == [
+    problems, texts = listed.split("\n\n")
+    assert "grammar" in texts
+    assert [line.split()[1] for line in problems.splitlines()[2:]] == [
         "gsm8k", "dapo", "math", "math300", "aime24", "aime25", "amc23", "countdown-mini", "countdown-easy",
         "countdown-hard", "attribution",
     ]  # fmt: skip

@@ -290,7 +290,8 @@ def test_an_engine_draws_with_them():
 
 
 def step(lm: LanguageModel, **config) -> torch.optim.Optimizer:
-    optimiser = make_optimiser(lm.model, TrainingConfig(lr=0.01, weight_decay=0.5, **config))
+    config = TrainingConfig(lr=0.01, weight_decay=0.5, **config)
+    optimiser = make_optimiser(lm.model, config, config.train)
     wanted = {p for group in optimiser.param_groups for p in group["params"]}
     batch = collate([trace(trained=1), trace((3, 1), seed=1)])
     lm.model.train()
@@ -326,7 +327,7 @@ def test_the_tables_alone_can_be_trained(checkpointed):
 def test_training_tables_that_are_not_there_is_refused():
     for lm in (make("qwen3", None), make("qwen3", None)):
         with pytest.raises(UserError, match="train: thoughts, but the model has no thought embeddings"):
-            make_optimiser(lm.model, TrainingConfig(train="thoughts"))
+            make_optimiser(lm.model, TrainingConfig(), train="thoughts")
         attach(lm.model, None)
 
 

@@ -234,7 +234,7 @@ def test_rows_are_packed_without_loss(lm, mini):
         ({"data": [{"problems": "mini"}]}, "say their share"),
         ({"data": []}, "data"),
         ({"learning_rate": 1}, "unknown key learning_rate"),
-        ({"schedule": "cosin"}, "schedule must be 'constant', 'cosine' or 'linear'"),
+        ({"schedule": "cosin"}, "schedule must be 'constant', 'cosine', 'linear' or 'inverse_sqrt'"),
     ],
 )
 def test_mistakes_in_the_configuration(changes, message):
