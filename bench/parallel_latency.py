@@ -11,6 +11,7 @@ The paper (arXiv 2509.04475) compares with one path of the same budget, not with
     step       milliseconds of one decoding step of all paths together, scheduling and drawing included
     join       milliseconds of the one step that closes the paths and opens the summary
     summary    milliseconds of one decoding step of the summary, which reads all paths
+    CPU        milliseconds that all threads together work in one step: what a busy machine hardly changes
 
 In every round each P has its turn in each dtype, in an order of its own, so that a busy machine hits all of them. A
 cell is the median over rounds (of the medians over steps) with the least and the greatest; ratios are taken within a
@@ -39,7 +40,10 @@ from polythink.models.load import ModelConfig, create
 from polythink.run.table import markdown_table
 
 NEVER = -1e4  # added to the logit of a token that is not to be drawn
-COLUMNS = ("dtype", "P", "total s", "total / P=1", "step ms", "step / P=1", "join ms", "join / step", "summary ms")
+COLUMNS = (
+    "dtype", "P", "total s", "total / P=1", "step ms", "step / P=1", "CPU ms", "CPU / P=1", "join ms", "join / step",
+    "summary ms",
+)  # fmt: skip
 
 
 def make_engine(dtype: str, options: argparse.Namespace) -> Engine:
@@ -64,19 +68,19 @@ def now(engine: Engine) -> float:
 
 
 def answer(engine: Engine, paths: int, options: argparse.Namespace) -> dict[str, float]:
-    """Seconds of one answer with so many paths: `total`, `join`, and medians of a `step` and a `summary` step."""
+    """Seconds of one answer with P paths: `total`, `join`, medians of a `step`, its `cpu` time, a `summary` step."""
     decoding = Decoding(
         paths=paths, max_blocks=1, max_main_tokens=1, max_path_tokens=options.tokens, max_trace_tokens=1 << 20,
         max_summary_tokens=options.summary, scale_beyond=0,
     )  # fmt: skip
     prompt = tuple(engine.lm.encode("so it goes " * options.prompt)[: options.prompt])
-    spent: list[tuple[int, float]] = []  # feeds and seconds of each step
+    spent: list[tuple[int, float, float]] = []  # feeds, seconds and CPU seconds of each step
     step = type(engine)._step.__get__(engine)
 
     def timed(feeds: list, *rest) -> None:
-        started = now(engine)
+        started, worked = now(engine), time.process_time()
         step(feeds, *rest)
-        spent.append((len(feeds), now(engine) - started))
+        spent.append((len(feeds), now(engine) - started, time.process_time() - worked))
 
     engine._step = timed
     started = now(engine)
@@ -86,11 +90,12 @@ def answer(engine: Engine, paths: int, options: argparse.Namespace) -> dict[str,
     assert drawn[: paths + 1] == [options.tokens] * paths + [options.summary], drawn
     # prompt and tags; all tokens but the last of each path; the last ones, the closing tags and <summary>
     sizes = [len(prompt) + paths, *[paths] * (options.tokens - 1), 2 * paths + 1]
-    assert [feeds for feeds, _ in spent[: len(sizes)]] == sizes, [feeds for feeds, _ in spent]
-    seconds = [taken for _, taken in spent]
+    feeds, seconds, worked = zip(*spent, strict=True)
+    assert list(feeds[: len(sizes)]) == sizes, feeds
     return {
         "total": total,
         "step": median(seconds[1 : options.tokens]),
+        "cpu": median(worked[1 : options.tokens]),
         "join": seconds[options.tokens],
         "summary": median(seconds[options.tokens + 1 : options.tokens + options.summary]),
     }
@@ -132,6 +137,8 @@ def rows_of(found: Rounds, options: argparse.Namespace) -> Iterable[list[str]]:
                 cell(lambda r, a: r["total"] / a["total"], 2),
                 cell(lambda r, a: 1000 * r["step"]),
                 cell(lambda r, a: r["step"] / a["step"], 2),
+                cell(lambda r, a: 1000 * r["cpu"]),
+                cell(lambda r, a: r["cpu"] / a["cpu"], 2),
                 cell(lambda r, a: 1000 * r["join"]),
                 cell(lambda r, a: r["join"] / r["step"], 2),
                 cell(lambda r, a: 1000 * r["summary"]),
