@@ -15,7 +15,13 @@ def test_translation_from_text_to_bleu(polythink, tmp_path):
     (tmp_path / "x.en").write_text("a small dog\nthe cat\nthis is a house\nmy house is small\n" * 8)
     (tmp_path / "x.de").write_text("ein kleiner Hund\ndie Katze\ndas ist ein Haus\nmein Haus ist klein\n" * 8)
     files, out = f"{tmp_path}/x.{{en,de}}", tmp_path / "run"
-    own = (f"train.data='{files}'", f"train.valid='{files}'", f"test.data=['{files}']", "tokenizer.size=70")
+    own = (
+        f"train.data='{files}'",
+        f"train.valid='{files}'",
+        f"test.data=['{files}']",
+        "tokenizer.size=70",
+        "test.heads=true",
+    )
     status, printed, err = polythink("train", "translation-numbers", *TINY, *own, "--out", out)
     assert (status, err) == (0, "")
     assert printed.splitlines()[-1] == str(out / "report.html")
@@ -28,7 +34,15 @@ def test_translation_from_text_to_bleu(polythink, tmp_path):
     assert result["metrics"].keys() == {"exact", "bleu", "loss", "perplexity"}
     assert result["decoding"]["beams"] == 4
     report = (out / "report.html").read_text()
-    for text in ("ein kleiner Hund", "BLEU", "exact match", "validation", "Loss (nats a token)", "6 texts"):
+    for text in (
+        "ein kleiner Hund",
+        "BLEU",
+        "exact match",
+        "validation",
+        "Loss (nats a token)",
+        "6 texts",
+        "Heads, test",
+    ):
         assert text in report, text
     status, printed, _ = polythink("train", "translation-numbers", *TINY, *own, "--out", out)
     assert status == 2

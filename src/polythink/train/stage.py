@@ -25,7 +25,7 @@ from polythink.engine.selfcheck import choose_backend
 from polythink.evaluate import heads
 from polythink.evaluate.compare import CompareConfig, compare
 from polythink.evaluate.run import evaluate
-from polythink.evaluate.text import evaluate_texts
+from polythink.evaluate.text import encode_set, evaluate_texts
 from polythink.evaluate.tunnel import tunnel
 from polythink.models.load import (
     SETTINGS_FILE,
@@ -39,7 +39,7 @@ from polythink.models.load import (
     save,
     with_settings,
 )
-from polythink.models.text import create_text_model, load_text_model, save_text_model
+from polythink.models.text import create_text_model, load_text_model, make_batch, save_text_model
 from polythink.models.text_tokenizers import train_tokenizer
 from polythink.problems.answers import Grader
 from polythink.problems.assemble import run_assembly
@@ -64,6 +64,7 @@ from polythink.train.text import train_text
 from polythink.train.text_recipe import TextPlan
 
 PLAN, RESULT, MODEL = "stage.json", "result.json", "model"
+HEAD_TEXTS = 8  # pairs over which the heads of a model of texts are compared
 Say = Callable[[str], None]
 
 
@@ -295,6 +296,9 @@ def text_evaluation(plan: TextPlan, folder: Path, previous: Path | None, say: Sa
             found[label] = read_json(done)
         else:
             found[label] = evaluate_texts(lm, load_texts(name, stage.limit), plan.task, stage, folder, label, say)
+    if stage.heads and not (folder / heads.FILE).is_file():
+        batch = make_batch(lm, encode_set(lm, load_texts(stage.data[0], HEAD_TEXTS)))
+        heads.save(heads.analyse(lm.model, {**batch.inputs, "labels": batch.labels}), folder / heads.FILE)
     return summary_of(found)
 
 

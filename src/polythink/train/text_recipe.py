@@ -27,6 +27,7 @@ class TextEvalConfig(Measuring):
     kind: Literal["text_eval"]
     data: tuple[str, ...] = Field(min_length=1)  # names of sets, or files (see `problems/texts.py`)
     limit: int | None = Field(None, ge=1)  # pairs of each
+    heads: bool = False  # also compare the attention heads on the first pairs, for the report
     seed: int | None = None
 
 
