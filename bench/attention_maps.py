@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from memory import kept_bytes
 
 from polythink.models.architectures import EEITConfig, EITConfig, PartialFormerConfig, VanillaConfig
 from polythink.models.architectures.attention import Attention
@@ -72,24 +73,6 @@ def candidates(width: int, heads: int) -> dict[str, Callable[[], Attention]]:
     }
 
 
-def kept_bytes(module: Attention, x: torch.Tensor) -> int:
-    """Bytes of the distinct tensors that autograd keeps, weights left out."""
-    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    found: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = module(x)[0]  # alive until all is counted, so that no address is used twice
-    total = sum(found.values())
-    del out
-    return total
-
-
 def once(module: Attention, x: torch.Tensor) -> float:
     """Seconds of one forward and backward."""
     cuda = x.device.type == "cuda"
@@ -128,7 +111,7 @@ def compare(width: int, heads: int, length: int, device: str, runs: int, skip: l
     for name, module in modules.items():
         spread = f"{min(seconds[name]):.1f} to {max(seconds[name]):.1f}"
         peak = peak_bytes(module, x)
-        kept = f"{kept_bytes(module, x) / 2**20:.1f}"
+        kept = f"{kept_bytes(module, lambda module=module: module(x)[0]) / 2**20:.1f}"
         cells = [f"{medians[name]:.1f}", spread, f"{medians[name] / plain:.1f}", kept]
         rows.append([length, name, *cells, *([] if peak is None else [f"{peak / 2**20:.1f}"])])
     return rows

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from memory import kept_bytes
 from transformers import AutoConfig
 
 from polythink.evaluate.text import Measuring, encode_set, generate
@@ -152,7 +153,10 @@ def speed_table(found: dict[str, dict[int, Trained]], best: dict[str, str], roun
         for own, first in zip(pair, base, strict=True):
             ratio = statistics.median(f / o for f, o in zip(first, own, strict=True))
             cells += [f"{1 / statistics.median(own):.0f}", f"{ratio:.2f}"]
-        rows.append([name, *cells, f"{kept_bytes(models[name], examples) / tokens / 1024:.1f}"])
+        lm = models[name]
+        lm.model.train()
+        kept = kept_bytes(lm.model, lambda lm=lm: token_losses(lm, make_batch(lm, examples))[0])
+        rows.append([name, *cells, f"{kept / tokens / 1024:.1f}"])
     columns = [
         "",
         "training tokens/s",
@@ -162,25 +166,6 @@ def speed_table(found: dict[str, dict[int, Trained]], best: dict[str, str], roun
         "kept for backward, kB/token",
     ]
     return markdown_table(columns, rows)
-
-
-def kept_bytes(lm, examples) -> int:
-    """Bytes of the distinct tensors that autograd keeps in one forward, weights left out."""
-    weights = {p.untyped_storage().data_ptr() for p in lm.model.parameters()}
-    found: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    lm.model.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = token_losses(lm, make_batch(lm, examples))[0]  # alive until all is counted
-    kept = sum(found.values())
-    del out
-    return kept
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ SHAPE = {
 }  # fmt: skip
 BUDGETS = dict(paths=2, max_blocks=1, max_main_tokens=8, max_path_tokens=9, max_summary_tokens=6, max_trace_tokens=80)
 SYNTHETIC = ("--problems", "countdown-mini:heldout", "--limit", 3, "--samples", 2)
-SEQUENTIAL = ("--sequential-prompt", "countdown_sequential")
+COMPARE = ("--compare", "compare.sequential_prompt=countdown_sequential")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
 def test_compare_prints_a_table_and_leaves_a_report(dialect, models, polythink, tmp_path) -> None:
     out = tmp_path / "out"
     status, printed, _ = polythink(
-        "eval", models[f"{dialect}, countdown"], *SYNTHETIC, "--compare", *SEQUENTIAL, "--paths", "1,2", "--out", out
+        "eval", models[f"{dialect}, countdown"], *SYNTHETIC, *COMPARE, "compare.paths=[1,2]", "--out", out
     )
     assert status == 0
     for name in ("parallel", "re-prefill", "majority of the paths", "oracle", "sequential, same tokens"):
@@ -53,7 +53,7 @@ def test_a_text_problem_is_compared_by_its_answers(models, polythink, tmp_path) 
     write_jsonl(tmp_path / "sums.jsonl", [{"question": f"{i}+1", "answer": f"#### {i + 1}"} for i in range(2)])
     status, printed, _ = polythink(
         "eval", models["parathinker, bytes"], "--problems", tmp_path / "sums.jsonl", "--samples", 1, "--compare",
-        "--sequential-prompt", "none", "--paths", "1,2", "--prompt", "none", "--out", tmp_path / "out",
+        "compare.sequential_prompt=none", "compare.paths=[1,2]", "--prompt", "none", "--out", tmp_path / "out",
     )  # fmt: skip
     assert status == 0
     assert "| oracle " in printed
@@ -63,8 +63,8 @@ def test_a_text_problem_is_compared_by_its_answers(models, polythink, tmp_path) 
 def test_tunnel_prints_both_tables_and_leaves_a_report(models, polythink, tmp_path) -> None:
     out = tmp_path / "out"
     status, printed, _ = polythink(
-        "eval", models["parathinker, countdown"], *SYNTHETIC, "--tunnel", "--budgets", "4,8", "--paths", "1,2",
-        "--prefixes", "1", "--continuations", 4, "--out", out,
+        "eval", models["parathinker, countdown"], *SYNTHETIC, "--tunnel", "tunnel.budgets=[4,8]",
+        "tunnel.paths=[1,2]", "tunnel.prefixes=[1]", "tunnel.continuations=4", "--out", out,
     )  # fmt: skip
     assert status == 0
     assert "| 2 paths " in printed
@@ -77,20 +77,18 @@ def test_tunnel_prints_both_tables_and_leaves_a_report(models, polythink, tmp_pa
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--compare"], "--compare needs --sequential-prompt"),
-        (["--compare", "--sequential-prompt", "countdown_seq"], "no prompt 'countdown_seq'"),
-        (
-            ["--compare", *SEQUENTIAL, "--paths", "1,32"],
-            "32 paths are more than the 16 numbers of the dialect parathinker",
-        ),
-        (["--compare", *SEQUENTIAL, "--paths", "1;2"], "--paths takes whole numbers with commas between them"),
-        (["--compare", *SEQUENTIAL, "--budgets", "4"], "unknown key budgets"),
-        (["--compare", *SEQUENTIAL, "mode=sequential"], "mode structured"),
+        (["--compare"], "eval --compare: sequential_prompt is missing"),
+        (["--compare", "compare.sequential_prompt=countdown_seq"], "no prompt 'countdown_seq'"),
+        ([*COMPARE, "compare.paths=[1,32]"], "32 paths are more than the 16 numbers of the dialect parathinker"),
+        ([*COMPARE, "compare.paths=[1;2]"], "paths"),
+        ([*COMPARE, "compare.budgets=[4]"], "unknown key budgets"),
+        ([*COMPARE, "tunnel.budgets=[4]"], "tunnel.budgets=[4] belongs to --tunnel, which was not given"),
+        ([*COMPARE, "mode=sequential"], "mode structured"),
         (["--compare", "--tunnel"], "run them one after another"),
-        (["--paths", "1,2"], "--paths belongs to --compare or --tunnel"),
+        (["compare.paths=[1,2]"], "compare.paths=[1,2] belongs to --compare, which was not given"),
         (["--tunnel"], "say budgets, prefixes or both"),
-        (["--tunnel", "--prefixes", "0.5,x"], "--prefixes takes numbers"),
-        (["--tunnel", "--prefixes", "50"], "leaves nothing of max_path_tokens=9"),
+        (["--tunnel", "tunnel.prefixes=[0.5,x]"], "prefixes.1"),
+        (["--tunnel", "tunnel.prefixes=[50]"], "leaves nothing of max_path_tokens=9"),
     ],
 )
 def test_a_mistake_is_one_sentence(options, said, models, polythink, tmp_path) -> None:

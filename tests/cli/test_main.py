@@ -40,7 +40,7 @@ def test_the_help_of_a_command_is_short_and_has_an_example(command: str) -> None
     done = CliRunner().invoke(program.app, [*command.split(), "--help"], prog_name="polythink")
     assert done.exit_code == 0
     assert f"Example: polythink {command} " in done.output
-    assert len(done.output.splitlines()) < (80 if command == "eval" else 50)  # eval: three things, a panel each
+    assert len(done.output.splitlines()) < 50
 
 
 def test_the_program_starts_without_the_heavy_libraries() -> None:

@@ -9,25 +9,12 @@ import pytest
 import torch
 
 from polythink.engine import Decoding, Engine, Request
+from polythink.evaluate.arms import chosen, from_paths, summarised
+from polythink.evaluate.bench import Bench, Drawn, in_sequence, numbers_of_paths, with_paths
 from polythink.evaluate.charts import ARMS, comparison_section, comparison_table
-from polythink.evaluate.compare import (
-    Bench,
-    CompareConfig,
-    Drawn,
-    Paths,
-    chosen,
-    compare,
-    flat_prompt,
-    from_paths,
-    in_sequence,
-    numbers_of_paths,
-    paths_of,
-    reread,
-    sequential_budget,
-    summarised,
-    with_paths,
-)
+from polythink.evaluate.compare import CompareConfig, compare, flat_prompt, reread, sequential_budget
 from polythink.evaluate.metrics import Measure, expected_max, interval, read_measures, write_measures
+from polythink.evaluate.paths import Paths, paths_of
 from polythink.evaluate.run import grade_rollouts
 from polythink.models.load import LanguageModel, ModelConfig, create
 from polythink.problems.answers import Grader
@@ -69,11 +56,10 @@ def without_block(problem: str, sample: int, text: str) -> Rollout:
 def graded(rollouts: list[Rollout], *asked: Problem) -> tuple[list[dict], list[Paths]]:
     with Grader(dialect=PARATHINKER) as grader:
         rows = grade_rollouts(rollouts, ProblemSet("mine", asked), grader, PARATHINKER)
-    by_key = {problem.key: problem for problem in asked}
-    return rows, [
-        paths_of(row, rollout, by_key[rollout.problem], PARATHINKER)
-        for row, rollout in zip(rows, rollouts, strict=True)
-    ]
+        by_key = {problem.key: problem for problem in asked}
+        return rows, [
+            paths_of(row, rollout, by_key[rollout.problem], grader) for row, rollout in zip(rows, rollouts, strict=True)
+        ]
 
 
 # ---- arithmetic by hand ----
@@ -255,7 +241,7 @@ def test_re_prefill_reads_the_flat_text_and_goes_on_as_an_ordinary_model(dialect
     found = ProblemSet("easy", problems("easy", "heldout", 3))
     decoding = Decoding(**BUDGETS, fork_at=0, temperature=0, path_temperature=1.0, summary_opening=opening)
     with Grader(dialect=rules) as grader:
-        bench = Bench(engine, found, grader, 3, tmp_path, "")
+        bench = Bench(engine, found, grader, 3, tmp_path)
         requests = [Request(tuple(lm.encode_prompt(p.question)), p.key, i) for p in found for i in range(2)]
         drawn = bench.draw(requests, decoding, "paths")
         own = bench.paths_of(drawn)
@@ -299,7 +285,7 @@ def test_a_response_without_a_block_is_not_read_again(tmp_path) -> None:
     rows, found = graded([rollout], SEVEN)
     lm = model("parathinker")
     engine = SimpleNamespace(lm=lm, forwarded=0, generate=lambda requests, *args, **named: [{}[r] for r in requests])
-    bench = Bench(engine, ProblemSet("mine", (SEVEN,)), None, 0, tmp_path, "")
+    bench = Bench(engine, ProblemSet("mine", (SEVEN,)), None, 0, tmp_path)
     again = reread(bench, Drawn(rows, [rollout], 1.0, 9), found, Decoding(**BUDGETS))
     assert again.rows == rows
 
@@ -310,7 +296,7 @@ def test_texts_that_do_not_fit_are_not_read_again(tmp_path) -> None:
     for rollout, again in ((fits, True), (longer, False)):  # 3 of the prompt, the paths, one that opens the summary
         rows, found = graded([rollout], SEVEN)
         with Grader(dialect=PARATHINKER) as grader:
-            bench = Bench(Engine(lm), ProblemSet("mine", (SEVEN,)), grader, 0, tmp_path, "")
+            bench = Bench(Engine(lm), ProblemSet("mine", (SEVEN,)), grader, 0, tmp_path)
             assert (reread(bench, Drawn(rows, [rollout], 1.0, 9), found, Decoding(**BUDGETS)) is not None) == again
 
 

@@ -12,7 +12,8 @@ from html.parser import HTMLParser
 import pytest
 
 from polythink.evaluate.dynamics import Line, Panel, Stage, chart, smooth, stage_chart
-from polythink.evaluate.report import choose_samples, compare_report, metric_columns, write_report
+from polythink.evaluate.report import compare_report, metric_columns, write_report
+from polythink.evaluate.samples import choose_samples
 from polythink.run.errors import UserError
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}

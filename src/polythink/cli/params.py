@@ -107,8 +107,9 @@ def configurations(recipe: Recipe | TextRecipe, beside: list[str]) -> dict[str, 
     """The configuration of the recipe's model under its architecture's name, and the others in the same shape."""
     from polythink.models.load import architecture_config, new_tokenizer
     from polythink.problems.vocabulary import words_of
+    from polythink.train.text_recipe import TextRecipe
 
-    if not hasattr(recipe, "dialect"):
+    if isinstance(recipe, TextRecipe):
         return text_configurations(recipe, beside)
     model = recipe.model
     if model.path is not None:
@@ -130,10 +131,9 @@ def text_configurations(recipe: TextRecipe, beside: Sequence[str]) -> dict[str, 
     from polythink.models.text_tokenizers import train_tokenizer
     from polythink.problems.texts import load_texts
 
-    vocabulary = recipe.tokenizer.vocabulary
-    encoder = recipe.task != "language_modelling"
+    frame = recipe.frame()
     if recipe.tokenizer.kind == "words":
         data = next(stage.data for stage in recipe.stages.values() if stage.kind == "text")
         texts = (text for pair in load_texts(data) for text in (pair.source, pair.target))
-        vocabulary = len(train_tokenizer(recipe.tokenizer, texts))
-    return in_shape_of(recipe.model.frame(vocabulary, encoder), beside)
+        frame = recipe.model.frame(len(train_tokenizer(recipe.tokenizer, texts)), recipe.has_encoder)
+    return in_shape_of(frame, beside)

@@ -23,14 +23,10 @@ class Decoding(Config):
     max_summary_tokens: int = Field(512, ge=1)  # each summary, in the same way
     max_trace_tokens: int = Field(4096, ge=1)  # the whole response, forced tokens included
     fork_at: int | None = Field(None, ge=0)  # force the first fork behind so many main tokens; None: the dialect's way
-    finish: Literal[FINISHES] = (
-        "last"  # the paths of a block end with the first to be through, with half of them, or all
-    )
+    finish: Literal[FINISHES] = "last"  # which path ends its block: the first to be through, that of the half, the last
     labels: Literal["ordered", "random"] = "ordered"  # numbers of numbered paths: 1..P, or any of the inventory
     positions: Literal["shared", "flattened"] = "shared"  # flattened: every path has a stretch of positions of its own
-    scale_beyond: int | None = Field(
-        None, ge=0
-    )  # scale attention behind joins of more paths; None: than trained, 0: no
+    scale_beyond: int | None = Field(None, ge=0)  # joins of more paths scale attention; 0: none, None: as trained
     summary_opening: str = ""  # forced text with which every summary begins
     temperature: float = Field(1.0, ge=0)  # 0 is greedy
     path_temperature: float | None = Field(None, ge=0)  # of paths alone; None: `temperature`, and 1.0 if that is 0

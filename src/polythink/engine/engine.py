@@ -16,7 +16,8 @@ import torch
 
 from polythink.engine.backend import TransformersBackend
 from polythink.engine.decoding import Decoding, OnEvent, Request
-from polythink.engine.drawing import Drawing, Feed, Grammar
+from polythink.engine.drawing import Drawing, Feed
+from polythink.engine.grammar import Grammar
 from polythink.engine.sampling import draw, uniforms
 from polythink.engine.selfcheck import choose_backend
 from polythink.models.load import LanguageModel

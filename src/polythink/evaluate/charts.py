@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from polythink.evaluate.dynamics import COLOURS, Line, Panel, chart, is_number
-from polythink.run.table import html_table
+from polythink.evaluate.page import grid, small, table
 
 BLUE, ORANGE, GREEN, PURPLE, RED, GREY = COLOURS
 
@@ -209,14 +209,6 @@ def recovery_chart(result: Mapping) -> str:
 # ---- what both have in common ----
 
 
-def table(content: tuple[list[str], list[list]]) -> str:
-    return f'<div class="wide">{html_table(*content)}</div>'
-
-
-def small(text: str) -> str:
-    return f'<p class="soft small">{escape(text)}</p>'
-
-
 def share_chart(title: str, along: str, lines: Sequence[Line]) -> str:
     """Shares along some axis, which is logarithmic where it spans more than two doublings."""
     x = [x for line in lines for x in line.steps]
@@ -227,10 +219,6 @@ def estimate_line(style: Style, along: Sequence[float], estimates: Sequence[Mapp
     """Estimates with their intervals as a line."""
     values, low, high = ([estimate[key] for estimate in estimates] for key in ("value", "low", "high"))
     return Line(style.head, style.colour, along, values, low=low, high=high, dashed=style.dashed)
-
-
-def grid(charts: Sequence[str]) -> str:
-    return '<div class="charts">' + "".join(f"<figure>{svg}</figure>" for svg in charts) + "</div>"
 
 
 def legend(styles: Sequence[Style]) -> str:

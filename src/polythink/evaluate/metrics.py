@@ -10,7 +10,7 @@ Axis legend: P problems, B bootstrap draws.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
@@ -220,11 +220,11 @@ def measures(rows: Sequence[dict], best_of: Sequence[int] = ()) -> dict[str, Mea
     return found
 
 
-def by_problem(rows: Sequence[dict]) -> dict[str, list[dict]]:
-    """The rows of each problem, problems in order of appearance."""
-    groups: dict[str, list[dict]] = {}
-    for row in rows:
-        groups.setdefault(row["problem"], []).append(row)
+def by_problem(rows: Sequence[dict], items: Iterable[Any] | None = None) -> dict[str, list[Any]]:
+    """`items`, one a row (the rows themselves if None), by their row's problem, in order of appearance."""
+    groups: dict[str, list[Any]] = {}
+    for row, item in zip(rows, rows if items is None else items, strict=True):
+        groups.setdefault(row["problem"], []).append(item)
     return groups
 
 

@@ -21,7 +21,8 @@ from polythink.evaluate.dynamics import (
     stage_chart,
 )
 from polythink.evaluate.metrics import AMOUNTS
-from polythink.evaluate.picture import TRACE_CSS, trace_html
+from polythink.evaluate.page import commands_block, grid, page, paragraph, section
+from polythink.evaluate.samples import arm_traces_section, texts_section, traces_section
 from polythink.run.config import dump_yaml
 from polythink.run.folder import write_text
 from polythink.run.table import html_table
@@ -49,7 +50,6 @@ METRICS = {
     "perplexity": ("perplexity", "e to the loss"),
     "word_perplexity": ("perplexity, words", "the same for a word, the end of a text counted as one"),
 }
-VERDICTS = {"right": "✓ right", "wrong": "✗ wrong", "unparsed": "no answer found", "timeout": "grading timed out"}
 
 
 def write_report(run_folder: str | Path) -> Path:
@@ -62,8 +62,8 @@ def write_report(run_folder: str | Path) -> Path:
         *(_cold_start(stage) if stage.kind == "coldstart" else _curves(stage) for stage in run.stages),
         *(_findings(stage) for stage in run.stages if stage.findings),
         *(heads_section(stage.folder / "heads.npz", f"Heads, {stage.name}") for stage in run.stages),
-        _traces(run.stages),
-        _texts(run.stages),
+        traces_section(run.stages),
+        texts_section(run.stages),
         _details(run),
     ]
     path = run.folder / "report.html"
@@ -88,11 +88,11 @@ def compare_report(
         for label, folders in runs.items()
     }
     body = [
-        f"<header><h1>{escape(title)}</h1>{_paragraph(intro)}{_commands(commands)}</header>",
-        _section("Results", f'<div class="wide">{table_html}</div>') if table_html else "",
+        f"<header><h1>{escape(title)}</h1>{paragraph(intro)}{commands_block(commands)}</header>",
+        section("Results", f'<div class="wide">{table_html}</div>') if table_html else "",
         _arm_curves(arms),
-        *(_arm_traces(label, records[0].stages) for label, records in arms.items() if records),
-        *(_texts(records[0].stages, 2) for records in arms.values() if records),
+        *(arm_traces_section(label, records[0].stages) for label, records in arms.items() if records),
+        *(texts_section(records[0].stages, 2) for records in arms.values() if records),
     ]
     write_text(out, page(title, body))
     return Path(out)
@@ -116,7 +116,7 @@ def _heading(run: RunRecord) -> str:
     line = " · ".join(f"{name} {value}".strip() for name, value in facts if value != "")
     command = env.get("command")
     commands = [" ".join(["polythink", *map(str, command[1:])])] if isinstance(command, list) and command[1:] else []
-    return f'<header><h1>{escape(run.name)}</h1><p class="soft">{escape(line)}</p>{_commands(commands)}</header>'
+    return f'<header><h1>{escape(run.name)}</h1><p class="soft">{escape(line)}</p>{commands_block(commands)}</header>'
 
 
 def _pipeline(stages: Sequence[Stage]) -> str:
@@ -149,7 +149,7 @@ def _results(stages: Sequence[Stage]) -> str:
     if not by_set and any(stage.findings for stage in stages):
         return ""
     if not by_set:
-        return _section("Results", '<p class="soft">No evaluation has finished yet.</p>')
+        return section("Results", '<p class="soft">No evaluation has finished yet.</p>')
     everything = [result for results in by_set.values() for _, result in results]
     columns = metric_columns(name for result in everything for name in result.get("metrics", {}))
     heads = "".join(f'<th class="number" title="{escape(what)}">{escape(head)}</th>' for _, head, what in columns)
@@ -165,7 +165,7 @@ def _results(stages: Sequence[Stage]) -> str:
     legend = (
         f'<p class="soft small">Below each value its 95% interval, by bootstrap over problems or texts. {meaning}.</p>'
     )
-    return _section("Results", f'{_in_short(by_set)}<div class="wide">{table}</div>{warned}{legend}')
+    return section("Results", f'{_in_short(by_set)}<div class="wide">{table}</div>{warned}{legend}')
 
 
 def _in_short(by_set: Mapping[str, Sequence[tuple[str, dict]]]) -> str:
@@ -241,7 +241,7 @@ def _cold_start(stage: Stage) -> str:
         if set(columns) <= row.keys()
     ]
     heads = [key.replace("_", " ") for key in columns]
-    return _section(f"Stage {stage.name}", f'<div class="wide">{html_table(heads, rows)}</div>') if rows else ""
+    return section(f"Stage {stage.name}", f'<div class="wide">{html_table(heads, rows)}</div>') if rows else ""
 
 
 def _share(value: object) -> str:
@@ -256,7 +256,7 @@ def _because(counts: object) -> str:
 def _findings(stage: Stage) -> str:
     """What the stage found on each problem set: a comparison, or a look for tunnel vision."""
     sections = {"compare": comparison_section, "tunnel": tunnel_section}
-    return _section(f"Stage {stage.name}", "".join(sections[found["kind"]](found) for found in stage.findings))
+    return section(f"Stage {stage.name}", "".join(sections[found["kind"]](found) for found in stage.findings))
 
 
 def _curves(stage: Stage) -> str:
@@ -264,9 +264,9 @@ def _curves(stage: Stage) -> str:
     if not any(charts):
         return ""
     more = [stage_chart(stage, panel) for panel in MORE_PANELS.get(stage.kind, ())]
-    folded = f"<details><summary>More curves</summary>{_grid(more)}</details>" if any(more) else ""
+    folded = f"<details><summary>More curves</summary>{grid(more)}</details>" if any(more) else ""
     hint = _shading_hint(stage)
-    return _section(f"Stage {stage.name}", hint + _grid(charts) + folded)
+    return section(f"Stage {stage.name}", hint + grid(charts) + folded)
 
 
 def _shading_hint(stage: Stage) -> str:
@@ -277,10 +277,6 @@ def _shading_hint(stage: Stage) -> str:
     return (
         f'<p class="soft small">Reward: <b>{escape(names[0])}</b>{shaded}. Pale: each step; bold: moving average.</p>'
     )
-
-
-def _grid(charts: Iterable[str | None]) -> str:
-    return '<div class="charts">' + "".join(f"<figure>{c}</figure>" for c in charts if c) + "</div>"
 
 
 def heads_section(path: Path, title: str) -> str:
@@ -298,7 +294,7 @@ def heads_section(path: Path, title: str) -> str:
     )
     folded = "".join(f"<h3>{escape(name)}</h3>{svg}" for name, svg in rest)
     more = f"<details><summary>Which heads are alike, and attention maps</summary>{folded}</details>"
-    return _section(title, f'<p class="soft small">{hint}</p>{summary}{more}')
+    return section(title, f'<p class="soft small">{hint}</p>{summary}{more}')
 
 
 def _details(run: RunRecord) -> str:
@@ -306,107 +302,7 @@ def _details(run: RunRecord) -> str:
     listed = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
     recipe = f"<details><summary>Recipe, resolved</summary><pre>{escape(dump_yaml(run.recipe))}</pre></details>"
     machine = f"<details><summary>Packages</summary><p>{escape(listed)}</p></details>" if listed else ""
-    return _section("How it was run", (recipe if run.recipe else "") + machine) if run.recipe or machine else ""
-
-
-# ---- traces ----
-
-_TRACE_HINT = (
-    "Read downwards. At a fork the text branches into paths, at a join a summary reads them all and the text goes on. "
-    "In the mode structured paths are drawn at the same time and do not see each other; in sequential they follow one "
-    "another."
-)
-
-
-def _traces(stages: Sequence[Stage], most: int = 6) -> str:
-    stage, rows = _last_samples(stages)
-    chosen = choose_samples(rows, most)
-    if stage is None or not chosen:
-        return ""
-    hint = f'<p class="soft small">From stage <b>{escape(stage.name)}</b>. {_TRACE_HINT}</p>'
-    return _section("Traces", hint + "".join(map(_sample, chosen)))
-
-
-def _arm_traces(label: str, stages: Sequence[Stage], most: int = 2) -> str:
-    chosen = choose_samples(_last_samples(stages)[1], most)
-    hint = f'<p class="soft small">{_TRACE_HINT}</p>'
-    return _section(f"Traces: {label}", hint + "".join(map(_sample, chosen))) if chosen else ""
-
-
-def _last_samples(stages: Sequence[Stage]) -> tuple[Stage | None, list[dict]]:
-    """The samples of the last stage that has any: of all its problem sets, or of the end of its training."""
-    for stage in reversed(stages):
-        rows = [row for name in (stage.evals or {"": {}}) for row in stage.samples(name) if "reference" not in row]
-        if rows:
-            last = max(row.get("step", 0) for row in rows)
-            return stage, [row for row in rows if row.get("step", 0) >= 0.9 * last]
-    return None, []
-
-
-def choose_samples(rows: Sequence[dict], most: int) -> list[dict]:
-    """A few samples of every sort, the telling sorts first: one of each, then a second, each of another problem."""
-
-    def sort_of(row: dict) -> int:
-        paths = {s.get("right") for s in row.get("segments") or [] if s.get("kind") == "path"}
-        right, block = row.get("verdict") == "right", bool(row.get("blocks"))
-        if block and right:
-            return 0 if paths >= {True, False} else 1
-        if block:
-            return 2 if True in paths else 3
-        return 4 if right else 5
-
-    sorts: list[list[dict]] = [[] for _ in range(6)]
-    seen: set[tuple[int, str]] = set()
-    for row in rows:
-        if (sort_of(row), row.get("problem", "")) not in seen:
-            sorts[sort_of(row)].append(row)
-            seen.add((sort_of(row), row.get("problem", "")))
-    rounds = [sort[i] for i in range(most) for sort in sorts if i < len(sort)]
-    return sorted(rounds[:most], key=sort_of)
-
-
-def _sample(row: dict) -> str:
-    verdict = row.get("verdict", "")
-    facts = [
-        f"{row[key]:.0f} {name}"
-        for key, name in (("tokens", "tokens"), ("critical_path", "on the critical path"))
-        if is_number(row.get(key))
-    ]
-    facts += [row["reason"].replace("_", " ")] if row.get("valid") is False and row.get("reason") else []
-    answers = [f"answer {row['answer']}"] if row.get("answer") else []
-    answers += [f"extracted {row['extracted']}"] if row.get("extracted") and verdict != "right" else []
-    return (
-        f'<article class="sample"><div class="head"><span class="verdict {escape(verdict)}">'
-        f"{escape(VERDICTS.get(verdict, verdict))}</span>"
-        f'<span class="soft">{escape(" · ".join([*answers, *facts]))}</span></div>{trace_html(row)}</article>'
-    )
-
-
-# ---- texts ----
-
-
-def _texts(stages: Sequence[Stage], most: int = 12) -> str:
-    """The first texts of the last stage that wrote any: source, reference, output; wrong ones before right ones."""
-    for stage in reversed(stages):
-        rows = [row for name in stage.evals for row in stage.samples(name) if "output" in row]
-        if rows:
-            chosen = sorted(rows[:most], key=lambda row: bool(row.get("exact")))
-            hint = f'<p class="soft small">The first {len(chosen)} of stage <b>{escape(stage.name)}</b>.</p>'
-            return _section("Texts", hint + "".join(map(_text, chosen)))
-    return ""
-
-
-def _text(row: dict) -> str:
-    verdict = ("right", "✓ the reference") if row.get("exact") else ("wrong", "✗ not the reference")
-    lines = "".join(
-        f"<tr><th>{name}</th><td>{escape(str(row.get(name, '')))}</td></tr>"
-        for name in ("source", "reference", "output")
-        if not (name == "output" and row.get("exact"))
-    )
-    return (
-        f'<article class="sample"><div class="head"><span class="verdict {verdict[0]}">{verdict[1]}</span></div>'
-        f"<table>{lines}</table></article>"
-    )
+    return section("How it was run", (recipe if run.recipe else "") + machine) if run.recipe or machine else ""
 
 
 # ---- arms beside each other ----
@@ -426,7 +322,7 @@ def _arm_curves(arms: Mapping[str, Sequence[RunRecord]]) -> str:
         if len(by_arm) > 1 and all(own == folders[0] for own in folders):
             by_arm = {"all arms": next(iter(by_arm.values()))}
         charts = [arms_chart(by_arm, _first_metric(panel)) for panel in PANELS[kind]]
-        sections.append(_section(f"Stage {name}", _legend(by_arm) + _grid(charts)) if any(charts) else "")
+        sections.append(section(f"Stage {name}", _legend(by_arm) + grid(charts)) if any(charts) else "")
     return "".join(sections)
 
 
@@ -444,72 +340,3 @@ def _legend(arms: Mapping[str, Sequence[Stage]]) -> str:
         if stages
     )
     return f'<p class="legend">{entries}</p>'
-
-
-# ---- the page ----
-
-
-def page(title: str, body: Iterable[str]) -> str:
-    """A whole HTML document; everything it needs is inside."""
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_CSS}{TRACE_CSS}</style>\n</head>\n<body>\n" + "\n".join(filter(None, body)) + "\n</body>\n</html>\n"
-    )
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
-
-
-def _paragraph(text: str) -> str:
-    return f"<p>{escape(text)}</p>" if text else ""
-
-
-def _commands(commands: Sequence[str]) -> str:
-    return f'<pre class="command">{escape(chr(10).join(commands))}</pre>' if commands else ""
-
-
-_CSS = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; color: #24292f;
-  background: #fff; max-width: 1080px; margin: 0 auto; padding: 28px 24px 60px; }
-h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 0 0 8px; }
-h3 { font-size: 14px; margin: 14px 0 2px; }
-section { margin-top: 34px; border-top: 1px solid #e5e7eb; padding-top: 18px; }
-p { margin: 6px 0; } .soft { color: #6b7280; } .small { font-size: 13px; }
-.small b { font-weight: 600; color: #4b5563; }
-code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: 13px; }
-pre.command { background: #f6f7f9; border-radius: 6px; padding: 8px 12px; margin: 10px 0 0; overflow-x: auto; }
-details { margin-top: 8px; } details summary { cursor: pointer; color: #4b5563; font-size: 14px; }
-details pre { background: #f6f7f9; border-radius: 6px; padding: 10px 12px; overflow-x: auto; }
-.pipeline { list-style: none; display: flex; flex-wrap: wrap; gap: 8px 24px; padding: 0; margin: 20px 0 0; }
-.pipeline li { position: relative; border: 1px solid #d9dde3; border-radius: 6px; padding: 4px 10px; }
-.pipeline li b { display: block; font-size: 13.5px; } .pipeline li span { font-size: 11.5px; color: #6b7280; }
-.pipeline li:not(:last-child)::after { content: "→"; position: absolute; right: -20px; top: 11px; color: #9aa1ab; }
-.wide { overflow-x: auto; margin: 10px 0; }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; width: 100%; }
-caption { text-align: left; color: #6b7280; font-size: 13px; padding-bottom: 6px; }
-th, td { text-align: left; padding: 5px 9px; vertical-align: top; border-bottom: 1px solid #edeff2; }
-thead th { font-size: 12.5px; font-weight: 600; color: #4b5563; border-bottom: 1px solid #c9ced6;
-  vertical-align: bottom; }
-th.number, td.number { text-align: right; } td small { display: block; color: #8a93a0; font-size: 11.5px;
-  white-space: nowrap; }
-tr.set th { padding-top: 14px; } tr.set span { font-weight: 400; color: #6b7280; font-size: 13px; }
-.note { background: #fdf6e3; border-left: 3px solid #d8a73a; padding: 6px 12px; font-size: 14px; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 14px 20px;
-  margin-top: 10px; }
-.charts figure { margin: 0; } .charts svg { width: 100%; height: auto; display: block; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 20px; font-size: 14px; }
-.legend i { display: inline-block; width: 18px; height: 4px; border-radius: 2px; margin-right: 7px;
-  vertical-align: middle; }
-.legend.lines i { height: 0; border-top: 3px solid; border-radius: 0; width: 24px; }
-.legend.lines i.dashed { border-top-style: dashed; }
-.wide td.number { white-space: nowrap; } h3 { font-size: 15px; margin: 14px 0 4px; }
-.sample { border: 1px solid #e5e7eb; border-radius: 8px; background: #fafbfc; padding: 12px 14px; margin: 14px 0; }
-.sample .head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 14px; margin-bottom: 12px; }
-.sample .head .soft { font-size: 13px; }
-.verdict { font-size: 12.5px; font-weight: 600; border-radius: 4px; padding: 1px 8px; background: #eceef1; }
-.verdict.right { background: #e2f2e8; color: #22663f; } .verdict.wrong { background: #f9e5e3; color: #95302a; }
-@media print { details { display: none; } section { break-inside: avoid; } }
-"""

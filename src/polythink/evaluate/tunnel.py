@@ -15,7 +15,6 @@ Writes, under `out`: tunnel.json, measures.jsonl, and recovery.jsonl, a row a co
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -28,24 +27,16 @@ from pydantic import Field, PositiveInt, model_validator
 
 from polythink.engine.decoding import Decoding, Request
 from polythink.engine.sampling import stream_key
-from polythink.evaluate.compare import (
-    Bench,
-    Drawn,
-    chosen,
-    from_paths,
-    in_sequence,
-    numbers_of_paths,
-    summarised,
-    with_paths,
-)
-from polythink.evaluate.metrics import Measure, by_problem, interval, less, mean_over, write_measures
+from polythink.evaluate.arms import chosen, from_paths, summarised
+from polythink.evaluate.bench import Bench, Drawn, in_sequence, numbers_of_paths, with_paths
+from polythink.evaluate.metrics import Measure, by_problem, interval, less, mean_over
 from polythink.evaluate.run import make_requests
 from polythink.problems.answers import Grader
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.problems.record import ProblemSet
 from polythink.run.config import Config
 from polythink.run.errors import UserError
-from polythink.run.folder import explained, write_json, write_jsonl
+from polythink.run.folder import write_jsonl
 
 
 class TunnelConfig(Config):
@@ -90,33 +81,12 @@ def tunnel(
     `UserError` where no trace is wrong, or every wrong one is shorter than the shortest prefix.
     """
     check(problem_set, decoding, options, engine.lm.dialect)
-    with explained(out):
-        out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(engine, problem_set, grader, seed, out, f"-{name}" if name else "")
-    started, notes = time.monotonic(), list(problem_set.notes)
+    bench, notes = Bench(engine, problem_set, grader, seed, out, name), list(problem_set.notes)
     found: dict[str, Measure] = {}
     points = recovery(bench, prompt, decoding, options, found, notes) if options.prefixes else None
     curve = budget_curve(bench, prompt, decoding, options, found, notes) if options.budgets else None
-    for note in notes:
-        say(f"note on {problem_set.name}: {note}")
-    write_measures(out / f"measures{bench.suffix}.jsonl", found)
-    result = {
-        "kind": "tunnel",
-        "problems": problem_set.name,
-        "n": len(problem_set),
-        "samples": options.samples,
-        "prompt": {"name": prompt.name, "hash": prompt.hash},
-        "seed": seed,
-        "decoding": decoding.model_dump(mode="json"),
-        "judged_by": options.judged_by,
-        "notes": notes,
-        "budget": curve,
-        "recovery": points,
-        "metrics": {metric: vars(interval(measure)) for metric, measure in found.items()},
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    write_json(out / f"tunnel{bench.suffix}.json", result)
-    return result
+    facts = {"samples": options.samples, "judged_by": options.judged_by, "budget": curve, "recovery": points}
+    return bench.conclude("tunnel", prompt, decoding, facts, notes, found, say)
 
 
 def check(problem_set: ProblemSet, decoding: Decoding, options: TunnelConfig, dialect: Any) -> None:
@@ -216,11 +186,11 @@ def recovery(
             grades = _judged(bench, drawn, options)
             rows += [{"prefix": lengths[given], "kind": kind, "problem": r.problem, "sample": r.sample, "text": r.text,
                       "right": right} for r, right in zip(drawn.rollouts, grades, strict=True)]  # fmt: skip
-            rates[kind] = mean_over(_by_problem(drawn, grades), float)
+            rates[kind] = mean_over(by_problem(drawn.rows, grades), float)
         points.append(_point(given, lengths[given], picks, rates))
         found |= {f"{_NAMES[kind]}@{given:g}": rate for kind, rate in rates.items()}
         found[f"gain_any_prefix@{given:g}"] = less(rates["any"], rates["wrong"])
-    write_jsonl(bench.out / f"recovery{bench.suffix}.jsonl", rows)
+    write_jsonl(bench.file("recovery", ".jsonl"), rows)
     return {"traces": len(everything), "wrong": wrong, "median": typical, "points": points}
 
 
@@ -303,14 +273,7 @@ def _fresh(
     keys = dict.fromkeys(key for picks in plans.values() for key in picks)
     requests = [Request(prompts[key], key, i) for key in keys for i in range(each)]
     drawn = bench.draw(requests, single, "fresh", stream_key(bench.seed, "fresh", 0, 0))
-    return _by_problem(drawn, _judged(bench, drawn, options))
-
-
-def _by_problem(drawn: Drawn, grades: Sequence[bool]) -> dict[str, list[bool]]:
-    groups: dict[str, list[bool]] = {}
-    for rollout, right in zip(drawn.rollouts, grades, strict=True):
-        groups.setdefault(rollout.problem, []).append(right)
-    return groups
+    return by_problem(drawn.rows, _judged(bench, drawn, options))
 
 
 def _point(given: float, length: int, picks: Mapping[str, Picks], rates: Mapping[str, Measure]) -> dict:

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from polythink.evaluate.metrics import AMOUNTS, Estimate, Measure, difference, measures, read_measures
-from polythink.evaluate.report import page
+from polythink.evaluate.page import page
 from polythink.evaluate.scores import text_measures
 from polythink.run.folder import read_json, read_jsonl, write_json, write_text
 from polythink.run.table import html_table, markdown_table

@@ -165,23 +165,27 @@ class Grader:
         with ThreadPoolExecutor(max_workers=self.workers) as pool:
             return list(pool.map(lambda pair: self.grade(*pair), answered))
 
-    def grade_path(self, text: str, problem: Problem) -> bool | None:
-        """Is the answer that this path states right? None where it states none, or the comparison timed out.
+    def path_answer(self, text: str, problem: Problem) -> str | None:
+        """What a path states by itself, None where that is nothing: a countdown path a chain, one of an attribution
+        problem its words, any other an answer as a response does.
 
-        `text` is the path alone; its own tags may stand around it. A countdown path states its answer as a chain, one
-        of an attribution problem is right if it says what it was asked to.
+        `text` is the path alone; its own tags may stand around it.
         """
         if problem.checker == "countdown":
             from polythink.problems.countdown import path_answer
 
-            given = path_answer(text)
-        else:
-            inside = "".join(t.text for t in scan(text, self.dialect) if t.kind[:5] != "path_")
-            if problem.checker == "attribution":
-                from polythink.problems.attribution import parse_question
+            return path_answer(text)
+        inside = "".join(t.text for t in scan(text, self.dialect) if t.kind[:5] != "path_")
+        return (inside.strip() or None) if problem.checker == "attribution" else extract(inside, self.dialect)
 
-                return parse_question(problem.question).allows(inside)
-            given = extract(inside, self.dialect)
+    def grade_path(self, text: str, problem: Problem) -> bool | None:
+        """Is that answer right? None where there is none, or the comparison timed out. A path of an attribution
+        problem is right if it says what it was asked to."""
+        given = self.path_answer(text, problem)
+        if problem.checker == "attribution":
+            from polythink.problems.attribution import parse_question
+
+            return parse_question(problem.question).allows(given or "")
         verdict = self._judge(given, problem).verdict
         return verdict == "right" if verdict in ("right", "wrong") else None
 

@@ -16,7 +16,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from polythink.engine.decoding import Decoding
-from polythink.evaluate.compare import CompareConfig, numbers_of_paths
+from polythink.evaluate.bench import numbers_of_paths
+from polythink.evaluate.compare import CompareConfig
 from polythink.evaluate.tunnel import TunnelConfig
 from polythink.models.load import ModelConfig, check_path
 from polythink.problems.sources import SUFFIXES, get_source
