@@ -278,7 +278,7 @@ def _style(axes: Any, panel: Panel, lines: Sequence[Line]) -> None:
     if panel.doubling:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    values = [value for line in lines for value in (*line.values, *line.low, *line.high)]
+    values = [value for line in lines for value in (*line.values, *line.low, *line.high) if not math.isnan(value)]
     if panel.log and min(values) > 0:
         axes.set_yscale("log")
         axes.set_ylim(10 ** math.floor(math.log10(min(values))), 10 ** math.ceil(math.log10(max(values) * 1.01)))

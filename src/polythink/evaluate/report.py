@@ -78,10 +78,12 @@ def compare_report(
     table_html: str = "",
     intro: str = "",
     commands: Sequence[str] = (),
+    findings: str = "",
 ) -> Path:
-    """Write one file on several arms: `table_html`, their learning curves over each other, and a few traces of each.
+    """Write one file on several arms: table, findings, their learning curves over each other, a few traces of each.
 
-    `runs` gives each arm its run folder, or one for each seed; `out` is the file. `intro` is plain text.
+    `runs` gives each arm its run folder, or one for each seed; `out` is the file. `table_html` and `findings`
+    are parts of the page, `intro` is plain text.
     """
     arms = {
         label: [read_run(f) for f in ([folders] if isinstance(folders, str | Path) else folders)]
@@ -90,6 +92,7 @@ def compare_report(
     body = [
         f"<header><h1>{escape(title)}</h1>{paragraph(intro)}{commands_block(commands)}</header>",
         section("Results", f'<div class="wide">{table_html}</div>') if table_html else "",
+        findings,
         _arm_curves(arms),
         *(arm_traces_section(label, records[0].stages) for label, records in arms.items() if records),
         *(texts_section(records[0].stages, 2) for records in arms.values() if records),

@@ -29,6 +29,7 @@ from pydantic import Field, field_validator
 
 from polythink.evaluate.report import compare_report, write_report
 from polythink.experiment.board import Board
+from polythink.experiment.curves import curves
 from polythink.experiment.results import KINDS, Evaluated, Table, make_table
 from polythink.experiment.schedule import RESULT, STAGE_COMMAND, Job, Schedule
 from polythink.run.config import Config, dump_yaml, find_recipe, load_yaml, parse_config
@@ -214,4 +215,4 @@ def _write_reports(table: Table, runs: Sequence[Run], out: Path) -> None:
     for run in progress(runs, "reports"):
         write_report(out / "runs" / run.name)
         arms.setdefault(run.arm, []).append(out / "runs" / run.name)
-    compare_report(table.name, arms, out / "report.html", table.html)
+    compare_report(table.name, arms, out / "report.html", table.html, findings=curves(table.columns))
