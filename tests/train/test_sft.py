@@ -257,6 +257,20 @@ def test_autocast_trains(lm, mini, tmp_path):
     assert half == pytest.approx(full, rel=0.02)
 
 
+def test_a_source_may_be_laid_out_in_a_mode_of_its_own(lm, mini):
+    parallel = {"problems": "mini", "share": 1, "paths": 3}
+    config = config_of(data=[parallel, {**parallel, "mode": "sequential"}])
+    found = mixture(lm, config, mini)
+    layouts = found.batch(0)
+    for layout in layouts[:6]:
+        assert layout.kinds.count("path") == 3
+        assert layout.critical_path < len(layout)
+    for layout in layouts[6:]:
+        assert layout.kinds.count("path") == 3
+        assert (layout.position == np.arange(len(layout))).all(), "one behind the other"
+        assert (layout.may_attend() == np.tri(len(layout), dtype=bool)).all()
+
+
 def test_real_traces(shared_data):
     """Every trace of the published pilot is laid out flat as it stands, and structured where the grammar holds."""
     lm = create(ModelConfig(**SHAPE, tokenizer="bytes"), "parallel_r1")

@@ -26,7 +26,7 @@ from polythink.problems.record import Problem
 from polythink.run.config import Config
 from polythink.run.errors import UserError
 from polythink.run.folder import read_jsonl
-from polythink.trace.layout import Layout, lay_out
+from polythink.trace.layout import MODES, Layout, lay_out
 from polythink.trace.parse import TraceError, parse
 from polythink.trace.tokens import finish_early, pieces_of
 from polythink.trace.tree import Trace
@@ -42,6 +42,7 @@ class DataConfig(Config):
     stage: str | None = None  # name of a coldstart stage
     problems: str | None = None  # such as countdown-hard:train; demonstrations are made afresh and never repeat
     prompt: str | None = None  # None: the one that a row names, otherwise the stage's
+    mode: Literal[MODES] | None = None  # how traces are laid out; None: the stage's
     share: float | None = Field(None, gt=0)  # of every batch, in any unit; None: as large as the source
     truncated: float = Field(0.0, ge=0, le=1)  # share of traces whose paths are cut where the first one is through
     # of demonstrations, as in `countdown.Manner`
@@ -90,11 +91,17 @@ class TraceEncoder:
     """Turns (question, response) into a layout of one mode, the end token included."""
 
     def __init__(self, lm: LanguageModel, decoding: Decoding, prompt: Prompt) -> None:
-        self.lm, self.mode, self.prompt = lm, decoding.mode, prompt
-        self.stride, self.opening = decoding.stride, decoding.summary_opening
+        self.lm, self.decoding, self.prompt = lm, decoding, prompt
+        self.mode, self.stride, self.opening = decoding.mode, decoding.stride, decoding.summary_opening
         # tags, and the texts of small closed tasks, come again and again
         self.encode = lru_cache(maxsize=1 << 14)(lm.encode)
         self._prompt_of = lru_cache(maxsize=None)(get_prompt)
+
+    def in_mode(self, mode: str | None) -> TraceEncoder:
+        """The same in another mode; None: in its own."""
+        if mode in (None, self.mode):
+            return self
+        return TraceEncoder(self.lm, self.decoding.model_copy(update={"mode": mode}), self.prompt)
 
     def __call__(self, question: str, trace: str, prompt: str | None = None, truncated: bool = False) -> Layout:
         """`TraceError` where the response cannot be laid out. `truncated`: paths end where the first is through.
@@ -231,11 +238,11 @@ def make_mixture(
     dropped: Counter = Counter()
     opened: list[Rows | Demonstrations] = []
     for number, source in enumerate(sources):
-        own_seed = seed * 1000 + number
+        own_seed, own = seed * 1000 + number, encode.in_mode(source.mode)
         if source.problems is not None:
-            opened.append(Demonstrations(problems_of(source.problems), source, encode, own_seed))
+            opened.append(Demonstrations(problems_of(source.problems), source, own, own_seed))
         else:
-            opened.append(read_rows(file_of(source), encode, source, max_tokens, own_seed, dropped))
+            opened.append(read_rows(file_of(source), own, source, max_tokens, own_seed, dropped))
     if dropped:
         log.warning("traces that cannot be trained on were dropped: %s", dict(dropped))
     shares = [source.share or len(found) for source, found in zip(sources, opened, strict=True)]
