@@ -51,7 +51,7 @@ def coldstart(
         raise UserError("a cold start needs either --endpoint URL or --teacher NAME")
     if teacher is not None and (model or key_env):
         raise UserError("--model and --key-env belong to --endpoint, not to --teacher")
-    asked = _synthetic(teacher) if teacher else _endpoint(endpoint, model, key_env, temperature, max_tokens)
+    asked = _synthetic(teacher) if teacher else ask_endpoint(endpoint, model, key_env, temperature, max_tokens)
     chosen = get_prompt(prompt or ("countdown_parallel" if teacher else "parallel"))
     sets = [load_problems(name, limit=limit) for name in problems]
     with asked as source:
@@ -76,9 +76,10 @@ def _synthetic(name: str) -> AbstractContextManager[Any]:
     return nullcontext(CountdownTeacher({"parallel": 1}))
 
 
-def _endpoint(
-    url: str, model: str | None, key_env: str | None, temperature: float, max_tokens: int
+def ask_endpoint(
+    url: str, model: str | None, key_env: str | None, temperature: float = 1.0, max_tokens: int = 4096
 ) -> AbstractContextManager[Any]:
+    """A teacher behind an OpenAI-compatible address, with its connections open."""
     from polythink.problems.endpoint import Endpoint, EndpointConfig
 
     if not model:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from polythink.cli.assemble import assemble
 from polythink.cli.coldstart import coldstart
 from polythink.problems.answers import VERDICTS, Grader
 from polythink.problems.audit import Audit, audit
@@ -28,6 +29,7 @@ CHUNK = 64  # texts that are graded between two steps of the progress bar
 
 app = typer.Typer(help="List and inspect problem sets, make a cold start, grade texts.", no_args_is_help=True)
 app.command("coldstart")(coldstart)
+app.command("assemble")(assemble)
 
 
 @app.command("list")
