@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 import torch
-from training import SHAPE, make_lm, same_bits, without_times
+from training import SHAPE, killed, make_lm, same_bits, without_times
 
 from polythink.evaluate.run import evaluate
 from polythink.models.load import load, save
@@ -159,18 +156,7 @@ def test_a_killed_stage_resumes_to_the_same_bits(tmp_path, stage, kill_at):
     plan = recipe_of(only=stage).plan()[0]
     run_stage(plan, tmp_path / "whole", say=quiet)
     folder = tmp_path / "killed"
-    write_json(tmp_path / "spec.json", {"plan": plan.model_dump(mode="json"), "folder": str(folder), "previous": None})
-    process = subprocess.Popen([sys.executable, "-m", "polythink.train.stage", str(tmp_path / "spec.json")])
-    try:
-        while (
-            not (folder / "metrics.jsonl").exists()
-            or len((folder / "metrics.jsonl").read_bytes().splitlines()) < kill_at
-        ):
-            assert process.poll() is None, "the stage ended before it could be killed"
-            time.sleep(0.005)
-    finally:
-        process.kill()
-    assert process.wait() == -signal.SIGKILL
+    killed(plan, folder, kill_at)
     assert not (folder / "result.json").exists()
     (folder / "checkpoint" / ".checkpoint.pt.0123.tmp").write_bytes(b"half a checkpoint")
     with pytest.raises(UserError, match="unfinished stage"):

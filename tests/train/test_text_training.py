@@ -7,10 +7,18 @@ from collections import Counter
 
 import pytest
 import torch
-from training import same_bits, weights_of, without_times
+from training import killed, same_bits, weights_of, without_times
 
 from polythink.evaluate.text import mean_loss
-from polythink.models.text import Example, TextModel, TextModelConfig, create_text_model, make_batch, token_losses
+from polythink.models.text import (
+    Example,
+    TextModel,
+    TextModelConfig,
+    create_text_model,
+    load_text_model,
+    make_batch,
+    token_losses,
+)
 from polythink.models.text_tokenizers import TokenizerConfig, train_tokenizer
 from polythink.problems.texts import load_texts
 from polythink.run.config import parse_config
@@ -20,6 +28,8 @@ from polythink.train import text
 from polythink.train.checkpoint import average_weights, keep_weights
 from polythink.train.config import OptimiserConfig
 from polythink.train.optimiser import learning_rate, make_optimiser, update
+from polythink.train.recipe import load_recipe
+from polythink.train.stage import run_stage
 from polythink.train.text import TextConfig, accumulate_gradient, last_ones, train_text
 from polythink.train.text_data import ByCount, by_tokens, without_long
 
@@ -199,6 +209,23 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(tmp_path, monkeypatch, encode
     assert rows[0] == rows[1]
     assert [row["step"] for row in rows[0] if "valid_loss" in row] == [2, 4, 6]
     assert {**found, "seconds": 0} == {**expected, "seconds": 0}
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
+    changes = ["model.hidden_size=16", "model.intermediate_size=32", "model.num_hidden_layers=1", "model.dropout=0.1"]
+    changes += ["train.valid=null", "train.steps=120", "train.batch=8"]
+    for side in ("source", "target"):
+        (tmp_path / f"train.{side}").write_text("".join(f"{getattr(pair, side)}\n" for pair in TRAIN))
+    changes.append(f"train.data={tmp_path}/train.{{source,target}}")
+    plan = load_recipe("translation-reverse", [*changes, "train.checkpoint_every=5", "train.average=2"]).plan()[0]
+    run_stage(plan, tmp_path / "whole", say=lambda text: None)
+    killed(plan, tmp_path / "killed", rows=23)
+    assert not (tmp_path / "killed" / "result.json").exists()
+    run_stage(plan, tmp_path / "killed", resume=True, say=lambda text: None)
+    rows = [without_times(read_jsonl(tmp_path / name / "metrics.jsonl")) for name in ("whole", "killed")]
+    assert rows[0] == rows[1]
+    weights = [weights_of(load_text_model(tmp_path / name / "model").model) for name in ("whole", "killed")]
+    assert same_bits(*weights)
 
 
 def test_the_loss_falls_and_is_that_of_the_model(tmp_path):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import torch
 
 from polythink.models.load import LanguageModel, ModelConfig, create
 from polythink.problems.countdown import VOCABULARY
 from polythink.problems.prompts import Prompt
+from polythink.run.folder import write_json
 
 SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=16, intermediate_size=64)
 PROMPT = Prompt("plain", "{problem} :")
@@ -30,3 +37,18 @@ def gradients(model: torch.nn.Module) -> torch.Tensor:
 
 def without_times(rows: list[dict]) -> list[dict]:
     return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
+
+
+def killed(plan, folder: Path, rows: int) -> None:
+    """Run a stage in a process of its own and kill it as soon as it has written so many rows of metrics."""
+    spec = folder.parent / "spec.json"
+    write_json(spec, {"plan": plan.model_dump(mode="json"), "folder": str(folder), "previous": None})
+    process = subprocess.Popen([sys.executable, "-m", "polythink.train.stage", str(spec)])
+    metrics = folder / "metrics.jsonl"
+    try:
+        while not metrics.exists() or len(metrics.read_bytes().splitlines()) < rows:
+            assert process.poll() is None, "the stage ended before it could be killed"
+            time.sleep(0.005)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
