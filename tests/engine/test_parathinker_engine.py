@@ -26,8 +26,10 @@ def model(seed: int = 1, dialect: str = "parathinker", **shape):
     lm = create(ModelConfig(**{"num_hidden_layers": 2, "thought_embeddings": True, **shape}), dialect, WORDS, seed=seed)
     if (thoughts := thoughts_of(lm.model)) is not None:
         torch.nn.init.normal_(thoughts.table, generator=torch.Generator().manual_seed(0))
-    # tags that belong nowhere are drawn often enough, and ends as well
-    return lean_towards(lm, {"</summary>": 2.0, "</think1>": 2.0, "</think2>": 2.5, "<think3>": 1.0, "<summary>": 1.0})
+    # tags that belong nowhere are drawn often enough, and ends as well; most of the 34 are rare, for they end main text
+    rare = {tag: -4.0 for tag in lm.dialect.tags}
+    often = {"</summary>": -0.5, "</think1>": -0.5, "</think2>": 0.3, "<think3>": -1.0, "<summary>": -1.5}
+    return lean_towards(lm, rare | often if lm.dialect.inventory else {})
 
 
 def requests(lm, n: int, **more) -> list[Request]:
@@ -74,7 +76,7 @@ SETTINGS = {
 def test_the_engine_agrees_with_its_slow_twin_and_with_one_masked_forward(name):
     lm = model(seed=3, thought_embeddings="no embedding" not in name)
     decoding = Decoding(**{**BUDGETS, **SETTINGS[name]})
-    wanted = requests(lm, 6)
+    wanted = requests(lm, 14)
     fast = Engine(lm, rows=4, chunk=7).generate(wanted, decoding, seed=5)
     slow = reference_generate(lm, wanted, decoding, seed=5)
     assert [drawn(r) for r in fast] == [drawn(r) for r in slow]
@@ -90,7 +92,7 @@ def test_the_engine_agrees_with_its_slow_twin_and_with_one_masked_forward(name):
 
 
 def test_a_block_in_sequential_mode_has_its_paths_and_summary():
-    lm = lean_towards(model(seed=3), {"<think1>": 3.0, "<think4>": 2.0})
+    lm = lean_towards(model(seed=3), {"<think1>": 6.0, "<think4>": 5.0, "<summary>": 3.5, "</think1>": 2.5})
     rollouts = Engine(lm).generate(requests(lm, 12), Decoding(mode="sequential", **BUDGETS), seed=1)
     slow = reference_generate(lm, requests(lm, 12), Decoding(mode="sequential", **BUDGETS), seed=1)
     assert [drawn(r) for r in rollouts] == [drawn(r) for r in slow]
@@ -114,7 +116,7 @@ def test_the_fork_is_forced_at_the_end_of_the_prompt():
 
 
 def test_only_the_cut_paths_are_cut_when_the_first_is_through():
-    lm = model(seed=2)
+    lm = lean_towards(model(seed=2), {"</think1>": 2.5, "</think2>": 2.0})
     decoding = Decoding(paths=6, finish="first", **BUDGETS)
     rollouts = Engine(lm).generate(requests(lm, 20), decoding, seed=4)
     cut = 0
@@ -146,6 +148,16 @@ def test_strays_are_replaced_and_counted():
         assert 0 <= opened <= rollout.strays
         if not opened and not rollout.segments[-1].text.strip():
             assert check(rollout.text, "strict", PARATHINKER).valid
+
+
+def test_a_stray_tag_ends_main_text():
+    lm = lean_towards(model(), {"<think3>": 6.0, "<summary>": 5.0})
+    rollouts = Engine(lm).generate(requests(lm, 12), Decoding(paths=2, **BUDGETS), seed=0)
+    ended = [r.segments[-1] for r in rollouts if r.segments[-1].kind == "main" and r.segments[-1].strays]
+    assert len(ended) > 6
+    for segment in ended:
+        assert (segment.strays, segment.stop, segment.tokens[-1], segment.sampled[-1]) == (1, "eos", lm.eos, False)
+        assert not {lm.tag_ids[tag] for tag in PARATHINKER.tags} & set(segment.tokens)
 
 
 def test_every_token_is_forwarded_once():

@@ -10,7 +10,7 @@ import torch
 
 from polythink.engine import Decoding, Engine, Request
 from polythink.evaluate.arms import chosen, from_paths, summarised
-from polythink.evaluate.bench import Bench, Drawn, in_sequence, numbers_of_paths, with_paths
+from polythink.evaluate.bench import Bench, Drawn, in_sequence, numbers_of_paths, settled, with_paths
 from polythink.evaluate.charts import ARMS, comparison_section, comparison_table
 from polythink.evaluate.compare import CompareConfig, compare, flat_prompt, reread, sequential_budget
 from polythink.evaluate.metrics import Measure, expected_max, interval, read_measures, write_measures
@@ -189,9 +189,16 @@ def test_measures_survive_their_file(tmp_path) -> None:
 
 def test_every_path_keeps_its_budget() -> None:
     decoding = Decoding(**{**BUDGETS, "paths": 4, "max_path_tokens": 10, "max_trace_tokens": 70})
-    assert with_paths(decoding, 16).max_trace_tokens == 70 + 12 * 12
-    assert with_paths(decoding, 2).max_trace_tokens == 70
-    assert (with_paths(decoding, 8, 5).max_path_tokens, with_paths(decoding, 8, 5).max_trace_tokens) == (5, 70 + 8)
+    for paths, tokens in ((16, None), (4, None), (8, 5)):
+        wide = with_paths(decoding, paths, tokens)
+        assert (wide.paths, wide.max_path_tokens) == (paths, tokens or 10)
+        assert wide.max_trace_tokens >= 8 + paths * (wide.max_path_tokens + 2) + 6
+    assert with_paths(decoding.model_copy(update={"max_trace_tokens": 5000}), 16).max_trace_tokens == 5000
+    flat = decoding.model_copy(update={"positions": "flattened"})
+    assert [with_paths(flat, *asked).stride for asked in ((16,), (8, 5), (2, 30))] == [12, 12, 32]
+    warm = {"temperature": 0.0, "path_temperature": None, "paths": 1}
+    assert with_paths(settled(decoding.model_copy(update=warm)), 1).temperature_of("path") == 1.0
+    assert settled(decoding.model_copy(update=warm | {"path_temperature": 0.3})).temperature_of("path") == 0.3
     options = CompareConfig(sequential_prompt="none")
     assert [sequential_budget(decoding, options, p) for p in (1, 4)] == [10 + 6 + 8, 4 * 10 + 6 + 8]
     assert sequential_budget(decoding, CompareConfig(sequential_prompt="none", sequential_tokens=9), 3) == 9 + 20
@@ -276,7 +283,7 @@ def test_re_prefill_reads_the_flat_text_and_goes_on_as_an_ordinary_model(dialect
             s for s in drawn.rows[again.rows.index(after)]["segments"] if s["kind"] == "path"
         ]
     fed = sum(len(new.prompt) + new.tokens - 1 for new in again.rollouts)  # the last token is not
-    assert again.forwarded == drawn.forwarded + fed
+    assert again.forwarded == sum(len(r.prompt) + p.tokens for r, p in zip(drawn.rollouts, own, strict=True)) + fed
     assert again.seconds > drawn.seconds
 
 
@@ -319,7 +326,10 @@ def test_everything_is_drawn_measured_written_and_shown(dialect, tmp_path) -> No
     assert result["paths"] == paths
     assert said[0] == "note on mini: it is small"
     assert result["notes"][0] == "it is small"
-    assert ("8, 16 paths were left out" in said[-1]) == (dialect == "parathinker:4")
+    fewer, more = paths[-2:]
+    gap = result["metrics"][f"parallel@{more}"]["value"] - result["metrics"][f"parallel@{fewer}"]["value"]
+    assert result["metrics"][f"gain_fewer@{more}"]["value"] == pytest.approx(gap)
+    assert any("8, 16 paths were left out" in line for line in said) == (dialect == "parathinker:4")
     assert read_json(tmp_path / "compare-mini.json")["metrics"].keys() == result["metrics"].keys()
     names = {name for name in ARMS if name != "sequential"}
     by_arm = {(arm["arm"], arm["paths"]): arm for arm in result["arms"]}

@@ -177,8 +177,8 @@ def test_a_budget_is_shared_by_the_paths(tmp_path) -> None:
         say=said.append,
     )  # fmt: skip
     assert [(d.mode, d.paths, d.max_path_tokens, d.max_main_tokens) for _, d, *_ in engine.calls] == [
-        ("structured", 1, 2, 4), ("sequential", 2, 9, 2),
-        ("structured", 1, 12, 4), ("structured", 3, 4, 4), ("sequential", 2, 9, 12),
+        ("structured", 1, 2, 4), ("sequential", 2, 9, 2 + 4 + 4),
+        ("structured", 1, 12, 4), ("structured", 3, 4, 4), ("sequential", 2, 9, 12 + 4 + 4),
     ]  # fmt: skip
     for _, decoding, _, _, rollouts in engine.calls:
         if decoding.mode == "sequential":

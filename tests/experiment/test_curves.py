@@ -55,3 +55,9 @@ def test_every_arm_has_a_chart_and_all_of_them_one() -> None:
     alone = curves([column("a", "compare", **COMPARED)])
     assert re.findall(r'aria-label="([^"]*)"', alone) == ["a"]
     assert curves([column("a", "eval", mean_at_8=at(0.5))]) == ""
+
+
+def test_an_arm_without_points_has_no_chart() -> None:
+    full, bare = column("a", "compare", **COMPARED), column("b", "compare", other_at_1=at(0.5))
+    for columns in ([full, bare], [bare, full]):
+        assert re.findall(r'aria-label="([^"]*)"', curves(columns)) == ["a"]

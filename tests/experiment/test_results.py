@@ -67,6 +67,15 @@ def grid(share: float, seed: int, problems: int = 40) -> np.ndarray:
     return np.random.default_rng(seed).random((problems, 4)) < share
 
 
+def test_the_caption_says_where_a_set_was_measured_with_how_many_problems(tmp_path) -> None:
+    found = [
+        evaluated(tmp_path, "a", 0, grid(0.3, 0), -2, hard=grid(0.3, 1)),
+        evaluated(tmp_path, "a", 0, grid(0.3, 0, 10)),
+    ]
+    text = make_table("t", "a", found).caption
+    assert "easy (40 in eval-2; 10 in eval-1), hard (40)" in text
+
+
 def test_one_seed_takes_the_intervals_of_the_evaluation_and_pairs_problems(tmp_path) -> None:
     base = grid(0.3, 0)
     better = base.copy()

@@ -148,7 +148,7 @@ def test_the_teacher_writes_the_summary(server, tmp_path):
     assert set(found) == {"sum0", "sum1"}
     for key, (block,) in found.items():
         problem = next(p for p in SUMS if p.key == key)
-        assert block.summary.parts == (f"\nThey agree.\nFinal Answer: {problem.answer}\n",)
+        assert block.summary.parts == (f"They agree.\nFinal Answer: {problem.answer}\n",)
         (question,) = (q for q in asked if f"Problem: {problem.question}" in q)
         attempts = re.findall(r"^Attempt (\d+):\n(.*)$", question, flags=re.MULTILINE)
         stated = {int(label): text for label, text in attempts}
@@ -216,7 +216,7 @@ def test_the_synthetic_task_assembles_in_its_own_words(tmp_path):
     assert line["kept"] >= 8
     assert {block.labels for blocks in blocks_of(tmp_path / "out").values() for block in blocks} == {(1, 2)}
     row = read_jsonl(tmp_path / "out" / "kept.jsonl")[0]
-    assert row["trace"].endswith(f"<summary>\n\\boxed{{ {row['answer']} }}\n</summary>")
+    assert row["trace"].endswith(f"<summary>\\boxed{{ {row['answer']} }}\n</summary>")
     assert (row["prompt"], row["checker"]) == ("mine", "countdown")
 
 

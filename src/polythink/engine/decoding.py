@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from polythink.run.config import Config
 from polythink.trace.tokens import FINISHES
@@ -26,6 +26,7 @@ class Decoding(Config):
     finish: Literal[FINISHES] = "last"  # which path ends its block: the first to be through, that of the half, the last
     labels: Literal["ordered", "random"] = "ordered"  # numbers of numbered paths: 1..P, or any of the inventory
     positions: Literal["shared", "flattened"] = "shared"  # flattened: every path has a stretch of positions of its own
+    position_stride: int | None = Field(None, ge=3)  # flattened: from path to path; None: the most tokens of a path
     scale_beyond: int | None = Field(None, ge=0)  # joins of more paths scale attention; 0: none, None: as trained
     summary_opening: str = ""  # forced text with which every summary begins
     temperature: float = Field(1.0, ge=0)  # 0 is greedy
@@ -35,11 +36,22 @@ class Decoding(Config):
 
     @property
     def stride(self) -> int:
-        """What sets the paths of a block apart in position: 0, or the most tokens that a path can have, tags included.
+        """What sets the paths of a block apart in position: 0, or no less than the tokens of a path with its tags.
 
         ParaThinker's "flattened" encoding (arXiv 2509.04475, rejected there): m = L + i l_max + t.
         """
-        return self.max_path_tokens + 2 if self.positions == "flattened" and self.mode != "sequential" else 0
+        if self.positions == "shared" or self.mode == "sequential":
+            return 0
+        return self.position_stride or self.max_path_tokens + 2
+
+    @model_validator(mode="after")
+    def _paths_do_not_overlap(self) -> Decoding:
+        if self.stride and self.stride < self.max_path_tokens + 2:
+            raise ValueError(
+                f"position_stride={self.position_stride} lets paths of {self.max_path_tokens} tokens and their tags "
+                f"overlap; it must be at least {self.max_path_tokens + 2}"
+            )
+        return self
 
     def temperature_of(self, kind: str) -> float:
         """The temperature of a segment of this kind; in `sequential` mode there is one for the whole trace.

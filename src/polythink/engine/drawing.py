@@ -181,6 +181,12 @@ class Drawing:
             self._accept_inner(branch, token, logprob)
 
     def _accept_main(self, branch: Branch, token: int, logprob: float) -> None:
+        """Main text: it forks or ends. A tag that would be replaced elsewhere ends it, by a forced end token."""
+        if token in self.grammar.strays:
+            branch.record.strays += 1
+            self._write(branch, self.grammar.end, None, want=False)
+            self._end(branch, "eos")
+            return
         forks, ends = token == self.grammar.block_open, token == self.grammar.end
         cut = branch.limit <= 0 and not ends and not forks
         forced = self._forks_at(branch.drawn) and not (forks or ends or cut)

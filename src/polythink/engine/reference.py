@@ -107,9 +107,17 @@ class _Page:
         segment.logprobs.append(logprob)
 
     def fill(self, stream: int, limit: int, stops: dict[int, str], cut: str, fork_at: int = -1) -> str:
-        """Draw into the last segment up to `limit` tokens; returns why it stopped: a stop token's name, or `cut`."""
+        """Draw main text up to `limit` tokens; returns why it stopped: a stop token's name, or `cut`.
+
+        Where tags are replaced, one that does not belong here is replaced by the end.
+        """
+        strays = {self.id(tag) for tag in self.dialect.tags} if self.dialect.strays == "replaced" else set()
         for count in range(limit):
             token, logprob = self.draw(stream, count)
+            if token in strays:
+                self.segments[-1].strays += 1
+                self.force([self.lm.eos])
+                return "eos"
             self.put(token, logprob)
             if token in stops:
                 return stops[token]

@@ -21,6 +21,7 @@ from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout
 
 PATHS = (1, 2, 4, 8, 16)  # unless others are asked for
+ROOM_AT_A_JOIN = 256  # tokens for tags and a forced opening of the summary
 
 
 @dataclass(frozen=True)
@@ -118,12 +119,23 @@ def numbers_of_paths(given: Sequence[int], mode: str, dialect: Dialect) -> tuple
     return kept, [said] if left else []
 
 
+def settled(decoding: Decoding) -> Decoding:
+    """The same with the temperature of paths said outright, that of several: it must not depend on an arm's number."""
+    several = decoding.model_copy(update={"paths": max(2, decoding.paths)})
+    return decoding.model_copy(update={"path_temperature": several.temperature_of("path")})
+
+
 def with_paths(decoding: Decoding, paths: int, path_tokens: int | None = None) -> Decoding:
-    """The same decoding with so many paths, of so many tokens each: what they need more is added to the trace's."""
-    path_tokens = path_tokens or decoding.max_path_tokens
-    more = paths * (path_tokens + 2) - decoding.paths * (decoding.max_path_tokens + 2)
-    trace = decoding.max_trace_tokens + max(0, more) * max(1, decoding.max_blocks)
-    return decoding.model_copy(update={"paths": paths, "max_path_tokens": path_tokens, "max_trace_tokens": trace})
+    """The same decoding with so many paths, of so many tokens each. The trace's budget grows where these need more.
+
+    Flattened positions keep their stride, which the model was trained with.
+    """
+    tokens = path_tokens or decoding.max_path_tokens
+    block = paths * (tokens + 2) + decoding.max_summary_tokens + ROOM_AT_A_JOIN
+    whole = decoding.max_main_tokens + max(1, decoding.max_blocks) * block
+    changes = {"paths": paths, "max_path_tokens": tokens, "max_trace_tokens": max(decoding.max_trace_tokens, whole)}
+    stride = max(decoding.stride, tokens + 2) if decoding.stride else None
+    return decoding.model_copy(update=changes | {"position_stride": stride})
 
 
 def in_sequence(decoding: Decoding, tokens: int) -> Decoding:

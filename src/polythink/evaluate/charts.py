@@ -75,7 +75,7 @@ def comparison_section(result: Mapping) -> str:
     )
 
 
-def comparison_charts(result: Mapping) -> list[str]:
+def comparison_charts(result: Mapping) -> list[str | None]:
     """Accuracy against P, against all tokens of an answer, and against its critical path: one curve an arm."""
     axes = {
         "paths": ("Accuracy by number of paths", "P"),
@@ -113,7 +113,7 @@ PREFIXES = {
 def way_style(way: str, number: int) -> Style:
     """How a way to spend a budget is drawn: `number` is that of its number of paths."""
     if way == "sequential":
-        return Style("sequential", "one response of that many tokens", GREY)
+        return Style("sequential", "one response of that many tokens, and room for its answer", GREY)
     paths = int(way.removeprefix("majority").removeprefix("paths"))
     colour = COLOURS[number % len(COLOURS)]
     if way.startswith("majority"):
@@ -175,7 +175,7 @@ def _ways(result: Mapping) -> list[tuple[Mapping, Style]]:
     return [(point, way_style(point["way"], numbers.index(point["paths"]))) for point in result["budget"] or ()]
 
 
-def budget_charts(result: Mapping) -> list[str]:
+def budget_charts(result: Mapping) -> list[str | None]:
     """Accuracy against the budget, and against the tokens that were used of it: one curve a way to spend it."""
     curves: dict[str, tuple[Style, list[Mapping]]] = {}
     for point, style in _ways(result):
@@ -198,7 +198,7 @@ def budget_charts(result: Mapping) -> list[str]:
     ]
 
 
-def recovery_chart(result: Mapping) -> str:
+def recovery_chart(result: Mapping) -> str | None:
     """The rates against the length of the prefix."""
     points = result["recovery"]["points"]
     along = [point["prefix"] for point in points]
@@ -209,8 +209,10 @@ def recovery_chart(result: Mapping) -> str:
 # ---- what both have in common ----
 
 
-def share_chart(title: str, along: str, lines: Sequence[Line]) -> str:
-    """Shares along some axis, which is logarithmic where it spans more than two doublings."""
+def share_chart(title: str, along: str, lines: Sequence[Line]) -> str | None:
+    """Shares along some axis, which is logarithmic where it spans more than two doublings; None without lines."""
+    if not lines:
+        return None
     x = [x for line in lines for x in line.steps]
     return chart(lines, Panel(title, {}, percent=True, exact=True, along=along, doubling=max(x) > 4 * min(x)))
 

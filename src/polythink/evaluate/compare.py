@@ -33,7 +33,7 @@ from polythink.engine.decoding import Decoding, Request
 from polythink.engine.grammar import Grammar
 from polythink.engine.sampling import stream_key
 from polythink.evaluate.arms import Arm, chosen, from_paths, summarised
-from polythink.evaluate.bench import Bench, Drawn, in_sequence, numbers_of_paths, with_paths
+from polythink.evaluate.bench import Bench, Drawn, in_sequence, numbers_of_paths, settled, with_paths
 from polythink.evaluate.metrics import Measure, by_problem, less
 from polythink.evaluate.paths import Paths, fork_end
 from polythink.evaluate.run import make_requests
@@ -76,13 +76,14 @@ def compare(
     """
     numbers, notes = check(problem_set, decoding, options, engine.lm.dialect)
     alone = get_prompt(options.sequential_prompt)
+    decoding = settled(decoding)
     bench = Bench(engine, problem_set, grader, seed, out, name)
     notes = [*problem_set.notes, *notes, *_short_of_room(bench, prompt, decoding, numbers)]
     arms: list[Arm] = []
     for paths in numbers:
         arms += _with_paths(bench, prompt, decoding, paths, options.samples, notes)
     parallel = {arm.paths: arm for arm in arms if arm.name == "parallel"}
-    arms += _sequential(bench, alone, decoding, options, parallel)
+    arms += _sequential(bench, alone, decoding, options, parallel, notes)
     facts = {
         "samples": options.samples,
         "sequential_prompt": {"name": alone.name, "hash": alone.hash},
@@ -111,12 +112,15 @@ def sequential_budget(decoding: Decoding, options: CompareConfig, paths: int = 1
 
 def _short_of_room(bench: Bench, prompt: Prompt, decoding: Decoding, numbers: Sequence[int]) -> list[str]:
     """A sentence where the context has too few positions for paths and a summary with their whole budgets."""
-    longest = max(len(bench.engine.lm.encode_prompt(prompt.fill(p.question))) for p in bench.problem_set)
-    once = longest + decoding.max_path_tokens + 2 + decoding.max_summary_tokens
+    once = _longest_prompt(bench, prompt) + decoding.max_path_tokens + 2 + decoding.max_summary_tokens
     short = [str(paths) for paths in numbers if once + (paths - 1) * decoding.stride > bench.engine.lm.context]
     if not short:
         return []
     return [f"the context of {bench.engine.lm.context} positions cuts the budgets of {', '.join(short)} paths"]
+
+
+def _longest_prompt(bench: Bench, prompt: Prompt) -> int:
+    return max(len(bench.engine.lm.encode_prompt(prompt.fill(p.question))) for p in bench.problem_set)
 
 
 # ---- arms ----
@@ -136,6 +140,8 @@ def _with_paths(
         notes.append(f"the texts of {paths} paths are longer than the context: they were not read again")
         return arms
     bench.write(again.rows, f"reread-{paths}")
+    if tags := sum(rollout.stop == "blocks" for rollout in again.rollouts):
+        notes.append(f"{tags} of {len(again.rollouts)} summaries of {paths} paths read again ended with a stray tag")
     return [*arms, summarised("reread", paths, again, found)]
 
 
@@ -145,8 +151,8 @@ def reread(bench: Bench, drawn: Drawn, found: Sequence[Paths], decoding: Decodin
     The second call is sequential: positions go on, everything sees everything before it, no token belongs to a path.
     Summary and what follows share their budgets; a further block would be written sequentially. A response without a
     block is kept as it was. Tokens and critical path are those of the parallel response with this summary in it: what
-    is read again costs seconds and forwarded tokens. None where some text leaves the context no position: parallel
-    paths share positions, flat text does not.
+    is read again costs seconds and forwarded tokens (the seconds contain the parallel summary's, the tokens do not).
+    None where some text leaves the context no position: parallel paths share positions, flat text does not.
     """
     lm = bench.engine.lm
     join = Grammar.of(lm.dialect, lm.tag_ids, lm.eos, lm.encode, decoding.summary_opening).join
@@ -169,7 +175,9 @@ def reread(bench: Bench, drawn: Drawn, found: Sequence[Paths], decoding: Decodin
     rows = list(drawn.rows)
     for i, rollout in zip(forked, again.rollouts, strict=True):
         rows[i] = _reread_row(bench, drawn.rows[i], drawn.rollouts[i], found[i], join, rollout)
-    return Drawn(rows, again.rollouts, drawn.seconds + again.seconds, drawn.forwarded + again.forwarded)
+    # behind its paths the parallel response forwarded all tokens but the last, which nothing follows
+    unused = sum(drawn.rows[i]["tokens"] - found[i].tokens - 1 for i in forked)
+    return Drawn(rows, again.rollouts, drawn.seconds + again.seconds, drawn.forwarded - unused + again.forwarded)
 
 
 def flat_prompt(rollout: Rollout, join: Sequence[int]) -> tuple[int, ...]:
@@ -200,8 +208,9 @@ def _reread_row(bench: Bench, row: dict, first: Rollout, paths: Paths, join: Seq
 
 
 def _sequential(
-    bench: Bench, prompt: Prompt, decoding: Decoding, options: CompareConfig, parallel: Mapping[int, Arm]
-) -> list[Arm]:
+    bench: Bench, prompt: Prompt, decoding: Decoding, options: CompareConfig, parallel: Mapping[int, Arm],
+    notes: list[str],
+) -> list[Arm]:  # fmt: skip
     """The arms of sequential responses, from one pool a problem that is as large as the largest of them needs."""
     single = in_sequence(decoding, sequential_budget(decoding, options))
 
@@ -223,6 +232,9 @@ def _sequential(
     arms += [chosen("majority_sequential", paths, paths, groups, cost) for paths in parallel]
     if any(row["cuts"] for row in rows):
         arms += [_longer(bench, prompt, decoding, options, paths) for paths in parallel if paths > 1]
+    longest = sequential_budget(decoding, options, max(parallel) if any(row["cuts"] for row in rows) else 1)
+    if _longest_prompt(bench, prompt) + longest > bench.engine.lm.context:
+        notes.append(f"the context of {bench.engine.lm.context} positions cuts sequential budgets of {longest} tokens")
     return arms
 
 

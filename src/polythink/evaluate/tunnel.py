@@ -27,8 +27,8 @@ from pydantic import Field, PositiveInt, model_validator
 
 from polythink.engine.decoding import Decoding, Request
 from polythink.engine.sampling import stream_key
-from polythink.evaluate.arms import chosen, from_paths, summarised
-from polythink.evaluate.bench import Bench, Drawn, in_sequence, numbers_of_paths, with_paths
+from polythink.evaluate.arms import Arm, chosen, from_paths, summarised
+from polythink.evaluate.bench import Bench, Drawn, in_sequence, numbers_of_paths, settled, with_paths
 from polythink.evaluate.metrics import Measure, by_problem, interval, less, mean_over
 from polythink.evaluate.run import make_requests
 from polythink.problems.answers import Grader
@@ -81,6 +81,7 @@ def tunnel(
     `UserError` where no trace is wrong, or every wrong one is shorter than the shortest prefix.
     """
     check(problem_set, decoding, options, engine.lm.dialect)
+    decoding = settled(decoding)
     bench, notes = Bench(engine, problem_set, grader, seed, out, name), list(problem_set.notes)
     found: dict[str, Measure] = {}
     points = recovery(bench, prompt, decoding, options, found, notes) if options.prefixes else None
@@ -133,10 +134,13 @@ def budget_curve(
     return points
 
 
-def _sequential(bench: Bench, prompt: Prompt, decoding: Decoding, options: TunnelConfig, budget: int) -> Any:
+def _sequential(bench: Bench, prompt: Prompt, decoding: Decoding, options: TunnelConfig, budget: int) -> Arm:
+    """One response with the budget of the paths and, as these have, a summary's and main text's besides."""
     requests = make_requests(bench.engine, bench.problem_set, prompt, options.samples)
-    drawn = bench.draw(requests, in_sequence(decoding, budget), f"sequential of {budget}")
-    return chosen("sequential", 1, 1, by_problem(drawn.rows), (drawn.seconds, drawn.forwarded))
+    tokens = budget + decoding.max_summary_tokens + decoding.max_main_tokens
+    drawn = bench.draw(requests, in_sequence(decoding, tokens), f"sequential of {budget}")
+    cost = [value / len(drawn.rows) for value in (drawn.seconds, drawn.forwarded)]
+    return chosen("sequential", 1, 1, by_problem(drawn.rows), cost)
 
 
 # ---- recovery from a prefix ----
@@ -156,6 +160,8 @@ def recovery(
     """The three rates for each length of prefix; they are entered in `found`."""
     # one path, numbered 1 where paths have numbers, from the very beginning: what is continued is what was drawn
     single = with_paths(decoding, 1).model_copy(update={"fork_at": 0, "labels": "ordered"})
+    if single.path_temperature == 0:
+        notes.append("paths are greedy: all continuations of a prefix are the same")
     prompts = {r.problem: r.prompt for r in make_requests(bench.engine, bench.problem_set, prompt, 1)}
     traces = _traces(bench, prompt, single, options)
     everything = [trace for own in traces.values() for trace in own]

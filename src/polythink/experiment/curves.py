@@ -33,7 +33,11 @@ def families(metrics: Iterable[str]) -> list[Family]:
     budgets = {way: style for way, style in {**ways, "sequential": way_style("sequential", 0)}.items() if way in names}
     prefixes = {way: PREFIXES[way.removesuffix("_prefix")] for way in ("fresh", "any_prefix", "wrong_prefix")}
     found = [Family("Accuracy by budget", "tokens of all paths together", budgets)] if numbers else []
-    return found + ([Family("Recovery", "tokens of the prefix", prefixes)] if "wrong_prefix" in names else [])
+    return found + (
+        [Family("Recovery", "prefix: tokens, below 1 a share of the median", prefixes)]
+        if "wrong_prefix" in names
+        else []
+    )
 
 
 def curves(columns: Sequence[Column]) -> str:
@@ -44,8 +48,9 @@ def curves(columns: Sequence[Column]) -> str:
             by_stage.setdefault((column.stage, name), []).append(column)
     sections = []
     for (stage, name), own in by_stage.items():
-        for family in families(own[0].results[name]):
+        for family in families(metric for column in own for metric in column.results[name]):
             series = {", ".join(column.arms): series_of(column.results[name], family) for column in own}
+            series = {arm: ways for arm, ways in series.items() if ways}
             charts = [_of_one(arm, ways, family) for arm, ways in series.items()]
             content = legend(family.styles.values()) + grid(charts)
             if len(series) > 1:
@@ -72,7 +77,7 @@ def series_of(results: Mapping[str, Estimate], family: Family) -> dict[str, Poin
             for way, points in ways.items()}  # fmt: skip
 
 
-def _of_one(arm: str, ways: Mapping[str, Points], family: Family) -> str:
+def _of_one(arm: str, ways: Mapping[str, Points], family: Family) -> str | None:
     return share_chart(arm, family.along, [_line(family.styles[way], points) for way, points in ways.items()])
 
 

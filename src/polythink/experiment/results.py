@@ -9,7 +9,7 @@ to its own first evaluation.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isnan, sqrt
 from pathlib import Path
@@ -236,7 +236,11 @@ def make_table(name: str, first_arm: str, evaluated: Sequence[Evaluated], wanted
     """The table of all finished evaluations. `wanted` names the metrics to show; all where it is empty."""
     found = columns(evaluated, first_arm)
     seeds = tuple(sorted({run.seed for run in evaluated}))
-    problems = {name: data["n"] for run in evaluated for name, data in run.sets.items()}
+    problems: dict[str, dict[int, list[str]]] = {}  # set -> how many of it -> in which stages
+    for run in evaluated:
+        for name, data in run.sets.items():
+            stages = problems.setdefault(name, {}).setdefault(data["n"], [])
+            stages += [run.stage] * (run.stage not in stages)
     text = caption(seeds, first_arm, problems) if evaluated else "Nothing was evaluated."
     measured = {metric for column in found for by_metric in column.results.values() for metric in by_metric}
     if missing := [metric for metric in wanted if metric not in measured]:
@@ -244,9 +248,14 @@ def make_table(name: str, first_arm: str, evaluated: Sequence[Evaluated], wanted
     return Table(name, text, seeds, tuple(found), *table_rows(found, wanted))
 
 
-def caption(seeds: Sequence[int], first_arm: str, problems: dict[str, int]) -> str:
-    """What the numbers are, in one paragraph."""
-    sizes = ", ".join(f"{name} ({n})" for name, n in problems.items())
+def caption(seeds: Sequence[int], first_arm: str, problems: Mapping[str, Mapping[int, Sequence[str]]]) -> str:
+    """What the numbers are, in one paragraph. `problems`: of each set how many, and in which stages so many."""
+
+    def size(by_number: Mapping[int, Sequence[str]]) -> str:
+        several = len(by_number) > 1
+        return "; ".join(f"{n} in {', '.join(stages)}" if several else str(n) for n, stages in by_number.items())
+
+    sizes = ", ".join(f"{name} ({size(by_number)})" for name, by_number in problems.items())
     how = (
         f"Mean over {len(seeds)} seeds. Brackets: 95% t interval over seeds, differences and gains seed by seed; "
         "where there is one evaluation for all of them, 95% bootstrap interval over problems."

@@ -184,7 +184,8 @@ class Assembler:
         else:
             summary = self._ask(problem, dict(zip(labels, texts, strict=True)), sample)
         paths = tuple(Trace((f"\n{text}\n",)) for text in texts)
-        return render(Trace((Block(paths, Trace((f"\n{summary}\n",)), labels),)), self.dialect)
+        # directly behind its tag, where `decoding.summary_opening` would be forced
+        return render(Trace((Block(paths, Trace((f"{summary}\n",)), labels),)), self.dialect)
 
     def _ask(self, problem: Problem, paths: dict[int, str], sample: int) -> str:
         """The teacher's words on the paths, without the work that it did before."""
