@@ -8,7 +8,8 @@ import random
 import numpy as np
 import pytest
 
-from polythink.problems.answers import extract
+from polythink.problems.answers import Grader, extract
+from polythink.problems.record import Problem
 from polythink.run.errors import UserError
 from polythink.trace.convert import convert
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
@@ -69,6 +70,21 @@ def test_each_mistake_has_its_reason_place_and_message(text, reason, column, wor
 def test_every_mistake_of_this_dialect_is_tested():
     own = {reason for table in (MISTAKES_WITHOUT_BLOCK_TAGS, NUMBER_MISTAKES) for reason, _ in table.values()}
     assert own <= {case[1] for case in CASES}
+
+
+def test_an_own_tag_that_stands_for_a_stray_is_text():
+    text = "<think1>a<think1>b<think1></think1><think2>c</think2><summary><summary>s</summary>"
+    block = Block((Trace(("a<think1>b<think1>",)), Trace(("c",))), Trace(("<summary>s",)), (1, 2))
+    assert parse(text, PARATHINKER) == Trace((block,))
+    assert render(Trace((block,)), PARATHINKER) == text
+    assert check("<think1>a<think2>b<think1>c</think1>", "strict", PARATHINKER).reason == "path_in_path"
+    assert complete_blocks(f"<think1>a<think2>b{TRACE}{TRACE}", PARATHINKER) == 2
+    with pytest.raises(UserError, match="holds the tag <think2>"):
+        render(Trace((Block((Trace(("<think2>",)),), Trace(), (1,)),)), PARATHINKER)
+    with Grader(dialect=PARATHINKER) as grader:
+        problem = Problem("key", "q", "2")
+        path = "<think3> or <think3> Final Answer: 2 <think3></think3>"
+        assert grader.path_answer(path, problem) == "2"
 
 
 def test_random_traces_survive_rendering():

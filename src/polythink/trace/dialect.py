@@ -37,7 +37,7 @@ class Dialect:
         "behind"  # where the final answer stands: behind the summary, or in it as well
     )
     strays: Literal["kept", "replaced"] = (
-        "kept"  # what the runtime does with another element's tag in a path or summary
+        "kept"  # what the runtime does with a tag that has no place in a path or summary: its own closes it or is text
     )
     published_check: bool = False  # the published rewards have a checker of their own: the rule `reference`
 

@@ -8,6 +8,10 @@
 In a dialect whose runtime forks, a block has no tags of its own and begins with its first path; where paths are
 numbered, a path's two tags show the same number, and no number stands twice in a block.
 
+Where the runtime replaces stray tags (`Dialect.strays`), it leaves an element's own opening tag in mid-text. Such a tag
+is text, not structure, whoever wrote the response: a teacher's may hold one as well, since it is trained on as what the
+runtime writes (`trace.tokens`).
+
 White space between the structural tags of a block carries no meaning and is dropped; everything else is kept verbatim.
 Only a response is ever parsed: a prompt that quotes the tags is plain text.
 """
@@ -207,14 +211,21 @@ def _tag_pattern(dialect: Dialect) -> tuple[re.Pattern[str], dict[str, str]]:
 
 
 def scan(text: str, dialect: Dialect) -> Iterator[Token]:
-    """The tags of a text and the text between them, in order, closed by one `end` token."""
+    """The tags of a text and the text between them, in order, closed by one `end` token.
+
+    Where the runtime replaces strays, an opening tag that repeats the tag before it is part of the text: nothing nests
+    there, so it stands in the very element that it would open.
+    """
     pattern, kinds = _tag_pattern(dialect)
-    done = 0
+    done, last = 0, ""
     for match in pattern.finditer(text):
-        if match.start() > done:
-            yield Token("text", text[done : match.start()], done)
         number = match[match.lastindex] if match.lastindex else ""
         kind = kinds[match[0].replace(number, NUMBER) if number else match[0]]
+        if dialect.strays == "replaced" and kind.endswith("open") and match[0] == last:
+            continue
+        last = match[0]
+        if match.start() > done:
+            yield Token("text", text[done : match.start()], done)
         yield Token(kind, match[0], match.start(), int(number or 0))
         done = match.end()
     if done < len(text):
