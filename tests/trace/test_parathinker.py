@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 
+from polythink.models.tokenizers import byte_tokenizer
 from polythink.problems.answers import Grader, extract
 from polythink.problems.record import Problem
 from polythink.run.errors import UserError
@@ -70,6 +71,16 @@ def test_each_mistake_has_its_reason_place_and_message(text, reason, column, wor
 def test_every_mistake_of_this_dialect_is_tested():
     own = {reason for table in (MISTAKES_WITHOUT_BLOCK_TAGS, NUMBER_MISTAKES) for reason, _ in table.values()}
     assert own <= {case[1] for case in CASES}
+
+
+@pytest.mark.parametrize("number", ["01", "1" * 5, "1" * 5000, "", "-1", "1.0"], ids=lambda number: number[:5])
+def test_what_is_no_number_makes_no_tag(number):
+    text = f"<think{number}> a </think{number}>"
+    assert parse(text, PARATHINKER) == Trace((text,))
+    assert check(text, "strict", PARATHINKER).valid
+    assert extract(rf"{TRACE} <think{number}> \boxed{{5}}", PARATHINKER) == "5"
+    byte_tokens = byte_tokenizer(PARATHINKER)(text)["input_ids"]
+    assert len(byte_tokens) == len(text)
 
 
 def test_an_own_tag_that_stands_for_a_stray_is_text():

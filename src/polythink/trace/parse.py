@@ -203,10 +203,13 @@ class Token:
 
 @lru_cache
 def _tag_pattern(dialect: Dialect) -> tuple[re.Pattern[str], dict[str, str]]:
-    """What finds tags, and the kind of each. A number is found whether or not the inventory has it."""
+    """What finds tags, and the kind of each. A number is found whether or not the inventory has it.
+
+    It is written as the dialect writes it: `<think01>` is text, as it is for a tokenizer.
+    """
     kinds = {getattr(dialect, kind): kind for kind in TAG_KINDS if getattr(dialect, kind)}
     longest_first = sorted(kinds, key=len, reverse=True)
-    number = "([0-9]+)" if dialect.inventory else re.escape(NUMBER)
+    number = "(0|[1-9][0-9]{0,3})" if dialect.inventory else re.escape(NUMBER)
     return re.compile("|".join(re.escape(tag).replace(re.escape(NUMBER), number) for tag in longest_first)), kinds
 
 
