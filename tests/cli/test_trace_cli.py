@@ -215,6 +215,13 @@ def test_show_says_what_is_wrong(traces):
     assert run("show", file, "--row", 1, "--field", "text").stdout.strip() == "plain"
 
 
+def test_show_passes_over_a_column_with_a_reasoning_models_tags(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    row = {"question": "<think> what </think>", "trace": "<think1>left</think1><summary>the join</summary>"}
+    file.write_text(json.dumps(row))
+    assert "the join" in run("show", file, "--dialect", "parathinker").stdout
+
+
 def test_traces_are_converted_and_what_cannot_be_is_counted(tmp_path):
     nested = (
         "<Parallel><Path>a</Path><Path><Parallel><Path>b</Path><Path>c</Path></Parallel>\n<Summary>s</Summary></Path>"

@@ -23,6 +23,7 @@ from polythink.problems.prompts import get_prompt
 from polythink.problems.record import Problem
 from polythink.run.errors import UserError
 from polythink.run.folder import read_json, read_jsonl
+from polythink.trace.dialect import PARATHINKER
 
 QUICK = Patience(retries=2, wait=0.01)
 
@@ -352,6 +353,14 @@ def test_the_result_does_not_depend_on_threads(tmp_path):
     assert one[0]["valid_rate"] == 1.0
     assert 0.4 < one[0]["kept_rate"] < 0.9
     assert 0.35 < one[0]["parallel_rate"] < 0.65
+
+
+def test_a_reasoning_models_tags_are_no_block(tmp_path):
+    chosen = problems("mini", "train", limit=2)
+    traces = dict(zip(chosen, (r"<think> a </think>\boxed{1}", "<think1>a</think1><summary>s</summary>"), strict=True))
+    options = {"dialect": PARATHINKER, "right_only": False}
+    (line,) = run_coldstart(chosen, lambda p, *_: traces[p], get_prompt("none"), "strict", tmp_path, **options)
+    assert (line["valid"], line["parallel"]) == (2, 1)
 
 
 def test_unfiltered_replay_keeps_honest_mistakes(tmp_path):

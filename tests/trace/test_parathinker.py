@@ -15,9 +15,17 @@ from polythink.run.errors import UserError
 from polythink.trace.convert import convert
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
 from polythink.trace.layout import Piece, lay_out
-from polythink.trace.parse import MISTAKES_WITHOUT_BLOCK_TAGS, NUMBER_MISTAKES, TraceError, complete_blocks, parse
+from polythink.trace.parse import (
+    MISTAKES_WITHOUT_BLOCK_TAGS,
+    NUMBER_MISTAKES,
+    TraceError,
+    complete_blocks,
+    first_block,
+    parse,
+)
 from polythink.trace.render import render
-from polythink.trace.statistics import count_blocks, statistics
+from polythink.trace.rollout import Rollout, Segment
+from polythink.trace.statistics import count_blocks, rollout_statistics, statistics
 from polythink.trace.tokens import finish_early, pieces_of
 from polythink.trace.tree import Block, Trace
 from polythink.trace.validity import check
@@ -155,6 +163,20 @@ def test_statistics_count_blocks_without_tags_of_their_own():
     numbers = statistics(f"ab {TRACE}{TRACE}", PARATHINKER)
     assert (numbers.blocks, numbers.paths_per_block, numbers.depth) == (2, (2, 2), 1)
     assert numbers.first_block == 3 / len(f"ab {TRACE}{TRACE}")
+
+
+def test_a_reasoning_models_tags_begin_no_block():
+    text = r"<think> a </think>\boxed{1}"
+    assert first_block(text, PARATHINKER) is None
+    assert first_block(f"{text}{TRACE}", PARATHINKER).start == len(text)
+    assert statistics(f"{text}{TRACE}", PARATHINKER).first_block == len(text) / len(text + TRACE)
+    segments = [
+        Segment("main", -1, 0, [1] * 3, [True] * 3, text=text),
+        Segment("path", 0, 1, [1] * 3, [True] * 3, text="<think4>b</think4>", label=4),
+        Segment("summary", 0, 0, [1] * 2, [True] * 2, text="<summary></summary>"),
+    ]
+    rollout = Rollout("problem", 0, "structured", (9,), segments)
+    assert rollout_statistics(rollout, PARATHINKER)["first_block"] == 3 / 8
 
 
 # ---- layout ----

@@ -23,7 +23,7 @@ from polythink.run.progress import progress
 from polythink.run.rows import read_rows
 from polythink.trace.convert import CannotSay, convert
 from polythink.trace.dialect import PARALLEL_R1, get_dialect
-from polythink.trace.parse import TraceError, parse
+from polythink.trace.parse import TraceError, first_block, parse
 from polythink.trace.render import render
 from polythink.trace.tree import Block, Trace
 from polythink.trace.validity import RULES, check, check_rule
@@ -86,7 +86,7 @@ def show(
     record = next(islice(read_rows(file), row, None), None)
     if record is None:
         raise UserError(f"{file} has no row {row}; it has {sum(1 for _ in read_rows(file))}, counted from 0")
-    name = field or next((k for k, v in record.items() if isinstance(v, str) and tags.first_tag in v), None)
+    name = field or next((k for k, v in record.items() if isinstance(v, str) and first_block(v, tags)), None)
     if name is None:
         raise UserError(f"no column of row {row} of {file} holds a block; name one with --field: {', '.join(record)}")
     Console().print(draw(parse(_text(file, row, record, name), tags)))

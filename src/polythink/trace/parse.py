@@ -245,12 +245,17 @@ def parse(text: str, dialect: Dialect = PARALLEL_R1) -> Trace:
     return trace
 
 
+def first_block(text: str, dialect: Dialect = PARALLEL_R1) -> Token | None:
+    """The tag that opens the first block of a text, well formed or not; None without one."""
+    return next((token for token in scan(text, dialect) if token.kind == dialect.opens_block), None)
+
+
 def complete_blocks(text: str, dialect: Dialect = PARALLEL_R1) -> int:
     """How many outermost well-formed blocks a text holds, whatever else is wrong with it."""
     parser, count = _Parser(text, dialect), 0
     while parser.token.kind != "end":
         start = parser.index
-        if parser.token.kind != parser.opens_block:
+        if parser.token.kind != dialect.opens_block:
             parser.index += 1
             continue
         try:
@@ -268,7 +273,6 @@ class _Parser:
         self.text, self.dialect = text, dialect
         self.tokens = list(scan(text, dialect))
         self.index = 0
-        self.opens_block = "block_open" if dialect.block_open else "path_open"
 
     @property
     def token(self) -> Token:
@@ -281,7 +285,7 @@ class _Parser:
     def trace(self, depth: int = 0) -> Trace:
         """Text and blocks up to the first tag that is neither; whose tag that is, the caller knows."""
         parts: list[str | Block] = []
-        opens = self.opens_block if self.dialect.nests or depth == 0 else ""
+        opens = self.dialect.opens_block if self.dialect.nests or depth == 0 else ""
         while self.token.kind in ("text", opens):
             parts.append(self.take().text if self.token.kind == "text" else self.block(depth + 1))
         return Trace(tuple(parts))
