@@ -230,13 +230,17 @@ def test_traces_are_converted_and_what_cannot_be_is_counted(tmp_path):
         {"id": 1, "trace": "x<Parallel><Path>a</Path><Path>b</Path></Parallel>\n<Summary>s</Summary>y"},
         {"id": 2, "trace": "<Parallel><Path>a</Path>"},
         {"id": 3, "trace": nested + "</Parallel>\n<Summary>t</Summary>"},
+        {"id": 4, "trace": "x<Parallel><Path>a</Path><Path>a <summary></Path></Parallel>\n<Summary>s</Summary>y"},
+        {"id": 5, "trace": "x<Parallel><Path>a</Path><Path>b</Path></Parallel>\n<Summary>s</Summary> a </think3>"},
     ]
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("\n".join(map(json.dumps, rows)))
     found = run("convert", source, "--field", "trace", "--to", "parathinker", "--out", out)
     assert found.exit_code == 1
-    assert "1 of 3 traces written" in found.stdout
-    assert "nested" in found.stdout
+    assert "1 of 5 traces written" in found.stdout
+    assert [line.split() for line in found.stdout.splitlines()[1:]] == [
+        ["2", "tag_in_text"], ["1", "cut_in_block"], ["1", "nested"]
+    ]  # fmt: skip
     (kept,) = map(json.loads, out.read_text().splitlines())
     assert kept == {"id": 1, "trace": "x<think1>a</think1><think2>b</think2><summary>s</summary>y"}
     back = run("convert", out, "--field", "trace", "--dialect", "parathinker", "--to", "parallel_r1", "--out", source)

@@ -113,9 +113,7 @@ def convert_file(
         rng = None if seed is None else Random(f"{seed}/{number}")
         try:
             text = render(convert(parse(_text(file, number, record, field), source), target, rng), target)
-        except TraceError as error:
-            reasons[error.reason] += 1
-        except CannotSay as error:
+        except (TraceError, CannotSay) as error:
             reasons[error.reason] += 1
         else:
             rows.append({**record, field: text})
