@@ -17,6 +17,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from polythink.problems.answers import extract, stating
 from polythink.run.errors import UserError, nearest
 from polythink.run.folder import write_jsonl
 from polythink.run.progress import progress
@@ -105,6 +106,8 @@ def convert_file(
 ) -> None:
     """Write the traces of a file in another dialect. Rows that cannot be are left out, counted, and exit status is 1.
 
+    An answer that stands in the last summary alone is written behind it too where the other dialect answers there.
+
     Example: polythink trace convert kept.jsonl --field trace --to parathinker --out numbered.jsonl
     """
     source, target = get_dialect(dialect), get_dialect(to)
@@ -112,7 +115,9 @@ def convert_file(
     for number, record in enumerate(read_rows(file)):
         rng = None if seed is None else Random(f"{seed}/{number}")
         try:
-            text = render(convert(parse(_text(file, number, record, field), source), target, rng), target)
+            before = _text(file, number, record, field)
+            text = render(convert(parse(before, source), target, rng), target)
+            text = stating(text, extract(before, source), target)
         except (TraceError, CannotSay) as error:
             reasons[error.reason] += 1
         else:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from polythink.problems.equality import clean, compare, same_tokens
 from polythink.problems.record import Problem
 from polythink.problems.verify import Worker
+from polythink.trace.convert import CannotSay
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.parse import scan
 
@@ -73,6 +74,20 @@ def _without(text: str, *tags: str) -> str:
 def extract(text: str, dialect: Dialect = PARALLEL_R1) -> str | None:
     """The answer that the response states behind its last join, without markup around it; None where there is none."""
     return stated(final_part(text, dialect))
+
+
+def stating(text: str, answer: str | None, dialect: Dialect) -> str:
+    """The response with `answer` in a box behind it, unless it states that answer already (or there is none).
+
+    For a trace that was converted into `dialect` from one that answers in the summary. `CannotSay` where the response
+    would not state the answer even so: where it is no formula with balanced braces.
+    """
+    if answer is None or extract(text, dialect) == answer:
+        return text
+    text = f"{text} \\boxed{{ {answer} }}"
+    if extract(text, dialect) != answer:
+        raise CannotSay(f"the answer {answer!r} cannot be written in a box behind the trace", "answer")
+    return text
 
 
 def stated(text: str) -> str | None:

@@ -1,4 +1,7 @@
-"""A trace of one dialect as a trace of another: the tree stays, paths get numbers or lose them."""
+"""A trace of one dialect as a trace of another: the tree stays, paths get numbers or lose them.
+
+Where the answer stands is another matter: `problems.answers.stating` writes it where the other dialect looks for it.
+"""
 
 from __future__ import annotations
 
