@@ -437,6 +437,7 @@ def test_replies_that_are_not_yet_judged_are_saved_on_ctrl_c(tmp_path):
 MISTAKES = [
     ({"samples": 0}, "samples and concurrency must be 1 or more"),
     ({"concurrency": 0}, "samples and concurrency must be 1 or more"),
+    ({"rule": "reference", "dialect": PARATHINKER}, "dialect parathinker has none"),
     ({"rule": "strikt"}, "no validity rule 'strikt'; did you mean 'strict'?"),
     ({"chosen": ()}, "no problems to ask"),
     ({"prompt": "sequential"}, "holds a cold start with prompt"),

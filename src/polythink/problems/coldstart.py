@@ -135,7 +135,7 @@ def run_coldstart(
     jobs = list(dict.fromkeys(Job(problem, sample) for problem in problems for sample in range(samples)))
     if not jobs:
         raise UserError("no problems to ask: the set is empty")
-    check_rule(rule)
+    check_rule(rule, dialect)
     out = Path(out)
     _check_settings(
         out / "settings.json",
