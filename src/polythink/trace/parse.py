@@ -250,6 +250,16 @@ def first_block(text: str, dialect: Dialect = PARALLEL_R1) -> Token | None:
     return next((token for token in scan(text, dialect) if token.kind == dialect.opens_block), None)
 
 
+def nested_block(text: str, dialect: Dialect = PARALLEL_R1) -> Token | None:
+    """The tag that opens the first block inside a path of a well-formed text; None without one."""
+    inside = 0
+    for token in scan(text, dialect):
+        if token.kind == dialect.opens_block and inside:
+            return token
+        inside += {"path_open": 1, "path_close": -1}.get(token.kind, 0)
+    return None
+
+
 def complete_blocks(text: str, dialect: Dialect = PARALLEL_R1) -> int:
     """How many outermost well-formed blocks a text holds, whatever else is wrong with it."""
     parser, count = _Parser(text, dialect), 0

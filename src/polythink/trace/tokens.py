@@ -121,12 +121,13 @@ def finish_early(pieces: Sequence[Piece], finish: str, close: Callable[[int], in
     """The pieces as they would be had the `first` path to be through, or `half` of them, ended the block's paths.
 
     The others keep as many tokens as the one that was through, and are closed by a forced tag, `close(label)`. Reading
-    paths that were cut is learned from such traces.
+    paths that were cut is learned from such traces. No block may stand inside a path, which then has several pieces.
     """
+    paths = [piece for piece in pieces if piece.kind == "path"]
+    assert len({piece.chain for piece in paths}) == len(paths), "a block inside a path"
     lengths: dict[int, list[int]] = {}
-    for piece in pieces:
-        if piece.kind == "path":
-            lengths.setdefault(piece.block, []).append(len(piece.tokens))
+    for piece in paths:
+        lengths.setdefault(piece.block, []).append(len(piece.tokens))
     most = {block: sorted(found)[enough(finish, len(found)) - 1] for block, found in lengths.items()}
     return [_cut(p, most[p.block], close(p.label)) if p.kind == "path" else p for p in pieces]
 
