@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from polythink.cli.trace import app
+from polythink.problems.answers import extract
 from polythink.run.errors import UserError
 
 GOOD = "so <Parallel><Path>left way</Path><Path>right way</Path></Parallel>\n<Summary>the join</Summary> the end"
@@ -215,6 +216,34 @@ def test_show_says_what_is_wrong(traces):
     assert run("show", file, "--row", 1, "--field", "text").stdout.strip() == "plain"
 
 
+def test_show_passes_over_a_column_with_a_reasoning_models_tags(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    row = {"question": "<think> what </think>", "trace": "<think1>left</think1><summary>the join</summary>"}
+    file.write_text(json.dumps(row))
+    assert "the join" in run("show", file, "--dialect", "parathinker").stdout
+
+
+def test_an_answer_in_the_summary_is_not_lost_by_conversion(tmp_path):
+    block = "<think1>a</think1><think2>b</think2><summary>{}</summary>"
+    before = [block.format(r"so \boxed{3}"), block.format(r"so \boxed{3}") + r" no, \boxed{4}", block.format("none")]
+    before += [block.format("Final Answer: 5"), block.format("Final Answer: 5}")]
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps({"trace": text}) + "\n" for text in before))
+    found = run("convert", source, "--field", "trace", "--dialect", "parathinker", "--to", "parallel_r1", "--out", out)
+    after = [json.loads(line)["trace"] for line in out.read_text().splitlines()]
+    assert [extract(text) for text in after] == ["3", "4", None, "5"]
+    assert [text.partition("</Summary>")[2] for text in after] == [
+        r" \boxed{ 3 }",
+        r" no, \boxed{4}",
+        "",
+        r" \boxed{ 5 }",
+    ]
+    assert found.stdout.split()[-2:] == ["1", "answer"]
+    back = run("convert", out, "--field", "trace", "--to", "parathinker", "--out", source)
+    assert back.exit_code == 0
+    assert json.loads(source.read_text().splitlines()[0])["trace"] == before[0] + r" \boxed{ 3 }"
+
+
 def test_traces_are_converted_and_what_cannot_be_is_counted(tmp_path):
     nested = (
         "<Parallel><Path>a</Path><Path><Parallel><Path>b</Path><Path>c</Path></Parallel>\n<Summary>s</Summary></Path>"
@@ -223,13 +252,17 @@ def test_traces_are_converted_and_what_cannot_be_is_counted(tmp_path):
         {"id": 1, "trace": "x<Parallel><Path>a</Path><Path>b</Path></Parallel>\n<Summary>s</Summary>y"},
         {"id": 2, "trace": "<Parallel><Path>a</Path>"},
         {"id": 3, "trace": nested + "</Parallel>\n<Summary>t</Summary>"},
+        {"id": 4, "trace": "x<Parallel><Path>a</Path><Path>a <summary></Path></Parallel>\n<Summary>s</Summary>y"},
+        {"id": 5, "trace": "x<Parallel><Path>a</Path><Path>b</Path></Parallel>\n<Summary>s</Summary> a </think3>"},
     ]
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("\n".join(map(json.dumps, rows)))
     found = run("convert", source, "--field", "trace", "--to", "parathinker", "--out", out)
     assert found.exit_code == 1
-    assert "1 of 3 traces written" in found.stdout
-    assert "nested" in found.stdout
+    assert "1 of 5 traces written" in found.stdout
+    assert [line.split() for line in found.stdout.splitlines()[1:]] == [
+        ["2", "tag_in_text"], ["1", "cut_in_block"], ["1", "nested"]
+    ]  # fmt: skip
     (kept,) = map(json.loads, out.read_text().splitlines())
     assert kept == {"id": 1, "trace": "x<think1>a</think1><think2>b</think2><summary>s</summary>y"}
     back = run("convert", out, "--field", "trace", "--dialect", "parathinker", "--to", "parallel_r1", "--out", source)

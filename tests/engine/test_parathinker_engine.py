@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from contextlib import contextmanager
 
 import pytest
@@ -13,8 +15,13 @@ from polythink.models.load import ModelConfig, create
 from polythink.models.masks import collate, token_logprobs
 from polythink.models.tags import add_tags
 from polythink.models.thoughts import thoughts_of
+from polythink.problems.answers import extract
 from polythink.run.errors import UserError
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
+from polythink.trace.parse import complete_blocks, parse
+from polythink.trace.render import render
+from polythink.trace.statistics import count_blocks, rollout_statistics
+from polythink.trace.tokens import pieces_of
 from polythink.trace.validity import check
 
 TOLERANCE = 1e-4  # float32; 1e-6 in practice
@@ -142,12 +149,40 @@ def test_strays_are_replaced_and_counted():
                 tags = {lm.tag_ids[tag] for tag in PARATHINKER.tags}
                 assert {t for t in s.tokens if t in tags} <= {lm.tag_ids[tag] for tag in own}
                 assert lm.eos not in s.tokens
-        inner = [s for s in rollout.segments if s.kind != "main"]
-        opened = sum(s.text.count("<think") - 1 for s in inner if s.kind == "path")
-        opened += sum(s.text.count("<summary>") - 1 for s in inner if s.kind == "summary")
-        assert 0 <= opened <= rollout.strays
-        if not opened and not rollout.segments[-1].text.strip():
-            assert check(rollout.text, "strict", PARATHINKER).valid
+
+
+def test_what_is_drawn_with_strays_is_valid_graded_and_laid_out_as_drawn():
+    """A stray becomes the segment's own tag, which is text where it opens: for rules, grades, counts and training."""
+    lm = create(ModelConfig(num_hidden_layers=2), "parathinker:4", (r"\boxed{1}", r"\boxed{2}"), seed=2)
+    never = torch.tensor([lm.tokenizer.unk_token_id, lm.tokenizer.pad_token_id])
+    lean_towards(lm, {"<think3>": 1.0, "<summary>": 1.0})
+    lm.model.get_output_embeddings().register_forward_hook(lambda *call: call[2].index_fill(-1, never, -100.0))
+    requests = [Request(tuple(lm.encode(r"\boxed{1}")), str(i)) for i in range(200)]
+    decoding, seen = Decoding(paths=4, **{**BUDGETS, "max_main_tokens": 2}), Counter()
+    for rollout in Engine(lm).generate(requests, decoding, seed=4):
+        *inner, main = rollout.segments
+        if main.kind != "main" or "<" in main.text:
+            continue
+        repeated = sum(s.text.count("<think") + s.text.count("<summary>") - 1 for s in inner)
+        seen["repeated"] += repeated
+        assert check(rollout.text, "strict", lm.dialect).valid
+        assert check(rollout.text, "stack", lm.dialect).valid
+        assert (count_blocks(rollout.text, lm.dialect), complete_blocks(rollout.text, lm.dialect)) == (1, 1)
+        assert rollout_statistics(rollout, lm.dialect)["paths"] == 4
+        said = re.findall(r"\\boxed\{(\d)\}", inner[-1].text + main.text)
+        assert extract(rollout.text, lm.dialect) == (said[-1] if said else None)
+        seen["answered"] += bool(repeated and said)
+        trace = parse(rollout.text, lm.dialect)
+        assert render(trace, lm.dialect) == rollout.text.rstrip()
+        end = main.tokens[-1:] if main.stop == "eos" else ()
+        pieces = pieces_of(rollout.prompt, trace, lm.dialect, lm.encode, "structured", end)
+        assert [p.tokens for p in pieces] == [p.tokens for p in rollout.pieces()]
+        for piece, segment in zip(pieces[1:], inner, strict=False):  # whether a closing tag was drawn, no text says
+            assert list(piece.sampled[:-1]) == segment.sampled[:-1]
+        flat = pieces_of(rollout.prompt, trace, lm.dialect, lm.encode, "sequential", end)
+        assert all(all(piece.sampled) for piece in flat[1:])
+    assert seen["repeated"] > 20
+    assert seen["answered"] > 5
 
 
 def test_a_stray_tag_ends_main_text():

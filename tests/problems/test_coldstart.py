@@ -23,6 +23,7 @@ from polythink.problems.prompts import get_prompt
 from polythink.problems.record import Problem
 from polythink.run.errors import UserError
 from polythink.run.folder import read_json, read_jsonl
+from polythink.trace.dialect import PARATHINKER
 
 QUICK = Patience(retries=2, wait=0.01)
 
@@ -354,6 +355,14 @@ def test_the_result_does_not_depend_on_threads(tmp_path):
     assert 0.35 < one[0]["parallel_rate"] < 0.65
 
 
+def test_a_reasoning_models_tags_are_no_block(tmp_path):
+    chosen = problems("mini", "train", limit=2)
+    traces = dict(zip(chosen, (r"<think> a </think>\boxed{1}", "<think1>a</think1><summary>s</summary>"), strict=True))
+    options = {"dialect": PARATHINKER, "right_only": False}
+    (line,) = run_coldstart(chosen, lambda p, *_: traces[p], get_prompt("none"), "strict", tmp_path, **options)
+    assert (line["valid"], line["parallel"]) == (2, 1)
+
+
 def test_unfiltered_replay_keeps_honest_mistakes(tmp_path):
     (line,) = countdown_run(tmp_path, right_only=False)
     assert line["kept"] == line["valid"] == 120
@@ -428,6 +437,7 @@ def test_replies_that_are_not_yet_judged_are_saved_on_ctrl_c(tmp_path):
 MISTAKES = [
     ({"samples": 0}, "samples and concurrency must be 1 or more"),
     ({"concurrency": 0}, "samples and concurrency must be 1 or more"),
+    ({"rule": "reference", "dialect": PARATHINKER}, "dialect parathinker has none"),
     ({"rule": "strikt"}, "no validity rule 'strikt'; did you mean 'strict'?"),
     ({"chosen": ()}, "no problems to ask"),
     ({"prompt": "sequential"}, "holds a cold start with prompt"),

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from polythink.rewards.terms import Judged, bleu, efficiency, self_bleu
+from polythink.trace.dialect import PARATHINKER
 
 
 def block(*paths: str, summary: str = "s") -> str:
@@ -69,6 +70,13 @@ def test_self_bleu_without_two_paths_is_one():
     assert self_bleu(Judged("no block at all", True)) == 1
     assert self_bleu(Judged(block("alone"), True)) == 1
     assert self_bleu(Judged("<Parallel><Path>a b</Path><Path>a c", True)) == 1  # never closed
+
+
+def test_a_reasoning_models_tags_are_no_block_without_paths():
+    own = "<think1>a b c</think1><think2>d e f</think2><summary>s</summary>"
+    texts = (own, f"<think>x</think><summary>s</summary>{own}")
+    alone, behind = (self_bleu(Judged(text, right=True, dialect=PARATHINKER)) for text in texts)
+    assert alone == behind < 1.0
 
 
 def test_efficiency_counts_the_longest_path_only():

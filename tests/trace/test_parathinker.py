@@ -8,14 +8,24 @@ import random
 import numpy as np
 import pytest
 
-from polythink.problems.answers import extract
+from polythink.models.tokenizers import byte_tokenizer
+from polythink.problems.answers import Grader, extract
+from polythink.problems.record import Problem
 from polythink.run.errors import UserError
 from polythink.trace.convert import convert
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
 from polythink.trace.layout import Piece, lay_out
-from polythink.trace.parse import MISTAKES_WITHOUT_BLOCK_TAGS, NUMBER_MISTAKES, TraceError, complete_blocks, parse
+from polythink.trace.parse import (
+    MISTAKES_WITHOUT_BLOCK_TAGS,
+    NUMBER_MISTAKES,
+    TraceError,
+    complete_blocks,
+    first_block,
+    parse,
+)
 from polythink.trace.render import render
-from polythink.trace.statistics import count_blocks, statistics
+from polythink.trace.rollout import Rollout, Segment
+from polythink.trace.statistics import count_blocks, rollout_statistics, statistics
 from polythink.trace.tokens import finish_early, pieces_of
 from polythink.trace.tree import Block, Trace
 from polythink.trace.validity import check
@@ -69,6 +79,31 @@ def test_each_mistake_has_its_reason_place_and_message(text, reason, column, wor
 def test_every_mistake_of_this_dialect_is_tested():
     own = {reason for table in (MISTAKES_WITHOUT_BLOCK_TAGS, NUMBER_MISTAKES) for reason, _ in table.values()}
     assert own <= {case[1] for case in CASES}
+
+
+@pytest.mark.parametrize("number", ["01", "1" * 5, "1" * 5000, "", "-1", "1.0"], ids=lambda number: number[:5])
+def test_what_is_no_number_makes_no_tag(number):
+    text = f"<think{number}> a </think{number}>"
+    assert parse(text, PARATHINKER) == Trace((text,))
+    assert check(text, "strict", PARATHINKER).valid
+    assert extract(rf"{TRACE} <think{number}> \boxed{{5}}", PARATHINKER) == "5"
+    byte_tokens = byte_tokenizer(PARATHINKER)(text)["input_ids"]
+    assert len(byte_tokens) == len(text)
+
+
+def test_an_own_tag_that_stands_for_a_stray_is_text():
+    text = "<think1>a<think1>b<think1></think1><think2>c</think2><summary><summary>s</summary>"
+    block = Block((Trace(("a<think1>b<think1>",)), Trace(("c",))), Trace(("<summary>s",)), (1, 2))
+    assert parse(text, PARATHINKER) == Trace((block,))
+    assert render(Trace((block,)), PARATHINKER) == text
+    assert check("<think1>a<think2>b<think1>c</think1>", "strict", PARATHINKER).reason == "path_in_path"
+    assert complete_blocks(f"<think1>a<think2>b{TRACE}{TRACE}", PARATHINKER) == 2
+    with pytest.raises(UserError, match="holds the tag <think2>"):
+        render(Trace((Block((Trace(("<think2>",)),), Trace(), (1,)),)), PARATHINKER)
+    with Grader(dialect=PARATHINKER) as grader:
+        problem = Problem("key", "q", "2")
+        path = "<think3> or <think3> Final Answer: 2 <think3></think3>"
+        assert grader.path_answer(path, problem) == "2"
 
 
 def test_random_traces_survive_rendering():
@@ -128,6 +163,20 @@ def test_statistics_count_blocks_without_tags_of_their_own():
     numbers = statistics(f"ab {TRACE}{TRACE}", PARATHINKER)
     assert (numbers.blocks, numbers.paths_per_block, numbers.depth) == (2, (2, 2), 1)
     assert numbers.first_block == 3 / len(f"ab {TRACE}{TRACE}")
+
+
+def test_a_reasoning_models_tags_begin_no_block():
+    text = r"<think> a </think>\boxed{1}"
+    assert first_block(text, PARATHINKER) is None
+    assert first_block(f"{text}{TRACE}", PARATHINKER).start == len(text)
+    assert statistics(f"{text}{TRACE}", PARATHINKER).first_block == len(text) / len(text + TRACE)
+    segments = [
+        Segment("main", -1, 0, [1] * 3, [True] * 3, text=text),
+        Segment("path", 0, 1, [1] * 3, [True] * 3, text="<think4>b</think4>", label=4),
+        Segment("summary", 0, 0, [1] * 2, [True] * 2, text="<summary></summary>"),
+    ]
+    rollout = Rollout("problem", 0, "structured", (9,), segments)
+    assert rollout_statistics(rollout, PARATHINKER)["first_block"] == 3 / 8
 
 
 # ---- layout ----

@@ -14,12 +14,13 @@ from polythink.engine.decoding import Decoding
 from polythink.models.load import ModelConfig, create
 from polythink.models.masks import collate, token_logprobs
 from polythink.problems.countdown import Manner, demonstrate
+from polythink.problems.prompts import Prompt
 from polythink.run.config import parse_config
 from polythink.run.errors import UserError
 from polythink.run.folder import read_jsonl, write_jsonl
 from polythink.run.rows import read_rows as read_table
 from polythink.trace.parse import TraceError
-from polythink.train.data import TraceEncoder, endless, make_mixture, pack_rows, split_by_share
+from polythink.train.data import TraceEncoder, endless, make_mixture, pack_rows, read_rows, split_by_share
 from polythink.train.sft import SFTConfig, accumulate_gradient, count_scored, train_sft
 
 BOTH = (
@@ -197,6 +198,32 @@ def test_rows_from_a_file(lm, mini, tmp_path):
     assert sum(" alone" in prompt for prompt in prompts) >= 1
     flat = mixture(lm, config, mini, mode="sequential")
     assert flat.dropped == {"too long": 1}, "a flat text needs no grammar"
+
+
+def test_a_path_with_a_block_in_it_cannot_be_cut(lm, mini, tmp_path):
+    flat, other = (demonstrate(p, Manner(), random.Random(0)) for p in mini[:2])
+    nested = flat.replace("</Path>", other + "</Path>", 1)
+    rows = [{"question": mini[0].question, "trace": trace} for trace in (flat, nested)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    for truncated, dropped in ((1.0, {"form: nested": 1}), (0.0, {})):
+        data = [{"file": str(tmp_path / "rows.jsonl"), "truncated": truncated}]
+        assert mixture(lm, config_of(data=data, steps=None, epochs=1, batch=1), mini).dropped == dropped
+    with pytest.raises(TraceError) as caught:
+        TraceEncoder(lm, Decoding(), PROMPT)("", nested, truncated=True)
+    assert caught.value.offset == nested.index("<Parallel>", nested.index("<Path>"))
+
+
+@pytest.mark.parametrize("thoughts", [True, False])
+def test_a_flat_text_needs_the_grammar_where_paths_have_thought_embeddings(thoughts, tmp_path):
+    """The engine gives the tokens of a path that the model opened their number, well formed or not."""
+    lm = create(ModelConfig(**SHAPE, thought_embeddings=thoughts), "parathinker", ("a", "b"), seed=0)
+    whole, cut = "<think3>a</think3><summary>b</summary>", "<think3>a b"
+    write_jsonl(tmp_path / "rows.jsonl", [{"question": "a", "trace": trace} for trace in (whole, cut)])
+    encode = TraceEncoder(lm, Decoding(mode="sequential"), Prompt("bare", "{problem}"))
+    config, dropped = config_of(data=[{"file": "rows.jsonl"}]).data[0], Counter()
+    rows = read_rows(tmp_path / "rows.jsonl", encode, config, 100, 0, dropped)
+    assert (len(rows), dropped) == ((1, {"form: cut_in_path": 1}) if thoughts else (2, {}))
+    assert 3 in rows.layouts[0].labels
 
 
 def test_a_file_without_usable_rows_is_refused(lm, mini, tmp_path):

@@ -17,13 +17,14 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from polythink.problems.answers import extract, stating
 from polythink.run.errors import UserError, nearest
 from polythink.run.folder import write_jsonl
 from polythink.run.progress import progress
 from polythink.run.rows import read_rows
 from polythink.trace.convert import CannotSay, convert
 from polythink.trace.dialect import PARALLEL_R1, get_dialect
-from polythink.trace.parse import TraceError, parse
+from polythink.trace.parse import TraceError, first_block, parse
 from polythink.trace.render import render
 from polythink.trace.tree import Block, Trace
 from polythink.trace.validity import RULES, check, check_rule
@@ -86,7 +87,7 @@ def show(
     record = next(islice(read_rows(file), row, None), None)
     if record is None:
         raise UserError(f"{file} has no row {row}; it has {sum(1 for _ in read_rows(file))}, counted from 0")
-    name = field or next((k for k, v in record.items() if isinstance(v, str) and tags.first_tag in v), None)
+    name = field or next((k for k, v in record.items() if isinstance(v, str) and first_block(v, tags)), None)
     if name is None:
         raise UserError(f"no column of row {row} of {file} holds a block; name one with --field: {', '.join(record)}")
     Console().print(draw(parse(_text(file, row, record, name), tags)))
@@ -105,6 +106,8 @@ def convert_file(
 ) -> None:
     """Write the traces of a file in another dialect. Rows that cannot be are left out, counted, and exit status is 1.
 
+    An answer that stands in the last summary alone is written behind it too where the other dialect answers there.
+
     Example: polythink trace convert kept.jsonl --field trace --to parathinker --out numbered.jsonl
     """
     source, target = get_dialect(dialect), get_dialect(to)
@@ -112,10 +115,10 @@ def convert_file(
     for number, record in enumerate(read_rows(file)):
         rng = None if seed is None else Random(f"{seed}/{number}")
         try:
-            text = render(convert(parse(_text(file, number, record, field), source), target, rng), target)
-        except TraceError as error:
-            reasons[error.reason] += 1
-        except CannotSay as error:
+            before = _text(file, number, record, field)
+            text = render(convert(parse(before, source), target, rng), target)
+            text = stating(text, extract(before, source), target)
+        except (TraceError, CannotSay) as error:
             reasons[error.reason] += 1
         else:
             rows.append({**record, field: text})

@@ -13,11 +13,11 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 
 from polythink.problems.equality import clean, compare, same_tokens
 from polythink.problems.record import Problem
 from polythink.problems.verify import Worker
+from polythink.trace.convert import CannotSay
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.parse import scan
 
@@ -42,39 +42,52 @@ class Grade:
     share: float | None = None
 
 
-@lru_cache(maxsize=8)
-def _tags(dialect: Dialect) -> tuple[re.Pattern[str], dict[str, str]]:
-    closes = dict(zip(dialect.tags[::2], dialect.tags[1::2], strict=True))
-    return re.compile("|".join(map(re.escape, dialect.tags))), closes
-
-
 def final_part(text: str, dialect: Dialect = PARALLEL_R1) -> str:
     """The text behind the last join: behind the last closed element, and nothing while one is still open.
 
     In a dialect that answers in the summary, that element's content belongs to it, if it is a summary.
     A closing tag also closes what was left open inside its element; one without an opening tag is plain text.
     """
-    pattern, closes = _tags(dialect)
-    awaited: list[str] = []
+    opened: list[tuple[str, int]] = []  # element and number
     start = end = 0
-    for match in pattern.finditer(text):
-        tag = match[0]
-        if tag in closes:
-            awaited.append(closes[tag])
-            start = match.end()
-        elif tag in awaited:
-            while awaited.pop() != tag:
+    for tag in scan(text, dialect):
+        element, _, side = tag.kind.partition("_")
+        behind, this = tag.start + len(tag.text), (element, tag.label)
+        if side == "open":
+            opened.append(this)
+            start = behind
+        elif side == "close" and this in opened:
+            while opened.pop() != this:
                 pass
-            end = match.end()
-            if tag == dialect.summary_close and dialect.answer == "summary":
-                end = start
-    rest = "" if awaited else text[end:]
-    return rest.replace(dialect.summary_close, "\n") if dialect.answer == "summary" else rest
+            end = start if element == "summary" and dialect.answer == "summary" else behind
+    rest = "" if opened else text[end:]
+    return _without(rest, dialect.summary_open, dialect.summary_close) if dialect.answer == "summary" else rest
+
+
+def _without(text: str, *tags: str) -> str:
+    """The text with a new line in the place of each of the tags."""
+    for tag in tags:
+        text = text.replace(tag, "\n")
+    return text
 
 
 def extract(text: str, dialect: Dialect = PARALLEL_R1) -> str | None:
     """The answer that the response states behind its last join, without markup around it; None where there is none."""
     return stated(final_part(text, dialect))
+
+
+def stating(text: str, answer: str | None, dialect: Dialect) -> str:
+    """The response with `answer` in a box behind it, unless it states that answer already (or there is none).
+
+    For a trace that was converted into `dialect` from one that answers in the summary. `CannotSay` where the response
+    would not state the answer even so: where it is no formula with balanced braces.
+    """
+    if answer is None or extract(text, dialect) == answer:
+        return text
+    text = f"{text} \\boxed{{ {answer} }}"
+    if extract(text, dialect) != answer:
+        raise CannotSay(f"the answer {answer!r} cannot be written in a box behind the trace", "answer")
+    return text
 
 
 def stated(text: str) -> str | None:
@@ -175,8 +188,11 @@ class Grader:
             from polythink.problems.countdown import path_answer
 
             return path_answer(text)
-        inside = "".join(t.text for t in scan(text, self.dialect) if t.kind[:5] != "path_")
-        return (inside.strip() or None) if problem.checker == "attribution" else extract(inside, self.dialect)
+        tokens = list(scan(text, self.dialect))
+        inside = "".join(t.text for t in tokens if t.kind[:5] != "path_")
+        if problem.checker == "attribution":
+            return inside.strip() or None
+        return extract(_without(inside, *(t.text for t in tokens if t.kind == "path_open")), self.dialect)
 
     def grade_path(self, text: str, problem: Problem) -> bool | None:
         """Is that answer right? None where there is none, or the comparison timed out. A path of an attribution

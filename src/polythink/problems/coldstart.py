@@ -38,6 +38,7 @@ from polythink.run.folder import JsonlWriter, read_json, read_jsonl, write_json,
 from polythink.run.progress import Progress
 from polythink.run.table import markdown_table
 from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.trace.parse import first_block
 from polythink.trace.validity import check, check_rule
 
 # teacher(problem, prompt, sample) -> response; `prompt` has the question filled in. It is called from several threads.
@@ -134,7 +135,7 @@ def run_coldstart(
     jobs = list(dict.fromkeys(Job(problem, sample) for problem in problems for sample in range(samples)))
     if not jobs:
         raise UserError("no problems to ask: the set is empty")
-    check_rule(rule)
+    check_rule(rule, dialect)
     out = Path(out)
     _check_settings(
         out / "settings.json",
@@ -351,7 +352,7 @@ def _row(
     return row | {
         "valid": form.valid,
         "reason": form.reason,
-        "parallel": form.valid and dialect.first_tag in reply.trace,
+        "parallel": form.valid and first_block(reply.trace, dialect) is not None,
         "verdict": grade.verdict,
         "extracted": grade.extracted,
         "kept": form.valid and (grade.verdict == "right" or not right_only),

@@ -18,7 +18,7 @@ from statistics import fmean
 
 from polythink.trace import validity
 from polythink.trace.dialect import PARALLEL_R1, Dialect
-from polythink.trace.parse import scan
+from polythink.trace.parse import first_block, scan
 from polythink.trace.statistics import count_blocks as blocks_opened
 
 
@@ -145,7 +145,7 @@ def _blocks(judged: Judged) -> list[tuple[list[str], str]]:
         bodies, _ = _split(judged.text, "block", d)
     else:  # what stands before a summary
         parts = (part.partition(d.summary_open)[0] for part in judged.text.split(d.summary_close))
-        bodies = [part for part in parts if d.first_tag in part]
+        bodies = [part for part in parts if first_block(part, d)]
     return [_split(body, "path", d) for body in bodies]
 
 

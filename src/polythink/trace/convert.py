@@ -1,4 +1,7 @@
-"""A trace of one dialect as a trace of another: the tree stays, paths get numbers or lose them."""
+"""A trace of one dialect as a trace of another: the tree stays, paths get numbers or lose them.
+
+Where the answer stands is another matter: `problems.answers.stating` writes it where the other dialect looks for it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from random import Random
 
 from polythink.run.errors import UserError
 from polythink.trace.dialect import Dialect
+from polythink.trace.parse import scan
 from polythink.trace.tree import Block, Trace
 
 
@@ -23,7 +27,14 @@ def convert(trace: Trace, dialect: Dialect, rng: Random | None = None) -> Trace:
 
     `CannotSay` for a trace that the dialect has no words for.
     """
-    return Trace(tuple(_block(p, dialect, rng) if isinstance(p, Block) else p for p in trace.parts))
+    return Trace(tuple(_block(p, dialect, rng) if isinstance(p, Block) else _text(p, dialect) for p in trace.parts))
+
+
+def _text(text: str, dialect: Dialect) -> str:
+    if tag := next((token.text for token in scan(text, dialect) if token.kind not in ("text", "end")), None):
+        sentence = f"the text {tag} cannot be written in dialect {dialect.name}: there it is a tag"
+        raise CannotSay(sentence, "tag_in_text")
+    return text
 
 
 def _block(block: Block, dialect: Dialect, rng: Random | None) -> Block:

@@ -37,7 +37,7 @@ class Dialect:
         "behind"  # where the final answer stands: behind the summary, or in it as well
     )
     strays: Literal["kept", "replaced"] = (
-        "kept"  # what the runtime does with another element's tag in a path or summary
+        "kept"  # what the runtime does with a tag that has no place in a path or summary: its own closes it or is text
     )
     published_check: bool = False  # the published rewards have a checker of their own: the rule `reference`
 
@@ -49,9 +49,9 @@ class Dialect:
         return tuple(tag for pair in (*pairs, (self.summary_open, self.summary_close)) for tag in pair)
 
     @property
-    def first_tag(self) -> str:
-        """What the tag that opens a block begins with: enough to find one in a text."""
-        return self.block_open or self.path_open.partition(NUMBER)[0]
+    def opens_block(self) -> str:
+        """The kind of the tag that a block begins with."""
+        return "block_open" if self.block_open else "path_open"
 
     def path_tags(self, label: int = 0) -> tuple[str, str]:
         """The tags of the path of that number (of every path, where they have none)."""

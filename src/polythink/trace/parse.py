@@ -8,6 +8,10 @@
 In a dialect whose runtime forks, a block has no tags of its own and begins with its first path; where paths are
 numbered, a path's two tags show the same number, and no number stands twice in a block.
 
+Where the runtime replaces stray tags (`Dialect.strays`), it leaves an element's own opening tag in mid-text. Such a tag
+is text, not structure, whoever wrote the response: a teacher's may hold one as well, since it is trained on as what the
+runtime writes (`trace.tokens`).
+
 White space between the structural tags of a block carries no meaning and is dropped; everything else is kept verbatim.
 Only a response is ever parsed: a prompt that quotes the tags is plain text.
 """
@@ -199,22 +203,32 @@ class Token:
 
 @lru_cache
 def _tag_pattern(dialect: Dialect) -> tuple[re.Pattern[str], dict[str, str]]:
-    """What finds tags, and the kind of each. A number is found whether or not the inventory has it."""
+    """What finds tags, and the kind of each. A number is found whether or not the inventory has it.
+
+    It is written as the dialect writes it: `<think01>` is text, as it is for a tokenizer.
+    """
     kinds = {getattr(dialect, kind): kind for kind in TAG_KINDS if getattr(dialect, kind)}
     longest_first = sorted(kinds, key=len, reverse=True)
-    number = "([0-9]+)" if dialect.inventory else re.escape(NUMBER)
+    number = "(0|[1-9][0-9]{0,3})" if dialect.inventory else re.escape(NUMBER)
     return re.compile("|".join(re.escape(tag).replace(re.escape(NUMBER), number) for tag in longest_first)), kinds
 
 
 def scan(text: str, dialect: Dialect) -> Iterator[Token]:
-    """The tags of a text and the text between them, in order, closed by one `end` token."""
+    """The tags of a text and the text between them, in order, closed by one `end` token.
+
+    Where the runtime replaces strays, an opening tag that repeats the tag before it is part of the text: nothing nests
+    there, so it stands in the very element that it would open.
+    """
     pattern, kinds = _tag_pattern(dialect)
-    done = 0
+    done, last = 0, ""
     for match in pattern.finditer(text):
-        if match.start() > done:
-            yield Token("text", text[done : match.start()], done)
         number = match[match.lastindex] if match.lastindex else ""
         kind = kinds[match[0].replace(number, NUMBER) if number else match[0]]
+        if dialect.strays == "replaced" and kind.endswith("open") and match[0] == last:
+            continue
+        last = match[0]
+        if match.start() > done:
+            yield Token("text", text[done : match.start()], done)
         yield Token(kind, match[0], match.start(), int(number or 0))
         done = match.end()
     if done < len(text):
@@ -231,12 +245,27 @@ def parse(text: str, dialect: Dialect = PARALLEL_R1) -> Trace:
     return trace
 
 
+def first_block(text: str, dialect: Dialect = PARALLEL_R1) -> Token | None:
+    """The tag that opens the first block of a text, well formed or not; None without one."""
+    return next((token for token in scan(text, dialect) if token.kind == dialect.opens_block), None)
+
+
+def nested_block(text: str, dialect: Dialect = PARALLEL_R1) -> Token | None:
+    """The tag that opens the first block inside a path of a well-formed text; None without one."""
+    inside = 0
+    for token in scan(text, dialect):
+        if token.kind == dialect.opens_block and inside:
+            return token
+        inside += {"path_open": 1, "path_close": -1}.get(token.kind, 0)
+    return None
+
+
 def complete_blocks(text: str, dialect: Dialect = PARALLEL_R1) -> int:
     """How many outermost well-formed blocks a text holds, whatever else is wrong with it."""
     parser, count = _Parser(text, dialect), 0
     while parser.token.kind != "end":
         start = parser.index
-        if parser.token.kind != parser.opens_block:
+        if parser.token.kind != dialect.opens_block:
             parser.index += 1
             continue
         try:
@@ -254,7 +283,6 @@ class _Parser:
         self.text, self.dialect = text, dialect
         self.tokens = list(scan(text, dialect))
         self.index = 0
-        self.opens_block = "block_open" if dialect.block_open else "path_open"
 
     @property
     def token(self) -> Token:
@@ -267,7 +295,7 @@ class _Parser:
     def trace(self, depth: int = 0) -> Trace:
         """Text and blocks up to the first tag that is neither; whose tag that is, the caller knows."""
         parts: list[str | Block] = []
-        opens = self.opens_block if self.dialect.nests or depth == 0 else ""
+        opens = self.dialect.opens_block if self.dialect.nests or depth == 0 else ""
         while self.token.kind in ("text", opens):
             parts.append(self.take().text if self.token.kind == "text" else self.block(depth + 1))
         return Trace(tuple(parts))

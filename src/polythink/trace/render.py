@@ -10,7 +10,12 @@ from polythink.trace.tree import Block, Trace
 
 def render(trace: Trace, dialect: Dialect = PARALLEL_R1) -> str:
     """Such that `parse(render(t)) == t`. `UserError` if a text part holds a tag: it would be read as structure."""
-    return "".join(_block(p, dialect) if isinstance(p, Block) else _text(p, dialect) for p in trace.parts)
+    return _render(trace, dialect)
+
+
+def _render(trace: Trace, d: Dialect, opened: str = "") -> str:
+    """A trace that stands behind the tag `opened`: the outermost one behind none."""
+    return "".join(_block(p, d) if isinstance(p, Block) else _text(p, d, opened) for p in trace.parts)
 
 
 def _block(block: Block, d: Dialect) -> str:
@@ -19,14 +24,14 @@ def _block(block: Block, d: Dialect) -> str:
         if d.inventory and not 1 <= label <= d.inventory:
             raise UserError(f"a path with the number {label} in dialect {d.name}: numbers go from 1 to {d.inventory}")
         opened, closed = d.path_tags(label)
-        paths += f"{opened}{render(path, d)}{closed}"
-    summary = f"{d.summary_open}{render(block.summary, d)}{d.summary_close}"
+        paths += f"{opened}{_render(path, d, opened)}{closed}"
+    summary = f"{d.summary_open}{_render(block.summary, d, d.summary_open)}{d.summary_close}"
     return f"{d.block_open}{paths}{d.block_close}{d.gap}{summary}"
 
 
-def _text(text: str, dialect: Dialect) -> str:
-    for token in scan(text, dialect):
-        if token.kind not in ("text", "end"):
+def _text(text: str, dialect: Dialect, opened: str) -> str:
+    for token in scan(opened + text, dialect):
+        if token.start >= len(opened) and token.kind not in ("text", "end"):
             raise UserError(
                 f"the text of a trace holds the tag {token.text}: parse it, or write the tag in another way"
             )

@@ -8,7 +8,7 @@ from itertools import pairwise
 from math import nan
 
 from polythink.trace.dialect import PARALLEL_R1, Dialect
-from polythink.trace.parse import complete_blocks, parse, scan
+from polythink.trace.parse import complete_blocks, first_block, parse, scan
 from polythink.trace.render import render
 from polythink.trace.rollout import Rollout
 from polythink.trace.tree import Block, Trace
@@ -32,10 +32,11 @@ def statistics(trace: str | Trace, dialect: Dialect = PARALLEL_R1) -> TraceStati
     trace = parse(trace, dialect) if isinstance(trace, str) else trace
     blocks = tuple(trace.walk())
     text = render(trace, dialect)
+    opening = first_block(text, dialect)
     return TraceStatistics(
         blocks=len(blocks),
         paths_per_block=tuple(len(b.paths) for b in blocks),
-        first_block=text.index(dialect.first_tag) / len(text) if blocks else nan,
+        first_block=opening.start / len(text) if opening else nan,
         depth=_depth(trace),
         words=_words(trace, sum),
         critical_words=_words(trace, max),
@@ -97,15 +98,16 @@ def _first_block(rollout: Rollout, dialect: Dialect) -> float | None:
     first path. Where one segment holds the tag in mid-text (a sequential rollout that was not split), its tokens are
     taken to be equally long.
     """
-    before, tag = 0, dialect.first_tag
+    before = 0
     for segment in rollout.segments:
-        if tag not in segment.text:
+        tag = first_block(segment.text, dialect)
+        if tag is None:
             before += len(segment.tokens)
             continue
         if not dialect.block_open and segment.kind == "path":
             return before / rollout.tokens
-        if segment.text.endswith(tag) and segment.text.count(tag) == 1:
+        if tag.start + len(tag.text) == len(segment.text):
             return (before + len(segment.tokens) - 1) / rollout.tokens
-        share = segment.text.index(tag) / len(segment.text)
+        share = tag.start / len(segment.text)
         return (before + share * len(segment.tokens)) / rollout.tokens
     return None

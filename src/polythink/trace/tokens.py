@@ -25,8 +25,9 @@ def pieces_of(
 
     `encode` turns text into token ids without special tokens; `end` is appended to the outermost text (the end token).
     In `structured` mode the runtime writes `<Path>`, `</Parallel>`, the gap and `<Summary>`: these are forced, and so
-    is the `opening` with which a summary begins, where it does begin with it. In `sequential` mode the model writes
-    everything. The prompt is never parsed and never sampled.
+    is the `opening` with which a summary begins, where it does begin with it, and an element's own opening tag in its
+    text, which stands for a stray that the runtime replaced. In `sequential` mode the model writes everything. The
+    prompt is never parsed and never sampled.
     """
     writer = _Writer(dialect, encode, forced_tags=mode != "sequential", opening=opening)
     if prompt:
@@ -59,15 +60,26 @@ class _Writer:
             self.pieces.append(Piece(kind, tuple(self.tokens), tuple(self.sampled), *place))
         self.tokens, self.sampled = [], []
 
-    def walk(self, trace: Trace) -> None:
-        """Write a trace's text into the open piece; each block in it closes the piece and opens a new one behind."""
+    def walk(self, trace: Trace, own: str = "") -> None:
+        """Write a trace's text into the open piece; each block in it closes the piece and opens a new one behind.
+
+        `own` is the opening tag of the element that the trace fills.
+        """
         head = self.head
         for part in trace.parts:
             if isinstance(part, Block):
                 self.block(part)
                 self.open(*head)
             else:
-                self.put(self.encode(part))
+                self.text(part, own)
+
+    def text(self, text: str, own: str) -> None:
+        """Write a text, with the tags in it that stand for strays."""
+        first, *rest = text.split(own) if own and self.dialect.strays == "replaced" else [text]
+        self.put(self.encode(first))
+        for behind in rest:
+            self.put(self.encode(own), self.forced_tags)
+            self.put(self.encode(behind))
 
     def block(self, block: Block) -> None:
         d, encode, forced = self.dialect, self.encode, self.forced_tags
@@ -78,13 +90,13 @@ class _Writer:
             opened, closed = d.path_tags(label)
             self.open("path", number, i, label)
             self.put(encode(opened), forced)
-            self.walk(path)
+            self.walk(path, opened)
             self.put(encode(closed))
             self.close()
         self.open("summary", number, 0)
         for text in (d.block_close, d.gap, d.summary_open):
             self.put(encode(text), forced)
-        self.walk(self.opened(block.summary))
+        self.walk(self.opened(block.summary), d.summary_open)
         self.put(encode(d.summary_close))
         self.close()
 
@@ -109,12 +121,13 @@ def finish_early(pieces: Sequence[Piece], finish: str, close: Callable[[int], in
     """The pieces as they would be had the `first` path to be through, or `half` of them, ended the block's paths.
 
     The others keep as many tokens as the one that was through, and are closed by a forced tag, `close(label)`. Reading
-    paths that were cut is learned from such traces.
+    paths that were cut is learned from such traces. No block may stand inside a path, which then has several pieces.
     """
+    paths = [piece for piece in pieces if piece.kind == "path"]
+    assert len({piece.chain for piece in paths}) == len(paths), "a block inside a path"
     lengths: dict[int, list[int]] = {}
-    for piece in pieces:
-        if piece.kind == "path":
-            lengths.setdefault(piece.block, []).append(len(piece.tokens))
+    for piece in paths:
+        lengths.setdefault(piece.block, []).append(len(piece.tokens))
     most = {block: sorted(found)[enough(finish, len(found)) - 1] for block, found in lengths.items()}
     return [_cut(p, most[p.block], close(p.label)) if p.kind == "path" else p for p in pieces]
 

@@ -27,7 +27,7 @@ from polythink.run.config import Config
 from polythink.run.errors import UserError
 from polythink.run.folder import read_jsonl
 from polythink.trace.layout import MODES, Layout, lay_out
-from polythink.trace.parse import TraceError, parse
+from polythink.trace.parse import TraceError, nested_block, parse
 from polythink.trace.tokens import finish_early, pieces_of
 from polythink.trace.tree import Trace
 
@@ -106,19 +106,24 @@ class TraceEncoder:
     def __call__(self, question: str, trace: str, prompt: str | None = None, truncated: bool = False) -> Layout:
         """`TraceError` where the response cannot be laid out. `truncated`: paths end where the first is through.
 
-        A sequential layout needs no grammar: there a response that does not parse is read as plain text.
+        A sequential layout needs no grammar: there a response that does not parse is read as plain text. Not so where
+        the model has thought embeddings: in drawing, a path that it opens has its number, whatever comes of the path.
         """
         own = prompt is None or prompt == self.prompt.name
         text = (self.prompt if own else self._prompt_of(prompt)).fill(question)
         try:
             tree = parse(trace, self.lm.dialect)
         except TraceError:
-            if self.mode != "sequential":
+            if self.mode != "sequential" or self.lm.settings.thoughts:
                 raise
             tree = Trace((trace,))
+        truncated = truncated and self.mode != "sequential"
+        if truncated and (inner := nested_block(trace, self.lm.dialect)):
+            message = "a block inside a path: such a path cannot be cut where another is through"
+            raise TraceError(message, "nested", trace, inner.start)
         head, end = self.lm.encode_prompt(text), (self.lm.eos,)
         pieces = pieces_of(head, tree, self.lm.dialect, self.encode, self.mode, end, self.opening)
-        if truncated and self.mode != "sequential":
+        if truncated:
             pieces = finish_early(pieces, "first", lambda label: self.lm.tag_ids[self.lm.dialect.path_tags(label)[1]])
         return lay_out(pieces, self.mode, self.stride)
 
