@@ -507,6 +507,44 @@ def test_a_recipe_asks_for_them(tmp_path):
     assert add_thoughts(lm) is lm
 
 
+SMALL = ModelConfig(hidden_size=32, num_hidden_layers=2, head_dim=8)
+
+
+def test_a_folder_is_adopted_in_another_dialect(tmp_path):
+    """Tags first, then the recipe's dialect, then embeddings for its numbers."""
+    save(create(SMALL, "parallel_r1", ("a", "b")), tmp_path)
+    config = SMALL.model_copy(update={"path": str(tmp_path)})
+    with pytest.raises(UserError, match=r"does not hold <think1>, .* set model\.add_tags: true"):
+        first_model(config, "parathinker", 0)
+    config = config.model_copy(update={"add_tags": True})
+    plain = first_model(config, "parathinker", 0)
+    assert (plain.dialect.name, plain.settings.thoughts, len(plain.tag_ids)) == ("parathinker", 0, 34)
+    marked = first_model(config.model_copy(update={"thought_embeddings": True}), "parathinker:5", 0)
+    assert (marked.dialect.inventory, marked.settings.thoughts, thoughts_of(marked.model).inventory) == (5, 5, 5)
+
+
+def test_embeddings_of_a_folder_are_kept_or_refused(tmp_path):
+    lm = create(SMALL.model_copy(update={"thought_embeddings": True}), "parathinker", ("a", "b"))
+    fill(lm)
+    save(lm, tmp_path)
+    config = SMALL.model_copy(update={"path": str(tmp_path), "add_tags": True})
+    for wanted in (None, True):
+        again = first_model(config.model_copy(update={"thought_embeddings": wanted}), "parathinker:8", 0)
+        assert torch.equal(thoughts_of(again.model).table, thoughts_of(lm.model).table)
+        assert (again.dialect.inventory, again.settings.thoughts) == (8, 16)
+    for changes, dialect, message in (
+        ({"thought_embeddings": False}, "parathinker", "thought_embeddings: false, but .* has 16 of them"),
+        (
+            {},
+            "parathinker:64",
+            "has 16 thought .* 'parathinker:64' numbers 64 .* dialect: parathinker:16",
+        ),
+        ({"thought_embeddings": True}, "parathinker:64", "has 16 thought embeddings"),
+    ):
+        with pytest.raises(UserError, match=message):
+            first_model(config.model_copy(update=changes), dialect, 0)
+
+
 def test_counts():
     thoughts = thoughts_of(make("qwen2").model)
     assert isinstance(thoughts, Thoughts)

@@ -28,10 +28,8 @@ from polythink.evaluate.run import evaluate
 from polythink.evaluate.text import encode_set, evaluate_texts
 from polythink.evaluate.tunnel import tunnel
 from polythink.models.load import (
-    SETTINGS_FILE,
     LanguageModel,
     ModelConfig,
-    add_thoughts,
     adopt,
     checkpoint_activations,
     create,
@@ -143,13 +141,8 @@ def starting_model(plan: StagePlan, previous: Path | None) -> LanguageModel:
 
 def first_model(config: ModelConfig, dialect: str, seed: int) -> LanguageModel:
     """The recipe's own model, refused before anything is trained if it cannot fork and join."""
-    if config.path is None:
-        lm = create(config, dialect, words_of(config.tokenizer), seed)
-    elif (Path(config.path) / SETTINGS_FILE).is_file():
-        lm = load(config.path, config.dtype)
-        lm = add_thoughts(lm) if config.thought_embeddings else lm
-    else:
-        lm = adopt(config, dialect)
+    fresh = config.path is None
+    lm = create(config, dialect, words_of(config.tokenizer), seed) if fresh else adopt(config, dialect)
     choose_backend(lm)
     return lm
 
