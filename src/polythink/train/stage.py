@@ -205,7 +205,7 @@ def sft(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
         problems_of=lambda name: problems_of([name], say), file_of=lambda source: kept_rows(source, previous),
     )  # fmt: skip
     summary = train_sft(lm, stage, data, folder)
-    if lm.dialect.inventory and plan.mode != "sequential":  # beyond it the engine scales attention
+    if lm.dialect.inventory:  # beyond it the engine scales attention
         lm = with_settings(lm, trained_paths=max(data.most_paths, lm.settings.trained_paths))
     save(lm, folder / MODEL)
     return summary
