@@ -381,7 +381,8 @@ def test_checkpoints_hold_the_tables(tmp_path):
 
 
 @pytest.mark.parametrize("model_type", ["qwen3", "llama"])  # with norms behind the projections, and without
-def test_adapters_keep_them_working(model_type):
+def test_adapters_keep_them_working(model_type, tmp_path):
+    """And go into a folder when they are merged, not before: as they are it would not load again."""
     lm, layout = make(model_type), trace(trained=1)
     plain = forward(lm, layout)
     config = LoraConfig(r=2, target_modules=["q_proj", "k_proj", "v_proj"], init_lora_weights=False)
@@ -396,7 +397,13 @@ def test_adapters_keep_them_working(model_type):
     assert attach(wrapped, INVENTORY) is thoughts_of(wrapped)
     backend = TransformersBackend(lm, "flat")  # the model inside is the adapted one
     assert furthest(_decoded(backend, layout), adapted) < 1e-5 * adapted.abs().max()
+    for adapter in (wrapped, lm.model):  # the wrapper, and the model in it
+        with pytest.raises(UserError, match="merge_and_unload first"):
+            save(dataclasses.replace(lm, model=adapter), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
     lm.model = wrapped.merge_and_unload()
+    save(lm, tmp_path / "model")
+    assert furthest(forward(load(tmp_path / "model"), layout), adapted) < 1e-5 * adapted.abs().max()
     assert furthest(forward(lm, layout), adapted) < 1e-5 * adapted.abs().max()
     assert furthest(by_hand(lm, layout), adapted) < 1e-5 * adapted.abs().max()
 

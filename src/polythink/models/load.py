@@ -284,8 +284,14 @@ def read_settings(folder: str | Path) -> ModelSettings:
 def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None = None) -> None:
     """Write model, tokenizer, settings and a card as one transformers folder; `polythink.json` comes last.
 
-    Thought embeddings go to a file of their own, so that the weights are those of an ordinary model.
+    Thought embeddings go to a file of their own, so that the weights are those of an ordinary model. `UserError` for a
+    model with adapters (LoRA) in it, which would not load again.
     """
+    if hasattr(lm.model, "get_base_model") or any(n.endswith("base_layer") for n, _ in lm.model.named_modules()):
+        raise UserError(
+            "a model with adapters in it is no transformers folder; merge_and_unload first (with the model that peft "
+            "returned), and save what that gives"
+        )
     thoughts = thoughts_of(lm.model)
     folder, settings = Path(folder), replace(settings or lm.settings, thoughts=thoughts.inventory if thoughts else 0)
     weights = {name: x for name, x in lm.model.state_dict().items() if not name.startswith(f"{THOUGHTS}.")}
