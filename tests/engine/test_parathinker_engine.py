@@ -229,6 +229,9 @@ def test_openings_are_forced_and_count():
     long = Request(wanted[0].prompt, openings=(tuple(lm.encode("a b c a b c a b c")),))
     with pytest.raises(UserError, match="to begin with 9 tokens"):
         Engine(lm).generate([long], decoding)
+    for draw in (Engine(lm).generate, lambda *given: reference_generate(lm, *given)):
+        with pytest.raises(UserError, match="openings"):
+            draw(wanted, Decoding(mode="sequential", **BUDGETS))
 
 
 def test_parallel_r1_can_be_forced_to_fork():
