@@ -174,7 +174,8 @@ def coldstart(plan: StagePlan, folder: Path, previous: Path | None, say: Say) ->
     assert isinstance(stage, ColdstartConfig)
     config, dialect = stage.teacher, get_dialect(plan.dialect)
     if isinstance(config, CountdownTeacherConfig):
-        teacher = nullcontext(CountdownTeacher(config.styles, config.p_right, config.paths, plan.seed, dialect))
+        own = CountdownTeacher(config.styles, config.p_right, config.paths, plan.seed, dialect, config.labels)
+        teacher = nullcontext(own)
     else:
         teacher = Endpoint(config, connections=stage.concurrency)
     asked = folder / "solutions" if stage.assemble else folder
