@@ -11,7 +11,7 @@ import torch
 from tiny import WORDS, drawn, lean_towards, tiny
 
 from polythink.engine import Decoding, Engine, Request, reference_generate
-from polythink.models.load import ModelConfig, create
+from polythink.models.load import ModelConfig, create, with_settings
 from polythink.models.masks import collate, token_logprobs
 from polythink.models.tags import add_tags
 from polythink.models.thoughts import thoughts_of
@@ -276,6 +276,9 @@ def test_openings_are_forced_and_count():
     long = Request(wanted[0].prompt, openings=(tuple(lm.encode("a b c a b c a b c")),))
     with pytest.raises(UserError, match="to begin with 9 tokens"):
         Engine(lm).generate([long], decoding)
+    for draw in (Engine(lm).generate, lambda *given: reference_generate(lm, *given)):
+        with pytest.raises(UserError, match="openings"):
+            draw(wanted, Decoding(mode="sequential", **BUDGETS))
 
 
 def test_parallel_r1_can_be_forced_to_fork():
@@ -308,6 +311,18 @@ def test_what_cannot_be_drawn_is_said_before_drawing(changes, words):
         return
     with pytest.raises(UserError, match=words):
         Engine(lm).generate(requests(lm, 1), decoding)
+
+
+@pytest.mark.parametrize("architecture", ["vanilla", "eit", "partialformer"])
+def test_a_model_whose_queries_cannot_be_scaled_is_refused_before_drawing(architecture):
+    lm = model(architecture=architecture, thought_embeddings=None)
+    engine = Engine(with_settings(lm, trained_paths=2))
+    events = []
+    with pytest.raises(UserError, match=r"cannot take .*; or set scale_beyond: 0, and the join of 3 paths"):
+        engine.generate(requests(lm, 1), Decoding(paths=3, **BUDGETS), on_event=events.append)
+    assert not events
+    for changes in ({"paths": 2}, {"paths": 3, "scale_beyond": 0}, {"paths": 3, "mode": "sequential"}):
+        engine.generate(requests(lm, 1), Decoding(**changes, **BUDGETS))
 
 
 def test_a_context_without_room_for_the_summary_is_refused():

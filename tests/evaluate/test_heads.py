@@ -11,8 +11,16 @@ import torch
 from shapes import VARIANTS, make, tokens
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
-from polythink.evaluate.heads import analyse, figures, load, map_similarity, others, save
+from polythink.engine import Decoding, Engine
+from polythink.evaluate.heads import analyse, analyse_traces, figures, load, map_similarity, others, save
 from polythink.evaluate.report import heads_section
+from polythink.evaluate.run import make_requests
+from polythink.models.load import ModelConfig, create, with_settings
+from polythink.models.masks import collate
+from polythink.models.thoughts import thoughts_of
+from polythink.problems.prompts import get_prompt
+from polythink.problems.sources import load_problems
+from polythink.problems.vocabulary import words_of
 from polythink.run.errors import UserError
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -152,6 +160,30 @@ def test_parallel_paths(make_model):
         assert heads.maps.shape[1:] == (10, 10)
         assert (heads.maps[:, 6:8, 4:6] == 0).all()
         np.testing.assert_allclose(heads.maps.sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("trained", [0, 1])
+def test_thought_embeddings_and_scaled_queries_count(trained):
+    """The maps are those of a forward that is told the paths, and behind a join of too many the scale."""
+    shape = ModelConfig(hidden_size=32, num_hidden_layers=2, head_dim=8, thought_embeddings=True)
+    lm = with_settings(create(shape, "parathinker", words_of("countdown")), trained_paths=trained)
+    torch.nn.init.normal_(thoughts_of(lm.model).table, std=3, generator=torch.Generator().manual_seed(0))
+    engine, prompt = Engine(lm), get_prompt("countdown_parallel")
+    decoding = Decoding(paths=3, max_path_tokens=6, max_summary_tokens=6, max_main_tokens=3, max_trace_tokens=80)
+    found = load_problems("countdown-mini:heldout", limit=2)
+    heads = analyse_traces(engine, found, prompt, decoding, seed=0)
+    layout = engine.generate(make_requests(engine, found, prompt, 1), decoding, 0)[0].layout()
+    batch = collate([layout])
+    lm.model.set_attn_implementation("eager")
+    with torch.no_grad():
+        shown = lm.model(
+            input_ids=batch.tokens, position_ids=batch.positions, path_ids=batch.path_ids,
+            attention_mask=torch.zeros(batch.mask.shape).masked_fill(~batch.mask, torch.finfo(torch.float32).min),
+            query_scale=batch.query_scale, output_attentions=True,
+        ).attentions  # fmt: skip
+    assert max(layout.scales) > 1 or not trained
+    for layer, weights in zip(heads.attentions, shown, strict=True):
+        np.testing.assert_allclose(layer.maps, weights[0], atol=1e-5)
 
 
 def test_what_is_saved_is_what_is_loaded_and_drawn(tmp_path):

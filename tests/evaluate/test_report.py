@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from polythink.evaluate.dynamics import Line, Panel, Stage, chart, smooth, stage_chart
+from polythink.evaluate.dynamics import MORE_PANELS, PANELS, Line, Panel, Stage, chart, smooth, stage_chart
 from polythink.evaluate.report import compare_report, metric_columns, write_report
 from polythink.evaluate.samples import choose_samples
 from polythink.run.errors import UserError
@@ -180,6 +180,12 @@ def test_columns_stand_in_a_fixed_order():
         "mean@4", "mean@8", "pass@8", "greedy", "best_of_3", "valid", "cuts", "own",
     ]  # fmt: skip
     assert metric_columns(["best_of_3"])[0][1] == "best of 3"
+
+
+def test_no_chart_is_shown_twice():
+    for kind in MORE_PANELS:
+        titles = [panel.title for panel in (*PANELS[kind], *MORE_PANELS[kind])]
+        assert len(set(titles)) == len(titles)
 
 
 def test_smoothing_keeps_constants_and_the_length():

@@ -381,7 +381,8 @@ def test_checkpoints_hold_the_tables(tmp_path):
 
 
 @pytest.mark.parametrize("model_type", ["qwen3", "llama"])  # with norms behind the projections, and without
-def test_adapters_keep_them_working(model_type):
+def test_adapters_keep_them_working(model_type, tmp_path):
+    """And go into a folder when they are merged, not before: as they are it would not load again."""
     lm, layout = make(model_type), trace(trained=1)
     plain = forward(lm, layout)
     config = LoraConfig(r=2, target_modules=["q_proj", "k_proj", "v_proj"], init_lora_weights=False)
@@ -396,7 +397,13 @@ def test_adapters_keep_them_working(model_type):
     assert attach(wrapped, INVENTORY) is thoughts_of(wrapped)
     backend = TransformersBackend(lm, "flat")  # the model inside is the adapted one
     assert furthest(_decoded(backend, layout), adapted) < 1e-5 * adapted.abs().max()
+    for adapter in (wrapped, lm.model):  # the wrapper, and the model in it
+        with pytest.raises(UserError, match="merge_and_unload first"):
+            save(dataclasses.replace(lm, model=adapter), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
     lm.model = wrapped.merge_and_unload()
+    save(lm, tmp_path / "model")
+    assert furthest(forward(load(tmp_path / "model"), layout), adapted) < 1e-5 * adapted.abs().max()
     assert furthest(forward(lm, layout), adapted) < 1e-5 * adapted.abs().max()
     assert furthest(by_hand(lm, layout), adapted) < 1e-5 * adapted.abs().max()
 
@@ -505,6 +512,44 @@ def test_a_recipe_asks_for_them(tmp_path):
     for given in (adopt(shape, "parathinker"), first_model(shape, "parathinker", 0)):
         assert given.settings.thoughts == thoughts_of(given.model).inventory == inventory
     assert add_thoughts(lm) is lm
+
+
+SMALL = ModelConfig(hidden_size=32, num_hidden_layers=2, head_dim=8)
+
+
+def test_a_folder_is_adopted_in_another_dialect(tmp_path):
+    """Tags first, then the recipe's dialect, then embeddings for its numbers."""
+    save(create(SMALL, "parallel_r1", ("a", "b")), tmp_path)
+    config = SMALL.model_copy(update={"path": str(tmp_path)})
+    with pytest.raises(UserError, match=r"does not hold <think1>, .* set model\.add_tags: true"):
+        first_model(config, "parathinker", 0)
+    config = config.model_copy(update={"add_tags": True})
+    plain = first_model(config, "parathinker", 0)
+    assert (plain.dialect.name, plain.settings.thoughts, len(plain.tag_ids)) == ("parathinker", 0, 34)
+    marked = first_model(config.model_copy(update={"thought_embeddings": True}), "parathinker:5", 0)
+    assert (marked.dialect.inventory, marked.settings.thoughts, thoughts_of(marked.model).inventory) == (5, 5, 5)
+
+
+def test_embeddings_of_a_folder_are_kept_or_refused(tmp_path):
+    lm = create(SMALL.model_copy(update={"thought_embeddings": True}), "parathinker", ("a", "b"))
+    fill(lm)
+    save(lm, tmp_path)
+    config = SMALL.model_copy(update={"path": str(tmp_path), "add_tags": True})
+    for wanted in (None, True):
+        again = first_model(config.model_copy(update={"thought_embeddings": wanted}), "parathinker:8", 0)
+        assert torch.equal(thoughts_of(again.model).table, thoughts_of(lm.model).table)
+        assert (again.dialect.inventory, again.settings.thoughts) == (8, 16)
+    for changes, dialect, message in (
+        ({"thought_embeddings": False}, "parathinker", "thought_embeddings: false, but .* has 16 of them"),
+        (
+            {},
+            "parathinker:64",
+            "has 16 thought .* 'parathinker:64' numbers 64 .* dialect: parathinker:16",
+        ),
+        ({"thought_embeddings": True}, "parathinker:64", "has 16 thought embeddings"),
+    ):
+        with pytest.raises(UserError, match=message):
+            first_model(config.model_copy(update=changes), dialect, 0)
 
 
 def test_counts():

@@ -238,6 +238,16 @@ def test_the_teacher_is_repeatable_and_mixes_styles():
     assert 0.69 < parallel < 0.81
 
 
+def test_the_teacher_numbers_paths_in_order_or_as_it_comes():
+    found = {}
+    for labels in ("ordered", "random"):
+        teacher = CountdownTeacher({"parallel": 1}, paths=3, dialect=PARATHINKER, labels=labels)
+        assert teacher.about["labels"] == labels
+        texts = [teacher(problem, "", 0) for problem in problems("easy", "train", limit=40)]
+        found[labels] = {int(n) for text in texts for n in re.findall(r"<think(\d+)>", text)}
+    assert found == {"ordered": {1, 2, 3}, "random": set(range(1, 17))}
+
+
 MISTAKES = [
     (lambda: problems("medium", "train"), "no countdown level 'medium'"),
     (lambda: problems("easy", "test"), "countdown has no split 'test'"),
@@ -246,6 +256,7 @@ MISTAKES = [
     (lambda: CountdownTeacher({"paralel": 1}), "did you mean 'parallel'"),
     (lambda: CountdownTeacher({"parallel": 0}), "shares of the styles"),
     (lambda: CountdownTeacher({"parallel": 1}, p_right=1.5), "p_right within 0..1"),
+    (lambda: CountdownTeacher({"parallel": 1}, labels="randm"), "did you mean 'random'"),
 ]
 
 

@@ -84,6 +84,14 @@ def test_what_is_done_is_not_done_again(whole, monkeypatch) -> None:
     }  # fmt: skip
 
 
+def test_joins_that_cannot_be_scaled_are_refused_before_anything_is_drawn(tmp_path) -> None:
+    recipe = recipe_of(against={**COMPARE, "decoding": {"scale_beyond": 1}})
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"architecture": "vanilla"})})
+    with pytest.raises(UserError, match="or set scale_beyond: 0"):
+        run_stage(recipe.plan()[0], tmp_path, say=quiet)
+    assert [path.name for path in tmp_path.iterdir()] == ["stage.json"]
+
+
 def test_what_measures_leaves_no_model_behind() -> None:
     sft = {"kind": "sft", "steps": 1, "lr": 1e-3, "data": [{"problems": "countdown-mini:train", "share": 1}]}
     plans = recipe_of(one=sft, against=COMPARE, tunnel=TUNNEL, two=sft).plan()

@@ -196,6 +196,28 @@ def test_mistakes_get_one_sentence(small, override, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["decoding.paths=20"], r"stages\.before: decoding\.paths: 20 paths are more than the 16 numbers"),
+        (["rl.decoding.paths=17"], r"stages\.rl: decoding\.paths: 17 paths .* parathinker:17"),
+        (["after.decoding.max_blocks=0"], r"stages\.after: decoding\.max_blocks is 0, .* allow one block"),
+        (["rl.decoding.max_blocks=0", "rl.decoding.fork_at=0"], r"stages\.rl: decoding\.max_blocks is 0"),
+    ],
+)
+def test_blocks_that_cannot_be_are_found_before_training(overrides, message):
+    with pytest.raises(UserError, match=message):
+        load_recipe("parathinker-rl-tiny", overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides", [["rl.decoding.max_blocks=0", "rl.decoding.fork_at=3"], ["rl.mode=sequential", "rl.decoding.paths=20"],
+                  ["dialect=parathinker:20", "decoding.paths=20"], ["dialect=parallel_r1", "decoding.max_blocks=0"]]
+)  # fmt: skip
+def test_blocks_that_can_be_are_not_refused(overrides):
+    load_recipe("parathinker-rl-tiny", overrides)
+
+
 def test_unknown_recipes_are_told_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="did you mean 'countdown-smoke'"):

@@ -260,6 +260,11 @@ def test_rows_are_packed_without_loss(lm, mini):
         ({"data": [{"file": "a", "problems": "b"}]}, "one of file, stage and problems"),
         ({"data": [{"problems": "mini"}]}, "say their share"),
         ({"data": []}, "data"),
+        ({"data": [{"file": "a", "paths": 2, "style": "sequential"}]}, r"data\.0: style, paths: how demonstrations"),
+        ({"data": [{"stage": "a", "summary": "reference"}]}, "summary: how demonstrations of problems are written"),
+        ({"data": [{"file": "a", "labels": "ordered"}]}, "labels: how demonstrations"),
+        ({"data": [{"problems": "attribution:train", "share": 1, "p_right": 0}]}, "p_right: .* only paths and labels"),
+        ({"data": [{**BOTH[0], "mode": "sequential", "truncated": 0.5}]}, "truncated: .* are never cut"),
         ({"learning_rate": 1}, "unknown key learning_rate"),
         ({"schedule": "cosin"}, "schedule must be 'constant', 'cosine', 'linear' or 'inverse_sqrt'"),
     ],
@@ -267,6 +272,14 @@ def test_rows_are_packed_without_loss(lm, mini):
 def test_mistakes_in_the_configuration(changes, message):
     with pytest.raises(UserError, match=message):
         config_of(**changes)
+
+
+def test_a_configuration_that_was_written_is_read_back():
+    """What is written has all keys in it, also those that this source does not heed."""
+    attribution = {"problems": "attribution:train", "share": 1, "paths": [2, 3], "labels": "ordered"}
+    for source in ({"file": "a", "truncated": 0.5}, attribution):
+        config = config_of(data=[source])
+        assert parse_config(SFTConfig, config.model_dump(mode="json"), "read back") == config
 
 
 def test_demonstrations_have_no_epochs(lm, mini, tmp_path):
@@ -296,6 +309,18 @@ def test_a_source_may_be_laid_out_in_a_mode_of_its_own(lm, mini):
         assert layout.kinds.count("path") == 3
         assert (layout.position == np.arange(len(layout))).all(), "one behind the other"
         assert (layout.may_attend() == np.tri(len(layout), dtype=bool)).all()
+
+
+def test_paths_count_where_they_are_at_once(lm, mini, tmp_path):
+    """Beyond as many the engine scales attention: flat text with more paths in it has not trained for them."""
+    three = {"problems": "mini", "share": 1, "paths": 3}
+    flat = {**three, "paths": 8, "mode": "sequential"}
+    assert mixture(lm, config_of(data=[three, flat]), mini).most_paths == 3
+    assert mixture(lm, config_of(data=[flat]), mini).most_paths == 0
+    file = tmp_path / "rows.jsonl"
+    write_jsonl(file, [{"question": mini[0].question, "trace": demonstrate(mini[0], Manner(), random.Random(0))}])
+    for mode, most in (("structured", 3), ("sequential", 0)):
+        assert mixture(lm, config_of(data=[{"file": str(file), "mode": mode}]), mini).most_paths == most
 
 
 def test_real_traces(shared_data):

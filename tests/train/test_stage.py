@@ -244,6 +244,13 @@ def test_the_time_of_a_cold_start_is_that_of_all_its_attempts(tmp_path):
 # ---- the program ----
 
 
+def test_the_teacher_numbers_paths_as_the_recipe_says(tmp_path):
+    teacher = {"kind": "countdown", "styles": {"parallel": 1}, "labels": "random"}
+    recipe = recipe_of(start={**COLDSTART, "teacher": teacher}).model_copy(update={"dialect": "parathinker"})
+    run_stage(recipe.plan()[0], tmp_path, say=quiet)
+    assert any("<think16>" in row["trace"] for row in read_jsonl(tmp_path / "kept.jsonl"))
+
+
 def test_the_program_runs_a_stage(tmp_path, capsys):
     plan = recipe_of(start=COLDSTART).plan()[0]
     spec = {"plan": plan.model_dump(mode="json"), "folder": str(tmp_path / "out"), "previous": None}

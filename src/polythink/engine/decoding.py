@@ -71,7 +71,8 @@ class Request:
     """One response wanted: the prompt's token ids, and the names under which its random numbers are drawn.
 
     `dialect` is that of the model's settings if left out; another one needs its tags in the tokenizer. `openings` are
-    forced tokens with which the paths of the first block begin, behind their opening tags: path i takes the i-th.
+    forced tokens with which the paths of the first block begin, behind their opening tags: path i takes the i-th. In
+    `sequential` mode there must be none.
     """
 
     prompt: tuple[int, ...]

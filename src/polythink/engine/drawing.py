@@ -78,6 +78,11 @@ class Drawing:
         prompt = self.request.prompt
         if not prompt:
             raise UserError("a prompt must have at least one token")
+        if self.request.openings and self.decoding.mode == "sequential":
+            raise UserError(
+                "openings are forced on the paths of a block, and in the mode sequential no block is; "
+                "put them behind the prompt, or draw in the mode structured"
+            )
         room = self.context - len(prompt)
         if room < 1:
             raise UserError(

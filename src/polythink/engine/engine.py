@@ -22,6 +22,7 @@ from polythink.engine.sampling import draw, uniforms
 from polythink.engine.selfcheck import choose_backend
 from polythink.models.load import LanguageModel
 from polythink.models.tags import tag_ids
+from polythink.models.thoughts import attach
 from polythink.run.errors import UserError
 from polythink.run.progress import Progress
 from polythink.trace.dialect import get_dialect
@@ -57,7 +58,7 @@ class Engine:
         """One finished rollout a request, in their order. `label` names the progress display."""
         names = {request.dialect for request in requests}
         grammars = {name: self._grammar(name, decoding.summary_opening) for name in names}
-        trained = self.lm.settings.trained_paths if decoding.scale_beyond is None else decoding.scale_beyond
+        trained = self.trained_paths(decoding)
         drawings = [
             Drawing(request, i, decoding, grammars[request.dialect], seed, self.lm.context, on_event, trained)
             for i, request in enumerate(requests)
@@ -69,6 +70,23 @@ class Engine:
                     record.text = self.lm.decode(record.tokens)
                 progress.advance(1)
         return [drawing.rollout() for drawing in drawings]
+
+    def trained_paths(self, decoding: Decoding) -> int:
+        """Beyond how many paths attention is scaled behind a join, 0: never.
+
+        `UserError` where that is to be done and the model cannot: here, and not in the middle of drawing.
+        """
+        trained = self.lm.settings.trained_paths if decoding.scale_beyond is None else decoding.scale_beyond
+        if decoding.mode == "structured" and 0 < trained < decoding.paths:
+            try:
+                with self.backend.lock:
+                    attach(self.lm.model, None)
+            except UserError as error:
+                raise UserError(
+                    f"{error}; or set scale_beyond: 0, and the join of {decoding.paths} paths, more than {trained}, is "
+                    "not scaled"
+                ) from error
+        return trained
 
     def _grammar(self, name: str, opening: str) -> Grammar:
         lm, dialect = self.lm, get_dialect(name) if name else self.lm.dialect

@@ -235,6 +235,8 @@ def _write_sequential(page: _Page) -> None:
     Where a block has no tags of its own, main text goes over into a path, and paths into a summary.
     """
     decoding, dialect = page.decoding, page.dialect
+    if page.request.openings:
+        raise UserError("a sequential trace has no paths to force openings on")
     implicit = not dialect.block_open
     labels = range(1, dialect.inventory + 1) if dialect.inventory else (0,)
     opens = {page.id(dialect.path_tags(n)[0]): n for n in labels}

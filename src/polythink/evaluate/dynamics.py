@@ -131,11 +131,6 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     ),
 }
 MORE_PANELS: dict[str, tuple[Panel, ...]] = {
-    "text": (
-        Panel("Loss (nats a token)", {"valid_loss": "validation", "loss": "training"}),
-        Panel("Gradient norm", {"grad_norm": "norm"}),
-        Panel("Learning rate", {"lr": "lr"}, exact=True),
-    ),
     "grpo": (
         Panel("Well-formed traces", {"valid": "valid"}, percent=True),
         Panel("Groups without spread", {"zero_spread": "zero spread"}, percent=True),

@@ -34,6 +34,7 @@ from polythink.engine.decoding import Decoding
 from polythink.evaluate.dynamics import COLOURS, GRID, INK, SOFT, svg_figure
 from polythink.evaluate.run import make_requests
 from polythink.models.masks import collate
+from polythink.models.thoughts import KEYWORDS, keywords
 from polythink.problems.prompts import Prompt
 from polythink.problems.record import ProblemSet
 from polythink.run.errors import UserError
@@ -41,6 +42,7 @@ from polythink.run.folder import explained, write_bytes
 
 FILE = "heads.npz"
 INPUTS = ("input_ids", "attention_mask", "position_ids", "decoder_input_ids", "decoder_attention_mask", "labels")
+INPUTS += KEYWORDS  # of models with thought embeddings or scaled queries
 PLACES = {"encoder": "encoder", "decoder": "decoder", "cross": "decoder to encoder"}  # place -> heading
 
 
@@ -206,7 +208,7 @@ def analyse_traces(
     requests = make_requests(engine, problem_set, prompt, 1)[:most]
     traces = collate([rollout.layout() for rollout in engine.generate(requests, decoding, seed)])
     inputs = {"input_ids": traces.tokens, "attention_mask": traces.mask, "position_ids": traces.positions}
-    return analyse(engine.lm.model, inputs)
+    return analyse(engine.lm.model, inputs | keywords(engine.lm.model, traces.path_ids, traces.query_scale))
 
 
 # ---- keeping ----

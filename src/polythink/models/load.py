@@ -55,7 +55,8 @@ class ModelConfig(Config):
     rope_theta: float = Field(10_000.0, gt=0)
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
-    thought_embeddings: bool = False  # a learned vector for each of the dialect's path numbers, zero at the start
+    # a learned vector for each of the dialect's path numbers, zero at the start; None: as `path` has it, else none
+    thought_embeddings: bool | None = None
     options: dict[str, Any] = Field(default_factory=dict)  # further fields of the architecture's own configuration
 
     @model_validator(mode="after")
@@ -197,18 +198,36 @@ def architecture_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase)
 
 
 def adopt(config: ModelConfig, dialect: str) -> LanguageModel:
-    """A model from a transformers folder or the hub that does not know polythink yet; its tags are added on request."""
+    """The model at `config.path`, a folder or a name on the hub, in this dialect; tags are added on request.
+
+    It may be one of polythink's own, of whatever dialect. `UserError` where its thought embeddings do not fit.
+    """
     assert config.path is not None
-    if (Path(config.path) / THOUGHTS_FILE).is_file():
+    folder, rules = Path(config.path), get_dialect(dialect)
+    if (folder / SETTINGS_FILE).is_file():
+        own = load(folder, config.dtype)
+        model, tokenizer, settings = own.model, own.tokenizer, own.settings
+    elif (folder / THOUGHTS_FILE).is_file():
         raise UserError(
             f"{config.path!r} has {THOUGHTS_FILE} but no {SETTINGS_FILE} that says how to use it; put that file back, "
             "or delete the thought embeddings to begin without them"
         )
-    model, tokenizer = _from_pretrained(config.path, config.dtype)
-    rules = get_dialect(dialect)
+    else:
+        (model, tokenizer), settings = _from_pretrained(config.path, config.dtype), ModelSettings()
+    if config.thought_embeddings is False and settings.thoughts:
+        raise UserError(
+            f"model.thought_embeddings: false, but {config.path!r} has {settings.thoughts} of them and was trained with"
+            " them; leave the key out, or begin from a model that has none"
+        )
+    if 0 < settings.thoughts < rules.inventory:
+        raise UserError(
+            f"{config.path!r} has {settings.thoughts} thought embeddings, and the dialect {dialect!r} numbers "
+            f"{rules.inventory} paths; set dialect: {dialect.partition(':')[0]}:{settings.thoughts}, or begin from a "
+            "model that has none"
+        )
     if config.add_tags:
         add_tags(model, tokenizer, rules)
-    lm = LanguageModel(model, tokenizer, ModelSettings(dialect=dialect))
+    lm = LanguageModel(model, tokenizer, replace(settings, dialect=dialect))
     return _ready(add_thoughts(lm) if config.thought_embeddings else lm)
 
 
@@ -218,7 +237,7 @@ def add_thoughts(lm: LanguageModel) -> LanguageModel:
     if not inventory:
         raise UserError(
             f"thought embeddings mark numbered paths, and the dialect {lm.dialect.name!r} numbers none; "
-            "set model.thought_embeddings: false, or choose another dialect"
+            "leave out model.thought_embeddings, or choose another dialect"
         )
     if lm.settings.thoughts:
         return lm
@@ -265,8 +284,14 @@ def read_settings(folder: str | Path) -> ModelSettings:
 def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None = None) -> None:
     """Write model, tokenizer, settings and a card as one transformers folder; `polythink.json` comes last.
 
-    Thought embeddings go to a file of their own, so that the weights are those of an ordinary model.
+    Thought embeddings go to a file of their own, so that the weights are those of an ordinary model. `UserError` for a
+    model with adapters (LoRA) in it, which would not load again.
     """
+    if hasattr(lm.model, "get_base_model") or any(n.endswith("base_layer") for n, _ in lm.model.named_modules()):
+        raise UserError(
+            "a model with adapters in it is no transformers folder; merge_and_unload first (with the model that peft "
+            "returned), and save what that gives"
+        )
     thoughts = thoughts_of(lm.model)
     folder, settings = Path(folder), replace(settings or lm.settings, thoughts=thoughts.inventory if thoughts else 0)
     weights = {name: x for name, x in lm.model.state_dict().items() if not name.startswith(f"{THOUGHTS}.")}

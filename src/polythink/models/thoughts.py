@@ -49,7 +49,8 @@ class Thoughts(nn.Module):
     each attention as keywords, so that a layer that is computed again (activation checkpointing) is told it again.
 
     LoRA: an adapter that takes the place of a projection is hooked in its stead. peft freezes whatever is not its own;
-    `thoughts.table.requires_grad_(True)` after wrapping trains the tables beside the adapter.
+    `thoughts.table.requires_grad_(True)` after wrapping trains the tables beside the adapter. To save, take what
+    `merge_and_unload()` gives: `load.save` refuses a model with adapters in it.
     """
 
     def __init__(self, model: nn.Module, inventory: int | None) -> None:

@@ -235,7 +235,8 @@ def _path(problem: Problem, manner: Manner, rng: random.Random, label: int) -> l
 class CountdownTeacher:
     """A cold-start teacher that needs no model: `teacher(problem, prompt, sample)` is a demonstration.
 
-    `styles` are the shares of the styles, in any unit. The response depends on (seed, problem, sample) alone.
+    `styles` are the shares of the styles, in any unit; `labels` is that of a `Manner`. The response depends on (seed,
+    problem, sample) alone.
     """
 
     styles: Mapping[str, float]
@@ -243,6 +244,7 @@ class CountdownTeacher:
     paths: int = 3
     seed: int = 0
     dialect: Dialect = PARALLEL_R1
+    labels: str = "ordered"
 
     def __post_init__(self) -> None:
         if unknown := next((style for style in self.styles if style not in STYLES), None):
@@ -251,14 +253,16 @@ class CountdownTeacher:
             raise UserError(f"paths must be 1 or more and p_right within 0..1, not {self.paths} and {self.p_right}")
         if not self.styles or min(self.styles.values()) < 0 or not sum(self.styles.values()):
             raise UserError(f"the shares of the styles must be 0 or more and not all 0, not {dict(self.styles)}")
+        Manner(labels=self.labels)  # refuses what is no way to number paths
 
     @property
     def about(self) -> dict[str, Any]:
         """What its responses depend on, to be recorded."""
-        facts = {"styles": dict(self.styles), "p_right": self.p_right, "paths": self.paths, "seed": self.seed}
-        return {"kind": "countdown", **facts}
+        keys = ("p_right", "paths", "labels", "seed")
+        return {"kind": "countdown", "styles": dict(self.styles)} | {key: getattr(self, key) for key in keys}
 
     def __call__(self, problem: Problem, prompt: str, sample: int) -> str:
         rng = random.Random(f"{self.seed}/{problem.key}/{sample}")
         (style,) = rng.choices(list(self.styles), list(self.styles.values()))
-        return demonstrate(problem, Manner(style, (self.paths,), self.p_right), rng, self.dialect)
+        manner = Manner(style, (self.paths,), self.p_right, labels=self.labels)
+        return demonstrate(problem, manner, rng, self.dialect)

@@ -9,7 +9,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -33,6 +33,8 @@ from polythink.trace.tree import Trace
 
 log = logging.getLogger(__name__)
 ROW_FIELDS = ("question", "trace")
+OF_MANNER = tuple(f.name for f in fields(Manner))  # keys of demonstrations
+OF_ATTRIBUTION = ("paths", "labels")  # those that attribution heeds
 
 
 class DataConfig(Config):
@@ -68,6 +70,27 @@ class DataConfig(Config):
             raise ValueError("demonstrations have no end: say their share of every batch")
         if self.paths == ():
             raise ValueError("paths is a number of paths, or several to draw from")
+        return self
+
+    @model_validator(mode="after")
+    def _heeded(self) -> DataConfig:
+        """Refuses what would change nothing. A plan that is read back holds every key: defaults count as not given."""
+        changed = [key for key in OF_MANNER if getattr(self, key) != type(self).model_fields[key].default]
+        if self.problems is None and changed:
+            raise ValueError(
+                f"{', '.join(changed)}: how demonstrations of problems are written; the traces of a file or stage are "
+                "written already, so leave that out"
+            )
+        unheeded = [key for key in changed if key not in OF_ATTRIBUTION]
+        if (self.problems or "").partition(":")[0] == "attribution" and unheeded:
+            raise ValueError(
+                f"{', '.join(unheeded)}: of demonstrations of attribution only {' and '.join(OF_ATTRIBUTION)} can be "
+                "chosen; leave that out"
+            )
+        if self.mode == "sequential" and self.truncated:
+            raise ValueError(
+                "truncated: paths that stand one behind the other (mode: sequential) are never cut; leave that out"
+            )
         return self
 
 
@@ -137,11 +160,12 @@ class Rows:
 
     layouts: Sequence[Layout]
     seed: int
+    mode: str  # in which they were laid out
 
     @property
     def most_paths(self) -> int:
-        """The most paths that a block has."""
-        return max(max(layout.paths) for layout in self.layouts)
+        """The most paths that a block has at once, 0 where they stand one behind the other."""
+        return max(max(layout.paths) for layout in self.layouts) if self.mode == "structured" else 0
 
     def __len__(self) -> int:
         return len(self.layouts)
@@ -169,8 +193,9 @@ class Demonstrations:
 
     @property
     def most_paths(self) -> int:
-        """The most paths that a block has."""
-        return max(self.config.manner.paths) if self.config.style == "parallel" else 0
+        """The most paths that a block has at once, 0 where they stand one behind the other."""
+        at_once = self.config.style == "parallel" and self.encode.mode == "structured"
+        return max(self.config.manner.paths) if at_once else 0
 
 
 def read_rows(
@@ -196,7 +221,7 @@ def read_rows(
             layouts.append(layout)
     if not layouts:
         raise UserError(f"{path}: none of its {len(rows)} traces can be trained on ({dict(dropped) or 'it is empty'})")
-    return Rows(layouts, seed)
+    return Rows(layouts, seed, encode.mode)
 
 
 # ---- the mixture ----
@@ -220,7 +245,7 @@ class Mixture:
 
     @property
     def most_paths(self) -> int:
-        """The most paths that a block has, 0 where there is none."""
+        """The most paths that a block has at once, 0 where there is none."""
         return max(source.most_paths for source in self.sources)
 
     def steps(self, epochs: float) -> int:

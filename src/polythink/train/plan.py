@@ -35,6 +35,7 @@ class CountdownTeacherConfig(Config):
     styles: dict[Literal["sequential", "parallel"], NonNegativeFloat]  # their shares, in any unit
     p_right: float = Field(0.5, ge=0, le=1)  # probability that a chain is the solution
     paths: int = Field(3, ge=1)
+    labels: Literal["ordered", "random"] = "ordered"  # numbers of numbered paths: 1..P, or any of the inventory
 
 
 class EndpointTeacherConfig(EndpointConfig):

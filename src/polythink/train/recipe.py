@@ -24,8 +24,10 @@ from polythink.problems.sources import SUFFIXES, get_source
 from polythink.run.config import Config, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
 from polythink.run.errors import UserError, nearest
 from polythink.run.folder import environment, held, write_json, write_text
+from polythink.trace.convert import draw_labels
 from polythink.trace.dialect import get_dialect
 from polythink.trace.layout import MODES
+from polythink.train.grpo import GRPOConfig
 from polythink.train.plan import ColdstartConfig, MeasuringConfig, Stage, StagePlan, file_name, names_of_folders
 from polythink.train.sft import SFTConfig
 from polythink.train.stage import Say, check_folder, run_stage
@@ -69,6 +71,7 @@ class Recipe(Config):
                 seed=self.seed if stage.seed is None else stage.seed,
                 previous=before.name if before else None,
             ).with_digest(before.digest if before else None)
+            check_drawing(plan)
             plans.append(plan)
             before = before if isinstance(stage, MeasuringConfig) else plan
         return plans
@@ -101,6 +104,23 @@ class Recipe(Config):
                 raise UserError(f"stages.{name}.data: no file {source.file}")
             if source.problems is not None:
                 check_problems(source.problems, f"stages.{name}.data", synthetic=True)
+
+
+def check_drawing(plan: StagePlan) -> None:
+    """`UserError` for a stage that draws blocks which the dialect cannot have; found here and not behind training."""
+    decoding, dialect = plan.decoding, get_dialect(plan.dialect)
+    if plan.mode != "structured" or not isinstance(plan.stage, MeasuringConfig | GRPOConfig):
+        return
+    if not isinstance(plan.stage, CompareConfig | TunnelConfig):  # these have numbers of paths of their own
+        try:
+            draw_labels(dialect.inventory, decoding.paths, None)
+        except UserError as error:
+            raise UserError(f"stages.{plan.name}: decoding.paths: {error}") from None
+    if decoding.max_blocks == 0 and not dialect.block_open and not decoding.fork_at:
+        raise UserError(
+            f"stages.{plan.name}: decoding.max_blocks is 0, but in the dialect {dialect.name} the runtime forks at the "
+            "end of the prompt; allow one block, or set mode: sequential"
+        )
 
 
 def check_problems(name: str, where: str, synthetic: bool = False) -> None:

@@ -23,15 +23,14 @@ from pathlib import Path
 from polythink.engine.engine import Engine
 from polythink.engine.selfcheck import choose_backend
 from polythink.evaluate import heads
+from polythink.evaluate.bench import numbers_of_paths
 from polythink.evaluate.compare import CompareConfig, compare
 from polythink.evaluate.run import evaluate
 from polythink.evaluate.text import encode_set, evaluate_texts
 from polythink.evaluate.tunnel import tunnel
 from polythink.models.load import (
-    SETTINGS_FILE,
     LanguageModel,
     ModelConfig,
-    add_thoughts,
     adopt,
     checkpoint_activations,
     create,
@@ -143,13 +142,8 @@ def starting_model(plan: StagePlan, previous: Path | None) -> LanguageModel:
 
 def first_model(config: ModelConfig, dialect: str, seed: int) -> LanguageModel:
     """The recipe's own model, refused before anything is trained if it cannot fork and join."""
-    if config.path is None:
-        lm = create(config, dialect, words_of(config.tokenizer), seed)
-    elif (Path(config.path) / SETTINGS_FILE).is_file():
-        lm = load(config.path, config.dtype)
-        lm = add_thoughts(lm) if config.thought_embeddings else lm
-    else:
-        lm = adopt(config, dialect)
+    fresh = config.path is None
+    lm = create(config, dialect, words_of(config.tokenizer), seed) if fresh else adopt(config, dialect)
     choose_backend(lm)
     return lm
 
@@ -180,7 +174,8 @@ def coldstart(plan: StagePlan, folder: Path, previous: Path | None, say: Say) ->
     assert isinstance(stage, ColdstartConfig)
     config, dialect = stage.teacher, get_dialect(plan.dialect)
     if isinstance(config, CountdownTeacherConfig):
-        teacher = nullcontext(CountdownTeacher(config.styles, config.p_right, config.paths, plan.seed, dialect))
+        own = CountdownTeacher(config.styles, config.p_right, config.paths, plan.seed, dialect, config.labels)
+        teacher = nullcontext(own)
     else:
         teacher = Endpoint(config, connections=stage.concurrency)
     asked = folder / "solutions" if stage.assemble else folder
@@ -212,7 +207,7 @@ def sft(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
         problems_of=lambda name: problems_of([name], say), file_of=lambda source: kept_rows(source, previous),
     )  # fmt: skip
     summary = train_sft(lm, stage, data, folder)
-    if lm.dialect.inventory and plan.mode != "sequential":  # beyond it the engine scales attention
+    if lm.dialect.inventory:  # beyond it the engine scales attention
         lm = with_settings(lm, trained_paths=max(data.most_paths, lm.settings.trained_paths))
     save(lm, folder / MODEL)
     return summary
@@ -253,6 +248,9 @@ def finding(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> d
     lm, stage = starting_model(plan, previous), plan.stage
     run = compare if isinstance(stage, CompareConfig) else tunnel
     engine = Engine(lm, rows=stage.rows)
+    if run is compare:  # what cannot be scaled is refused before fewer paths are drawn
+        most = numbers_of_paths(stage.paths, plan.mode, lm.dialect)[0][-1]
+        engine.trained_paths(plan.decoding.model_copy(update={"paths": most}))
     found: dict[str, dict] = {}
     with Grader(dialect=lm.dialect) as grader:
         for name in stage.problems:
