@@ -8,11 +8,15 @@ import pytest
 import torch
 
 from polythink.engine import Decoding
-from polythink.models.load import load
+from polythink.models.load import ModelConfig, create, load
 from polythink.models.thoughts import thoughts_of
+from polythink.problems.assemble import Assembler, Solutions
 from polythink.problems.countdown import problems
 from polythink.problems.prompts import get_prompt
+from polythink.problems.record import Problem
 from polythink.run.folder import read_json, read_jsonl
+from polythink.trace.dialect import get_dialect
+from polythink.trace.parse import TraceError
 from polythink.train.data import DataConfig, Demonstrations, TraceEncoder
 from polythink.train.recipe import load_recipe, run_recipe
 
@@ -80,3 +84,34 @@ def test_numbers_are_drawn_from_the_whole_inventory(run):
     assert {label for layout in found for label in layout.labels} == set(range(17))
     ordered, _ = layouts(lm, 20, paths=3, labels="ordered")
     assert {layout.labels[1:4] for layout in ordered} == {(1, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("decoding", "reason"),
+    [({"summary_opening": "so"}, "summary_opening"), ({"positions": "flattened", "max_path_tokens": 4}, "long_path")],
+)
+def test_what_the_engine_would_write_elsewhere_is_not_trained_on(run, decoding, reason):
+    lm = load(run / "base" / "model")
+    trace = "<think1> 9 - 8 = 1 ok </think1><summary> \\boxed{ 9 - 8 } </summary>"
+    encode = TraceEncoder(lm, Decoding(), get_prompt("countdown_parallel"))
+    assert len(encode("9 8 -> 1", trace)) > 10
+    encode = TraceEncoder(lm, Decoding(**decoding), get_prompt("countdown_parallel"))
+    with pytest.raises(TraceError) as error:
+        encode("9 8 -> 1", trace)
+    assert error.value.reason == reason
+    encode.in_mode("sequential")("9 8 -> 1", trace)
+
+
+def test_solutions_of_a_teacher_begin_their_summary_as_drawing_does(tmp_path):
+    """The plan of the published recipe: what is forced at a join is what stands there in training."""
+    plan, sft = load_recipe("parathinker-deepseek-1.5b").plan()[:2]
+    problem = Problem("p", "1 + 1?", "2", source="sums")
+    solutions = Solutions(problem, right=[f"way {i}: \\boxed{{2}}" for i in range(6)])
+    dialect = get_dialect(plan.dialect)
+    trace = Assembler([solutions], plan.stage.assemble, dialect)(problem, "", 0)
+    lm = create(ModelConfig(hidden_size=16, num_hidden_layers=1, tokenizer="bytes"), plan.dialect)
+    encode = TraceEncoder(lm, sft.decoding, get_prompt("none"))
+    layout = encode(problem.question, trace)
+    summary = layout.segment == layout.kinds.index("summary")
+    forced = lm.decode(layout.tokens[summary & ~layout.sampled].tolist())
+    assert forced == f"<summary>{sft.decoding.summary_opening}"

@@ -98,7 +98,6 @@ def _evaluate(engine, found, prompt, decoding, samples, seed, grader, out, greed
 
 def _find(engine, found, prompt, decoding, options, seed, grader, out) -> None:
     """Compare, or look for tunnel vision; a table on the console, everything in the report."""
-    from polythink.evaluate.bench import numbers_of_paths
     from polythink.evaluate.charts import budget_table, comparison_table, recovery_table
     from polythink.evaluate.compare import CompareConfig, compare
     from polythink.evaluate.report import write_report
@@ -107,8 +106,6 @@ def _find(engine, found, prompt, decoding, options, seed, grader, out) -> None:
 
     if isinstance(options, CompareConfig):
         run, tables = compare, (comparison_table,)
-        most = numbers_of_paths(options.paths, decoding.mode, engine.lm.dialect)[0][-1]
-        engine.trained_paths(decoding.model_copy(update={"paths": most}))  # refused before fewer paths are drawn
     else:
         run, tables = tunnel, (budget_table, recovery_table)
     result = run(engine, found, prompt, decoding, options, seed, grader, out)

@@ -77,6 +77,7 @@ def compare(
     numbers, notes = check(problem_set, decoding, options, engine.lm.dialect)
     alone = get_prompt(options.sequential_prompt)
     decoding = settled(decoding)
+    engine.trained_paths(with_paths(decoding, max(numbers)))  # refused before fewer paths are drawn
     bench = Bench(engine, problem_set, grader, seed, out, name)
     notes = [*problem_set.notes, *notes, *_short_of_room(bench, prompt, decoding, numbers)]
     arms: list[Arm] = []

@@ -26,7 +26,7 @@ from polythink.problems.record import Problem
 from polythink.run.config import Config
 from polythink.run.errors import UserError
 from polythink.run.folder import read_jsonl
-from polythink.trace.layout import MODES, Layout, lay_out
+from polythink.trace.layout import MODES, Layout, Piece, lay_out
 from polythink.trace.parse import TraceError, nested_block, parse
 from polythink.trace.tokens import finish_early, pieces_of
 from polythink.trace.tree import Trace
@@ -148,7 +148,26 @@ class TraceEncoder:
         pieces = pieces_of(head, tree, self.lm.dialect, self.encode, self.mode, end, self.opening)
         if truncated:
             pieces = finish_early(pieces, "first", lambda label: self.lm.tag_ids[self.lm.dialect.path_tags(label)[1]])
+        if self.mode != "sequential":
+            self._check_drawable(trace, tree, pieces)
         return lay_out(pieces, self.mode, self.stride)
+
+    def _check_drawable(self, trace: str, tree: Trace, pieces: Sequence[Piece]) -> None:
+        """`TraceError` where the engine, under this decoding, would put other tokens or other positions there."""
+        if self.opening and not all(_begins(block.summary, self.opening) for block in tree.blocks):
+            message = f"a summary that does not begin with summary_opening, {self.opening!r}"
+            raise TraceError(message, "summary_opening", trace, 0)
+        longest = max((len(piece.tokens) for piece in pieces if piece.kind == "path"), default=0)
+        if self.stride and longest > self.stride:
+            message = (
+                f"a path of {longest} tokens with its tags, where flattened paths are {self.stride} positions apart"
+            )
+            raise TraceError(message, "long_path", trace, 0)
+
+
+def _begins(summary: Trace, opening: str) -> bool:
+    first = next(iter(summary.parts), "")
+    return isinstance(first, str) and first.startswith(opening)
 
 
 # ---- sources ----
