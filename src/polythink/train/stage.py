@@ -23,7 +23,6 @@ from pathlib import Path
 from polythink.engine.engine import Engine
 from polythink.engine.selfcheck import choose_backend
 from polythink.evaluate import heads
-from polythink.evaluate.bench import numbers_of_paths
 from polythink.evaluate.compare import CompareConfig, compare
 from polythink.evaluate.run import evaluate
 from polythink.evaluate.text import encode_set, evaluate_texts
@@ -248,9 +247,6 @@ def finding(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> d
     lm, stage = starting_model(plan, previous), plan.stage
     run = compare if isinstance(stage, CompareConfig) else tunnel
     engine = Engine(lm, rows=stage.rows)
-    if run is compare:  # what cannot be scaled is refused before fewer paths are drawn
-        most = numbers_of_paths(stage.paths, plan.mode, lm.dialect)[0][-1]
-        engine.trained_paths(plan.decoding.model_copy(update={"paths": most}))
     found: dict[str, dict] = {}
     with Grader(dialect=lm.dialect) as grader:
         for name in stage.problems:
