@@ -63,6 +63,7 @@ details pre { background: #f6f7f9; border-radius: 6px; padding: 10px 12px; overf
 .wide { overflow-x: auto; margin: 10px 0; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; width: 100%; }
 caption { text-align: left; color: #6b7280; font-size: 13px; padding-bottom: 6px; }
+caption span { display: block; max-width: 1030px; }
 th, td { text-align: left; padding: 5px 9px; vertical-align: top; border-bottom: 1px solid #edeff2; }
 thead th { font-size: 12.5px; font-weight: 600; color: #4b5563; border-bottom: 1px solid #c9ced6;
   vertical-align: bottom; }

@@ -33,7 +33,7 @@ def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: s
         styled = (f'<{tag} class="number">' if r else f"<{tag}>" for r in right)
         return "<tr>" + "".join(f"{s}{html.escape(c)}</{tag}>" for s, c in zip(styled, row, strict=True)) + "</tr>"
 
-    caption = f"<caption>{html.escape(caption)}</caption>\n" if caption else ""
+    caption = f"<caption><span>{html.escape(caption)}</span></caption>\n" if caption else ""
     body = "\n".join(line("td", row) for row in cells)
     return f"<table>\n{caption}<thead>{line('th', columns)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n"
 

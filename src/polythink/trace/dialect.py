@@ -33,12 +33,10 @@ class Dialect:
     min_paths: int
     inventory: int = 0  # numbers for paths; 0: paths are not numbered
     nests: bool = True  # blocks may stand inside paths and summaries
-    answer: Literal["behind", "summary"] = (
-        "behind"  # where the final answer stands: behind the summary, or in it as well
-    )
-    strays: Literal["kept", "replaced"] = (
-        "kept"  # what the runtime does with a tag that has no place in a path or summary: its own closes it or is text
-    )
+    answer: Literal["behind", "summary"] = "behind"  # where the final answer stands: behind the summary, or in it too
+    # what the runtime does with a tag where it has no place. "replaced": by the segment's own, which closes a path or
+    # summary or stands in it as text, and by the end token in main text
+    strays: Literal["kept", "replaced"] = "kept"
     published_check: bool = False  # the published rewards have a checker of their own: the rule `reference`
 
     @property
