@@ -32,8 +32,8 @@ import transformers
 from transformers import StoppingCriteria
 
 from polythink.engine import Decoding, Engine, Request
-from polythink.engine.drawing import Drawing
-from polythink.models.load import LanguageModel, ModelConfig, create
+from polythink.engine.trace_state import Drawing
+from polythink.models.lm import LanguageModel, ModelConfig, create
 from polythink.run.table import markdown_table
 
 CASES = ("1x1", "1x2", "1x4", "1x8", "32xragged")

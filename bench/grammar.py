@@ -23,12 +23,12 @@ import torch
 from memory import kept_bytes
 from transformers import AutoConfig
 
-from polythink.evaluate.text import Measuring, encode_set, generate
-from polythink.experiment.results import over_seeds
+from polythink.text.evaluate import Measuring, encode_set, generate
+from polythink.pipeline.results_table import over_seeds
 from polythink.models.architectures.counting import formula, total
-from polythink.models.text import load_text_model, make_batch, token_losses
-from polythink.problems.texts import load_texts
-from polythink.run.errors import UserError
+from polythink.text.model import load_text_model, make_batch, token_losses
+from polythink.text.data.sets import load_texts
+from polythink.errors import UserError
 from polythink.run.folder import read_json, read_jsonl
 from polythink.run.table import markdown_table
 

@@ -36,7 +36,7 @@ import torch
 import transformers
 
 from polythink.engine import Decoding, Engine, Request
-from polythink.models.load import ModelConfig, create
+from polythink.models.lm import ModelConfig, create
 from polythink.run.table import markdown_table
 
 NEVER = -1e4  # added to the logit of a token that is not to be drawn

@@ -21,7 +21,7 @@ LAYERS = {
     "experiment": 5,
     "cli": 6,
 }  # fmt: skip
-SIDEWAYS = {("trace", "polythink.run.errors")}  # the one exception type that users see
+SIDEWAYS = {("trace", "polythink.errors")}  # the one exception type that users see
 WITHOUT_TORCH = ("trace", "run", "problems", "rewards", "experiment", "cli")
 FILES = sorted(PACKAGE.glob("*/**/*.py"))
 
@@ -62,9 +62,9 @@ def test_imports_go_down_only(file: Path) -> None:
         ("rewards", "def f():\n    import polythink.engine.engine", True),
         ("run", "from polythink.trace import tree", True),
         ("trace", "from polythink.run.config import Config", True),
-        ("trace", "from polythink.run.errors import UserError", False),
+        ("trace", "from polythink.errors import UserError", False),
         ("trace", "from polythink.trace.tree import Trace", False),
-        ("cli", "from polythink.train.recipe import Recipe", False),
+        ("cli", "from polythink.pipeline.recipe import Recipe", False),
         ("models", "from polythink.cellar import wine", True),
     ],
 )

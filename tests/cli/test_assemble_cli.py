@@ -7,8 +7,8 @@ import threading
 import pytest
 from chat_server import ChatServer
 
-from polythink.problems.coldstart import run_coldstart
-from polythink.problems.countdown import CountdownTeacher, problems
+from polythink.teachers.coldstart import run_coldstart
+from polythink.problems.tasks.countdown import CountdownTeacher, problems
 from polythink.problems.prompts import get_prompt
 from polythink.run.folder import read_json, read_jsonl
 from polythink.trace.dialect import PARATHINKER

@@ -18,12 +18,12 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from polythink.models.load import ModelConfig, ModelSettings, create, save
+from polythink.models.lm import ModelConfig, ModelSettings, create, save
 from polythink.models.tokenizers import word_tokenizer
-from polythink.problems.countdown import VOCABULARY
+from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.run.folder import read_json, read_jsonl, write_jsonl
 from polythink.trace.dialect import PARALLEL_R1
-from polythink.train.recipe import load_recipe, run_recipe
+from polythink.pipeline.recipe import load_recipe, run_recipe
 
 RECIPE = """
 name: small

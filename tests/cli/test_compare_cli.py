@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from polythink.models.load import ModelConfig, ModelSettings, create, save
-from polythink.problems.countdown import VOCABULARY
+from polythink.models.lm import ModelConfig, ModelSettings, create, save
+from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.problems.prompts import get_prompt
 from polythink.run.folder import write_jsonl
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from polythink.cli.data import app
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 
 @pytest.fixture(autouse=True)

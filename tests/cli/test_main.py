@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from polythink.cli import main as program
-from polythink.experiment import run as experiment_run
-from polythink.experiment.run import Outcome
+from polythink.pipeline import experiment as experiment_run
+from polythink.pipeline.experiment import Outcome
 
 MAIN = "from polythink.cli import main as program; program.main()"
 COMMANDS = ("train", "experiment", "report", "generate", "eval", "data", "trace")

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from polythink.cli.generate import View, watch
 from polythink.cli.main import app
 from polythink.cli.model import decoding_for, model_folder
-from polythink.engine.decoding import Decoding, Request
+from polythink.engine.params import Decoding, Request
 from polythink.engine.engine import Engine
-from polythink.models.load import LanguageModel, ModelConfig, ModelSettings, create, load, save
-from polythink.run.errors import UserError
+from polythink.models.lm import LanguageModel, ModelConfig, ModelSettings, create, load, save
+from polythink.errors import UserError
 from polythink.run.folder import write_json, write_jsonl
 from polythink.trace.tree import Block
 
@@ -157,7 +157,7 @@ def test_eval_with_the_models_own_prompt_records_it(run_folder, problems, tmp_pa
 
 
 def test_eval_refuses_a_closed_vocabulary_with_a_sentence(problems, tmp_path) -> None:
-    from polythink.problems.countdown import VOCABULARY
+    from polythink.problems.tasks.countdown import VOCABULARY
 
     save(create(ModelConfig(tokenizer="countdown", **SHAPE), "parallel_r1", VOCABULARY), tmp_path / "closed")
     write_jsonl(tmp_path / "words.jsonl", [{"question": "How many eggs?", "answer": "3"}])

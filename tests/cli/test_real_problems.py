@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from polythink.models.load import ModelConfig, ModelSettings, create, save
+from polythink.models.lm import ModelConfig, ModelSettings, create, save
 from polythink.problems.answers import VERDICTS
-from polythink.problems.countdown import VOCABULARY
+from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.problems.prompts import get_prompt
 from polythink.run.folder import read_json, read_jsonl
 

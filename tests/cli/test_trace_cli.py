@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from polythink.cli.trace import app
 from polythink.problems.answers import extract
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 GOOD = "so <Parallel><Path>left way</Path><Path>right way</Path></Parallel>\n<Summary>the join</Summary> the end"
 ONE_PATH = "<Parallel><Path>a</Path></Parallel><Summary>s</Summary>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from polythink.run.config import RECIPES, load_yaml
-from polythink.train.recipe import load_recipe
+from polythink.pipeline.recipe import load_recipe
 
 PACKAGED = sorted(path.stem for path in RECIPES.glob("*.yaml") if "arms" not in load_yaml(path))
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny import drawn, requests, tiny
 
-from polythink.engine import Decoding, Engine, Request, arena
-from polythink.engine.arena import Arena
+from polythink.engine import Decoding, Engine, Request, kv_cache
+from polythink.engine.kv_cache import Arena
 
 BLOCKS = Decoding(paths=3, max_blocks=3, max_main_tokens=16, max_path_tokens=9, max_summary_tokens=6,
                   max_trace_tokens=110)  # fmt: skip

@@ -10,9 +10,9 @@ import torch
 from tiny import drawn, family, lean_towards, requests, tiny
 
 from polythink.engine import Decoding, Engine, Request, reference_generate
-from polythink.models.load import checkpoint_activations
-from polythink.models.masks import collate, token_logprobs
-from polythink.run.errors import UserError
+from polythink.models.lm import checkpoint_activations
+from polythink.models.batch import collate, token_logprobs
+from polythink.errors import UserError
 from polythink.trace import check
 from polythink.trace.dialect import PARALLEL_R1
 

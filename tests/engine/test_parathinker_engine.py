@@ -11,12 +11,12 @@ import torch
 from tiny import WORDS, drawn, lean_towards, tiny
 
 from polythink.engine import Decoding, Engine, Request, reference_generate
-from polythink.models.load import ModelConfig, create, with_settings
-from polythink.models.masks import collate, token_logprobs
+from polythink.models.lm import ModelConfig, create, with_settings
+from polythink.models.batch import collate, token_logprobs
 from polythink.models.tags import add_tags
 from polythink.models.thoughts import thoughts_of
 from polythink.problems.answers import extract
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
 from polythink.trace.parse import complete_blocks, parse
 from polythink.trace.render import render

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from polythink.engine.sampling import draw, stream_key, uniforms
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 
 def splitmix64(state: int, n: int) -> list[int]:

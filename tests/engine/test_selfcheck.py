@@ -7,9 +7,9 @@ import torch
 from tiny import family, tiny
 
 from polythink.engine import Engine
-from polythink.engine.backend import TransformersBackend
+from polythink.engine.backends.transformers import TransformersBackend
 from polythink.engine.selfcheck import SelfCheckFailed, check
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 
 @pytest.mark.parametrize(

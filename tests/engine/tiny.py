@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from polythink.engine import Request
-from polythink.models.load import LanguageModel, ModelConfig, ModelSettings, create
+from polythink.models.lm import LanguageModel, ModelConfig, ModelSettings, create
 from polythink.models.tokenizers import word_tokenizer
 from polythink.trace.dialect import PARALLEL_R1
 

@@ -12,8 +12,8 @@ import pytest
 from polythink.evaluate.metrics import interval, measures
 from polythink.evaluate.run import sample_row
 from polythink.problems.answers import Grader
-from polythink.problems.countdown import Manner, demonstrate, problems
-from polythink.problems.record import Problem
+from polythink.problems.tasks.countdown import Manner, demonstrate, problems
+from polythink.problems.problem import Problem
 from polythink.run.config import dump_yaml
 from polythink.run.folder import environment, write_json, write_jsonl, write_text
 from polythink.trace.dialect import PARALLEL_R1

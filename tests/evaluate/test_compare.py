@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from polythink.engine import Decoding, Engine, Request
-from polythink.evaluate.arms import chosen, from_paths, summarised
-from polythink.evaluate.bench import Bench, Drawn, in_sequence, numbers_of_paths, settled, with_paths
-from polythink.evaluate.charts import ARMS, comparison_section, comparison_table
+from polythink.evaluate.methods import chosen, from_paths, summarised
+from polythink.evaluate.study import Bench, Drawn, in_sequence, numbers_of_paths, settled, with_paths
+from polythink.report.findings import ARMS, comparison_section, comparison_table
 from polythink.evaluate.compare import CompareConfig, compare, flat_prompt, reread, sequential_budget
 from polythink.evaluate.metrics import Measure, expected_max, interval, read_measures, write_measures
-from polythink.evaluate.paths import Paths, paths_of
+from polythink.evaluate.votes import Paths, paths_of
 from polythink.evaluate.run import grade_rollouts
-from polythink.models.load import LanguageModel, ModelConfig, create
+from polythink.models.lm import LanguageModel, ModelConfig, create
 from polythink.problems.answers import Grader
-from polythink.problems.countdown import VOCABULARY, problems
+from polythink.problems.tasks.countdown import VOCABULARY, problems
 from polythink.problems.prompts import get_prompt
-from polythink.problems.record import Problem, ProblemSet
-from polythink.run.errors import UserError
+from polythink.problems.problem import Problem, ProblemSet
+from polythink.errors import UserError
 from polythink.run.folder import read_json, read_jsonl
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
 from polythink.trace.rollout import Rollout, Segment

@@ -13,15 +13,15 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausa
 
 from polythink.engine import Decoding, Engine
 from polythink.evaluate.heads import analyse, analyse_traces, figures, load, map_similarity, others, save
-from polythink.evaluate.report import heads_section
+from polythink.report.report import heads_section
 from polythink.evaluate.run import make_requests
-from polythink.models.load import ModelConfig, create, with_settings
-from polythink.models.masks import collate
+from polythink.models.lm import ModelConfig, create, with_settings
+from polythink.models.batch import collate
 from polythink.models.thoughts import thoughts_of
 from polythink.problems.prompts import get_prompt
-from polythink.problems.sources import load_problems
+from polythink.problems.sets import load_problems
 from polythink.problems.vocabulary import words_of
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from polythink.engine.decoding import Decoding
+from polythink.engine.params import Decoding
 from polythink.evaluate.metrics import measures
 from polythink.evaluate.run import evaluate
 from polythink.problems.answers import Grader
 from polythink.problems.prompts import Prompt
-from polythink.problems.record import Problem, ProblemSet
-from polythink.run.errors import UserError
+from polythink.problems.problem import Problem, ProblemSet
+from polythink.errors import UserError
 from polythink.run.folder import read_jsonl
 from polythink.trace.dialect import PARALLEL_R1
 

@@ -9,15 +9,15 @@ import torch
 from pydantic import ValidationError
 
 from polythink.engine import Decoding, Engine
-from polythink.evaluate.charts import budget_table, recovery_table, tunnel_section
+from polythink.report.findings import budget_table, recovery_table, tunnel_section
 from polythink.evaluate.metrics import interval, read_measures
 from polythink.evaluate.tunnel import Begun, TunnelConfig, plan, tunnel
-from polythink.models.load import LanguageModel, ModelConfig, create
+from polythink.models.lm import LanguageModel, ModelConfig, create
 from polythink.problems.answers import Grader
-from polythink.problems.countdown import VOCABULARY, problems
+from polythink.problems.tasks.countdown import VOCABULARY, problems
 from polythink.problems.prompts import get_prompt
-from polythink.problems.record import ProblemSet
-from polythink.run.errors import UserError
+from polythink.problems.problem import ProblemSet
+from polythink.errors import UserError
 from polythink.run.folder import read_json, read_jsonl
 
 SHAPE = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16, intermediate_size=64)

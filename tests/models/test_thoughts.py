@@ -15,20 +15,20 @@ from tiny import family
 from torch.nn.functional import silu
 from transformers import AutoModelForCausalLM
 
-from polythink.engine.backend import TransformersBackend
-from polythink.engine.decoding import Decoding, Request
+from polythink.engine.backends.transformers import TransformersBackend
+from polythink.engine.params import Decoding, Request
 from polythink.engine.engine import Engine
 from polythink.engine.selfcheck import _decoded, check
-from polythink.models.load import LanguageModel, ModelConfig, add_thoughts, adopt, create, load, save, with_settings
-from polythink.models.masks import collate, masked_logits, token_logprobs
+from polythink.models.lm import LanguageModel, ModelConfig, add_thoughts, adopt, create, load, save, with_settings
+from polythink.models.batch import collate, masked_logits, token_logprobs
 from polythink.models.thoughts import FILE, Thoughts, attach, thoughts_of
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.trace.dialect import DIALECTS
 from polythink.trace.layout import Layout, Piece, lay_out
 from polythink.train.checkpoint import load_checkpoint, save_checkpoint
 from polythink.train.config import TrainingConfig
 from polythink.train.optimiser import make_optimiser, update
-from polythink.train.stage import first_model
+from polythink.pipeline.stage import first_model
 
 FAMILIES = ("qwen3", "qwen2", "llama")
 INVENTORY = 9

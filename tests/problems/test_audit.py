@@ -9,8 +9,8 @@ import pytest
 from polythink.problems import faults
 from polythink.problems.audit import MEANING, audit
 from polythink.problems.faults import bare, fingerprint
-from polythink.problems.record import Problem, ProblemSet
-from polythink.problems.sources import load_problems
+from polythink.problems.problem import Problem, ProblemSet
+from polythink.problems.sets import load_problems
 
 
 def of(*questions: str, answers: tuple[str, ...] = ()) -> ProblemSet:

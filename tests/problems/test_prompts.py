@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from polythink.problems.prompts import PROMPTS, Prompt, get_prompt
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.trace.dialect import PARALLEL_R1
 
 

@@ -24,7 +24,7 @@ from polythink.run.config import (
     parse_config,
     parse_yaml,
 )
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 
 class Term(Config):

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.run.folder import (
     JsonlWriter,
     environment,
@@ -93,7 +93,7 @@ def test_missing_and_broken_json_are_named(tmp_path) -> None:
 
 WRITE_TOO_MUCH = """
 import resource, signal, sys
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.run.folder import JsonlWriter, write_json, write_jsonl
 folder, kind = sys.argv[1:]
 if kind == "limit":

@@ -6,7 +6,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.run.rows import read_rows
 
 ROWS = [{"text": "a\u2028b é", "n": 1}, {"text": "c", "n": None}]

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.trace import layout as layout_module
 from polythink.trace.dialect import PARALLEL_R1
 from polythink.trace.layout import Layout, Piece, lay_out

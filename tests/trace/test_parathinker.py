@@ -10,8 +10,8 @@ import pytest
 
 from polythink.models.tokenizers import byte_tokenizer
 from polythink.problems.answers import Grader, extract
-from polythink.problems.record import Problem
-from polythink.run.errors import UserError
+from polythink.problems.problem import Problem
+from polythink.errors import UserError
 from polythink.trace.convert import convert
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
 from polythink.trace.layout import Piece, lay_out

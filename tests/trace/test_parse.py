@@ -7,7 +7,7 @@ import pickle
 import pyarrow.parquet
 import pytest
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.trace.parse import MAX_DEPTH, MISTAKES, TraceError, complete_blocks, parse
 from polythink.trace.tree import Block, Trace
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.parse import parse
 from polythink.trace.render import render

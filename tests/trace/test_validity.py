@@ -13,7 +13,7 @@ import re
 import pyarrow.parquet
 import pytest
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.trace.validity import RULES, check
 
 LETTERS = {"<Parallel>": "B", "</Parallel>": "b", "<Path>": "P", "</Path>": "p", "<Summary>": "S", "</Summary>": "s"}

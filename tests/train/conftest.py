@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from training import make_lm
 
-from polythink.models.load import LanguageModel
-from polythink.problems.countdown import problems
+from polythink.models.lm import LanguageModel
+from polythink.problems.tasks.countdown import problems
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from training import SHAPE
 
-from polythink.models.load import load
+from polythink.models.lm import load
 from polythink.run.config import parse_config
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.run.folder import read_json, read_jsonl
 from polythink.trace.dialect import PARATHINKER
 from polythink.trace.parse import parse
-from polythink.train.recipe import Recipe, run_recipe
+from polythink.pipeline.recipe import Recipe, run_recipe
 
 SFT = {"kind": "sft", "steps": 3, "batch": 8, "lr": 3e-3}
 DECODING = {"paths": 3, "max_path_tokens": 24, "max_summary_tokens": 16, "max_trace_tokens": 128}

@@ -6,10 +6,10 @@ import pytest
 
 from polythink.evaluate import heads
 from polythink.models.architectures.counting import formula, total
-from polythink.models.load import architecture_config, load, new_tokenizer
-from polythink.problems.countdown import VOCABULARY
+from polythink.models.lm import architecture_config, load, new_tokenizer
+from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.run.folder import read_json, read_jsonl
-from polythink.train.recipe import load_recipe, run_recipe
+from polythink.pipeline.recipe import load_recipe, run_recipe
 
 # every kind of stage once
 FEW = (

@@ -8,14 +8,14 @@ import pytest
 from training import SHAPE
 
 from polythink.evaluate.metrics import difference, read_measures
-from polythink.experiment.results import Evaluated, bounds, is_count, make_table
-from polythink.experiment.run import Arm, Experiment, evaluations, resolve
-from polythink.experiment.schedule import Job
+from polythink.pipeline.results_table import Evaluated, bounds, is_count, make_table
+from polythink.pipeline.experiment import Arm, Experiment, evaluations, resolve
+from polythink.pipeline.schedule import Job
 from polythink.run.config import parse_config
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.run.folder import read_json
-from polythink.train.recipe import Recipe, run_recipe
-from polythink.train.stage import run_stage
+from polythink.pipeline.recipe import Recipe, run_recipe
+from polythink.pipeline.stage import run_stage
 
 DECODING = {"paths": 2, "max_main_tokens": 4, "max_path_tokens": 6, "max_summary_tokens": 4, "max_trace_tokens": 60}
 PROBLEMS = ["countdown-mini:heldout", "countdown-easy:heldout"]
@@ -74,7 +74,7 @@ def test_what_is_done_is_not_done_again(whole, monkeypatch) -> None:
         asked.append(name)
         raise UserError("stopped")
 
-    monkeypatch.setattr("polythink.train.stage.compare", only_the_missing)
+    monkeypatch.setattr("polythink.pipeline.stage.compare", only_the_missing)
     with pytest.raises(UserError, match="stopped"):
         run_stage(plan, out / "against", resume=True, say=quiet)
     assert asked == ["countdown-easy-heldout"]

@@ -8,14 +8,14 @@ import pytest
 import torch
 from training import make_lm, same_bits, weights_of, without_times
 
-from polythink.engine.decoding import Decoding
+from polythink.engine.params import Decoding
 from polythink.engine.engine import Engine
 from polythink.problems.answers import Grader
-from polythink.problems.countdown import problems
+from polythink.problems.tasks.countdown import problems
 from polythink.problems.prompts import get_prompt
 from polythink.rewards.combine import build_reward
 from polythink.run.config import parse_config
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.run.folder import read_jsonl
 from polythink.train import grpo
 from polythink.train.data import TraceEncoder, make_mixture

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.train.config import TrainingConfig
 from polythink.train.loss import group_advantages, k3_divergence, policy_loss, sequence_weights
 from polythink.train.optimiser import learning_rate, make_optimiser, micro_batches, update

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from polythink.engine import Decoding
-from polythink.models.load import ModelConfig, create, load
+from polythink.models.lm import ModelConfig, create, load
 from polythink.models.thoughts import thoughts_of
-from polythink.problems.assemble import Assembler, Solutions
-from polythink.problems.countdown import problems
+from polythink.teachers.assemble import Assembler, Solutions
+from polythink.problems.tasks.countdown import problems
 from polythink.problems.prompts import get_prompt
-from polythink.problems.record import Problem
+from polythink.problems.problem import Problem
 from polythink.run.folder import read_json, read_jsonl
 from polythink.trace.dialect import get_dialect
 from polythink.trace.parse import TraceError
 from polythink.train.data import DataConfig, Demonstrations, TraceEncoder
-from polythink.train.recipe import load_recipe, run_recipe
+from polythink.pipeline.recipe import load_recipe, run_recipe
 
 SMALL = [
     "model.hidden_size=32", "model.num_hidden_layers=2", "model.num_attention_heads=2", "model.head_dim=16",

@@ -10,13 +10,13 @@ import pytest
 import torch
 from training import PROMPT, SHAPE, gradients, make_lm, same_bits, weights_of, without_times
 
-from polythink.engine.decoding import Decoding
-from polythink.models.load import ModelConfig, create
-from polythink.models.masks import collate, token_logprobs
-from polythink.problems.countdown import Manner, demonstrate
+from polythink.engine.params import Decoding
+from polythink.models.lm import ModelConfig, create
+from polythink.models.batch import collate, token_logprobs
+from polythink.problems.tasks.countdown import Manner, demonstrate
 from polythink.problems.prompts import Prompt
 from polythink.run.config import parse_config
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.run.folder import read_jsonl, write_jsonl
 from polythink.run.rows import read_rows as read_table
 from polythink.trace.parse import TraceError

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from polythink.models.load import LanguageModel, ModelConfig, create
-from polythink.problems.countdown import VOCABULARY
+from polythink.models.lm import LanguageModel, ModelConfig, create
+from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.problems.prompts import Prompt
 from polythink.run.folder import write_json
 
@@ -43,7 +43,7 @@ def killed(plan, folder: Path, rows: int) -> None:
     """Run a stage in a process of its own and kill it as soon as it has written so many rows of metrics."""
     spec = folder.parent / "spec.json"
     write_json(spec, {"plan": plan.model_dump(mode="json"), "folder": str(folder), "previous": None})
-    process = subprocess.Popen([sys.executable, "-m", "polythink.train.stage", str(spec)])
+    process = subprocess.Popen([sys.executable, "-m", "polythink.pipeline.stage", str(spec)])
     metrics = folder / "metrics.jsonl"
     try:
         while not metrics.exists() or len(metrics.read_bytes().splitlines()) < rows:

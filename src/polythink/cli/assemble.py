@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from polythink.cli.coldstart import ask_endpoint
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 
 def assemble(
@@ -39,8 +39,8 @@ def assemble(
 
     Example: polythink data assemble runs/solutions "paths=[4,6]" filter=mixed wrong=0.3 --out runs/paths
     """
-    from polythink.problems.assemble import AssembleConfig, run_assembly
-    from polythink.problems.coldstart import show_table
+    from polythink.teachers.assemble import AssembleConfig, run_assembly
+    from polythink.teachers.coldstart import show_table
     from polythink.problems.prompts import get_prompt
     from polythink.run.config import apply_overrides, parse_config
     from polythink.trace.dialect import get_dialect

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from polythink.run.errors import UserError, nearest
+from polythink.errors import UserError, nearest
 from polythink.trace.validity import RULES
 
 TEACHERS = ("countdown",)
@@ -43,9 +43,9 @@ def coldstart(
 
     Example: polythink data coldstart gsm8k:train --endpoint http://localhost:8000/v1 --model NAME --out runs/cold
     """
-    from polythink.problems.coldstart import run_coldstart, show_table
+    from polythink.teachers.coldstart import run_coldstart, show_table
     from polythink.problems.prompts import get_prompt
-    from polythink.problems.sources import load_problems
+    from polythink.problems.sets import load_problems
 
     if (endpoint is None) == (teacher is None):
         raise UserError("a cold start needs either --endpoint URL or --teacher NAME")
@@ -69,7 +69,7 @@ def coldstart(
 
 
 def _synthetic(name: str) -> AbstractContextManager[Any]:
-    from polythink.problems.countdown import CountdownTeacher
+    from polythink.problems.tasks.countdown import CountdownTeacher
 
     if name not in TEACHERS:
         raise UserError(f"no teacher {name!r}{nearest(name, TEACHERS)}")
@@ -80,7 +80,7 @@ def ask_endpoint(
     url: str, model: str | None, key_env: str | None, temperature: float = 1.0, max_tokens: int = 4096
 ) -> AbstractContextManager[Any]:
     """A teacher behind an OpenAI-compatible address, with its connections open."""
-    from polythink.problems.endpoint import Endpoint, EndpointConfig
+    from polythink.teachers.endpoint import Endpoint, EndpointConfig
 
     if not model:
         raise UserError("--endpoint needs --model NAME: the model to ask for there")

@@ -16,10 +16,10 @@ from polythink.cli.coldstart import coldstart
 from polythink.problems.answers import VERDICTS, Grader
 from polythink.problems.audit import Audit, audit
 from polythink.problems.faults import known_notes
-from polythink.problems.record import CHECKERS, Problem, ProblemSet
-from polythink.problems.sources import SOURCES, Source, load_problems, local_file, reference_answer
-from polythink.problems.texts import TEXTS
-from polythink.run.errors import UserError, nearest
+from polythink.problems.problem import CHECKERS, Problem, ProblemSet
+from polythink.problems.sets import SOURCES, Source, load_problems, local_file, reference_answer
+from polythink.text.data.sets import TEXTS
+from polythink.errors import UserError, nearest
 from polythink.run.progress import Progress
 from polythink.run.rows import read_rows
 from polythink.run.table import markdown_table

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polythink.cli.model import DecodingOverrides, Model
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 if TYPE_CHECKING:
     from polythink.run.config import Config
@@ -47,7 +47,7 @@ def evaluate(
     from polythink.cli.model import decoding_for, load_model, prompt_for
     from polythink.engine.engine import Engine
     from polythink.problems.answers import Grader
-    from polythink.problems.sources import load_problems
+    from polythink.problems.sets import load_problems
 
     if compare + tunnel + (greedy or heads) > 1:
         raise UserError(
@@ -98,9 +98,9 @@ def _evaluate(engine, found, prompt, decoding, samples, seed, grader, out, greed
 
 def _find(engine, found, prompt, decoding, options, seed, grader, out) -> None:
     """Compare, or look for tunnel vision; a table on the console, everything in the report."""
-    from polythink.evaluate.charts import budget_table, comparison_table, recovery_table
+    from polythink.report.findings import budget_table, comparison_table, recovery_table
     from polythink.evaluate.compare import CompareConfig, compare
-    from polythink.evaluate.report import write_report
+    from polythink.report.report import write_report
     from polythink.evaluate.tunnel import tunnel
     from polythink.run.table import markdown_table
 

@@ -26,7 +26,7 @@ def experiment(
 
     Example: polythink experiment countdown-experiment --out runs/countdown --jobs 2
     """
-    from polythink.experiment.run import load_experiment, run_experiment
+    from polythink.pipeline.experiment import load_experiment, run_experiment
 
     found = load_experiment(file)
     outcome = run_experiment(found, out or Path("runs") / found.name, jobs)

@@ -12,9 +12,9 @@ from polythink.cli.model import DecodingOverrides, Model
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from polythink.engine.decoding import Decoding, Event, Request
+    from polythink.engine.params import Decoding, Event, Request
     from polythink.engine.engine import Engine
-    from polythink.models.load import LanguageModel
+    from polythink.models.lm import LanguageModel
     from polythink.trace.rollout import Rollout
     from polythink.trace.tree import Trace
 
@@ -37,7 +37,7 @@ def generate(
     Example: polythink generate runs/smoke "9 8 5 -> 5" --paths 3
     """
     from polythink.cli.model import decoding_for, load_model, prompt_for
-    from polythink.engine.decoding import Request
+    from polythink.engine.params import Request
     from polythink.engine.engine import Engine
 
     lm = load_model(model)

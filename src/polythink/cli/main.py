@@ -18,7 +18,7 @@ from polythink.cli.generate import generate
 from polythink.cli.params import params
 from polythink.cli.report import report
 from polythink.cli.train import train
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 app = typer.Typer(
     help="Train, run and evaluate language models that think in parallel.",

@@ -12,8 +12,8 @@ from polythink.run.config import apply_overrides, parse_config
 from polythink.run.folder import read_json
 
 if TYPE_CHECKING:
-    from polythink.engine.decoding import Decoding
-    from polythink.models.load import LanguageModel
+    from polythink.engine.params import Decoding
+    from polythink.models.lm import LanguageModel
     from polythink.problems.prompts import Prompt
 
 Model = Annotated[
@@ -38,14 +38,14 @@ def model_folder(path: Path) -> Path:
 
 def load_model(path: Path) -> LanguageModel:
     """The language model, checked to work with the engine."""
-    from polythink.models.load import load
+    from polythink.models.lm import load
 
     return load(model_folder(path))
 
 
 def decoding_for(lm: LanguageModel, overrides: Sequence[str]) -> Decoding:
     """How the model says it is to be decoded, with the overrides applied."""
-    from polythink.engine.decoding import Decoding
+    from polythink.engine.params import Decoding
 
     data = {**lm.settings.decoding, "mode": lm.settings.mode}
     return parse_config(Decoding, apply_overrides(data, overrides), "decoding")

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polythink.cli.train import Overrides
-from polythink.run.errors import UserError, nearest
+from polythink.errors import UserError, nearest
 from polythink.run.table import markdown_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from polythink.train.recipe import Recipe
-    from polythink.train.text_recipe import TextRecipe
+    from polythink.pipeline.recipe import Recipe
+    from polythink.pipeline.text import TextRecipe
 
 
 def params(
@@ -43,7 +43,7 @@ def params(
             raise UserError(f"{recipe} is a model; overrides such as {overrides[0]!r} are for recipes, leave them out")
         configs = in_shape_of(config_of(recipe), names)
     else:
-        from polythink.train.recipe import load_recipe
+        from polythink.pipeline.recipe import load_recipe
 
         configs = configurations(load_recipe(recipe, overrides or []), names)
     print_counts(configs, tokens, source)
@@ -105,9 +105,9 @@ def in_shape_of(config: PreTrainedConfig, beside: Sequence[str]) -> dict[str, Pr
 
 def configurations(recipe: Recipe | TextRecipe, beside: list[str]) -> dict[str, PreTrainedConfig]:
     """The configuration of the recipe's model under its architecture's name, and the others in the same shape."""
-    from polythink.models.load import architecture_config, new_tokenizer
+    from polythink.models.lm import architecture_config, new_tokenizer
     from polythink.problems.vocabulary import words_of
-    from polythink.train.text_recipe import TextRecipe
+    from polythink.pipeline.text import TextRecipe
 
     if isinstance(recipe, TextRecipe):
         return text_configurations(recipe, beside)
@@ -128,8 +128,8 @@ def configurations(recipe: Recipe | TextRecipe, beside: list[str]) -> dict[str, 
 
 def text_configurations(recipe: TextRecipe, beside: Sequence[str]) -> dict[str, PreTrainedConfig]:
     """The same for a recipe of plain text. A vocabulary of words is counted in the texts, others have their size."""
-    from polythink.models.text_tokenizers import train_tokenizer
-    from polythink.problems.texts import load_texts
+    from polythink.text.tokenizers import train_tokenizer
+    from polythink.text.data.sets import load_texts
 
     frame = recipe.frame()
     if recipe.tokenizer.kind == "words":

@@ -15,6 +15,6 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a 
 
     Example: polythink report runs/smoke
     """
-    from polythink.evaluate.report import write_report
+    from polythink.report.report import write_report
 
     print(write_report(run))

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from polythink.problems.answers import extract, stating
-from polythink.run.errors import UserError, nearest
+from polythink.errors import UserError, nearest
 from polythink.run.folder import write_jsonl
 from polythink.run.progress import progress
 from polythink.run.rows import read_rows

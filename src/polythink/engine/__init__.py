@@ -1,6 +1,6 @@
 """Fork/join decoding."""
 
-from polythink.engine.decoding import Decoding, Event, Request
+from polythink.engine.params import Decoding, Event, Request
 from polythink.engine.engine import Engine
 from polythink.engine.reference import reference_generate
 

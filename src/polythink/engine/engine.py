@@ -14,16 +14,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from polythink.engine.backend import TransformersBackend
-from polythink.engine.decoding import Decoding, OnEvent, Request
-from polythink.engine.drawing import Drawing, Feed
-from polythink.engine.grammar import Grammar
+from polythink.engine.backends.transformers import TransformersBackend
+from polythink.engine.params import Decoding, OnEvent, Request
+from polythink.engine.trace_state import Drawing, Feed
+from polythink.engine.tag_ids import Grammar
 from polythink.engine.sampling import draw, uniforms
 from polythink.engine.selfcheck import choose_backend
-from polythink.models.load import LanguageModel
+from polythink.models.lm import LanguageModel
 from polythink.models.tags import tag_ids
 from polythink.models.thoughts import attach
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.run.progress import Progress
 from polythink.trace.dialect import get_dialect
 from polythink.trace.rollout import Rollout

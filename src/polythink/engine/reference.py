@@ -13,11 +13,11 @@ from random import Random
 import numpy as np
 import torch
 
-from polythink.engine.decoding import Decoding, Request
+from polythink.engine.params import Decoding, Request
 from polythink.engine.sampling import draw, stream_key, uniforms
-from polythink.models.load import LanguageModel
-from polythink.models.masks import collate, masked_logits
-from polythink.run.errors import UserError
+from polythink.models.lm import LanguageModel
+from polythink.models.batch import collate, masked_logits
+from polythink.errors import UserError
 from polythink.trace.convert import draw_labels
 from polythink.trace.dialect import get_dialect
 from polythink.trace.rollout import Rollout, Segment

@@ -10,7 +10,7 @@ import hashlib
 import numpy as np
 import torch
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 

@@ -11,12 +11,12 @@ import warnings
 
 import torch
 
-from polythink.engine.backend import KINDS, TransformersBackend
-from polythink.engine.drawing import Feed
-from polythink.models.load import LanguageModel
-from polythink.models.masks import collate
+from polythink.engine.backends.transformers import KINDS, TransformersBackend
+from polythink.engine.trace_state import Feed
+from polythink.models.lm import LanguageModel
+from polythink.models.batch import collate
 from polythink.models.thoughts import keywords, thoughts_of
-from polythink.run.errors import UserError, nearest
+from polythink.errors import UserError, nearest
 from polythink.trace.layout import Layout, Piece, lay_out
 
 # Root mean square difference allowed, as a share of the logits' standard deviation; a wrong table is off by far more.

@@ -29,19 +29,19 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
-from polythink.engine.decoding import Decoding, Request
-from polythink.engine.grammar import Grammar
+from polythink.engine.params import Decoding, Request
+from polythink.engine.tag_ids import Grammar
 from polythink.engine.sampling import stream_key
-from polythink.evaluate.arms import Arm, chosen, from_paths, summarised
-from polythink.evaluate.bench import Bench, Drawn, in_sequence, numbers_of_paths, settled, with_paths
+from polythink.evaluate.methods import Arm, chosen, from_paths, summarised
+from polythink.evaluate.study import Bench, Drawn, in_sequence, numbers_of_paths, settled, with_paths
 from polythink.evaluate.metrics import Measure, by_problem, less
-from polythink.evaluate.paths import Paths, fork_end
+from polythink.evaluate.votes import Paths, fork_end
 from polythink.evaluate.run import make_requests
 from polythink.problems.answers import Grader
 from polythink.problems.prompts import Prompt, get_prompt
-from polythink.problems.record import ProblemSet
+from polythink.problems.problem import ProblemSet
 from polythink.run.config import Config
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout
 

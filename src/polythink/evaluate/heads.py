@@ -30,14 +30,14 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from polythink.engine.decoding import Decoding
-from polythink.evaluate.dynamics import COLOURS, GRID, INK, SOFT, svg_figure
+from polythink.engine.params import Decoding
+from polythink.report.plots import COLOURS, GRID, INK, SOFT, svg_figure
 from polythink.evaluate.run import make_requests
-from polythink.models.masks import collate
+from polythink.models.batch import collate
 from polythink.models.thoughts import KEYWORDS, keywords
 from polythink.problems.prompts import Prompt
-from polythink.problems.record import ProblemSet
-from polythink.run.errors import UserError
+from polythink.problems.problem import ProblemSet
+from polythink.errors import UserError
 from polythink.run.folder import explained, write_bytes
 
 FILE = "heads.npz"

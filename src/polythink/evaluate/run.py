@@ -17,13 +17,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from polythink.engine.decoding import Decoding, Request
+from polythink.engine.params import Decoding, Request
 from polythink.evaluate.metrics import interval, measures
 from polythink.problems.answers import Grade, Grader
-from polythink.problems.countdown import is_marked_ok
+from polythink.problems.tasks.countdown import is_marked_ok
 from polythink.problems.prompts import Prompt
-from polythink.problems.record import Problem, ProblemSet
-from polythink.run.errors import UserError
+from polythink.problems.problem import Problem, ProblemSet
+from polythink.errors import UserError
 from polythink.run.folder import explained, write_json, write_jsonl
 from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout, Segment

@@ -25,17 +25,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from polythink.engine.decoding import Decoding, Request
+from polythink.engine.params import Decoding, Request
 from polythink.engine.sampling import stream_key
-from polythink.evaluate.arms import Arm, chosen, from_paths, summarised
-from polythink.evaluate.bench import Bench, Drawn, in_sequence, numbers_of_paths, settled, with_paths
+from polythink.evaluate.methods import Arm, chosen, from_paths, summarised
+from polythink.evaluate.study import Bench, Drawn, in_sequence, numbers_of_paths, settled, with_paths
 from polythink.evaluate.metrics import Measure, by_problem, interval, less, mean_over
 from polythink.evaluate.run import make_requests
 from polythink.problems.answers import Grader
 from polythink.problems.prompts import Prompt, get_prompt
-from polythink.problems.record import ProblemSet
+from polythink.problems.problem import ProblemSet
 from polythink.run.config import Config
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.run.folder import write_jsonl
 
 

@@ -8,7 +8,7 @@ import torch
 from tokenizers import AddedToken
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.trace.dialect import Dialect
 
 

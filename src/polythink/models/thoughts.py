@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.run.folder import replacing
 
 FILE = "thoughts.safetensors"

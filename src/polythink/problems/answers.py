@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from polythink.problems.equality import clean, compare, same_tokens
-from polythink.problems.record import Problem
+from polythink.problems.problem import Problem
 from polythink.problems.verify import Worker
 from polythink.trace.convert import CannotSay
 from polythink.trace.dialect import PARALLEL_R1, Dialect
@@ -185,7 +185,7 @@ class Grader:
         `text` is the path alone; its own tags may stand around it.
         """
         if problem.checker == "countdown":
-            from polythink.problems.countdown import path_answer
+            from polythink.problems.tasks.countdown import path_answer
 
             return path_answer(text)
         tokens = list(scan(text, self.dialect))
@@ -199,7 +199,7 @@ class Grader:
         problem is right if it says what it was asked to."""
         given = self.path_answer(text, problem)
         if problem.checker == "attribution":
-            from polythink.problems.attribution import parse_question
+            from polythink.problems.tasks.attribution import parse_question
 
             return parse_question(problem.question).allows(given or "")
         verdict = self._judge(given, problem).verdict
@@ -214,7 +214,7 @@ class Grader:
 
     def _attributed(self, text: str, problem: Problem) -> Grade:
         """The verdict on a summary that reports its paths, for which the paths have to be read."""
-        from polythink.problems.attribution import judge
+        from polythink.problems.tasks.attribution import judge
 
         report = judge(text, int(problem.answer), self.dialect)
         if report is None:

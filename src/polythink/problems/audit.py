@@ -14,7 +14,7 @@ from typing import Any
 from polythink.problems.answers import last_box
 from polythink.problems.equality import compare
 from polythink.problems.faults import MINUS_ONE, SENTENCES, bare, known_faults
-from polythink.problems.record import Problem, ProblemSet
+from polythink.problems.problem import Problem, ProblemSet
 
 SHORT = 24  # characters; a problem below that and without a digit asks nothing that could be answered
 _CONTROL = re.compile(

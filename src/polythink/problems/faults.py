@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from polythink.problems.record import Problem
+from polythink.problems.problem import Problem
 
 _TYPESETTING = re.compile(r"\\(?:left|right|displaystyle|quad|qquad)\b")
 _OTHER = re.compile(r"(?:[^\w+\-=<>/*^!|]|_)+")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 
 def hub_rows(name: str, repo: str, config: str | None, split: str, otherwise: str) -> Iterable[Mapping[str, Any]]:

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from polythink.run.errors import UserError, nearest
+from polythink.errors import UserError, nearest
 
 PLACEHOLDER = "{problem}"
 _FOLDER = Path(__file__).parent / "prompts"

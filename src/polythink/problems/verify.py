@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 START_SECONDS = 120  # to import sympy on a busy machine; does not count against any answer
 MEMORY = 2 << 30  # bytes of data a worker may hold

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from polythink.problems import attribution, countdown
+from polythink.problems.tasks import attribution, countdown
 
 VOCABULARIES = {"countdown": countdown.VOCABULARY, "attribution": attribution.VOCABULARY}
 

@@ -24,7 +24,7 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from polythink.rewards.terms import CONDITIONS, TERMS, Judged
 from polythink.run.config import Config, parse_config
-from polythink.run.errors import UserError, nearest
+from polythink.errors import UserError, nearest
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.rollout import Rollout
 from polythink.trace.validity import RULES

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from polythink.run.errors import UserError, nearest
+from polythink.errors import UserError, nearest
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 Model = TypeVar("Model", bound=BaseModel)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 log = logging.getLogger(__name__)
 PACKAGES = (

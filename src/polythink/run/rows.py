@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 
 def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.trace.dialect import Dialect
 from polythink.trace.parse import scan
 from polythink.trace.tree import Block, Trace

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from polythink.run.errors import UserError, nearest
+from polythink.errors import UserError, nearest
 
 TAG_KINDS = ("block_open", "block_close", "path_open", "path_close", "summary_open", "summary_close")
 NUMBER = "{n}"  # where a path's number stands in its tags

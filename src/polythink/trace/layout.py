@@ -18,7 +18,7 @@ from math import log
 
 import numpy as np
 
-from polythink.run.errors import UserError, nearest
+from polythink.errors import UserError, nearest
 
 KINDS = ("prompt", "main", "path", "summary")
 MODES = ("structured", "sequential")

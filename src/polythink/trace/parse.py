@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from unicodedata import east_asian_width
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.trace.dialect import NUMBER, PARALLEL_R1, TAG_KINDS, Dialect
 from polythink.trace.tree import Block, Trace
 

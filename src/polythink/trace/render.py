@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.parse import scan
 from polythink.trace.tree import Block, Trace

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from polythink.run.errors import UserError, nearest
+from polythink.errors import UserError, nearest
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.parse import Token, TraceError, parse, place, scan
 

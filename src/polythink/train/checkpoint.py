@@ -11,9 +11,9 @@ from pickle import UnpicklingError
 
 import torch
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.run.folder import read_jsonl, replacing, write_jsonl
-from polythink.train import process
+from polythink.train import distributed
 
 FILE = "checkpoint.pt"
 

@@ -16,15 +16,15 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from polythink.engine.decoding import Decoding
-from polythink.models.load import LanguageModel
-from polythink.models.masks import pack
-from polythink.problems import attribution, countdown
-from polythink.problems.countdown import Manner
+from polythink.engine.params import Decoding
+from polythink.models.lm import LanguageModel
+from polythink.models.batch import pack
+from polythink.problems.tasks import attribution, countdown
+from polythink.problems.tasks.countdown import Manner
 from polythink.problems.prompts import Prompt, get_prompt
-from polythink.problems.record import Problem
+from polythink.problems.problem import Problem
 from polythink.run.config import Config
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.run.folder import read_jsonl
 from polythink.trace.layout import MODES, Layout, Piece, lay_out
 from polythink.trace.parse import TraceError, nested_block, parse

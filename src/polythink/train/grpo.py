@@ -18,26 +18,26 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 
-from polythink.engine.decoding import Decoding, Request
+from polythink.engine.params import Decoding, Request
 from polythink.engine.engine import Engine
 from polythink.evaluate.run import sample_row
-from polythink.models.load import LanguageModel
+from polythink.models.lm import LanguageModel
 from polythink.problems.answers import Grade, Grader
 from polythink.problems.prompts import Prompt
-from polythink.problems.record import Problem
+from polythink.problems.problem import Problem
 from polythink.rewards.combine import Reward, RewardConfig, build_reward
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.run.folder import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout
 from polythink.trace.statistics import rollout_statistics
-from polythink.train import process
+from polythink.train import distributed
 from polythink.train.checkpoint import forget_after, load_checkpoint, save_checkpoint
 from polythink.train.data import endless
 from polythink.train.loss import group_advantages
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser
-from polythink.train.policy import PolicyConfig, learn, score
+from polythink.train.grpo_step import PolicyConfig, learn, score
 
 
 class GRPOConfig(PolicyConfig):

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from polythink.models.thoughts import thoughts_of
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 from polythink.train.config import OptimiserConfig
 
 

@@ -12,13 +12,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from polythink.models.load import LanguageModel
-from polythink.models.masks import collate, response_of, token_logprobs
-from polythink.run.errors import UserError
+from polythink.models.lm import LanguageModel
+from polythink.models.batch import collate, response_of, token_logprobs
+from polythink.errors import UserError
 from polythink.run.folder import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.trace.layout import Layout
-from polythink.train import process
+from polythink.train import distributed
 from polythink.train.checkpoint import forget_after, load_checkpoint, save_checkpoint
 from polythink.train.config import TrainingConfig
 from polythink.train.data import DataConfig, Mixture, pack_rows

@@ -15,7 +15,7 @@ from polythink.models.architectures.e_eit import EfficientInteractiveAttention
 from polythink.models.architectures.eit import InteractiveAttention
 from polythink.models.architectures.folding import folding_pays
 from polythink.models.architectures.partialformer import PartialAttention
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 B, T, D_MODEL, HEADS = 2, 7, 32, 4
 

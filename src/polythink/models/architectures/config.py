@@ -11,7 +11,7 @@ import copy
 
 from transformers import PreTrainedConfig
 
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 INITIALISATIONS = ("published", "alive")
 

@@ -20,7 +20,7 @@ from polythink.models.architectures.config import FrameConfig
 from polythink.models.architectures.eit import InteractionConfig
 from polythink.models.architectures.folding import folded_products, folding_pays, plain_products
 from polythink.models.architectures.partialformer import PartialFormerConfig
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 
 class Count(NamedTuple):

@@ -37,7 +37,7 @@ from polythink.models.architectures.initial import drawn_by, keep_spread
 from polythink.models.architectures.neighbours import SLOTS, Neighbours, convolve
 from polythink.models.architectures.stack import Parts
 from polythink.models.architectures.vanilla import MultiHeadAttention
-from polythink.run.errors import UserError
+from polythink.errors import UserError
 
 
 class InteractionConfig(FrameConfig):

@@ -1,0 +1,218 @@
+"""An experiment: arms (a recipe with overrides) times seeds, every stage run once, one table at the end.
+
+    name: countdown
+    seeds: [0, 1]
+    jobs: 2                      # stages that run at once,
+    threads: 1                   # each in so many threads; the cores shared out if left out
+    columns: [mean@8, tokens]    # metrics in the table; all if left out
+    arms:
+      sequential: {recipe: countdown, overrides: [mode=sequential]}
+      parallel:   {recipe: countdown}
+
+Writes, under `out`:
+
+    stages/NAME-DIGEST/   every stage once, however many runs share it
+    runs/ARM-seedK/       recipe.yaml, environment.json, stages.json, report.html of each run
+    table.md, table.json, table.html, report.html
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field, field_validator
+
+from polythink.report.report import compare_report, write_report
+from polythink.pipeline.board import Board
+from polythink.pipeline.curves import curves
+from polythink.pipeline.results_table import KINDS, Evaluated, Table, make_table
+from polythink.pipeline.schedule import RESULT, STAGE_COMMAND, Job, Schedule
+from polythink.run.config import Config, dump_yaml, find_recipe, load_yaml, parse_config
+from polythink.errors import UserError
+from polythink.run.folder import environment, read_json, write_json, write_text
+from polythink.run.progress import progress
+
+if TYPE_CHECKING:  # with torch behind it, which an experiment itself has no use for
+    from polythink.pipeline.plan import Plan
+    from polythink.pipeline.recipe import AnyRecipe
+
+
+class Arm(Config):
+    """A recipe and what is different in it."""
+
+    recipe: str
+    overrides: tuple[str, ...] = ()
+
+
+class Experiment(Config):
+    """The file above. The first arm is the one that the others are compared with."""
+
+    name: str
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    arms: dict[str, Arm] = Field(min_length=1)
+    jobs: int = Field(2, ge=1)
+    threads: int | None = Field(None, ge=1)  # of a stage; the cores shared out if left out
+    columns: tuple[str, ...] = ()
+
+    @field_validator("name", "arms")
+    @classmethod
+    def _names_are_folder_names(cls, given: str | dict[str, Arm]) -> str | dict[str, Arm]:
+        for name in [given] if isinstance(given, str) else given:
+            if not re.fullmatch(r"[\w.-]+", name):
+                raise ValueError(f"{name!r} names a folder: it must consist of letters, digits, and _ . -")
+        return given
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds must be different, got {list(seeds)}")
+        return seeds
+
+
+EVALUATIONS = (*KINDS, "text_eval")  # kinds of stages whose results stand in the table
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one seed: its resolved recipe and the stages it comes to."""
+
+    arm: str
+    seed: int
+    recipe: AnyRecipe
+    plans: dict[str, Plan]  # its stages in order, by name
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment came to: its table in Markdown, and a paragraph for every stage that failed."""
+
+    table: str
+    failures: tuple[str, ...]
+
+
+Load = Callable[[str | Path, Sequence[str]], "AnyRecipe"]
+
+
+def load_experiment(name_or_path: str | Path) -> Experiment:
+    """The experiment of that name or file. Paths of recipes in it are relative to the file."""
+    path = find_recipe(name_or_path)
+    experiment = parse_config(Experiment, load_yaml(path), str(path))
+    arms = {}
+    for name, arm in experiment.arms.items():
+        try:
+            arms[name] = arm.model_copy(update={"recipe": str(find_recipe(arm.recipe, path.parent))})
+        except UserError as error:
+            raise UserError(f"{path}: arm {name}: {error}") from None
+    return experiment.model_copy(update={"arms": arms})
+
+
+def run_experiment(
+    experiment: Experiment,
+    out: Path,
+    jobs: int | None = None,
+    *,
+    load: Load | None = None,
+    command: Sequence[str] = STAGE_COMMAND,
+) -> Outcome:
+    """Run what is missing under `out`, write table and reports, say what failed.
+
+    `jobs` stages run at once (the file's number if None). `load` and `command` stand in for `train.recipe.load_recipe`
+    and the program that runs one stage (see `Schedule`).
+    """
+    runs = resolve(experiment, load or _load_recipe)
+    stages = collect(runs, out)
+    for run in runs:
+        _write_run(run, out / "runs" / run.name, stages)
+    schedule = Schedule(list(stages.values()), jobs or experiment.jobs, command, experiment.threads)
+    with Board(list(stages.values())) as board:
+        schedule.run(board.show)
+    evaluated = [found for run in runs for found in evaluations(run, stages)]
+    table = make_table(experiment.name, next(iter(experiment.arms)), evaluated, experiment.columns)
+    table.write(out)
+    _write_reports(table, runs, out)
+    return Outcome(table.markdown, tuple(schedule.failures.values()))
+
+
+def resolve(experiment: Experiment, load: Load) -> list[Run]:
+    """Every arm with every seed. A mistake in any recipe or override is found here, before anything is run."""
+    runs = []
+    for seed in experiment.seeds:  # first all arms with one seed, so that there is something to compare early
+        for name, arm in experiment.arms.items():
+            try:
+                recipe = load(arm.recipe, [*arm.overrides, f"seed={seed}"])
+            except UserError as error:
+                raise UserError(f"arm {name}: {error}") from None
+            runs.append(Run(name, seed, recipe, {plan.name: plan for plan in recipe.plan()}))
+    return runs
+
+
+def collect(runs: Sequence[Run], out: Path) -> dict[str, Job]:
+    """The stages of all runs by digest, each with a folder of its own; a folder that exists is found by its digest."""
+    needed: dict[str, list[str]] = {}
+    jobs: dict[str, Job] = {}
+    for run in runs:
+        for plan in run.plans.values():
+            short = plan.digest[:12]
+            folder = next(out.glob(f"stages/*-{short}"), out / "stages" / f"{plan.name}-{short}")
+            after = run.plans[plan.previous].digest if plan.previous else None
+            needed.setdefault(plan.digest, []).append(run.name)
+            jobs[plan.digest] = Job(plan.name, plan.digest, after, plan.model_dump(mode="json"), folder, ())
+    return {digest: replace(job, runs=tuple(needed[digest])) for digest, job in jobs.items()}
+
+
+def evaluations(run: Run, stages: Mapping[str, Job]) -> list[Evaluated]:
+    """The finished evaluations of a run, in order."""
+    evals = [plan for plan in run.plans.values() if plan.stage.kind in EVALUATIONS]
+    found = []
+    for position, plan in enumerate(evals, start=-len(evals)):
+        folder = stages[plan.digest].folder
+        if not stages[plan.digest].done:
+            continue
+        chain = _chain(plan, run.plans)
+        seconds = sum(read_json(stages[p.digest].folder / RESULT).get("seconds") or 0 for p in chain)
+        found.append(Evaluated(run.arm, run.seed, position, plan.name, plan.previous or "nothing", folder, seconds))
+    return found
+
+
+def _chain(plan: Plan, plans: Mapping[str, Plan]) -> list[Plan]:
+    """The stages that made the model that `plan` evaluates."""
+    chain = []
+    while plan.previous:
+        plan = plans[plan.previous]
+        chain.append(plan)
+    return chain
+
+
+def _write_run(run: Run, folder: Path, stages: Mapping[str, Job]) -> None:
+    """The files that make a run folder of shared stages."""
+    listed = [
+        {"name": name, "kind": plan.stage.kind, "folder": os.path.relpath(stages[plan.digest].folder, folder)}
+        for name, plan in run.plans.items()
+    ]
+    write_text(folder / "recipe.yaml", dump_yaml(run.recipe.model_dump(mode="json")))
+    write_json(folder / "environment.json", environment())
+    write_json(folder / "stages.json", listed)
+
+
+def _load_recipe(name_or_path: str | Path, overrides: Sequence[str]) -> AnyRecipe:
+    from polythink.pipeline.recipe import load_recipe
+
+    return load_recipe(name_or_path, overrides)
+
+
+def _write_reports(table: Table, runs: Sequence[Run], out: Path) -> None:
+    arms: dict[str, list[Path]] = {}
+    for run in progress(runs, "reports"):
+        write_report(out / "runs" / run.name)
+        arms.setdefault(run.arm, []).append(out / "runs" / run.name)
+    compare_report(table.name, arms, out / "report.html", table.html, findings=curves(table.columns))

@@ -1,0 +1,189 @@
+"""A recipe: stages in order over one model, read from YAML, planned, and run in one folder.
+
+RUN/recipe.yaml        the recipe with everything resolved
+    environment.json   versions, machine, commit
+    stages.json        [{name, kind, folder}] in order
+    STAGE/             one folder a stage (see `stage.py`)
+    report.html        curves, table and traces
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from polythink.engine.params import Decoding
+from polythink.evaluate.study import numbers_of_paths
+from polythink.evaluate.compare import CompareConfig
+from polythink.evaluate.tunnel import TunnelConfig
+from polythink.models.lm import ModelConfig, check_path
+from polythink.problems.sets import SUFFIXES, get_source
+from polythink.run.config import Config, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
+from polythink.errors import UserError, nearest
+from polythink.run.folder import environment, held, write_json, write_text
+from polythink.trace.convert import draw_labels
+from polythink.trace.dialect import get_dialect
+from polythink.trace.layout import MODES
+from polythink.train.grpo import GRPOConfig
+from polythink.pipeline.plan import ColdstartConfig, MeasuringConfig, Stage, StagePlan, file_name, names_of_folders
+from polythink.train.sft import SFTConfig
+from polythink.pipeline.stage import Say, check_folder, run_stage
+from polythink.pipeline.text import TextRecipe
+
+
+class Recipe(Config):
+    """Stages and what they share. Every stage may replace mode, prompt, seed, and keys of decoding."""
+
+    name: str
+    seed: int = 0
+    dialect: str = "parallel_r1"
+    mode: Literal[MODES] = "structured"
+    prompt: str = "none"  # name of a prompt or a file with {problem} in it
+    chat: bool = False  # wrap prompts in the tokenizer's chat template
+    decoding: dict[str, Any] = Field(default_factory=dict)  # keys of `Decoding`
+    model: ModelConfig = ModelConfig()
+    stages: dict[str, Stage] = Field(min_length=1)
+
+    _names = field_validator("stages")(names_of_folders)
+
+    def plan(self) -> list[StagePlan]:
+        """One plan a stage, in order; `UserError` for what cannot be run as it stands."""
+        get_dialect(self.dialect)
+        if self.model.path is not None:
+            check_path(self.model.path)
+        plans: list[StagePlan] = []
+        before: StagePlan | None = None
+        for name, stage in self.stages.items():
+            self._check(name, stage, plans)
+            mode = stage.mode or self.mode
+            plan = StagePlan(
+                name=name,
+                stage=stage,
+                model=self.model,
+                dialect=self.dialect,
+                mode=mode,
+                chat=self.chat,
+                prompt=stage.prompt or self.prompt,
+                decoding=self._decoding(name, stage, mode),
+                seed=self.seed if stage.seed is None else stage.seed,
+                previous=before.name if before else None,
+            ).with_digest(before.digest if before else None)
+            check_drawing(plan)
+            plans.append(plan)
+            before = before if isinstance(stage, MeasuringConfig) else plan
+        return plans
+
+    def _decoding(self, name: str, stage: Stage, mode: str) -> Decoding:
+        keys = self.decoding | stage.decoding
+        if "mode" in keys:
+            raise UserError(f"stages.{name}: decoding.mode follows from the stage's mode; set mode: {keys['mode']}")
+        return parse_config(Decoding, {**keys, "mode": mode}, f"decoding of stage {name}")
+
+    def _check(self, name: str, stage: Stage, before: Sequence[StagePlan]) -> None:
+        """What one stage asks of those before it."""
+        if isinstance(stage, CompareConfig | TunnelConfig):
+            try:
+                numbers_of_paths(stage.paths, stage.mode or self.mode, get_dialect(self.dialect))
+            except UserError as error:
+                raise UserError(f"stages.{name}: {error}") from None
+        for key in ("problems", "prompts") if isinstance(stage, MeasuringConfig) else ():
+            given = getattr(stage, key, ())
+            if len({file_name(x) for x in given}) < len(given):
+                raise UserError(f"stages.{name}.{key}: two of them would write the same files; evaluate them apart")
+        for problems in getattr(stage, "problems", ()):
+            check_problems(problems, f"stages.{name}.problems")
+        known = [plan.name for plan in before if isinstance(plan.stage, ColdstartConfig)]
+        for source in stage.data if isinstance(stage, SFTConfig) else ():
+            if source.stage is not None and source.stage not in known:
+                hint = nearest(source.stage, known) if known else ""
+                raise UserError(f"stages.{name}.data: no earlier coldstart stage {source.stage!r}{hint}")
+            if source.file is not None and not Path(source.file).is_file():
+                raise UserError(f"stages.{name}.data: no file {source.file}")
+            if source.problems is not None:
+                check_problems(source.problems, f"stages.{name}.data", synthetic=True)
+
+
+def check_drawing(plan: StagePlan) -> None:
+    """`UserError` for a stage that draws blocks which the dialect cannot have; found here and not behind training."""
+    decoding, dialect = plan.decoding, get_dialect(plan.dialect)
+    if plan.mode != "structured" or not isinstance(plan.stage, MeasuringConfig | GRPOConfig):
+        return
+    if not isinstance(plan.stage, CompareConfig | TunnelConfig):  # these have numbers of paths of their own
+        try:
+            draw_labels(dialect.inventory, decoding.paths, None)
+        except UserError as error:
+            raise UserError(f"stages.{plan.name}: decoding.paths: {error}") from None
+    if decoding.max_blocks == 0 and not dialect.block_open and not decoding.fork_at:
+        raise UserError(
+            f"stages.{plan.name}: decoding.max_blocks is 0, but in the dialect {dialect.name} the runtime forks at the "
+            "end of the prompt; allow one block, or set mode: sequential"
+        )
+
+
+def check_problems(name: str, where: str, synthetic: bool = False) -> None:
+    """`UserError` unless the problem set is known or a file that is there; nothing is loaded."""
+    if Path(name).suffix.lower() in SUFFIXES and not synthetic:
+        if not Path(name).is_file():
+            raise UserError(f"{where}: no file {name}")
+        return
+    base, _, split = name.partition(":")
+    source = get_source(base)
+    if split and split not in source.splits:
+        raise UserError(f"{where}: {base} has no split {split!r}{nearest(split, source.splits)}")
+    if synthetic and not source.level:
+        raise UserError(f"{where}: demonstrations are made for the synthetic sets only, not for {name!r}")
+
+
+AnyRecipe = Recipe | TextRecipe
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
+    """A packaged recipe or a file, with `stage.key=value` overrides, checked down to the plan of every stage.
+
+    One with a `task` is about plain text.
+
+    A stage that is set to null (in a recipe that extends another, or by an override) is left out.
+    """
+    data = apply_overrides(load_yaml(find_recipe(name_or_path)), overrides, shorthand="stages")
+    recipe_class = TextRecipe if "task" in data else Recipe
+    _check_names(overrides, data.get("stages"), recipe_class)
+    if isinstance(data.get("stages"), dict):
+        data["stages"] = {name: stage for name, stage in data["stages"].items() if stage is not None}
+    recipe = parse_config(recipe_class, data, str(name_or_path))
+    recipe.plan()
+    return recipe
+
+
+def _check_names(overrides: Sequence[str], stages: Any, recipe_class: type[Config]) -> None:
+    """`UserError` for an override that begins with neither a stage nor a key of the recipe."""
+    known = [*(stages if isinstance(stages, dict) else ()), *recipe_class.model_fields]
+    for override in overrides:
+        first = override.partition("=")[0].split(".")[0].strip()
+        if first not in known:
+            raise UserError(f"override {override!r}: unknown key {first}{nearest(first, known)}")
+
+
+def run_recipe(recipe: AnyRecipe, out: str | Path, resume: bool = False, say: Say = print) -> Path:
+    """Run all stages in the folder `out` and write the report; returns the report's path.
+
+    Stages that are done are not run again.
+    """
+    from polythink.report.report import write_report
+
+    out, plans = Path(out), recipe.plan()
+    if (out / "recipe.yaml").exists() and not resume:
+        raise UserError(f"{out} holds a run already; resume it, or give another folder for this one")
+    for plan in plans:
+        check_folder(plan, out / plan.name)
+    with held(out):
+        write_text(out / "recipe.yaml", dump_yaml(recipe.model_dump(mode="json")))
+        write_json(out / "environment.json", environment())
+        stages = [{"name": plan.name, "kind": plan.stage.kind, "folder": plan.name} for plan in plans]
+        write_json(out / "stages.json", stages)
+        for number, plan in enumerate(plans, 1):
+            say(f"stage {number} of {len(plans)}: {plan.name} ({plan.stage.kind})")
+            run_stage(plan, out / plan.name, out / plan.previous if plan.previous else None, resume=resume, say=say)
+        return write_report(out)

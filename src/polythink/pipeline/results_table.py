@@ -1,0 +1,314 @@
+"""The table of an experiment: every metric with its interval, its paired difference to the first arm, and its gain.
+
+With one seed, or where all seeds share one evaluation, an interval speaks of other problems: the evaluation's own
+bootstrap, and for differences a paired bootstrap over the same problems. Otherwise it speaks of other seeds: a t
+interval over seeds, differences taken seed by seed. The caption says which. The gain of an arm is the paired difference
+to its own first evaluation.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import isnan, sqrt
+from pathlib import Path
+from statistics import mean, stdev
+
+from polythink.evaluate.metrics import AMOUNTS, Estimate, Measure, difference, measures, read_measures
+from polythink.report.page import page
+from polythink.text.scores import text_measures
+from polythink.run.folder import read_json, read_jsonl, write_json, write_text
+from polythink.run.table import html_table, markdown_table
+
+# two-sided 95% quantiles of Student's t for 1..30 degrees of freedom
+T_95 = (
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448,
+    2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484,
+    2.0452, 2.0423,
+)  # fmt: skip
+KINDS = ("eval", "compare", "tunnel")  # of stages that measure; their files begin so
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One finished evaluation stage of one run."""
+
+    arm: str
+    seed: int
+    position: int  # -1 is the run's last evaluation, -2 the one before it
+    stage: str
+    after: str  # name of the training stage whose model was evaluated
+    folder: Path
+    seconds: float  # spent in all training stages up to that model
+
+    @functools.cached_property
+    def sets(self) -> dict[str, dict]:
+        """What was measured on each problem set, by the set's name in the file names, in the order of the recipe."""
+        files = [(kind, path) for kind in KINDS for path in sorted(self.folder.glob(f"{kind}-*.json"))]
+        found = {path.stem.removeprefix(f"{kind}-"): read_json(path) for kind, path in files}
+        order = list(read_json(self.folder / "result.json").get("evaluations", ()))
+        return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+
+    @functools.cached_property
+    def measures(self) -> dict[str, dict[str, Measure]]:
+        """The metrics on each set, problem by problem."""
+        return {name: _measures(self.folder, name, data["metrics"]) for name, data in self.sets.items()}
+
+
+def _measures(folder: Path, name: str, metrics: Iterable[str]) -> dict[str, Measure]:
+    if (own := folder / f"measures-{name}.jsonl").is_file():
+        return read_measures(own)
+    rows = read_jsonl(folder / f"samples-{name}.jsonl")
+    if rows and "reference" in rows[0]:
+        return text_measures(rows)
+    best_of = [int(metric.removeprefix("best_of_")) for metric in metrics if metric.startswith("best_of_")]
+    found = measures(rows, best_of)
+    if (greedy := folder / f"greedy-{name}.jsonl").is_file():
+        found["greedy"] = measures(read_jsonl(greedy))["mean@1"]
+    return found
+
+
+Estimates = dict[str, dict[str, Estimate]]  # problem set -> metric -> estimate
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table: the arms that share an evaluation, and what came out of it over the seeds."""
+
+    arms: tuple[str, ...]
+    stage: str
+    after: str
+    position: int
+    seeds: tuple[int, ...]
+    seconds: float
+    results: Estimates  # means over seeds
+    differences: Estimates  # to the first arm, at the same position
+    gains: Estimates  # over the arm's own first evaluation
+
+
+# ---- numbers ----
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean and 95% t interval of one value a seed; without an interval for one seed."""
+    if len(values) == 1:
+        return Estimate(values[0], float("nan"), float("nan"))
+    df = len(values) - 1
+    t = T_95[df - 1] if df <= len(T_95) else 1.95996 + 2.372 / df + 2.82 / df**2
+    half = t * stdev(values) / sqrt(len(values))
+    return Estimate(mean(values), mean(values) - half, mean(values) + half)
+
+
+def once(runs: Sequence[Evaluated]) -> bool:
+    """Whether it was measured but once: for one seed, or by one evaluation that all seeds share."""
+    return len({run.folder for run in runs}) == 1
+
+
+def results(runs: Sequence[Evaluated]) -> Estimates:
+    """Every metric over the seeds of a column; one without a value for some seed (a share of nothing) is left out."""
+
+    def measured(name: str, metric: str) -> Estimate | None:
+        found = [run.sets[name]["metrics"].get(metric) for run in runs if name in run.sets]
+        if any(m is None or m["value"] is None for m in found):
+            return None
+        if once(runs):
+            return Estimate(
+                *(float("nan") if x is None else x for x in (found[0][k] for k in ("value", "low", "high")))
+            )
+        return possible(over_seeds([m["value"] for m in found]), *bounds(metric))
+
+    return {name: _present({m: measured(name, m) for m in metrics}) for name, metrics in _metrics(runs).items()}
+
+
+def is_count(metric: str) -> bool:
+    """Whether it is an amount, and no share: `tokens`, or `parallel.tokens@8` of a comparison."""
+    return metric.partition("@")[0].rpartition(".")[2] in AMOUNTS
+
+
+def bounds(metric: str) -> tuple[float, float]:
+    """Between what a metric lies; a paired gain of a comparison may be negative."""
+    return (0.0, float("inf")) if is_count(metric) else (-1.0 if metric.startswith("gain_") else 0.0, 1.0)
+
+
+def possible(estimate: Estimate, least: float, most: float) -> Estimate:
+    """The part of an interval that lies between `least` and `most`."""
+    if isnan(estimate.low):
+        return estimate
+    return Estimate(estimate.value, max(least, estimate.low), min(most, estimate.high))
+
+
+def differences(runs: Sequence[Evaluated], others: Sequence[Evaluated]) -> Estimates:
+    """`runs` less `others`, seed by seed, or problem by problem where both were measured once; the rest is left out."""
+
+    def compare(name: str, metric: str) -> Estimate | None:
+        ours, theirs = ({run.seed: run for run in side if name in run.sets} for side in (runs, others))
+        pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+        values = [[run.sets[name]["metrics"].get(metric, {}).get("value") for run in pair] for pair in pairs]
+        if not pairs or any(value is None for pair in values for value in pair):
+            return None
+        if not (once(runs) and once(others)):
+            return over_seeds([a - b for a, b in values])
+        a, b = (run.measures[name].get(metric) for run in pairs[0])
+        return difference(a, b) if a and b and a.keys == b.keys else None
+
+    return {name: _present({m: compare(name, m) for m in metrics}) for name, metrics in _metrics(runs).items()}
+
+
+def _metrics(runs: Sequence[Evaluated]) -> dict[str, list[str]]:
+    """The sets on which a column was evaluated and the metrics of each, in order."""
+    names = dict.fromkeys(name for run in runs for name in run.sets)
+    return {n: list(dict.fromkeys(m for run in runs if n in run.sets for m in run.sets[n]["metrics"])) for n in names}
+
+
+def _present(found: dict[str, Estimate | None]) -> dict[str, Estimate]:
+    return {metric: estimate for metric, estimate in found.items() if estimate is not None}
+
+
+# ---- the table ----
+
+
+def columns(evaluated: Sequence[Evaluated], first_arm: str) -> list[Column]:
+    """The columns in the order of positions and arms. Arms that share all evaluations of a position share a column."""
+    runs: dict[tuple[str, int], list[Evaluated]] = {}
+    for run in evaluated:
+        runs.setdefault((run.arm, run.position), []).append(run)
+    shared: dict[tuple, list[str]] = {}
+    for arm, position in sorted(runs, key=lambda key: key[1]):
+        shared.setdefault((position, *(run.folder for run in runs[arm, position])), []).append(arm)
+    found = []
+    for (position, *_), arms in shared.items():
+        here = runs[arms[0], position]
+        start = min(p for arm, p in runs if arm == arms[0])
+        rivals = () if first_arm in arms else runs.get((first_arm, position), ())
+        earlier = () if start == position else runs[arms[0], start]
+        found.append(
+            Column(
+                arms=tuple(arms),
+                stage=here[0].stage,
+                after=here[0].after,
+                position=position,
+                seeds=tuple(run.seed for run in here),
+                seconds=mean(run.seconds for run in here),
+                results=results(here),
+                differences=differences(here, rivals),
+                gains=differences(here, earlier),
+            )
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Table:
+    """The finished table. `head` and `rows` are what is shown, `columns` holds all numbers."""
+
+    name: str
+    caption: str
+    seeds: tuple[int, ...]
+    columns: tuple[Column, ...]
+    head: list[str]
+    rows: list[list[str]]
+
+    @property
+    def markdown(self) -> str:
+        return f"{markdown_table(self.head, self.rows)}\n{self.caption}\n"
+
+    @property
+    def html(self) -> str:
+        return html_table(self.head, self.rows, self.caption)
+
+    def write(self, folder: Path) -> None:
+        """Write table.md, table.json and table.html."""
+        numbers = {
+            "name": self.name,
+            "caption": self.caption,
+            "seeds": self.seeds,
+            "columns": [*map(asdict, self.columns)],
+        }
+        write_json(folder / "table.json", numbers)
+        write_text(folder / "table.md", self.markdown)
+        write_text(
+            folder / "table.html", page(self.name, [f"<h1>{self.name}</h1>", f'<div class="wide">{self.html}</div>'])
+        )
+
+
+def make_table(name: str, first_arm: str, evaluated: Sequence[Evaluated], wanted: Sequence[str] = ()) -> Table:
+    """The table of all finished evaluations. `wanted` names the metrics to show; all where it is empty."""
+    found = columns(evaluated, first_arm)
+    seeds = tuple(sorted({run.seed for run in evaluated}))
+    problems: dict[str, dict[int, list[str]]] = {}  # set -> how many of it -> in which stages
+    for run in evaluated:
+        for name, data in run.sets.items():
+            stages = problems.setdefault(name, {}).setdefault(data["n"], [])
+            stages += [run.stage] * (run.stage not in stages)
+    text = caption(seeds, first_arm, problems) if evaluated else "Nothing was evaluated."
+    measured = {metric for column in found for by_metric in column.results.values() for metric in by_metric}
+    if missing := [metric for metric in wanted if metric not in measured]:
+        text += f" Asked for and not measured: {', '.join(missing)}."
+    return Table(name, text, seeds, tuple(found), *table_rows(found, wanted))
+
+
+def caption(seeds: Sequence[int], first_arm: str, problems: Mapping[str, Mapping[int, Sequence[str]]]) -> str:
+    """What the numbers are, in one paragraph. `problems`: of each set how many, and in which stages so many."""
+
+    def size(by_number: Mapping[int, Sequence[str]]) -> str:
+        several = len(by_number) > 1
+        return "; ".join(f"{n} in {', '.join(stages)}" if several else str(n) for n, stages in by_number.items())
+
+    sizes = ", ".join(f"{name} ({size(by_number)})" for name, by_number in problems.items())
+    how = (
+        f"Mean over {len(seeds)} seeds. Brackets: 95% t interval over seeds, differences and gains seed by seed; "
+        "where there is one evaluation for all of them, 95% bootstrap interval over problems."
+    )
+    if len(seeds) == 1:
+        how = "One seed. Brackets: 95% bootstrap interval over problems; differences and gains: over the same problems."
+    return (
+        f"Shares in percent, tokens and critical path per response, seconds of training. Problems: {sizes}. "
+        f"{how} Difference: to the arm {first_arm}. Gain: over the arm's own first evaluation."
+    )
+
+
+def table_rows(found: Sequence[Column], wanted: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: for each set a row for each metric, below an accuracy difference and gain; then the seconds."""
+    head = ["problems", "metric", *_titles(found)]
+    rows: list[list[str]] = []
+    for name in dict.fromkeys(name for column in found for name in column.results):
+        metrics = dict.fromkeys(m for column in found for m in column.results.get(name, {}))
+        label = name  # stands in the first of its rows only
+        # what an arm of a comparison costs is shown where it is asked for
+        for metric in (m for m in metrics if m in wanted or not (wanted or "." in m.partition("@")[0])):
+            cells = [_cell(metric, column.results.get(name, {}).get(metric)) for column in found]
+            rows.append([label, metric, *cells])
+            label = ""
+            for kind in ("differences", "gains"):
+                cells = [_cell(metric, getattr(column, kind).get(name, {}).get(metric), "+") for column in found]
+                if "@" in metric and any(cells):
+                    rows.append(["", kind.removesuffix("s"), *cells])
+    rows.append(["", "seconds", *(f"{column.seconds:.0f}" for column in found)])
+    return head, rows
+
+
+def _titles(found: Sequence[Column]) -> list[str]:
+    """Who is measured after which stage; the evaluation's own name where that is not enough; seeds that are missing."""
+    arms = {arm for column in found for arm in column.arms}
+    seeds = {seed for column in found for seed in column.seeds}
+    who = ["all arms" if len(column.arms) == len(arms) > 1 else ", ".join(column.arms) for column in found]
+    plain = [f"{w}, after {column.after}" for w, column in zip(who, found, strict=True)]
+    titles = []
+    for title, column in zip(plain, found, strict=True):
+        missing = len(column.seeds) < len(seeds)
+        titles.append(
+            title
+            + (f" ({column.stage})" if plain.count(title) > 1 else "")
+            + (f" ({len(column.seeds)} of {len(seeds)} seeds)" if missing else "")
+        )
+    return titles
+
+
+def _cell(metric: str, estimate: Estimate | None, sign: str = "") -> str:
+    if estimate is None:
+        return ""
+    scale = 1 if is_count(metric) else 100
+    digits = 3 if metric == "loss" else 1
+    value, low, high = (f"{scale * x:{sign}.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
+    return value if isnan(estimate.low) else f"{value} [{low}, {high}]"

@@ -1,0 +1,268 @@
+"""Operator countdown: a synthetic, verifiable task that a model under a million parameters can learn, and be wrong at.
+
+Numbers 1-9 stand in a fixed order; choose `+`, `-` or `*` between them so that the value, worked out from left to right
+(no precedence), is the target. Every value on the way lies in 0..60, and exactly one choice of operators reaches the
+target. A **chain** tries one choice and says at its end whether it worked:
+
+    question     9 8 5 -> 5
+    chain        9 - 8 = 1 * 5 = 5 ok
+    sequential   9 - 8 = 1 * 5 = 5 ok \\boxed{ 9 - 8 * 5 }
+    parallel     <Parallel><Path> chain </Path> ... </Parallel>
+                 <Summary> - * </Summary> \\boxed{ 9 - 8 * 5 }
+    ParaThinker  <think1> chain </think1> ... <summary> \\boxed{ 9 - 8 * 5 } </summary>
+
+A path may hold further chains behind one that missed (`Manner.retries`).
+
+All words are separated by single spaces (tags need none between them), and `VOCABULARY` holds every word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+from polythink.problems.problem import Problem
+from polythink.errors import UserError, nearest
+from polythink.trace.convert import draw_labels
+from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.trace.render import render
+from polythink.trace.tree import Block, Trace
+
+LEVELS = {"mini": 2, "easy": 3, "hard": 4}  # level -> how many numbers
+SPLITS = ("train", "heldout")
+STYLES = ("sequential", "parallel")
+OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+LOW, HIGH = 0, 60  # every value of a chain, both ends included
+HELDOUT_PERCENT = 12
+
+VOCABULARY: tuple[str, ...] = (
+    *(str(value) for value in range(LOW, HIGH + 1)),
+    *OPERATORS, "=", "->", ":", "ok", "no", "\\boxed{", "}", "together", "alone",
+)  # fmt: skip
+
+# a chain at the start of a path, behind its opening tag, or behind another chain: first number, steps, mark
+_CHAIN = re.compile(r"\s*(?:<\w+>\s*)?(\d+)((?:\s+[-+*]\s+\d+\s+=\s+\d+)+)(?:\s+(ok|no))?(?![^\s<])")
+_STEP = re.compile(r"\s+([-+*])\s+(\d+)\s+=\s+\d+")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One choice of operators and what it comes to. `values` are the results after each operator."""
+
+    numbers: tuple[int, ...]
+    operators: tuple[str, ...]
+    values: tuple[int, ...]
+
+    @property
+    def expression(self) -> str:
+        """`9 - 8 * 5`, to be read from left to right."""
+        rest = zip(self.operators, self.numbers[1:], strict=True)
+        return " ".join([str(self.numbers[0]), *(f"{op} {number}" for op, number in rest)])
+
+    def text(self, target: int) -> str:
+        """`9 - 8 = 1 * 5 = 5 ok`, or `... no` where the chain misses the target."""
+        steps = zip(self.operators, self.numbers[1:], self.values, strict=True)
+        shown = " ".join(f"{op} {number} = {value}" for op, number, value in steps)
+        return f"{self.numbers[0]} {shown} {'ok' if self.values[-1] == target else 'no'}"
+
+
+@lru_cache(maxsize=1 << 14)
+def chains(numbers: tuple[int, ...]) -> tuple[Chain, ...]:
+    """Every choice of operators whose values all stay in range."""
+    found = [Chain(numbers[:1], (), ())]
+    for number in numbers[1:]:
+        found = [longer for chain in found for longer in _extend(chain, number) if LOW <= longer.values[-1] <= HIGH]
+    return tuple(found)
+
+
+def _extend(chain: Chain, number: int) -> list[Chain]:
+    last = chain.values[-1] if chain.values else chain.numbers[0]
+    return [
+        Chain((*chain.numbers, number), (*chain.operators, op), (*chain.values, apply(last, number)))
+        for op, apply in OPERATORS.items()
+    ]
+
+
+def problems(level: str, split: str, limit: int | None = None, seed: int = 0) -> tuple[Problem, ...]:
+    """The problems of a level that belong to `split`, shuffled by `seed`, the first `limit` of them.
+
+    A problem's split is a hash of its key: it depends on nothing else and never changes.
+    """
+    if level not in LEVELS:
+        raise UserError(f"no countdown level {level!r}{nearest(level, LEVELS)}")
+    if split not in SPLITS:
+        raise UserError(f"countdown has no split {split!r}{nearest(split, SPLITS)}")
+    chosen = [problem for problem in _all_problems(level) if split_of(problem.key) == split]
+    random.Random(seed).shuffle(chosen)
+    return tuple(chosen[:limit])
+
+
+def split_of(key: str) -> str:
+    """`train` or `heldout`, from the key alone."""
+    share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % 100
+    return "heldout" if share < HELDOUT_PERCENT else "train"
+
+
+@lru_cache
+def _all_problems(level: str) -> tuple[Problem, ...]:
+    found = []
+    for numbers in product(range(1, 10), repeat=LEVELS[level]):
+        by_target: dict[int, list[Chain]] = {}
+        for chain in chains(numbers):
+            by_target.setdefault(chain.values[-1], []).append(chain)
+        found += [_problem(level, target, ways[0]) for target, ways in sorted(by_target.items()) if len(ways) == 1]
+    return tuple(found)
+
+
+def _problem(level: str, target: int, only: Chain) -> Problem:
+    name = f"countdown-{level}"
+    numbers = [str(number) for number in only.numbers]
+    key = f"{name}:{'.'.join(numbers)}>{target}"
+    return Problem(key, f"{' '.join(numbers)} -> {target}", only.expression, checker="countdown", source=name)
+
+
+def parse_question(question: str) -> tuple[tuple[int, ...], int]:
+    """Numbers and target of `9 8 5 -> 5`."""
+    if not re.fullmatch(r"\d+(?: \d+)* -> \d+", question):
+        raise UserError(f"{question!r} is not a countdown question; give numbers and a target, as in '9 8 5 -> 5'")
+    left, target = question.split(" -> ")
+    return tuple(int(number) for number in left.split(" ")), int(target)
+
+
+def path_answer(text: str) -> str | None:
+    """The expression that a path (or a sequential response) settled on: `9 - 8 * 5`; None where no chain begins it.
+
+    Of several chains that is the last, where a path stops trying. It is made of the operators and operands that were
+    written. Results and the mark are not looked at: a slip in the arithmetic or a wrong `ok` makes neither a right path
+    wrong nor a wrong one right.
+    """
+    tried = _attempts(text)
+    return tried[-1][1] + _STEP.sub(r" \1 \2", tried[-1][2]) if tried else None
+
+
+def is_marked_ok(text: str) -> bool:
+    """Whether a chain that begins a path (or a sequential response) says of itself that it reached the target."""
+    return any(match[3] == "ok" for match in _attempts(text))
+
+
+def _attempts(text: str) -> list[re.Match[str]]:
+    """The chains with which a text begins, one right behind the other."""
+    found: list[re.Match[str]] = []
+    while match := _CHAIN.match(text, found[-1].end() if found else 0):
+        found.append(match)
+        if not match[3]:
+            break
+    return found
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How demonstrations are written."""
+
+    style: str = "parallel"  # one of `STYLES`
+    paths: tuple[int, ...] = (3,)  # numbers of paths that a block may have, each as likely
+    p_right: float = 0.5  # probability that a chain is the solution
+    retries: int = 0  # chains that may follow one that missed
+    labels: str = "ordered"  # numbers of numbered paths: "ordered" 1..P or "random", any of the inventory
+    strategies: bool = False  # a path's number settles its first two operators (`strategy`)
+    summary: str = "chosen"  # what the summary says: what a path came to, or the "reference" whatever the paths say
+
+    def __post_init__(self) -> None:
+        for value, known in (
+            (self.style, STYLES), (self.labels, ("ordered", "random")), (self.summary, ("chosen", "reference")),
+        ):  # fmt: skip
+            if value not in known:
+                raise UserError(f"no manner {value!r} of demonstrations{nearest(value, known)}")
+
+    def draw_paths(self, rng: random.Random) -> int:
+        """How many paths the next block has."""
+        return self.paths[0] if len(self.paths) == 1 else rng.choice(self.paths)
+
+
+def demonstrate(problem: Problem, manner: Manner, rng: random.Random, dialect: Dialect = PARALLEL_R1) -> str:
+    """A response to a countdown problem, in the style `sequential` (one path's text) or `parallel` (a block).
+
+    Each chain is drawn on its own: with probability `p_right` the solution, otherwise any chain in range (which may be
+    the solution by chance). The summary names the first chain that reached the target, any where there is none: a
+    failed attempt stays well formed and is wrong, unless the manner's summary is the reference.
+    """
+    _, target = parse_question(problem.question)
+    paths = manner.draw_paths(rng) if manner.style == "parallel" else 1
+    labels = draw_labels(dialect.inventory, paths, rng if manner.labels == "random" else None) or (0,) * paths
+    tried = [_path(problem, manner, rng, label if manner.strategies else 0) for label in labels]
+    everything = [chain for path in tried for chain in path]
+    chosen = next((chain for chain in everything if chain.values[-1] == target), None) or rng.choice(tried)[-1]
+    answer = problem.answer if manner.summary == "reference" else chosen.expression
+    texts = [" ".join(chain.text(target) for chain in path) for path in tried]
+    box = f"\\boxed{{ {answer} }}"
+    if manner.style == "sequential":
+        return f"{texts[0]} {box}"
+    said = tuple(Trace((f" {text} ",)) for text in texts)
+    if dialect.answer == "summary":
+        return render(Trace((Block(said, Trace((f" {box} ",)), labels),)), dialect)
+    operators = f" {' '.join(re.findall('[-+*]', answer))} "
+    return render(Trace((Block(said, Trace((operators,)), labels), f" {box}")), dialect)
+
+
+def strategy(label: int) -> tuple[str, str]:
+    """The first two operators of the path with that number, where numbers are tied to strategies: one of nine pairs."""
+    names = tuple(OPERATORS)
+    return names[(label - 1) % 3], names[(label - 1) // 3 % 3]
+
+
+def _path(problem: Problem, manner: Manner, rng: random.Random, label: int) -> list[Chain]:
+    """The chains of one path: one, and others behind it while they miss the target and there are retries left."""
+    numbers, target = parse_question(problem.question)
+    everything = chains(numbers)
+    if label:
+        first = strategy(label)
+        everything = [chain for chain in everything if chain.operators[:2] == first] or everything
+    tried: list[Chain] = []
+    while len(tried) <= manner.retries and not (tried and tried[-1].values[-1] == target):
+        right = next((chain for chain in everything if chain.expression == problem.answer), None)
+        tried.append(right if right and rng.random() < manner.p_right else rng.choice(everything))
+    return tried
+
+
+@dataclass(frozen=True)
+class CountdownTeacher:
+    """A cold-start teacher that needs no model: `teacher(problem, prompt, sample)` is a demonstration.
+
+    `styles` are the shares of the styles, in any unit; `labels` is that of a `Manner`. The response depends on (seed,
+    problem, sample) alone.
+    """
+
+    styles: Mapping[str, float]
+    p_right: float = 0.5
+    paths: int = 3
+    seed: int = 0
+    dialect: Dialect = PARALLEL_R1
+    labels: str = "ordered"
+
+    def __post_init__(self) -> None:
+        if unknown := next((style for style in self.styles if style not in STYLES), None):
+            raise UserError(f"no style of demonstration {unknown!r}{nearest(unknown, STYLES)}")
+        if self.paths < 1 or not 0 <= self.p_right <= 1:
+            raise UserError(f"paths must be 1 or more and p_right within 0..1, not {self.paths} and {self.p_right}")
+        if not self.styles or min(self.styles.values()) < 0 or not sum(self.styles.values()):
+            raise UserError(f"the shares of the styles must be 0 or more and not all 0, not {dict(self.styles)}")
+        Manner(labels=self.labels)  # refuses what is no way to number paths
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What its responses depend on, to be recorded."""
+        keys = ("p_right", "paths", "labels", "seed")
+        return {"kind": "countdown", "styles": dict(self.styles)} | {key: getattr(self, key) for key in keys}
+
+    def __call__(self, problem: Problem, prompt: str, sample: int) -> str:
+        rng = random.Random(f"{self.seed}/{problem.key}/{sample}")
+        (style,) = rng.choices(list(self.styles), list(self.styles.values()))
+        manner = Manner(style, (self.paths,), self.p_right, labels=self.labels)
+        return demonstrate(problem, manner, rng, self.dialect)

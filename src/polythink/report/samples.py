@@ -1,0 +1,109 @@
+"""Samples to read in a report: a few traces or texts, the telling ones first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from polythink.report.plots import Stage, is_number
+from polythink.report.page import section
+from polythink.report.fork_drawing import trace_html
+
+VERDICTS = {"right": "✓ right", "wrong": "✗ wrong", "unparsed": "no answer found", "timeout": "grading timed out"}
+
+_TRACE_HINT = (
+    "Read downwards. At a fork the text branches into paths, at a join a summary reads them all and the text goes on. "
+    "In the mode structured paths are drawn at the same time and do not see each other; in sequential they follow one "
+    "another."
+)
+
+
+def traces_section(stages: Sequence[Stage], most: int = 6) -> str:
+    stage, rows = _last_samples(stages)
+    chosen = choose_samples(rows, most)
+    if stage is None or not chosen:
+        return ""
+    hint = f'<p class="soft small">From stage <b>{escape(stage.name)}</b>. {_TRACE_HINT}</p>'
+    return section("Traces", hint + "".join(map(_sample, chosen)))
+
+
+def arm_traces_section(label: str, stages: Sequence[Stage], most: int = 2) -> str:
+    chosen = choose_samples(_last_samples(stages)[1], most)
+    hint = f'<p class="soft small">{_TRACE_HINT}</p>'
+    return section(f"Traces: {label}", hint + "".join(map(_sample, chosen))) if chosen else ""
+
+
+def _last_samples(stages: Sequence[Stage]) -> tuple[Stage | None, list[dict]]:
+    """The samples of the last stage that has any: of all its problem sets, or of the end of its training."""
+    for stage in reversed(stages):
+        rows = [row for name in (stage.evals or {"": {}}) for row in stage.samples(name) if "reference" not in row]
+        if rows:
+            last = max(row.get("step", 0) for row in rows)
+            return stage, [row for row in rows if row.get("step", 0) >= 0.9 * last]
+    return None, []
+
+
+def choose_samples(rows: Sequence[dict], most: int) -> list[dict]:
+    """A few samples of every sort, the telling sorts first: one of each, then a second, each of another problem."""
+
+    def sort_of(row: dict) -> int:
+        paths = {s.get("right") for s in row.get("segments") or [] if s.get("kind") == "path"}
+        right, block = row.get("verdict") == "right", bool(row.get("blocks"))
+        if block and right:
+            return 0 if paths >= {True, False} else 1
+        if block:
+            return 2 if True in paths else 3
+        return 4 if right else 5
+
+    sorts: list[list[dict]] = [[] for _ in range(6)]
+    seen: set[tuple[int, str]] = set()
+    for row in rows:
+        if (sort_of(row), row.get("problem", "")) not in seen:
+            sorts[sort_of(row)].append(row)
+            seen.add((sort_of(row), row.get("problem", "")))
+    rounds = [sort[i] for i in range(most) for sort in sorts if i < len(sort)]
+    return sorted(rounds[:most], key=sort_of)
+
+
+def _sample(row: dict) -> str:
+    verdict = row.get("verdict", "")
+    facts = [
+        f"{row[key]:.0f} {name}"
+        for key, name in (("tokens", "tokens"), ("critical_path", "on the critical path"))
+        if is_number(row.get(key))
+    ]
+    facts += [row["reason"].replace("_", " ")] if row.get("valid") is False and row.get("reason") else []
+    answers = [f"answer {row['answer']}"] if row.get("answer") else []
+    answers += [f"extracted {row['extracted']}"] if row.get("extracted") and verdict != "right" else []
+    return (
+        f'<article class="sample"><div class="head"><span class="verdict {escape(verdict)}">'
+        f"{escape(VERDICTS.get(verdict, verdict))}</span>"
+        f'<span class="soft">{escape(" · ".join([*answers, *facts]))}</span></div>{trace_html(row)}</article>'
+    )
+
+
+# ---- texts ----
+
+
+def texts_section(stages: Sequence[Stage], most: int = 12) -> str:
+    """The first texts of the last stage that wrote any: source, reference, output; wrong ones before right ones."""
+    for stage in reversed(stages):
+        rows = [row for name in stage.evals for row in stage.samples(name) if "output" in row]
+        if rows:
+            chosen = sorted(rows[:most], key=lambda row: bool(row.get("exact")))
+            hint = f'<p class="soft small">The first {len(chosen)} of stage <b>{escape(stage.name)}</b>.</p>'
+            return section("Texts", hint + "".join(map(_text, chosen)))
+    return ""
+
+
+def _text(row: dict) -> str:
+    verdict = ("right", "✓ the reference") if row.get("exact") else ("wrong", "✗ not the reference")
+    lines = "".join(
+        f"<tr><th>{name}</th><td>{escape(str(row.get(name, '')))}</td></tr>"
+        for name in ("source", "reference", "output")
+        if not (name == "output" and row.get("exact"))
+    )
+    return (
+        f'<article class="sample"><div class="head"><span class="verdict {verdict[0]}">{verdict[1]}</span></div>'
+        f"<table>{lines}</table></article>"
+    )

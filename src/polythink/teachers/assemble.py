@@ -1,0 +1,229 @@
+"""Several solutions of one problem, assembled into a trace of numbered paths: fine-tuning data for ParaThinker.
+
+The solutions come from a cold start (`all.jsonl` of its folder): any teacher, several responses to each problem, right
+ones and wrong ones. `run_assembly` draws paths among them, numbers them, and puts a summary behind: a template that
+states the reference answer (as in ParaThinker, arXiv 2509.04475), or the teacher's own words on the paths, which are
+kept only if they come to the right answer.
+
+Assembling is a cold start itself, whose teacher is the `Assembler`: the folder has the same files, its rows are read
+wherever those of a cold start are, it can be resumed, and the table says what was dropped and why. One more file,
+`solutions.json`, counts the solutions that were there and those that could not be used.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, field_validator
+
+from polythink.problems.answers import Grader
+from polythink.teachers.coldstart import PATIENCE, Patience, Teacher, TeacherError, rows_so_far, run_coldstart
+from polythink.problems.prompts import Prompt, get_prompt
+from polythink.problems.problem import Problem
+from polythink.run.config import Config, digest
+from polythink.errors import UserError
+from polythink.run.folder import write_json
+from polythink.trace.convert import draw_labels
+from polythink.trace.dialect import Dialect
+from polythink.trace.parse import scan
+from polythink.trace.render import render
+from polythink.trace.tree import Block, Trace
+
+ANSWER = "{answer}"
+THINKING = ("<think>", "</think>")  # what reasoning models put around the work before their answer
+
+
+class AssembleConfig(Config):
+    """How solutions become traces."""
+
+    paths: tuple[PositiveInt, ...] = Field((4,), min_length=1)  # of a trace: a number, or a list to draw from
+    traces: int = Field(1, ge=1)  # of each problem, each with a choice of solutions of its own
+    filter: Literal["any", "right_only", "mixed"] = "any"  # solutions as they came, right ones, or a set mixture
+    wrong: float = Field(0.5, ge=0, le=1)  # mixed: share of wrong paths; at least one path is right
+    labels: Literal["random", "ordered"] = "random"  # numbers of the paths: any of the inventory, or 1..P
+    summary: Literal["template", "teacher"] = "template"
+    template: str = "Comparing the attempts, I come to the final answer \\boxed{{answer}}."
+    summary_prompt: str = "summary"  # what the teacher is asked; its {problem} is the question and the paths
+
+    @field_validator("paths", mode="before")
+    @classmethod
+    def _one_or_several(cls, paths: Any) -> Any:
+        return (paths,) if isinstance(paths, int) and not isinstance(paths, bool) else paths
+
+    @field_validator("template")
+    @classmethod
+    def _states_the_answer(cls, template: str) -> str:
+        if ANSWER not in template:
+            raise ValueError(f"the template of a summary must hold {ANSWER}, where the reference answer goes")
+        return template
+
+
+@dataclass
+class Solutions:
+    """The usable solutions of one problem."""
+
+    problem: Problem
+    right: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)  # those that state no answer too
+
+
+def read_solutions(rows: Iterable[Mapping[str, Any]], dialect: Dialect) -> tuple[list[Solutions], Counter[str]]:
+    """The solutions in the rows of an all.jsonl, problems in the order of their keys, and why others are not used."""
+    found: dict[Problem, Solutions] = {}
+    dropped: Counter[str] = Counter()
+    for row in sorted(rows, key=lambda row: (row["source"], row["problem"], row["sample"])):
+        problem = Problem(row["problem"], row["question"], row["answer"], row["checker"], row["source"])
+        solutions = found.setdefault(problem, Solutions(problem))
+        text = without_thinking_tags(row["trace"] or "")
+        if reason := _unusable(row, text, solutions, dialect):
+            dropped[reason] += 1
+        else:
+            (solutions.right if row["verdict"] == "right" else solutions.wrong).append(text)
+    return list(found.values()), dropped
+
+
+def _unusable(row: Mapping[str, Any], text: str, solutions: Solutions, dialect: Dialect) -> str:
+    if row["error"]:
+        return f"error: {row['error']}"
+    if row["verdict"] == "timeout":
+        return "answer: timeout"  # neither right nor wrong
+    if not text:
+        return "empty"
+    if holds_tags(text, dialect):
+        return "tags"
+    return "repeated" if text in (*solutions.right, *solutions.wrong) else ""
+
+
+def without_thinking_tags(text: str) -> str:
+    """A reasoning model's response as one text: its work and its answer, without the tags between them."""
+    for tag in THINKING:
+        text = text.replace(tag, "")
+    return text.strip()
+
+
+def holds_tags(text: str, dialect: Dialect) -> bool:
+    """Whether the text would be read as structure."""
+    return any(token.kind not in ("text", "end") for token in scan(text, dialect))
+
+
+def choose(config: AssembleConfig, solutions: Solutions, rng: random.Random) -> list[str]:
+    """The paths of a trace, in random order. A number of paths for which there is not enough is not drawn.
+
+    `TeacherError` says what there was too little of where there is not enough for any.
+    """
+    right, wrong = solutions.right, solutions.wrong
+    for paths in rng.sample(config.paths, len(config.paths)):
+        if config.filter == "mixed":
+            bad = min(int(paths * config.wrong + rng.random()), paths - 1)
+            wanted = [(right, paths - bad, "right solutions"), (wrong, bad, "wrong solutions")]
+        else:
+            every = (right, "right solutions") if config.filter == "right_only" else (right + wrong, "solutions")
+            wanted = [(every[0], paths, every[1])]
+        short = next((name for pool, count, name in wanted if len(pool) < count), None)
+        if short is None:
+            chosen = [text for pool, count, _ in wanted for text in rng.sample(pool, count)]
+            rng.shuffle(chosen)
+            return chosen
+    raise TeacherError(f"too few {short}", permanent=True)
+
+
+class Assembler:
+    """A teacher that asks nobody: its response to a problem is a trace made of the solutions that are there.
+
+    `summariser` is asked for the summaries if the configuration says so. The choice of solutions and numbers depends on
+    (seed, problem, sample) alone.
+    """
+
+    def __init__(
+        self,
+        solutions: Iterable[Solutions],
+        config: AssembleConfig,
+        dialect: Dialect,
+        seed: int = 0,
+        summariser: Teacher | None = None,
+    ) -> None:
+        if dialect.answer != "summary":
+            raise UserError(f"assembled traces answer in their summary, those of dialect {dialect.name} behind it; use "
+                            "dialect: parathinker")  # fmt: skip
+        if config.summary == "teacher" and summariser is None:
+            raise UserError("summary: teacher needs a teacher to ask; give one, or take summary: template")
+        if config.summary == "template" and holds_tags(config.template, dialect):
+            raise UserError(f"the template of a summary holds a tag of dialect {dialect.name}; write it without")
+        draw_labels(dialect.inventory, max(config.paths), None)  # refuses more paths than there are numbers
+        self.config, self.dialect, self.seed, self.summariser = config, dialect, seed, summariser
+        self._solutions = {found.problem: found for found in solutions}
+        self._prompt = get_prompt(config.summary_prompt)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        return tuple(self._solutions)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What its traces depend on, to be recorded: another choice of solutions is another cold start."""
+        facts = self.config.model_dump(mode="json", exclude={"traces", "template", "summary_prompt"})
+        if self.config.summary == "template":
+            facts["template"] = self.config.template
+        else:
+            facts |= {"summary_prompt": self._prompt.hash, "summariser": getattr(self.summariser, "about", None)}
+        responses = digest([[s.problem.key, s.problem.answer, s.right, s.wrong] for s in self._solutions.values()])
+        return {"kind": "assembled", **facts, "seed": self.seed, "solutions": responses}
+
+    def __call__(self, problem: Problem, prompt: str, sample: int) -> str:
+        """A canonical trace; `TeacherError` where the solutions do not suffice or the summary is of no use."""
+        rng = random.Random(f"{self.seed}/{problem.source}/{problem.key}/{sample}")
+        texts = choose(self.config, self._solutions[problem], rng)
+        labels = draw_labels(self.dialect.inventory, len(texts), rng if self.config.labels == "random" else None)
+        if self.config.summary == "template":
+            summary = self.config.template.replace(ANSWER, problem.answer)
+        else:
+            summary = self._ask(problem, dict(zip(labels, texts, strict=True)), sample)
+        paths = tuple(Trace((f"\n{text}\n",)) for text in texts)
+        # directly behind its tag, where `decoding.summary_opening` would be forced
+        return render(Trace((Block(paths, Trace((f"{summary}\n",)), labels),)), self.dialect)
+
+    def _ask(self, problem: Problem, paths: dict[int, str], sample: int) -> str:
+        """The teacher's words on the paths, without the work that it did before."""
+        attempts = [f"Attempt {label}:\n{paths[label]}" for label in sorted(paths)]
+        asked = self._prompt.fill("\n\n".join((f"Problem: {problem.question}", *attempts)))
+        summary = self.summariser(problem, asked, sample).rpartition(THINKING[1])[2].strip()
+        if not summary or holds_tags(summary, self.dialect):
+            raise TeacherError("tags in the summary" if summary else "empty summary")
+        return summary
+
+
+def run_assembly(
+    source: str | Path,
+    out: str | Path,
+    config: AssembleConfig,
+    prompt: Prompt,
+    dialect: Dialect,
+    *,
+    seed: int = 0,
+    summariser: Teacher | None = None,
+    concurrency: int = 8,
+    patience: Patience = PATIENCE,
+    grader: Grader | None = None,
+) -> list[dict[str, Any]]:
+    """Assemble the solutions in the cold start folder `source` into traces in `out`; returns the table (`tabulate`).
+
+    `prompt` is the one under which a model will be trained on them. Goes on where an earlier run stopped; `UserError`
+    where that one had other settings or other solutions.
+    """
+    file = Path(source) / "all.jsonl"
+    if not file.is_file():
+        raise UserError(f"no cold start in {source}: there is no {file.name}; run one first, with several samples")
+    solutions, dropped = read_solutions(rows_so_far(file).values(), dialect)
+    assembler = Assembler(solutions, config, dialect, seed, summariser)
+    table = run_coldstart(
+        assembler.problems, assembler, prompt, "strict", out, samples=config.traces, concurrency=concurrency,
+        patience=patience, about_teacher=assembler.about, dialect=dialect, grader=grader,
+    )  # fmt: skip
+    counts = {name: sum(len(getattr(s, name)) for s in solutions) for name in ("right", "wrong")}
+    write_json(Path(out) / "solutions.json", {"problems": len(solutions), **counts, "dropped": dict(dropped)})
+    return table

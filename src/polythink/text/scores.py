@@ -1,0 +1,103 @@
+"""Scores of generated texts and of losses, each with its interval by bootstrap over pairs.
+
+A row is one of samples.jsonl: reference, output, exact (bool), nll (of all its target tokens together), tokens, and in
+language modelling words. Shares (BLEU and ROUGE too) lie between 0 and 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import exp
+
+import numpy as np
+
+from polythink.text import rouge
+from polythink.evaluate.metrics import DRAWS, Estimate, Measure
+from polythink.errors import UserError
+
+TASKS = {  # task -> its metrics, the first ones first
+    "translation": ("exact", "bleu", "loss", "perplexity"),
+    "summarisation": ("rouge1", "rouge2", "rougeL", "loss", "perplexity"),
+    "language_modelling": ("loss", "perplexity", "word_perplexity"),
+}
+
+
+def score_rows(rows: Sequence[dict], wanted: Sequence[str], tokenize: str = "13a") -> dict[str, Score]:
+    """The scores of rows of samples.jsonl, by name."""
+
+    def overlap(score: Callable[..., float], *n: int) -> Score:
+        return mean_of([score(rouge.words(row["output"]), rouge.words(row["reference"]), *n) for row in rows])
+
+    makers: dict[str, Callable[[], Score]] = {
+        "exact": lambda: mean_of([row["exact"] for row in rows]),
+        "bleu": lambda: bleu([row["output"] for row in rows], [row["reference"] for row in rows], tokenize),
+        "rouge1": lambda: overlap(rouge.rouge_n, 1),
+        "rouge2": lambda: overlap(rouge.rouge_n, 2),
+        "rougeL": lambda: overlap(rouge.rouge_l),
+        "loss": lambda: Score(_columns(rows, "nll", "tokens"), ratio),
+        "perplexity": lambda: Score(_columns(rows, "nll", "tokens"), lambda sums: exp(ratio(sums))),
+        "word_perplexity": lambda: Score(_columns(rows, "nll", "words"), lambda sums: exp(ratio(sums))),
+    }
+    return {name: makers[name]() for name in wanted}
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score of a whole set: a function of the sums, over pairs, of some numbers that each pair has."""
+
+    numbers_PK: np.ndarray
+    of_sums: Callable[[np.ndarray], float]
+
+    @property
+    def value(self) -> float:
+        return self.of_sums(self.numbers_PK.sum(0))
+
+    def estimate(self, draws: int = DRAWS, seed: int = 0) -> Estimate:
+        """The score with its 95% percentile bootstrap interval over pairs."""
+        rng, pairs = np.random.default_rng(seed), len(self.numbers_PK)
+        drawn = [self.of_sums(self.numbers_PK[rng.integers(0, pairs, pairs)].sum(0)) for _ in range(draws)]
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        return Estimate(self.value, float(low), float(high))
+
+
+def ratio(sums: np.ndarray) -> float:
+    return float(sums[0] / sums[1])
+
+
+def mean_of(values: Sequence[float]) -> Score:
+    return Score(np.array([[value, 1.0] for value in values]), ratio)
+
+
+def _columns(rows: Sequence[dict], *names: str) -> np.ndarray:
+    return np.array([[row[name] for name in names] for row in rows], float)
+
+
+def bleu(outputs: Sequence[str], references: Sequence[str], tokenize: str) -> Score:
+    """Corpus BLEU as a share, by sacrebleu (Post 2018); `tokenize` as there. From n-gram counts, pair by pair."""
+    try:
+        from sacrebleu.metrics import BLEU
+    except ImportError:
+        raise UserError("BLEU needs `pip install 'polythink[translation]'`") from None
+
+    metric = BLEU(tokenize=tokenize, effective_order=True)  # of one pair; the counts are the same
+    found = [metric.sentence_score(o, [r]) for o, r in zip(outputs, references, strict=True)]
+    numbers = np.array([[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in found], float)
+
+    def of_sums(sums: np.ndarray) -> float:
+        whole = [int(x) for x in sums]
+        result = BLEU.compute_bleu(
+            correct=whole[2:6], total=whole[6:], sys_len=whole[0], ref_len=whole[1], smooth_method="exp"
+        )
+        return result.score / 100
+
+    return Score(numbers, of_sums)
+
+
+def text_measures(rows: Sequence[dict]) -> dict[str, Measure]:
+    """The scores that are ratios of sums, pair by pair, for differences over the same pairs."""
+    keys = tuple(str(i) for i in range(len(rows)))
+    found = {"loss": Measure(keys, *_columns(rows, "nll", "tokens").T)}
+    if "exact" in rows[0]:
+        found["exact"] = Measure(keys, np.array([row["exact"] for row in rows], float), np.ones(len(rows)))
+    return found

@@ -1,0 +1,115 @@
+"""Tokenizers for plain text, in hub format: a closed vocabulary of words, SentencePiece BPE, raw bytes.
+
+All begin with the same special tokens.
+"""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import Field
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE, WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from polythink.run.config import Config
+from polythink.errors import UserError
+
+PAD, END, UNKNOWN, START = SPECIALS = ("<pad>", "</s>", "<unk>", "<s>")
+
+
+class TokenizerConfig(Config):
+    """How text is cut. One vocabulary serves source and target."""
+
+    kind: Literal["words", "bpe", "bytes"] = "words"
+    size: int = Field(32_768, ge=8)  # tokens, special ones included: of words at most so many, of bpe exactly
+    sentences: int = Field(2_000_000, ge=1)  # bpe is trained on so many of them at most, drawn at random
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it is going to have; of words fewer, where the texts have fewer."""
+        return len(SPECIALS) + 256 if self.kind == "bytes" else self.size
+
+
+def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """The tokenizer of these texts."""
+    if config.kind == "bpe":
+        return bpe_tokenizer(train_sentencepiece(texts, config.size, config.sentences))
+    return word_tokenizer(texts, config.size) if config.kind == "words" else byte_tokenizer()
+
+
+def word_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
+    """One token for each of the most frequent words, words separated by white space; the others are unknown."""
+    counts = Counter(word for text in texts for word in text.split())
+    words = sorted(counts, key=lambda word: (-counts[word], word))[: size - len(SPECIALS)]
+    tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate((*SPECIALS, *sorted(words)))}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return _in_hub_format(tokenizer)
+
+
+def train_sentencepiece(texts: Iterable[str], size: int, sentences: int = 2_000_000) -> bytes:
+    """A SentencePiece BPE model (Kudo and Richardson 2018) with the special tokens first.
+
+    Texts are normalised by NFKC before, and by nothing inside. `UserError` where they do not have so many pieces.
+    """
+    try:
+        import sentencepiece
+    except ImportError:
+        raise UserError("tokenizer.kind bpe needs `pip install 'polythink[translation]'`") from None
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(unicodedata.normalize("NFKC", text) for text in texts), model_writer=model,
+            model_type="bpe", vocab_size=size, character_coverage=0.9999, normalization_rule_name="identity",
+            input_sentence_size=sentences, shuffle_input_sentence=True, num_threads=1, minloglevel=2,
+            pad_id=0, eos_id=1, unk_id=2, bos_id=3, pad_piece=PAD, eos_piece=END, unk_piece=UNKNOWN, bos_piece=START,
+        )  # fmt: skip
+    except RuntimeError as error:
+        reason = str(error).strip().rpartition("] ")[2]
+        raise UserError(f"no tokenizer of {size} pieces for these texts: {reason}") from error
+    return model.getvalue()
+
+
+def bpe_tokenizer(model: bytes) -> PreTrainedTokenizerFast:
+    """A SentencePiece BPE model in hub format: the same pieces for the same text.
+
+    Where SentencePiece joins the neighbours that make the best piece, the hub's BPE follows a list of pairs: all pairs
+    of pieces that make a piece, the best piece's first.
+    """
+    from sentencepiece import SentencePieceProcessor
+
+    pieces = SentencePieceProcessor(model_proto=model)
+    vocabulary = {pieces.id_to_piece(i): i for i in range(len(pieces))}
+    merges = [
+        (piece[:cut], piece[cut:])
+        for piece in sorted(vocabulary.keys() - set(SPECIALS), key=lambda p: -pieces.get_score(vocabulary[p]))
+        for cut in range(1, len(piece))
+        if piece[:cut] in vocabulary and piece[cut:] in vocabulary
+    ]
+    tokenizer = Tokenizer(BPE(vocabulary, merges, unk_token=UNKNOWN, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    return _in_hub_format(tokenizer)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(BPE({c: i for i, c in enumerate((*SPECIALS, *alphabet))}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return _in_hub_format(tokenizer)
+
+
+def _in_hub_format(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, unk_token=UNKNOWN, bos_token=START,
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip

@@ -1,0 +1,198 @@
+"""What a policy learns from rollouts with advantages: one step's updates.
+
+What was drawn is what is trained: the old log-probabilities are those the engine recorded, the training forward uses
+the segments' own temperatures, forced tokens carry no loss, and `logprob_gap` says how far drawing and training are
+apart.
+
+Axis legend: P problems (groups), G samples of a group, B rows, T tokens of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from statistics import fmean
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from polythink.models.lm import LanguageModel
+from polythink.models.batch import collate, token_logprobs
+from polythink.trace.layout import MODES, Layout
+from polythink.trace.rollout import Rollout
+from polythink.train import distributed
+from polythink.train.config import TrainingConfig
+from polythink.train.loss import Aggregation, k3_divergence, policy_loss, sequence_weights
+from polythink.train.optimiser import autocast, micro_batches, update
+
+
+class PolicyConfig(TrainingConfig):
+    """The objective of a step and how it is divided into updates."""
+
+    mini_batches: int = Field(1, ge=1)  # updates a step, over whole groups
+    train_mode: Literal[MODES] | None = None  # layout of the training forward; None: the one drawn in
+    old_logprobs: Literal["engine", "recomputed"] = "engine"
+    divide_by_std: bool = True
+    negative_scale: float = Field(1.0, ge=0)  # factor on negative advantages
+    drop_zero_spread: bool = True  # leave out groups whose rewards are all equal, also from the means
+    aggregation: Aggregation = "token-mean"
+    clip_low: float = Field(0.2, ge=0, le=1)
+    clip_high: float = Field(0.2, ge=0)
+    dual_clip: float | None = Field(None, gt=1)
+    kl: float = Field(0.0, ge=0)  # weight of the divergence from the model that the stage began with
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A rollout ready for training. Arrays are (T,) float32 along its layout."""
+
+    layout: Layout
+    drawn: np.ndarray  # log-probabilities as the engine recorded them
+    old: np.ndarray  # log-probabilities that the ratio refers to
+    temperature: np.ndarray
+    advantage: float
+
+    @property
+    def tokens(self) -> int:
+        """How many of its tokens carry loss."""
+        return int(self.layout.sampled.sum())
+
+
+def score(rollouts: Sequence[Rollout], advantage_PG: torch.Tensor, mode: str | None) -> list[list[Scored]]:
+    """The rollouts as groups, laid out in `mode` (None: the one they were drawn in)."""
+    groups, samples = advantage_PG.shape
+    flat = [
+        score_one(r, advantage, mode) for r, advantage in zip(rollouts, advantage_PG.flatten().tolist(), strict=True)
+    ]
+    return [flat[g * samples : (g + 1) * samples] for g in range(groups)]
+
+
+def score_one(rollout: Rollout, advantage: float, mode: str | None) -> Scored:
+    layout = rollout.layout(mode)
+    drawn, temperature = np.zeros(len(layout), np.float32), np.ones(len(layout), np.float32)
+    begin = len(rollout.prompt)
+    for segment in rollout.segments:
+        span = slice(begin, begin + len(segment.tokens))
+        drawn[span], temperature[span] = segment.logprobs, segment.temperature
+        begin += len(segment.tokens)
+    return Scored(layout, drawn, drawn, temperature, advantage)
+
+
+def learn(
+    lm: LanguageModel,
+    config: PolicyConfig,
+    groups: Sequence[list[Scored]],
+    zero_spread_P: torch.Tensor,
+    optimiser: torch.optim.Optimizer,
+    lr: float,
+    reference: torch.nn.Module | None,
+) -> dict:
+    """The updates of one step, one a mini-batch of whole groups. Returns their metrics.
+
+    `loss` and `grad_norm` are means over the updates, `clip_fraction` and `kl` over tokens; `logprob_gap` is the
+    largest |engine - masked forward| over the tokens of the first mini-batch, before it changes the model.
+    """
+    lm.model.train()
+    if config.drop_zero_spread:
+        kept = [group for group, dropped in zip(groups, zero_spread_P.tolist(), strict=True) if not dropped]
+    else:
+        kept = list(groups)
+    if not kept:  # nothing to learn from; the gap is measured all the same
+        return {
+            "loss": None,
+            "grad_norm": None,
+            "clip_fraction": None,
+            "kl": None,
+            **measure_gap(lm, config, groups[0]),
+        }
+    if config.old_logprobs == "recomputed":
+        kept = [recompute(lm, config, group) for group in kept]
+    parts = []
+    for mini_batch in divide(kept, config.mini_batches):
+        part = accumulate_gradient(lm, config, [s for group in mini_batch for s in group], reference)
+        parts.append({**part, "grad_norm": update(lm.model, optimiser, lr, config.clip)})
+    tokens = sum(part["tokens"] for part in parts)
+    return {
+        "loss": fmean(part["loss"] for part in parts),
+        "grad_norm": fmean(part["grad_norm"] for part in parts),
+        "clip_fraction": sum(part["clipped"] for part in parts) / tokens,
+        "kl": sum(part["kl"] for part in parts) / tokens if reference is not None else None,
+        "logprob_gap": parts[0]["gap_max"],
+        "logprob_gap_mean": parts[0]["gap_sum"] / parts[0]["tokens"],
+    }
+
+
+def accumulate_gradient(
+    lm: LanguageModel, config: PolicyConfig, items: Sequence[Scored], reference: torch.nn.Module | None
+) -> dict:
+    """Add the gradient of the mini-batch's loss; returns sums over its tokens. Forced tokens are in none of them."""
+    weights = sequence_weights([s.tokens for s in items], config.aggregation, process.total)
+    sums = {"loss": 0.0, "tokens": 0, "clipped": 0, "kl": 0.0, "gap_sum": 0.0, "gap_max": 0.0}
+    for micro in micro_batches([len(s.layout) for s in items], config.micro_batch):
+        rows = [items[i] for i in micro]
+        new, sampled = forward(lm.model, lm, config, rows)
+        old, drawn = along(new, [s.old for s in rows]), along(new, [s.drawn for s in rows])
+        advantage = new.new_tensor([s.advantage for s in rows])[:, None]
+        weight = new.new_tensor([weights[i] for i in micro])[:, None]
+        loss, clipped = policy_loss(new, old, advantage, config.clip_low, config.clip_high, config.dual_clip)
+        if reference is not None:
+            with torch.no_grad():
+                at_start, _ = forward(reference, lm, config, rows)
+            divergence = k3_divergence(new, at_start)
+            loss = loss + config.kl * divergence
+            sums["kl"] += divergence.detach()[sampled].sum().item()
+        micro_loss = (weight * loss)[sampled].sum()
+        (micro_loss * process.world()).backward()  # gradients are averaged over processes, not summed
+        gap = (new.detach() - drawn)[sampled].abs()
+        sums["loss"] += micro_loss.item()
+        sums["tokens"] += int(sampled.sum())
+        sums["clipped"] += int(clipped[sampled].sum())
+        sums["gap_sum"] += gap.sum().item()
+        sums["gap_max"] = max(sums["gap_max"], gap.max().item())
+    return sums
+
+
+def forward(
+    model: torch.nn.Module, lm: LanguageModel, config: PolicyConfig, rows: Sequence[Scored]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities (B, T) of the sampled tokens at the temperatures they were drawn at, and which those are."""
+    batch = collate([s.layout for s in rows], lm.pad).to(lm.device)
+    temperature = along(batch.tokens, [s.temperature for s in rows], fill=1.0)
+    with autocast(config, lm.device):
+        return token_logprobs(model, batch, temperature, wanted=batch.sampled), batch.sampled
+
+
+def along(like: torch.Tensor, arrays: Sequence[np.ndarray], fill: float = 0.0) -> torch.Tensor:
+    """Per-token arrays as one float32 tensor of the shape (B, T) and on the device of `like`."""
+    padded = np.full(like.shape, fill, np.float32)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(padded).to(like.device)
+
+
+@torch.no_grad()
+def recompute(lm: LanguageModel, config: PolicyConfig, items: Sequence[Scored]) -> list[Scored]:
+    """The items with old log-probabilities of the training forward in place of the engine's."""
+    result = list(items)
+    for micro in micro_batches([len(s.layout) for s in items], config.micro_batch):
+        values, _ = forward(lm.model, lm, config, [items[i] for i in micro])
+        for i, row in zip(micro, values.cpu().numpy(), strict=True):
+            result[i] = replace(items[i], old=row[: len(items[i].layout)])
+    return result
+
+
+def measure_gap(lm: LanguageModel, config: PolicyConfig, items: Sequence[Scored]) -> dict:
+    """`logprob_gap` and its mean over the tokens of these rollouts, without training on them."""
+    gaps = [np.abs(s.old - s.drawn)[s.layout.sampled] for s in recompute(lm, config, items)]
+    every = np.concatenate(gaps)
+    return {"logprob_gap": float(every.max()), "logprob_gap_mean": float(every.mean())}
+
+
+def divide(groups: Sequence[list[Scored]], parts: int) -> list[Sequence[list[Scored]]]:
+    """The groups in `parts` runs of nearly equal size; fewer where there are fewer groups."""
+    parts = min(parts, len(groups))
+    bounds = [len(groups) * i // parts for i in range(parts + 1)]
+    return [groups[a:b] for a, b in pairwise(bounds)]

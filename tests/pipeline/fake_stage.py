@@ -1,0 +1,69 @@
+"""A stage that takes no time: it counts steps in a checkpoint, then writes what training or an evaluation would.
+
+Started like `python -m polythink.pipeline.stage`; every start, step and end is a line in the file $FAKE_LOG.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+from polythink.run.folder import JsonlWriter, read_json, write_json, write_jsonl, write_text
+
+VERDICTS = ("wrong", "right")
+
+
+def main() -> None:
+    spec = read_json(sys.argv[1])
+    plan, folder = spec["plan"], Path(spec["folder"])
+    stage = plan["stage"]
+    log(f"start {plan['name']} {plan['digest'][:12]} threads={os.environ['OMP_NUM_THREADS']} {spec['previous']}")
+    checkpoint = folder / "checkpoint"
+    done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    with JsonlWriter(folder / "metrics.jsonl") as metrics:
+        for step in range(done, stage.get("steps", 1)):
+            time.sleep(stage.get("sleep", 0))
+            metrics.write({"step": step, "loss": 1 / (step + 1)})
+            log(f"step {plan['name']} {plan['digest'][:12]} {step}")
+            write_text(checkpoint, str(step + 1))
+    if stage.get("fail"):
+        print("the loss is not a number", file=sys.stderr)
+        sys.exit(3)
+    if stage["kind"] == "eval":
+        evaluate(plan, folder, Path(spec["previous"]))
+    write_json(folder / "result.json", {"name": plan["name"], "seconds": 10.0, "skill": stage.get("skill", 0)})
+    log(f"end {plan['name']} {plan['digest'][:12]}")
+
+
+def evaluate(plan: dict, folder: Path, previous: Path) -> None:
+    """Samples that are right as often as the stage before has skill."""
+    from polythink.evaluate.metrics import interval, measures  # NumPy takes longer than all the rest
+
+    skill = read_json(previous / "result.json")["skill"]
+    draw = random.Random(plan["seed"])
+    segment = {"kind": "main", "block": -1, "path": 0, "text": "so 1", "stop": "eos", "right": None}
+    numbers = {"blocks": 0, "complete_blocks": 0, "paths": 0, "critical_path": 5, "first_block": None, "cuts": 0}
+    rows = [
+        {
+            "problem": str(problem), "question": "1 + 0", "answer": "1", "sample": sample, "text": "so 1",
+            "verdict": VERDICTS[draw.random() < skill], "extracted": "1", "valid": True, "reason": "ok",
+            "tokens": 10 + 10 * skill, **numbers, "segments": [segment],
+        }
+        for problem in range(50)
+        for sample in range(4)
+    ]  # fmt: skip
+    write_jsonl(folder / "samples-easy.jsonl", rows)
+    metrics = {name: vars(interval(measure)) for name, measure in measures(rows).items()}
+    write_json(folder / "eval-easy.json", {"problems": "easy", "n": 50, "samples": 4, "metrics": metrics})
+
+
+def log(line: str) -> None:
+    with open(os.environ["FAKE_LOG"], "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,296 @@
+"""Experiments over real processes that do next to nothing: sharing, resuming, failing, being killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from polythink.pipeline import schedule
+from polythink.pipeline.experiment import Experiment, Outcome, load_experiment, run_experiment
+from polythink.run.config import RECIPES, load_yaml, parse_config
+from polythink.errors import UserError
+from polythink.run.folder import read_json
+
+HERE = Path(__file__).parent
+COMMAND = (sys.executable, str(HERE / "fake_stage.py"))
+sys.path.insert(0, str(HERE))
+import fake_recipe  # noqa: E402
+
+RECIPE = """
+name: fake
+seed: 0
+stages:
+  base: {kind: sft, any_seed: true}
+  sft: {kind: sft, skill: 0.3}
+  eval_sft: {kind: eval}
+  rl: {kind: grpo, skill: 0.5}
+  eval_rl: {kind: eval}
+"""
+
+
+@pytest.fixture(autouse=True)
+def log(tmp_path, monkeypatch) -> Path:
+    """What the fake stages write about themselves."""
+    monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
+    (tmp_path / "fake.yaml").write_text(RECIPE)
+    return tmp_path / "log"
+
+
+def experiment(folder: Path, seeds: tuple[int, ...] = (0,), jobs: int = 2, **arms: list[str]) -> Experiment:
+    data = {name: {"recipe": str(folder / "fake.yaml"), "overrides": overrides} for name, overrides in arms.items()}
+    return parse_config(Experiment, {"name": "trial", "seeds": list(seeds), "jobs": jobs, "arms": data}, "trial")
+
+
+def run(given: Experiment, out: Path, **options) -> Outcome:
+    return run_experiment(given, out, load=fake_recipe.load, command=COMMAND, **options)
+
+
+def events(log: Path, kind: str) -> Counter[str]:
+    return Counter(" ".join(line.split()[1:3]) for line in log.read_text().splitlines() if line.startswith(kind))
+
+
+def test_shared_stages_run_once_and_every_run_gets_its_folder(tmp_path, log) -> None:
+    given = experiment(tmp_path, seeds=(0, 1), plain=[], strong=["rl.skill=0.9"])
+    outcome = run(given, tmp_path / "out")
+    assert outcome.failures == ()
+    starts = events(log, "start")
+    assert set(starts.values()) == {1}
+    assert Counter(name.split()[0] for name in starts) == {"base": 1, "sft": 2, "eval_sft": 2, "rl": 4, "eval_rl": 4}
+    assert len(list((tmp_path / "out/stages").iterdir())) == 13
+    folder = tmp_path / "out/runs/strong-seed1"
+    stages = read_json(folder / "stages.json")
+    assert [(s["name"], s["kind"]) for s in stages] == [
+        ("base", "sft"), ("sft", "sft"), ("eval_sft", "eval"), ("rl", "grpo"), ("eval_rl", "eval"),
+    ]  # fmt: skip
+    assert all((folder / s["folder"] / "result.json").is_file() and not Path(s["folder"]).is_absolute() for s in stages)
+    recipe = load_yaml(folder / "recipe.yaml")
+    assert (recipe["seed"], recipe["stages"]["rl"]["skill"]) == (1, 0.9)
+    assert read_json(folder / "environment.json")["python"]
+    table = read_json(tmp_path / "out/table.json")
+    assert [(c["arms"], c["after"]) for c in table["columns"]] == [
+        (["plain", "strong"], "sft"), (["plain"], "rl"), (["strong"], "rl"),
+    ]  # fmt: skip
+    assert table["columns"][2]["differences"]["easy"]["mean@4"]["value"] > 0.2
+    assert table["columns"][2]["seconds"] == 30.0
+    assert "t interval over seeds" in outcome.table
+    for page in (folder / "report.html", tmp_path / "out/report.html", tmp_path / "out/table.html"):
+        assert "mean@4" in page.read_text()
+
+
+def test_every_stage_is_told_the_folder_of_the_stage_it_builds_on(tmp_path, log) -> None:
+    run(experiment(tmp_path, plain=[]), tmp_path / "out")
+    previous = {line.split()[1]: line.split()[4] for line in log.read_text().splitlines() if line.startswith("start")}
+    names = {name: Path(folder).name.rpartition("-")[0] for name, folder in previous.items()}
+    assert names == {"base": "", "sft": "base", "eval_sft": "sft", "rl": "sft", "eval_rl": "rl"}
+
+
+def test_a_second_time_only_what_is_new_is_run(tmp_path, log) -> None:
+    run(experiment(tmp_path, plain=[]), tmp_path / "out")
+    before = events(log, "start")
+    again = run(experiment(tmp_path, plain=[]), tmp_path / "out")
+    assert events(log, "start") == before
+    assert "mean@4" in again.table
+    run(experiment(tmp_path, plain=[], more=["rl.steps=2"]), tmp_path / "out")
+    assert Counter(name.split()[0] for name in events(log, "start")) == {
+        "base": 1, "sft": 1, "eval_sft": 1, "rl": 2, "eval_rl": 2,
+    }  # fmt: skip
+
+
+def test_at_most_so_many_stages_run_at_once_and_share_the_cores(tmp_path, log) -> None:
+    alone = "stages={base: {kind: sft, sleep: 1}}"
+    run(experiment(tmp_path, seeds=(0, 1, 2, 3, 4), plain=[alone]), tmp_path / "out", jobs=3)
+    running = most = 0
+    for line in log.read_text().splitlines():
+        running += line.startswith("start") - line.startswith("end")
+        most = max(most, running)
+    assert most == 3
+    cores = len(os.sched_getaffinity(0))
+    assert f"threads={max(1, cores // 3)}" in log.read_text()
+
+
+def test_the_file_may_say_how_many_threads(tmp_path, log) -> None:
+    given = experiment(tmp_path, plain=["check=null"]).model_copy(update={"threads": 7})
+    run(given, tmp_path / "out")
+    assert set(line.split()[3] for line in log.read_text().splitlines() if line.startswith("start")) == {"threads=7"}
+
+
+def test_what_most_stages_wait_for_is_started_first(tmp_path, log) -> None:
+    run(experiment(tmp_path, seeds=(0, 1), plain=[]), tmp_path / "out", jobs=1)
+    started = [line.split()[1] for line in log.read_text().splitlines() if line.startswith("start")]
+    assert started == ["base", "sft", "sft", "rl", "rl", "eval_sft", "eval_rl", "eval_sft", "eval_rl"]
+
+
+def test_a_failed_stage_stops_its_arm_alone_and_is_tried_again(tmp_path, log) -> None:
+    outcome = run(experiment(tmp_path, plain=[], broken=["rl.fail=true"]), tmp_path / "out")
+    (failure,) = outcome.failures
+    assert failure.startswith("stage rl of broken-seed0 ended with status 3; the end of ")
+    assert failure.endswith("log.txt:\n    the loss is not a number")
+    assert Counter(name.split()[0] for name in events(log, "end")) == {
+        "base": 1, "sft": 1, "eval_sft": 1, "rl": 1, "eval_rl": 1,
+    }  # fmt: skip
+    assert [c["arms"] for c in read_json(tmp_path / "out/table.json")["columns"]] == [["plain", "broken"], ["plain"]]
+    run(experiment(tmp_path, plain=[], broken=["rl.fail=true"]), tmp_path / "out")
+    assert sorted(n for n in events(log, "start").values()) == [1, 1, 1, 1, 1, 2]
+
+
+def test_a_stage_that_does_not_say_it_is_done_or_is_killed_has_failed(tmp_path) -> None:
+    given = experiment(tmp_path, plain=["stages={base: {kind: sft}}"])
+    for code, sentence in (
+        ("pass", "ended without result.json"),
+        ("import os; os.kill(os.getpid(), 9)", "was killed by signal 9"),
+    ):
+        outcome = run_experiment(
+            given, tmp_path / code[:4], load=fake_recipe.load, command=(sys.executable, "-c", code)
+        )
+        assert sentence in outcome.failures[0]
+        assert "(it wrote nothing)" in outcome.failures[0]
+
+
+# ---- kills ----
+
+RUN_IT = """
+import sys
+sys.path[:0] = sys.argv[1:2]
+from pathlib import Path
+import fake_recipe, test_experiment
+folder = Path(sys.argv[2])
+given = test_experiment.experiment(folder, plain=["rl.steps=40", "rl.sleep=0.05"])
+outcome = test_experiment.run(given, folder / "out")
+print(len(outcome.failures))
+"""
+
+
+def start(folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", RUN_IT, str(HERE), str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(log: Path, text: str) -> None:
+    deadline = time.monotonic() + 60
+    while not (log.exists() and text in log.read_text()):
+        assert time.monotonic() < deadline, f"{text!r} did not come"
+        time.sleep(0.02)
+
+
+def stage_processes(folder: Path) -> list[int]:
+    """Stages under `folder` that are running."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if len(command) > 2 and command[1].endswith("fake_stage.py") and command[2].startswith(str(folder)):
+            found.append(int(process.name))
+    return found
+
+
+def steps_of(log: Path, stage: str) -> list[int]:
+    return [int(line.split()[3]) for line in log.read_text().splitlines() if line.startswith(f"step {stage} ")]
+
+
+def test_after_a_power_cut_finished_stages_stay_and_the_open_one_goes_on(tmp_path, log) -> None:
+    first = start(tmp_path)
+    stages = []
+    wait_for(log, "step rl")
+    stages = stage_processes(tmp_path)
+    first.kill()
+    for pid in stages:
+        os.kill(pid, signal.SIGKILL)
+    first.wait()
+    done = steps_of(log, "rl")
+    assert 0 < len(done) < 40
+    second = start(tmp_path)
+    assert second.communicate(timeout=60)[0].strip() == "0"
+    starts = Counter(name.split()[0] for name in events(log, "start").elements())
+    assert starts == {"base": 1, "sft": 1, "eval_sft": starts["eval_sft"], "rl": 2, "eval_rl": 1}
+    steps = steps_of(log, "rl")
+    assert sorted(set(steps)) == list(range(40))
+    assert len(steps) <= 41, "at most the step at the kill is taken twice"
+
+
+def test_what_a_killed_experiment_left_running_is_waited_for_and_not_run_twice(tmp_path, log) -> None:
+    first = start(tmp_path)
+    wait_for(log, "step rl")
+    first.kill()
+    first.wait()
+    assert stage_processes(tmp_path), "the stage must outlive the killed experiment here"
+    second = start(tmp_path)
+    out, shown = second.communicate(timeout=60)
+    assert out.strip() == "0"
+    assert "runs in another process" in shown
+    assert steps_of(log, "rl") == list(range(40))
+    assert events(log, "start").total() == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_stops_the_stages_as_well(tmp_path, log, number: signal.Signals) -> None:
+    code = RUN_IT.replace("import sys", "import sys, signal; signal.signal(15, lambda *_: sys.exit(143))", 1)
+    first = subprocess.Popen([sys.executable, "-c", code, str(HERE), str(tmp_path)], stderr=subprocess.DEVNULL)
+    wait_for(log, "step rl")
+    first.send_signal(number)
+    assert first.wait(30) != 0
+    assert stage_processes(tmp_path) == []
+    assert start(tmp_path).communicate(timeout=60)[0].strip() == "0"
+
+
+def test_a_stage_that_does_not_listen_is_ended_all_the_same(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(schedule, "PATIENCE", 0.3)
+    code = "import signal, time, sys; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    job = schedule.Job("deaf", "0" * 64, None, {}, tmp_path / "deaf", ("a",))
+    found = schedule.Schedule([job], 1, (sys.executable, "-c", code))
+
+    def interrupt(states: dict) -> None:
+        if (tmp_path / "deaf/log.txt").exists() and "up" in (tmp_path / "deaf/log.txt").read_text():
+            raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        found.run(interrupt)
+    assert time.monotonic() - started < 30
+
+
+# ---- files ----
+
+
+def test_an_experiment_file_is_checked_before_anything_runs(tmp_path) -> None:
+    file = tmp_path / "trial.yaml"
+    file.write_text(
+        "name: trial\narms: {plain: {recipe: fake.yaml}, other: {recipe: fake.yaml, overrides: [rl.steps=2]}}"
+    )
+    given = load_experiment(file)
+    assert given.seeds == (0,)
+    assert given.arms["plain"].recipe == str(tmp_path / "fake.yaml")
+    for text, sentence in (
+        ("name: trial\narms: {plain: {recip: fake.yaml}}", "unknown key arms.plain.recip; did you mean 'recipe'?"),
+        ("name: trial\narms: {}", "arms"),
+        ("name: trial\narms: {a/b: {recipe: fake.yaml}}", "'a/b' names a folder"),
+        ("name: trial\nseeds: [1, 1]\narms: {a: {recipe: fake.yaml}}", "seeds must be different"),
+        ("name: trial\nseeds: []\narms: {a: {recipe: fake.yaml}}", "seeds"),
+        ("name: trial\narms: {a: {recipe: nowhere.yaml}}", "arm a: no file"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError) as error:
+            load_experiment(file)
+        assert sentence in str(error.value)
+
+
+def test_the_packaged_experiments_name_recipes_that_exist() -> None:
+    files = [path for path in RECIPES.glob("*.yaml") if "arms" in load_yaml(path)]
+    assert files
+    for path in files:
+        assert load_experiment(path.stem).arms
+
+
+def test_a_wrong_override_is_found_before_anything_runs(tmp_path, log) -> None:
+    with pytest.raises(UserError, match="arm b: override 'rl' must look like"):
+        run(experiment(tmp_path, a=[], b=["rl"]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not log.exists()

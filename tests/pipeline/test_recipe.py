@@ -1,0 +1,224 @@
+"""Recipes: packaged ones are valid, plans are self-contained and identified by content, mistakes get one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from polythink.run.config import RECIPES, dump_yaml, parse_config
+from polythink.errors import UserError
+from polythink.run.folder import write_jsonl
+from polythink.trace.dialect import get_dialect
+from polythink.pipeline.plan import StagePlan
+from polythink.pipeline.recipe import Recipe, load_recipe
+
+PACKAGED = sorted(path.stem for path in RECIPES.glob("*.yaml") if not path.stem.endswith("experiment"))
+SMALL = {
+    "name": "small",
+    "prompt": "countdown_parallel",
+    "stages": {
+        "base": {"kind": "sft", "steps": 2, "data": [{"problems": "countdown-easy:train", "share": 1}]},
+        "start": {
+            "kind": "coldstart", "problems": ["countdown-easy:train"],
+            "teacher": {"kind": "countdown", "styles": {"parallel": 1}},
+        },
+        "sft": {"kind": "sft", "steps": 2, "data": [{"stage": "start"}]},
+        "check": {"kind": "eval", "problems": ["countdown-easy"]},
+        "rl": {"kind": "grpo", "problems": ["countdown-easy:train"], "reward": "accuracy", "steps": 2},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL, sort_keys=False))
+    return path
+
+
+def digests(recipe: Recipe) -> dict[str, str]:
+    return {plan.name: plan.digest for plan in recipe.plan()}
+
+
+# ---- what is packaged ----
+
+
+def test_there_are_recipes():
+    assert {"countdown", "countdown-smoke", "parallel-r1-seen-qwen3-4b", "parallel-r1-unseen-qwen3-4b"} <= set(PACKAGED)
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_recipes_are_valid_and_survive_being_written(name, tmp_path):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    path = tmp_path / "resolved.yaml"
+    path.write_text(dump_yaml(recipe.model_dump(mode="json")))
+    again = load_recipe(path)
+    assert again == recipe
+    assert digests(again) == digests(recipe)
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_recipes_explain_every_stage(name):
+    text = (RECIPES / f"{name}.yaml").read_text()
+    assert text.startswith("# ")
+    commented = sum("#" in line for line in text.splitlines())
+    assert commented > len(text.splitlines()) / 4
+
+
+def test_published_hyper_parameters_of_parathinker():
+    """Sections 4 and 5 of the facts on ParaThinker: scripts and paper."""
+    recipe = load_recipe("parathinker-deepseek-1.5b")
+    sft = recipe.stages["sft"]
+    assert (sft.epochs, sft.lr, sft.schedule, sft.warmup, sft.weight_decay) == (3, 1e-5, "constant", 0.1, 0.05)
+    assert (sft.clip, sft.batch, sft.max_tokens, sft.autocast) == (0.5, 64, 28_672, True)
+    assert recipe.model.thought_embeddings
+    assert recipe.model.gradient_checkpointing
+    (plan,) = [plan for plan in recipe.plan() if plan.name == "final"]
+    d = plan.decoding
+    assert (d.paths, d.finish, d.max_path_tokens, d.temperature, d.top_p) == (8, "first", 16_384, 0.5, 1.0)
+    assert get_dialect(plan.dialect).inventory == 8
+    assert plan.decoding.summary_opening in recipe.stages["teach"].assemble.template  # so that it is forced
+
+
+def test_published_hyper_parameters():
+    """The table of facts on Parallel-R1, paper and scripts."""
+    seen, unseen = load_recipe("parallel-r1-seen-qwen3-4b"), load_recipe("parallel-r1-unseen-qwen3-4b")
+    sft = seen.stages["sft"]
+    assert (sft.batch, sft.lr, sft.weight_decay, sft.schedule, sft.warmup) == (128, 1e-5, 0.01, "cosine", 0.1)
+    assert (sft.betas, sft.clip, sft.max_tokens, sft.steps) == ((0.9, 0.95), 1.0, 4096, 58)
+    assert unseen.stages["sft"].steps == 230
+    form = seen.stages["rl_gsm8k"]
+    assert (form.groups, form.samples, form.lr, form.steps) == (1024, 5, 1e-6, 35)
+    assert "rl_gsm8k" not in unseen.stages
+    for recipe in (seen, unseen):
+        rl = recipe.stages["rl_dapo"]
+        assert (rl.groups, rl.samples, rl.mini_batches, rl.lr, rl.steps) == (256, 8, 2, 1e-6, 300)
+        assert (rl.dual_clip, rl.kl, rl.clip_low, rl.divide_by_std, rl.aggregation) == (3, 0, 0.2, True, "token-mean")
+        assert not rl.drop_zero_spread
+        decoding = recipe.plan()[-1].decoding
+        assert (decoding.paths, decoding.max_blocks, decoding.max_trace_tokens) == (2, 4, 3000)
+        assert (decoding.temperature, decoding.top_p) == (1, 1)
+    assert (seen.mode, unseen.mode) == ("sequential", "structured")
+    assert seen.stages["rl_dapo"].clip_high == 0.2
+    assert unseen.stages["rl_dapo"].clip_high == 0.28
+    assert [p.steps for p in unseen.stages["rl_dapo"].reward.cycle] == [8, 2]
+
+
+# ---- plans ----
+
+
+def test_a_plan_is_self_contained(small):
+    plans = load_recipe(small, ["decoding.paths=3", "rl.decoding.temperature=0.7", "rl.mode=sequential"]).plan()
+    rl = plans[-1]
+    assert (rl.mode, rl.decoding.mode, rl.decoding.paths, rl.decoding.temperature) == (
+        "sequential",
+        "sequential",
+        3,
+        0.7,
+    )
+    assert [(p.name, p.previous) for p in plans] == [
+        ("base", None), ("start", "base"), ("sft", "start"), ("check", "sft"), ("rl", "sft"),
+    ]  # fmt: skip
+    assert parse_config(StagePlan, rl.model_dump(mode="json"), "plan") == rl
+
+
+def test_identity_follows_content_down_the_chain(small):
+    plain = digests(load_recipe(small))
+    changed = digests(load_recipe(small, ["sft.lr=0.5"]))
+    assert {name for name in plain if plain[name] != changed[name]} == {"sft", "check", "rl"}
+    seeded = digests(load_recipe(small, ["seed=1", "base.seed=0", "start.seed=0", "sft.seed=0"]))
+    assert {name for name in plain if plain[name] != seeded[name]} == {"check", "rl"}
+    assert digests(load_recipe(small, ["check=null"]))["rl"] == plain["rl"], "an evaluation changes nothing behind it"
+    assert digests(load_recipe(small, ["rl.checkpoint_every=7", "name=other"])) == plain
+    prompted = digests(load_recipe(small, ["rl.prompt=countdown_sequential"]))
+    assert {name for name in plain if plain[name] != prompted[name]} == {"rl"}
+
+
+def test_identity_follows_the_content_of_files(small, tmp_path):
+    rows, prompt = tmp_path / "rows.jsonl", tmp_path / "own.txt"
+    found = []
+    for question, words in (("1 2 -> 3", "{problem} :"), ("2 2 -> 4", "{problem} :"), ("1 2 -> 3", "{problem} ok :")):
+        write_jsonl(rows, [{"question": question, "trace": "ok"}])
+        prompt.write_text(words)
+        recipe = load_recipe(small, [f"sft.data=[{{file: '{rows}'}}]", f"rl.prompt={prompt}"])
+        found.append(digests(recipe))
+    assert len({d["sft"] for d in found}) == 2
+    assert found[0]["sft"] == found[2]["sft"]
+    assert found[0]["rl"] != found[2]["rl"]
+
+
+def test_a_recipe_that_extends_another_is_a_handful_of_lines(small, tmp_path):
+    child = tmp_path / "child.yaml"
+    child.write_text("extends: small.yaml\nname: child\nstages: {check: null, rl: {steps: 9}}\n")
+    recipe = load_recipe(child)
+    assert list(recipe.stages) == ["base", "start", "sft", "rl"]
+    assert (recipe.stages["rl"].steps, recipe.stages["rl"].reward.name) == (9, "accuracy")
+
+
+# ---- mistakes ----
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rl.stepz=5", "did you mean 'steps'"),
+        ("moed=sequential", "unknown key moed.*did you mean 'mode'"),
+        ("rl.steps=many", "stages.rl.steps must be a whole number"),
+        ("rl.kind=ppo", "stages.rl.kind is 'ppo'"),
+        ("rl.reward=acuracy", "did you mean 'accuracy'"),
+        ("rl.mode=reread", "stages.rl.mode must be 'structured' or 'sequential'"),
+        ("decoding.pathz=3", "decoding of stage base: unknown key pathz.*did you mean 'paths'"),
+        ("rl.decoding.paths=0", "decoding of stage rl: paths"),
+        ("decoding.mode=sequential", "set mode: sequential"),
+        ("prompt=countdown_paralel", "did you mean 'countdown_parallel'"),
+        ("dialect=paralel_r1", "did you mean 'parallel_r1'"),
+        ("sft.data=[{stage: strat}]", "no earlier coldstart stage 'strat'; did you mean 'start'"),
+        ("base.data=[{stage: start}]", "stages.base.data: no earlier coldstart stage 'start'"),
+        ("sft.data=[{file: nowhere.jsonl}]", "stages.sft.data: no file nowhere.jsonl"),
+        ("sft.data=[{problems: gsm8k, share: 1}]", "synthetic sets only"),
+        ("rl.problems=[countdown-hrad]", "did you mean 'countdown-hard'"),
+        ("rl.problems=[gsm8k:dev]", "gsm8k has no split 'dev'"),
+        ("rl.problems=[nowhere.parquet]", "stages.rl.problems: no file nowhere.parquet"),
+        ("check.problems=[countdown-easy, countdown-easy]", "would write the same files"),
+        ("check.prompts=[none, none]", "stages.check.prompts: two of them would write the same files"),
+        ("stages.../up={kind: eval, problems: [gsm8k]}", "must look like"),
+        ("stages.a b={kind: eval, problems: [gsm8k]}", "a stage's name becomes a folder"),
+        ("stages={}", "stages"),
+        ("model.hidden=3", "unknown key model.hidden"),
+    ],
+)
+def test_mistakes_get_one_sentence(small, override, message):
+    with pytest.raises(UserError, match=message) as caught:
+        load_recipe(small, [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["decoding.paths=20"], r"stages\.before: decoding\.paths: 20 paths are more than the 16 numbers"),
+        (["rl.decoding.paths=17"], r"stages\.rl: decoding\.paths: 17 paths .* parathinker:17"),
+        (["after.decoding.max_blocks=0"], r"stages\.after: decoding\.max_blocks is 0, .* allow one block"),
+        (["rl.decoding.max_blocks=0", "rl.decoding.fork_at=0"], r"stages\.rl: decoding\.max_blocks is 0"),
+    ],
+)
+def test_blocks_that_cannot_be_are_found_before_training(overrides, message):
+    with pytest.raises(UserError, match=message):
+        load_recipe("parathinker-rl-tiny", overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides", [["rl.decoding.max_blocks=0", "rl.decoding.fork_at=3"], ["rl.mode=sequential", "rl.decoding.paths=20"],
+                  ["dialect=parathinker:20", "decoding.paths=20"], ["dialect=parallel_r1", "decoding.max_blocks=0"]]
+)  # fmt: skip
+def test_blocks_that_can_be_are_not_refused(overrides):
+    load_recipe("parathinker-rl-tiny", overrides)
+
+
+def test_unknown_recipes_are_told_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="did you mean 'countdown-smoke'"):
+        load_recipe("countdown-smok")

@@ -1,0 +1,94 @@
+"""Drawings of traces: the structure of forks and joins, and well-formed SVG and HTML made from it."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from polythink.report.fork_drawing import Card, Fork, flow, trace_html, trace_svg, write_trace_svg
+
+
+def segment(kind: str, block: int, path: int, text: str, **more) -> dict:
+    return {"kind": kind, "block": block, "path": path, "text": text, **more}
+
+
+NESTED = {
+    "question": "1 < 2 & 3?",
+    "segments": [
+        segment("main", -1, 0, "Hm. <Parallel>"),
+        segment("path", 0, 1, "<Path>two ways <Parallel>"),
+        segment("path", 1, 1, "<Path>left</Path>", right=True),
+        segment("path", 1, 2, "<Path>right</Path>", right=False, stop="budget"),
+        segment("summary", 1, 0, "</Parallel>\n<Summary>left it is</Summary>"),
+        segment("path", 0, 1, " so 5</Path>", right=True),
+        segment("path", 0, 2, "<Path></Path>", stop="eos"),
+        segment("summary", 0, 0, "</Parallel>\n<Summary>5</Summary>"),
+        segment("main", -1, 0, "Again <Parallel>"),
+        segment("path", 2, 1, "<Path>x</Path>"),
+        segment("path", 2, 2, "<Path>y</Path>"),
+        segment("summary", 2, 0, "</Parallel>\n<Summary>z</Summary>"),
+        segment("main", -1, 0, " \\boxed{5}"),
+    ],
+}
+
+
+def shape(nodes) -> list:
+    """Texts of cards; a fork as its paths and its summary."""
+    return [n.text if isinstance(n, Card) else ([shape(p) for p in n.paths], shape(n.summary)) for n in nodes]
+
+
+def test_flow_follows_forks_joins_and_nesting():
+    inner = ([["left"], ["right"]], ["left it is"])
+    assert shape(flow(NESTED)) == [
+        "1 < 2 & 3?",
+        "Hm.",
+        ([["two ways", inner, "so 5"], [""]], ["5"]),
+        "Again",
+        ([["x"], ["y"]], ["z"]),
+        "\\boxed{5}",
+    ]
+
+
+def test_badges_say_what_happened():
+    fork = next(node for node in flow(NESTED) if isinstance(node, Fork))
+    nested = next(node for node in fork.paths[0] if isinstance(node, Fork))
+    assert nested.paths[0][0].badges == ["path 1", "✓ right"]
+    assert nested.paths[1][0].badges == ["path 2", "✗ wrong", "cut: budget"]
+    assert fork.paths[1][0].badges == ["path 2", "closed by force"]
+
+
+def test_a_row_without_segments_is_one_card():
+    assert shape(flow({"text": "just text"})) == ["just text"]
+    assert shape(flow({"text": ""})) == []
+
+
+def test_svg_is_one_standalone_picture():
+    for row in (NESTED, {"text": "just text"}, {"segments": [segment("summary", 0, 0, "cut off")]}):
+        root = ElementTree.fromstring(trace_svg(row))
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert float(root.get("width")) > 20
+        assert float(root.get("height")) > 20
+    texts = [element.text for element in ElementTree.fromstring(trace_svg(NESTED)).findall(".//{*}text")]
+    assert {"1 < 2 & 3?", "left", "path 2 · ✗ wrong · cut: budget", "\\boxed{5}"} <= set(texts)
+
+
+def test_svg_wraps_long_text_and_stays_in_its_frame():
+    words = "word " * 60
+    root = ElementTree.fromstring(trace_svg({"text": words}, columns=30))
+    lines = root.findall(".//{*}text")
+    assert len(lines) == 10
+    assert all(len(line.text) <= 30 for line in lines)
+    assert max(float(line.get("y")) for line in lines) < float(root.get("height"))
+
+
+def test_html_escapes_text_and_marks_paths():
+    html = trace_html(NESTED)
+    ElementTree.fromstring(html.replace("&nbsp;", " "))  # balanced
+    assert "1 &lt; 2 &amp; 3?" in html
+    assert html.count('class="arm"') == 6
+    assert html.count('class="card path right"') == 2  # `left`, and the path it stands in
+    assert html.count('class="card path wrong"') == 1
+
+
+def test_the_picture_is_written_to_a_file(tmp_path):
+    write_trace_svg(tmp_path / "trace.svg", NESTED)
+    assert (tmp_path / "trace.svg").read_text() == trace_svg(NESTED)

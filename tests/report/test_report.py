@@ -1,0 +1,223 @@
+"""Reports: every section is there, the page is whole and asks nobody, and a broken or unfinished run still gets one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from polythink.report.plots import MORE_PANELS, PANELS, Line, Panel, Stage, chart, smooth, stage_chart
+from polythink.report.report import compare_report, metric_columns, write_report
+from polythink.report.samples import choose_samples
+from polythink.errors import UserError
+
+VOID = {"meta", "br", "img", "hr", "link", "input"}
+
+
+class Outline(HTMLParser):
+    """Checks that tags match, and collects headings, all text, tag counts and attributes that could load something."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.counts: dict[str, int] = {}
+        self.heads: list[str] = []
+        self.text = ""
+        self.links: list[str] = []
+        self.feed(html)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href", "action", "data")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if self.open and self.open[-1] in ("h1", "h2"):
+            self.heads.append(data)
+
+
+def outline(path) -> Outline:
+    html = path.read_text(encoding="utf-8")
+    found = Outline(html)
+    assert all(link.startswith("#") for link in found.links), found.links
+    assert re.findall(r"https?://[^\"'<\s]+", html.replace("http://www.w3.org/2000/svg", "")) == []
+    assert "@import" not in html
+    assert "url(" not in html.replace("url(#", "")
+    return found
+
+
+@pytest.fixture(scope="module")
+def report(run_folder):
+    path = write_report(run_folder)
+    assert path == run_folder / "report.html"
+    return outline(path)
+
+
+def test_the_report_has_every_section(report):
+    assert report.heads == [
+        "countdown", "Results", "Stage cold_start", "Stage sft", "Stage rl_easy", "Stage rl_hard", "Traces",
+        "How it was run",
+    ]  # fmt: skip
+    assert "polythink train countdown.yaml" in report.text
+    assert "310" in report.text  # kept by the cold start
+
+
+def test_the_report_draws_the_learning_curves(report, run_folder):
+    html = (run_folder / "report.html").read_text()
+    drawn = re.findall(r'<svg role="img" aria-label="([^"]+)"', html)
+    main = ["Reward", "Accuracy", "Parallel ratio", "Length in tokens", "Position of the first block"]
+    main.append("Log-probability gap")
+    assert [name for name in drawn if name in main] == main * 2
+    assert "Loss (nats a token)" in drawn
+    assert "shaded steps: tiered" in report.text
+
+
+def test_the_report_shows_every_value_with_its_interval(report, run_folder):
+    evals = [run_folder / stage / f"eval-{name}.json" for stage in ("eval_sft", "eval_rl") for name in ("easy", "hard")]
+    for path in evals:
+        metric = json.loads(path.read_text())["metrics"]["mean@4"]
+        assert f"{100 * metric['value']:.1f}%" in report.text
+        assert f"{100 * metric['low']:.1f}–{100 * metric['high']:.1f}" in report.text
+    assert "40 problems, 4 samples each" in report.text
+
+
+def test_the_report_draws_traces_of_several_sorts(report, run_folder):
+    html = (run_folder / "report.html").read_text()
+    assert html.count('<article class="sample">') == 6
+    assert '<span class="verdict right">' in html
+    assert '<span class="verdict wrong">' in html
+    assert 'class="card path right"' in html
+    assert 'class="card path wrong"' in html
+    assert "cut: budget" in report.text
+
+
+def test_an_unfinished_run_is_shown_as_far_as_it_goes(run_folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    for gone in ("eval_rl", "eval_sft", "environment.json", "recipe.yaml", "cold_start"):
+        shutil.rmtree(run / gone) if (run / gone).is_dir() else (run / gone).unlink()
+    metrics = run / "rl_hard" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().splitlines()[0] + '\n{"step": 2, "rew')  # killed in mid-line
+    found = outline(write_report(run))
+    assert found.heads == ["run", "Results", "Stage sft", "Stage rl_easy", "Stage rl_hard"]
+    assert "No evaluation has finished yet" in found.text
+
+
+def test_an_empty_folder_and_a_missing_one(tmp_path):
+    for folder, message in ((tmp_path, "holds no run"), (tmp_path / "nowhere", "no run folder")):
+        with pytest.raises(UserError, match=message):
+            write_report(folder)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lone_eval_folder_is_a_run_of_one(run_folder, tmp_path):
+    for name in ("eval-hard.json", "samples-hard.jsonl"):
+        shutil.copy(run_folder / "eval_rl" / name, tmp_path / name)
+    found = outline(write_report(tmp_path))
+    assert found.heads == [tmp_path.name, "Results", "Traces"]
+
+
+def test_metrics_without_a_value_leave_an_empty_cell(tmp_path):
+    metrics = {"mean@2": {"value": 0.5, "low": None, "high": None}, "right_path": {"value": None}, "mine": {"value": 1}}
+    (tmp_path / "eval.json").write_text(json.dumps({"problems": "x", "metrics": metrics, "notes": ["on <DAPO>"]}))
+    found = outline(write_report(tmp_path))
+    assert "50.0%" in found.text
+    assert "on <DAPO>" in found.text
+    assert "None" not in found.text
+
+
+def test_arms_are_compared_on_one_page(arm_folders, tmp_path):
+    out = compare_report(
+        "Three arms", arm_folders, tmp_path / "compare.html", "<table><tr><td>42.0</td></tr></table>", "Why.", ["do it"]
+    )
+    found = outline(out)
+    assert found.heads[:2] == ["Three arms", "Results"]
+    assert {"Stage rl_easy", "Stage rl_hard", "Stage sft"} <= set(found.heads)
+    assert [head for head in found.heads if head.startswith("Traces: ")] == [f"Traces: {arm}" for arm in arm_folders]
+    assert "42.0" in found.text
+    assert "do it" in found.text
+    assert out.read_text().count('aria-label="Parallel ratio"') == 2
+    assert all(found.text.count(arm) >= 3 for arm in arm_folders)
+
+
+def test_what_all_arms_share_is_drawn_once(run_folder, tmp_path):
+    found = outline(compare_report("Twins", {"a": run_folder, "b": run_folder}, tmp_path / "twins.html"))
+    assert found.text.count("all arms") == 3  # one legend for each training stage
+
+
+def test_samples_are_chosen_by_sort_and_by_problem():
+    def row(problem, verdict, paths=()):
+        segments = [{"kind": "path", "right": right} for right in paths]
+        return {"problem": problem, "verdict": verdict, "blocks": int(bool(paths)), "segments": segments}
+
+    mixed, lost, failed = row("p", "right", (True, False)), row("q", "wrong", (True,)), row("q", "wrong", (False,))
+    plain = row("r", "right")
+    many = [mixed, row("p", "right", (False, True)), row("s", "right", (False, True)), failed, lost, plain]
+    assert choose_samples(many, 4) == [mixed, lost, failed, plain]
+    assert choose_samples(many, 5) == [mixed, many[2], lost, failed, plain]
+    assert choose_samples([], 3) == []
+
+
+def test_columns_stand_in_a_fixed_order():
+    keys = ["cuts", "own", "best_of_3", "pass@8", "greedy", "mean@8", "mean@4", "valid"]
+    assert [key for key, *_ in metric_columns(keys)] == [
+        "mean@4", "mean@8", "pass@8", "greedy", "best_of_3", "valid", "cuts", "own",
+    ]  # fmt: skip
+    assert metric_columns(["best_of_3"])[0][1] == "best of 3"
+
+
+def test_no_chart_is_shown_twice():
+    for kind in MORE_PANELS:
+        titles = [panel.title for panel in (*PANELS[kind], *MORE_PANELS[kind])]
+        assert len(set(titles)) == len(titles)
+
+
+def test_smoothing_keeps_constants_and_the_length():
+    assert smooth([2.0] * 9, 3) == [2.0] * 9
+    assert smooth([0, 3, 0, 3], 3) == [1.5, 1, 2, 1.5]
+
+
+def test_rows_without_a_metric_leave_a_gap(tmp_path):
+    rows = [
+        {"step": 1, "first_block": 0.1},
+        {"step": 2, "first_block": None},
+        {"step": 3},
+        {"step": 4, "first_block": 0.3},
+    ]
+    stage = Stage("rl", "grpo", tmp_path, rows, {}, {})
+    assert stage.series("first_block") == ([1, 4], [0.1, 0.3])
+    assert stage_chart(stage, Panel("KL", {"kl": "kl"})) is None
+
+
+@pytest.mark.parametrize("values", [[0.5], [1.0, 1.0], [0.0] * 20, [1e-7, 1e-3], [-1.0, 1.0]])
+def test_charts_of_awkward_values(values):
+    for panel in (
+        Panel("t", {"a": "a"}),
+        Panel("t", {"a": "a"}, percent=True),
+        Panel("t", {"a": "a", "b": "b"}, log=True),
+    ):
+        svg = chart([Line("a", "#123456", range(len(values)), values)], panel)
+        assert svg.startswith("<svg ")
+        assert "#123456" in svg
+
+
+def test_a_report_needs_no_torch(run_folder):
+    code = "import sys, polythink.report.report as r; r.write_report(sys.argv[1]); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, str(run_folder)], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

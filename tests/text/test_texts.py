@@ -1,0 +1,204 @@
+"""Texts to learn from: generated ones by hand and by split, files line by line, and what is said of mistakes."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from polythink.text.data.grammar import Clause, NounPhrase, Place, Sentence, english, target
+from polythink.text.data.numerals import in_words
+from polythink.text.data.pairs import SHARES, Pair, split_of
+from polythink.text.data.sets import TEXTS, check_texts, has_source, load_texts
+from polythink.errors import UserError
+
+THE, A, THIS = ("the", "the"), ("a", "some"), ("this", "these")
+DRAWN = sorted(name for name, source in TEXTS.items() if source.draw)
+
+
+# ---- the grammar ----
+
+
+@pytest.mark.parametrize(
+    ("sentence", "source", "translation"),
+    [
+        (
+            Sentence(NounPhrase(THE, "dog", False, "red"), "follow", NounPhrase(A, "cat", True)),
+            "the red dog follows some cats",
+            "to kelu palo man morank lirit",
+        ),
+        (
+            Sentence(NounPhrase(THIS, "queen", True), "see", NounPhrase(THE, "king", False, "old"), "today"),
+            "these queens see the old king today",
+            "oma san ofelin to garask gino dapunt",
+        ),
+        (
+            Sentence(
+                NounPhrase(THE, "dog", False, modifier=Clause("see", NounPhrase(A, "cat", True), head_is_subject=True)),
+                "follow",
+                NounPhrase(THIS, "girl", True),
+            ),
+            "the dog that sees some cats follows these girls",
+            "man morank dapit ke to kelu son nironk lirit",
+        ),
+        (
+            Sentence(
+                NounPhrase(A, "poet", False),
+                "hear",
+                NounPhrase(THE, "wolf", True, modifier=Clause("fear", NounPhrase(A, "monk", False), False)),
+            ),
+            "a poet hears the wolfs that a monk fears",
+            "ma falin mo hilep belit ko tan hatumnk sutit",
+        ),
+        (
+            Sentence(
+                NounPhrase(THE, "bird", True, modifier=Place("near", NounPhrase(THIS, "horse", False))),
+                "love",
+                NounPhrase(THE, "dog", False),
+            ),
+            "the birds near this horse love the dog",
+            "so zefi uri tan tisan to keluk mokunt",
+        ),
+    ],
+)
+def test_sentences_by_hand(sentence, source, translation):
+    assert " ".join(english(sentence)) == source
+    assert " ".join(target(sentence)) == translation
+
+
+def test_the_pairs_of_the_benchmark_stay_what_they_are():
+    train = load_texts("grammar:train", 1000)
+    assert train.pairs == load_texts("grammar:train", 1000).pairs
+    assert train.pairs[:10] == load_texts("grammar", 10).pairs, "the first split is the one for training"
+    assert max(len(pair.source.split()) for pair in train) <= 28
+    assert 15 < sum(len(pair.source.split()) for pair in train) / 1000 < 19
+    assert all(len(pair.source.split()) == len(pair.target.split()) for pair in train)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_splits_are_disjoint(name):
+    sides = {split: {pair.source for pair in load_texts(f"{name}:{split}", 200)} for split in TEXTS[name].splits}
+    assert all(len(sources) == 200 for sources in sides.values()), "sources differ"
+    for split, sources in sides.items():
+        assert not any(sources & other for key, other in sides.items() if key != split)
+        assert {split_of(source) for source in sources} == {"test" if split == "long" else split}
+
+
+def test_the_shares_of_the_splits():
+    found = [split_of(str(number)) for number in range(20_000)]
+    assert {split: round(100 * found.count(split) / len(found)) for split in SHARES} == SHARES
+
+
+# ---- lists and numbers ----
+
+
+@pytest.mark.parametrize(("order", "words"), [("copy", "c a b"), ("reverse", "b a c"), ("sort", "a b c")])
+def test_lists_in_order(order, words):
+    from polythink.text.data.sequences import ORDERS
+
+    assert " ".join(ORDERS[order](["c", "a", "b"])) == words
+    for split, low, high in (("train", 3, 12), ("long", 13, 20)):
+        for pair in load_texts(f"{order}:{split}", 100):
+            assert low <= len(pair.source.split()) <= high
+            assert pair.target == " ".join(ORDERS[order](pair.source.split()))
+
+
+def test_number_words():
+    assert in_words(961, "en") == "nine hundred and sixty-one"
+    assert in_words(961, "de") == "neunhunderteinundsechzig"
+    assert in_words(95, "fr") == "quatre-vingt-quinze"
+
+
+def test_number_words_need_their_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "num2words", None)
+    with pytest.raises(UserError, match=r"polythink\[translation\]"):
+        in_words(10**9 + 7, "en")
+
+
+def test_a_split_that_is_used_up():
+    from polythink.text.data.pairs import drawn
+
+    with pytest.raises(UserError, match="few:train has no more than about"):
+        drawn("few", lambda rng: Pair(str(rng.randrange(10)), "x"), "train", 100)
+
+
+# ---- files ----
+
+
+def test_two_files_line_by_line(tmp_path):
+    (tmp_path / "x.en").write_text("a dog\nthe cat\n\nx\u2028y\n", encoding="utf-8")
+    (tmp_path / "x.de").write_text("ein Hund\ndie Katze\nleer\nx y\n", encoding="utf-8")
+    found = load_texts(f"{tmp_path}/x.{{en,de}}")
+    assert found.pairs == (Pair("a dog", "ein Hund"), Pair("the cat", "die Katze"), Pair("x\u2028y", "x y"))
+    assert found.notes == ("1 pairs with an empty side were dropped",)
+    assert len(load_texts(f"{tmp_path}/x.{{en,de}}", 1)) == 1
+
+
+def test_one_file_of_each_form(tmp_path):
+    (tmp_path / "x.tsv").write_text("a\tb\nc\td\n")
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps({"source": s, "target": t}) + "\n" for s, t in ("ab", "cd")))
+    (tmp_path / "x.txt").write_text("a\n\nb\n")
+    pairs = (Pair("a", "b"), Pair("c", "d"))
+    assert load_texts(str(tmp_path / "x.tsv")).pairs == load_texts(str(tmp_path / "x.jsonl")).pairs == pairs
+    assert load_texts(str(tmp_path / "x.txt")).pairs == (Pair("", "a"), Pair("", ""), Pair("", "b"))
+    assert has_source(str(tmp_path / "x.tsv"))
+    assert not has_source(str(tmp_path / "x.txt"))
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "message"),
+    [
+        ({"x.en": "a\nb\n", "x.de": "a\n"}, "x.{en,de}", r"x\.en has 2 lines and .*x\.de has 1"),
+        ({"x.en": "a\n"}, "x.{en,de}", r"cannot read .*x\.de: No such file"),
+        ({"x.tsv": "a\tb\nc\n"}, "x.tsv", r"x\.tsv, line 2: must be source, tab, target; it has 0 tabs"),
+        ({"x.jsonl": '{"source": "a"}\n'}, "x.jsonl", r"row 0 of .* has no text in 'target'"),
+        ({"x.csv": "a,b\n"}, "x.csv", r"x\.csv is no file of texts; give two files as NAME"),
+        ({"x.tsv": ""}, "x.tsv", "holds no pairs"),
+        ({"x.txt": b"\xff\xfe"}, "x.txt", "it is not UTF-8 text"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path, files, name, message):
+    for file, content in files.items():
+        (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        load_texts(f"{tmp_path}/{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gramar:train", "no set of texts 'gramar'; did you mean 'grammar'"),
+        ("grammar:dev", "grammar has no split 'dev'"),
+        ("corpus/x.{en,de}", r"here: no file corpus/x\.en"),
+    ],
+)
+def test_names_that_mean_nothing(name, message):
+    with pytest.raises(UserError, match=message):
+        check_texts(name, "here")
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS.keys() - set(DRAWN)))
+def test_sets_of_the_hub_say_what_they_need(monkeypatch, name):
+    check_texts(f"{name}:test", "here")
+    assert has_source(name) == (name != "wikitext-103")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"pip install 'polythink\[data\]'`; or give two files as NAME"):
+        load_texts(f"{name}:train")
+
+
+def test_rows_of_the_hub(monkeypatch):
+    rows = {"train": [{"translation": {"en": "a dog", "de": "ein Hund"}}, {"translation": {"en": "", "de": "x"}}]}
+    asked = []
+
+    class Datasets:
+        @staticmethod
+        def load_dataset(repo, config, split):
+            asked.append((repo, config, split))
+            return rows["train"]
+
+    monkeypatch.setitem(sys.modules, "datasets", Datasets)
+    assert load_texts("wmt14-en-de:valid").pairs == (Pair("a dog", "ein Hund"),)
+    assert asked == [("wmt/wmt14", "de-en", "validation")]
+    with pytest.raises(UserError, match=r"row 0 of cnn-dailymail:test has no text in 'article'"):
+        load_texts("cnn-dailymail:test")
