@@ -31,9 +31,9 @@ import torch
 import transformers
 from transformers import StoppingCriteria
 
-from polythink.engine import Decoding, Engine, Request
-from polythink.engine.trace_state import Drawing
-from polythink.models.lm import LanguageModel, ModelConfig, create
+from polythink.engine import Engine, Request, SamplingParams
+from polythink.engine.trace_state import TraceState
+from polythink.models.lm import LanguageModel, ModelConfig, from_config
 from polythink.run.table import markdown_table
 
 CASES = ("1x1", "1x2", "1x4", "1x8", "32xragged")
@@ -44,7 +44,7 @@ NEVER = -1e4  # added to the logit of a token that is not to be drawn
 def make_model(dtype: str) -> LanguageModel:
     shape = dict(hidden_size=512, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4, head_dim=64)
     words = [f"w{i}" for i in range(8192 - 9)]  # and six tags, end, padding, unknown
-    return create(ModelConfig(**shape, intermediate_size=1536, dtype=dtype), "parallel_r1", words)
+    return from_config(ModelConfig(**shape, intermediate_size=1536, dtype=dtype), "parallel_r1", words)
 
 
 def make_prompts(case: str, length: int, words: int) -> list[tuple[tuple[int, ...], int]]:
@@ -78,7 +78,7 @@ def engine_steps(engine: Engine, prompts: list, bias: torch.Tensor, steps: int) 
 
     engine._step = timed
     drawings = [
-        Drawing(
+        TraceState(
             Request(prompt, "", i), i, settings(paths, steps + 2), engine.grammar, seed=0, context=engine.lm.context
         )
         for i, (prompt, paths) in enumerate(prompts)
@@ -89,9 +89,9 @@ def engine_steps(engine: Engine, prompts: list, bias: torch.Tensor, steps: int) 
     return [after - before for before, after in pairwise(ends[1 : steps + 2])]  # without the prompt's and the fork's
 
 
-def settings(paths: int, tokens: int) -> Decoding:
+def settings(paths: int, tokens: int) -> SamplingParams:
     """One block whose paths are all cut at `tokens`."""
-    return Decoding(
+    return SamplingParams(
         paths=paths, max_blocks=1, max_main_tokens=1, max_path_tokens=tokens, max_summary_tokens=1,
         max_trace_tokens=1 << 20,
     )  # fmt: skip

@@ -23,14 +23,14 @@ import torch
 from memory import kept_bytes
 from transformers import AutoConfig
 
-from polythink.text.evaluate import Measuring, encode_set, generate
-from polythink.pipeline.results_table import over_seeds
-from polythink.models.architectures.counting import formula, total
-from polythink.text.model import load_text_model, make_batch, token_losses
-from polythink.text.data.sets import load_texts
 from polythink.errors import UserError
+from polythink.models.architectures.counting import formula, total
+from polythink.pipeline.results_table import over_seeds
 from polythink.run.folder import read_json, read_jsonl
 from polythink.run.table import markdown_table
+from polythink.text.data.sets import load_texts
+from polythink.text.evaluate import TextEvalOptions, encode_set, generate
+from polythink.text.model import load_text_model, make_batch, token_losses
 
 LENGTH = 16  # source and target tokens of the pass whose multiply-accumulates are counted
 EARLY, LEVEL = 300, 1.0  # the step of the first loss, and the loss of the transition
@@ -141,7 +141,7 @@ def speed_table(found: dict[str, dict[int, Trained]], best: dict[str, str], roun
             started = time.process_time()
             token_losses(lm, batch)[0].mean().backward()
             trained = time.process_time()
-            written = sum(len(ids) + 1 for ids in generate(lm, examples, Measuring(max_new_tokens=40)))
+            written = sum(len(ids) + 1 for ids in generate(lm, examples, TextEvalOptions(max_new_tokens=40)))
             drawn = time.process_time()
             if turn:
                 seconds[name][0].append((trained - started) / tokens)

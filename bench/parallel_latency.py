@@ -35,8 +35,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: waiting thr
 import torch
 import transformers
 
-from polythink.engine import Decoding, Engine, Request
-from polythink.models.lm import ModelConfig, create
+from polythink.engine import Engine, Request, SamplingParams
+from polythink.models.lm import ModelConfig, from_config
 from polythink.run.table import markdown_table
 
 NEVER = -1e4  # added to the logit of a token that is not to be drawn
@@ -54,7 +54,7 @@ def make_engine(dtype: str, options: argparse.Namespace) -> Engine:
         **shape, num_key_value_heads=width // 128, intermediate_size=3 * width, tokenizer="bytes", dtype=dtype,
         max_position_embeddings=1 << 15,
     )  # fmt: skip
-    lm = create(config, "parathinker")
+    lm = from_config(config, "parathinker")
     bias = torch.zeros(lm.model.config.vocab_size, dtype=lm.model.dtype, device=lm.device)
     bias[[lm.eos, lm.pad, *lm.tag_ids.values()]] = NEVER
     lm.model.get_output_embeddings().register_forward_hook(lambda module, inputs, logits: logits + bias)
@@ -69,9 +69,9 @@ def now(engine: Engine) -> float:
 
 def answer(engine: Engine, paths: int, options: argparse.Namespace) -> dict[str, float]:
     """Seconds of one answer with P paths: `total`, `join`, medians of a `step`, its `cpu` time, a `summary` step."""
-    decoding = Decoding(
+    decoding = SamplingParams(
         paths=paths, max_blocks=1, max_main_tokens=1, max_path_tokens=options.tokens, max_trace_tokens=1 << 20,
-        max_summary_tokens=options.summary, scale_beyond=0,
+        max_summary_tokens=options.summary, length_scaling_above=0,
     )  # fmt: skip
     prompt = tuple(engine.lm.encode("so it goes " * options.prompt)[: options.prompt])
     spent: list[tuple[int, float, float]] = []  # feeds, seconds and CPU seconds of each step

@@ -7,10 +7,10 @@ import threading
 import pytest
 from chat_server import ChatServer
 
-from polythink.teachers.coldstart import run_coldstart
-from polythink.problems.tasks.countdown import CountdownTeacher, problems
 from polythink.problems.prompts import get_prompt
+from polythink.problems.tasks.countdown import CountdownTeacher, problems
 from polythink.run.folder import read_json, read_jsonl
+from polythink.teachers.coldstart import run_coldstart
 from polythink.trace.dialect import PARATHINKER
 from polythink.trace.parse import parse
 

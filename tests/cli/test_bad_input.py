@@ -18,12 +18,12 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from polythink.models.lm import ModelConfig, ModelSettings, create, save
+from polythink.models.lm import ModelConfig, ModelSettings, from_config, save
 from polythink.models.tokenizers import word_tokenizer
+from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.run.folder import read_json, read_jsonl, write_jsonl
 from polythink.trace.dialect import PARALLEL_R1
-from polythink.pipeline.recipe import load_recipe, run_recipe
 
 RECIPE = """
 name: small
@@ -55,7 +55,7 @@ def whole(tmp_path_factory) -> Path:
     """The folder of that recipe's run, with nothing in its way."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "small.yaml").write_text(RECIPE)
-    run_recipe(load_recipe(folder / "small.yaml"), folder / "run", say=lambda text: None)
+    run_recipe(load_recipe(folder / "small.yaml"), folder / "run", log=lambda text: None)
     return folder / "run"
 
 
@@ -186,7 +186,7 @@ def test_an_architecture_that_cannot_fork_or_be_made_is_refused(polythink, recip
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory) -> Path:
     shape = ModelConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16, intermediate_size=48)
-    lm = create(shape.model_copy(update={"tokenizer": "bytes", "max_position_embeddings": 64}), "parallel_r1")
+    lm = from_config(shape.model_copy(update={"tokenizer": "bytes", "max_position_embeddings": 64}), "parallel_r1")
     folder = tmp_path_factory.mktemp("ours")
     save(lm, folder, ModelSettings(decoding={"max_main_tokens": 20, "max_path_tokens": 9, "max_summary_tokens": 9}))
     return folder

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from polythink.models.lm import ModelConfig, ModelSettings, create, save
-from polythink.problems.tasks.countdown import VOCABULARY
+from polythink.models.lm import ModelConfig, ModelSettings, from_config, save
 from polythink.problems.prompts import get_prompt
+from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.run.folder import write_jsonl
 
 SHAPE = {
@@ -27,7 +27,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
     prompt = get_prompt("countdown_parallel")
     for dialect, tokenizer in (("parathinker", "countdown"), ("parallel_r1", "countdown"), ("parathinker", "bytes")):
         folder = found[f"{dialect}, {tokenizer}"] = tmp_path_factory.mktemp("model")
-        lm = create(ModelConfig(tokenizer=tokenizer, **SHAPE), dialect, VOCABULARY)
+        lm = from_config(ModelConfig(tokenizer=tokenizer, **SHAPE), dialect, VOCABULARY)
         save(lm, folder, ModelSettings(dialect, prompt=prompt.text, prompt_name=prompt.name, decoding=BUDGETS))
     return found
 

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from polythink.cli.generate import View, watch
 from polythink.cli.main import app
 from polythink.cli.model import decoding_for, model_folder
-from polythink.engine.params import Decoding, Request
 from polythink.engine.engine import Engine
-from polythink.models.lm import LanguageModel, ModelConfig, ModelSettings, create, load, save
+from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
+from polythink.models.lm import LanguageModel, ModelConfig, ModelSettings, from_config, load, save
 from polythink.run.folder import write_json, write_jsonl
 from polythink.trace.tree import Block
 
@@ -31,7 +31,7 @@ SHAPE = {
 def run_folder(tmp_path_factory) -> Path:
     """A run with one stage that left a model."""
     folder = tmp_path_factory.mktemp("run")
-    lm = create(ModelConfig(tokenizer="bytes", **SHAPE), "parallel_r1", seed=0)
+    lm = from_config(ModelConfig(tokenizer="bytes", **SHAPE), "parallel_r1", seed=0)
     save(lm, folder / "sft" / "model", ModelSettings(prompt="Solve: {problem}", prompt_name="own", decoding=BUDGETS))
     (folder / "eval").mkdir()
     write_json(folder / "stages.json", [{"name": n, "kind": n, "folder": n} for n in ("sft", "eval")])
@@ -55,7 +55,7 @@ def polythink(*arguments: object):
 def seed(lm) -> int:
     """The first seed under which the model opens two blocks on the problem "1+1"."""
     for seed in range(200):
-        (rollout,) = Engine(lm, rows=1).generate([request_of(lm)], Decoding(**BUDGETS), seed)
+        (rollout,) = Engine(lm, rows=1).generate([request_of(lm)], SamplingParams(**BUDGETS), seed)
         if len({s.block for s in rollout.segments if s.kind == "summary"}) > 1:
             return seed
     raise AssertionError("no seed opens two blocks")
@@ -76,17 +76,17 @@ def test_a_model_is_found_in_its_run_its_stage_and_itself(run_folder, tmp_path) 
 
 def test_decoding_is_the_models_own_with_changes(lm) -> None:
     decoding = decoding_for(lm, ["paths=2", "temperature=0.5"])
-    assert decoding == Decoding(**BUDGETS | {"paths": 2, "temperature": 0.5})
+    assert decoding == SamplingParams(**BUDGETS | {"paths": 2, "temperature": 0.5})
     with pytest.raises(UserError, match="decoding: unknown key path; did you mean 'paths'"):
         decoding_for(lm, ["path=2"])
 
 
 def test_generate_prints_the_trace_that_the_engine_draws(lm, seed, run_folder) -> None:
     done = polythink("generate", run_folder, "1+1", "--seed", seed)
-    (rollout,) = Engine(lm).generate([request_of(lm)], Decoding(**BUDGETS), seed)
+    (rollout,) = Engine(lm).generate([request_of(lm)], SamplingParams(**BUDGETS), seed)
     assert done.stdout == rollout.text + "\n"
     fewer = polythink("generate", run_folder, "1+1", "max_trace_tokens=60", "--seed", seed, "--paths", 1)
-    changed = Decoding(**BUDGETS | {"paths": 1, "max_trace_tokens": 60})
+    changed = SamplingParams(**BUDGETS | {"paths": 1, "max_trace_tokens": 60})
     assert fewer.stdout == Engine(lm).generate([request_of(lm)], changed, seed)[0].text + "\n" != done.stdout
 
 
@@ -98,7 +98,7 @@ def test_the_view_holds_at_the_end_what_was_drawn(lm, seed) -> None:
         view.see(event)
         snapshots.append(sum(len(b.paths) for b in view.trace().blocks))
 
-    (rollout,) = Engine(lm).generate([request_of(lm)], Decoding(**BUDGETS), seed, on_event=see)
+    (rollout,) = Engine(lm).generate([request_of(lm)], SamplingParams(**BUDGETS), seed, on_event=see)
     assert snapshots == sorted(snapshots)
     drawn = [s for s in rollout.segments if s.kind != "main"]
 
@@ -115,7 +115,7 @@ def test_the_view_holds_at_the_end_what_was_drawn(lm, seed) -> None:
 
 def test_a_terminal_shows_the_paths_side_by_side(lm, seed) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100, height=60)
-    rollout = watch(Engine(lm), request_of(lm), Decoding(**BUDGETS), seed, console)
+    rollout = watch(Engine(lm), request_of(lm), SamplingParams(**BUDGETS), seed, console)
     lines = console.file.getvalue().splitlines()
     assert any("path 1" in line and "path 2" in line and "path 3" in line for line in lines)
     assert f"{rollout.tokens} tokens, " in lines[-1]
@@ -159,7 +159,7 @@ def test_eval_with_the_models_own_prompt_records_it(run_folder, problems, tmp_pa
 def test_eval_refuses_a_closed_vocabulary_with_a_sentence(problems, tmp_path) -> None:
     from polythink.problems.tasks.countdown import VOCABULARY
 
-    save(create(ModelConfig(tokenizer="countdown", **SHAPE), "parallel_r1", VOCABULARY), tmp_path / "closed")
+    save(from_config(ModelConfig(tokenizer="countdown", **SHAPE), "parallel_r1", VOCABULARY), tmp_path / "closed")
     write_jsonl(tmp_path / "words.jsonl", [{"question": "How many eggs?", "answer": "3"}])
     with pytest.raises(UserError, match="closed vocabulary has no token for 'How', 'many'"):
         polythink(

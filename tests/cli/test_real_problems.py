@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from polythink.models.lm import ModelConfig, ModelSettings, create, save
+from polythink.models.lm import ModelConfig, ModelSettings, from_config, save
 from polythink.problems.answers import VERDICTS
-from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.problems.prompts import get_prompt
+from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.run.folder import read_json, read_jsonl
 
 SHAPE = {
@@ -24,8 +24,8 @@ def models(tmp_path_factory) -> Path:
     """Two random models: `bytes` reads anything, `closed` the words of the synthetic task alone."""
     folder, prompt = tmp_path_factory.mktemp("models"), get_prompt("sequential")
     used = {"prompt": prompt.text, "prompt_name": prompt.name, "prompt_hash": prompt.hash, "decoding": BUDGETS}
-    save(create(ModelConfig(tokenizer="bytes", **SHAPE), "parallel_r1"), folder / "bytes", ModelSettings(**used))
-    closed = create(ModelConfig(tokenizer="countdown", **SHAPE), "parallel_r1", VOCABULARY)
+    save(from_config(ModelConfig(tokenizer="bytes", **SHAPE), "parallel_r1"), folder / "bytes", ModelSettings(**used))
+    closed = from_config(ModelConfig(tokenizer="countdown", **SHAPE), "parallel_r1", VOCABULARY)
     save(closed, folder / "closed", ModelSettings(decoding=BUDGETS))
     return folder
 

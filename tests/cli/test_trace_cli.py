@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from polythink.cli.trace import app
-from polythink.problems.answers import extract
 from polythink.errors import UserError
+from polythink.problems.answers import extract
 
 GOOD = "so <Parallel><Path>left way</Path><Path>right way</Path></Parallel>\n<Summary>the join</Summary> the end"
 ONE_PATH = "<Parallel><Path>a</Path></Parallel><Summary>s</Summary>"

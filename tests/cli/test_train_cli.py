@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from polythink.run.config import RECIPES, load_yaml
 from polythink.pipeline.recipe import load_recipe
+from polythink.run.config import RECIPES, load_yaml
 
 PACKAGED = sorted(path.stem for path in RECIPES.glob("*.yaml") if "arms" not in load_yaml(path))
 

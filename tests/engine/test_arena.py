@@ -9,10 +9,10 @@ import pytest
 import torch
 from tiny import drawn, requests, tiny
 
-from polythink.engine import Decoding, Engine, Request, kv_cache
-from polythink.engine.kv_cache import Arena
+from polythink.engine import Engine, Request, SamplingParams
+from polythink.engine.kv_cache import TreeKVCache
 
-BLOCKS = Decoding(paths=3, max_blocks=3, max_main_tokens=16, max_path_tokens=9, max_summary_tokens=6,
+BLOCKS = SamplingParams(paths=3, max_blocks=3, max_main_tokens=16, max_path_tokens=9, max_summary_tokens=6,
                   max_trace_tokens=110)  # fmt: skip
 
 
@@ -20,7 +20,7 @@ def watch(engine: Engine, look) -> None:
     """Call `look(arena, feeds, rows, keys before, keys after)` at every step; keys are layer 0's, (R, C, H, D)."""
     run = engine.backend.run
 
-    def keys(arena: Arena) -> torch.Tensor:
+    def keys(arena: TreeKVCache) -> torch.Tensor:
         layer = arena.layers[0]
         shape = (arena.rows, arena.capacity, 1, 32)
         return layer.keys.transpose(1, 2).clone() if layer.is_initialized else torch.zeros(shape)
@@ -88,8 +88,8 @@ def test_growth_in_the_middle_of_a_run_changes_nothing(backend, monkeypatch):
     lm = tiny()
     plain = Engine(lm, rows=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)
     grown = []
-    grow = Arena._grow
-    monkeypatch.setattr(Arena, "_grow", lambda self, longest: (grown.append(longest), grow(self, longest)))
+    grow = TreeKVCache._grow
+    monkeypatch.setattr(TreeKVCache, "_grow", lambda self, longest: (grown.append(longest), grow(self, longest)))
     monkeypatch.setattr(arena, "FIRST_SLOTS", 1)
     again = Engine(lm, rows=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)
     assert len(grown) > 5
@@ -97,7 +97,7 @@ def test_growth_in_the_middle_of_a_run_changes_nothing(backend, monkeypatch):
 
 
 def test_the_table_is_the_closure_of_what_follows_what_and_forgets_earlier_traces():
-    table = Arena(layers=1, rows=2, device=torch.device("cpu"))
+    table = TreeKVCache(layers=1, rows=2, device=torch.device("cpu"))
     tree = [(), (0,), (1,), (1,), (2, 3), (4,), *((5,),) * 6, (6, 7, 8, 9, 10, 11), (12,)]  # more than eight segments
     for segment, follows in enumerate(tree):
         table.open(1, segment, follows)

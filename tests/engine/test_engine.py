@@ -9,10 +9,10 @@ import pytest
 import torch
 from tiny import drawn, family, lean_towards, requests, tiny
 
-from polythink.engine import Decoding, Engine, Request, reference_generate
-from polythink.models.lm import checkpoint_activations
-from polythink.models.batch import collate, token_logprobs
+from polythink.engine import Engine, Request, SamplingParams, reference_generate
 from polythink.errors import UserError
+from polythink.models.batch import collate, token_logprobs
+from polythink.models.lm import checkpoint_activations
 from polythink.trace import check
 from polythink.trace.dialect import PARALLEL_R1
 
@@ -21,13 +21,13 @@ TOLERANCE = 1e-4
 
 BUDGETS = {"max_main_tokens": 16, "max_path_tokens": 9, "max_summary_tokens": 6, "max_trace_tokens": 110}
 SETTINGS = [
-    Decoding(mode=mode, paths=paths, max_blocks=3, **BUDGETS)
+    SamplingParams(mode=mode, paths=paths, max_blocks=3, **BUDGETS)
     for mode in ("structured", "sequential")
     for paths in (1, 2, 3, 8)
 ]
 
 
-def label(decoding: Decoding) -> str:
+def label(decoding: SamplingParams) -> str:
     return f"{decoding.mode}-{decoding.paths}"
 
 
@@ -55,7 +55,7 @@ def test_logprobs_equal_one_masked_forward(decoding):
     found = gaps(lm, rollouts)
     assert len(found) > 200
     assert max(found) < TOLERANCE
-    stops = {s.stop for r in rollouts for s in r.segments}
+    stops = {s.finish_reason for r in rollouts for s in r.segments}
     assert {"fork", "budget"} <= stops, stops
     if decoding.mode == "structured":
         assert {s.path for r in rollouts for s in r.segments} >= {0, 1, decoding.paths}
@@ -146,7 +146,7 @@ def test_greedy_paths_are_sampled():
         blocks = [
             [tuple(s.tokens[:9]) for s in r.segments if s.kind == "path" and s.block == 0]
             for r in rollouts
-            if any(s.kind == "path" and s.stop != "trace" for s in r.segments)
+            if any(s.kind == "path" and s.finish_reason != "trace" for s in r.segments)
         ]
         assert blocks
         assert all(len(set(b)) == 1 for b in blocks) == copies
@@ -161,20 +161,20 @@ def test_budgets_hold_at_every_boundary(mode):
     budgets = {f"max_{kind}_tokens": tokens for kind, tokens in most.items()}
     engine, stops = Engine(lm, rows=4), set()
     for total in range(1, 26):
-        decoding = Decoding(mode=mode, paths=2, max_blocks=total % 2 + 1, max_trace_tokens=total, **budgets)
+        decoding = SamplingParams(mode=mode, paths=2, max_blocks=total % 2 + 1, max_trace_tokens=total, **budgets)
         rollouts = engine.generate(requests(lm, 4), decoding, seed=total)
         if total < 9 or total % 4 == 0:
             twin = reference_generate(lm, requests(lm, 4), decoding, seed=total)
             assert [drawn(r) for r in rollouts] == [drawn(r) for r in twin], total
         for rollout in rollouts:
             assert rollout.tokens <= total
-            assert (rollout.stop == "eos") == (rollout.segments[-1].tokens[-1:] == [lm.eos])
+            assert (rollout.finish_reason == "eos") == (rollout.segments[-1].tokens[-1:] == [lm.eos])
             for s in rollout.segments:
-                stops.add((s.kind, s.stop))
+                stops.add((s.kind, s.finish_reason))
                 if mode == "structured":
                     assert sum(s.sampled) <= most[s.kind]
                     assert s.kind == "main" or s.text.endswith(("</Path>", "</Summary>"))  # a cut is closed by force
-                    assert s.kind == "main" or s.sampled[-1] == (s.stop == "tag")
+                    assert s.kind == "main" or s.sampled[-1] == (s.finish_reason == "tag")
     assert {stop for kind, stop in stops if kind == "main"} == {"fork", "blocks", "budget", "trace", "eos"}
     assert {stop for kind, stop in stops if kind == "path"} >= {"tag", "budget", "trace"}
     assert {stop for kind, stop in stops if kind == "summary"} >= {"budget"}
@@ -192,7 +192,7 @@ def test_cut_traces_stay_well_formed():
         inside = zip(segment.tokens[:-1], segment.sampled[:-1], strict=True)
         return any(drawn and token in tags for token, drawn in inside)
 
-    clean = [r for r in rollouts if r.stop in ("budget", "eos") and not any(map(drew_a_tag_within, r.segments))]
+    clean = [r for r in rollouts if r.finish_reason in ("budget", "eos") and not any(map(drew_a_tag_within, r.segments))]
     with_blocks = [r for r in clean if any(s.kind == "path" for s in r.segments)]
     assert with_blocks
     assert all(check(r.text, "strict").valid for r in with_blocks)
@@ -209,7 +209,7 @@ def test_events_tell_the_whole_story():
         blocks = len({s.block for s in rollout.segments} - {-1})
         assert [e.kind for e in mine].count("join") == blocks
         assert [e.kind for e in mine].count("fork") == 3 * blocks
-        assert [e.kind for e in mine].count("cut") == rollout.cuts
+        assert [e.kind for e in mine].count("cut") == rollout.truncated
         for n, segment in enumerate(rollout.segments, start=1):
             told = [(e.token, not e.forced) for e in mine if e.kind == "token" and e.segment == n]
             assert told == list(zip(segment.tokens, segment.sampled, strict=True))

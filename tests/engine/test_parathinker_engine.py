@@ -10,13 +10,13 @@ import pytest
 import torch
 from tiny import WORDS, drawn, lean_towards, tiny
 
-from polythink.engine import Decoding, Engine, Request, reference_generate
-from polythink.models.lm import ModelConfig, create, with_settings
+from polythink.engine import Engine, Request, SamplingParams, reference_generate
+from polythink.errors import UserError
 from polythink.models.batch import collate, token_logprobs
+from polythink.models.lm import ModelConfig, from_config, with_settings
 from polythink.models.tags import add_tags
 from polythink.models.thoughts import thoughts_of
 from polythink.problems.answers import extract
-from polythink.errors import UserError
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
 from polythink.trace.parse import complete_blocks, parse
 from polythink.trace.render import render
@@ -30,7 +30,7 @@ BUDGETS = {"max_main_tokens": 6, "max_path_tokens": 9, "max_summary_tokens": 6, 
 
 def model(seed: int = 1, dialect: str = "parathinker", **shape):
     """Random weights, random thought embeddings."""
-    lm = create(ModelConfig(**{"num_hidden_layers": 2, "thought_embeddings": True, **shape}), dialect, WORDS, seed=seed)
+    lm = from_config(ModelConfig(**{"num_hidden_layers": 2, "thought_embeddings": True, **shape}), dialect, WORDS, seed=seed)
     if (thoughts := thoughts_of(lm.model)) is not None:
         torch.nn.init.normal_(thoughts.table, generator=torch.Generator().manual_seed(0))
     # tags that belong nowhere are drawn often enough, and ends as well; most of the 34 are rare, for they end main text
@@ -66,11 +66,11 @@ SETTINGS = {
     "random numbers": {"paths": 3, "labels": "random"},
     "flattened": {"paths": 3, "positions": "flattened"},
     "flattened, first": {"paths": 4, "positions": "flattened", "finish": "first"},
-    "scaled": {"paths": 8, "scale_beyond": 2},
-    "scaled, two blocks": {"paths": 5, "scale_beyond": 1, "max_blocks": 2, "finish": "half", "positions": "flattened"},
+    "scaled": {"paths": 8, "length_scaling_above": 2},
+    "scaled, two blocks": {"paths": 5, "length_scaling_above": 1, "max_blocks": 2, "finish": "half", "positions": "flattened"},
     "no embedding": {"paths": 8},
-    "no embedding, scaled": {"paths": 8, "scale_beyond": 3},
-    "opening": {"paths": 2, "summary_opening": "a b c"},
+    "no embedding, scaled": {"paths": 8, "length_scaling_above": 3},
+    "opening": {"paths": 2, "summary_prefix": "a b c"},
     "later": {"paths": 2, "fork_at": 3},
     "two blocks allowed": {"paths": 2, "max_blocks": 2, "max_main_tokens": 3},
     "cut": {"paths": 3, "max_path_tokens": 2, "max_summary_tokens": 1},
@@ -82,16 +82,16 @@ SETTINGS = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_engine_agrees_with_its_slow_twin_and_with_one_masked_forward(name):
     lm = model(seed=3, thought_embeddings="no embedding" not in name)
-    decoding = Decoding(**{**BUDGETS, **SETTINGS[name]})
+    decoding = SamplingParams(**{**BUDGETS, **SETTINGS[name]})
     wanted = requests(lm, 14)
     fast = Engine(lm, rows=4, chunk=7).generate(wanted, decoding, seed=5)
     slow = reference_generate(lm, wanted, decoding, seed=5)
     assert [drawn(r) for r in fast] == [drawn(r) for r in slow]
     for a, b in zip(fast, slow, strict=True):
         assert a.text == b.text
-        assert [(s.label, s.strays) for s in a.segments] == [(s.label, s.strays) for s in b.segments]
+        assert [(s.label, s.misplaced_tags) for s in a.segments] == [(s.label, s.misplaced_tags) for s in b.segments]
         assert a.layout().position.tolist() == b.layout().position.tolist()
-    if decoding.scale_beyond:
+    if decoding.length_scaling_above:
         assert max(fast[0].layout().scales) > 1.1
     found = gaps(lm, fast)
     assert len(found) > 15
@@ -100,8 +100,8 @@ def test_the_engine_agrees_with_its_slow_twin_and_with_one_masked_forward(name):
 
 def test_a_block_in_sequential_mode_has_its_paths_and_summary():
     lm = lean_towards(model(seed=3), {"<think1>": 6.0, "<think4>": 5.0, "<summary>": 3.5, "</think1>": 2.5})
-    rollouts = Engine(lm).generate(requests(lm, 12), Decoding(mode="sequential", **BUDGETS), seed=1)
-    slow = reference_generate(lm, requests(lm, 12), Decoding(mode="sequential", **BUDGETS), seed=1)
+    rollouts = Engine(lm).generate(requests(lm, 12), SamplingParams(mode="sequential", **BUDGETS), seed=1)
+    slow = reference_generate(lm, requests(lm, 12), SamplingParams(mode="sequential", **BUDGETS), seed=1)
     assert [drawn(r) for r in rollouts] == [drawn(r) for r in slow]
     assert {s.kind for r in rollouts for s in r.segments} == {"main", "path", "summary"}
     for rollout in rollouts:
@@ -112,7 +112,7 @@ def test_a_block_in_sequential_mode_has_its_paths_and_summary():
 
 def test_the_fork_is_forced_at_the_end_of_the_prompt():
     lm = model()
-    (rollout,) = Engine(lm).generate(requests(lm, 1), Decoding(paths=3, **BUDGETS), seed=0)
+    (rollout,) = Engine(lm).generate(requests(lm, 1), SamplingParams(paths=3, **BUDGETS), seed=0)
     assert [(s.kind, s.path, s.label) for s in rollout.segments[:4]] == [
         ("path", 1, 1), ("path", 2, 2), ("path", 3, 3), ("summary", 0, 0)
     ]  # fmt: skip
@@ -124,24 +124,24 @@ def test_the_fork_is_forced_at_the_end_of_the_prompt():
 
 def test_only_the_cut_paths_are_cut_when_the_first_is_through():
     lm = lean_towards(model(seed=2), {"</think1>": 2.5, "</think2>": 2.0})
-    decoding = Decoding(paths=6, finish="first", **BUDGETS)
+    decoding = SamplingParams(paths=6, finish="first", **BUDGETS)
     rollouts = Engine(lm).generate(requests(lm, 20), decoding, seed=4)
     cut = 0
     for rollout in rollouts:
         paths = [s for s in rollout.segments if s.kind == "path"]
-        through = [len(s.tokens) for s in paths if s.stop == "tag"]
+        through = [len(s.tokens) for s in paths if s.finish_reason == "tag"]
         for path in paths:
-            assert path.stop != "finish" or len(path.tokens) == min(through) + 1  # and the closing tag, forced
-            cut += path.stop == "finish"
+            assert path.finish_reason != "finish" or len(path.tokens) == min(through) + 1  # and the closing tag, forced
+            cut += path.finish_reason == "finish"
             assert path.tokens[-1] == lm.tag_ids[f"</think{path.label}>"]
-        assert rollout.cuts >= sum(s.stop == "finish" for s in paths)
+        assert rollout.truncated >= sum(s.finish_reason == "finish" for s in paths)
     assert cut > 20
 
 
 def test_strays_are_replaced_and_counted():
     lm = model(seed=2)
-    rollouts = Engine(lm).generate(requests(lm, 20), Decoding(paths=4, **BUDGETS), seed=4)
-    assert sum(r.strays for r in rollouts) > 20
+    rollouts = Engine(lm).generate(requests(lm, 20), SamplingParams(paths=4, **BUDGETS), seed=4)
+    assert sum(r.misplaced_tags for r in rollouts) > 20
     for rollout in rollouts:
         for s in rollout.segments:
             own = {"path": PARATHINKER.path_tags(s.label), "summary": ("<summary>", "</summary>")}.get(s.kind)
@@ -153,12 +153,12 @@ def test_strays_are_replaced_and_counted():
 
 def test_what_is_drawn_with_strays_is_valid_graded_and_laid_out_as_drawn():
     """A stray becomes the segment's own tag, which is text where it opens: for rules, grades, counts and training."""
-    lm = create(ModelConfig(num_hidden_layers=2), "parathinker:4", (r"\boxed{1}", r"\boxed{2}"), seed=2)
+    lm = from_config(ModelConfig(num_hidden_layers=2), "parathinker:4", (r"\boxed{1}", r"\boxed{2}"), seed=2)
     never = torch.tensor([lm.tokenizer.unk_token_id, lm.tokenizer.pad_token_id])
     lean_towards(lm, {"<think3>": 1.0, "<summary>": 1.0})
     lm.model.get_output_embeddings().register_forward_hook(lambda *call: call[2].index_fill(-1, never, -100.0))
     requests = [Request(tuple(lm.encode(r"\boxed{1}")), str(i)) for i in range(200)]
-    decoding, seen = Decoding(paths=4, **{**BUDGETS, "max_main_tokens": 2}), Counter()
+    decoding, seen = SamplingParams(paths=4, **{**BUDGETS, "max_main_tokens": 2}), Counter()
     for rollout in Engine(lm).generate(requests, decoding, seed=4):
         *inner, main = rollout.segments
         if main.kind != "main" or "<" in main.text:
@@ -174,7 +174,7 @@ def test_what_is_drawn_with_strays_is_valid_graded_and_laid_out_as_drawn():
         seen["answered"] += bool(repeated and said)
         trace = parse(rollout.text, lm.dialect)
         assert render(trace, lm.dialect) == rollout.text.rstrip()
-        end = main.tokens[-1:] if main.stop == "eos" else ()
+        end = main.tokens[-1:] if main.finish_reason == "eos" else ()
         pieces = pieces_of(rollout.prompt, trace, lm.dialect, lm.encode, "structured", end)
         assert [p.tokens for p in pieces] == [p.tokens for p in rollout.pieces()]
         for piece, segment in zip(pieces[1:], inner, strict=False):  # whether a closing tag was drawn, no text says
@@ -187,11 +187,11 @@ def test_what_is_drawn_with_strays_is_valid_graded_and_laid_out_as_drawn():
 
 def test_a_stray_tag_ends_main_text():
     lm = lean_towards(model(), {"<think3>": 6.0, "<summary>": 5.0})
-    rollouts = Engine(lm).generate(requests(lm, 12), Decoding(paths=2, **BUDGETS), seed=0)
-    ended = [r.segments[-1] for r in rollouts if r.segments[-1].kind == "main" and r.segments[-1].strays]
+    rollouts = Engine(lm).generate(requests(lm, 12), SamplingParams(paths=2, **BUDGETS), seed=0)
+    ended = [r.segments[-1] for r in rollouts if r.segments[-1].kind == "main" and r.segments[-1].misplaced_tags]
     assert len(ended) > 6
     for segment in ended:
-        assert (segment.strays, segment.stop, segment.tokens[-1], segment.sampled[-1]) == (1, "eos", lm.eos, False)
+        assert (segment.misplaced_tags, segment.finish_reason, segment.tokens[-1], segment.sampled[-1]) == (1, "eos", lm.eos, False)
         assert not {lm.tag_ids[tag] for tag in PARATHINKER.tags} & set(segment.tokens)
 
 
@@ -205,8 +205,8 @@ def test_every_token_is_forwarded_once():
     for paths in (1, 2, 8, 16):
         seen.clear()
         wanted = requests(lm, 5)
-        rollouts = engine.generate(wanted, Decoding(paths=paths, **BUDGETS), seed=2)
-        ends = sum(r.stop in ("eos", "budget", "trace", "blocks") for r in rollouts)  # the last token is not fed
+        rollouts = engine.generate(wanted, SamplingParams(paths=paths, **BUDGETS), seed=2)
+        ends = sum(r.finish_reason in ("eos", "budget", "trace", "blocks") for r in rollouts)  # the last token is not fed
         expected = sum(len(r.prompt) + r.tokens for r in rollouts) - ends
         assert sum(seen) == expected
 
@@ -228,9 +228,9 @@ def test_the_arena_is_as_large_as_prompt_and_paths(paths):
             held.append(engine.backend.arena.layers[0].keys.shape[2])
 
     engine.backend.session = watched
-    decoding = Decoding(paths=paths, max_path_tokens=60, max_summary_tokens=1, max_main_tokens=1, max_blocks=1)
+    decoding = SamplingParams(paths=paths, max_path_tokens=60, max_summary_tokens=1, max_main_tokens=1, max_blocks=1)
     (rollout,) = engine.generate([Request(prompt)], decoding, seed=2)
-    assert all(s.stop == "budget" for s in rollout.segments if s.kind == "path")
+    assert all(s.finish_reason == "budget" for s in rollout.segments if s.kind == "path")
     assert held[0] <= 1.05 * (len(prompt) + paths * 62)
 
 
@@ -241,7 +241,7 @@ def _never(logits, token):
 def test_both_dialects_in_one_batch():
     lm = tiny(seed=3)
     add_tags(lm.model, lm.tokenizer, PARATHINKER)
-    decoding = Decoding(paths=3, max_blocks=2, **BUDGETS)
+    decoding = SamplingParams(paths=3, max_blocks=2, **BUDGETS)
     mixed = [
         Request(r.prompt, r.problem, r.sample, dialect)
         for i, r in enumerate(requests(lm, 8))
@@ -261,8 +261,8 @@ def test_both_dialects_in_one_batch():
 def test_openings_are_forced_and_count():
     lm = model(seed=2)
     a, b = lm.encode("a b c a"), lm.encode("b")
-    wanted = [Request(r.prompt, r.problem, r.sample, openings=(tuple(a), tuple(b))) for r in requests(lm, 6)]
-    decoding = Decoding(paths=3, **BUDGETS)
+    wanted = [Request(r.prompt, r.problem, r.sample, path_prefixes=(tuple(a), tuple(b))) for r in requests(lm, 6)]
+    decoding = SamplingParams(paths=3, **BUDGETS)
     fast = Engine(lm, rows=2).generate(wanted, decoding, seed=0)
     assert [drawn(r) for r in fast] == [drawn(r) for r in reference_generate(lm, wanted, decoding, seed=0)]
     assert max(gaps(lm, fast)) < TOLERANCE
@@ -272,24 +272,24 @@ def test_openings_are_forced_and_count():
         assert first.sampled[:5] == [False] * 5
         assert second.tokens[1:2] == b
         assert sum(first.sampled) <= 9 - 4
-        assert third.sampled[1] or third.strays
-    long = Request(wanted[0].prompt, openings=(tuple(lm.encode("a b c a b c a b c")),))
+        assert third.sampled[1] or third.misplaced_tags
+    long = Request(wanted[0].prompt, path_prefixes=(tuple(lm.encode("a b c a b c a b c")),))
     with pytest.raises(UserError, match="to begin with 9 tokens"):
         Engine(lm).generate([long], decoding)
     for draw in (Engine(lm).generate, lambda *given: reference_generate(lm, *given)):
-        with pytest.raises(UserError, match="openings"):
-            draw(wanted, Decoding(mode="sequential", **BUDGETS))
+        with pytest.raises(UserError, match="path_prefixes"):
+            draw(wanted, SamplingParams(mode="sequential", **BUDGETS))
 
 
 def test_parallel_r1_can_be_forced_to_fork():
     lm = tiny(seed=2)
     for at in (0, 3):
-        decoding = Decoding(paths=2, fork_at=at, max_blocks=1, **BUDGETS)
+        decoding = SamplingParams(paths=2, fork_at=at, max_blocks=1, **BUDGETS)
         wanted = requests(lm, 8)
         rollouts = Engine(lm, rows=3).generate(wanted, decoding, seed=2)
         assert [drawn(r) for r in rollouts] == [drawn(r) for r in reference_generate(lm, wanted, decoding, seed=2)]
         assert max(gaps(lm, rollouts)) < TOLERANCE
-        forced = [r for r in rollouts if r.segments[0].stop == "fork" and not r.segments[0].sampled[-1]]
+        forced = [r for r in rollouts if r.segments[0].finish_reason == "fork" and not r.segments[0].sampled[-1]]
         assert len(forced) == 8 if at == 0 else forced
         assert all(len(r.segments[0].tokens) == at + 1 for r in forced)
 
@@ -305,7 +305,7 @@ def test_parallel_r1_can_be_forced_to_fork():
 )
 def test_what_cannot_be_drawn_is_said_before_drawing(changes, words):
     lm = model()
-    decoding = Decoding(**{**BUDGETS, **changes})
+    decoding = SamplingParams(**{**BUDGETS, **changes})
     if words is None:
         assert Engine(lm).generate(requests(lm, 1), decoding)
         return
@@ -318,17 +318,17 @@ def test_a_model_whose_queries_cannot_be_scaled_is_refused_before_drawing(archit
     lm = model(architecture=architecture, thought_embeddings=None)
     engine = Engine(with_settings(lm, trained_paths=2))
     events = []
-    with pytest.raises(UserError, match=r"cannot take .*; or set scale_beyond: 0, and the join of 3 paths"):
-        engine.generate(requests(lm, 1), Decoding(paths=3, **BUDGETS), on_event=events.append)
+    with pytest.raises(UserError, match=r"cannot take .*; or set length_scaling_above: 0, and the join of 3 paths"):
+        engine.generate(requests(lm, 1), SamplingParams(paths=3, **BUDGETS), on_event=events.append)
     assert not events
-    for changes in ({"paths": 2}, {"paths": 3, "scale_beyond": 0}, {"paths": 3, "mode": "sequential"}):
-        engine.generate(requests(lm, 1), Decoding(**changes, **BUDGETS))
+    for changes in ({"paths": 2}, {"paths": 3, "length_scaling_above": 0}, {"paths": 3, "mode": "sequential"}):
+        engine.generate(requests(lm, 1), SamplingParams(**changes, **BUDGETS))
 
 
 def test_a_context_without_room_for_the_summary_is_refused():
     lm = model(max_position_embeddings=17)
     with pytest.raises(UserError, match="context of 17 positions, 12 of them the prompt's"):
-        Engine(lm).generate([requests(lm, 3)[2]], Decoding(paths=10, **BUDGETS))
+        Engine(lm).generate([requests(lm, 3)[2]], SamplingParams(paths=10, **BUDGETS))
 
 
 @pytest.mark.parametrize("changes", [{"paths": 16}, {"paths": 4, "positions": "flattened"}, {"paths": 3, "fork_at": 2}])
@@ -337,7 +337,7 @@ def test_paths_share_the_positions_of_the_context(context, changes):
     """Together they may have more tokens than it has positions, and no position lies beyond it."""
     lm = model(seed=3, max_position_embeddings=context)
     wanted = [Request(r.prompt[:3], r.problem, r.sample) for r in requests(lm, 6)]
-    decoding = Decoding(**{**BUDGETS, "max_path_tokens": 5 if "positions" in changes else 30, **changes})
+    decoding = SamplingParams(**{**BUDGETS, "max_path_tokens": 5 if "positions" in changes else 30, **changes})
     try:
         fast = Engine(lm, rows=4).generate(wanted, decoding, seed=5)
     except UserError:
@@ -354,10 +354,10 @@ def test_paths_share_the_positions_of_the_context(context, changes):
 
 def test_greedy_paths_with_numbers_need_not_be_alike():
     """Unnumbered paths under greedy decoding are copies; here every path reads its own number."""
-    lm = create(ModelConfig(num_hidden_layers=2), "parathinker", WORDS, seed=6)
+    lm = from_config(ModelConfig(num_hidden_layers=2), "parathinker", WORDS, seed=6)
     with torch.no_grad():
         lm.model.model.embed_tokens.weight.mul_(20)
-    decoding = Decoding(paths=8, temperature=0, path_temperature=0, **BUDGETS)
+    decoding = SamplingParams(paths=8, temperature=0, path_temperature=0, **BUDGETS)
     (rollout,) = Engine(lm).generate(requests(lm, 1), decoding)
     assert len({tuple(s.tokens[1:-1]) for s in rollout.segments if s.kind == "path"}) > 1
 

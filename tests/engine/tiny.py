@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from polythink.engine import Request
-from polythink.models.lm import LanguageModel, ModelConfig, ModelSettings, create
+from polythink.models.lm import LanguageModel, ModelConfig, ModelSettings, from_config
 from polythink.models.tokenizers import word_tokenizer
 from polythink.trace.dialect import PARALLEL_R1
 
@@ -14,7 +14,7 @@ WORDS = ("a", "b", "c")
 
 
 def tiny(seed: int = 1, **shape) -> LanguageModel:
-    return create(ModelConfig(**{"num_hidden_layers": 2, **shape}), "parallel_r1", WORDS, seed=seed)
+    return from_config(ModelConfig(**{"num_hidden_layers": 2, **shape}), "parallel_r1", WORDS, seed=seed)
 
 
 def requests(lm: LanguageModel, n: int) -> list[Request]:
@@ -25,7 +25,7 @@ def requests(lm: LanguageModel, n: int) -> list[Request]:
 
 def drawn(rollout) -> list[tuple]:
     """What two rollouts must share to count as the same."""
-    return [(s.kind, s.block, s.path, s.tokens, s.sampled, s.stop) for s in rollout.segments]
+    return [(s.kind, s.block, s.path, s.tokens, s.sampled, s.finish_reason) for s in rollout.segments]
 
 
 def family(model_type: str, **changes) -> LanguageModel:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from polythink.evaluate.metrics import interval, measures
+from polythink.evaluate.metrics import compute_metrics, interval
 from polythink.evaluate.run import sample_row
 from polythink.problems.answers import Grader
-from polythink.problems.tasks.countdown import Manner, demonstrate, problems
 from polythink.problems.problem import Problem
+from polythink.problems.tasks.countdown import DemoStyle, demonstrate, problems
 from polythink.run.config import dump_yaml
 from polythink.run.folder import environment, write_json, write_jsonl, write_text
 from polythink.trace.dialect import PARALLEL_R1
@@ -35,7 +35,7 @@ def rollout_of(text: str, problem: str = "p", sample: int = 0, mode: str = "stru
         tokens, n = [1 + len(word) for word in words], len(words)
         if n:
             at = block if kind != "main" else -1
-            segments.append(Segment(kind, at, number, tokens, [True] * n, [-0.5] * n, stop=stop, text=part))
+            segments.append(Segment(kind, at, number, tokens, [True] * n, [-0.5] * n, finish_reason=stop, text=part))
     return Rollout(problem, sample, mode, (1, 2, 3), segments)
 
 
@@ -48,7 +48,7 @@ def responses(problem: Problem, samples: int, skill: float, parallel: float, see
     """Demonstrations of one problem: chains right with probability `skill`, a block with probability `parallel`."""
     rng = random.Random(f"{seed}/{problem.key}")
     styles = ["parallel" if rng.random() < parallel else "sequential" for _ in range(samples)]
-    return [demonstrate(problem, Manner(style, p_right=skill), rng) for style in styles]
+    return [demonstrate(problem, DemoStyle(style, p_right=skill), rng) for style in styles]
 
 
 def graded(level: str, n: int, samples: int, skill: float, parallel: float, seed: int) -> list[dict]:
@@ -60,12 +60,12 @@ def graded(level: str, n: int, samples: int, skill: float, parallel: float, seed
                 rows.append(sample_row(problem, rollout, grader.grade(text, problem), grader, PARALLEL_R1))
     for row in rows[::7]:
         if row["blocks"]:
-            row["segments"][1] |= {"stop": "budget"}
+            row["segments"][1] |= {"finish_reason": "budget"}
     return rows
 
 
 def write_eval(folder: Path, name: str, rows: list[dict], n: int, samples: int) -> None:
-    metrics = {metric: vars(interval(measure)) for metric, measure in measures(rows, best_of=[3]).items()}
+    metrics = {metric: vars(interval(measure)) for metric, measure in compute_metrics(rows, best_of=[3]).items()}
     result = {"problems": f"countdown-{name}:heldout", "n": n, "samples": samples, "seed": 0, "notes": []}
     write_json(folder / f"eval-{name}.json", {**result, "metrics": metrics})
     write_jsonl(folder / f"samples-{name}.jsonl", rows)
@@ -90,7 +90,7 @@ def grpo_rows(steps: int, start: float, end: float, parallel: float, rng: random
                 "first_block": 0.02 + 0.01 * done if step % 5 else None,
                 "logprob_gap": 10 ** (-6 + rng.gauss(0, 0.15)),
                 "zero_spread": 0.2 + 0.2 * done,
-                "cuts": 0.02,
+                "truncated": 0.02,
                 "entropy": 0.9 - 0.5 * done + rng.gauss(0, 0.02),
                 "grad_norm": 0.5 + abs(rng.gauss(0, 0.1)),
                 "kl": 0.0,

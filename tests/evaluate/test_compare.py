@@ -8,20 +8,27 @@ import numpy as np
 import pytest
 import torch
 
-from polythink.engine import Decoding, Engine, Request
-from polythink.evaluate.methods import chosen, from_paths, summarised
-from polythink.evaluate.study import Bench, Drawn, in_sequence, numbers_of_paths, settled, with_paths
-from polythink.report.findings import ARMS, comparison_section, comparison_table
-from polythink.evaluate.compare import CompareConfig, compare, flat_prompt, reread, sequential_budget
-from polythink.evaluate.metrics import Measure, expected_max, interval, read_measures, write_measures
-from polythink.evaluate.votes import Paths, paths_of
-from polythink.evaluate.run import grade_rollouts
-from polythink.models.lm import LanguageModel, ModelConfig, create
-from polythink.problems.answers import Grader
-from polythink.problems.tasks.countdown import VOCABULARY, problems
-from polythink.problems.prompts import get_prompt
-from polythink.problems.problem import Problem, ProblemSet
+from polythink.engine import Engine, Request, SamplingParams
 from polythink.errors import UserError
+from polythink.evaluate.compare import CompareConfig, compare, flat_prompt, reread, sequential_budget
+from polythink.evaluate.methods import chosen, from_paths, summarised
+from polythink.evaluate.metrics import Metric, expected_max, interval, read_measures, write_measures
+from polythink.evaluate.run import grade_rollouts
+from polythink.evaluate.study import (
+    Bench,
+    Drawn,
+    in_sequence,
+    numbers_of_paths,
+    with_fixed_path_temperature,
+    with_paths,
+)
+from polythink.evaluate.votes import Paths, paths_of
+from polythink.models.lm import LanguageModel, ModelConfig, from_config
+from polythink.problems.answers import Grader
+from polythink.problems.problem import Problem, ProblemSet
+from polythink.problems.prompts import get_prompt
+from polythink.problems.tasks.countdown import VOCABULARY, problems
+from polythink.report.findings import ARMS, comparison_section, comparison_table
 from polythink.run.folder import read_json, read_jsonl
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
 from polythink.trace.rollout import Rollout, Segment
@@ -37,7 +44,7 @@ def response(paths: list[str], summary: str, lengths: list[int], problem: Proble
 
     def segment(kind: str, path: int, text: str, n: int) -> Segment:
         block = -1 if kind == "main" else 0
-        return Segment(kind, block, path, [5] * n, [True] * n, [-0.5] * n, stop="tag", label=path, text=text)
+        return Segment(kind, block, path, [5] * n, [True] * n, [-0.5] * n, finish_reason="tag", label=path, text=text)
 
     segments = [
         segment("path", i, f"<think{i}>{text}</think{i}>", n)
@@ -49,7 +56,7 @@ def response(paths: list[str], summary: str, lengths: list[int], problem: Proble
 
 def without_block(problem: str, sample: int, text: str) -> Rollout:
     """A response of three tokens of main text."""
-    only = Segment("main", -1, 0, [5] * 3, [True] * 3, [-0.5] * 3, stop="eos", text=text)
+    only = Segment("main", -1, 0, [5] * 3, [True] * 3, [-0.5] * 3, finish_reason="eos", text=text)
     return Rollout(problem, sample, "structured", (1, 2, 3), [only])
 
 
@@ -173,8 +180,8 @@ def test_the_longest_of_k_is_that_of_all_subsets() -> None:
 
 def test_measures_survive_their_file(tmp_path) -> None:
     found = {
-        "a@2": Measure(("p", "q"), np.array([0.5, 1.0]), np.ones(2)),
-        "b@0.1": Measure(("q",), np.array([2.0]), np.array([3.0])),
+        "a@2": Metric(("p", "q"), np.array([0.5, 1.0]), np.ones(2)),
+        "b@0.1": Metric(("q",), np.array([2.0]), np.array([3.0])),
     }
     write_measures(tmp_path / "m.jsonl", found)
     again = read_measures(tmp_path / "m.jsonl")
@@ -188,7 +195,7 @@ def test_measures_survive_their_file(tmp_path) -> None:
 
 
 def test_every_path_keeps_its_budget() -> None:
-    decoding = Decoding(**{**BUDGETS, "paths": 4, "max_path_tokens": 10, "max_trace_tokens": 70})
+    decoding = SamplingParams(**{**BUDGETS, "paths": 4, "max_path_tokens": 10, "max_trace_tokens": 70})
     for paths, tokens in ((16, None), (4, None), (8, 5)):
         wide = with_paths(decoding, paths, tokens)
         assert (wide.paths, wide.max_path_tokens) == (paths, tokens or 10)
@@ -197,8 +204,8 @@ def test_every_path_keeps_its_budget() -> None:
     flat = decoding.model_copy(update={"positions": "flattened"})
     assert [with_paths(flat, *asked).stride for asked in ((16,), (8, 5), (2, 30))] == [12, 12, 32]
     warm = {"temperature": 0.0, "path_temperature": None, "paths": 1}
-    assert with_paths(settled(decoding.model_copy(update=warm)), 1).temperature_of("path") == 1.0
-    assert settled(decoding.model_copy(update=warm | {"path_temperature": 0.3})).temperature_of("path") == 0.3
+    assert with_paths(with_fixed_path_temperature(decoding.model_copy(update=warm)), 1).temperature_of("path") == 1.0
+    assert with_fixed_path_temperature(decoding.model_copy(update=warm | {"path_temperature": 0.3})).temperature_of("path") == 0.3
     options = CompareConfig(sequential_prompt="none")
     assert [sequential_budget(decoding, options, p) for p in (1, 4)] == [10 + 6 + 8, 4 * 10 + 6 + 8]
     assert sequential_budget(decoding, CompareConfig(sequential_prompt="none", sequential_tokens=9), 3) == 9 + 20
@@ -224,7 +231,7 @@ def test_paths_end_where_the_numbers_do() -> None:
 
 def model(dialect: str, seed: int = 0) -> LanguageModel:
     """Attention that matters, so that another context gives another continuation."""
-    lm = create(ModelConfig(**SHAPE), dialect, VOCABULARY, seed)
+    lm = from_config(ModelConfig(**SHAPE), dialect, VOCABULARY, seed)
     with torch.no_grad():
         for parameter in lm.model.parameters():
             if parameter.ndim > 1:
@@ -246,7 +253,7 @@ def test_re_prefill_reads_the_flat_text_and_goes_on_as_an_ordinary_model(dialect
     lm = model(dialect)
     rules, engine = lm.dialect, Watched(lm)
     found = ProblemSet("easy", problems("easy", "heldout", 3))
-    decoding = Decoding(**BUDGETS, fork_at=0, temperature=0, path_temperature=1.0, summary_opening=opening)
+    decoding = SamplingParams(**BUDGETS, fork_at=0, temperature=0, path_temperature=1.0, summary_prefix=opening)
     with Grader(dialect=rules) as grader:
         bench = Bench(engine, found, grader, 3, tmp_path)
         requests = [Request(tuple(lm.encode_prompt(p.question)), p.key, i) for p in found for i in range(2)]
@@ -293,18 +300,18 @@ def test_a_response_without_a_block_is_not_read_again(tmp_path) -> None:
     lm = model("parathinker")
     engine = SimpleNamespace(lm=lm, forwarded=0, generate=lambda requests, *args, **named: [{}[r] for r in requests])
     bench = Bench(engine, ProblemSet("mine", (SEVEN,)), None, 0, tmp_path)
-    again = reread(bench, Drawn(rows, [rollout], 1.0, 9), found, Decoding(**BUDGETS))
+    again = reread(bench, Drawn(rows, [rollout], 1.0, 9), found, SamplingParams(**BUDGETS))
     assert again.rows == rows
 
 
 def test_texts_that_do_not_fit_are_not_read_again(tmp_path) -> None:
-    lm = create(ModelConfig(**SHAPE, max_position_embeddings=20), "parathinker", VOCABULARY)
+    lm = from_config(ModelConfig(**SHAPE, max_position_embeddings=20), "parathinker", VOCABULARY)
     fits, longer = (response([r"\boxed{7}"] * 2, r"\boxed{7}", [n, 8]) for n in (7, 8))
     for rollout, again in ((fits, True), (longer, False)):  # 3 of the prompt, the paths, one that opens the summary
         rows, found = graded([rollout], SEVEN)
         with Grader(dialect=PARATHINKER) as grader:
             bench = Bench(Engine(lm), ProblemSet("mine", (SEVEN,)), grader, 0, tmp_path)
-            assert (reread(bench, Drawn(rows, [rollout], 1.0, 9), found, Decoding(**BUDGETS)) is not None) == again
+            assert (reread(bench, Drawn(rows, [rollout], 1.0, 9), found, SamplingParams(**BUDGETS)) is not None) == again
 
 
 # ---- the whole ----
@@ -319,8 +326,8 @@ def test_everything_is_drawn_measured_written_and_shown(dialect, tmp_path) -> No
         options = options.model_copy(update={"paths": (1, 3)})
     with Grader(dialect=lm.dialect) as grader:
         result = compare(
-            Engine(lm), found, get_prompt("countdown_parallel"), Decoding(**BUDGETS), options, 5, grader, tmp_path,
-            name="mini", say=said.append,
+            Engine(lm), found, get_prompt("countdown_parallel"), SamplingParams(**BUDGETS), options, 5, grader, tmp_path,
+            name="mini", log=said.append,
         )  # fmt: skip
     paths = [1, 2, 4] if dialect == "parathinker:4" else [1, 3]
     assert result["paths"] == paths
@@ -366,7 +373,7 @@ def test_everything_is_drawn_measured_written_and_shown(dialect, tmp_path) -> No
 def test_a_prompt_that_does_not_exist_is_said_before_anything_is_drawn(tmp_path) -> None:
     lm = model("parathinker")
     engine = SimpleNamespace(lm=lm)  # cannot draw
-    asked = (ProblemSet("mini", problems("mini", "heldout", 2)), get_prompt("none"), Decoding(**BUDGETS))
+    asked = (ProblemSet("mini", problems("mini", "heldout", 2)), get_prompt("none"), SamplingParams(**BUDGETS))
     for options, words in (
         ({"sequential_prompt": "countdown_sequentia"}, "did you mean 'countdown_sequential'"),
         ({"sequential_prompt": "none", "paths": (20,)}, "20 paths are more than the 16 numbers"),

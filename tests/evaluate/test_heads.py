@@ -11,17 +11,17 @@ import torch
 from shapes import VARIANTS, make, tokens
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
-from polythink.engine import Decoding, Engine
+from polythink.engine import Engine, SamplingParams
+from polythink.errors import UserError
 from polythink.evaluate.heads import analyse, analyse_traces, figures, load, map_similarity, others, save
-from polythink.report.report import heads_section
 from polythink.evaluate.run import make_requests
-from polythink.models.lm import ModelConfig, create, with_settings
 from polythink.models.batch import collate
+from polythink.models.lm import ModelConfig, from_config, with_settings
 from polythink.models.thoughts import thoughts_of
 from polythink.problems.prompts import get_prompt
 from polythink.problems.sets import load_problems
 from polythink.problems.vocabulary import words_of
-from polythink.errors import UserError
+from polythink.report.report import heads_section
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
@@ -166,10 +166,10 @@ def test_parallel_paths(make_model):
 def test_thought_embeddings_and_scaled_queries_count(trained):
     """The maps are those of a forward that is told the paths, and behind a join of too many the scale."""
     shape = ModelConfig(hidden_size=32, num_hidden_layers=2, head_dim=8, thought_embeddings=True)
-    lm = with_settings(create(shape, "parathinker", words_of("countdown")), trained_paths=trained)
+    lm = with_settings(from_config(shape, "parathinker", words_of("countdown")), trained_paths=trained)
     torch.nn.init.normal_(thoughts_of(lm.model).table, std=3, generator=torch.Generator().manual_seed(0))
     engine, prompt = Engine(lm), get_prompt("countdown_parallel")
-    decoding = Decoding(paths=3, max_path_tokens=6, max_summary_tokens=6, max_main_tokens=3, max_trace_tokens=80)
+    decoding = SamplingParams(paths=3, max_path_tokens=6, max_summary_tokens=6, max_main_tokens=3, max_trace_tokens=80)
     found = load_problems("countdown-mini:heldout", limit=2)
     heads = analyse_traces(engine, found, prompt, decoding, seed=0)
     layout = engine.generate(make_requests(engine, found, prompt, 1), decoding, 0)[0].layout()

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from polythink.evaluate.metrics import (
-    Measure,
+    Metric,
     best_of_n,
     difference,
     interval,
     maj_at_k,
     mean_at_k,
-    measures,
     normalise,
     pass_at_k,
     pool,
@@ -102,10 +101,10 @@ def test_best_of_n_is_the_mean_over_all_ordered_draws():
             assert got == pytest.approx(expected, abs=1e-12)
 
 
-def per_problem(values, weights=None) -> Measure:
+def per_problem(values, weights=None) -> Metric:
     values = np.array(values, float)
     weights = np.ones_like(values) if weights is None else np.array(weights, float)
-    return Measure(tuple(map(str, range(len(values)))), values, weights)
+    return Metric(tuple(map(str, range(len(values)))), values, weights)
 
 
 def test_interval_of_a_mean_agrees_with_its_standard_error():
@@ -163,7 +162,7 @@ def test_runs_are_pooled_problem_by_problem():
 
 
 def row(problem: str, verdict: str, extracted: str | None = None, **more) -> dict:
-    plain = {"complete_blocks": 0, "blocks": 0, "valid": True, "tokens": 4, "critical_path": 4, "cuts": 0}
+    plain = {"complete_blocks": 0, "blocks": 0, "valid": True, "tokens": 4, "critical_path": 4, "truncated": 0}
     return {"problem": problem, "verdict": verdict, "extracted": extracted, "segments": [], **plain, **more}
 
 
@@ -184,7 +183,7 @@ def test_measures_of_a_set_by_hand():
         block_row("q", "wrong", "1", [False, None], cuts=2),
         row("q", "right", "2"),
     ]
-    found = {name: measure.value for name, measure in measures(rows, best_of=[2]).items()}
+    found = {name: measure.value for name, measure in compute_metrics(rows, best_of=[2]).items()}
     assert found == pytest.approx(
         {
             "mean@4": 3 / 8,
@@ -198,7 +197,7 @@ def test_measures_of_a_set_by_hand():
             "summary_right": 1 / 2,
             "tokens": 50 / 8,
             "critical_path": 38 / 8,
-            "cuts": 2 / 8,
+            "truncated": 2 / 8,
         }
     )
 
@@ -209,8 +208,8 @@ def test_best_of_goes_by_the_chains_own_mark_where_there_is_one():
         row("p", "wrong", "8", marked=False),
         row("p", "wrong", "8", marked=False),
     ]
-    assert measures(rows, best_of=[3])["best_of_3"].value == 1  # the majority would be wrong
-    assert measures(rows, best_of=[2])["best_of_2"].value == pytest.approx(2 / 3)
+    assert compute_metrics(rows, best_of=[3])["best_of_3"].value == 1  # the majority would be wrong
+    assert compute_metrics(rows, best_of=[2])["best_of_2"].value == pytest.approx(2 / 3)
 
 
 def test_votes_are_compared_without_layout():
@@ -221,4 +220,4 @@ def test_votes_are_compared_without_layout():
 
 def test_every_problem_has_the_same_number_of_samples():
     with pytest.raises(AssertionError, match="different numbers of samples"):
-        measures([row("p", "right"), row("p", "right"), row("q", "right")])
+        compute_metrics([row("p", "right"), row("p", "right"), row("q", "right")])

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from polythink.engine.params import Decoding
-from polythink.evaluate.metrics import measures
+from polythink.engine.params import SamplingParams
+from polythink.errors import UserError
+from polythink.evaluate.metrics import compute_metrics
 from polythink.evaluate.run import evaluate
 from polythink.problems.answers import Grader
-from polythink.problems.prompts import Prompt
 from polythink.problems.problem import Problem, ProblemSet
-from polythink.errors import UserError
+from polythink.problems.prompts import Prompt
 from polythink.run.folder import read_jsonl
 from polythink.trace.dialect import PARALLEL_R1
 
@@ -28,7 +28,7 @@ class CannedEngine:
 
     def __init__(self, responses: dict[str, list[str]], as_rollout) -> None:
         self.responses, self.as_rollout = responses, as_rollout
-        self.asked: list[tuple[list, Decoding, int]] = []
+        self.asked: list[tuple[list, SamplingParams, int]] = []
         self.lm = SimpleNamespace(dialect=PARALLEL_R1, encode_prompt=lambda text: [ord(c) for c in text])
 
     def generate(self, requests, decoding, seed, label=""):
@@ -53,7 +53,7 @@ def test_everything_is_drawn_graded_written_and_said(engine, tmp_path):
             engine,
             PROBLEMS,
             PROMPT,
-            Decoding(),
+            SamplingParams(),
             4,
             11,
             grader,
@@ -61,7 +61,7 @@ def test_everything_is_drawn_graded_written_and_said(engine, tmp_path):
             name="mine",
             greedy=True,
             best_of=[2],
-            say=said.append,
+            log=said.append,
         )
     (requests, decoding, seed), (cold, cold_decoding, _) = engine.asked
     assert [(r.problem, r.sample) for r in requests] == [("p", i) for i in range(4)] + [("q", i) for i in range(4)]
@@ -91,7 +91,7 @@ def test_everything_is_drawn_graded_written_and_said(engine, tmp_path):
 
 def test_a_row_holds_the_sample_its_grade_and_each_paths_own(engine, tmp_path):
     with Grader() as grader:
-        evaluate(engine, PROBLEMS, PROMPT, Decoding(), 4, 0, grader, tmp_path, say=lambda _: None)
+        evaluate(engine, PROBLEMS, PROMPT, SamplingParams(), 4, 0, grader, tmp_path, log=lambda _: None)
     rows = read_jsonl(tmp_path / "samples.jsonl")
     assert [row["verdict"] for row in rows] == [
         "right", "wrong", "right", "unparsed", "right", "right", "unparsed", "wrong",
@@ -100,7 +100,7 @@ def test_a_row_holds_the_sample_its_grade_and_each_paths_own(engine, tmp_path):
     assert first["text"] == f"{BLOCK} Final Answer: 7"
     assert (first["problem"], first["question"], first["answer"], first["sample"]) == ("p", "3 + 4?", "7", 0)
     assert (first["extracted"], first["valid"], first["reason"]) == ("7", True, "ok")
-    assert (first["blocks"], first["complete_blocks"], first["paths"], first["cuts"]) == (1, 1, 2, 0)
+    assert (first["blocks"], first["complete_blocks"], first["paths"], first["truncated"]) == (1, 1, 2, 0)
     assert first["critical_path"] < first["tokens"]
     assert [(s["kind"], s["block"], s["path"], s["right"]) for s in first["segments"]] == [
         ("main", -1, 0, None),
@@ -114,7 +114,7 @@ def test_a_row_holds_the_sample_its_grade_and_each_paths_own(engine, tmp_path):
     assert rows[3]["extracted"] is None
     assert not rows[6]["valid"]
     assert not (tmp_path / "greedy.jsonl").exists()
-    assert measures(rows)["mean@4"].value == 0.5
+    assert compute_metrics(rows)["mean@4"].value == 0.5
 
 
 def test_chains_of_the_synthetic_task_carry_their_own_mark(as_rollout, tmp_path):
@@ -124,8 +124,8 @@ def test_chains_of_the_synthetic_task_carry_their_own_mark(as_rollout, tmp_path)
     engine = CannedEngine({"c": [bad, good, bad]}, as_rollout)
     with Grader() as grader:
         result = evaluate(
-            engine, ProblemSet("c", (problem,)), PROMPT, Decoding(mode="sequential"), 3, 0, grader, tmp_path,
-            best_of=[3], say=lambda _: None,
+            engine, ProblemSet("c", (problem,)), PROMPT, SamplingParams(mode="sequential"), 3, 0, grader, tmp_path,
+            best_of=[3], log=lambda _: None,
         )  # fmt: skip
     assert [row["marked"] for row in read_jsonl(tmp_path / "samples.jsonl")] == [False, True, False]
     assert result["metrics"]["best_of_3"]["value"] == 1
@@ -144,6 +144,6 @@ def test_chains_of_the_synthetic_task_carry_their_own_mark(as_rollout, tmp_path)
 )
 def test_a_mistake_gives_one_sentence_before_anything_is_drawn(engine, tmp_path, problems, samples, best_of, said):
     with Grader() as grader, pytest.raises(UserError, match=said):
-        evaluate(engine, problems, PROMPT, Decoding(), samples, 0, grader, tmp_path, best_of=best_of)
+        evaluate(engine, problems, PROMPT, SamplingParams(), samples, 0, grader, tmp_path, best_of=best_of)
     assert not engine.asked
     assert not list(tmp_path.iterdir())

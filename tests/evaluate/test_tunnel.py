@@ -8,16 +8,16 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from polythink.engine import Decoding, Engine
-from polythink.report.findings import budget_table, recovery_table, tunnel_section
+from polythink.engine import Engine, SamplingParams
+from polythink.errors import UserError
 from polythink.evaluate.metrics import interval, read_measures
 from polythink.evaluate.tunnel import Begun, TunnelConfig, plan, tunnel
-from polythink.models.lm import LanguageModel, ModelConfig, create
+from polythink.models.lm import LanguageModel, ModelConfig, from_config
 from polythink.problems.answers import Grader
-from polythink.problems.tasks.countdown import VOCABULARY, problems
-from polythink.problems.prompts import get_prompt
 from polythink.problems.problem import ProblemSet
-from polythink.errors import UserError
+from polythink.problems.prompts import get_prompt
+from polythink.problems.tasks.countdown import VOCABULARY, problems
+from polythink.report.findings import budget_table, recovery_table, tunnel_section
 from polythink.run.folder import read_json, read_jsonl
 
 SHAPE = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16, intermediate_size=64)
@@ -40,7 +40,7 @@ class Watched(Engine):
 
 def model(dialect: str) -> LanguageModel:
     """Random, but its paths seldom end before their budget."""
-    lm = create(ModelConfig(**SHAPE), dialect, VOCABULARY, 0)
+    lm = from_config(ModelConfig(**SHAPE), dialect, VOCABULARY, 0)
     bias = torch.zeros(lm.model.config.vocab_size)
     for tag in (*lm.dialect.tags[1::2],):
         bias[lm.tag_ids[tag]] = -4.0
@@ -49,14 +49,14 @@ def model(dialect: str) -> LanguageModel:
     return lm
 
 
-def look(engine, out, grade_path=None, problem_set=MINI, say=lambda _: None, decoding=BUDGETS, **options) -> dict:
+def look(engine, out, grade_path=None, problem_set=MINI, log=lambda _: None, decoding=BUDGETS, **options) -> dict:
     """`tunnel`, with a judgement of paths of our own where one is given."""
     with Grader(dialect=engine.lm.dialect) as grader:
         if grade_path is not None:
             grader.grade_path = grade_path
         return tunnel(
-            engine, problem_set, get_prompt("countdown_parallel"), Decoding(**decoding), TunnelConfig(**options), 7,
-            grader, out, say=say,
+            engine, problem_set, get_prompt("countdown_parallel"), SamplingParams(**decoding), TunnelConfig(**options), 7,
+            grader, out, log=log,
         )  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def test_what_is_continued_is_the_beginning_of_a_drawn_trace(dialect, tmp_path) 
         wrong_only = label.split(", ")[1].startswith("wrong")
         assert len(requests) == point["continuations"] >= 10
         for request, rollout in zip(requests, rollouts, strict=True):
-            (prefix,) = request.openings
+            (prefix,) = request.path_prefixes
             assert len(prefix) == point["prefix"]
             assert any(
                 list(prefix) == tokens[: len(prefix)] and len(tokens) > len(prefix) and not (wrong_only and right)
@@ -130,12 +130,12 @@ def test_what_is_continued_is_the_beginning_of_a_drawn_trace(dialect, tmp_path) 
     assert wrong[2] == control[2], "both kinds share their random numbers"
     assert wrong[0] != control[0]
     assert any(
-        right and list(request.openings[0]) == tokens[:2]
+        right and list(request.path_prefixes[0]) == tokens[:2]
         for request in control[0]
         for tokens, right in found[request.problem]
     )
     assert fresh[1] == single
-    assert not any(request.openings for request in fresh[0])
+    assert not any(request.path_prefixes for request in fresh[0])
     rows = read_jsonl(tmp_path / "recovery.jsonl")
     for point in points:
         for kind in ("wrong", "any"):
@@ -174,7 +174,7 @@ def test_a_budget_is_shared_by_the_paths(tmp_path) -> None:
     engine = Watched(model("parathinker"))
     result = look(
         engine, tmp_path, budgets=[12, 2], paths=[1, 3], samples=2, sequential_prompt="countdown_sequential",
-        say=said.append,
+        log=said.append,
     )  # fmt: skip
     assert [(d.mode, d.paths, d.max_path_tokens, d.max_main_tokens) for _, d, *_ in engine.calls] == [
         ("structured", 1, 2, 4), ("sequential", 2, 9, 2 + 4 + 4),
@@ -184,7 +184,7 @@ def test_a_budget_is_shared_by_the_paths(tmp_path) -> None:
         if decoding.mode == "sequential":
             assert all(r.tokens <= decoding.max_main_tokens for r in rollouts)
             continue
-        assert all(s.stop != "trace" for r in rollouts for s in r.segments if s.kind in ("path", "summary"))
+        assert all(s.finish_reason != "trace" for r in rollouts for s in r.segments if s.kind in ("path", "summary"))
         for rollout in rollouts:
             own = [s for s in rollout.segments if s.kind == "path"]
             assert sum(sum(s.sampled) for s in own) <= decoding.paths * decoding.max_path_tokens
@@ -215,7 +215,7 @@ def test_without_wrong_traces_there_is_nothing_to_recover_from(tmp_path) -> None
 def test_prefixes_that_come_to_the_same_or_to_nothing_are_named(tmp_path) -> None:
     said, engine = [], Watched(model("parathinker"))
     options = {"traces": 2, "continuations": 4, "grade_path": lambda text, p: False}
-    result = look(engine, tmp_path, prefixes=[1, 0.01, 0.999, 8.0], say=said.append, **options)
+    result = look(engine, tmp_path, prefixes=[1, 0.01, 0.999, 8.0], log=said.append, **options)
     kept = [p["given"] for p in result["recovery"]["points"]]
     assert kept[0] == 0.01
     assert said[0] == "note on mini: prefix 1 comes to 1 tokens, as another does, and was left out"

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from polythink.errors import UserError
 from polythink.models.batch import (
     Batch,
     check_forward,
@@ -22,7 +23,6 @@ from polythink.models.batch import (
     sliding_window,
     token_logprobs,
 )  # fmt: skip
-from polythink.errors import UserError
 from polythink.trace.layout import Piece, lay_out
 
 VOCABULARY = 50

@@ -8,19 +8,18 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from polythink.errors import UserError
 from polythink.models.lm import (
     ModelConfig,
-    adopt,
     check_path,
     checkpoint_activations,
-    create,
+    from_pretrained,
     load,
     save,
     with_settings,
 )
 from polythink.models.tags import add_tags, tag_ids
 from polythink.models.tokenizers import byte_tokenizer, word_tokenizer
-from polythink.errors import UserError
 from polythink.trace.dialect import PARALLEL_R1
 
 WORDS = ("one", "two", "parallel", "path", "summary", "end", "<", ">", "/")
@@ -29,11 +28,11 @@ SMALL = ModelConfig(hidden_size=32, num_hidden_layers=2, intermediate_size=48)
 
 @pytest.fixture
 def lm():
-    return create(SMALL, "parallel_r1", WORDS, seed=3)
+    return from_config(SMALL, "parallel_r1", WORDS, seed=3)
 
 
 def test_same_seed_same_weights(lm):
-    again, other = (create(SMALL, "parallel_r1", WORDS, seed=s) for s in (3, 4))
+    again, other = (from_config(SMALL, "parallel_r1", WORDS, seed=s) for s in (3, 4))
     weights = [torch.cat([p.flatten() for p in m.model.parameters()]) for m in (lm, again, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -62,7 +61,7 @@ def test_each_tag_is_one_token_wherever_it_stands(make):
 
 
 def test_bytes_hold_any_text():
-    lm = create(ModelConfig(tokenizer="bytes", hidden_size=32, num_hidden_layers=1), "parallel_r1")
+    lm = from_config(ModelConfig(tokenizer="bytes", hidden_size=32, num_hidden_layers=1), "parallel_r1")
     text = "Janet’s ducks: 3 × 4 = 12\n\n\t<Parallel><Path>é</Path> 漢 \\boxed{12}"
     assert lm.decode(lm.encode(text)) == text
     assert lm.decode([*lm.encode("x"), lm.eos, lm.pad]) == "x"
@@ -86,8 +85,8 @@ def test_tags_of_several_tokens_are_refused_or_added(lm, tmp_path):
     lm.model.save_pretrained(tmp_path)
     plain_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"does not hold <Parallel>, .* as single tokens .*add_tags: true"):
-        adopt(ModelConfig(path=str(tmp_path)), "parallel_r1")
-    adopted = adopt(ModelConfig(path=str(tmp_path), add_tags=True), "parallel_r1")
+        from_pretrained(ModelConfig(path=str(tmp_path)), "parallel_r1")
+    adopted = from_pretrained(ModelConfig(path=str(tmp_path), add_tags=True), "parallel_r1")
     rows = adopted.model.get_input_embeddings().weight[list(adopted.tag_ids.values())]
     assert len(adopted.tag_ids) == 6
     assert torch.pdist(rows).min() > 0  # all different: identical rows could never be told apart
@@ -157,9 +156,9 @@ def test_what_is_not_there():
     with pytest.raises(UserError, match="no model folder 'nowhere'"):
         load("nowhere")
     with pytest.raises(UserError, match="did you mean 'qwen3'"):
-        create(ModelConfig(architecture="qwen33"), "parallel_r1", WORDS)
+        from_config(ModelConfig(architecture="qwen33"), "parallel_r1", WORDS)
     with pytest.raises(UserError, match="has no chat template"):
-        with_settings(create(SMALL, "parallel_r1", WORDS), chat=True).encode_prompt("one")
+        with_settings(from_config(SMALL, "parallel_r1", WORDS), chat=True).encode_prompt("one")
 
 
 def test_a_model_without_sdpa_is_loaded_with_the_attention_that_it_has(lm, tmp_path):
@@ -167,9 +166,9 @@ def test_a_model_without_sdpa_is_loaded_with_the_attention_that_it_has(lm, tmp_p
     config = AutoConfig.for_model("gemma2", vocab_size=len(lm.tokenizer), head_dim=16, intermediate_size=48, **sizes)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     lm.tokenizer.save_pretrained(tmp_path)
-    assert adopt(ModelConfig(path=str(tmp_path)), "parallel_r1").model.config._attn_implementation == "eager"
+    assert from_pretrained(ModelConfig(path=str(tmp_path)), "parallel_r1").model.config._attn_implementation == "eager"
     lm.model.save_pretrained(tmp_path)
-    assert adopt(ModelConfig(path=str(tmp_path)), "parallel_r1").model.config._attn_implementation == "sdpa"
+    assert from_pretrained(ModelConfig(path=str(tmp_path)), "parallel_r1").model.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("path", ["/nowhere/model", "./nowhere", "a/b/c", "file.txt"])
@@ -177,6 +176,6 @@ def test_what_is_no_folder_and_no_name_on_the_hub_is_refused_without_asking_it(t
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file.txt").write_text("")
     with pytest.raises(UserError, match="no model folder"):
-        adopt(ModelConfig(path=path), "parallel_r1")
+        from_pretrained(ModelConfig(path=path), "parallel_r1")
     check_path("Qwen/Qwen3-4B-Base")
     check_path("gpt2")

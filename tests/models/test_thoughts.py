@@ -16,19 +16,28 @@ from torch.nn.functional import silu
 from transformers import AutoModelForCausalLM
 
 from polythink.engine.backends.transformers import TransformersBackend
-from polythink.engine.params import Decoding, Request
 from polythink.engine.engine import Engine
+from polythink.engine.params import Request, SamplingParams
 from polythink.engine.selfcheck import _decoded, check
-from polythink.models.lm import LanguageModel, ModelConfig, add_thoughts, adopt, create, load, save, with_settings
-from polythink.models.batch import collate, masked_logits, token_logprobs
-from polythink.models.thoughts import FILE, Thoughts, attach, thoughts_of
 from polythink.errors import UserError
+from polythink.models.batch import collate, masked_logits, token_logprobs
+from polythink.models.lm import (
+    LanguageModel,
+    ModelConfig,
+    add_thoughts,
+    from_config,
+    from_pretrained,
+    load,
+    save,
+    with_settings,
+)
+from polythink.models.thoughts import FILE, Thoughts, attach, thoughts_of
+from polythink.pipeline.stage import first_model
 from polythink.trace.dialect import DIALECTS
 from polythink.trace.layout import Layout, Piece, lay_out
 from polythink.train.checkpoint import load_checkpoint, save_checkpoint
 from polythink.train.config import TrainingConfig
 from polythink.train.optimiser import make_optimiser, update
-from polythink.pipeline.stage import first_model
 
 FAMILIES = ("qwen3", "qwen2", "llama")
 INVENTORY = 9
@@ -282,7 +291,7 @@ def test_forwards_in_half_precision_over_whole_weights_stay_in_half_precision():
 
 def test_an_engine_draws_with_them():
     lm = make("qwen3")
-    rollouts = Engine(lm).generate([Request(tuple(lm.encode("a b c")))], Decoding(max_trace_tokens=24))
+    rollouts = Engine(lm).generate([Request(tuple(lm.encode("a b c")))], SamplingParams(max_trace_tokens=24))
     assert rollouts[0].segments[0].tokens
 
 
@@ -488,28 +497,28 @@ def test_a_folder_with_tables_is_not_adopted_without_them(tmp_path):
     save(make("qwen3"), tmp_path)
     (tmp_path / "polythink.json").unlink()
     with pytest.raises(UserError, match=r"has thoughts\.safetensors but no polythink\.json"):
-        adopt(ModelConfig(path=str(tmp_path)), "parallel_r1")
+        from_pretrained(ModelConfig(path=str(tmp_path)), "parallel_r1")
 
 
 def test_a_dialect_without_numbers_has_none():
     with pytest.raises(UserError, match="the dialect 'parallel_r1' numbers none"):
         add_thoughts(make("qwen3", None))
     with pytest.raises(UserError, match="the dialect 'parallel_r1' numbers none"):
-        create(ModelConfig(thought_embeddings=True), "parallel_r1", ("a",))
+        from_config(ModelConfig(thought_embeddings=True), "parallel_r1", ("a",))
 
 
 @pytest.mark.skipif("parathinker" not in DIALECTS, reason="no dialect numbers its paths")
 def test_a_recipe_asks_for_them(tmp_path):
     shape = ModelConfig(hidden_size=32, num_hidden_layers=2, head_dim=8, thought_embeddings=True)
-    lm = create(shape, "parathinker", ("a", "b"))
+    lm = from_config(shape, "parathinker", ("a", "b"))
     inventory = DIALECTS["parathinker"].inventory
     assert thoughts_of(lm.model).table.shape == (2, inventory + 1, 8)
     assert lm.settings.thoughts == inventory
-    bare = create(shape.model_copy(update={"thought_embeddings": False}), "parathinker", ("a", "b"))
+    bare = from_config(shape.model_copy(update={"thought_embeddings": False}), "parathinker", ("a", "b"))
     save(bare, tmp_path)
     assert load(tmp_path).settings.thoughts == 0
     shape = shape.model_copy(update={"path": str(tmp_path)})
-    for given in (adopt(shape, "parathinker"), first_model(shape, "parathinker", 0)):
+    for given in (from_pretrained(shape, "parathinker"), first_model(shape, "parathinker", 0)):
         assert given.settings.thoughts == thoughts_of(given.model).inventory == inventory
     assert add_thoughts(lm) is lm
 
@@ -519,7 +528,7 @@ SMALL = ModelConfig(hidden_size=32, num_hidden_layers=2, head_dim=8)
 
 def test_a_folder_is_adopted_in_another_dialect(tmp_path):
     """Tags first, then the recipe's dialect, then embeddings for its numbers."""
-    save(create(SMALL, "parallel_r1", ("a", "b")), tmp_path)
+    save(from_config(SMALL, "parallel_r1", ("a", "b")), tmp_path)
     config = SMALL.model_copy(update={"path": str(tmp_path)})
     with pytest.raises(UserError, match=r"does not hold <think1>, .* set model\.add_tags: true"):
         first_model(config, "parathinker", 0)
@@ -531,7 +540,7 @@ def test_a_folder_is_adopted_in_another_dialect(tmp_path):
 
 
 def test_embeddings_of_a_folder_are_kept_or_refused(tmp_path):
-    lm = create(SMALL.model_copy(update={"thought_embeddings": True}), "parathinker", ("a", "b"))
+    lm = from_config(SMALL.model_copy(update={"thought_embeddings": True}), "parathinker", ("a", "b"))
     fill(lm)
     save(lm, tmp_path)
     config = SMALL.model_copy(update={"path": str(tmp_path), "add_tags": True})

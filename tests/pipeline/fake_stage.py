@@ -40,12 +40,12 @@ def main() -> None:
 
 def evaluate(plan: dict, folder: Path, previous: Path) -> None:
     """Samples that are right as often as the stage before has skill."""
-    from polythink.evaluate.metrics import interval, measures  # NumPy takes longer than all the rest
+    from polythink.evaluate.metrics import compute_metrics, interval  # NumPy takes longer than all the rest
 
     skill = read_json(previous / "result.json")["skill"]
     draw = random.Random(plan["seed"])
-    segment = {"kind": "main", "block": -1, "path": 0, "text": "so 1", "stop": "eos", "right": None}
-    numbers = {"blocks": 0, "complete_blocks": 0, "paths": 0, "critical_path": 5, "first_block": None, "cuts": 0}
+    segment = {"kind": "main", "block": -1, "path": 0, "text": "so 1", "finish_reason": "eos", "right": None}
+    numbers = {"blocks": 0, "complete_blocks": 0, "paths": 0, "critical_path": 5, "first_block": None, "truncated": 0}
     rows = [
         {
             "problem": str(problem), "question": "1 + 0", "answer": "1", "sample": sample, "text": "so 1",
@@ -56,7 +56,7 @@ def evaluate(plan: dict, folder: Path, previous: Path) -> None:
         for sample in range(4)
     ]  # fmt: skip
     write_jsonl(folder / "samples-easy.jsonl", rows)
-    metrics = {name: vars(interval(measure)) for name, measure in measures(rows).items()}
+    metrics = {name: vars(interval(measure)) for name, measure in compute_metrics(rows).items()}
     write_json(folder / "eval-easy.json", {"problems": "easy", "n": 50, "samples": 4, "metrics": metrics})
 
 

@@ -6,7 +6,7 @@ import math
 import re
 
 from polythink.evaluate.metrics import Estimate
-from polythink.pipeline.curves import curves, families, series_of
+from polythink.pipeline.curves import chart_families, curves, series_of
 from polythink.pipeline.results_table import Column
 
 NOTHING = Estimate(math.nan, math.nan, math.nan)
@@ -30,7 +30,7 @@ COMPARED = {
 
 def test_a_comparison_is_drawn_by_number_of_paths() -> None:
     found = column("a", "compare", **COMPARED).results["hard"]
-    (family,) = families(found)
+    (family,) = chart_families(found)
     assert list(family.styles) == ["parallel", "oracle", "sequential"]
     ways = series_of(found, family)
     assert [(x, estimate.value) for x, estimate in ways["parallel"]] == [(1, 0.3), (4, 0.5), (8, 0.6)]
@@ -40,12 +40,12 @@ def test_a_comparison_is_drawn_by_number_of_paths() -> None:
 
 def test_tunnel_vision_is_drawn_by_budget_and_by_prefix() -> None:
     metrics = ["paths1@16", "paths4@16", "majority4@16", "sequential@16", "fresh@4", "any_prefix@4", "wrong_prefix@4"]
-    budget, prefix = families(metrics)
+    budget, prefix = chart_families(metrics)
     assert list(budget.styles) == ["paths1", "paths4", "majority4", "sequential"]
     assert budget.styles["paths4"].colour == budget.styles["majority4"].colour != budget.styles["paths1"].colour
     assert list(prefix.styles) == ["fresh", "any_prefix", "wrong_prefix"]
-    assert families(["paths1@16"])[0].title == "Accuracy by budget"
-    assert families(["mean@8", "pass@8"]) == []
+    assert chart_families(["paths1@16"])[0].title == "Accuracy by budget"
+    assert chart_families(["mean@8", "pass@8"]) == []
 
 
 def test_every_arm_has_a_chart_and_all_of_them_one() -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from polythink.errors import UserError
 from polythink.pipeline import schedule
 from polythink.pipeline.experiment import Experiment, Outcome, load_experiment, run_experiment
 from polythink.run.config import RECIPES, load_yaml, parse_config
-from polythink.errors import UserError
 from polythink.run.folder import read_json
 
 HERE = Path(__file__).parent

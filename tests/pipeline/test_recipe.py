@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from polythink.run.config import RECIPES, dump_yaml, parse_config
 from polythink.errors import UserError
-from polythink.run.folder import write_jsonl
-from polythink.trace.dialect import get_dialect
 from polythink.pipeline.plan import StagePlan
 from polythink.pipeline.recipe import Recipe, load_recipe
+from polythink.run.config import RECIPES, dump_yaml, parse_config
+from polythink.run.folder import write_jsonl
+from polythink.trace.dialect import get_dialect
 
 PACKAGED = sorted(path.stem for path in RECIPES.glob("*.yaml") if not path.stem.endswith("experiment"))
 SMALL = {
@@ -80,7 +80,7 @@ def test_published_hyper_parameters_of_parathinker():
     d = plan.decoding
     assert (d.paths, d.finish, d.max_path_tokens, d.temperature, d.top_p) == (8, "first", 16_384, 0.5, 1.0)
     assert get_dialect(plan.dialect).inventory == 8
-    assert plan.decoding.summary_opening in recipe.stages["teach"].assemble.template  # so that it is forced
+    assert plan.decoding.summary_prefix in recipe.stages["teach"].assemble.template  # so that it is forced
 
 
 def test_published_hyper_parameters():
@@ -96,7 +96,7 @@ def test_published_hyper_parameters():
     for recipe in (seen, unseen):
         rl = recipe.stages["rl_dapo"]
         assert (rl.groups, rl.samples, rl.mini_batches, rl.lr, rl.steps) == (256, 8, 2, 1e-6, 300)
-        assert (rl.dual_clip, rl.kl, rl.clip_low, rl.divide_by_std, rl.aggregation) == (3, 0, 0.2, True, "token-mean")
+        assert (rl.dual_clip, rl.kl, rl.clip_low, rl.scale_rewards, rl.aggregation) == (3, 0, 0.2, True, "token-mean")
         assert not rl.drop_zero_spread
         decoding = recipe.plan()[-1].decoding
         assert (decoding.paths, decoding.max_blocks, decoding.max_trace_tokens) == (2, 4, 3000)

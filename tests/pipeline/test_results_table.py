@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from polythink.evaluate.metrics import interval, measures
+from polythink.evaluate.metrics import compute_metrics, interval
 from polythink.pipeline.results_table import T_95, Evaluated, columns, make_table, over_seeds, table_rows
 from polythink.run.folder import write_json, write_jsonl
 
@@ -42,7 +42,7 @@ def samples(right: np.ndarray, tokens: float = 10.0) -> list[dict]:
     return [
         {
             "problem": f"p{p}", "verdict": "right" if r else "wrong", "extracted": "1" if r else f"{p}{k}",
-            "valid": True, "blocks": 0, "complete_blocks": 0, "tokens": tokens, "critical_path": tokens, "cuts": 0,
+            "valid": True, "blocks": 0, "complete_blocks": 0, "tokens": tokens, "critical_path": tokens, "truncated": 0,
             "segments": [],
         }
         for p, row in enumerate(right)
@@ -57,7 +57,7 @@ def evaluated(
     for name, grid in {"easy": right, **sets}.items():
         rows = samples(grid)
         write_jsonl(folder / f"samples-{name}.jsonl", rows)
-        metrics = {m: vars(interval(measure)) for m, measure in measures(rows).items()}
+        metrics = {m: vars(interval(measure)) for m, measure in compute_metrics(rows).items()}
         write_json(folder / f"eval-{name}.json", {"n": len(grid), "metrics": metrics})
     write_json(folder / "result.json", {"evaluations": dict.fromkeys(["easy", *sets])})
     return Evaluated(arm, seed, position, f"eval{position}", "rl", folder, 100.0 + seed)
@@ -81,7 +81,7 @@ def test_one_seed_takes_the_intervals_of_the_evaluation_and_pairs_problems(tmp_p
     better = base.copy()
     better[:10] = True  # better on the first ten problems, the same on all others
     first, other = columns([evaluated(tmp_path, "a", 0, base), evaluated(tmp_path, "b", 0, better)], "a")
-    own = interval(measures(samples(base))["mean@4"])
+    own = interval(compute_metrics(samples(base))["mean@4"])
     assert vars(first.results["easy"]["mean@4"]) == vars(own)
     assert first.differences == {"easy": {}}
     difference = other.differences["easy"]["mean@4"]

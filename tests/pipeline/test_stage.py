@@ -13,17 +13,17 @@ import pytest
 import torch
 from training import SHAPE, killed, make_lm, same_bits, without_times
 
+from polythink.errors import UserError
 from polythink.evaluate.run import evaluate
 from polythink.models.lm import load, save
+from polythink.pipeline.recipe import Recipe, run_recipe
+from polythink.pipeline.stage import check_folder, file_name, main, run_stage
 from polythink.problems.prompts import get_prompt
 from polythink.run.config import parse_config
-from polythink.errors import UserError
-from polythink.run.folder import held, read_json, read_jsonl, write_json, write_jsonl
+from polythink.run.folder import folder_lock, read_json, read_jsonl, write_json, write_jsonl
 from polythink.train.checkpoint import save_checkpoint
 from polythink.train.config import TrainingConfig
 from polythink.train.optimiser import make_optimiser
-from polythink.pipeline.recipe import Recipe, run_recipe
-from polythink.pipeline.stage import check_folder, file_name, main, run_stage
 
 DECODING = {"paths": 2, "max_main_tokens": 16, "max_path_tokens": 8, "max_summary_tokens": 4, "max_trace_tokens": 60}
 EASY = "countdown-easy:train"
@@ -63,7 +63,7 @@ def whole(tmp_path_factory):
         rl=grpo(), final={**EVAL, "prompts": ["countdown_parallel", "countdown_sequential"]},
     )  # fmt: skip
     out = tmp_path_factory.mktemp("runs") / "run"
-    report = run_recipe(recipe, out, say=quiet)
+    report = run_recipe(recipe, out, log=quiet)
     return recipe, out, report
 
 
@@ -108,31 +108,31 @@ def test_resuming_a_finished_run_runs_nothing(whole, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*") if path.is_file()}
     monkeypatch.setattr("polythink.pipeline.stage.train_sft", None)
     monkeypatch.setattr("polythink.pipeline.stage.train_grpo", None)
-    run_recipe(recipe, out, resume=True, say=quiet)
+    run_recipe(recipe, out, resume=True, log=quiet)
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*") if path.is_file()} == before
 
 
 def test_a_stage_can_be_added_behind(whole, tmp_path):
     recipe, out, _ = whole
     longer = recipe.model_copy(update={"stages": {**recipe.stages, "again": recipe.stages["check"]}})
-    run_recipe(longer, out, resume=True, say=quiet)
+    run_recipe(longer, out, resume=True, log=quiet)
     assert (out / "again" / "result.json").exists()
 
 
 def test_another_recipe_does_not_mix_with_it(whole):
     recipe, out, _ = whole
     with pytest.raises(UserError, match="holds a run already"):
-        run_recipe(recipe, out, say=quiet)
+        run_recipe(recipe, out, log=quiet)
     other = recipe.model_copy(update={"seed": 5})
     with pytest.raises(UserError, match="a stage of another recipe"):
-        run_recipe(other, out, resume=True, say=quiet)
+        run_recipe(other, out, resume=True, log=quiet)
     assert "seed: 0" in (out / "recipe.yaml").read_text(), "the refused recipe left no trace"
 
 
 def test_a_run_that_is_under_way_is_not_run_twice(tmp_path):
-    with held(tmp_path), pytest.raises(UserError, match="another process is at work"):
-        run_recipe(recipe_of(start=COLDSTART), tmp_path, say=quiet)
-    run_recipe(recipe_of(start=COLDSTART), tmp_path, say=quiet)
+    with folder_lock(tmp_path), pytest.raises(UserError, match="another process is at work"):
+        run_recipe(recipe_of(start=COLDSTART), tmp_path, log=quiet)
+    run_recipe(recipe_of(start=COLDSTART), tmp_path, log=quiet)
 
 
 def test_what_is_known_of_the_problems_is_said(tmp_path):
@@ -140,7 +140,7 @@ def test_what_is_known_of_the_problems_is_said(tmp_path):
     write_jsonl(tmp_path / "own.jsonl", rows)
     said = []
     plan = recipe_of(rl=grpo(problems=[str(tmp_path / "own.jsonl")], steps=1)).plan()[0]
-    run_stage(plan, tmp_path / "rl", say=said.append)
+    run_stage(plan, tmp_path / "rl", log=said.append)
     assert ["2 repeated questions were dropped, 1 with another answer" in line for line in said] == [True]
 
 
@@ -154,14 +154,14 @@ def test_what_is_known_of_the_problems_is_said(tmp_path):
 )
 def test_a_killed_stage_resumes_to_the_same_bits(tmp_path, stage, kill_at):
     plan = recipe_of(only=stage).plan()[0]
-    run_stage(plan, tmp_path / "whole", say=quiet)
+    run_stage(plan, tmp_path / "whole", log=quiet)
     folder = tmp_path / "killed"
     killed(plan, folder, kill_at)
     assert not (folder / "result.json").exists()
     (folder / "checkpoint" / ".checkpoint.pt.0123.tmp").write_bytes(b"half a checkpoint")
     with pytest.raises(UserError, match="unfinished stage"):
-        run_stage(plan, folder, say=quiet)
-    run_stage(plan, folder, resume=True, say=quiet)
+        run_stage(plan, folder, log=quiet)
+    run_stage(plan, folder, resume=True, log=quiet)
     states = [torch.load(tmp_path / name / "checkpoint" / "checkpoint.pt") for name in ("whole", "killed")]
     assert same_bits(states[0]["model"], states[1]["model"])
     assert same_bits(*(load(tmp_path / name / "model").model.state_dict() for name in ("whole", "killed")))
@@ -202,9 +202,9 @@ def test_killed_while_the_model_was_written(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("polythink.pipeline.stage.save", full_disk)
         with pytest.raises(UserError, match="no space"):
-            run_stage(plan, tmp_path, say=quiet)
+            run_stage(plan, tmp_path, log=quiet)
     assert check_folder(plan, tmp_path) == "begun"
-    run_stage(plan, tmp_path, resume=True, say=quiet)
+    run_stage(plan, tmp_path, resume=True, log=quiet)
     assert check_folder(plan, tmp_path) == "done"
     assert len(read_jsonl(tmp_path / "metrics.jsonl")) == 3
 
@@ -221,9 +221,9 @@ def test_finished_evaluations_are_kept_and_their_time_counts(tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr("polythink.pipeline.stage.evaluate", stopped_at_the_second)
         with pytest.raises(UserError, match="stopped"):
-            run_stage(plan, tmp_path, say=quiet)
+            run_stage(plan, tmp_path, log=quiet)
     write_json(first, {**read_json(first), "seconds": 1000})
-    result = run_stage(plan, tmp_path, resume=True, say=quiet)
+    result = run_stage(plan, tmp_path, resume=True, log=quiet)
     assert result["seconds"] == 1000 + read_json(second)["seconds"]
     assert list(result["evaluations"]) == ["countdown-mini-heldout", "countdown-easy-heldout"]
 
@@ -231,12 +231,12 @@ def test_finished_evaluations_are_kept_and_their_time_counts(tmp_path, monkeypat
 def test_the_time_of_a_cold_start_is_that_of_all_its_attempts(tmp_path):
     plan = recipe_of(start=COLDSTART).plan()[0]
     started = time.monotonic()
-    whole = run_stage(plan, tmp_path, say=quiet)["seconds"]
+    whole = run_stage(plan, tmp_path, log=quiet)["seconds"]
     assert 0 < whole < time.monotonic() - started
     rows = read_jsonl(tmp_path / "all.jsonl")
     write_jsonl(tmp_path / "all.jsonl", [{**rows[0], "seconds": 1000}, *rows[1:10]])
     (tmp_path / "result.json").unlink()
-    again = run_stage(plan, tmp_path, resume=True, say=quiet)["seconds"]
+    again = run_stage(plan, tmp_path, resume=True, log=quiet)["seconds"]
     assert 1000 < again < 1000 + time.monotonic() - started
     assert len(read_jsonl(tmp_path / "all.jsonl")) == len(rows)
 
@@ -247,7 +247,7 @@ def test_the_time_of_a_cold_start_is_that_of_all_its_attempts(tmp_path):
 def test_the_teacher_numbers_paths_as_the_recipe_says(tmp_path):
     teacher = {"kind": "countdown", "styles": {"parallel": 1}, "labels": "random"}
     recipe = recipe_of(start={**COLDSTART, "teacher": teacher}).model_copy(update={"dialect": "parathinker"})
-    run_stage(recipe.plan()[0], tmp_path, say=quiet)
+    run_stage(recipe.plan()[0], tmp_path, log=quiet)
     assert any("<think16>" in row["trace"] for row in read_jsonl(tmp_path / "kept.jsonl"))
 
 
@@ -269,7 +269,7 @@ def test_the_program_runs_a_stage(tmp_path, capsys):
 def test_several_processes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
     with pytest.raises(UserError, match="start one process"):
-        run_stage(recipe_of(start=COLDSTART).plan()[0], tmp_path, say=quiet)
+        run_stage(recipe_of(start=COLDSTART).plan()[0], tmp_path, log=quiet)
 
 
 def test_names_of_sets_become_names_of_files():

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from polythink.text.scores import score_rows
-from polythink.pipeline.results_table import make_table
 from polythink.pipeline.experiment import Experiment, collect, evaluations, resolve
+from polythink.pipeline.recipe import load_recipe
+from polythink.pipeline.results_table import make_table
 from polythink.run.config import parse_config
 from polythink.run.folder import write_json, write_jsonl
-from polythink.pipeline.recipe import load_recipe
+from polythink.text.scores import score_rows
 
 METRICS = ("exact", "bleu", "loss", "perplexity")
 

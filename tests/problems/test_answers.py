@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from polythink.errors import UserError
 from polythink.problems import answers
 from polythink.problems.answers import Grade, Grader, extract, final_part, last_box
 from polythink.problems.equality import clean, compare, numbers, spelling
 from polythink.problems.problem import Problem
 from polythink.problems.sets import load_problems
 from polythink.problems.verify import Worker
-from polythink.errors import UserError
 from polythink.run.rows import read_rows
 
 BLOCK = "<Parallel><Path>{0}</Path><Path>{1}</Path></Parallel>\n<Summary>{2}</Summary>"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from polythink.problems.prompts import PROMPTS, Prompt, get_prompt
 from polythink.errors import UserError
+from polythink.problems.prompts import PROMPTS, Prompt, get_prompt
 from polythink.trace.dialect import PARALLEL_R1
 
 

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from polythink.errors import UserError
 from polythink.problems.problem import Problem, ProblemSet
 from polythink.problems.sets import SOURCES, load_problems
-from polythink.errors import UserError
 from polythink.run.rows import read_rows
 
 SIZES = {

@@ -11,10 +11,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from polythink.errors import UserError
 from polythink.report.plots import MORE_PANELS, PANELS, Line, Panel, Stage, chart, smooth, stage_chart
 from polythink.report.report import compare_report, metric_columns, write_report
 from polythink.report.samples import choose_samples
-from polythink.errors import UserError
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
 
@@ -175,9 +175,9 @@ def test_samples_are_chosen_by_sort_and_by_problem():
 
 
 def test_columns_stand_in_a_fixed_order():
-    keys = ["cuts", "own", "best_of_3", "pass@8", "greedy", "mean@8", "mean@4", "valid"]
+    keys = ["truncated", "own", "best_of_3", "pass@8", "greedy", "mean@8", "mean@4", "valid"]
     assert [key for key, *_ in metric_columns(keys)] == [
-        "mean@4", "mean@8", "pass@8", "greedy", "best_of_3", "valid", "cuts", "own",
+        "mean@4", "mean@8", "pass@8", "greedy", "best_of_3", "valid", "truncated", "own",
     ]  # fmt: skip
     assert metric_columns(["best_of_3"])[0][1] == "best of 3"
 

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from polythink.errors import UserError
 from polythink.rewards.combine import PRESETS, PUBLISHED, RewardConfig, build_reward
 from polythink.run.config import digest
-from polythink.errors import UserError
 from polythink.trace.rollout import Rollout, Segment
 
 # Self-BLEU B of the paths `a b` and `a c`: unigrams 1/2, bigrams 0/1 smoothed to 1/2, so sqrt(1/2 * 1/2) = 1/2.

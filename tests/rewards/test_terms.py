@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from polythink.rewards.terms import Judged, bleu, efficiency, self_bleu
+from polythink.rewards.terms import RewardInput, bleu, efficiency, self_bleu
 from polythink.trace.dialect import PARATHINKER
 
 
@@ -61,42 +61,42 @@ def test_bleu_on_sentences_with_sacrebleu_values():
 def test_self_bleu_is_the_mean_over_blocks_of_the_mean_over_ordered_pairs():
     # `a b` against `a c` is 1/2 both ways; `a` against either: exp(1 - 2/1); either against `a`: sqrt(1/2 * 1/2)
     three = (2 * 1 / 2 + 2 * math.exp(-1) + 2 * 1 / 2) / 6
-    assert self_bleu(Judged(block("a b", "a c"), True)) == pytest.approx(1 / 2)
-    assert self_bleu(Judged(block("a b", "a c", "a"), True)) == pytest.approx(three)
-    assert self_bleu(Judged(block("a b", "a c") + " x " + block("a", "a"), True)) == pytest.approx((1 / 2 + 1) / 2)
+    assert self_bleu(RewardInput(block("a b", "a c"), True)) == pytest.approx(1 / 2)
+    assert self_bleu(RewardInput(block("a b", "a c", "a"), True)) == pytest.approx(three)
+    assert self_bleu(RewardInput(block("a b", "a c") + " x " + block("a", "a"), True)) == pytest.approx((1 / 2 + 1) / 2)
 
 
 def test_self_bleu_without_two_paths_is_one():
-    assert self_bleu(Judged("no block at all", True)) == 1
-    assert self_bleu(Judged(block("alone"), True)) == 1
-    assert self_bleu(Judged("<Parallel><Path>a b</Path><Path>a c", True)) == 1  # never closed
+    assert self_bleu(RewardInput("no block at all", True)) == 1
+    assert self_bleu(RewardInput(block("alone"), True)) == 1
+    assert self_bleu(RewardInput("<Parallel><Path>a b</Path><Path>a c", True)) == 1  # never closed
 
 
 def test_a_reasoning_models_tags_are_no_block_without_paths():
     own = "<think1>a b c</think1><think2>d e f</think2><summary>s</summary>"
     texts = (own, f"<think>x</think><summary>s</summary>{own}")
-    alone, behind = (self_bleu(Judged(text, right=True, dialect=PARATHINKER)) for text in texts)
+    alone, behind = (self_bleu(RewardInput(text, right=True, dialect=PARATHINKER)) for text in texts)
     assert alone == behind < 1.0
 
 
 def test_efficiency_counts_the_longest_path_only():
     # 3 words before, paths of 4 and 2, a summary of 1, 2 words behind: 10 of 12 are waited for
     text = "one two three" + block("a b c d", "e f") + " x y"
-    assert efficiency(Judged(text, True)) == pytest.approx(2 / 12)
-    assert efficiency(Judged("no block", True)) == 0
-    assert efficiency(Judged("", True)) == 0
+    assert efficiency(RewardInput(text, True)) == pytest.approx(2 / 12)
+    assert efficiency(RewardInput("no block", True)) == 0
+    assert efficiency(RewardInput("", True)) == 0
 
 
 def test_efficiency_of_texts_that_are_not_well_formed():
     inside = "<Parallel><Path>a b</Path><Path>c</Path><Summary>s t</Summary></Parallel> x"
-    assert efficiency(Judged(inside, True)) == pytest.approx(1 / 6)  # the summary inside is waited for
+    assert efficiency(RewardInput(inside, True)) == pytest.approx(1 / 6)  # the summary inside is waited for
     loose = "<Parallel><Path>a b</Path> so <Path>c</Path></Parallel> x"
-    assert efficiency(Judged(loose, True)) == pytest.approx(2 / 5)  # text between paths is not
+    assert efficiency(RewardInput(loose, True)) == pytest.approx(2 / 5)  # text between paths is not
     cut = "a b <Parallel><Path>c d"
-    assert efficiency(Judged(cut, True)) == 0
+    assert efficiency(RewardInput(cut, True)) == 0
 
 
 def test_a_nested_block_belongs_to_the_path_that_holds_it():
     nested = block("a " + block("b", "c"), "d")
-    assert efficiency(Judged(nested, True)) == pytest.approx(1 / 6)  # the path `a b c s` is waited for, `d` is not
-    assert self_bleu(Judged(nested, True)) == 0
+    assert efficiency(RewardInput(nested, True)) == pytest.approx(1 / 6)  # the path `a b c s` is waited for, `d` is not
+    assert self_bleu(RewardInput(nested, True)) == 0

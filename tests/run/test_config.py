@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
+from polythink.errors import UserError
 from polythink.run import config
 from polythink.run.config import (
     Config,
@@ -24,7 +25,6 @@ from polythink.run.config import (
     parse_config,
     parse_yaml,
 )
-from polythink.errors import UserError
 
 
 class Term(Config):

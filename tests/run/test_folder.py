@@ -21,10 +21,10 @@ import pytest
 from polythink.errors import UserError
 from polythink.run.folder import (
     JsonlWriter,
+    atomic_write,
     environment,
     read_json,
     read_jsonl,
-    replacing,
     write_bytes,
     write_json,
     write_jsonl,
@@ -61,7 +61,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path) -> None:
     write_text(tmp_path / "t", "old")
 
     def interrupted() -> None:
-        with replacing(tmp_path / "t") as temporary:
+        with atomic_write(tmp_path / "t") as temporary:
             temporary.write_text("half")
             raise KeyboardInterrupt
 

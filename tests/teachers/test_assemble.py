@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 from chat_server import CLIENT_TIMEOUT, ChatServer, chat
 
+from polythink.errors import UserError
 from polythink.problems.answers import Grader
+from polythink.problems.problem import Problem
+from polythink.problems.prompts import Prompt, get_prompt
+from polythink.problems.tasks.countdown import CountdownTeacher, problems
+from polythink.run.config import parse_config
+from polythink.run.folder import read_json, read_jsonl, write_jsonl
 from polythink.teachers.assemble import (
     AssembleConfig,
     Assembler,
@@ -21,25 +27,19 @@ from polythink.teachers.assemble import (
     run_assembly,
     without_thinking_tags,
 )
-from polythink.teachers.coldstart import Patience, TeacherError, run_coldstart, show_table
-from polythink.problems.tasks.countdown import CountdownTeacher, problems
+from polythink.teachers.coldstart import RetryPolicy, TeacherError, run_coldstart, show_table
 from polythink.teachers.endpoint import Endpoint, EndpointConfig
-from polythink.problems.prompts import Prompt, get_prompt
-from polythink.problems.problem import Problem
-from polythink.run.config import parse_config
-from polythink.errors import UserError
-from polythink.run.folder import read_json, read_jsonl, write_jsonl
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
 from polythink.trace.parse import parse
 from polythink.trace.render import render
 
 SUMS = tuple(Problem(f"sum{i}", f"What is {i} + {i}?", str(2 * i), source="sums") for i in range(6))
-QUICK = Patience(retries=1, wait=0.01)
+QUICK = RetryPolicy(retries=1, wait=0.01)
 NONE = get_prompt("none")
 CLOSED = "\\boxed{ {answer} }"  # in the words of the countdown tokenizer
 
 
-def say(text: str) -> str:
+def log(text: str) -> str:
     return f"text:{json.dumps(chat(text))}"
 
 
@@ -48,12 +48,12 @@ def solve(server: ChatServer, out: Path, samples: int = 4) -> None:
     for i, problem in enumerate(SUMS):
         right = [f"It is \\boxed{{{2 * i}}}, way {way}" for way in "AB"]
         wrong = [f"It is \\boxed{{{2 * i + 1}}}", "I cannot tell"]
-        server.plan[problem.question] = [say(text) for text in (*right, *wrong)]
+        server.plan[problem.question] = [log(text) for text in (*right, *wrong)]
     server.plan[SUMS[1].question][0] = "status:400"
-    server.plan[SUMS[2].question][3] = say("Hm </think3> hm")
+    server.plan[SUMS[2].question][3] = log("Hm </think3> hm")
     server.plan[SUMS[3].question][1] = server.plan[SUMS[3].question][0]
-    server.plan[SUMS[4].question][0] = say("<think>\n4 and 4 is 8\n</think>\n\n\\boxed{8}")
-    server.plan[SUMS[5].question] = [say("no idea"), *["status:400"] * 3]
+    server.plan[SUMS[4].question][0] = log("<think>\n4 and 4 is 8\n</think>\n\n\\boxed{8}")
+    server.plan[SUMS[5].question] = [log("no idea"), *["status:400"] * 3]
     with Endpoint(EndpointConfig(url=server.base, model="m", timeout=CLIENT_TIMEOUT)) as teacher:
         run_coldstart(
             SUMS, teacher, NONE, "strict", out, samples=samples, right_only=False, concurrency=1, patience=QUICK,

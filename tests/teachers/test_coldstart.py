@@ -15,24 +15,24 @@ from pathlib import Path
 import pytest
 from chat_server import CLIENT_TIMEOUT, ChatServer
 
-from polythink.problems.answers import Grade, Grader
-from polythink.teachers.coldstart import Patience, TeacherError, rejection, run_coldstart, show_table
-from polythink.problems.tasks.countdown import CountdownTeacher, Manner, demonstrate, problems
-from polythink.teachers.endpoint import Endpoint, EndpointConfig, chat_url, retry_after
-from polythink.problems.prompts import get_prompt
-from polythink.problems.problem import Problem
 from polythink.errors import UserError
+from polythink.problems.answers import Grade, Grader
+from polythink.problems.problem import Problem
+from polythink.problems.prompts import get_prompt
+from polythink.problems.tasks.countdown import CountdownTeacher, DemoStyle, demonstrate, problems
 from polythink.run.folder import read_json, read_jsonl
+from polythink.teachers.coldstart import RetryPolicy, TeacherError, rejection, run_coldstart, show_table
+from polythink.teachers.endpoint import Endpoint, EndpointConfig, chat_url, retry_after
 from polythink.trace.dialect import PARATHINKER
 
-QUICK = Patience(retries=2, wait=0.01)
+QUICK = RetryPolicy(retries=2, wait=0.01)
 
 
 def record(server: ChatServer, n: int, p_right: float = 1.0, level: str = "easy") -> tuple[Problem, ...]:
     """`n` problems whose responses the server knows."""
     chosen = problems(level, "train", limit=n)
     for problem in chosen:
-        server.recorded[problem.question] = demonstrate(problem, Manner(p_right=p_right), random.Random(problem.key))
+        server.recorded[problem.question] = demonstrate(problem, DemoStyle(p_right=p_right), random.Random(problem.key))
     return chosen
 
 
@@ -289,7 +289,7 @@ def test_addresses():
 
 def test_nobody_listens(tmp_path):
     chosen = problems("easy", "train", limit=30)
-    patience = Patience(retries=1, wait=0.001, give_up_after=5)
+    patience = RetryPolicy(retries=1, wait=0.001, give_up_after=5)
     teacher = Endpoint(EndpointConfig(url="http://127.0.0.1:1/v1", model="m"))
     with pytest.raises(UserError, match="failed for 5 problems in a row, the last time with connection"):
         run_coldstart(chosen, teacher, get_prompt("none"), "strict", tmp_path, patience=patience, concurrency=2)
@@ -316,7 +316,7 @@ def test_retry_after_is_honoured(server, tmp_path):
 
 
 def test_pauses_double_with_jitter_up_to_the_longest():
-    patience = Patience(wait=1.0, longest_wait=8.0)
+    patience = RetryPolicy(wait=1.0, longest_wait=8.0)
     for failures, middle in ((1, 1), (2, 2), (3, 4), (4, 8), (9, 8)):
         drawn = [patience.pause(failures, None) for _ in range(200)]
         assert min(drawn) >= 0.5 * middle
@@ -376,7 +376,7 @@ def test_a_teacher_with_a_bug_stops_the_run_and_what_came_before_is_saved(tmp_pa
     def teacher(problem: Problem, prompt: str, sample: int) -> str:
         if problem == chosen[10]:
             raise ZeroDivisionError("a bug")
-        return demonstrate(problem, Manner("sequential", p_right=1.0), random.Random(0))
+        return demonstrate(problem, DemoStyle("sequential", p_right=1.0), random.Random(0))
 
     with pytest.raises(ZeroDivisionError, match="a bug"):
         run_coldstart(chosen, teacher, get_prompt("none"), "strict", tmp_path, concurrency=1)
@@ -393,7 +393,7 @@ def test_replies_that_came_are_saved_on_ctrl_c(tmp_path):
         if problem == chosen[7]:
             os.kill(os.getpid(), signal.SIGINT)
             never.wait(20)
-        return demonstrate(problem, Manner("sequential", p_right=1.0), random.Random(0))
+        return demonstrate(problem, DemoStyle("sequential", p_right=1.0), random.Random(0))
 
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
@@ -413,7 +413,7 @@ def test_replies_that_are_not_yet_judged_are_saved_on_ctrl_c(tmp_path):
         asked.append(problem)
         if len(asked) > 6:
             seventh.set()
-        return demonstrate(problem, Manner("sequential", p_right=1.0), random.Random(0))
+        return demonstrate(problem, DemoStyle("sequential", p_right=1.0), random.Random(0))
 
     class InterruptedGrader(Grader):
         interrupted = False

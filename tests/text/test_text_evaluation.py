@@ -6,8 +6,10 @@ from itertools import product
 
 import pytest
 
+from polythink.run.folder import read_json, read_jsonl
+from polythink.text.data.pairs import Pair, TextSet
 from polythink.text.evaluate import (
-    Measuring,
+    TextEvalOptions,
     encode_set,
     evaluate_texts,
     generate,
@@ -19,8 +21,6 @@ from polythink.text.evaluate import (
 )
 from polythink.text.model import Example, TextModelConfig, create_text_model, make_batch, token_losses
 from polythink.text.tokenizers import TokenizerConfig, train_tokenizer
-from polythink.text.data.pairs import Pair, TextSet
-from polythink.run.folder import read_json, read_jsonl
 
 SHAPE = TextModelConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, dropout=0)
 TEXTS = TextSet("few", (Pair("a b c", "c b a"), Pair("a", "a"), Pair("d a b c", "c b a d")), ("a note",))
@@ -47,7 +47,7 @@ def test_beam_search_finds_the_best_text_under_its_length_penalty(penalty):
     (example,) = encode_set(lm, TextSet("one", TEXTS.pairs[:1]))
     texts = [list(words) for length in range(MOST + 1) for words in product((4, 5, 6, 7), repeat=length)]
     best = max(texts, key=lambda ids: score(lm, example, ids, penalty))
-    (found,) = generate(lm, [example], Measuring(beams=80, length_penalty=penalty, max_new_tokens=MOST))
+    (found,) = generate(lm, [example], TextEvalOptions(beams=80, length_penalty=penalty, max_new_tokens=MOST))
     assert score(lm, example, found, penalty) == pytest.approx(score(lm, example, best, penalty), abs=1e-5)
     assert found == best
 
@@ -56,7 +56,7 @@ def test_a_higher_penalty_never_shortens():
     lm = make(seed=6)
     lengths = []
     for penalty in (0.0, 1.0, 4.0):
-        found = generate(lm, encode_set(lm, TEXTS), Measuring(beams=8, length_penalty=penalty, max_new_tokens=12))
+        found = generate(lm, encode_set(lm, TEXTS), TextEvalOptions(beams=8, length_penalty=penalty, max_new_tokens=12))
         lengths.append(sum(map(len, found)))
     assert lengths == sorted(lengths)
     assert lengths[0] < lengths[-1]
@@ -65,9 +65,9 @@ def test_a_higher_penalty_never_shortens():
 def test_texts_come_in_their_order_whatever_the_rows():
     lm = make()
     examples = encode_set(lm, TEXTS)
-    whole = generate(lm, examples, Measuring(max_new_tokens=6))
-    assert whole == [generate(lm, [e], Measuring(max_new_tokens=6))[0] for e in examples]
-    assert whole == generate(lm, examples, Measuring(max_new_tokens=6, rows=1))
+    whole = generate(lm, examples, TextEvalOptions(max_new_tokens=6))
+    assert whole == [generate(lm, [e], TextEvalOptions(max_new_tokens=6))[0] for e in examples]
+    assert whole == generate(lm, examples, TextEvalOptions(max_new_tokens=6, rows=1))
 
 
 def test_losses_come_in_their_order():
@@ -84,7 +84,7 @@ def test_running_text_is_all_of_it_in_blocks():
 
 def test_an_evaluation_in_its_files(tmp_path):
     lm, said = make(), []
-    result = evaluate_texts(lm, TEXTS, "translation", Measuring(max_new_tokens=5), tmp_path, "few", said.append)
+    result = evaluate_texts(lm, TEXTS, "translation", TextEvalOptions(max_new_tokens=5), tmp_path, "few", said.append)
     assert said == ["note on few: a note"]
     assert result == read_json(tmp_path / "eval-few.json")
     assert result["metrics"].keys() == {"exact", "bleu", "loss", "perplexity"}
@@ -97,17 +97,17 @@ def test_an_evaluation_in_its_files(tmp_path):
 def test_references_are_what_was_given_and_not_what_the_tokenizer_made_of_them(tmp_path):
     lm = make()
     texts = TextSet("odd", (Pair("a b", "a  zebra ﬁ"), Pair("a", "")))
-    rows = measure(lm, texts, Measuring(max_new_tokens=1))
+    rows = measure(lm, texts, TextEvalOptions(max_new_tokens=1))
     assert [row["reference"] for row in rows] == ["a  zebra ﬁ", ""]
     assert plain("a  zebra ﬁ ") == "a zebra fi"
     assert [row["exact"] for row in rows] == [
-        plain(row["output"]) == ref for row, ref in zip(rows, ("a zebra fi", ""), strict=True)
+        to_jsonable(row["output"]) == ref for row, ref in zip(rows, ("a zebra fi", ""), strict=True)
     ]
 
 
 def test_running_text_is_measured_by_word(tmp_path):
     lm = make(encoder=False)
-    result = evaluate_texts(lm, TEXTS, "language_modelling", Measuring(block=4), tmp_path, "few", lambda note: None)
+    result = evaluate_texts(lm, TEXTS, "language_modelling", TextEvalOptions(block=4), tmp_path, "few", lambda note: None)
     rows = read_jsonl(tmp_path / "samples-few.jsonl")
     assert [row["tokens"] for row in rows] == [4, 4, 3]
     assert sum(row["words"] for row in rows) == pytest.approx(8 + 3), "8 words and 3 ends"

@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from polythink.errors import UserError
+from polythink.run.config import parse_config
 from polythink.text.model import (
     IGNORED,
     Example,
@@ -20,8 +22,6 @@ from polythink.text.model import (
     token_losses,
 )
 from polythink.text.tokenizers import TokenizerConfig, bpe_tokenizer, train_sentencepiece, train_tokenizer
-from polythink.run.config import parse_config
-from polythink.errors import UserError
 
 SMALL = TextModelConfig(
     hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, dropout=0, num_source_layers=1

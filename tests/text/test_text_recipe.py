@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from polythink.models.architectures.counting import formula, total
-from polythink.run.config import parse_config
 from polythink.errors import UserError
+from polythink.models.architectures.counting import formula, total
 from polythink.pipeline.recipe import load_recipe
 from polythink.pipeline.text import TextPlan, TextRecipe
+from polythink.run.config import parse_config
 
 SMALL = {
     "name": "small",

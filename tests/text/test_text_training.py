@@ -9,6 +9,13 @@ import pytest
 import torch
 from training import killed, same_bits, weights_of, without_times
 
+from polythink.errors import UserError
+from polythink.pipeline.recipe import load_recipe
+from polythink.pipeline.stage import run_stage
+from polythink.run.config import parse_config
+from polythink.run.folder import read_jsonl
+from polythink.text.batches import ByCount, by_tokens, without_long
+from polythink.text.data.sets import load_texts
 from polythink.text.evaluate import mean_loss
 from polythink.text.model import (
     Example,
@@ -20,18 +27,10 @@ from polythink.text.model import (
     token_losses,
 )
 from polythink.text.tokenizers import TokenizerConfig, train_tokenizer
-from polythink.text.data.sets import load_texts
-from polythink.run.config import parse_config
-from polythink.errors import UserError
-from polythink.run.folder import read_jsonl
-from polythink.text import train
+from polythink.text.train import TextConfig, accumulate_gradient, last_ones, train_text
 from polythink.train.checkpoint import average_weights, keep_weights
 from polythink.train.config import OptimiserConfig
 from polythink.train.optimiser import learning_rate, make_optimiser, update
-from polythink.pipeline.recipe import load_recipe
-from polythink.pipeline.stage import run_stage
-from polythink.text.train import TextConfig, accumulate_gradient, last_ones, train_text
-from polythink.text.batches import ByCount, by_tokens, without_long
 
 TRAIN, VALID = load_texts("copy:train", 60), load_texts("copy:valid", 20)
 SHAPE = TextModelConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, dropout=0.2)
@@ -218,10 +217,10 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
         (tmp_path / f"train.{side}").write_text("".join(f"{getattr(pair, side)}\n" for pair in TRAIN))
     changes.append(f"train.data={tmp_path}/train.{{source,target}}")
     plan = load_recipe("translation-reverse", [*changes, "train.checkpoint_every=5", "train.average=2"]).plan()[0]
-    run_stage(plan, tmp_path / "whole", say=lambda text: None)
+    run_stage(plan, tmp_path / "whole", log=lambda text: None)
     killed(plan, tmp_path / "killed", rows=23)
     assert not (tmp_path / "killed" / "result.json").exists()
-    run_stage(plan, tmp_path / "killed", resume=True, say=lambda text: None)
+    run_stage(plan, tmp_path / "killed", resume=True, log=lambda text: None)
     rows = [without_times(read_jsonl(tmp_path / name / "metrics.jsonl")) for name in ("whole", "killed")]
     assert rows[0] == rows[1]
     weights = [weights_of(load_text_model(tmp_path / name / "model").model) for name in ("whole", "killed")]

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
+from polythink.errors import UserError
 from polythink.text.data.grammar import Clause, NounPhrase, Place, Sentence, english, target
 from polythink.text.data.numerals import in_words
 from polythink.text.data.pairs import SHARES, Pair, split_of
 from polythink.text.data.sets import TEXTS, check_texts, has_source, load_texts
-from polythink.errors import UserError
 
 THE, A, THIS = ("the", "the"), ("a", "some"), ("this", "these")
 DRAWN = sorted(name for name, source in TEXTS.items() if source.draw)

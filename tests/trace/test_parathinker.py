@@ -8,10 +8,10 @@ import random
 import numpy as np
 import pytest
 
+from polythink.errors import UserError
 from polythink.models.tokenizers import byte_tokenizer
 from polythink.problems.answers import Grader, extract
 from polythink.problems.problem import Problem
-from polythink.errors import UserError
 from polythink.trace.convert import convert
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
 from polythink.trace.layout import Piece, lay_out
@@ -26,7 +26,7 @@ from polythink.trace.parse import (
 from polythink.trace.render import render
 from polythink.trace.rollout import Rollout, Segment
 from polythink.trace.statistics import count_blocks, rollout_statistics, statistics
-from polythink.trace.tokens import finish_early, pieces_of
+from polythink.trace.tokens import pieces_of, truncate_paths
 from polythink.trace.tree import Block, Trace
 from polythink.trace.validity import check
 
@@ -245,7 +245,7 @@ def test_cutting_where_the_first_path_is_through():
     paths = [Piece("path", tuple(range(n)), (False,) + (True,) * (n - 1), 0, i) for i, n in enumerate(lengths, 1)]
     pieces = [piece("prompt", 2), *paths, piece("summary", 2, 0)]
     for finish, kept in (("first", (5, 4, 5)), ("half", (6, 4, 7)), ("last", lengths)):
-        cut = finish_early(pieces, finish, close=lambda label: 99)
+        cut = truncate_paths(pieces, finish, close=lambda label: 99)
         assert tuple(len(p.tokens) for p in cut[1:4]) == kept
         for before, after, n in zip(pieces[1:4], cut[1:4], lengths, strict=True):
             assert (after == before) == (len(after.tokens) == n)

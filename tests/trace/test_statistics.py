@@ -67,16 +67,16 @@ def segment(kind: str, block: int, path: int, text: str, forced: int = 0, stop: 
     """A segment with one token a word or tag; the first `forced` of them are not sampled."""
     n = len(text.replace("<", " <").replace(">", "> ").split())
     sampled = [i >= forced for i in range(n)]
-    return Segment(kind, block, path, list(range(1, n + 1)), sampled, [0.0] * n, stop=stop, text=text)
+    return Segment(kind, block, path, list(range(1, n + 1)), sampled, [0.0] * n, finish_reason=stop, text=text)
 
 
 def drawn(*, mode: str = "structured", second: str = "<Path> b </Path>", stop: str = "eos") -> Rollout:
     segments = [
-        segment("main", -1, 0, "x y z <Parallel>", stop="fork"),
+        segment("main", -1, 0, "x y z <Parallel>", finish_reason="fork"),
         segment("path", 0, 1, "<Path> a a a a </Path>", forced=1),
-        segment("path", 0, 2, second, forced=1, stop="tag" if "</" in second else "budget"),
+        segment("path", 0, 2, second, forced=1, finish_reason="tag" if "</" in second else "budget"),
         segment("summary", 0, 0, "</Parallel> <Summary> s </Summary>", forced=2),
-        segment("main", -1, 0, " the end", stop=stop),
+        segment("main", -1, 0, " the end", finish_reason=stop),
     ]
     return Rollout("problem", 0, mode, prompt=(7, 7, 7), segments=segments)
 
@@ -90,9 +90,9 @@ def test_a_rollout_that_was_drawn_in_parallel():
         "tokens": 4 + 6 + 3 + 4 + 2,
         "sampled_tokens": 19 - 1 - 1 - 2,
         "critical_path": 4 + 6 + 4 + 2,
-        "cuts": 0,
-        "strays": 0,
-        "stop": "eos",
+        "truncated": 0,
+        "misplaced_tags": 0,
+        "finish_reason": "eos",
         "valid": True,
         "reason": "ok",
     }
@@ -104,29 +104,29 @@ def test_the_critical_path_of_a_sequential_rollout_is_its_length():
 
 
 def test_a_cut_and_malformed_rollout():
-    s = rollout_statistics(drawn(second="<Path> b b", stop="trace"))
+    s = rollout_statistics(drawn(second="<Path> b b", finish_reason="trace"))
     assert (s["valid"], s["reason"]) == (False, "path_not_closed")
-    assert (s["blocks"], s["complete_blocks"], s["paths"], s["cuts"], s["stop"]) == (1, 0, 2, 2, "trace")
+    assert (s["blocks"], s["complete_blocks"], s["paths"], s["truncated"], s["finish_reason"]) == (1, 0, 2, 2, "trace")
 
 
 def test_a_well_formed_block_counts_though_the_rest_is_cut():
     rollout = drawn()
-    rollout.segments[-1] = segment("main", -1, 0, "more <Parallel>", stop="blocks")
+    rollout.segments[-1] = segment("main", -1, 0, "more <Parallel>", finish_reason="blocks")
     s = rollout_statistics(rollout)
-    assert (s["valid"], s["reason"], s["blocks"], s["complete_blocks"], s["cuts"]) == (False, "cut_in_block", 2, 1, 1)
+    assert (s["valid"], s["reason"], s["blocks"], s["complete_blocks"], s["truncated"]) == (False, "cut_in_block", 2, 1, 1)
 
 
 def test_a_rollout_without_a_block_and_one_without_tokens():
-    plain = Rollout("problem", 0, "structured", (7,), [segment("main", -1, 0, "just text", stop="eos")])
+    plain = Rollout("problem", 0, "structured", (7,), [segment("main", -1, 0, "just text", finish_reason="eos")])
     s = rollout_statistics(plain)
     assert (s["first_block"], s["blocks"], s["critical_path"], s["valid"]) == (None, 0, 2, True)
     s = rollout_statistics(Rollout("problem", 0, "structured", (7,), []))
-    assert (s["first_block"], s["tokens"], s["critical_path"], s["stop"]) == (None, 0, 0, "trace")
+    assert (s["first_block"], s["tokens"], s["critical_path"], s["finish_reason"]) == (None, 0, 0, "trace")
 
 
 def test_a_sequential_rollout_in_one_segment_is_measured_by_its_text():
     text = "x y z w <Parallel><Path> a </Path><Path> b </Path></Parallel><Summary> s </Summary>"
-    one = Rollout("problem", 0, "sequential", (7,), [segment("main", -1, 0, text, stop="eos")])
+    one = Rollout("problem", 0, "sequential", (7,), [segment("main", -1, 0, text, finish_reason="eos")])
     s = rollout_statistics(one)
     assert (s["blocks"], s["complete_blocks"], s["paths"]) == (1, 1, 2)
     assert s["first_block"] == pytest.approx(len("x y z w ") / len(text))

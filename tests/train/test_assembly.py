@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from training import SHAPE
 
-from polythink.models.lm import load
-from polythink.run.config import parse_config
 from polythink.errors import UserError
+from polythink.models.lm import load
+from polythink.pipeline.recipe import Recipe, run_recipe
+from polythink.run.config import parse_config
 from polythink.run.folder import read_json, read_jsonl
 from polythink.trace.dialect import PARATHINKER
 from polythink.trace.parse import parse
-from polythink.pipeline.recipe import Recipe, run_recipe
 
 SFT = {"kind": "sft", "steps": 3, "batch": 8, "lr": 3e-3}
 DECODING = {"paths": 3, "max_path_tokens": 24, "max_summary_tokens": 16, "max_trace_tokens": 128}
@@ -33,7 +33,7 @@ def coldstart(**changes) -> dict:
 def test_a_coldstart_stage_assembles_and_fine_tuning_reads_it(tmp_path):
     stages = {"start": coldstart(filter="mixed", traces=2), "sft": {**SFT, "data": [{"stage": "start"}]}}
     said: list[str] = []
-    run_recipe(recipe_of(stages, prompt="countdown_parallel"), tmp_path / "run", say=said.append)
+    run_recipe(recipe_of(stages, prompt="countdown_parallel"), tmp_path / "run", log=said.append)
     start = tmp_path / "run" / "start"
     result = read_json(start / "result.json")
     assert result["table"][0]["jobs"] == 40
@@ -56,7 +56,7 @@ def test_attribution_is_trained_and_evaluated(tmp_path):
     check = {"kind": "eval", "problems": ["attribution"], "limit": 3, "samples": 2}
     model = {**SHAPE, "tokenizer": "attribution"}
     run_recipe(recipe_of({"sft": {**SFT, "data": data}, "check": check}, prompt="none", model=model), tmp_path / "run",
-               say=lambda text: None)  # fmt: skip
+               log=lambda text: None)  # fmt: skip
     assert "of" in load(tmp_path / "run" / "sft" / "model").tokenizer.get_vocab()
     metrics = read_json(tmp_path / "run" / "check" / "eval-attribution.json")["metrics"]
     assert 0 <= metrics["right_lines"]["value"] <= 1

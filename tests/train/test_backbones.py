@@ -7,9 +7,9 @@ import pytest
 from polythink.evaluate import heads
 from polythink.models.architectures.counting import formula, total
 from polythink.models.lm import architecture_config, load, new_tokenizer
+from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.run.folder import read_json, read_jsonl
-from polythink.pipeline.recipe import load_recipe, run_recipe
 
 # every kind of stage once
 FEW = (
@@ -23,7 +23,7 @@ FEW = (
 def test_the_smoke_recipe(architecture, tmp_path):
     """Its evaluation compares the heads, and the report draws them."""
     recipe = load_recipe("countdown-smoke" if architecture == "qwen3" else f"countdown-smoke-{architecture}", FEW)
-    report = run_recipe(recipe, tmp_path / "run", say=lambda line: None)
+    report = run_recipe(recipe, tmp_path / "run", log=lambda line: None)
     assert all(read_json(tmp_path / "run" / name / "result.json") for name in recipe.stages)
     (step,) = read_jsonl(tmp_path / "run" / "rl_hard" / "metrics.jsonl")
     assert step["loss"] is not None

@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 from training import SHAPE
 
-from polythink.evaluate.metrics import difference, read_measures
-from polythink.pipeline.results_table import Evaluated, bounds, is_count, make_table
-from polythink.pipeline.experiment import Arm, Experiment, evaluations, resolve
-from polythink.pipeline.schedule import Job
-from polythink.run.config import parse_config
 from polythink.errors import UserError
-from polythink.run.folder import read_json
+from polythink.evaluate.metrics import difference, read_measures
+from polythink.pipeline.experiment import Arm, Experiment, evaluations, resolve
 from polythink.pipeline.recipe import Recipe, run_recipe
+from polythink.pipeline.results_table import Evaluated, bounds, is_count, make_table
+from polythink.pipeline.schedule import Job
 from polythink.pipeline.stage import run_stage
+from polythink.run.config import parse_config
+from polythink.run.folder import read_json
 
 DECODING = {"paths": 2, "max_main_tokens": 4, "max_path_tokens": 6, "max_summary_tokens": 4, "max_trace_tokens": 60}
 PROBLEMS = ["countdown-mini:heldout", "countdown-easy:heldout"]
@@ -43,7 +43,7 @@ def quiet(*args) -> None:
 def whole(tmp_path_factory):
     recipe = recipe_of(against=COMPARE, tunnel=TUNNEL)
     out = tmp_path_factory.mktemp("runs") / "run"
-    run_recipe(recipe, out, say=quiet)
+    run_recipe(recipe, out, log=quiet)
     return recipe, out
 
 
@@ -76,19 +76,19 @@ def test_what_is_done_is_not_done_again(whole, monkeypatch) -> None:
 
     monkeypatch.setattr("polythink.pipeline.stage.compare", only_the_missing)
     with pytest.raises(UserError, match="stopped"):
-        run_stage(plan, out / "against", resume=True, say=quiet)
+        run_stage(plan, out / "against", resume=True, log=quiet)
     assert asked == ["countdown-easy-heldout"]
     monkeypatch.undo()
-    assert run_stage(plan, out / "against", resume=True, say=quiet)["evaluations"].keys() == {
+    assert run_stage(plan, out / "against", resume=True, log=quiet)["evaluations"].keys() == {
         "countdown-mini-heldout", "countdown-easy-heldout"
     }  # fmt: skip
 
 
 def test_joins_that_cannot_be_scaled_are_refused_before_anything_is_drawn(tmp_path) -> None:
-    recipe = recipe_of(against={**COMPARE, "decoding": {"scale_beyond": 1}})
+    recipe = recipe_of(against={**COMPARE, "decoding": {"length_scaling_above": 1}})
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"architecture": "vanilla"})})
-    with pytest.raises(UserError, match="or set scale_beyond: 0"):
-        run_stage(recipe.plan()[0], tmp_path, say=quiet)
+    with pytest.raises(UserError, match="or set length_scaling_above: 0"):
+        run_stage(recipe.plan()[0], tmp_path, log=quiet)
     assert [path.name for path in tmp_path.iterdir()] == ["stage.json"]
 
 
@@ -147,7 +147,7 @@ def test_the_table_of_an_experiment_shows_the_arms(whole) -> None:
 def test_arms_are_compared_problem_by_problem(whole, tmp_path) -> None:
     _, out = whole
     plan = recipe_of(seed=1, against={**COMPARE, "problems": PROBLEMS[:1]}).plan()[0]
-    run_stage(plan, tmp_path, say=quiet)
+    run_stage(plan, tmp_path, log=quiet)
     folders = [out / "against", tmp_path]
     one = [evaluated(folder, arm, 0) for folder, arm in zip(folders, "ab", strict=True)]
     name = "countdown-mini-heldout"

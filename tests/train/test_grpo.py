@@ -8,27 +8,27 @@ import pytest
 import torch
 from training import make_lm, same_bits, weights_of, without_times
 
-from polythink.engine.params import Decoding
 from polythink.engine.engine import Engine
+from polythink.engine.params import SamplingParams
+from polythink.errors import UserError
 from polythink.problems.answers import Grader
-from polythink.problems.tasks.countdown import problems
 from polythink.problems.prompts import get_prompt
+from polythink.problems.tasks.countdown import problems
 from polythink.rewards.combine import build_reward
 from polythink.run.config import parse_config
-from polythink.errors import UserError
 from polythink.run.folder import read_jsonl
 from polythink.train import grpo
 from polythink.train.data import TraceEncoder, make_mixture
 from polythink.train.grpo import GRPOConfig, describe, draw, judge, train_grpo
 from polythink.train.sft import SFTConfig, train_sft
 
-DECODING = Decoding(
+DECODING = SamplingParams(
     paths=2, max_blocks=1, max_main_tokens=20, max_path_tokens=10, max_summary_tokens=4, max_trace_tokens=80
 )
 PROMPT = get_prompt("countdown_parallel")
 SPEC_ROW = {
     "step", "reward", "reward_name", "accuracy", "parallel_ratio", "valid", "tokens", "critical_path", "first_block",
-    "logprob_gap", "zero_spread", "cuts", "clip_fraction", "kl", "entropy", "loss", "grad_norm", "lr", "draw_seconds",
+    "logprob_gap", "zero_spread", "truncated", "clip_fraction", "kl", "entropy", "loss", "grad_norm", "lr", "draw_seconds",
     "train_seconds",
 }  # fmt: skip
 
@@ -47,7 +47,7 @@ def taught(mini, tmp_path_factory):
     lm = make_lm()
     data = [{"problems": "mini", "style": style, "paths": 2, "share": 1} for style in ("parallel", "sequential")]
     config = SFTConfig(kind="sft", data=data, steps=100, batch=32, lr=1e-2, schedule="cosine", checkpoint_every=100)
-    encode = TraceEncoder(lm, Decoding(mode="structured"), PROMPT)
+    encode = TraceEncoder(lm, SamplingParams(mode="structured"), PROMPT)
     mixture = make_mixture(config.data, encode, 32, 4096, 0, lambda name: mini, lambda source: None)
     train_sft(lm, config, mixture, tmp_path_factory.mktemp("sft"))
     return weights_of(lm.model)
@@ -76,7 +76,7 @@ def test_reward_rises(taught, mini, tmp_path):
 
 def test_rows_hold_what_the_report_draws(taught, mini, tmp_path):
     lm = taught_lm(taught)
-    config = config_of(reward="alternating", kl=0.1, mini_batches=2, keep_samples=3, drop_zero_spread=False)
+    config = config_of(reward="alternating", kl=0.1, mini_batches=2, log_samples=3, drop_zero_spread=False)
     found = run(lm, config, mini, tmp_path)
     rows = read_jsonl(tmp_path / "metrics.jsonl")
     assert set(rows[0]) >= SPEC_ROW
@@ -157,7 +157,7 @@ def test_a_problem_asked_twice_is_not_answered_twice_alike(taught, mini, tmp_pat
 )  # fmt: skip
 def test_decoding_that_cannot_be_trained_is_refused(lm, mini, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
-        run(lm, config_of(), mini, tmp_path, Decoding(**{**DECODING.model_dump(), **changes}))
+        run(lm, config_of(), mini, tmp_path, SamplingParams(**{**DECODING.model_dump(), **changes}))
 
 
 @pytest.mark.parametrize(

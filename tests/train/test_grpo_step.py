@@ -10,9 +10,8 @@ import pytest
 import torch
 from training import gradients, make_lm
 
-from polythink.engine.params import Decoding, Request
 from polythink.engine.engine import Engine
-from polythink.train.optimiser import autocast, make_optimiser
+from polythink.engine.params import Request, SamplingParams
 from polythink.train.grpo_step import (
     PolicyConfig,
     accumulate_gradient,
@@ -23,6 +22,7 @@ from polythink.train.grpo_step import (
     recompute,
     score,
 )
+from polythink.train.optimiser import autocast, make_optimiser
 
 BUDGETS = dict(paths=3, max_blocks=2, max_main_tokens=20, max_path_tokens=9, max_summary_tokens=5, max_trace_tokens=90)
 
@@ -36,10 +36,10 @@ def setting():
         lm.model.get_input_embeddings().weight[lm.tag_ids["<Parallel>"]] *= 6
     prompts = [tuple(lm.encode(f"{a} {b} -> {a + b} :")) for a, b in ((1, 2), (3, 4))]
     requests = [Request(prompts[i // 4], f"p{i // 4}", i) for i in range(8)]
-    decoding = Decoding(temperature=1.0, path_temperature=0.8, **BUDGETS)
+    decoding = SamplingParams(temperature=1.0, path_temperature=0.8, **BUDGETS)
     rollouts = Engine(lm, rows=8).generate(requests, decoding, seed=1)
     assert sum(any(s.kind == "path" for s in r.segments) for r in rollouts) >= 3, "the fixture must hold blocks"
-    assert sum(r.cuts for r in rollouts) > 0, "and cuts"
+    assert sum(r.truncated for r in rollouts) > 0, "and cuts"
     advantages = torch.tensor([[1.0, -1.0, 0.5, -0.5], [2.0, -1.0, -1.0, 0.25]])
     return lm, score(rollouts, advantages, None), rollouts
 
@@ -70,7 +70,7 @@ def test_autocast_on_both_sides_leaves_rounding_alone(setting, backend):
     gaps = {}
     for drawn_with in (False, True):
         with autocast(PolicyConfig(autocast=drawn_with), lm.device):
-            again = engine.generate(requests, Decoding(path_temperature=0.8, **BUDGETS))
+            again = engine.generate(requests, SamplingParams(path_temperature=0.8, **BUDGETS))
         assert any(s.kind == "summary" for r in again for s in r.segments)
         gaps[drawn_with] = measure_gap(lm, config, flat(score(again, torch.ones(2, 4), None)))["logprob_gap_mean"]
     assert gaps[True] < gaps[False] / 2

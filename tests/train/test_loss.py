@@ -26,7 +26,7 @@ def test_advantages_by_hand():
 
 
 def test_advantages_without_std_and_with_damped_negatives():
-    advantages, _ = group_advantages(torch.tensor([[3.0, 1.0, -1.0]]), divide_by_std=False, negative_scale=0.3)
+    advantages, _ = group_advantages(torch.tensor([[3.0, 1.0, -1.0]]), scale_rewards=False, negative_scale=0.3)
     assert advantages[0].tolist() == pytest.approx([2.0, 0.0, -0.6])
 
 

@@ -7,18 +7,18 @@ from collections import Counter
 import pytest
 import torch
 
-from polythink.engine import Decoding
-from polythink.models.lm import ModelConfig, create, load
+from polythink.engine import SamplingParams
+from polythink.models.lm import ModelConfig, from_config, load
 from polythink.models.thoughts import thoughts_of
-from polythink.teachers.assemble import Assembler, Solutions
-from polythink.problems.tasks.countdown import problems
-from polythink.problems.prompts import get_prompt
+from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.problems.problem import Problem
+from polythink.problems.prompts import get_prompt
+from polythink.problems.tasks.countdown import problems
 from polythink.run.folder import read_json, read_jsonl
+from polythink.teachers.assemble import Assembler, Solutions
 from polythink.trace.dialect import get_dialect
 from polythink.trace.parse import TraceError
 from polythink.train.data import DataConfig, Demonstrations, TraceEncoder
-from polythink.pipeline.recipe import load_recipe, run_recipe
 
 SMALL = [
     "model.hidden_size=32", "model.num_hidden_layers=2", "model.num_attention_heads=2", "model.head_dim=16",
@@ -30,7 +30,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("parathinker") / "run"
-    run_recipe(load_recipe("parathinker-rl-tiny", SMALL), out, say=lambda text: None)
+    run_recipe(load_recipe("parathinker-rl-tiny", SMALL), out, log=lambda text: None)
     return out
 
 
@@ -54,7 +54,7 @@ def test_the_model_knows_its_embeddings_and_how_many_paths_it_has_seen(run):
 
 def layouts(lm, n: int, **changes):
     config = DataConfig(problems="countdown-hard:train", share=1, **changes)
-    encode = TraceEncoder(lm, Decoding(), get_prompt("countdown_parallel"))
+    encode = TraceEncoder(lm, SamplingParams(), get_prompt("countdown_parallel"))
     source = Demonstrations(problems("hard", "train", limit=50), config, encode, seed=0)
     return [source.layout(i) for i in range(n)], source
 
@@ -88,14 +88,14 @@ def test_numbers_are_drawn_from_the_whole_inventory(run):
 
 @pytest.mark.parametrize(
     ("decoding", "reason"),
-    [({"summary_opening": "so"}, "summary_opening"), ({"positions": "flattened", "max_path_tokens": 4}, "long_path")],
+    [({"summary_prefix": "so"}, "summary_prefix"), ({"positions": "flattened", "max_path_tokens": 4}, "long_path")],
 )
 def test_what_the_engine_would_write_elsewhere_is_not_trained_on(run, decoding, reason):
     lm = load(run / "base" / "model")
     trace = "<think1> 9 - 8 = 1 ok </think1><summary> \\boxed{ 9 - 8 } </summary>"
-    encode = TraceEncoder(lm, Decoding(), get_prompt("countdown_parallel"))
+    encode = TraceEncoder(lm, SamplingParams(), get_prompt("countdown_parallel"))
     assert len(encode("9 8 -> 1", trace)) > 10
-    encode = TraceEncoder(lm, Decoding(**decoding), get_prompt("countdown_parallel"))
+    encode = TraceEncoder(lm, SamplingParams(**decoding), get_prompt("countdown_parallel"))
     with pytest.raises(TraceError) as error:
         encode("9 8 -> 1", trace)
     assert error.value.reason == reason
@@ -109,9 +109,9 @@ def test_solutions_of_a_teacher_begin_their_summary_as_drawing_does(tmp_path):
     solutions = Solutions(problem, right=[f"way {i}: \\boxed{{2}}" for i in range(6)])
     dialect = get_dialect(plan.dialect)
     trace = Assembler([solutions], plan.stage.assemble, dialect)(problem, "", 0)
-    lm = create(ModelConfig(hidden_size=16, num_hidden_layers=1, tokenizer="bytes"), plan.dialect)
+    lm = from_config(ModelConfig(hidden_size=16, num_hidden_layers=1, tokenizer="bytes"), plan.dialect)
     encode = TraceEncoder(lm, sft.decoding, get_prompt("none"))
     layout = encode(problem.question, trace)
     summary = layout.segment == layout.kinds.index("summary")
     forced = lm.decode(layout.tokens[summary & ~layout.sampled].tolist())
-    assert forced == f"<summary>{sft.decoding.summary_opening}"
+    assert forced == f"<summary>{sft.decoding.summary_prefix}"

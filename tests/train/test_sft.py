@@ -10,17 +10,17 @@ import pytest
 import torch
 from training import PROMPT, SHAPE, gradients, make_lm, same_bits, weights_of, without_times
 
-from polythink.engine.params import Decoding
-from polythink.models.lm import ModelConfig, create
-from polythink.models.batch import collate, token_logprobs
-from polythink.problems.tasks.countdown import Manner, demonstrate
-from polythink.problems.prompts import Prompt
-from polythink.run.config import parse_config
+from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
+from polythink.models.batch import collate, token_logprobs
+from polythink.models.lm import ModelConfig, from_config
+from polythink.problems.prompts import Prompt
+from polythink.problems.tasks.countdown import DemoStyle, demonstrate
+from polythink.run.config import parse_config
 from polythink.run.folder import read_jsonl, write_jsonl
 from polythink.run.rows import read_rows as read_table
 from polythink.trace.parse import TraceError
-from polythink.train.data import TraceEncoder, endless, make_mixture, pack_rows, read_rows, split_by_share
+from polythink.train.data import TraceEncoder, epoch_index, make_mixture, pack_rows, read_rows, split_by_share
 from polythink.train.sft import SFTConfig, accumulate_gradient, count_scored, train_sft
 
 BOTH = (
@@ -35,7 +35,7 @@ def config_of(**changes) -> SFTConfig:
 
 
 def mixture(lm, config, mini, mode="structured", seed=0):
-    encode = TraceEncoder(lm, Decoding(mode=mode), PROMPT)
+    encode = TraceEncoder(lm, SamplingParams(mode=mode), PROMPT)
     return make_mixture(
         config.data, encode, config.batch, config.max_tokens, seed, lambda name: mini, lambda source: source.file
     )
@@ -74,7 +74,7 @@ def test_loss_by_hand(lm, mini):
 def test_forced_tokens_count_only_where_the_response_is_asked_for(lm, mini):
     (layout,) = [x for x in mixture(lm, config_of(), mini).batch(0) if "path" in x.kinds][:1]
     forced = int((~layout.sampled & (layout.segment > 0)).sum())
-    assert forced == 3 + 2, "three openings of paths, the block's closing and the summary's opening"
+    assert forced == 3 + 2, "three path_prefixes of paths, the block's closing and the summary's opening"
     assert count_scored(layout, "response") - count_scored(layout, "sampled") == forced
 
 
@@ -115,7 +115,7 @@ def stop_after(monkeypatch, steps: int):
     monkeypatch.setattr(sft, "update", update)
 
 
-@pytest.mark.parametrize("stop", [1, 4])
+@pytest.mark.parametrize("finish_reason", [1, 4])
 def test_resumed_is_uninterrupted_bit_for_bit(mini, tmp_path, monkeypatch, stop):
     config = config_of(schedule="cosine", warmup=0.2)
     whole, parts = make_lm(), make_lm()
@@ -171,7 +171,7 @@ def test_batches_hold_the_shares_and_depend_on_seed_and_step_alone(lm, mini):
 
 
 def test_everything_is_read_once_an_epoch():
-    orders = [[endless(7, 3, i) for i in range(e * 7, e * 7 + 7)] for e in range(3)]
+    orders = [[epoch_index(7, 3, i) for i in range(e * 7, e * 7 + 7)] for e in range(3)]
     assert all(sorted(order) == list(range(7)) for order in orders)
     assert orders[0] != orders[1]
 
@@ -185,7 +185,7 @@ def test_shares_become_whole_numbers():
 
 def test_rows_from_a_file(lm, mini, tmp_path):
     rng = random.Random(0)
-    rows = [{"question": p.question, "answer": p.answer, "trace": demonstrate(p, Manner(), rng)} for p in mini[:9]]
+    rows = [{"question": p.question, "answer": p.answer, "trace": demonstrate(p, DemoStyle(), rng)} for p in mini[:9]]
     rows[0]["trace"] = rows[0]["trace"].replace("</Path>", "", 1)
     rows[1]["prompt"] = "countdown_sequential"
     rows[2]["trace"] += " ok" * 80
@@ -201,7 +201,7 @@ def test_rows_from_a_file(lm, mini, tmp_path):
 
 
 def test_a_path_with_a_block_in_it_cannot_be_cut(lm, mini, tmp_path):
-    flat, other = (demonstrate(p, Manner(), random.Random(0)) for p in mini[:2])
+    flat, other = (demonstrate(p, DemoStyle(), random.Random(0)) for p in mini[:2])
     nested = flat.replace("</Path>", other + "</Path>", 1)
     rows = [{"question": mini[0].question, "trace": trace} for trace in (flat, nested)]
     write_jsonl(tmp_path / "rows.jsonl", rows)
@@ -209,17 +209,17 @@ def test_a_path_with_a_block_in_it_cannot_be_cut(lm, mini, tmp_path):
         data = [{"file": str(tmp_path / "rows.jsonl"), "truncated": truncated}]
         assert mixture(lm, config_of(data=data, steps=None, epochs=1, batch=1), mini).dropped == dropped
     with pytest.raises(TraceError) as caught:
-        TraceEncoder(lm, Decoding(), PROMPT)("", nested, truncated=True)
+        TraceEncoder(lm, SamplingParams(), PROMPT)("", nested, truncated=True)
     assert caught.value.offset == nested.index("<Parallel>", nested.index("<Path>"))
 
 
 @pytest.mark.parametrize("thoughts", [True, False])
 def test_a_flat_text_needs_the_grammar_where_paths_have_thought_embeddings(thoughts, tmp_path):
     """The engine gives the tokens of a path that the model opened their number, well formed or not."""
-    lm = create(ModelConfig(**SHAPE, thought_embeddings=thoughts), "parathinker", ("a", "b"), seed=0)
+    lm = from_config(ModelConfig(**SHAPE, thought_embeddings=thoughts), "parathinker", ("a", "b"), seed=0)
     whole, cut = "<think3>a</think3><summary>b</summary>", "<think3>a b"
     write_jsonl(tmp_path / "rows.jsonl", [{"question": "a", "trace": trace} for trace in (whole, cut)])
-    encode = TraceEncoder(lm, Decoding(mode="sequential"), Prompt("bare", "{problem}"))
+    encode = TraceEncoder(lm, SamplingParams(mode="sequential"), Prompt("bare", "{problem}"))
     config, dropped = config_of(data=[{"file": "rows.jsonl"}]).data[0], Counter()
     rows = read_rows(tmp_path / "rows.jsonl", encode, config, 100, 0, dropped)
     assert (len(rows), dropped) == ((1, {"form: cut_in_path": 1}) if thoughts else (2, {}))
@@ -237,8 +237,8 @@ def test_a_file_without_usable_rows_is_refused(lm, mini, tmp_path):
 
 
 def test_a_prompt_that_quotes_tags_is_not_a_block():
-    lm = create(ModelConfig(**SHAPE, tokenizer="bytes"), "parallel_r1")
-    layout = TraceEncoder(lm, Decoding(), PROMPT)("Say <Parallel><Path>a</Path>", "b", "parallel")
+    lm = from_config(ModelConfig(**SHAPE, tokenizer="bytes"), "parallel_r1")
+    layout = TraceEncoder(lm, SamplingParams(), PROMPT)("Log <Parallel><Path>a</Path>", "b", "parallel")
     assert set(layout.kinds) == {"prompt", "main"}
     assert layout.kinds.count("prompt") == 1
     assert (layout.position == np.arange(len(layout))).all()
@@ -318,16 +318,16 @@ def test_paths_count_where_they_are_at_once(lm, mini, tmp_path):
     assert mixture(lm, config_of(data=[three, flat]), mini).most_paths == 3
     assert mixture(lm, config_of(data=[flat]), mini).most_paths == 0
     file = tmp_path / "rows.jsonl"
-    write_jsonl(file, [{"question": mini[0].question, "trace": demonstrate(mini[0], Manner(), random.Random(0))}])
+    write_jsonl(file, [{"question": mini[0].question, "trace": demonstrate(mini[0], DemoStyle(), random.Random(0))}])
     for mode, most in (("structured", 3), ("sequential", 0)):
         assert mixture(lm, config_of(data=[{"file": str(file), "mode": mode}]), mini).most_paths == most
 
 
 def test_real_traces(shared_data):
     """Every trace of the published pilot is laid out flat as it stands, and structured where the grammar holds."""
-    lm = create(ModelConfig(**SHAPE, tokenizer="bytes"), "parallel_r1")
+    lm = from_config(ModelConfig(**SHAPE, tokenizer="bytes"), "parallel_r1")
     rows = list(read_table(shared_data / "parallel_gsm8k.parquet"))
-    flat, structured = (TraceEncoder(lm, Decoding(mode=mode), PROMPT) for mode in ("sequential", "structured"))
+    flat, structured = (TraceEncoder(lm, SamplingParams(mode=mode), PROMPT) for mode in ("sequential", "structured"))
     kept = 0
     for row in rows:
         whole = flat("1 + 1", row["trace"])

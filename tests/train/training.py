@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from polythink.models.lm import LanguageModel, ModelConfig, create
-from polythink.problems.tasks.countdown import VOCABULARY
+from polythink.models.lm import LanguageModel, ModelConfig, from_config
 from polythink.problems.prompts import Prompt
+from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.run.folder import write_json
 
 SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=16, intermediate_size=64)
@@ -20,7 +20,7 @@ PROMPT = Prompt("plain", "{problem} :")
 
 
 def make_lm(seed: int = 0, **shape) -> LanguageModel:
-    return create(ModelConfig(**{**SHAPE, **shape}), "parallel_r1", VOCABULARY, seed)
+    return from_config(ModelConfig(**{**SHAPE, **shape}), "parallel_r1", VOCABULARY, seed)
 
 
 def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:

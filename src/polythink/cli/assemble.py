@@ -39,10 +39,10 @@ def assemble(
 
     Example: polythink data assemble runs/solutions "paths=[4,6]" filter=mixed wrong=0.3 --out runs/paths
     """
-    from polythink.teachers.assemble import AssembleConfig, run_assembly
-    from polythink.teachers.coldstart import show_table
     from polythink.problems.prompts import get_prompt
     from polythink.run.config import apply_overrides, parse_config
+    from polythink.teachers.assemble import AssembleConfig, run_assembly
+    from polythink.teachers.coldstart import show_table
     from polythink.trace.dialect import get_dialect
 
     config = parse_config(AssembleConfig, apply_overrides({}, overrides or []), "data assemble")

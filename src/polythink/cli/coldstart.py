@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from polythink.errors import UserError, nearest
+from polythink.errors import UserError, did_you_mean
 from polythink.trace.validity import RULES
 
 TEACHERS = ("countdown",)
@@ -43,9 +43,9 @@ def coldstart(
 
     Example: polythink data coldstart gsm8k:train --endpoint http://localhost:8000/v1 --model NAME --out runs/cold
     """
-    from polythink.teachers.coldstart import run_coldstart, show_table
     from polythink.problems.prompts import get_prompt
     from polythink.problems.sets import load_problems
+    from polythink.teachers.coldstart import run_coldstart, show_table
 
     if (endpoint is None) == (teacher is None):
         raise UserError("a cold start needs either --endpoint URL or --teacher NAME")
@@ -72,7 +72,7 @@ def _synthetic(name: str) -> AbstractContextManager[Any]:
     from polythink.problems.tasks.countdown import CountdownTeacher
 
     if name not in TEACHERS:
-        raise UserError(f"no teacher {name!r}{nearest(name, TEACHERS)}")
+        raise UserError(f"no teacher {name!r}{did_you_mean(name, TEACHERS)}")
     return nullcontext(CountdownTeacher({"parallel": 1}))
 
 

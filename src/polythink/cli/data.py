@@ -13,16 +13,16 @@ import typer
 
 from polythink.cli.assemble import assemble
 from polythink.cli.coldstart import coldstart
+from polythink.errors import UserError, did_you_mean
 from polythink.problems.answers import VERDICTS, Grader
 from polythink.problems.audit import Audit, audit
 from polythink.problems.faults import known_notes
 from polythink.problems.problem import CHECKERS, Problem, ProblemSet
 from polythink.problems.sets import SOURCES, Source, load_problems, local_file, reference_answer
-from polythink.text.data.sets import TEXTS
-from polythink.errors import UserError, nearest
 from polythink.run.progress import Progress
 from polythink.run.rows import read_rows
 from polythink.run.table import markdown_table
+from polythink.text.data.sets import TEXTS
 
 KEYS_WIDTH = 48  # columns for a finding's problems in the table; --json has them all
 CHUNK = 64  # texts that are graded between two steps of the progress bar
@@ -83,7 +83,7 @@ def grade(
     Example: polythink data grade outputs.jsonl --text response --answer answer
     """
     if checker not in CHECKERS:
-        raise UserError(f"no checker {checker!r}{nearest(checker, CHECKERS)}")
+        raise UserError(f"no checker {checker!r}{did_you_mean(checker, CHECKERS)}")
     counts: Counter[str] = Counter(dict.fromkeys((*VERDICTS, "completed", "cut"), 0))
     answered = list(_answered(file, text, answer, checker, counts))
     if not answered:
@@ -134,7 +134,7 @@ def _answered(file: Path, text: str, answer: str, checker: str, counts: Counter[
     for number, row in enumerate(read_rows(file)):
         for column in (text, answer):
             if column not in row:
-                raise UserError(f"row {number} of {file} has no column {column!r}{nearest(column, row)}")
+                raise UserError(f"row {number} of {file} has no column {column!r}{did_you_mean(column, row)}")
         if not isinstance(row[text], str | None):
             raise UserError(f"row {number} of {file}: {text} is no text but a {type(row[text]).__name__}")
         reference, _, completed = reference_answer(row, answer)

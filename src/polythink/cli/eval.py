@@ -34,7 +34,7 @@ def evaluate(
     tunnel: Annotated[bool, typer.Option("--tunnel", help="Look for tunnel vision instead.")] = False,
     heads: Annotated[bool, typer.Option("--heads", help="Compare attention heads too.")] = False,
 ) -> None:
-    """Measure a model on a set of problems.
+    """Metric a model on a set of problems.
 
     Draws samples, grades them, and writes eval.json: mean@k, pass@k, maj@k with intervals. --compare and --tunnel
     write compare.json or tunnel.json and a report; compare.paths, tunnel.budgets and so on are keys for KEY=VALUE.
@@ -98,10 +98,10 @@ def _evaluate(engine, found, prompt, decoding, samples, seed, grader, out, greed
 
 def _find(engine, found, prompt, decoding, options, seed, grader, out) -> None:
     """Compare, or look for tunnel vision; a table on the console, everything in the report."""
-    from polythink.report.findings import budget_table, comparison_table, recovery_table
     from polythink.evaluate.compare import CompareConfig, compare
-    from polythink.report.report import write_report
     from polythink.evaluate.tunnel import tunnel
+    from polythink.report.findings import budget_table, comparison_table, recovery_table
+    from polythink.report.report import write_report
     from polythink.run.table import markdown_table
 
     if isinstance(options, CompareConfig):

@@ -12,8 +12,8 @@ from polythink.cli.model import DecodingOverrides, Model
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from polythink.engine.params import Decoding, Event, Request
     from polythink.engine.engine import Engine
+    from polythink.engine.params import Event, Request, SamplingParams
     from polythink.models.lm import LanguageModel
     from polythink.trace.rollout import Rollout
     from polythink.trace.tree import Trace
@@ -37,8 +37,8 @@ def generate(
     Example: polythink generate runs/smoke "9 8 5 -> 5" --paths 3
     """
     from polythink.cli.model import decoding_for, load_model, prompt_for
-    from polythink.engine.params import Request
     from polythink.engine.engine import Engine
+    from polythink.engine.params import Request
 
     lm = load_model(model)
     given = {"paths": paths, "temperature": temperature}
@@ -52,7 +52,7 @@ def generate(
         print(engine.generate([request], decoding, seed)[0].text)
 
 
-def watch(engine: Engine, request: Request, decoding: Decoding, seed: int, console: Console | None = None) -> Rollout:
+def watch(engine: Engine, request: Request, decoding: SamplingParams, seed: int, console: Console | None = None) -> Rollout:
     """Draw one response and show it while it grows."""
     from rich.live import Live
 
@@ -60,7 +60,7 @@ def watch(engine: Engine, request: Request, decoding: Decoding, seed: int, conso
     with Live(view, console=console, refresh_per_second=10, vertical_overflow="visible") as live:
         (rollout,) = engine.generate([request], decoding, seed, on_event=view.see)
     longest = rollout.layout().critical_path - len(rollout.prompt)
-    cuts = f", {rollout.cuts} cut by a budget" if rollout.cuts else ""
+    cuts = f", {rollout.truncated} cut by a budget" if rollout.truncated else ""
     live.console.print(f"{rollout.tokens} tokens, {longest} on the critical path{cuts}", highlight=False)
     return rollout
 

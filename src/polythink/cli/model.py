@@ -12,7 +12,7 @@ from polythink.run.config import apply_overrides, parse_config
 from polythink.run.folder import read_json
 
 if TYPE_CHECKING:
-    from polythink.engine.params import Decoding
+    from polythink.engine.params import SamplingParams
     from polythink.models.lm import LanguageModel
     from polythink.problems.prompts import Prompt
 
@@ -43,12 +43,12 @@ def load_model(path: Path) -> LanguageModel:
     return load(model_folder(path))
 
 
-def decoding_for(lm: LanguageModel, overrides: Sequence[str]) -> Decoding:
+def decoding_for(lm: LanguageModel, overrides: Sequence[str]) -> SamplingParams:
     """How the model says it is to be decoded, with the overrides applied."""
-    from polythink.engine.params import Decoding
+    from polythink.engine.params import SamplingParams
 
     data = {**lm.settings.decoding, "mode": lm.settings.mode}
-    return parse_config(Decoding, apply_overrides(data, overrides), "decoding")
+    return parse_config(SamplingParams, apply_overrides(data, overrides), "decoding")
 
 
 def prompt_for(lm: LanguageModel, name: str | None) -> Prompt:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polythink.cli.train import Overrides
-from polythink.errors import UserError, nearest
+from polythink.errors import UserError, did_you_mean
 from polythink.run.table import markdown_table
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def in_shape_of(config: PreTrainedConfig, beside: Sequence[str]) -> dict[str, Pr
     configs = {config.model_type: config}
     for name in beside:
         if name not in ARCHITECTURES:
-            raise UserError(f"no architecture {name!r} to set beside {config.model_type}{nearest(name, ARCHITECTURES)}")
+            raise UserError(f"no architecture {name!r} to set beside {config.model_type}{did_you_mean(name, ARCHITECTURES)}")
         configs.setdefault(name, ARCHITECTURES[name][0](**shared))
     return configs
 
@@ -106,8 +106,8 @@ def in_shape_of(config: PreTrainedConfig, beside: Sequence[str]) -> dict[str, Pr
 def configurations(recipe: Recipe | TextRecipe, beside: list[str]) -> dict[str, PreTrainedConfig]:
     """The configuration of the recipe's model under its architecture's name, and the others in the same shape."""
     from polythink.models.lm import architecture_config, new_tokenizer
-    from polythink.problems.vocabulary import words_of
     from polythink.pipeline.text import TextRecipe
+    from polythink.problems.vocabulary import words_of
 
     if isinstance(recipe, TextRecipe):
         return text_configurations(recipe, beside)
@@ -128,8 +128,8 @@ def configurations(recipe: Recipe | TextRecipe, beside: list[str]) -> dict[str, 
 
 def text_configurations(recipe: TextRecipe, beside: Sequence[str]) -> dict[str, PreTrainedConfig]:
     """The same for a recipe of plain text. A vocabulary of words is counted in the texts, others have their size."""
-    from polythink.text.tokenizers import train_tokenizer
     from polythink.text.data.sets import load_texts
+    from polythink.text.tokenizers import train_tokenizer
 
     frame = recipe.frame()
     if recipe.tokenizer.kind == "words":

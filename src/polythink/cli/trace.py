@@ -17,12 +17,12 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from polythink.problems.answers import extract, stating
-from polythink.errors import UserError, nearest
+from polythink.errors import UserError, did_you_mean
+from polythink.problems.answers import extract, with_boxed_answer
 from polythink.run.folder import write_jsonl
 from polythink.run.progress import progress
 from polythink.run.rows import read_rows
-from polythink.trace.convert import CannotSay, convert
+from polythink.trace.convert import ConversionError, convert
 from polythink.trace.dialect import PARALLEL_R1, get_dialect
 from polythink.trace.parse import TraceError, first_block, parse
 from polythink.trace.render import render
@@ -117,8 +117,8 @@ def convert_file(
         try:
             before = _text(file, number, record, field)
             text = render(convert(parse(before, source), target, rng), target)
-            text = stating(text, extract(before, source), target)
-        except (TraceError, CannotSay) as error:
+            text = with_boxed_answer(text, extract(before, source), target)
+        except (TraceError, ConversionError) as error:
             reasons[error.reason] += 1
         else:
             rows.append({**record, field: text})
@@ -141,7 +141,7 @@ def _texts(file: Path, field: str) -> Iterator[tuple[int, str]]:
 
 def _text(file: Path, row: int, record: dict[str, Any], field: str) -> str:
     if field not in record:
-        raise UserError(f"row {row} of {file} has no field {field!r}{nearest(field, record)}")
+        raise UserError(f"row {row} of {file} has no field {field!r}{did_you_mean(field, record)}")
     if not isinstance(record[field], str):
         kind = "null" if record[field] is None else f"of type {type(record[field]).__name__}"
         raise UserError(f"row {row} of {file}: field {field!r} is {kind}; a trace must be a string")

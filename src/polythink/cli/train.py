@@ -27,8 +27,8 @@ def train(
 
     Example: polythink train countdown-smoke rl_easy.steps=5 --out runs/smoke
     """
-    from polythink.run.config import dump_yaml
     from polythink.pipeline.recipe import load_recipe, run_recipe
+    from polythink.run.config import dump_yaml
 
     resolved = load_recipe(recipe, overrides or [])
     if dry_run:

@@ -1,7 +1,7 @@
 """Fork/join decoding."""
 
-from polythink.engine.params import Decoding, Event, Request
 from polythink.engine.engine import Engine
+from polythink.engine.params import Event, Request, SamplingParams
 from polythink.engine.reference import reference_generate
 
-__all__ = ["Decoding", "Engine", "Event", "Request", "reference_generate"]
+__all__ = ["Engine", "Event", "Request", "SamplingParams", "reference_generate"]

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 
 from polythink.engine.backends.transformers import TransformersBackend
-from polythink.engine.params import Decoding, OnEvent, Request
-from polythink.engine.trace_state import Drawing, Feed
-from polythink.engine.tag_ids import Grammar
+from polythink.engine.params import OnEvent, Request, SamplingParams
 from polythink.engine.sampling import draw, uniforms
 from polythink.engine.selfcheck import choose_backend
+from polythink.engine.tag_ids import TagIds
+from polythink.engine.trace_state import TokenInput, TraceState
+from polythink.errors import UserError
 from polythink.models.lm import LanguageModel
 from polythink.models.tags import tag_ids
 from polythink.models.thoughts import attach
-from polythink.errors import UserError
 from polythink.run.progress import Progress
 from polythink.trace.dialect import get_dialect
 from polythink.trace.rollout import Rollout
@@ -50,17 +50,17 @@ class Engine:
     def generate(
         self,
         requests: Sequence[Request],
-        decoding: Decoding,
+        decoding: SamplingParams,
         seed: int = 0,
         on_event: OnEvent | None = None,
         label: str = "",
     ) -> list[Rollout]:
         """One finished rollout a request, in their order. `label` names the progress display."""
         names = {request.dialect for request in requests}
-        grammars = {name: self._grammar(name, decoding.summary_opening) for name in names}
+        grammars = {name: self._grammar(name, decoding.summary_prefix) for name in names}
         trained = self.trained_paths(decoding)
         drawings = [
-            Drawing(request, i, decoding, grammars[request.dialect], seed, self.lm.context, on_event, trained)
+            TraceState(request, i, decoding, grammars[request.dialect], seed, self.lm.context, on_event, trained)
             for i, request in enumerate(requests)
         ]
         most = max((len(d.request.prompt) + d.most_tokens for d in drawings), default=1)
@@ -71,37 +71,37 @@ class Engine:
                 progress.advance(1)
         return [drawing.rollout() for drawing in drawings]
 
-    def trained_paths(self, decoding: Decoding) -> int:
+    def trained_paths(self, decoding: SamplingParams) -> int:
         """Beyond how many paths attention is scaled behind a join, 0: never.
 
         `UserError` where that is to be done and the model cannot: here, and not in the middle of drawing.
         """
-        trained = self.lm.settings.trained_paths if decoding.scale_beyond is None else decoding.scale_beyond
+        trained = self.lm.settings.trained_paths if decoding.length_scaling_above is None else decoding.length_scaling_above
         if decoding.mode == "structured" and 0 < trained < decoding.paths:
             try:
                 with self.backend.lock:
                     attach(self.lm.model, None)
             except UserError as error:
                 raise UserError(
-                    f"{error}; or set scale_beyond: 0, and the join of {decoding.paths} paths, more than {trained}, is "
+                    f"{error}; or set length_scaling_above: 0, and the join of {decoding.paths} paths, more than {trained}, is "
                     "not scaled"
                 ) from error
         return trained
 
-    def _grammar(self, name: str, opening: str) -> Grammar:
+    def _grammar(self, name: str, opening: str) -> TagIds:
         lm, dialect = self.lm, get_dialect(name) if name else self.lm.dialect
         ids = lm.tag_ids if dialect == lm.dialect else tag_ids(lm.tokenizer, dialect)
-        return Grammar.of(dialect, ids, lm.eos, lm.encode, opening)
+        return TagIds.of(dialect, ids, lm.eos, lm.encode, opening)
 
-    def _run(self, drawings: list[Drawing], decoding: Decoding) -> Iterator[Drawing]:
+    def _run(self, drawings: list[TraceState], decoding: SamplingParams) -> Iterator[TraceState]:
         """Step all live rows together until every drawing is done; yields each when it is, and refills its row."""
         waiting = deque(drawings)
         free = deque(range(min(self.rows, len(drawings))))
-        live: dict[int, Drawing] = {}
+        live: dict[int, TraceState] = {}
         while waiting or live:
             while free and waiting:
                 live[free.popleft()] = waiting.popleft()
-            feeds: list[Feed] = []
+            feeds: list[TokenInput] = []
             rows: list[int] = []
             for row, drawing in sorted(live.items()):
                 while drawing.opened:
@@ -112,12 +112,12 @@ class Engine:
                 rows += [row] * len(taken)
             self._step(feeds, rows, live, decoding)
             for drawing in live.values():
-                drawing.settle()
+                drawing.join_if_ready()
             for row in [row for row, drawing in live.items() if drawing.done]:
                 free.append(row)
                 yield live.pop(row)
 
-    def _step(self, feeds: list[Feed], rows: list[int], live: dict[int, Drawing], decoding: Decoding) -> None:
+    def _step(self, feeds: list[TokenInput], rows: list[int], live: dict[int, TraceState], decoding: SamplingParams) -> None:
         """Run the feeds, draw the wanted tokens, hand them to their branches."""
         self.forwarded += len(feeds)
         wanted = [i for i, feed in enumerate(feeds) if feed.branch is not None]
@@ -136,4 +136,4 @@ class Engine:
             decoding.top_k,
         )
         for i, branch, token, logprob in zip(wanted, branches, tokens.tolist(), logprobs.tolist(), strict=True):
-            live[rows[i]].accept(branch, token, logprob)
+            live[rows[i]].on_token(branch, token, logprob)

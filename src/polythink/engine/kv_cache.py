@@ -50,7 +50,7 @@ class _Layer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: TreeKVCache) -> None:
         super().__init__()
         self.arena = arena
 
@@ -84,7 +84,7 @@ class _Layer(CacheLayerMixin):
     get_max_cache_shape = get_max_length  # its name in transformers up to 5.10
 
 
-class Arena(Cache):
+class TreeKVCache(Cache):
     """A transformers cache over rows of slots. `step` must be set before each forward."""
 
     def __init__(

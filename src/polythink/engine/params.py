@@ -9,10 +9,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from polythink.run.config import Config
-from polythink.trace.tokens import FINISHES
+from polythink.trace.tokens import JOIN_WHEN
 
 
-class Decoding(Config):
+class SamplingParams(Config):
     """How a trace is drawn. All budgets are in tokens and are checked before drawing."""
 
     mode: Literal["structured", "sequential"] = "structured"
@@ -23,12 +23,12 @@ class Decoding(Config):
     max_summary_tokens: int = Field(512, ge=1)  # each summary, in the same way
     max_trace_tokens: int = Field(4096, ge=1)  # the whole response, forced tokens included
     fork_at: int | None = Field(None, ge=0)  # force the first fork behind so many main tokens; None: the dialect's way
-    finish: Literal[FINISHES] = "last"  # which path ends its block: the first to be through, that of the half, the last
+    finish: Literal[JOIN_WHEN] = "last"  # which path ends its block: the first to be through, that of the half, the last
     labels: Literal["ordered", "random"] = "ordered"  # numbers of numbered paths: 1..P, or any of the inventory
     positions: Literal["shared", "flattened"] = "shared"  # flattened: every path has a stretch of positions of its own
     position_stride: int | None = Field(None, ge=3)  # flattened: from path to path; None: the most tokens of a path
-    scale_beyond: int | None = Field(None, ge=0)  # joins of more paths scale attention; 0: none, None: as trained
-    summary_opening: str = ""  # forced text with which every summary begins
+    length_scaling_above: int | None = Field(None, ge=0)  # joins of more paths scale attention; 0: none, None: as trained
+    summary_prefix: str = ""  # forced text with which every summary begins
     temperature: float = Field(1.0, ge=0)  # 0 is greedy
     path_temperature: float | None = Field(None, ge=0)  # of paths alone; None: `temperature`, and 1.0 if that is 0
     top_p: float = Field(1.0, gt=0, le=1)
@@ -45,7 +45,7 @@ class Decoding(Config):
         return self.position_stride or self.max_path_tokens + 2
 
     @model_validator(mode="after")
-    def _paths_do_not_overlap(self) -> Decoding:
+    def _paths_do_not_overlap(self) -> SamplingParams:
         if self.stride and self.stride < self.max_path_tokens + 2:
             raise ValueError(
                 f"position_stride={self.position_stride} lets paths of {self.max_path_tokens} tokens and their tags "
@@ -70,7 +70,7 @@ class Decoding(Config):
 class Request:
     """One response wanted: the prompt's token ids, and the names under which its random numbers are drawn.
 
-    `dialect` is that of the model's settings if left out; another one needs its tags in the tokenizer. `openings` are
+    `dialect` is that of the model's settings if left out; another one needs its tags in the tokenizer. `path_prefixes` are
     forced tokens with which the paths of the first block begin, behind their opening tags: path i takes the i-th. In
     `sequential` mode there must be none.
     """
@@ -79,7 +79,7 @@ class Request:
     problem: str = ""
     sample: int = 0
     dialect: str = ""
-    openings: tuple[tuple[int, ...], ...] = ()
+    path_prefixes: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Event:
     path: int
     token: int = -1  # "token" only
     forced: bool = False  # "token" only
-    stop: str = ""  # "cut" only: which budget
+    finish_reason: str = ""  # "cut" only: which budget
     label: int = 0  # the path's number, where it has one
 
 

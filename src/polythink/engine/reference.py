@@ -13,18 +13,18 @@ from random import Random
 import numpy as np
 import torch
 
-from polythink.engine.params import Decoding, Request
+from polythink.engine.params import Request, SamplingParams
 from polythink.engine.sampling import draw, stream_key, uniforms
-from polythink.models.lm import LanguageModel
-from polythink.models.batch import collate, masked_logits
 from polythink.errors import UserError
+from polythink.models.batch import collate, masked_logits
+from polythink.models.lm import LanguageModel
 from polythink.trace.convert import draw_labels
 from polythink.trace.dialect import get_dialect
 from polythink.trace.rollout import Rollout, Segment
 
 
 def reference_generate(
-    lm: LanguageModel, requests: Sequence[Request], decoding: Decoding, seed: int = 0
+    lm: LanguageModel, requests: Sequence[Request], decoding: SamplingParams, seed: int = 0
 ) -> list[Rollout]:
     """What `Engine.generate` returns, drawn slowly."""
     write = _write_sequential if decoding.mode == "sequential" else _write_structured
@@ -41,13 +41,13 @@ def reference_generate(
 class _Page:
     """What has been written so far, in text order."""
 
-    def __init__(self, lm: LanguageModel, request: Request, decoding: Decoding, seed: int) -> None:
+    def __init__(self, lm: LanguageModel, request: Request, decoding: SamplingParams, seed: int) -> None:
         self.lm, self.request, self.decoding, self.seed = lm, request, decoding, seed
         self.segments: list[Segment] = []
         self.dialect = get_dialect(request.dialect) if request.dialect else lm.dialect
-        self.trained = lm.settings.trained_paths if decoding.scale_beyond is None else decoding.scale_beyond
+        self.trained = lm.settings.trained_paths if decoding.length_scaling_above is None else decoding.length_scaling_above
         self.join = [t for text in (self.dialect.block_close, self.dialect.gap) if text for t in lm.encode(text)]
-        self.join += [self.id(self.dialect.summary_open), *lm.encode(decoding.summary_opening)]
+        self.join += [self.id(self.dialect.summary_open), *lm.encode(decoding.summary_prefix)]
         flat = decoding.mode == "sequential"
         self.budget = (
             min(decoding.max_trace_tokens, lm.context - len(request.prompt)) if flat else decoding.max_trace_tokens
@@ -111,11 +111,11 @@ class _Page:
 
         Where tags are replaced, one that does not belong here is replaced by the end.
         """
-        strays = {self.id(tag) for tag in self.dialect.tags} if self.dialect.strays == "replaced" else set()
+        strays = {self.id(tag) for tag in self.dialect.tags} if self.dialect.misplaced_tags == "replace" else set()
         for count in range(limit):
             token, logprob = self.draw(stream, count)
             if token in strays:
-                self.segments[-1].strays += 1
+                self.segments[-1].misplaced_tags += 1
                 self.force([self.lm.eos])
                 return "eos"
             self.put(token, logprob)
@@ -131,17 +131,17 @@ class _Page:
         Tags that do not belong there are replaced where they must be.
         """
         closing = {self.id(tag) for tag in self.dialect.tags[1::2]}
-        strays = {self.id(tag) for tag in self.dialect.tags} - {close} if self.dialect.strays == "replaced" else set()
+        strays = {self.id(tag) for tag in self.dialect.tags} - {close} if self.dialect.misplaced_tags == "replace" else set()
         stops = {close: "tag", self.lm.eos: "eos"}
         for count in range(limit):
             token, logprob = self.draw(stream, count)
             if token in strays:
-                self.segments[-1].strays += 1
+                self.segments[-1].misplaced_tags += 1
                 self.force([close if token in closing else opened])
                 if token in closing:
                     return "tag", count + 1
                 continue
-            if token != self.lm.eos or self.dialect.strays == "kept":
+            if token != self.lm.eos or self.dialect.misplaced_tags == "kept":
                 self.put(token, logprob)
             if token != close and token in stops:
                 self.force([close])
@@ -167,19 +167,19 @@ def _write_structured(page: _Page) -> None:
             opened += 1
             limit, cut = _limit(decoding.max_main_tokens, min(page.left, page.reach))
             forced = fork_at if blocks == 0 else -1
-            main.stop = "forced" if forced == 0 else page.fill(opened, limit, stops, cut, forced)
-            if main.stop == "forced":
+            main.finish_reason = "forced" if forced == 0 else page.fill(opened, limit, stops, cut, forced)
+            if main.finish_reason == "forced":
                 page.force([] if implicit else [page.id(dialect.block_open)])
-                main.stop = "fork"
+                main.finish_reason = "fork"
         room = page.left - 2 * decoding.paths - len(page.join) - 1
         reserve = max(1, min(decoding.max_summary_tokens, room // (decoding.paths + 1)))
         share = min((room - reserve) // decoding.paths, _positions_of_a_path(page))
         refused = "blocks" if blocks == decoding.max_blocks else "trace" if share < 1 else ""
         if not page.segments and refused:
             raise UserError("no room for the first block")
-        if page.segments and main.stop == "fork" and refused:
-            main.stop = refused
-        if page.segments and main.stop != "fork":
+        if page.segments and main.finish_reason == "fork" and refused:
+            main.finish_reason = refused
+        if page.segments and main.finish_reason != "fork":
             return
         _write_block(page, blocks, opened, share)
         opened += decoding.paths + 1
@@ -196,10 +196,10 @@ def _write_block(page: _Page, block: int, opened: int, share: int) -> None:
     for number, label in enumerate(labels, start=1):
         path = page.open("path", block, number, label)
         tags = [page.id(tag) for tag in dialect.path_tags(label)]
-        forced = request.openings[number - 1] if block == 0 and number <= len(request.openings) else ()
+        forced = request.path_prefixes[number - 1] if block == 0 and number <= len(request.path_prefixes) else ()
         page.force([tags[0], *forced])
         limit, cut = _limit(decoding.max_path_tokens, share)
-        path.stop, draws = page.fill_inner(*tags, opened + number, limit - len(forced), cut)
+        path.finish_reason, draws = page.fill_inner(*tags, opened + number, limit - len(forced), cut)
         drawn.append((draws, 1 + len(forced)))
     through = {"first": 0, "half": (len(labels) - 1) // 2, "last": len(labels) - 1}[decoding.finish]
     last = sorted(draws for draws, _ in drawn)[through]
@@ -210,7 +210,7 @@ def _write_block(page: _Page, block: int, opened: int, share: int) -> None:
     page.force(page.join)
     limit, cut = _limit(decoding.max_summary_tokens, min(page.left, page.reach) - 1)
     tags = [page.id(tag) for tag in (dialect.summary_open, dialect.summary_close)]
-    summary.stop, _ = page.fill_inner(*tags, opened + len(labels) + 1, limit, cut)
+    summary.finish_reason, _ = page.fill_inner(*tags, opened + len(labels) + 1, limit, cut)
 
 
 def _positions_of_a_path(page: _Page) -> int:
@@ -225,8 +225,8 @@ def _cut_short(path: Segment, head: int, draws: int, close: int) -> None:
     """Take a path back to its first `draws` draws, and close it there."""
     for values, last in ((path.tokens, close), (path.sampled, False), (path.logprobs, 0.0)):
         values[head + draws :] = [last]
-    path.strays = path.sampled[head:-1].count(False)
-    path.stop = "finish"
+    path.misplaced_tags = path.sampled[head:-1].count(False)
+    path.finish_reason = "finish"
 
 
 def _write_sequential(page: _Page) -> None:
@@ -235,8 +235,8 @@ def _write_sequential(page: _Page) -> None:
     Where a block has no tags of its own, main text goes over into a path, and paths into a summary.
     """
     decoding, dialect = page.decoding, page.dialect
-    if page.request.openings:
-        raise UserError("a sequential trace has no paths to force openings on")
+    if page.request.path_prefixes:
+        raise UserError("a sequential trace has no paths to force path_prefixes on")
     implicit = not dialect.block_open
     labels = range(1, dialect.inventory + 1) if dialect.inventory else (0,)
     opens = {page.id(dialect.path_tags(n)[0]): n for n in labels}
@@ -248,12 +248,12 @@ def _write_sequential(page: _Page) -> None:
     limit, cut = _limit(decoding.max_main_tokens, page.left)
     while True:
         if limit < 1:
-            page.segments[-1].stop = "trace"
+            page.segments[-1].finish_reason = "trace"
             return
         token, logprob = page.draw(1, count)
         count += 1
         if implicit and where == "main" and token in forks and blocks < decoding.max_blocks:
-            page.segments[-1].stop = "fork"
+            page.segments[-1].finish_reason = "fork"
             where, blocks = "block", blocks + 1
         if where == "block" and (token in opens or token == joins):
             where = "path" if token in opens else "summary"
@@ -267,16 +267,16 @@ def _write_sequential(page: _Page) -> None:
         page.put(token, logprob)
         segment = page.segments[-1]
         if token == page.lm.eos:
-            segment.stop = "eos"
+            segment.finish_reason = "eos"
             return
         if where == "main" and token in forks:
-            segment.stop = "blocks" if blocks == decoding.max_blocks else "fork"
-            if segment.stop == "blocks":
+            segment.finish_reason = "blocks" if blocks == decoding.max_blocks else "fork"
+            if segment.finish_reason == "blocks":
                 return
             where, blocks = "block", blocks + 1
             limit, cut = _limit(decoding.max_main_tokens, page.left)
         elif where in ("path", "summary") and (token == close or limit < 1):
-            segment.stop = "tag" if token == close else cut
+            segment.finish_reason = "tag" if token == close else cut
             if token != close:
                 if page.left < 1:
                     return
@@ -286,5 +286,5 @@ def _write_sequential(page: _Page) -> None:
                 page.open("main")
             limit, cut = _limit(decoding.max_main_tokens, page.left)
         elif limit < 1:
-            segment.stop = cut
+            segment.finish_reason = cut
             return

@@ -1,4 +1,4 @@
-"""Drawing tokens: one random stream per branch, so that a branch does not depend on what else is in the batch.
+"""TraceState tokens: one random stream per branch, so that a branch does not depend on what else is in the batch.
 
 Axis legend: N branches, V vocabulary.
 """

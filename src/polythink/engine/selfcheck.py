@@ -12,11 +12,11 @@ import warnings
 import torch
 
 from polythink.engine.backends.transformers import KINDS, TransformersBackend
-from polythink.engine.trace_state import Feed
-from polythink.models.lm import LanguageModel
+from polythink.engine.trace_state import TokenInput
+from polythink.errors import UserError, did_you_mean
 from polythink.models.batch import collate
+from polythink.models.lm import LanguageModel
 from polythink.models.thoughts import keywords, thoughts_of
-from polythink.errors import UserError, nearest
 from polythink.trace.layout import Layout, Piece, lay_out
 
 # Root mean square difference allowed, as a share of the logits' standard deviation; a wrong table is off by far more.
@@ -51,7 +51,7 @@ def choose_backend(lm: LanguageModel, kind: str = "auto") -> TransformersBackend
     `UserError` where none does.
     """
     if kind not in ("auto", *KINDS):
-        raise UserError(f"no backend {kind!r}{nearest(kind, ('auto', *KINDS))}")
+        raise UserError(f"no backend {kind!r}{did_you_mean(kind, ('auto', *KINDS))}")
     refuse_by_name(lm.model)
     reasons = []
     for candidate in KINDS if kind == "auto" else (kind,):
@@ -134,9 +134,9 @@ def _decoded(backend: TransformersBackend, layout: Layout) -> torch.Tensor:
         return torch.stack([logits[i] for i in range(len(layout))]).float()
 
 
-def _feed(layout: Layout, i: int, slot: int) -> Feed:
+def _feed(layout: Layout, i: int, slot: int) -> TokenInput:
     token, segment, position = (int(column[i]) for column in (layout.tokens, layout.segment, layout.position))
-    return Feed(token, segment, position, slot, label=layout.labels[segment], scale=layout.scales[segment])
+    return TokenInput(token, segment, position, slot, label=layout.labels[segment], scale=layout.scales[segment])
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from polythink.trace.rollout import Segment
 
 
 @dataclass(frozen=True)
-class Grammar:
+class TagIds:
     """The token ids that steer decoding: the tags, the end token, and what the runtime writes at a join."""
 
     block_open: int | None  # None: the runtime forks
@@ -28,7 +28,7 @@ class Grammar:
     @classmethod
     def of(
         cls, dialect: Dialect, tag_ids: dict[str, int], end: int, encode: Callable[[str], Sequence[int]], opening: str
-    ) -> Grammar:
+    ) -> TagIds:
         """`opening` is the forced text of every summary, `encode` turns text into token ids."""
         d, block = dialect, bool(dialect.block_open)
         labels = range(1, d.inventory + 1) if d.inventory else (0,)
@@ -44,7 +44,7 @@ class Grammar:
             join=(*head, *encode(d.gap), summary, *encode(opening)),
             opens_summary=head[0] if block else summary,
             inventory=d.inventory,
-            strays=frozenset(tag_ids.values()) if d.strays == "replaced" else frozenset(),
+            strays=frozenset(tag_ids.values()) if d.misplaced_tags == "replace" else frozenset(),
             closing=frozenset(tag_ids[tag] for tag in d.tags[1::2]),
         )
 

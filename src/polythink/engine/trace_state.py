@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
 
-from polythink.engine.params import Decoding, Event, OnEvent, Request
-from polythink.engine.tag_ids import Grammar
+from polythink.engine.params import Event, OnEvent, Request, SamplingParams
 from polythink.engine.sampling import stream_key
+from polythink.engine.tag_ids import TagIds
 from polythink.errors import UserError
 from polythink.trace.convert import draw_labels
 from polythink.trace.layout import join_scale
-from polythink.trace.rollout import CUTS, Rollout, Segment
-from polythink.trace.tokens import enough
+from polythink.trace.rollout import TRUNCATIONS, Rollout, Segment
+from polythink.trace.tokens import paths_needed
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Branch:
     drawn: int = 0
 
 
-class Feed(NamedTuple):
+class TokenInput(NamedTuple):
     """One token for the model. `branch` is set where the next token is to be drawn from its logits."""
 
     token: int
@@ -49,13 +49,13 @@ class Feed(NamedTuple):
 
 
 @dataclass
-class Drawing:
+class TraceState:
     """The state of one request. `segments[0]` is the prompt; the others are numbered as they open."""
 
     request: Request
     index: int
-    decoding: Decoding
-    grammar: Grammar
+    decoding: SamplingParams
+    grammar: TagIds
     seed: int
     context: int
     on_event: OnEvent | None = None
@@ -65,7 +65,7 @@ class Drawing:
     follows: list[tuple[int, ...]] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)  # last position of each segment
     scales: list[float] = field(default_factory=list)  # factor on the attention scores of each segment's queries
-    pending: deque[Feed] = field(default_factory=deque)
+    pending: deque[TokenInput] = field(default_factory=deque)
     opened: deque[int] = field(default_factory=deque)  # segments the engine has not entered in its table yet
     slots: int = 0
     taken: int = 0  # feeds that were taken so far
@@ -78,9 +78,9 @@ class Drawing:
         prompt = self.request.prompt
         if not prompt:
             raise UserError("a prompt must have at least one token")
-        if self.request.openings and self.decoding.mode == "sequential":
+        if self.request.path_prefixes and self.decoding.mode == "sequential":
             raise UserError(
-                "openings are forced on the paths of a block, and in the mode sequential no block is; "
+                "path_prefixes are forced on the paths of a block, and in the mode sequential no block is; "
                 "put them behind the prompt, or draw in the mode structured"
             )
         room = self.context - len(prompt)
@@ -111,7 +111,7 @@ class Drawing:
 
     # --- feeds
 
-    def take(self, most: int) -> list[Feed]:
+    def take(self, most: int) -> list[TokenInput]:
         """The pending feeds in order, but no more than `most` of the prompt; what is behind it is never divided.
 
         So the paths of a block are always equally far, whatever the chunks.
@@ -123,7 +123,7 @@ class Drawing:
 
     def _feed(self, token: int, segment: int, position: int, branch: Branch | None) -> None:
         label, scale = self.records[segment].label, self.scales[segment]
-        self.pending.append(Feed(token, segment, position, self.slots, label, scale, branch))
+        self.pending.append(TokenInput(token, segment, position, self.slots, label, scale, branch))
         self.slots += 1
 
     def _write(self, branch: Branch, token: int, logprob: float | None, want: bool) -> None:
@@ -174,21 +174,21 @@ class Drawing:
 
     # --- what the model drew
 
-    def accept(self, branch: Branch, token: int, logprob: float) -> None:
+    def on_token(self, branch: Branch, token: int, logprob: float) -> None:
         """Record a drawn token and go on: write, fork, join, continue or end."""
         branch.drawn += 1
         branch.limit -= 1
         if self.decoding.mode == "sequential":
-            self._accept_sequential(branch, token, logprob)
+            self._on_token_sequential(branch, token, logprob)
         elif branch.record.kind == "main":
-            self._accept_main(branch, token, logprob)
+            self._on_main_token(branch, token, logprob)
         else:
-            self._accept_inner(branch, token, logprob)
+            self._on_inner_token(branch, token, logprob)
 
-    def _accept_main(self, branch: Branch, token: int, logprob: float) -> None:
+    def _on_main_token(self, branch: Branch, token: int, logprob: float) -> None:
         """Main text: it forks or ends. A tag that would be replaced elsewhere ends it, by a forced end token."""
-        if token in self.grammar.strays:
-            branch.record.strays += 1
+        if token in self.grammar.misplaced_tags:
+            branch.record.misplaced_tags += 1
             self._write(branch, self.grammar.end, None, want=False)
             self._end(branch, "eos")
             return
@@ -203,7 +203,7 @@ class Drawing:
         elif ends or cut:
             self._end(branch, "eos" if ends else branch.limit_stop)
 
-    def _accept_inner(self, branch: Branch, token: int, logprob: float) -> None:
+    def _on_inner_token(self, branch: Branch, token: int, logprob: float) -> None:
         """A path or a summary: it stops at its closing tag, at the end token (then closed for it), or when cut.
 
         Where the dialect says so, a tag that does not belong here is replaced by the segment's own, which is forced:
@@ -211,9 +211,9 @@ class Drawing:
         """
         opened, close = self.grammar.tags_of(branch.record)
         stop = "tag" if token == close else "eos" if token == self.grammar.end else ""
-        replaced = self.grammar.strays and token != close and (token in self.grammar.strays or stop == "eos")
+        replaced = self.grammar.misplaced_tags and token != close and (token in self.grammar.misplaced_tags or stop == "eos")
         if replaced and not stop:
-            branch.record.strays += 1
+            branch.record.misplaced_tags += 1
             stop = "tag" if token in self.grammar.closing else ""
         closed = token == close or (replaced and stop)
         stop = stop or (branch.limit_stop if branch.limit <= 0 else "")
@@ -229,14 +229,14 @@ class Drawing:
         if branch.record.kind == "summary":
             self._continue(branch.segment)
 
-    def settle(self) -> None:
+    def join_if_ready(self) -> None:
         """Join when enough paths are through: called when all tokens of a step are in. The other paths are cut here."""
-        if not self.paths or sum(bool(p.record.stop) for p in self.paths) < enough(
+        if not self.paths or sum(bool(p.record.finish_reason) for p in self.paths) < paths_needed(
             self.decoding.finish, len(self.paths)
         ):
             return
         for path in self.paths:
-            if not path.record.stop:
+            if not path.record.finish_reason:
                 feeds = [feed._replace(branch=None) if feed.branch is path else feed for feed in self.pending]
                 self.pending = deque(feeds)
                 self._write(path, self.grammar.tags_of(path.record)[1], None, want=False)
@@ -269,13 +269,13 @@ class Drawing:
         key = stream_key(self.seed, self.request.problem, self.request.sample, -1 - block)
         rng = Random(key) if self.decoding.labels == "random" else None
         labels = draw_labels(grammar.inventory, paths, rng) or (0,) * paths
-        openings = dict(enumerate(self.request.openings, start=1)) if block == 0 else {}
+        path_prefixes = dict(enumerate(self.request.path_prefixes, start=1)) if block == 0 else {}
         for number, label in enumerate(labels, start=1):
             path = self._branch("path", (segment,), block, number, label)
             self._allow(path, share + 1)
             self._event("fork", path)
             self.paths.append(path)
-            self._begin(path, openings.get(number, ()))
+            self._open_path(path, path_prefixes.get(number, ()))
 
     def _share(self, segment: int) -> int:
         """How many tokens each path of a block behind `segment` may have between its tags.
@@ -289,7 +289,7 @@ class Drawing:
         span = self.context - self.ends[segment] - 1 - (d.paths - 1) * d.stride - 2 - fixed
         return min(tokens, span - max(1, min(d.max_summary_tokens, span // 2)))
 
-    def _begin(self, path: Branch, opening: Sequence[int]) -> None:
+    def _open_path(self, path: Branch, opening: Sequence[int]) -> None:
         """Write a path's tag and what it is forced to begin with, which counts towards its budget."""
         *head, last = (self.grammar.tags_of(path.record)[0], *opening)
         path.limit -= len(opening)
@@ -344,18 +344,18 @@ class Drawing:
         else:
             self.pending.append(self.pending.pop()._replace(branch=main))
 
-    def _accept_sequential(self, branch: Branch, token: int, logprob: float) -> None:
+    def _on_token_sequential(self, branch: Branch, token: int, logprob: float) -> None:
         """One branch writes everything; tags only say where a segment begins and which budget counts."""
         grammar, label = self.grammar, self.grammar.label_of.get(token)
         begins = grammar.block_open is None and label is not None and branch.record.kind == "main"
         if begins and self.blocks < self.decoding.max_blocks:  # the block begins with its first path
             self.blocks += 1
             self._stop(branch, "fork")
-        if branch.record.stop and label is not None:  # between the paths of a block
+        if branch.record.finish_reason and label is not None:  # between the paths of a block
             self._move(branch, "path", self.blocks - 1, branch.record.path + 1, label)
-        elif branch.record.stop and token == grammar.opens_summary:
+        elif branch.record.finish_reason and token == grammar.opens_summary:
             self._move(branch, "summary", self.blocks - 1, 0)
-        record, inside = branch.record, not branch.record.stop
+        record, inside = branch.record, not branch.record.finish_reason
         kind = record.kind if inside else "between"
         closing = grammar.tags_of(record)[1] if kind in ("path", "summary") else None
         opens = kind == "main" and (
@@ -370,7 +370,7 @@ class Drawing:
         elif opens:
             self.blocks += 1
             self._stop(branch, "fork")
-            self._go_on(branch)
+            self._resume(branch)
         elif cut:
             self._write(branch, closing, None, want=True)
             self._close(branch, branch.limit_stop)
@@ -382,11 +382,11 @@ class Drawing:
         self._stop(branch, stop)
         if branch.record.kind == "summary":
             self._move(branch, "main", -1, 0)
-        self._go_on(branch)
+        self._resume(branch)
 
-    def _go_on(self, branch: Branch) -> None:
+    def _resume(self, branch: Branch) -> None:
         """Between the segments of a block the trace's budget counts, and that of main text."""
-        if branch.record.stop:
+        if branch.record.finish_reason:
             left, most = self.budget - self.written, self.decoding.max_main_tokens
             branch.limit, branch.limit_stop = (most, "budget") if most <= left else (left, "trace")
         if branch.limit < 1:
@@ -405,9 +405,9 @@ class Drawing:
     # --- ends
 
     def _stop(self, branch: Branch, stop: str) -> None:
-        branch.record.stop = stop
-        if stop in CUTS:
-            self._event("cut", branch, stop=stop)
+        branch.record.finish_reason = stop
+        if stop in TRUNCATIONS:
+            self._event("cut", branch, finish_reason=stop)
 
     def _end(self, branch: Branch, stop: str) -> None:
         self._stop(branch, stop)

@@ -29,19 +29,26 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
-from polythink.engine.params import Decoding, Request
-from polythink.engine.tag_ids import Grammar
+from polythink.engine.params import Request, SamplingParams
 from polythink.engine.sampling import stream_key
-from polythink.evaluate.methods import Arm, chosen, from_paths, summarised
-from polythink.evaluate.study import Bench, Drawn, in_sequence, numbers_of_paths, settled, with_paths
-from polythink.evaluate.metrics import Measure, by_problem, less
-from polythink.evaluate.votes import Paths, fork_end
-from polythink.evaluate.run import make_requests
-from polythink.problems.answers import Grader
-from polythink.problems.prompts import Prompt, get_prompt
-from polythink.problems.problem import ProblemSet
-from polythink.run.config import Config
+from polythink.engine.tag_ids import TagIds
 from polythink.errors import UserError
+from polythink.evaluate.methods import Arm, chosen, from_paths, summarised
+from polythink.evaluate.metrics import Metric, by_problem, paired_difference
+from polythink.evaluate.run import make_requests
+from polythink.evaluate.study import (
+    Bench,
+    Drawn,
+    in_sequence,
+    numbers_of_paths,
+    with_fixed_path_temperature,
+    with_paths,
+)
+from polythink.evaluate.votes import Paths, fork_end
+from polythink.problems.answers import Grader
+from polythink.problems.problem import ProblemSet
+from polythink.problems.prompts import Prompt, get_prompt
+from polythink.run.config import Config
 from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout
 
@@ -60,14 +67,14 @@ def compare(
     engine: Any,
     problem_set: ProblemSet,
     prompt: Prompt,
-    decoding: Decoding,
+    decoding: SamplingParams,
     options: CompareConfig,
     seed: int,
     grader: Grader,
     out: Path,
     *,
     name: str = "",
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> dict:
     """Draw and measure every arm, write the files above; returns what compare.json holds.
 
@@ -76,7 +83,7 @@ def compare(
     """
     numbers, notes = check(problem_set, decoding, options, engine.lm.dialect)
     alone = get_prompt(options.sequential_prompt)
-    decoding = settled(decoding)
+    decoding = with_fixed_path_temperature(decoding)
     engine.trained_paths(with_paths(decoding, max(numbers)))  # refused before fewer paths are drawn
     bench = Bench(engine, problem_set, grader, seed, out, name)
     notes = [*problem_set.notes, *notes, *_short_of_room(bench, prompt, decoding, numbers)]
@@ -92,11 +99,11 @@ def compare(
         "paths": numbers,
         "arms": [arm.row(parallel.get(arm.paths)) for arm in arms],
     }
-    return bench.conclude("compare", prompt, decoding, facts, notes, _metrics(arms, parallel), say)
+    return bench.conclude("compare", prompt, decoding, facts, notes, _metrics(arms, parallel), log)
 
 
 def check(
-    problem_set: ProblemSet, decoding: Decoding, options: CompareConfig, dialect: Dialect
+    problem_set: ProblemSet, decoding: SamplingParams, options: CompareConfig, dialect: Dialect
 ) -> tuple[list[int], list[str]]:
     """The numbers of paths to draw and what is to be said of them; `UserError` before anything is drawn."""
     if not len(problem_set):
@@ -105,13 +112,13 @@ def check(
     return numbers_of_paths(options.paths, decoding.mode, dialect)
 
 
-def sequential_budget(decoding: Decoding, options: CompareConfig, paths: int = 1) -> int:
+def sequential_budget(decoding: SamplingParams, options: CompareConfig, paths: int = 1) -> int:
     """Tokens of a sequential response that may be as long as `paths` paths, a summary and main text."""
     once = decoding.max_path_tokens + decoding.max_summary_tokens + decoding.max_main_tokens
     return (options.sequential_tokens or once) + (paths - 1) * decoding.max_path_tokens
 
 
-def _short_of_room(bench: Bench, prompt: Prompt, decoding: Decoding, numbers: Sequence[int]) -> list[str]:
+def _short_of_room(bench: Bench, prompt: Prompt, decoding: SamplingParams, numbers: Sequence[int]) -> list[str]:
     """A sentence where the context has too few positions for paths and a summary with their whole budgets."""
     once = _longest_prompt(bench, prompt) + decoding.max_path_tokens + 2 + decoding.max_summary_tokens
     short = [str(paths) for paths in numbers if once + (paths - 1) * decoding.stride > bench.engine.lm.context]
@@ -128,7 +135,7 @@ def _longest_prompt(bench: Bench, prompt: Prompt) -> int:
 
 
 def _with_paths(
-    bench: Bench, prompt: Prompt, decoding: Decoding, paths: int, samples: int, notes: list[str]
+    bench: Bench, prompt: Prompt, decoding: SamplingParams, paths: int, samples: int, notes: list[str]
 ) -> list[Arm]:
     """The arms that use the same drawn paths."""
     requests = make_requests(bench.engine, bench.problem_set, prompt, samples)
@@ -141,12 +148,12 @@ def _with_paths(
         notes.append(f"the texts of {paths} paths are longer than the context: they were not read again")
         return arms
     bench.write(again.rows, f"reread-{paths}")
-    if tags := sum(rollout.stop == "blocks" for rollout in again.rollouts):
+    if tags := sum(rollout.finish_reason == "blocks" for rollout in again.rollouts):
         notes.append(f"{tags} of {len(again.rollouts)} summaries of {paths} paths read again ended with a stray tag")
     return [*arms, summarised("reread", paths, again, found)]
 
 
-def reread(bench: Bench, drawn: Drawn, found: Sequence[Paths], decoding: Decoding) -> Drawn | None:
+def reread(bench: Bench, drawn: Drawn, found: Sequence[Paths], decoding: SamplingParams) -> Drawn | None:
     """The drawn paths as flat text behind the prompt, the summary's opening forced, and what the model writes then.
 
     The second call is sequential: positions go on, everything sees everything before it, no token belongs to a path.
@@ -156,7 +163,7 @@ def reread(bench: Bench, drawn: Drawn, found: Sequence[Paths], decoding: Decodin
     None where some text leaves the context no position: parallel paths share positions, flat text does not.
     """
     lm = bench.engine.lm
-    join = Grammar.of(lm.dialect, lm.tag_ids, lm.eos, lm.encode, decoding.summary_opening).join
+    join = TagIds.of(lm.dialect, lm.tag_ids, lm.eos, lm.encode, decoding.summary_prefix).join
     forked = [i for i, paths in enumerate(found) if paths.block]
     prompts = [flat_prompt(drawn.rollouts[i], join) for i in forked]
     if any(len(prompt) >= lm.context for prompt in prompts):
@@ -198,18 +205,18 @@ def _reread_row(bench: Bench, row: dict, first: Rollout, paths: Paths, join: Seq
     text = "".join(s.text for s in head) + summary
     grade = bench.grader.grade(text, problem)
     shown = [*row["segments"][: len(head)], {"kind": "summary", "block": 0, "path": 0, "text": summary,
-                                             "stop": second.stop, "right": None}]  # fmt: skip
+                                             "finish_reason": second.finish_reason, "right": None}]  # fmt: skip
     behind = len(join) + second.tokens + (not closed)
     kept = {key: row[key] for key in ("problem", "question", "answer", "sample", "blocks", "complete_blocks")}
     return {
         **kept, "text": text, "verdict": grade.verdict, "extracted": grade.extracted, "segments": shown,
         "tokens": paths.tokens + behind, "critical_path": paths.critical_path + behind,
-        "cuts": sum(s.cuts for s in (Rollout("", 0, "", (), head), second)), "read_again": len(second.prompt),
+        "truncated": sum(s.truncated for s in (Rollout("", 0, "", (), head), second)), "read_again": len(second.prompt),
     }  # fmt: skip
 
 
 def _sequential(
-    bench: Bench, prompt: Prompt, decoding: Decoding, options: CompareConfig, parallel: Mapping[int, Arm],
+    bench: Bench, prompt: Prompt, decoding: SamplingParams, options: CompareConfig, parallel: Mapping[int, Arm],
     notes: list[str],
 ) -> list[Arm]:  # fmt: skip
     """The arms of sequential responses, from one pool a problem that is as large as the largest of them needs."""
@@ -231,15 +238,15 @@ def _sequential(
     arms = [chosen("sequential", 1, 1, groups, cost)]
     arms += [chosen("sequential_tokens", paths, k, groups, cost) for paths, k in paid.items()]
     arms += [chosen("majority_sequential", paths, paths, groups, cost) for paths in parallel]
-    if any(row["cuts"] for row in rows):
+    if any(row["truncated"] for row in rows):
         arms += [_longer(bench, prompt, decoding, options, paths) for paths in parallel if paths > 1]
-    longest = sequential_budget(decoding, options, max(parallel) if any(row["cuts"] for row in rows) else 1)
+    longest = sequential_budget(decoding, options, max(parallel) if any(row["truncated"] for row in rows) else 1)
     if _longest_prompt(bench, prompt) + longest > bench.engine.lm.context:
         notes.append(f"the context of {bench.engine.lm.context} positions cuts sequential budgets of {longest} tokens")
     return arms
 
 
-def _longer(bench: Bench, prompt: Prompt, decoding: Decoding, options: CompareConfig, paths: int) -> Arm:
+def _longer(bench: Bench, prompt: Prompt, decoding: SamplingParams, options: CompareConfig, paths: int) -> Arm:
     """One sequential response with the path budget of all `paths`."""
     requests = make_requests(bench.engine, bench.problem_set, prompt, options.samples)
     tokens = sequential_budget(decoding, options, paths)
@@ -250,10 +257,10 @@ def _longer(bench: Bench, prompt: Prompt, decoding: Decoding, options: CompareCo
     return chosen("sequential_longer", paths, 1, groups, cost)
 
 
-def _metrics(arms: Sequence[Arm], parallel: Mapping[int, Arm]) -> dict[str, Measure]:
+def _metrics(arms: Sequence[Arm], parallel: Mapping[int, Arm]) -> dict[str, Metric]:
     """ARM@P is an accuracy, ARM.tokens@P and so on the rest, gain_ARM@P what P paths have over that arm, paired;
     gain_fewer@P what they have over the next smaller number of paths."""
-    found: dict[str, Measure] = {}
+    found: dict[str, Metric] = {}
     for arm in arms:
         for key, value in arm.measures.items():
             found[f"{arm.name}{'' if key == 'accuracy' else '.' + key}@{arm.paths}"] = value
@@ -261,7 +268,7 @@ def _metrics(arms: Sequence[Arm], parallel: Mapping[int, Arm]) -> dict[str, Meas
         rivals = parallel if arm.name == "sequential" else {arm.paths: parallel[arm.paths]}
         for paths, rival in rivals.items():
             if arm is not rival:
-                found[f"gain_{arm.name}@{paths}"] = less(rival.accuracy, arm.accuracy)
+                found[f"gain_{arm.name}@{paths}"] = paired_difference(rival.accuracy, arm.accuracy)
     for fewer, more in pairwise(sorted(parallel)):
-        found[f"gain_fewer@{more}"] = less(parallel[more].accuracy, parallel[fewer].accuracy)
+        found[f"gain_fewer@{more}"] = paired_difference(parallel[more].accuracy, parallel[fewer].accuracy)
     return found

@@ -30,15 +30,15 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from polythink.engine.params import Decoding
-from polythink.report.plots import COLOURS, GRID, INK, SOFT, svg_figure
+from polythink.engine.params import SamplingParams
+from polythink.errors import UserError
 from polythink.evaluate.run import make_requests
 from polythink.models.batch import collate
 from polythink.models.thoughts import KEYWORDS, keywords
-from polythink.problems.prompts import Prompt
 from polythink.problems.problem import ProblemSet
-from polythink.errors import UserError
-from polythink.run.folder import explained, write_bytes
+from polythink.problems.prompts import Prompt
+from polythink.report.plots import COLOURS, GRID, INK, SOFT, svg_figure
+from polythink.run.folder import os_errors, write_bytes
 
 FILE = "heads.npz"
 INPUTS = ("input_ids", "attention_mask", "position_ids", "decoder_input_ids", "decoder_attention_mask", "labels")
@@ -202,7 +202,7 @@ def map_similarity(weights: torch.Tensor) -> torch.Tensor:
 
 
 def analyse_traces(
-    engine: Any, problem_set: ProblemSet, prompt: Prompt, decoding: Decoding, seed: int, most: int = 8
+    engine: Any, problem_set: ProblemSet, prompt: Prompt, decoding: SamplingParams, seed: int, most: int = 8
 ) -> HeadAnalysis:
     """Of a model that thinks in parallel, over the first responses to so many problems that this seed draws."""
     requests = make_requests(engine, problem_set, prompt, 1)[:most]
@@ -227,7 +227,7 @@ def save(analysis: HeadAnalysis, path: str | Path) -> None:
 def load(path: str | Path) -> HeadAnalysis:
     """What `save` wrote; `UserError` for a file that is not."""
     try:
-        with explained(path), np.load(path) as content:
+        with os_errors(path), np.load(path) as content:
             names = dict.fromkeys(tuple(key.split("/")[:2]) for key in content if "/" in key)
             attentions = [
                 Heads(place, int(layer), *(content[f"{place}/{layer}/{name}"] for name in _ARRAYS))

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from polythink.evaluate.study import Drawn
 from polythink.evaluate.metrics import (
-    Measure,
+    Metric,
     best_of_n,
     by_problem,
     expected_max,
     interval,
-    less,
     maj_at_k,
     mean_over,
     measure,
     normalise,
+    paired_difference,
 )
+from polythink.evaluate.study import Drawn
 from polythink.evaluate.votes import Paths
 
 
@@ -27,17 +27,17 @@ class Arm:
 
     name: str
     paths: int  # P
-    accuracy: Measure
-    tokens: Measure
-    critical_path: Measure
+    accuracy: Metric
+    tokens: Metric
+    critical_path: Metric
     seconds: float | None = None  # an answer
     forwarded: float | None = None  # tokens run through the model for an answer, the prompt's included
     responses: int = 1  # drawn for one answer
-    right_path: Measure | None = None  # of answers with a block, those with a right path in it
-    summary_right: Measure | None = None  # of answers with a block and a right path in it, those that are right
+    right_path: Metric | None = None  # of answers with a block, those with a right path in it
+    summary_right: Metric | None = None  # of answers with a block and a right path in it, those that are right
 
     @property
-    def measures(self) -> dict[str, Measure]:
+    def compute_metrics(self) -> dict[str, Metric]:
         known = {
             key: getattr(self, key) for key in ("accuracy", "tokens", "critical_path", "right_path", "summary_right")
         }
@@ -46,7 +46,7 @@ class Arm:
     def row(self, parallel: Arm | None) -> dict:
         """A row of compare.json; `difference` is that of the parallel arm, with as many paths, less this one."""
         facts = {key: getattr(self, key) for key in ("paths", "responses", "seconds", "forwarded")}
-        gap = {} if parallel in (None, self) else {"difference": vars(interval(less(parallel.accuracy, self.accuracy)))}
+        gap = {} if parallel in (None, self) else {"difference": vars(interval(paired_difference(parallel.accuracy, self.accuracy)))}
         return {"arm": self.name, **facts, **{k: vars(interval(m)) for k, m in self.measures.items()}, **gap}
 
 

@@ -1,6 +1,6 @@
 """Metrics over problems with k samples each, and what they are worth: percentile bootstrap intervals over problems.
 
-A metric is a ratio of two sums over problems (`Measure`): a mean has the denominator 1 for every problem, a share such
+A metric is a ratio of two sums over problems (`Metric`): a mean has the denominator 1 for every problem, a share such
 as "right, given a right path" has the number of its cases. Problems are drawn anew in the bootstrap, samples are not:
 the interval speaks of other problems of the kind, at this number of samples.
 
@@ -21,7 +21,7 @@ import numpy as np
 from polythink.run.folder import read_jsonl, write_jsonl
 
 DRAWS = 2000
-AMOUNTS = ("tokens", "critical_path", "cuts", "loss", "perplexity", "word_perplexity")  # all others are shares
+AMOUNTS = ("tokens", "critical_path", "truncated", "loss", "perplexity", "word_perplexity")  # all others are shares
 
 
 # ---- one problem ----
@@ -101,7 +101,7 @@ def expected_max(values: Sequence[float], k: int) -> float:
 
 
 @dataclass(frozen=True)
-class Measure:
+class Metric:
     """One metric, problem by problem: its value is sum(numerator) / sum(denominator)."""
 
     keys: tuple[str, ...]  # (P,)
@@ -119,29 +119,29 @@ def measure(
     groups: Mapping[str, Sequence[Any]],
     top: Callable[[Sequence[Any]], float],
     bottom: Callable[[Sequence[Any]], float] = lambda group: 1,
-) -> Measure:
+) -> Metric:
     """`top` and `bottom` of each problem's items."""
     columns = (np.array([f(group) for group in groups.values()], float) for f in (top, bottom))
-    return Measure(tuple(groups), *columns)
+    return Metric(tuple(groups), *columns)
 
 
-def mean_over(groups: Mapping[str, Sequence[Any]], value: Callable[[Any], float]) -> Measure:
+def mean_over(groups: Mapping[str, Sequence[Any]], value: Callable[[Any], float]) -> Metric:
     """The mean of each problem's items, every problem counted once."""
     return measure(groups, lambda group: sum(map(value, group)) / len(group))
 
 
-def less(a: Measure, b: Measure) -> Measure:
+def paired_difference(a: Metric, b: Metric) -> Metric:
     """a - b problem by problem, where both count every problem once: its interval is that of the paired difference."""
     assert a.keys == b.keys, "a paired difference needs the same problems in the same order"
     assert np.all(b.denominator == 1)
     assert np.all(a.denominator == 1)
-    return Measure(a.keys, a.numerator - b.numerator, a.denominator)
+    return Metric(a.keys, a.numerator - b.numerator, a.denominator)
 
 
-def pool(runs: Sequence[Measure]) -> Measure:
+def pool(runs: Sequence[Metric]) -> Metric:
     """The same metric over several runs (seeds) on the same problems: their samples count together."""
     assert all(run.keys == runs[0].keys for run in runs), "runs can be pooled on the same problems only"
-    return Measure(runs[0].keys, sum(r.numerator for r in runs), sum(r.denominator for r in runs))
+    return Metric(runs[0].keys, sum(r.numerator for r in runs), sum(r.denominator for r in runs))
 
 
 @dataclass(frozen=True)
@@ -153,18 +153,18 @@ class Estimate:
     high: float
 
 
-def interval(measure: Measure, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Estimate:
+def interval(measure: Metric, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """Percentile bootstrap over problems. The same seed draws the same problems for every measure of P problems."""
     return _percentiles(measure.value, _bootstrap(measure, draws, seed), level)
 
 
-def difference(a: Measure, b: Measure, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Estimate:
+def difference(a: Metric, b: Metric, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """The paired difference a - b, both measured on the same problems; each draw takes the same ones of both."""
     assert a.keys == b.keys, "a paired difference needs the same problems in the same order"
     return _percentiles(a.value - b.value, _bootstrap(a, draws, seed) - _bootstrap(b, draws, seed), level)
 
 
-def _bootstrap(measure: Measure, draws: int, seed: int) -> np.ndarray:
+def _bootstrap(measure: Metric, draws: int, seed: int) -> np.ndarray:
     """(B,) the metric over problems drawn with replacement; nan where a draw holds no case of it."""
     n = len(measure.keys)
     chosen_BP = np.random.default_rng(seed).integers(0, n, size=(draws, n))
@@ -183,7 +183,7 @@ def _percentiles(value: float, drawn: np.ndarray, level: float) -> Estimate:
 # ---- from rows of samples.jsonl ----
 
 
-def measures(rows: Sequence[dict], best_of: Sequence[int] = ()) -> dict[str, Measure]:
+def compute_metrics(rows: Sequence[dict], best_of: Sequence[int] = ()) -> dict[str, Metric]:
     """Every metric of a set of graded samples (rows of samples.jsonl), in the order in which they are shown.
 
     k is the number of samples that every problem has. `best_of` asks for `best_of_n` lines for chains that carry a
@@ -193,7 +193,7 @@ def measures(rows: Sequence[dict], best_of: Sequence[int] = ()) -> dict[str, Mea
     sizes = {len(group) for group in groups.values()}
     assert len(sizes) == 1, f"problems have different numbers of samples: {sorted(sizes)}"
     (k,) = sizes
-    found: dict[str, Measure] = {}
+    found: dict[str, Metric] = {}
 
     def add(name: str, *sums: Callable[[Sequence[dict]], float]) -> None:
         found[name] = measure(groups, *sums)
@@ -215,7 +215,7 @@ def measures(rows: Sequence[dict], best_of: Sequence[int] = ()) -> dict[str, Mea
         lambda g: sum(map(_has_right_path, g)),
     )
     shown = ("right_lines",) if all("right_lines" in row for row in rows) else ()
-    for name in (*shown, "tokens", "critical_path", "cuts"):
+    for name in (*shown, "tokens", "critical_path", "truncated"):
         mean_of(name, lambda row, name=name: row[name])
     return found
 
@@ -261,7 +261,7 @@ def _has_right_path(row: dict) -> bool:
 # ---- as a file ----
 
 
-def write_measures(path: Path, found: Mapping[str, Measure]) -> None:
+def write_measures(path: Path, found: Mapping[str, Metric]) -> None:
     """A row a problem: {problem, metrics: {name: [numerator, denominator]}}, for differences between runs."""
     rows: dict[str, dict[str, list[float]]] = {}
     for name, measure in found.items():
@@ -270,10 +270,10 @@ def write_measures(path: Path, found: Mapping[str, Measure]) -> None:
     write_jsonl(path, ({"problem": key, "metrics": metrics} for key, metrics in rows.items()))
 
 
-def read_measures(path: Path) -> dict[str, Measure]:
+def read_measures(path: Path) -> dict[str, Metric]:
     """What `write_measures` wrote; a metric need not have been measured on every problem."""
     found: dict[str, dict[str, list[float]]] = {}
     for row in read_jsonl(path):
         for name, sums in row["metrics"].items():
             found.setdefault(name, {})[row["problem"]] = sums
-    return {name: Measure(tuple(by_key), *np.array(list(by_key.values()), float).T) for name, by_key in found.items()}
+    return {name: Metric(tuple(by_key), *np.array(list(by_key.values()), float).T) for name, by_key in found.items()}

@@ -17,14 +17,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from polythink.engine.params import Decoding, Request
-from polythink.evaluate.metrics import interval, measures
-from polythink.problems.answers import Grade, Grader
-from polythink.problems.tasks.countdown import is_marked_ok
-from polythink.problems.prompts import Prompt
-from polythink.problems.problem import Problem, ProblemSet
+from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
-from polythink.run.folder import explained, write_json, write_jsonl
+from polythink.evaluate.metrics import compute_metrics, interval
+from polythink.problems.answers import Grade, Grader
+from polythink.problems.problem import Problem, ProblemSet
+from polythink.problems.prompts import Prompt
+from polythink.problems.tasks.countdown import is_marked_ok
+from polythink.run.folder import os_errors, write_json, write_jsonl
 from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout, Segment
 from polythink.trace.statistics import rollout_statistics
@@ -34,7 +34,7 @@ def evaluate(
     engine: Any,
     problem_set: ProblemSet,
     prompt: Prompt,
-    decoding: Decoding,
+    decoding: SamplingParams,
     samples: int,
     seed: int,
     grader: Grader,
@@ -43,34 +43,34 @@ def evaluate(
     name: str = "",
     greedy: bool = False,
     best_of: Sequence[int] = (),
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> dict:
     """Draw `samples` responses to each problem, grade them all, write the files above; returns what eval.json holds.
 
     `engine` has `.lm.encode_prompt(text)` and `.generate(requests, decoding, seed, label=)`. `greedy` adds one response
-    a problem at temperature 0 (isolated paths are still sampled, see `Decoding`). `best_of` adds the accuracy of
-    choosing one of n samples (`metrics.best_of_n`): the honest rival of n paths. `say` is told the notes on the
+    a problem at temperature 0 (isolated paths are still sampled, see `SamplingParams`). `best_of` adds the accuracy of
+    choosing one of n samples (`metrics.best_of_n`): the honest rival of n paths. `log` is told the notes on the
     problem set and the verdict counts.
     """
     _check(problem_set, samples, best_of)
     for note in problem_set.notes:
-        say(f"note on {problem_set.name}: {note}")
+        log(f"note on {problem_set.name}: {note}")
     started = time.monotonic()
     out, suffix = Path(out), f"-{name}" if name else ""
     requests = make_requests(engine, problem_set, prompt, samples)
-    with explained(out):  # found out now rather than when everything is drawn
+    with os_errors(out):  # found out now rather than when everything is drawn
         out.mkdir(parents=True, exist_ok=True)
     rows = draw_and_grade(engine, problem_set, requests, decoding, seed, grader)
     write_jsonl(out / f"samples{suffix}.jsonl", rows)
-    found = measures(rows, best_of)
+    found = compute_metrics(rows, best_of)
     if greedy:
         cold = decoding.model_copy(update={"temperature": 0.0})
         first = [request for request in requests if request.sample == 0]
         greedy_rows = draw_and_grade(engine, problem_set, first, cold, seed, grader)
         write_jsonl(out / f"greedy{suffix}.jsonl", greedy_rows)
-        found["greedy"] = measures(greedy_rows)["mean@1"]
+        found["greedy"] = compute_metrics(greedy_rows)["mean@1"]
     verdicts = dict(Counter(row["verdict"] for row in rows).most_common())
-    say(f"{problem_set.name}: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()))
+    log(f"{problem_set.name}: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()))
     result = {
         "problems": problem_set.name,
         "n": len(problem_set),
@@ -94,7 +94,7 @@ def make_requests(engine: Any, problem_set: ProblemSet, prompt: Prompt, samples:
 
 
 def draw_and_grade(
-    engine: Any, problem_set: ProblemSet, requests: Sequence[Request], decoding: Decoding, seed: int, grader: Grader
+    engine: Any, problem_set: ProblemSet, requests: Sequence[Request], decoding: SamplingParams, seed: int, grader: Grader
 ) -> list[dict]:
     """One graded row a request, in their order. Random streams go by problem key and sample number."""
     rollouts = engine.generate(requests, decoding, seed, label=problem_set.name)
@@ -123,7 +123,7 @@ def sample_row(problem: Problem, rollout: Rollout, grade: Grade, grader: Grader,
 
     def segment_row(segment: Segment) -> dict:
         right = grader.grade_path(segment.text, problem) if segment.kind == "path" else None
-        shown = {key: getattr(segment, key) for key in ("kind", "block", "path", "label", "text", "stop")}
+        shown = {key: getattr(segment, key) for key in ("kind", "block", "path", "label", "text", "finish_reason")}
         return {**shown, "right": right}
 
     alone = not any(segment.kind == "path" for segment in rollout.segments)

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from polythink.engine.params import Decoding, Request
-from polythink.evaluate.metrics import Measure, interval, write_measures
-from polythink.evaluate.votes import Paths, paths_of
-from polythink.evaluate.run import grade_rollouts
-from polythink.problems.answers import Grader
-from polythink.problems.prompts import Prompt
-from polythink.problems.problem import ProblemSet
+from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
-from polythink.run.folder import explained, write_json, write_jsonl
+from polythink.evaluate.metrics import Metric, interval, write_measures
+from polythink.evaluate.run import grade_rollouts
+from polythink.evaluate.votes import Paths, paths_of
+from polythink.problems.answers import Grader
+from polythink.problems.problem import ProblemSet
+from polythink.problems.prompts import Prompt
+from polythink.run.folder import os_errors, write_json, write_jsonl
 from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout
 
@@ -47,19 +47,19 @@ class Bench:
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        with explained(self.out):
+        with os_errors(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
 
     def file(self, stem: str, ending: str) -> Path:
         return self.out / f"{stem}{f'-{self.name}' if self.name else ''}{ending}"
 
-    def generate(self, requests: Sequence[Request], decoding: Decoding, seed: int, label: str) -> Drawn:
+    def generate(self, requests: Sequence[Request], decoding: SamplingParams, seed: int, label: str) -> Drawn:
         """Draw, and take the time of that alone; nothing is graded yet."""
         before, started = self.engine.forwarded, time.perf_counter()
         rollouts = self.engine.generate(requests, decoding, seed, label=f"{self.problem_set.name}, {label}")
         return Drawn([], rollouts, time.perf_counter() - started, self.engine.forwarded - before)
 
-    def draw(self, requests: Sequence[Request], decoding: Decoding, label: str, seed: int | None = None) -> Drawn:
+    def draw(self, requests: Sequence[Request], decoding: SamplingParams, label: str, seed: int | None = None) -> Drawn:
         """Draw and grade, under the bench's own seed unless another is given."""
         drawn = self.generate(requests, decoding, self.seed if seed is None else seed, label)
         rows = grade_rollouts(drawn.rollouts, self.problem_set, self.grader, self.engine.lm.dialect)
@@ -77,12 +77,12 @@ class Bench:
         ]
 
     def conclude(
-        self, kind: str, prompt: Prompt, decoding: Decoding, facts: Mapping[str, Any], notes: Sequence[str],
-        found: Mapping[str, Measure], say: Callable[[str], None],
+        self, kind: str, prompt: Prompt, decoding: SamplingParams, facts: Mapping[str, Any], notes: Sequence[str],
+        found: Mapping[str, Metric], log: Callable[[str], None],
     ) -> dict:  # fmt: skip
         """Write what was found as KIND.json and measures.jsonl, `facts` being the kind's own; returns the former."""
         for note in notes:
-            say(f"note on {self.problem_set.name}: {note}")
+            log(f"note on {self.problem_set.name}: {note}")
         write_measures(self.file("measures", ".jsonl"), found)
         result = {
             "kind": kind,
@@ -119,13 +119,13 @@ def numbers_of_paths(given: Sequence[int], mode: str, dialect: Dialect) -> tuple
     return kept, [said] if left else []
 
 
-def settled(decoding: Decoding) -> Decoding:
+def with_fixed_path_temperature(decoding: SamplingParams) -> SamplingParams:
     """The same with the temperature of paths said outright, that of several: it must not depend on an arm's number."""
     several = decoding.model_copy(update={"paths": max(2, decoding.paths)})
     return decoding.model_copy(update={"path_temperature": several.temperature_of("path")})
 
 
-def with_paths(decoding: Decoding, paths: int, path_tokens: int | None = None) -> Decoding:
+def with_paths(decoding: SamplingParams, paths: int, path_tokens: int | None = None) -> SamplingParams:
     """The same decoding with so many paths, of so many tokens each. The trace's budget grows where these need more.
 
     Flattened positions keep their stride, which the model was trained with.
@@ -138,7 +138,7 @@ def with_paths(decoding: Decoding, paths: int, path_tokens: int | None = None) -
     return decoding.model_copy(update=changes | {"position_stride": stride})
 
 
-def in_sequence(decoding: Decoding, tokens: int) -> Decoding:
+def in_sequence(decoding: SamplingParams, tokens: int) -> SamplingParams:
     """One ordinary response of at most so many tokens, drawn as warmly as paths are."""
     warmth = decoding.temperature_of("path")
     changes = {"mode": "sequential", "temperature": warmth, "max_main_tokens": tokens, "max_trace_tokens": tokens}

@@ -25,17 +25,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from polythink.engine.params import Decoding, Request
+from polythink.engine.params import Request, SamplingParams
 from polythink.engine.sampling import stream_key
-from polythink.evaluate.methods import Arm, chosen, from_paths, summarised
-from polythink.evaluate.study import Bench, Drawn, in_sequence, numbers_of_paths, settled, with_paths
-from polythink.evaluate.metrics import Measure, by_problem, interval, less, mean_over
-from polythink.evaluate.run import make_requests
-from polythink.problems.answers import Grader
-from polythink.problems.prompts import Prompt, get_prompt
-from polythink.problems.problem import ProblemSet
-from polythink.run.config import Config
 from polythink.errors import UserError
+from polythink.evaluate.methods import Arm, chosen, from_paths, summarised
+from polythink.evaluate.metrics import Metric, by_problem, interval, mean_over, paired_difference
+from polythink.evaluate.run import make_requests
+from polythink.evaluate.study import (
+    Bench,
+    Drawn,
+    in_sequence,
+    numbers_of_paths,
+    with_fixed_path_temperature,
+    with_paths,
+)
+from polythink.problems.answers import Grader
+from polythink.problems.problem import ProblemSet
+from polythink.problems.prompts import Prompt, get_prompt
+from polythink.run.config import Config
 from polythink.run.folder import write_jsonl
 
 
@@ -67,30 +74,30 @@ def tunnel(
     engine: Any,
     problem_set: ProblemSet,
     prompt: Prompt,
-    decoding: Decoding,
+    decoding: SamplingParams,
     options: TunnelConfig,
     seed: int,
     grader: Grader,
     out: Path,
     *,
     name: str = "",
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> dict:
     """Draw and measure both parts, write the files above; returns what tunnel.json holds.
 
     `UserError` where no trace is wrong, or every wrong one is shorter than the shortest prefix.
     """
     check(problem_set, decoding, options, engine.lm.dialect)
-    decoding = settled(decoding)
+    decoding = with_fixed_path_temperature(decoding)
     bench, notes = Bench(engine, problem_set, grader, seed, out, name), list(problem_set.notes)
-    found: dict[str, Measure] = {}
+    found: dict[str, Metric] = {}
     points = recovery(bench, prompt, decoding, options, found, notes) if options.prefixes else None
     curve = budget_curve(bench, prompt, decoding, options, found, notes) if options.budgets else None
     facts = {"samples": options.samples, "judged_by": options.judged_by, "budget": curve, "recovery": points}
-    return bench.conclude("tunnel", prompt, decoding, facts, notes, found, say)
+    return bench.conclude("tunnel", prompt, decoding, facts, notes, found, log)
 
 
-def check(problem_set: ProblemSet, decoding: Decoding, options: TunnelConfig, dialect: Any) -> None:
+def check(problem_set: ProblemSet, decoding: SamplingParams, options: TunnelConfig, dialect: Any) -> None:
     """`UserError` before anything is drawn."""
     if not len(problem_set):
         raise UserError(f"the problem set {problem_set.name!r} is empty; give one with at least one problem")
@@ -105,12 +112,12 @@ def check(problem_set: ProblemSet, decoding: Decoding, options: TunnelConfig, di
 
 
 def budget_curve(
-    bench: Bench, prompt: Prompt, decoding: Decoding, options: TunnelConfig, found: dict[str, Measure], notes: list[str]
+    bench: Bench, prompt: Prompt, decoding: SamplingParams, options: TunnelConfig, found: dict[str, Metric], notes: list[str]
 ) -> list[dict]:
     """One point for each budget and way to spend it; its accuracies are entered in `found`."""
     points: list[dict] = []
 
-    def add(way: str, paths: int, budget: int, accuracy: Measure, tokens: Measure, critical_path: Measure) -> None:
+    def add(way: str, paths: int, budget: int, accuracy: Metric, tokens: Metric, critical_path: Metric) -> None:
         found[f"{way}@{budget}"] = accuracy
         costs = {"tokens": vars(interval(tokens)), "critical_path": vars(interval(critical_path))}
         points.append({"way": way, "paths": paths, "budget": budget, "accuracy": vars(interval(accuracy)), **costs})
@@ -134,7 +141,7 @@ def budget_curve(
     return points
 
 
-def _sequential(bench: Bench, prompt: Prompt, decoding: Decoding, options: TunnelConfig, budget: int) -> Arm:
+def _sequential(bench: Bench, prompt: Prompt, decoding: SamplingParams, options: TunnelConfig, budget: int) -> Arm:
     """One response with the budget of the paths and, as these have, a summary's and main text's besides."""
     requests = make_requests(bench.engine, bench.problem_set, prompt, options.samples)
     tokens = budget + decoding.max_summary_tokens + decoding.max_main_tokens
@@ -155,7 +162,7 @@ class Begun:
 
 
 def recovery(
-    bench: Bench, prompt: Prompt, decoding: Decoding, options: TunnelConfig, found: dict[str, Measure], notes: list[str]
+    bench: Bench, prompt: Prompt, decoding: SamplingParams, options: TunnelConfig, found: dict[str, Metric], notes: list[str]
 ) -> dict:
     """The three rates for each length of prefix; they are entered in `found`."""
     # one path, numbered 1 where paths have numbers, from the very beginning: what is continued is what was drawn
@@ -195,7 +202,7 @@ def recovery(
             rates[kind] = mean_over(by_problem(drawn.rows, grades), float)
         points.append(_point(given, lengths[given], picks, rates))
         found |= {f"{_NAMES[kind]}@{given:g}": rate for kind, rate in rates.items()}
-        found[f"gain_any_prefix@{given:g}"] = less(rates["any"], rates["wrong"])
+        found[f"gain_any_prefix@{given:g}"] = paired_difference(rates["any"], rates["wrong"])
     write_jsonl(bench.file("recovery", ".jsonl"), rows)
     return {"traces": len(everything), "wrong": wrong, "median": typical, "points": points}
 
@@ -203,7 +210,7 @@ def recovery(
 _NAMES = {"wrong": "wrong_prefix", "any": "any_prefix", "fresh": "fresh"}
 
 
-def _traces(bench: Bench, prompt: Prompt, single: Decoding, options: TunnelConfig) -> dict[str, list[Begun]]:
+def _traces(bench: Bench, prompt: Prompt, single: SamplingParams, options: TunnelConfig) -> dict[str, list[Begun]]:
     """The traces of each problem; those whose response has no path are left out."""
     drawn = bench.draw(make_requests(bench.engine, bench.problem_set, prompt, options.traces), single, "traces")
     found: dict[str, list[Begun]] = {problem.key: [] for problem in bench.problem_set}
@@ -258,12 +265,12 @@ def plan(traces: Mapping[str, Sequence[Begun]], length: int, continuations: int,
 
 
 def _continue(
-    bench: Bench, prompts: Mapping[str, tuple[int, ...]], single: Decoding, length: int, picks: Mapping[str, Picks],
+    bench: Bench, prompts: Mapping[str, tuple[int, ...]], single: SamplingParams, length: int, picks: Mapping[str, Picks],
     kind: str,
 ) -> Drawn:  # fmt: skip
     """Every chosen prefix continued, under random numbers that both kinds share and the traces did not use."""
     requests = [
-        Request(prompts[key], key, i, openings=(begun.tokens[:length],))
+        Request(prompts[key], key, i, path_prefixes=(begun.tokens[:length],))
         for key, own in picks.items()
         for i, begun in enumerate(getattr(own, kind))
     ]
@@ -271,7 +278,7 @@ def _continue(
 
 
 def _fresh(
-    bench: Bench, prompts: Mapping[str, tuple[int, ...]], single: Decoding, options: TunnelConfig,
+    bench: Bench, prompts: Mapping[str, tuple[int, ...]], single: SamplingParams, options: TunnelConfig,
     plans: Mapping[float, Mapping[str, Picks]],
 ) -> dict[str, list[bool]]:  # fmt: skip
     """The problems of all prefixes from the beginning: not the traces, of which the problems were chosen."""
@@ -282,7 +289,7 @@ def _fresh(
     return by_problem(drawn.rows, _judged(bench, drawn, options))
 
 
-def _point(given: float, length: int, picks: Mapping[str, Picks], rates: Mapping[str, Measure]) -> dict:
+def _point(given: float, length: int, picks: Mapping[str, Picks], rates: Mapping[str, Metric]) -> dict:
     controls = [begun.right for own in picks.values() for begun in own.any]
     return {
         "given": given,
@@ -291,5 +298,5 @@ def _point(given: float, length: int, picks: Mapping[str, Picks], rates: Mapping
         "continuations": len(controls),
         "control_right": sum(controls) / len(controls),  # share of its prefixes that come from right traces
         **{kind: vars(interval(rate)) for kind, rate in rates.items()},
-        "difference": vars(interval(less(rates["any"], rates["wrong"]))),
+        "difference": vars(interval(paired_difference(rates["any"], rates["wrong"]))),
     }

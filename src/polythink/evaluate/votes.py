@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from polythink.evaluate.metrics import best_of_n, maj_at_k, normalise
 from polythink.problems.answers import Grader
-from polythink.problems.tasks.countdown import is_marked_ok
 from polythink.problems.problem import Problem
+from polythink.problems.tasks.countdown import is_marked_ok
 from polythink.trace.rollout import Rollout
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from polythink.models.thoughts import keywords
 from polythink.errors import UserError
+from polythink.models.thoughts import keywords
 from polythink.trace.layout import Layout
 
 CHUNK_ELEMENTS = 1 << 26  # logits turned into float32 at a time: 256 MB

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
+from polythink.errors import UserError, did_you_mean
 from polythink.models.architectures import FrameConfig
 from polythink.models.tags import add_tags, tag_ids
 from polythink.models.thoughts import FILE as THOUGHTS_FILE
@@ -30,8 +31,7 @@ from polythink.models.thoughts import NAME as THOUGHTS
 from polythink.models.thoughts import attach, load_thoughts, save_thoughts, thoughts_of
 from polythink.models.tokenizers import byte_tokenizer, word_tokenizer
 from polythink.run.config import Config
-from polythink.errors import UserError, nearest
-from polythink.run.folder import explained, write_json, write_text
+from polythink.run.folder import os_errors, write_json, write_text
 from polythink.trace.dialect import Dialect, get_dialect
 
 SETTINGS_FILE = "polythink.json"
@@ -142,7 +142,7 @@ class LanguageModel:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
-def create(config: ModelConfig, dialect: str, words: Sequence[str] = (), seed: int = 0) -> LanguageModel:
+def from_config(config: ModelConfig, dialect: str, words: Sequence[str] = (), seed: int = 0) -> LanguageModel:
     """A randomly initialised model of the configured shape. `words` is the vocabulary of a closed tokenizer."""
     tokenizer = new_tokenizer(config, dialect, words)
     with torch.random.fork_rng(devices=[]):
@@ -152,7 +152,7 @@ def create(config: ModelConfig, dialect: str, words: Sequence[str] = (), seed: i
         except (ValueError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
             raise UserError(f"cannot make a {config.architecture!r} of that shape: {_in_short(error)}") from error
     lm = LanguageModel(model.to(getattr(torch, config.dtype)), tokenizer, ModelSettings(dialect=dialect))
-    return _ready(add_thoughts(lm) if config.thought_embeddings else lm)
+    return _to_device(add_thoughts(lm) if config.thought_embeddings else lm)
 
 
 def new_tokenizer(config: ModelConfig, dialect: str, words: Sequence[str] = ()) -> PreTrainedTokenizerBase:
@@ -165,13 +165,13 @@ def architecture_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase)
     """The transformers configuration of a random model; `UserError` for names and shapes that cannot be."""
     if config.architecture not in CONFIG_MAPPING:
         raise UserError(
-            f"no architecture {config.architecture!r} in transformers{nearest(config.architecture, CONFIG_MAPPING)}"
+            f"no architecture {config.architecture!r} in transformers{did_you_mean(config.architecture, CONFIG_MAPPING)}"
         )
     config_class = CONFIG_MAPPING[config.architecture]
     known = {f.name for f in fields(config_class)}
     for name in config.options:
         if name not in known:
-            raise UserError(f"model.options: {config.architecture} has no {name!r}{nearest(name, known)}")
+            raise UserError(f"model.options: {config.architecture} has no {name!r}{did_you_mean(name, known)}")
     shape = config.model_dump(
         include={
             "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings",
@@ -197,7 +197,7 @@ def architecture_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase)
     return config_class(**{**shape, **config.options})
 
 
-def adopt(config: ModelConfig, dialect: str) -> LanguageModel:
+def from_pretrained(config: ModelConfig, dialect: str) -> LanguageModel:
     """The model at `config.path`, a folder or a name on the hub, in this dialect; tags are added on request.
 
     It may be one of polythink's own, of whatever dialect. `UserError` where its thought embeddings do not fit.
@@ -228,7 +228,7 @@ def adopt(config: ModelConfig, dialect: str) -> LanguageModel:
     if config.add_tags:
         add_tags(model, tokenizer, rules)
     lm = LanguageModel(model, tokenizer, replace(settings, dialect=dialect))
-    return _ready(add_thoughts(lm) if config.thought_embeddings else lm)
+    return _to_device(add_thoughts(lm) if config.thought_embeddings else lm)
 
 
 def add_thoughts(lm: LanguageModel) -> LanguageModel:
@@ -261,7 +261,7 @@ def load(folder: str | Path, dtype: str | None = None) -> LanguageModel:
     lm = LanguageModel(*_from_pretrained(str(folder), dtype), settings)
     if settings.thoughts:
         load_thoughts(lm.model, folder, settings.thoughts)
-    return _ready(lm)
+    return _to_device(lm)
 
 
 def read_settings(folder: str | Path) -> ModelSettings:
@@ -296,7 +296,7 @@ def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None =
     folder, settings = Path(folder), replace(settings or lm.settings, thoughts=thoughts.inventory if thoughts else 0)
     weights = {name: x for name, x in lm.model.state_dict().items() if not name.startswith(f"{THOUGHTS}.")}
     try:
-        with quietly(), explained(folder):
+        with quietly(), os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lm.model.save_pretrained(folder, state_dict=weights)
             lm.tokenizer.save_pretrained(folder)
@@ -356,7 +356,7 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
     (current or model.gradient_checkpointing_enable)()
 
 
-def _ready(lm: LanguageModel) -> LanguageModel:
+def _to_device(lm: LanguageModel) -> LanguageModel:
     lm.model.eval()
     lm.model.to("cuda" if torch.cuda.is_available() else "cpu")
     return lm

@@ -25,14 +25,14 @@ from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache
 
 from polythink.errors import UserError
-from polythink.run.folder import replacing
+from polythink.run.folder import atomic_write
 
 FILE = "thoughts.safetensors"
 NAME = "thoughts"  # under which the module hangs in its model
 KEYWORDS = ("path_ids", "query_scale")
 
 
-class _Now(NamedTuple):
+class _HookState(NamedTuple):
     """What the attention that is running does to the outputs of three of its parts."""
 
     query: nn.Module
@@ -57,7 +57,7 @@ class Thoughts(nn.Module):
         super().__init__()
         attentions = _attentions(model)
         self.layers, self.head_dim = len(attentions), attentions[0].head_dim
-        self.now: _Now | None = None
+        self.now: _HookState | None = None
         self.register_parameter("table", None)
         if inventory is not None:
             self.add_table(inventory, model)
@@ -99,7 +99,7 @@ class Thoughts(nn.Module):
             for site in sites:  # every time: an adapter may have taken a projection's place
                 if self._change not in site._forward_hooks.values():
                     site.register_forward_hook(self._change)
-            self.now = _Now(*sites, self._vectors(attention.layer_idx, path_ids), scale)
+            self.now = _HookState(*sites, self._vectors(attention.layer_idx, path_ids), scale)
         return args, {name: value for name, value in kwargs.items() if name not in KEYWORDS}
 
     def _leave(self, *_) -> None:
@@ -161,7 +161,7 @@ def attach(model: nn.Module, inventory: int | None) -> Thoughts:
         thoughts = Thoughts(inner, inventory)
         handles = thoughts.hook(_attentions(inner))
         try:
-            _prove(inner, thoughts)
+            _verify_hooks(inner, thoughts)
         except UserError:
             for handle in handles:
                 handle.remove()
@@ -194,7 +194,7 @@ def keywords(model: nn.Module, path_ids: torch.Tensor, query_scale: torch.Tensor
     return given
 
 
-def _prove(model: nn.Module, thoughts: Thoughts) -> None:
+def _verify_hooks(model: nn.Module, thoughts: Thoughts) -> None:
     """Raises `UserError` unless known vectors are found again in the keys and values that every layer caches.
 
     Rotation changes nothing at position 0, and with the attentions' outputs blanked no layer sees what another does, so
@@ -242,7 +242,7 @@ def _cached(model: nn.Module, thoughts: Thoughts, table: torch.Tensor) -> Dynami
 
 def save_thoughts(thoughts: Thoughts, folder: Path) -> None:
     """Write the tables beside the model's weights."""
-    with replacing(folder / FILE) as temporary:
+    with atomic_write(folder / FILE) as temporary:
         save_file({"table": thoughts.table.detach().cpu().contiguous()}, temporary)
 
 

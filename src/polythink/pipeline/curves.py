@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 
-from polythink.report.findings import ARMS, PREFIXES, Style, estimate_line, legend, share_chart, way_style
-from polythink.report.plots import COLOURS, Line
 from polythink.evaluate.metrics import Estimate
-from polythink.report.page import grid, section, small
 from polythink.pipeline.results_table import Column
+from polythink.report.findings import ARMS, PREFIXES, Style, estimate_line, legend, share_chart, way_style
+from polythink.report.page import grid, section, small
+from polythink.report.plots import COLOURS, Line
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Family:
     styles: Mapping[str, Style]  # by way
 
 
-def families(metrics: Iterable[str]) -> list[Family]:
+def chart_families(metrics: Iterable[str]) -> list[Family]:
     """The charts of an evaluation with these metrics: of a comparison, or of a look for tunnel vision."""
     names = dict.fromkeys(metric.partition("@")[0] for metric in metrics)
     if "parallel" in names:
@@ -48,7 +48,7 @@ def curves(columns: Sequence[Column]) -> str:
             by_stage.setdefault((column.stage, name), []).append(column)
     sections = []
     for (stage, name), own in by_stage.items():
-        for family in families(metric for column in own for metric in column.results[name]):
+        for family in chart_families(metric for column in own for metric in column.results[name]):
             series = {", ".join(column.arms): series_of(column.results[name], family) for column in own}
             series = {arm: ways for arm, ways in series.items() if ways}
             charts = [_of_one(arm, ways, family) for arm, ways in series.items()]

@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
-from polythink.report.report import compare_report, write_report
+from polythink.errors import UserError
 from polythink.pipeline.board import Board
 from polythink.pipeline.curves import curves
 from polythink.pipeline.results_table import KINDS, Evaluated, Table, make_table
 from polythink.pipeline.schedule import RESULT, STAGE_COMMAND, Job, Schedule
+from polythink.report.report import compare_report, write_report
 from polythink.run.config import Config, dump_yaml, find_recipe, load_yaml, parse_config
-from polythink.errors import UserError
 from polythink.run.folder import environment, read_json, write_json, write_text
 from polythink.run.progress import progress
 

@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, model_validator
 
-from polythink.engine.params import Decoding
+from polythink.engine.params import SamplingParams
 from polythink.evaluate.compare import CompareConfig
 from polythink.evaluate.tunnel import TunnelConfig
 from polythink.models.lm import ModelConfig
-from polythink.teachers.assemble import AssembleConfig
-from polythink.teachers.endpoint import EndpointConfig
 from polythink.problems.prompts import get_prompt
 from polythink.run.config import Config, digest
+from polythink.teachers.assemble import AssembleConfig
+from polythink.teachers.endpoint import EndpointConfig
 from polythink.trace.validity import RULES
 from polythink.train.config import StageConfig
 from polythink.train.grpo import GRPOConfig
@@ -25,7 +25,7 @@ from polythink.train.sft import SFTConfig
 
 # keys of a stage that are settled in its plan, and keys that change how it is run and not what comes out of it
 SETTLED = ("mode", "prompt", "decoding", "seed")
-ONLY_HOW = ("checkpoint_every", "keep_samples", "concurrency", "rows")
+ONLY_HOW = ("checkpoint_every", "log_samples", "concurrency", "rows")
 
 
 class CountdownTeacherConfig(Config):
@@ -70,14 +70,14 @@ class ColdstartConfig(StageConfig):
         return self
 
 
-class MeasuringConfig(StageConfig):
+class EvalStageBase(StageConfig):
     """A stage that measures the model of the last training stage and leaves none."""
 
     problems: tuple[str, ...] = Field(min_length=1)
     limit: int | None = Field(None, ge=1)  # problems of each set
 
 
-class EvalConfig(MeasuringConfig):
+class EvalConfig(EvalStageBase):
     """The model answers problems; every sample is graded."""
 
     kind: Literal["eval"]
@@ -89,13 +89,13 @@ class EvalConfig(MeasuringConfig):
     heads: bool = False  # also compare the attention heads on a few of the responses, for the report
 
 
-class CompareStageConfig(MeasuringConfig, CompareConfig):
+class CompareStageConfig(EvalStageBase, CompareConfig):
     """Paths drawn at once against everything else that the same model could do (`evaluate.compare`)."""
 
     kind: Literal["compare"]
 
 
-class TunnelStageConfig(MeasuringConfig, TunnelConfig):
+class TunnelStageConfig(EvalStageBase, TunnelConfig):
     """One path or several for a budget, and how a path goes on that began badly (`evaluate.tunnel`)."""
 
     kind: Literal["tunnel"]
@@ -138,7 +138,7 @@ class StagePlan(Plan):
     mode: str
     chat: bool
     prompt: str
-    decoding: Decoding
+    decoding: SamplingParams
 
     def inputs(self) -> dict[str, str]:
         """Hashes of the prompts and local files that the plan names: their content counts, not only their names."""

@@ -15,23 +15,23 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from polythink.engine.params import Decoding
-from polythink.evaluate.study import numbers_of_paths
+from polythink.engine.params import SamplingParams
+from polythink.errors import UserError, did_you_mean
 from polythink.evaluate.compare import CompareConfig
+from polythink.evaluate.study import numbers_of_paths
 from polythink.evaluate.tunnel import TunnelConfig
 from polythink.models.lm import ModelConfig, check_path
+from polythink.pipeline.plan import ColdstartConfig, EvalStageBase, Stage, StagePlan, file_name, names_of_folders
+from polythink.pipeline.stage import Log, check_folder, run_stage
+from polythink.pipeline.text import TextRecipe
 from polythink.problems.sets import SUFFIXES, get_source
 from polythink.run.config import Config, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
-from polythink.errors import UserError, nearest
-from polythink.run.folder import environment, held, write_json, write_text
+from polythink.run.folder import environment, folder_lock, write_json, write_text
 from polythink.trace.convert import draw_labels
 from polythink.trace.dialect import get_dialect
 from polythink.trace.layout import MODES
 from polythink.train.grpo import GRPOConfig
-from polythink.pipeline.plan import ColdstartConfig, MeasuringConfig, Stage, StagePlan, file_name, names_of_folders
 from polythink.train.sft import SFTConfig
-from polythink.pipeline.stage import Say, check_folder, run_stage
-from polythink.pipeline.text import TextRecipe
 
 
 class Recipe(Config):
@@ -43,7 +43,7 @@ class Recipe(Config):
     mode: Literal[MODES] = "structured"
     prompt: str = "none"  # name of a prompt or a file with {problem} in it
     chat: bool = False  # wrap prompts in the tokenizer's chat template
-    decoding: dict[str, Any] = Field(default_factory=dict)  # keys of `Decoding`
+    decoding: dict[str, Any] = Field(default_factory=dict)  # keys of `SamplingParams`
     model: ModelConfig = ModelConfig()
     stages: dict[str, Stage] = Field(min_length=1)
 
@@ -73,14 +73,14 @@ class Recipe(Config):
             ).with_digest(before.digest if before else None)
             check_drawing(plan)
             plans.append(plan)
-            before = before if isinstance(stage, MeasuringConfig) else plan
+            before = before if isinstance(stage, EvalStageBase) else plan
         return plans
 
-    def _decoding(self, name: str, stage: Stage, mode: str) -> Decoding:
+    def _decoding(self, name: str, stage: Stage, mode: str) -> SamplingParams:
         keys = self.decoding | stage.decoding
         if "mode" in keys:
             raise UserError(f"stages.{name}: decoding.mode follows from the stage's mode; set mode: {keys['mode']}")
-        return parse_config(Decoding, {**keys, "mode": mode}, f"decoding of stage {name}")
+        return parse_config(SamplingParams, {**keys, "mode": mode}, f"decoding of stage {name}")
 
     def _check(self, name: str, stage: Stage, before: Sequence[StagePlan]) -> None:
         """What one stage asks of those before it."""
@@ -89,7 +89,7 @@ class Recipe(Config):
                 numbers_of_paths(stage.paths, stage.mode or self.mode, get_dialect(self.dialect))
             except UserError as error:
                 raise UserError(f"stages.{name}: {error}") from None
-        for key in ("problems", "prompts") if isinstance(stage, MeasuringConfig) else ():
+        for key in ("problems", "prompts") if isinstance(stage, EvalStageBase) else ():
             given = getattr(stage, key, ())
             if len({file_name(x) for x in given}) < len(given):
                 raise UserError(f"stages.{name}.{key}: two of them would write the same files; evaluate them apart")
@@ -98,7 +98,7 @@ class Recipe(Config):
         known = [plan.name for plan in before if isinstance(plan.stage, ColdstartConfig)]
         for source in stage.data if isinstance(stage, SFTConfig) else ():
             if source.stage is not None and source.stage not in known:
-                hint = nearest(source.stage, known) if known else ""
+                hint = did_you_mean(source.stage, known) if known else ""
                 raise UserError(f"stages.{name}.data: no earlier coldstart stage {source.stage!r}{hint}")
             if source.file is not None and not Path(source.file).is_file():
                 raise UserError(f"stages.{name}.data: no file {source.file}")
@@ -109,7 +109,7 @@ class Recipe(Config):
 def check_drawing(plan: StagePlan) -> None:
     """`UserError` for a stage that draws blocks which the dialect cannot have; found here and not behind training."""
     decoding, dialect = plan.decoding, get_dialect(plan.dialect)
-    if plan.mode != "structured" or not isinstance(plan.stage, MeasuringConfig | GRPOConfig):
+    if plan.mode != "structured" or not isinstance(plan.stage, EvalStageBase | GRPOConfig):
         return
     if not isinstance(plan.stage, CompareConfig | TunnelConfig):  # these have numbers of paths of their own
         try:
@@ -132,7 +132,7 @@ def check_problems(name: str, where: str, synthetic: bool = False) -> None:
     base, _, split = name.partition(":")
     source = get_source(base)
     if split and split not in source.splits:
-        raise UserError(f"{where}: {base} has no split {split!r}{nearest(split, source.splits)}")
+        raise UserError(f"{where}: {base} has no split {split!r}{did_you_mean(split, source.splits)}")
     if synthetic and not source.level:
         raise UserError(f"{where}: demonstrations are made for the synthetic sets only, not for {name!r}")
 
@@ -163,10 +163,10 @@ def _check_names(overrides: Sequence[str], stages: Any, recipe_class: type[Confi
     for override in overrides:
         first = override.partition("=")[0].split(".")[0].strip()
         if first not in known:
-            raise UserError(f"override {override!r}: unknown key {first}{nearest(first, known)}")
+            raise UserError(f"override {override!r}: unknown key {first}{did_you_mean(first, known)}")
 
 
-def run_recipe(recipe: AnyRecipe, out: str | Path, resume: bool = False, say: Say = print) -> Path:
+def run_recipe(recipe: AnyRecipe, out: str | Path, resume: bool = False, log: Log = print) -> Path:
     """Run all stages in the folder `out` and write the report; returns the report's path.
 
     Stages that are done are not run again.
@@ -178,12 +178,12 @@ def run_recipe(recipe: AnyRecipe, out: str | Path, resume: bool = False, say: Sa
         raise UserError(f"{out} holds a run already; resume it, or give another folder for this one")
     for plan in plans:
         check_folder(plan, out / plan.name)
-    with held(out):
+    with folder_lock(out):
         write_text(out / "recipe.yaml", dump_yaml(recipe.model_dump(mode="json")))
         write_json(out / "environment.json", environment())
         stages = [{"name": plan.name, "kind": plan.stage.kind, "folder": plan.name} for plan in plans]
         write_json(out / "stages.json", stages)
         for number, plan in enumerate(plans, 1):
-            say(f"stage {number} of {len(plans)}: {plan.name} ({plan.stage.kind})")
-            run_stage(plan, out / plan.name, out / plan.previous if plan.previous else None, resume=resume, say=say)
+            log(f"stage {number} of {len(plans)}: {plan.name} ({plan.stage.kind})")
+            run_stage(plan, out / plan.name, out / plan.previous if plan.previous else None, resume=resume, log=log)
         return write_report(out)

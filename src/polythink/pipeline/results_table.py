@@ -15,11 +15,11 @@ from math import isnan, sqrt
 from pathlib import Path
 from statistics import mean, stdev
 
-from polythink.evaluate.metrics import AMOUNTS, Estimate, Measure, difference, measures, read_measures
+from polythink.evaluate.metrics import AMOUNTS, Estimate, Metric, compute_metrics, difference, read_measures
 from polythink.report.page import page
-from polythink.text.scores import text_measures
 from polythink.run.folder import read_json, read_jsonl, write_json, write_text
 from polythink.run.table import html_table, markdown_table
+from polythink.text.scores import text_measures
 
 # two-sided 95% quantiles of Student's t for 1..30 degrees of freedom
 T_95 = (
@@ -51,21 +51,21 @@ class Evaluated:
         return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
     @functools.cached_property
-    def measures(self) -> dict[str, dict[str, Measure]]:
+    def compute_metrics(self) -> dict[str, dict[str, Metric]]:
         """The metrics on each set, problem by problem."""
         return {name: _measures(self.folder, name, data["metrics"]) for name, data in self.sets.items()}
 
 
-def _measures(folder: Path, name: str, metrics: Iterable[str]) -> dict[str, Measure]:
+def _measures(folder: Path, name: str, metrics: Iterable[str]) -> dict[str, Metric]:
     if (own := folder / f"measures-{name}.jsonl").is_file():
         return read_measures(own)
     rows = read_jsonl(folder / f"samples-{name}.jsonl")
     if rows and "reference" in rows[0]:
         return text_measures(rows)
     best_of = [int(metric.removeprefix("best_of_")) for metric in metrics if metric.startswith("best_of_")]
-    found = measures(rows, best_of)
+    found = compute_metrics(rows, best_of)
     if (greedy := folder / f"greedy-{name}.jsonl").is_file():
-        found["greedy"] = measures(read_jsonl(greedy))["mean@1"]
+        found["greedy"] = compute_metrics(read_jsonl(greedy))["mean@1"]
     return found
 
 

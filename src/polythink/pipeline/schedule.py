@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from polythink.run.folder import explained, take_lock, write_json
+from polythink.run.folder import os_errors, take_lock, write_json
 
 State = Literal["waiting", "running", "elsewhere", "kept", "finished", "failed", "given up"]
 DONE = ("kept", "finished")
@@ -106,7 +106,7 @@ class Schedule:
         previous = self.jobs[job.after].folder if job.after else None
         spec = {"plan": job.plan, "folder": job.folder.resolve(), "previous": previous and previous.resolve()}
         write_json(job.folder / "spec.json", spec)
-        with explained(job.folder / LOG):
+        with os_errors(job.folder / LOG):
             log = (job.folder / LOG).open("ab")
         with log:
             process = subprocess.Popen(

@@ -22,58 +22,57 @@ from pathlib import Path
 
 from polythink.engine.engine import Engine
 from polythink.engine.selfcheck import choose_backend
+from polythink.errors import UserError
 from polythink.evaluate import heads
 from polythink.evaluate.compare import CompareConfig, compare
 from polythink.evaluate.run import evaluate
-from polythink.text.evaluate import encode_set, evaluate_texts
 from polythink.evaluate.tunnel import tunnel
 from polythink.models.lm import (
     LanguageModel,
     ModelConfig,
-    adopt,
     checkpoint_activations,
-    create,
+    from_pretrained,
     load,
     save,
     with_settings,
 )
-from polythink.text.model import create_text_model, load_text_model, make_batch, save_text_model
-from polythink.text.tokenizers import train_tokenizer
+from polythink.pipeline.plan import ColdstartConfig, CountdownTeacherConfig, EvalConfig, Plan, StagePlan, file_name
+from polythink.pipeline.text import TextPlan
 from polythink.problems.answers import Grader
-from polythink.teachers.assemble import run_assembly
-from polythink.teachers.coldstart import run_coldstart, show_table
-from polythink.problems.tasks.countdown import CountdownTeacher
-from polythink.teachers.endpoint import Endpoint
-from polythink.problems.prompts import get_prompt
 from polythink.problems.problem import Problem
+from polythink.problems.prompts import get_prompt
 from polythink.problems.sets import load_problems
-from polythink.text.data.sets import load_texts
+from polythink.problems.tasks.countdown import CountdownTeacher
 from polythink.problems.vocabulary import words_of
 from polythink.run.config import parse_config
-from polythink.errors import UserError
 from polythink.run.folder import read_json, read_jsonl, write_json
+from polythink.teachers.assemble import run_assembly
+from polythink.teachers.coldstart import run_coldstart, show_table
+from polythink.teachers.endpoint import Endpoint
+from polythink.text.data.sets import load_texts
+from polythink.text.evaluate import encode_set, evaluate_texts
+from polythink.text.model import create_text_model, load_text_model, make_batch, save_text_model
+from polythink.text.tokenizers import train_tokenizer
+from polythink.text.train import train_text
 from polythink.trace.dialect import get_dialect
 from polythink.train import distributed
 from polythink.train.data import DataConfig, TraceEncoder, make_mixture
 from polythink.train.grpo import train_grpo
-from polythink.pipeline.plan import ColdstartConfig, CountdownTeacherConfig, EvalConfig, Plan, StagePlan, file_name
 from polythink.train.sft import train_sft
-from polythink.text.train import train_text
-from polythink.pipeline.text import TextPlan
 
 PLAN, RESULT, MODEL = "stage.json", "result.json", "model"
 HEAD_TEXTS = 8  # pairs over which the heads of a model of texts are compared
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def run_stage(
-    plan: Plan, folder: str | Path, previous: str | Path | None = None, resume: bool = False, say: Say = print
+    plan: Plan, folder: str | Path, previous: str | Path | None = None, resume: bool = False, log: Log = print
 ) -> dict:
     """Run a stage, or return the result of one that is done. `previous` is the folder of the stage `plan.previous`.
 
     Raises `UserError` where the folder holds another stage, or an unfinished one and `resume` is not set.
     """
-    process.refuse_many()
+    distributed.refuse_many()
     folder = Path(folder)
     if check_folder(plan, folder) == "done":
         return read_json(folder / RESULT)
@@ -84,7 +83,7 @@ def run_stage(
     before = os.path.relpath(previous, folder) if previous else None
     write_json(folder / PLAN, {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest,
                                "previous": before, "plan": plan.model_dump(mode="json")})  # fmt: skip
-    summary = RUNNERS[plan.stage.kind](plan, folder, Path(previous) if previous else None, say)
+    summary = RUNNERS[plan.stage.kind](plan, folder, Path(previous) if previous else None, log)
     result = {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest, **summary}
     write_json(folder / RESULT, result)
     return result
@@ -142,17 +141,17 @@ def starting_model(plan: StagePlan, previous: Path | None) -> LanguageModel:
 def first_model(config: ModelConfig, dialect: str, seed: int) -> LanguageModel:
     """The recipe's own model, refused before anything is trained if it cannot fork and join."""
     fresh = config.path is None
-    lm = create(config, dialect, words_of(config.tokenizer), seed) if fresh else adopt(config, dialect)
+    lm = from_config(config, dialect, words_of(config.tokenizer), seed) if fresh else from_pretrained(config, dialect)
     choose_backend(lm)
     return lm
 
 
-def problems_of(names: Sequence[str], say: Say, limit: int | None = None) -> tuple[Problem, ...]:
-    """The problems of all these sets together. `say` is told the notes on each: what was dropped, what is wrong."""
+def problems_of(names: Sequence[str], log: Log, limit: int | None = None) -> tuple[Problem, ...]:
+    """The problems of all these sets together. `log` is told the notes on each: what was dropped, what is wrong."""
     sets = [load_problems(name, limit=limit) for name in names]
     for found in sets:
         for note in found.notes:
-            say(f"note on {found.name}: {note}")
+            log(f"note on {found.name}: {note}")
     return tuple(problem for found in sets for problem in found)
 
 
@@ -168,7 +167,7 @@ def kept_rows(source: DataConfig, previous: Path | None) -> Path:
 # ---- the kinds of stages ----
 
 
-def coldstart(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
+def coldstart(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict:
     stage = plan.stage
     assert isinstance(stage, ColdstartConfig)
     config, dialect = stage.teacher, get_dialect(plan.dialect)
@@ -181,29 +180,29 @@ def coldstart(plan: StagePlan, folder: Path, previous: Path | None, say: Say) ->
     prompt = get_prompt(plan.prompt)
     with teacher as ask, Grader(dialect=dialect) as grader:
         table = run_coldstart(
-            problems_of(stage.problems, say, stage.limit), ask,
+            problems_of(stage.problems, log, stage.limit), ask,
             get_prompt(stage.assemble.prompt) if stage.assemble else prompt, stage.rule, asked,
             samples=stage.samples, right_only=stage.right_only and not stage.assemble, concurrency=stage.concurrency,
             about_teacher=ask.about, dialect=dialect, grader=grader,
         )  # fmt: skip
-        say(show_table(table))
+        log(show_table(table))
         if stage.assemble:
             summariser = ask if stage.assemble.summary == "teacher" else None
             table = run_assembly(
                 asked, folder, stage.assemble, prompt, dialect, seed=plan.seed, summariser=summariser,
                 concurrency=stage.concurrency, grader=grader,
             )  # fmt: skip
-            say(show_table(table))
+            log(show_table(table))
     responses = (row for place in {asked, folder} for row in read_jsonl(place / "all.jsonl"))
     return {"table": table, "seconds": sum(row["seconds"] for row in responses)}
 
 
-def sft(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
+def sft(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict:
     lm, stage = starting_model(plan, previous), plan.stage
     encode = TraceEncoder(lm, plan.decoding, get_prompt(plan.prompt))
     data = make_mixture(
         stage.data, encode, stage.batch, stage.max_tokens, plan.seed,
-        problems_of=lambda name: problems_of([name], say), file_of=lambda source: kept_rows(source, previous),
+        problems_of=lambda name: problems_of([name], log), file_of=lambda source: kept_rows(source, previous),
     )  # fmt: skip
     summary = train_sft(lm, stage, data, folder)
     if lm.dialect.inventory:  # beyond it the engine scales attention
@@ -212,16 +211,16 @@ def sft(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
     return summary
 
 
-def grpo(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
+def grpo(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict:
     lm, stage = starting_model(plan, previous), plan.stage
     with Grader(dialect=lm.dialect) as grader:
-        found = problems_of(stage.problems, say)
+        found = problems_of(stage.problems, log)
         summary = train_grpo(lm, stage, found, get_prompt(plan.prompt), plan.decoding, plan.seed, folder, grader)
     save(lm, folder / MODEL)
     return summary
 
 
-def evaluation(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
+def evaluation(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict:
     lm, stage = starting_model(plan, previous), plan.stage
     assert isinstance(stage, EvalConfig)
     engine = Engine(lm, rows=stage.rows)
@@ -234,7 +233,7 @@ def evaluation(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -
                 continue
             found[label] = evaluate(
                 engine, load_problems(name, limit=stage.limit), get_prompt(prompt), plan.decoding, stage.samples,
-                plan.seed, grader, folder, name=label, greedy=stage.greedy, best_of=stage.best_of, say=say,
+                plan.seed, grader, folder, name=label, greedy=stage.greedy, best_of=stage.best_of, log=log,
             )  # fmt: skip
     if stage.heads and not (folder / heads.FILE).is_file():
         found_problems, prompt = load_problems(stage.problems[0], limit=stage.limit), get_prompt(plan.prompt)
@@ -242,7 +241,7 @@ def evaluation(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -
     return summary_of(found)
 
 
-def finding(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> dict:
+def run_study(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict:
     """`compare` or `tunnel`, one problem set after another."""
     lm, stage = starting_model(plan, previous), plan.stage
     run = compare if isinstance(stage, CompareConfig) else tunnel
@@ -254,7 +253,7 @@ def finding(plan: StagePlan, folder: Path, previous: Path | None, say: Say) -> d
             done = folder / f"{stage.kind}-{label}.json"  # before the stage was stopped
             found[label] = read_json(done) if done.is_file() else run(
                 engine, load_problems(name, limit=stage.limit), get_prompt(plan.prompt), plan.decoding, stage,
-                plan.seed, grader, folder, name=label, say=say,
+                plan.seed, grader, folder, name=label, log=log,
             )  # fmt: skip
     return summary_of(found)
 
@@ -265,11 +264,11 @@ def summary_of(found: dict[str, dict]) -> dict:
     return {"evaluations": values, "seconds": sum(result["seconds"] for result in found.values())}
 
 
-def text(plan: TextPlan, folder: Path, previous: Path | None, say: Say) -> dict:
+def text(plan: TextPlan, folder: Path, previous: Path | None, log: Log) -> dict:
     stage, train = plan.stage, load_texts(plan.stage.data)
     valid = load_texts(stage.valid, stage.valid_limit) if stage.valid else None
     for note in train.notes:
-        say(f"note on {train.name}: {note}")
+        log(f"note on {train.name}: {note}")
     if left := left_model(previous):
         lm = load_text_model(left)
     else:
@@ -281,7 +280,7 @@ def text(plan: TextPlan, folder: Path, previous: Path | None, say: Say) -> dict:
     return summary
 
 
-def text_evaluation(plan: TextPlan, folder: Path, previous: Path | None, say: Say) -> dict:
+def text_evaluation(plan: TextPlan, folder: Path, previous: Path | None, log: Log) -> dict:
     stage, lm = plan.stage, load_text_model(left_model(previous))
     found: dict[str, dict] = {}
     for name in stage.data:
@@ -289,7 +288,7 @@ def text_evaluation(plan: TextPlan, folder: Path, previous: Path | None, say: Sa
         if (done := folder / f"eval-{label}.json").is_file():  # before the stage was stopped
             found[label] = read_json(done)
         else:
-            found[label] = evaluate_texts(lm, load_texts(name, stage.limit), plan.task, stage, folder, label, say)
+            found[label] = evaluate_texts(lm, load_texts(name, stage.limit), plan.task, stage, folder, label, log)
     if stage.heads and not (folder / heads.FILE).is_file():
         batch = make_batch(lm, encode_set(lm, load_texts(stage.data[0], HEAD_TEXTS)))
         heads.save(heads.analyse(lm.model, {**batch.inputs, "labels": batch.labels}), folder / heads.FILE)

@@ -9,19 +9,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from polythink.text.scores import TASKS
-from polythink.text.evaluate import Measuring
-from polythink.models.architectures import FrameConfig
-from polythink.text.model import TextModelConfig
-from polythink.text.tokenizers import TokenizerConfig
-from polythink.text.data.sets import check_texts, files_of, has_source, is_file
-from polythink.run.config import Config
 from polythink.errors import UserError
+from polythink.models.architectures import FrameConfig
 from polythink.pipeline.plan import Plan, file_name, hash_of_path, names_of_folders
+from polythink.run.config import Config
+from polythink.text.data.sets import check_texts, files_of, has_source, is_file
+from polythink.text.evaluate import TextEvalOptions
+from polythink.text.model import TextModelConfig
+from polythink.text.scores import TASKS
+from polythink.text.tokenizers import TokenizerConfig
 from polythink.text.train import TextConfig
 
 
-class TextEvalConfig(Measuring):
+class TextEvalConfig(TextEvalOptions):
     """The model of the last training stage is measured on sets of texts."""
 
     kind: Literal["text_eval"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from polythink.problems.equality import clean, compare, same_tokens
 from polythink.problems.problem import Problem
 from polythink.problems.verify import Worker
-from polythink.trace.convert import CannotSay
+from polythink.trace.convert import ConversionError
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.parse import scan
 
@@ -73,24 +73,24 @@ def _without(text: str, *tags: str) -> str:
 
 def extract(text: str, dialect: Dialect = PARALLEL_R1) -> str | None:
     """The answer that the response states behind its last join, without markup around it; None where there is none."""
-    return stated(final_part(text, dialect))
+    return stated_answer(final_part(text, dialect))
 
 
-def stating(text: str, answer: str | None, dialect: Dialect) -> str:
+def with_boxed_answer(text: str, answer: str | None, dialect: Dialect) -> str:
     """The response with `answer` in a box behind it, unless it states that answer already (or there is none).
 
-    For a trace that was converted into `dialect` from one that answers in the summary. `CannotSay` where the response
+    For a trace that was converted into `dialect` from one that answers in the summary. `ConversionError` where the response
     would not state the answer even so: where it is no formula with balanced braces.
     """
     if answer is None or extract(text, dialect) == answer:
         return text
     text = f"{text} \\boxed{{ {answer} }}"
     if extract(text, dialect) != answer:
-        raise CannotSay(f"the answer {answer!r} cannot be written in a box behind the trace", "answer")
+        raise ConversionError(f"the answer {answer!r} cannot be written in a box behind the trace", "answer")
     return text
 
 
-def stated(text: str) -> str | None:
+def stated_answer(text: str) -> str | None:
     """The answer stated in a text without blocks: its last balanced box or `Final Answer:` line, whichever is later."""
     found = [place for place in (_last_box(text), _last_line(text)) if place]
     return max(found)[1] if found else None

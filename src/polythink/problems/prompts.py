@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from polythink.errors import UserError, nearest
+from polythink.errors import UserError, did_you_mean
 
 PLACEHOLDER = "{problem}"
 _FOLDER = Path(__file__).parent / "prompts"
@@ -44,7 +44,7 @@ def get_prompt(name_or_file: str | Path) -> Prompt:
         return _read(file.stem, file)
     if file.suffix or len(file.parts) > 1:
         raise UserError(f"no prompt file {file}; give a file that holds {PLACEHOLDER}, or one of {', '.join(PROMPTS)}")
-    raise UserError(f"no prompt {str(name_or_file)!r}{nearest(str(name_or_file), PROMPTS)}")
+    raise UserError(f"no prompt {str(name_or_file)!r}{did_you_mean(str(name_or_file), PROMPTS)}")
 
 
 def _read(name: str, file: Path) -> Prompt:

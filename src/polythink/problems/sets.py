@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from polythink.errors import UserError, did_you_mean
 from polythink.problems.answers import last_box
 from polythink.problems.faults import known_notes
 from polythink.problems.hub import hub_rows
 from polythink.problems.problem import CHECKERS, Problem, ProblemSet
-from polythink.errors import UserError, nearest
 from polythink.run.rows import read_rows
 
 DATA_FOLDER = "POLYTHINK_DATA"
@@ -105,7 +105,7 @@ def get_source(name: str) -> Source:
     if name not in SOURCES:
         if Path(name).exists():
             raise UserError(f"{name} is no problem file: its name must end in {' or '.join(SUFFIXES)}")
-        raise UserError(f"no problem set {name!r}{nearest(name, SOURCES)}; a file ends in {' or '.join(SUFFIXES)}")
+        raise UserError(f"no problem set {name!r}{did_you_mean(name, SOURCES)}; a file ends in {' or '.join(SUFFIXES)}")
     return SOURCES[name]
 
 
@@ -147,7 +147,7 @@ def _raw_answer(row: Mapping[str, Any]) -> str:
 
 def _split(name: str, source: Source, split: str | None) -> str:
     if split and split not in source.splits:
-        raise UserError(f"{name} has no split {split!r}{nearest(split, source.splits)}")
+        raise UserError(f"{name} has no split {split!r}{did_you_mean(split, source.splits)}")
     return split or source.splits[0]
 
 
@@ -207,7 +207,7 @@ def _problem(name: str, number: int, row: Mapping[str, Any]) -> tuple[Problem, b
         raise UserError(f"row {number} of {name} has no answer in a column `answer` or `solution`")
     checker = row.get("checker") or "math"
     if checker not in CHECKERS:
-        raise UserError(f"row {number} of {name} has checker {checker!r}{nearest(str(checker), CHECKERS)}")
+        raise UserError(f"row {number} of {name} has checker {checker!r}{did_you_mean(str(checker), CHECKERS)}")
     extra = row.get("extra_info")
     keys = (row.get("key"), row.get("id"), extra.get("index") if isinstance(extra, Mapping) else None, number)
     key = next(key for key in keys if key is not None)

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from polythink.report.plots import COLOURS, Line, Panel, chart, is_number
 from polythink.report.page import grid, small, table
+from polythink.report.plots import COLOURS, Line, Panel, chart, is_number
 
 BLUE, ORANGE, GREEN, PURPLE, RED, GREY = COLOURS
 
 
 @dataclass(frozen=True)
 class Style:
-    """How an arm is named, explained and drawn."""
+    """How an arm is named, os_errors and drawn."""
 
     head: str
     what: str

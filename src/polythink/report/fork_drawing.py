@@ -16,7 +16,7 @@ from pathlib import Path
 from polythink.run.folder import write_text
 from polythink.trace.dialect import DIALECTS
 from polythink.trace.parse import scan
-from polythink.trace.rollout import CUTS
+from polythink.trace.rollout import TRUNCATIONS
 
 INK, SOFT, RULE, RIGHT, WRONG, PLAIN = "#24292f", "#6b7280", "#b6bcc6", "#2e7d52", "#b8403a", "#8a93a0"
 
@@ -29,7 +29,7 @@ class Card:
     text: str
     path: int = 0
     right: bool | None = None
-    stop: str = ""
+    finish_reason: str = ""
 
     @property
     def colour(self) -> str:
@@ -40,8 +40,8 @@ class Card:
         """What to say beside the text: which path, right or wrong, and how it ended if not by itself."""
         said = [f"path {self.path}"] if self.kind == "path" else ["summary"] if self.kind == "summary" else []
         said += {True: ["✓ right"], False: ["✗ wrong"]}.get(self.right, [])
-        said += [f"cut: {self.stop}"] if self.stop in CUTS else []
-        said += ["closed by force"] if self.stop == "eos" and self.kind != "main" else []
+        said += [f"cut: {self.finish_reason}"] if self.finish_reason in TRUNCATIONS else []
+        said += ["closed by force"] if self.finish_reason == "eos" and self.kind != "main" else []
         return said
 
 
@@ -93,7 +93,7 @@ def _card(segment: dict) -> Card:
         text.strip(),
         segment.get("label") or segment.get("path", 0),
         segment.get("right"),
-        segment.get("stop", ""),
+        segment.get("finish_reason", ""),
     )
 
 

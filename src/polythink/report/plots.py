@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from polythink.run.config import parse_yaml
 from polythink.errors import UserError
+from polythink.run.config import parse_yaml
 from polythink.run.folder import read_json, read_jsonl
 
 # ---- reading a run folder ----
@@ -134,7 +134,7 @@ MORE_PANELS: dict[str, tuple[Panel, ...]] = {
     "grpo": (
         Panel("Well-formed traces", {"valid": "valid"}, percent=True),
         Panel("Groups without spread", {"zero_spread": "zero spread"}, percent=True),
-        Panel("Cuts a trace", {"cuts": "cuts"}),
+        Panel("Cuts a trace", {"truncated": "truncated"}),
         Panel("Entropy (nats a token)", {"entropy": "entropy"}),
         Panel("Gradient norm", {"grad_norm": "norm"}),
         Panel("KL to the reference", {"kl": "kl"}),

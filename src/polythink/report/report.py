@@ -7,7 +7,9 @@ from dataclasses import replace
 from html import escape
 from pathlib import Path
 
+from polythink.evaluate.metrics import AMOUNTS
 from polythink.report.findings import comparison_section, tunnel_section
+from polythink.report.page import commands_block, grid, page, paragraph, section
 from polythink.report.plots import (
     COLOURS,
     MORE_PANELS,
@@ -20,8 +22,6 @@ from polythink.report.plots import (
     read_run,
     stage_chart,
 )
-from polythink.evaluate.metrics import AMOUNTS
-from polythink.report.page import commands_block, grid, page, paragraph, section
 from polythink.report.samples import arm_traces_section, texts_section, traces_section
 from polythink.run.config import dump_yaml
 from polythink.run.folder import write_text
@@ -40,7 +40,7 @@ METRICS = {
     "summary_right": ("summary right", "of traces with a right path, those whose final answer is right"),
     "tokens": ("tokens", "mean length of a response over all its paths"),
     "critical_path": ("critical path", "mean number of steps one after another"),
-    "cuts": ("cuts", "segments cut by a budget, a trace"),
+    "truncated": ("truncated", "segments cut by a budget, a trace"),
     "exact": ("exact match", "outputs that are the reference, word by word"),
     "bleu": ("BLEU", "n-grams shared with the reference, by sacrebleu"),
     "rouge1": ("ROUGE-1", "words shared with the reference, F1"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from polythink.report.plots import Stage, is_number
-from polythink.report.page import section
 from polythink.report.fork_drawing import trace_html
+from polythink.report.page import section
+from polythink.report.plots import Stage, is_number
 
 VERDICTS = {"right": "✓ right", "wrong": "✗ wrong", "unparsed": "no answer found", "timeout": "grading timed out"}
 

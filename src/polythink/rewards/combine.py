@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from polythink.rewards.terms import CONDITIONS, TERMS, Judged
+from polythink.errors import UserError, did_you_mean
+from polythink.rewards.terms import CONDITIONS, TERMS, RewardInput
 from polythink.run.config import Config, parse_config
-from polythink.errors import UserError, nearest
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.rollout import Rollout
 from polythink.trace.validity import RULES
@@ -40,7 +40,7 @@ class Case(Config):
     value: float
 
 
-class Added(Config):
+class WeightedTerm(Config):
     """`weight` x term where all of `when` hold. With `decay` the weight is multiplied by exp(-step / decay)."""
 
     term: TermName = "one"
@@ -70,7 +70,7 @@ class RewardConfig(Config):
     rule: Literal[RULES] | None = None
     cases: tuple[Case, ...] = ()
     otherwise: float = 0.0
-    add: tuple[Added, ...] = ()
+    add: tuple[WeightedTerm, ...] = ()
     cycle: tuple[Phase, ...] = ()
     switch: tuple[Phase, ...] = ()
 
@@ -129,7 +129,7 @@ class Reward:
     def terms(self, rollout: Rollout, right: bool, step: int, answered: bool = True) -> dict[str, float]:
         """The parts that add up to the reward: `case`, and each added term under its name."""
         now = self.config.at(step)
-        judged = Judged(rollout.text, right, answered, self.config.rule_at(step), self.dialect)
+        judged = RewardInput(rollout.text, right, answered, self.config.rule_at(step), self.dialect)
         value = next((case.value for case in now.cases if _all_hold(case.when, judged)), now.otherwise)
         parts = {"case": value}
         for added in now.add:
@@ -149,7 +149,7 @@ def build_reward(config: RewardConfig | str | dict, dialect: Dialect = PARALLEL_
     return Reward(config, dialect)
 
 
-def _all_hold(conditions: tuple[str, ...], judged: Judged) -> bool:
+def _all_hold(conditions: tuple[str, ...], judged: RewardInput) -> bool:
     return all(CONDITIONS[condition](judged) for condition in conditions)
 
 
@@ -160,7 +160,7 @@ def preset(name: str) -> dict:
     """The plain data of a preset, under its own name or the published key."""
     own = PUBLISHED.get(name, name)
     if own not in PRESETS:
-        raise UserError(f"no reward {name!r}{nearest(name, [*PRESETS, *PUBLISHED])}")
+        raise UserError(f"no reward {name!r}{did_you_mean(name, [*PRESETS, *PUBLISHED])}")
     return {"name": own, "rule": "reference", **PRESETS[own]}
 
 

@@ -23,7 +23,7 @@ from polythink.trace.statistics import count_blocks as blocks_opened
 
 
 @dataclass(frozen=True)
-class Judged:
+class RewardInput:
     """A response and what the grader found: `right`, and `answered` (False where no answer could be extracted)."""
 
     text: str
@@ -33,23 +33,23 @@ class Judged:
     dialect: Dialect = PARALLEL_R1
 
 
-Term = Callable[[Judged], float]
+Term = Callable[[RewardInput], float]
 
 
 # ---- conditions ----
 
 
-def count_blocks(judged: Judged) -> int:
+def count_blocks(judged: RewardInput) -> int:
     """How many blocks are opened, well formed or not."""
     return blocks_opened(judged.text, judged.dialect)
 
 
-def is_well_formed(judged: Judged) -> bool:
+def is_well_formed(judged: RewardInput) -> bool:
     """Whether the text is valid under the reward's rule. Text without any tag is valid under every rule."""
     return validity.check(judged.text, judged.rule, judged.dialect).valid
 
 
-CONDITIONS: dict[str, Callable[[Judged], bool]] = {
+CONDITIONS: dict[str, Callable[[RewardInput], bool]] = {
     "right": lambda j: j.right,
     "wrong": lambda j: not j.right,
     "answered": lambda j: j.answered,
@@ -64,7 +64,7 @@ CONDITIONS: dict[str, Callable[[Judged], bool]] = {
 # ---- quantities ----
 
 
-def self_bleu(judged: Judged) -> float:
+def self_bleu(judged: RewardInput) -> float:
     """How alike the paths are, 0 (nothing shared) to 1: the mean over blocks of the mean BLEU over ordered pairs.
 
     1.0 without a block, and for a block with fewer than two paths: what is not there is not diverse.
@@ -75,7 +75,7 @@ def self_bleu(judged: Judged) -> float:
     return fmean(alike) if alike else 1.0
 
 
-def efficiency(judged: Judged) -> float:
+def efficiency(judged: RewardInput) -> float:
     """The share of words that need not be waited for: (total - traversed) / total, 0 without a block.
 
     Traversed are the words outside blocks, the longest path of each block, and a summary that stands inside its block.
@@ -138,7 +138,7 @@ def _ngrams(tokens: Sequence[str], n: int) -> Counter:
 # ---- reading blocks leniently ----
 
 
-def _blocks(judged: Judged) -> list[tuple[list[str], str]]:
+def _blocks(judged: RewardInput) -> list[tuple[list[str], str]]:
     """Of each outermost block the texts of its outermost paths, and the text between them."""
     d = judged.dialect
     if d.block_open:

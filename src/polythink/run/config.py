@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from polythink.errors import UserError, nearest
+from polythink.errors import UserError, did_you_mean
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 Model = TypeVar("Model", bound=BaseModel)
@@ -37,7 +37,7 @@ class Config(BaseModel):
         """What pydantic lets pass or says less well. (A validator on all fields would spoil tagged unions.)"""
         for key, value in data.items() if isinstance(data, dict) else ():
             if key not in cls.model_fields:
-                hint = nearest(str(key), cls.model_fields)
+                hint = did_you_mean(str(key), cls.model_fields)
                 raise PydanticCustomError("unknown_key", "unknown key {key}{hint}", {"key": str(key), "hint": hint})
             if isinstance(value, bool) and _is_number(cls.model_fields[key].annotation):
                 raise PydanticCustomError("number_type", "{key} must be a number", {"key": key, "given": value})
@@ -117,7 +117,7 @@ def _mistake(key: str, errors: list[ErrorDetails]) -> str:
         if kind == "union_tag_not_found":
             return f"{tag} is missing"
         known = context["expected_tags"].replace(QUOTE, "").split(", ")
-        return f"{tag} is {context['tag']!r}{nearest(context['tag'], known)}"
+        return f"{tag} is {context['tag']!r}{did_you_mean(context['tag'], known)}"
     if kind in ("value_error", "assertion_error"):  # a validator's own sentence
         return f"{key}: {context['error']}" if key else str(context["error"])
     allowed = dict.fromkeys(_ALLOWED.get(e["type"]) or e["msg"].removeprefix("Input should be ") for e in errors)
@@ -206,7 +206,7 @@ def find_recipe(name_or_path: str | Path, beside: Path = Path()) -> Path:
         if candidate.is_file():
             return candidate
     known = [path.stem for path in RECIPES.glob("*.yaml")]
-    packages = f" and no packaged recipe of that name{nearest(packaged.stem, known)}" if is_name and known else ""
+    packages = f" and no packaged recipe of that name{did_you_mean(packaged.stem, known)}" if is_name and known else ""
     raise UserError(f"no file {local}{packages}")
 
 

@@ -37,7 +37,7 @@ PACKAGES = (
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`; what is written there takes the place of `path` at the end, or disappears.
 
     After an error (a full disk, Ctrl-C) the old file is as it was and no temporary file is left.
@@ -45,10 +45,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with explained(path):
+    with os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with explained(path):
+        with os_errors(path):
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -58,7 +58,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def explained(path: str | Path) -> Iterator[None]:
+def os_errors(path: str | Path) -> Iterator[None]:
     """An `OSError` while writing `path` as one sentence: which file, and why."""
     try:
         yield
@@ -67,24 +67,24 @@ def explained(path: str | Path) -> Iterator[None]:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write the whole file or leave the old one (see `replacing`)."""
-    with replacing(path) as temporary:
+    """Write the whole file or leave the old one (see `atomic_write`)."""
+    with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write the whole file in UTF-8 or leave the old one (see `replacing`)."""
+    """Write the whole file in UTF-8 or leave the old one (see `atomic_write`)."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | Path, obj: Any) -> None:
-    """Write indented JSON or leave the old file (see `replacing`; numbers as in `plain`)."""
-    write_text(path, json.dumps(plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write indented JSON or leave the old file (see `atomic_write`; numbers as in `to_jsonable`)."""
+    write_text(path, json.dumps(to_jsonable(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
-    """Write all rows, one line each, or leave the old file (see `replacing`)."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    """Write all rows, one line each, or leave the old file (see `atomic_write`)."""
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         file.writelines(_line(row) for row in rows)
 
 
@@ -108,7 +108,7 @@ def take_lock(path: str | Path) -> int | None:
     """
     import fcntl  # not on every system
 
-    with explained(path):
+    with os_errors(path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
@@ -120,7 +120,7 @@ def take_lock(path: str | Path) -> int | None:
 
 
 @contextmanager
-def held(folder: str | Path) -> Iterator[None]:
+def folder_lock(folder: str | Path) -> Iterator[None]:
     """Keeps other processes out of a folder meanwhile; `UserError` where one is at work in it already."""
     lock = take_lock(Path(folder) / "lock")
     if lock is None:
@@ -143,7 +143,7 @@ class JsonlWriter:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        with explained(self.path):
+        with os_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab", buffering=0)
             rest = _rest(self.path)
@@ -156,7 +156,7 @@ class JsonlWriter:
     def write(self, row: dict) -> None:
         line = memoryview(_line(row))
         whole = os.fstat(self._file.fileno()).st_size
-        with explained(self.path):
+        with os_errors(self.path):
             try:
                 while line:  # a nearly full disk takes a part and refuses the rest
                     line = line[self._file.write(line) :]
@@ -199,7 +199,7 @@ def read_jsonl(path: str | Path) -> list[dict]:
 
 
 def _line(row: dict) -> bytes:
-    return json.dumps(plain(row), ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
+    return json.dumps(to_jsonable(row), ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
 
 
 def _rest(path: Path) -> bytes:
@@ -223,19 +223,19 @@ def _is_json(text: bytes) -> bool:
     return True
 
 
-def plain(obj: Any) -> Any:
+def to_jsonable(obj: Any) -> Any:
     """Data that JSON can hold: numbers that are not finite become null, paths text, arrays and tensors
     numbers and lists."""
     if isinstance(obj, float):
         return obj if math.isfinite(obj) else None
     if isinstance(obj, dict):
-        return {str(key): plain(value) for key, value in obj.items()}
+        return {str(key): to_jsonable(value) for key, value in obj.items()}
     if isinstance(obj, list | tuple):
-        return [plain(value) for value in obj]
+        return [to_jsonable(value) for value in obj]
     if isinstance(obj, Path):
         return str(obj)
     if hasattr(obj, "tolist"):
-        return plain(obj.tolist())
+        return to_jsonable(obj.tolist())
     return obj
 
 

@@ -21,13 +21,13 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from polythink.problems.answers import Grader
-from polythink.teachers.coldstart import PATIENCE, Patience, Teacher, TeacherError, rows_so_far, run_coldstart
-from polythink.problems.prompts import Prompt, get_prompt
-from polythink.problems.problem import Problem
-from polythink.run.config import Config, digest
 from polythink.errors import UserError
+from polythink.problems.answers import Grader
+from polythink.problems.problem import Problem
+from polythink.problems.prompts import Prompt, get_prompt
+from polythink.run.config import Config, digest
 from polythink.run.folder import write_json
+from polythink.teachers.coldstart import PATIENCE, RetryPolicy, Teacher, TeacherError, rows_so_far, run_coldstart
 from polythink.trace.convert import draw_labels
 from polythink.trace.dialect import Dialect
 from polythink.trace.parse import scan
@@ -184,7 +184,7 @@ class Assembler:
         else:
             summary = self._ask(problem, dict(zip(labels, texts, strict=True)), sample)
         paths = tuple(Trace((f"\n{text}\n",)) for text in texts)
-        # directly behind its tag, where `decoding.summary_opening` would be forced
+        # directly behind its tag, where `decoding.summary_prefix` would be forced
         return render(Trace((Block(paths, Trace((f"{summary}\n",)), labels),)), self.dialect)
 
     def _ask(self, problem: Problem, paths: dict[int, str], sample: int) -> str:
@@ -207,7 +207,7 @@ def run_assembly(
     seed: int = 0,
     summariser: Teacher | None = None,
     concurrency: int = 8,
-    patience: Patience = PATIENCE,
+    patience: RetryPolicy = PATIENCE,
     grader: Grader | None = None,
 ) -> list[dict[str, Any]]:
     """Assemble the solutions in the cold start folder `source` into traces in `out`; returns the table (`tabulate`).

@@ -29,11 +29,11 @@ from typing import Any
 
 from pydantic import Field
 
-from polythink.problems.answers import Grader
-from polythink.problems.prompts import Prompt
-from polythink.problems.problem import Problem
-from polythink.run.config import Config
 from polythink.errors import UserError
+from polythink.problems.answers import Grader
+from polythink.problems.problem import Problem
+from polythink.problems.prompts import Prompt
+from polythink.run.config import Config
 from polythink.run.folder import JsonlWriter, read_json, read_jsonl, write_json, write_jsonl
 from polythink.run.progress import Progress
 from polythink.run.table import markdown_table
@@ -65,7 +65,7 @@ class TeacherError(Exception):
         self.retry_after, self.text = retry_after, text
 
 
-class Patience(Config):
+class RetryPolicy(Config):
     """How often a failed call is repeated, and how long we wait: first `wait` seconds, then twice that, and so on.
 
     Waits vary by half up and down, so that callers do not come back all at once. A teacher that asks for more than
@@ -89,7 +89,7 @@ class Patience(Config):
         return max(wait, retry_after or 0.0)
 
 
-PATIENCE = Patience()
+PATIENCE = RetryPolicy()
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def run_coldstart(
     samples: int = 1,
     right_only: bool = True,
     concurrency: int = 8,
-    patience: Patience = PATIENCE,
+    patience: RetryPolicy = PATIENCE,
     about_teacher: Mapping[str, Any] | None = None,
     dialect: Dialect = PARALLEL_R1,
     grader: Grader | None = None,
@@ -224,7 +224,7 @@ def _ask_all(
 ) -> None:
     """Ask all jobs and record each reply as it comes, in this thread. What has come is recorded on the way out too."""
     failed_in_a_row = 0
-    with Progress(len(jobs), "cold start") as bar, _Askers(jobs, ask, concurrency) as askers:
+    with Progress(len(jobs), "cold start") as bar, _Workers(jobs, ask, concurrency) as askers:
         try:
             while item := askers.next_reply():
                 record(*item)
@@ -242,7 +242,7 @@ def _ask_all(
                 record(*item)
 
 
-def _ask(teacher: Teacher, job: Job, prompt: str, patience: Patience, stopped: threading.Event) -> Reply:
+def _ask(teacher: Teacher, job: Job, prompt: str, patience: RetryPolicy, stopped: threading.Event) -> Reply:
     """Call the teacher until it answers, fails for good, or the retries are used up."""
     retried: list[str] = []
     while True:
@@ -256,7 +256,7 @@ def _ask(teacher: Teacher, job: Job, prompt: str, patience: Patience, stopped: t
                 return Reply(None, error, tuple(retried))
 
 
-class _Askers:
+class _Workers:
     """Threads that ask. No more than twice as many jobs as threads are out at a time: so few can a kill lose.
 
     A reply is read, recorded, and only then dropped: wherever an interruption strikes, what has come is still here.
@@ -271,7 +271,7 @@ class _Askers:
         self._stopped = threading.Event()
         self._out = 0
 
-    def __enter__(self) -> _Askers:
+    def __enter__(self) -> _Workers:
         for _ in range(self._concurrency):
             threading.Thread(target=self._work, daemon=True).start()
         self._hand_out(2 * self._concurrency)

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from polythink.teachers.coldstart import TeacherError
+from polythink.errors import UserError
 from polythink.problems.problem import Problem
 from polythink.run.config import Config
-from polythink.errors import UserError
+from polythink.teachers.coldstart import TeacherError
 
 if TYPE_CHECKING:
     import httpx

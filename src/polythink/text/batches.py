@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from polythink.errors import UserError
 from polythink.text.evaluate import groups
 from polythink.text.model import Example
-from polythink.errors import UserError
-from polythink.train.data import endless
+from polythink.train.data import epoch_index
 from polythink.train.optimiser import micro_batches
 
 
@@ -38,7 +38,7 @@ class ByCount:
     def forwards(self, step: int) -> list[list[Example]]:
         """The examples of a step, counted from 0, forward by forward."""
         places = range(step * self.size, (step + 1) * self.size)
-        taken = [self.examples[endless(len(self.examples), self.seed, place)] for place in places]
+        taken = [self.examples[epoch_index(len(self.examples), self.seed, place)] for place in places]
         return [[taken[i] for i in micro] for micro in micro_batches([e.longest for e in taken], self.micro)]
 
     @property
@@ -58,7 +58,7 @@ class ByTokens:
 
     def forwards(self, step: int) -> list[list[Example]]:
         places = range(step * self.accumulate, (step + 1) * self.accumulate)
-        taken = [self.batches[endless(len(self.batches), self.seed, place)] for place in places]
+        taken = [self.batches[epoch_index(len(self.batches), self.seed, place)] for place in places]
         return [[self.examples[i] for i in batch] for batch in taken]
 
     @property

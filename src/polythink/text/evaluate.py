@@ -20,15 +20,15 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from polythink.text.scores import TASKS, score_rows
-from polythink.text.model import Example, TextModel, make_batch, token_losses
-from polythink.text.data.pairs import TextSet
 from polythink.run.config import Config
-from polythink.run.folder import explained, write_json, write_jsonl
+from polythink.run.folder import os_errors, write_json, write_jsonl
 from polythink.run.progress import Progress
+from polythink.text.data.pairs import TextSet
+from polythink.text.model import Example, TextModel, make_batch, token_losses
+from polythink.text.scores import TASKS, score_rows
 
 
-class Measuring(Config):
+class TextEvalOptions(Config):
     """How a model is measured. The score of a finished text is sum(log p) / tokens^length_penalty, the end counted."""
 
     beams: int = Field(1, ge=1)  # 1: greedy
@@ -101,7 +101,7 @@ def groups(order: Sequence[int], examples: Sequence[Example], tokens: int) -> li
 
 
 @torch.no_grad()
-def generate(lm: TextModel, examples: Sequence[Example], how: Measuring, label: str = "") -> list[list[int]]:
+def generate(lm: TextModel, examples: Sequence[Example], how: TextEvalOptions, label: str = "") -> list[list[int]]:
     """The target that the model gives to each source, as token ids without the end token."""
     lm.model.eval()
     found: list[list[int]] = [[] for _ in examples]
@@ -130,16 +130,16 @@ def evaluate_texts(
     lm: TextModel,
     texts: TextSet,
     task: str,
-    how: Measuring,
+    how: TextEvalOptions,
     out: Path,
     name: str,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> dict:
-    """Measure the model on pairs and write the files above; returns what eval-NAME.json holds."""
+    """Metric the model on pairs and write the files above; returns what eval-NAME.json holds."""
     for note in texts.notes:
-        say(f"note on {texts.name}: {note}")
+        log(f"note on {texts.name}: {note}")
     started = time.perf_counter()
-    with explained(out):
+    with os_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     rows = measure(lm, texts, how)
     write_jsonl(out / f"samples-{name}.jsonl", rows)
@@ -147,7 +147,7 @@ def evaluate_texts(
     result = {
         "problems": texts.name,
         "n": len(rows),
-        "decoding": {key: getattr(how, key) for key in Measuring.model_fields},
+        "decoding": {key: getattr(how, key) for key in TextEvalOptions.model_fields},
         "notes": list(texts.notes),
         "metrics": {metric: vars(score.estimate()) for metric, score in scores.items()},
         "seconds": time.perf_counter() - started,
@@ -156,7 +156,7 @@ def evaluate_texts(
     return result
 
 
-def measure(lm: TextModel, texts: TextSet, how: Measuring) -> list[dict]:
+def measure(lm: TextModel, texts: TextSet, how: TextEvalOptions) -> list[dict]:
     """One row a pair, or a block of running text, for samples.jsonl."""
     examples = encode_set(lm, texts)
     if lm.has_encoder:

@@ -25,11 +25,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from polythink.errors import UserError, did_you_mean
 from polythink.models.architectures import ARCHITECTURES, FrameConfig
 from polythink.models.lm import quietly
 from polythink.run.config import Config
-from polythink.errors import UserError, nearest
-from polythink.run.folder import explained, write_text
+from polythink.run.folder import os_errors, write_text
 
 IGNORED = -100  # label of what is not predicted
 
@@ -57,7 +57,7 @@ class TextModelConfig(Config):
     @classmethod
     def _known(cls, name: str) -> str:
         if name not in ARCHITECTURES:
-            raise ValueError(f"no architecture {name!r} for text{nearest(name, ARCHITECTURES)}")
+            raise ValueError(f"no architecture {name!r} for text{did_you_mean(name, ARCHITECTURES)}")
         return name
 
     def frame(self, vocabulary: int, encoder: bool) -> FrameConfig:
@@ -66,7 +66,7 @@ class TextModelConfig(Config):
         known = {f.name for f in fields(config_class)}
         for name in self.options:
             if name not in known:
-                raise UserError(f"model.options: {self.architecture} has no {name!r}{nearest(name, known)}")
+                raise UserError(f"model.options: {self.architecture} has no {name!r}{did_you_mean(name, known)}")
         shape = self.model_dump(exclude={"architecture", "options"})
         special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3, "decoder_start_token_id": 3}
         return config_class(
@@ -106,7 +106,7 @@ def create_text_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = (AutoModelForSeq2SeqLM if encoder else AutoModelForCausalLM).from_config(frame)
-    return _ready(TextModel(model, tokenizer))
+    return _to_device(TextModel(model, tokenizer))
 
 
 def load_text_model(folder: str | Path) -> TextModel:
@@ -118,12 +118,12 @@ def load_text_model(folder: str | Path) -> TextModel:
             tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"cannot load a model from {str(folder)!r}: {str(error).splitlines()[0]}") from error
-    return _ready(TextModel(model, tokenizer))
+    return _to_device(TextModel(model, tokenizer))
 
 
 def save_text_model(lm: TextModel, folder: str | Path) -> None:
     try:
-        with quietly(), explained(folder):
+        with quietly(), os_errors(folder):
             Path(folder).mkdir(parents=True, exist_ok=True)
             lm.model.save_pretrained(folder)
             lm.tokenizer.save_pretrained(folder)
@@ -132,7 +132,7 @@ def save_text_model(lm: TextModel, folder: str | Path) -> None:
     write_text(Path(folder) / "README.md", _card(lm))
 
 
-def _ready(lm: TextModel) -> TextModel:
+def _to_device(lm: TextModel) -> TextModel:
     lm.model.eval()
     lm.model.to("cuda" if torch.cuda.is_available() else "cpu")
     return lm
@@ -175,7 +175,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class TextBatch:
-    """What the model reads, and what it is to say: labels (B, T), `IGNORED` where padded."""
+    """What the model reads, and what it is to log: labels (B, T), `IGNORED` where padded."""
 
     inputs: dict[str, torch.Tensor]
     labels: torch.Tensor

@@ -12,9 +12,9 @@ from math import exp
 
 import numpy as np
 
-from polythink.text import rouge
-from polythink.evaluate.metrics import DRAWS, Estimate, Measure
 from polythink.errors import UserError
+from polythink.evaluate.metrics import DRAWS, Estimate, Metric
+from polythink.text import rouge
 
 TASKS = {  # task -> its metrics, the first ones first
     "translation": ("exact", "bleu", "loss", "perplexity"),
@@ -94,10 +94,10 @@ def bleu(outputs: Sequence[str], references: Sequence[str], tokenize: str) -> Sc
     return Score(numbers, of_sums)
 
 
-def text_measures(rows: Sequence[dict]) -> dict[str, Measure]:
+def text_measures(rows: Sequence[dict]) -> dict[str, Metric]:
     """The scores that are ratios of sums, pair by pair, for differences over the same pairs."""
     keys = tuple(str(i) for i in range(len(rows)))
-    found = {"loss": Measure(keys, *_columns(rows, "nll", "tokens").T)}
+    found = {"loss": Metric(keys, *_columns(rows, "nll", "tokens").T)}
     if "exact" in rows[0]:
-        found["exact"] = Measure(keys, np.array([row["exact"] for row in rows], float), np.ones(len(rows)))
+        found["exact"] = Metric(keys, np.array([row["exact"] for row in rows], float), np.ones(len(rows)))
     return found

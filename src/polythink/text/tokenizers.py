@@ -16,8 +16,8 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE, WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from polythink.run.config import Config
 from polythink.errors import UserError
+from polythink.run.config import Config
 
 PAD, END, UNKNOWN, START = SPECIALS = ("<pad>", "</s>", "<unk>", "<s>")
 

@@ -14,16 +14,16 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 
-from polythink.text.evaluate import encode_set, mean_loss, running_text
-from polythink.text.model import Example, TextModel, make_batch, token_losses
-from polythink.text.data.pairs import TextSet
 from polythink.errors import UserError
 from polythink.run.folder import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
-from polythink.train.checkpoint import average_weights, forget_after, keep_weights, load_checkpoint, save_checkpoint
+from polythink.text.batches import ByCount, ByTokens, by_tokens, without_long
+from polythink.text.data.pairs import TextSet
+from polythink.text.evaluate import encode_set, mean_loss, running_text
+from polythink.text.model import Example, TextModel, make_batch, token_losses
+from polythink.train.checkpoint import average_weights, keep_weights, load_checkpoint, save_checkpoint, truncate_after
 from polythink.train.config import OptimiserConfig
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser, update
-from polythink.text.batches import ByCount, ByTokens, by_tokens, without_long
 
 
 class TextConfig(OptimiserConfig):
@@ -74,7 +74,7 @@ def train_text(
     averaged = last_ones(steps, config.average, config.average_every or max(1, round(batches.an_epoch)))
     torch.manual_seed(seed)
     done = load_checkpoint(folder / "checkpoint", model, optimiser)
-    forget_after(folder / "metrics.jsonl", done)
+    truncate_after(folder / "metrics.jsonl", done)
     with JsonlWriter(folder / "metrics.jsonl") as metrics, Progress(steps, "text") as bar:
         bar.advance(done)
         for step in range(done, steps):

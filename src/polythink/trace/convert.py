@@ -1,6 +1,6 @@
 """A trace of one dialect as a trace of another: the tree stays, paths get numbers or lose them.
 
-Where the answer stands is another matter: `problems.answers.stating` writes it where the other dialect looks for it.
+Where the answer stands is another matter: `problems.answers.with_boxed_answer` writes it where the other dialect looks for it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from polythink.trace.parse import scan
 from polythink.trace.tree import Block, Trace
 
 
-class CannotSay(UserError):
+class ConversionError(UserError):
     """A trace that a dialect has no words for; `reason` is a short stable key to count by."""
 
     def __init__(self, sentence: str, reason: str) -> None:
@@ -25,7 +25,7 @@ class CannotSay(UserError):
 def convert(trace: Trace, dialect: Dialect, rng: Random | None = None) -> Trace:
     """The trace with its paths numbered 1..P, or with numbers that `rng` draws from the inventory, or without.
 
-    `CannotSay` for a trace that the dialect has no words for.
+    `ConversionError` for a trace that the dialect has no words for.
     """
     return Trace(tuple(_block(p, dialect, rng) if isinstance(p, Block) else _text(p, dialect) for p in trace.parts))
 
@@ -33,7 +33,7 @@ def convert(trace: Trace, dialect: Dialect, rng: Random | None = None) -> Trace:
 def _text(text: str, dialect: Dialect) -> str:
     if tag := next((token.text for token in scan(text, dialect) if token.kind not in ("text", "end")), None):
         sentence = f"the text {tag} cannot be written in dialect {dialect.name}: there it is a tag"
-        raise CannotSay(sentence, "tag_in_text")
+        raise ConversionError(sentence, "tag_in_text")
     return text
 
 
@@ -41,13 +41,13 @@ def _block(block: Block, dialect: Dialect, rng: Random | None) -> Block:
     paths, name = len(block.paths), dialect.name
     if paths < dialect.min_paths:
         sentence = f"a block of {paths} paths cannot be written in dialect {name}: there it has at least "
-        raise CannotSay(f"{sentence}{dialect.min_paths}", "too_few_paths")
+        raise ConversionError(f"{sentence}{dialect.min_paths}", "too_few_paths")
     if not dialect.nests and any(inner.blocks for inner in (*block.paths, block.summary)):
         sentence = f"a block inside a block cannot be written in dialect {name}: there blocks stand in no other block"
-        raise CannotSay(sentence, "nested")
+        raise ConversionError(sentence, "nested")
     if dialect.inventory and paths > dialect.inventory:
         sentence = f"a block of {paths} paths cannot be written in dialect {name}: it has {dialect.inventory} numbers"
-        raise CannotSay(sentence, "too_many_paths")
+        raise ConversionError(sentence, "too_many_paths")
     labels = draw_labels(dialect.inventory, paths, rng)
     inside = tuple(convert(path, dialect, rng) for path in block.paths)
     return replace(block, paths=inside, summary=convert(block.summary, dialect, rng), labels=labels)

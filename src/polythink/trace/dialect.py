@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
-from polythink.errors import UserError, nearest
+from polythink.errors import UserError, did_you_mean
 
 TAG_KINDS = ("block_open", "block_close", "path_open", "path_close", "summary_open", "summary_close")
 NUMBER = "{n}"  # where a path's number stands in its tags
@@ -36,7 +36,7 @@ class Dialect:
     answer: Literal["behind", "summary"] = "behind"  # where the final answer stands: behind the summary, or in it too
     # what the runtime does with a tag where it has no place. "replaced": by the segment's own, which closes a path or
     # summary or stands in it as text, and by the end token in main text
-    strays: Literal["kept", "replaced"] = "kept"
+    misplaced_tags: Literal["keep", "replace"] = "keep"
     published_check: bool = False  # the published rewards have a checker of their own: the rule `reference`
 
     @property
@@ -90,7 +90,7 @@ PARATHINKER = Dialect(
     inventory=16,
     nests=False,
     answer="summary",
-    strays="replaced",
+    misplaced_tags="replace",
 )
 
 DIALECTS = {d.name: d for d in (PARALLEL_R1, PARATHINKER)}
@@ -104,7 +104,7 @@ def get_dialect(name: str) -> Dialect:
     """
     base, colon, size = name.partition(":")
     if base not in DIALECTS:
-        raise UserError(f"no dialect {base!r}{nearest(base, DIALECTS)}")
+        raise UserError(f"no dialect {base!r}{did_you_mean(base, DIALECTS)}")
     dialect = DIALECTS[base]
     if not colon:
         return dialect

@@ -18,7 +18,7 @@ from math import log
 
 import numpy as np
 
-from polythink.errors import UserError, nearest
+from polythink.errors import UserError, did_you_mean
 
 KINDS = ("prompt", "main", "path", "summary")
 MODES = ("structured", "sequential")
@@ -192,4 +192,4 @@ def lay_out(pieces: Sequence[Piece], mode: str, stride: int = 0, trained: int = 
 def check_mode(mode: str) -> None:
     """`UserError` unless `mode` is one of `MODES`."""
     if mode not in MODES:
-        raise UserError(f"no mode {mode!r}{nearest(mode, MODES)}")
+        raise UserError(f"no mode {mode!r}{did_you_mean(mode, MODES)}")

@@ -8,7 +8,7 @@
 In a dialect whose runtime forks, a block has no tags of its own and begins with its first path; where paths are
 numbered, a path's two tags show the same number, and no number stands twice in a block.
 
-Where the runtime replaces stray tags (`Dialect.strays`), it leaves an element's own opening tag in mid-text. Such a tag
+Where the runtime replaces stray tags (`Dialect.misplaced_tags`), it leaves an element's own opening tag in mid-text. Such a tag
 is text, not structure, whoever wrote the response: a teacher's may hold one as well, since it is trained on as what the
 runtime writes (`trace.tokens`).
 
@@ -224,7 +224,7 @@ def scan(text: str, dialect: Dialect) -> Iterator[Token]:
     for match in pattern.finditer(text):
         number = match[match.lastindex] if match.lastindex else ""
         kind = kinds[match[0].replace(number, NUMBER) if number else match[0]]
-        if dialect.strays == "replaced" and kind.endswith("open") and match[0] == last:
+        if dialect.misplaced_tags == "replace" and kind.endswith("open") and match[0] == last:
             continue
         last = match[0]
         if match.start() > done:

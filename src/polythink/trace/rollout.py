@@ -9,7 +9,7 @@ from polythink.trace.layout import Layout, Piece, lay_out
 # Why a segment stopped: `tag` its closing tag was drawn, `fork` a block was opened, `eos` the end token was drawn,
 # `budget` the segment's own budget ran out, `trace` the trace's budget ran out, `blocks` one block too many was opened,
 # `finish` enough other paths were through. The last four are cuts.
-CUTS = ("budget", "trace", "blocks", "finish")
+TRUNCATIONS = ("budget", "trace", "blocks", "finish")
 
 
 @dataclass
@@ -23,9 +23,9 @@ class Segment:
     sampled: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     temperature: float = 1.0  # 1.0 under greedy decoding as well: what `logprobs` refer to
-    stop: str = ""
+    finish_reason: str = ""
     label: int = 0  # the number in the path's tags, where it has one
-    strays: int = 0  # tags of other elements that were drawn and replaced (`Dialect.strays`)
+    misplaced_tags: int = 0  # tags of other elements that were drawn and replaced (`Dialect.misplaced_tags`)
     text: str = ""  # decoded, tags included, the end token left out
 
 
@@ -47,18 +47,18 @@ class Rollout:
         return "".join(s.text for s in self.segments)
 
     @property
-    def stop(self) -> str:
-        return self.segments[-1].stop if self.segments else "trace"
+    def finish_reason(self) -> str:
+        return self.segments[-1].finish_reason if self.segments else "trace"
 
     @property
-    def cuts(self) -> int:
+    def truncated(self) -> int:
         """How many segments were cut by a budget."""
-        return sum(s.stop in CUTS for s in self.segments)
+        return sum(s.finish_reason in TRUNCATIONS for s in self.segments)
 
     @property
-    def strays(self) -> int:
+    def misplaced_tags(self) -> int:
         """How many drawn tags of other elements the runtime replaced."""
-        return sum(s.strays for s in self.segments)
+        return sum(s.misplaced_tags for s in self.segments)
 
     @property
     def tokens(self) -> int:

@@ -75,9 +75,9 @@ def rollout_statistics(rollout: Rollout, dialect: Dialect = PARALLEL_R1) -> dict
         "tokens": rollout.tokens,
         "sampled_tokens": sum(sum(s.sampled) for s in rollout.segments),
         "critical_path": rollout.layout().critical_path - len(rollout.prompt) if rollout.tokens else 0,
-        "cuts": rollout.cuts,
-        "strays": rollout.strays,
-        "stop": rollout.stop,
+        "truncated": rollout.truncated,
+        "misplaced_tags": rollout.misplaced_tags,
+        "finish_reason": rollout.finish_reason,
         "valid": verdict.valid,
         "reason": verdict.reason,
     }

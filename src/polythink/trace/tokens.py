@@ -75,7 +75,7 @@ class _Writer:
 
     def text(self, text: str, own: str) -> None:
         """Write a text, with the tags in it that stand for strays."""
-        first, *rest = text.split(own) if own and self.dialect.strays == "replaced" else [text]
+        first, *rest = text.split(own) if own and self.dialect.misplaced_tags == "replace" else [text]
         self.put(self.encode(first))
         for behind in rest:
             self.put(self.encode(own), self.forced_tags)
@@ -109,15 +109,15 @@ class _Writer:
         return Trace(tuple(part for part in (first[len(self.opening) :], *rest) if part))
 
 
-FINISHES = ("first", "half", "last")
+JOIN_WHEN = ("first", "half", "last")
 
 
-def enough(finish: str, paths: int) -> int:
+def paths_needed(finish: str, paths: int) -> int:
     """How many paths of a block must be through before its summary begins."""
     return {"first": 1, "half": (paths + 1) // 2, "last": paths}[finish]
 
 
-def finish_early(pieces: Sequence[Piece], finish: str, close: Callable[[int], int]) -> list[Piece]:
+def truncate_paths(pieces: Sequence[Piece], finish: str, close: Callable[[int], int]) -> list[Piece]:
     """The pieces as they would be had the `first` path to be through, or `half` of them, ended the block's paths.
 
     The others keep as many tokens as the one that was through, and are closed by a forced tag, `close(label)`. Reading
@@ -128,7 +128,7 @@ def finish_early(pieces: Sequence[Piece], finish: str, close: Callable[[int], in
     lengths: dict[int, list[int]] = {}
     for piece in paths:
         lengths.setdefault(piece.block, []).append(len(piece.tokens))
-    most = {block: sorted(found)[enough(finish, len(found)) - 1] for block, found in lengths.items()}
+    most = {block: sorted(found)[paths_needed(finish, len(found)) - 1] for block, found in lengths.items()}
     return [_cut(p, most[p.block], close(p.label)) if p.kind == "path" else p for p in pieces]
 
 

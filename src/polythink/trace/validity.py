@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from polythink.errors import UserError, nearest
+from polythink.errors import UserError, did_you_mean
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.parse import Token, TraceError, parse, place, scan
 
@@ -39,7 +39,7 @@ def check(text: str, rule: str = "strict", dialect: Dialect = PARALLEL_R1) -> Ve
 def check_rule(rule: str, dialect: Dialect = PARALLEL_R1) -> None:
     """`UserError` unless `rule` is one of `RULES`, and one that the dialect has."""
     if rule not in RULES:
-        raise UserError(f"no validity rule {rule!r}{nearest(rule, RULES)}")
+        raise UserError(f"no validity rule {rule!r}{did_you_mean(rule, RULES)}")
     if rule == "reference" and not dialect.published_check:
         raise UserError(f"rule 'reference' is the checker of Parallel-R1's rewards, dialect {dialect.name} has none of "
                         "its own; use 'strict' or 'stack'")  # fmt: skip

@@ -12,7 +12,7 @@ from pickle import UnpicklingError
 import torch
 
 from polythink.errors import UserError
-from polythink.run.folder import read_jsonl, replacing, write_jsonl
+from polythink.run.folder import atomic_write, read_jsonl, write_jsonl
 from polythink.train import distributed
 
 FILE = "checkpoint.pt"
@@ -27,8 +27,8 @@ def save_checkpoint(folder: Path, step: int, model: torch.nn.Module, optimiser: 
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    if process.first():
-        with replacing(folder / FILE) as temporary:
+    if distributed.is_main():
+        with atomic_write(folder / FILE) as temporary:
             _save(state, temporary)
 
 
@@ -63,8 +63,8 @@ def load_checkpoint(folder: Path, model: torch.nn.Module, optimiser: torch.optim
 
 def keep_weights(folder: Path, step: int, model: torch.nn.Module) -> None:
     """Write the weights alone, to be averaged at the end."""
-    if process.first():
-        with replacing(_weights_file(folder, step)) as temporary:
+    if distributed.is_main():
+        with atomic_write(_weights_file(folder, step)) as temporary:
             _save(model.state_dict(), temporary)
 
 
@@ -82,7 +82,7 @@ def _weights_file(folder: Path, step: int) -> Path:
     return folder / f"weights-{step}.pt"
 
 
-def forget_after(path: Path, step: int) -> None:
+def truncate_after(path: Path, step: int) -> None:
     """Drop the rows of a JSONL file that belong to steps after `step`: they will be written again."""
     if not path.is_file():
         return

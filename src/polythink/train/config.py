@@ -15,7 +15,7 @@ class StageConfig(Config):
 
     mode: Literal[MODES] | None = None
     prompt: str | None = None
-    decoding: dict[str, Any] = Field(default_factory=dict)  # keys of `Decoding` that replace the recipe's
+    decoding: dict[str, Any] = Field(default_factory=dict)  # keys of `SamplingParams` that replace the recipe's
     seed: int | None = None
 
 

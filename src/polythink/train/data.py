@@ -16,24 +16,24 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from polythink.engine.params import Decoding
-from polythink.models.lm import LanguageModel
-from polythink.models.batch import pack
-from polythink.problems.tasks import attribution, countdown
-from polythink.problems.tasks.countdown import Manner
-from polythink.problems.prompts import Prompt, get_prompt
-from polythink.problems.problem import Problem
-from polythink.run.config import Config
+from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
+from polythink.models.batch import pack
+from polythink.models.lm import LanguageModel
+from polythink.problems.problem import Problem
+from polythink.problems.prompts import Prompt, get_prompt
+from polythink.problems.tasks import attribution, countdown
+from polythink.problems.tasks.countdown import DemoStyle
+from polythink.run.config import Config
 from polythink.run.folder import read_jsonl
 from polythink.trace.layout import MODES, Layout, Piece, lay_out
 from polythink.trace.parse import TraceError, nested_block, parse
-from polythink.trace.tokens import finish_early, pieces_of
+from polythink.trace.tokens import pieces_of, truncate_paths
 from polythink.trace.tree import Trace
 
 log = logging.getLogger(__name__)
 ROW_FIELDS = ("question", "trace")
-OF_MANNER = tuple(f.name for f in fields(Manner))  # keys of demonstrations
+OF_MANNER = tuple(f.name for f in fields(DemoStyle))  # keys of demonstrations
 OF_ATTRIBUTION = ("paths", "labels")  # those that attribution heeds
 
 
@@ -47,7 +47,7 @@ class DataConfig(Config):
     mode: Literal[MODES] | None = None  # how traces are laid out; None: the stage's
     share: float | None = Field(None, gt=0)  # of every batch, in any unit; None: as large as the source
     truncated: float = Field(0.0, ge=0, le=1)  # share of traces whose paths are cut where the first one is through
-    # of demonstrations, as in `countdown.Manner`
+    # of demonstrations, as in `countdown.DemoStyle`
     style: Literal["sequential", "parallel"] = "parallel"
     p_right: float = Field(0.5, ge=0, le=1)  # probability that a chain is the solution
     paths: PositiveInt | tuple[PositiveInt, ...] = 3  # paths of a block, or the numbers that are drawn from
@@ -57,10 +57,10 @@ class DataConfig(Config):
     summary: Literal["chosen", "reference"] = "chosen"  # what a path came to, or the reference whatever they say
 
     @property
-    def manner(self) -> Manner:
+    def manner(self) -> DemoStyle:
         """How the source's demonstrations are written."""
         paths = self.paths if isinstance(self.paths, tuple) else (self.paths,)
-        return Manner(self.style, paths, self.p_right, self.retries, self.labels, self.strategies, self.summary)
+        return DemoStyle(self.style, paths, self.p_right, self.retries, self.labels, self.strategies, self.summary)
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
@@ -102,7 +102,7 @@ def shuffled(n: int, seed: int, epoch: int) -> tuple[int, ...]:
     return tuple(order)
 
 
-def endless(n: int, seed: int, i: int) -> int:
+def epoch_index(n: int, seed: int, i: int) -> int:
     """Which of n things is read as the i-th: every one once an epoch, each epoch in another order."""
     return shuffled(n, seed, i // n)[i % n]
 
@@ -113,9 +113,9 @@ def endless(n: int, seed: int, i: int) -> int:
 class TraceEncoder:
     """Turns (question, response) into a layout of one mode, the end token included."""
 
-    def __init__(self, lm: LanguageModel, decoding: Decoding, prompt: Prompt) -> None:
+    def __init__(self, lm: LanguageModel, decoding: SamplingParams, prompt: Prompt) -> None:
         self.lm, self.decoding, self.prompt = lm, decoding, prompt
-        self.mode, self.stride, self.opening = decoding.mode, decoding.stride, decoding.summary_opening
+        self.mode, self.stride, self.opening = decoding.mode, decoding.stride, decoding.summary_prefix
         # tags, and the texts of small closed tasks, come again and again
         self.encode = lru_cache(maxsize=1 << 14)(lm.encode)
         self._prompt_of = lru_cache(maxsize=None)(get_prompt)
@@ -147,7 +147,7 @@ class TraceEncoder:
         head, end = self.lm.encode_prompt(text), (self.lm.eos,)
         pieces = pieces_of(head, tree, self.lm.dialect, self.encode, self.mode, end, self.opening)
         if truncated:
-            pieces = finish_early(pieces, "first", lambda label: self.lm.tag_ids[self.lm.dialect.path_tags(label)[1]])
+            pieces = truncate_paths(pieces, "first", lambda label: self.lm.tag_ids[self.lm.dialect.path_tags(label)[1]])
         if self.mode != "sequential":
             self._check_drawable(trace, tree, pieces)
         return lay_out(pieces, self.mode, self.stride)
@@ -155,8 +155,8 @@ class TraceEncoder:
     def _check_drawable(self, trace: str, tree: Trace, pieces: Sequence[Piece]) -> None:
         """`TraceError` where the engine, under this decoding, would put other tokens or other positions there."""
         if self.opening and not all(_begins(block.summary, self.opening) for block in tree.blocks):
-            message = f"a summary that does not begin with summary_opening, {self.opening!r}"
-            raise TraceError(message, "summary_opening", trace, 0)
+            message = f"a summary that does not begin with summary_prefix, {self.opening!r}"
+            raise TraceError(message, "summary_prefix", trace, 0)
         longest = max((len(piece.tokens) for piece in pieces if piece.kind == "path"), default=0)
         if self.stride and longest > self.stride:
             message = (
@@ -190,7 +190,7 @@ class Rows:
         return len(self.layouts)
 
     def layout(self, i: int) -> Layout:
-        return self.layouts[endless(len(self.layouts), self.seed, i)]
+        return self.layouts[epoch_index(len(self.layouts), self.seed, i)]
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class Demonstrations:
     seed: int
 
     def layout(self, i: int) -> Layout:
-        problem = self.problems[endless(len(self.problems), self.seed, i)]
+        problem = self.problems[epoch_index(len(self.problems), self.seed, i)]
         c = self.config
         rng = random.Random(f"{self.seed}/{problem.key}/{i}")
         demonstrate = attribution.demonstrate if problem.checker == "attribution" else countdown.demonstrate

@@ -18,26 +18,26 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 
-from polythink.engine.params import Decoding, Request
 from polythink.engine.engine import Engine
+from polythink.engine.params import Request, SamplingParams
+from polythink.errors import UserError
 from polythink.evaluate.run import sample_row
 from polythink.models.lm import LanguageModel
 from polythink.problems.answers import Grade, Grader
-from polythink.problems.prompts import Prompt
 from polythink.problems.problem import Problem
+from polythink.problems.prompts import Prompt
 from polythink.rewards.combine import Reward, RewardConfig, build_reward
-from polythink.errors import UserError
 from polythink.run.folder import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout
 from polythink.trace.statistics import rollout_statistics
 from polythink.train import distributed
-from polythink.train.checkpoint import forget_after, load_checkpoint, save_checkpoint
-from polythink.train.data import endless
+from polythink.train.checkpoint import load_checkpoint, save_checkpoint, truncate_after
+from polythink.train.data import epoch_index
+from polythink.train.grpo_step import PolicyConfig, learn, score
 from polythink.train.loss import group_advantages
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser
-from polythink.train.grpo_step import PolicyConfig, learn, score
 
 
 class GRPOConfig(PolicyConfig):
@@ -50,7 +50,7 @@ class GRPOConfig(PolicyConfig):
     groups: int = Field(32, ge=1)  # problems a step
     samples: int = Field(8, ge=2)  # rollouts a problem: a group
     rows: int = Field(64, ge=1)  # rollouts that the engine draws at once
-    keep_samples: int = Field(8, ge=0)  # rollouts a step that are written to samples.jsonl
+    log_samples: int = Field(8, ge=0)  # rollouts a step that are written to samples.jsonl
 
     @model_validator(mode="after")
     def _whole_groups(self) -> GRPOConfig:
@@ -74,7 +74,7 @@ def train_grpo(
     config: GRPOConfig,
     problems: Sequence[Problem],
     prompt: Prompt,
-    decoding: Decoding,
+    decoding: SamplingParams,
     seed: int,
     folder: Path,
     grader: Grader,
@@ -86,7 +86,7 @@ def train_grpo(
     optimiser = make_optimiser(lm.model, config, config.train)
     done = load_checkpoint(folder / "checkpoint", lm.model, optimiser)
     for name in ("metrics.jsonl", "samples.jsonl"):
-        forget_after(folder / name, done)
+        truncate_after(folder / name, done)
     with (
         JsonlWriter(folder / "metrics.jsonl") as metrics,
         JsonlWriter(folder / "samples.jsonl") as samples,
@@ -95,13 +95,13 @@ def train_grpo(
         bar.advance(done)
         for step in range(done, config.steps):
             started = time.perf_counter()
-            problem_P = process.share(problems_of_step(problems, config.groups, seed, step))
+            problem_P = distributed.shard(problems_of_step(problems, config.groups, seed, step))
             with autocast(config, lm.device):  # in the arithmetic that the policy is trained in
                 rollouts = draw(engine, problem_P, config.samples, prompt, decoding, seed * 1_000_003 + step)
             drawn = judge(rollouts, problem_P, grader, reward, step + 1)
             drawn_at = time.perf_counter()
             reward_PG = torch.tensor(drawn.rewards).view(-1, config.samples)
-            advantage_PG, zero_spread_P = group_advantages(reward_PG, config.divide_by_std, config.negative_scale)
+            advantage_PG, zero_spread_P = group_advantages(reward_PG, config.scale_rewards, config.negative_scale)
             groups = score(rollouts, advantage_PG, config.train_mode)
             lr = learning_rate(config, step, config.steps)
             learnt = learn(lm, config, groups, zero_spread_P, optimiser, lr, reference)
@@ -125,7 +125,7 @@ def train_grpo(
     return summarise(read_jsonl(folder / "metrics.jsonl"), config)
 
 
-def check_decoding(decoding: Decoding) -> None:
+def check_decoding(decoding: SamplingParams) -> None:
     """Refuse settings under which the recorded log-probabilities are not those of the drawn tokens."""
     if decoding.top_p < 1 or decoding.top_k > 0:
         raise UserError(
@@ -141,11 +141,11 @@ def check_decoding(decoding: Decoding) -> None:
 
 def problems_of_step(problems: Sequence[Problem], groups: int, seed: int, step: int) -> list[Problem]:
     """The problems of a step, counted from 0: all are asked once before any is asked again."""
-    return [problems[endless(len(problems), seed, step * groups + p)] for p in range(groups)]
+    return [problems[epoch_index(len(problems), seed, step * groups + p)] for p in range(groups)]
 
 
 def draw(
-    engine: Engine, problem_P: Sequence[Problem], samples: int, prompt: Prompt, decoding: Decoding, seed: int
+    engine: Engine, problem_P: Sequence[Problem], samples: int, prompt: Prompt, decoding: SamplingParams, seed: int
 ) -> list[Rollout]:
     """`samples` rollouts of each problem, group after group, from the policy as it is."""
     prompt_P = [tuple(engine.lm.encode_prompt(prompt.fill(problem.question))) for problem in problem_P]
@@ -185,7 +185,7 @@ def describe(drawn: Drawn, dialect: Dialect) -> dict:
         "unparsed": fmean(g.verdict == "unparsed" for g in drawn.grades),
         "timeouts": sum(g.verdict == "timeout" for g in drawn.grades),
         "parallel_ratio": fmean(f["complete_blocks"] > 0 for f in found),
-        **{name: fmean(f[name] for f in found) for name in ("valid", "tokens", "critical_path", "cuts")},
+        **{name: fmean(f[name] for f in found) for name in ("valid", "tokens", "critical_path", "truncated")},
         "first_block": fmean(first) if first else None,
         "entropy": fmean(surprisal),
     }
@@ -193,7 +193,7 @@ def describe(drawn: Drawn, dialect: Dialect) -> dict:
 
 def show(drawn: Drawn, config: GRPOConfig, grader: Grader, dialect: Dialect) -> list[dict]:
     """Rows for samples.jsonl: the first rollout of the first groups."""
-    chosen = range(0, len(drawn.rollouts), config.samples)[: config.keep_samples]
+    chosen = range(0, len(drawn.rollouts), config.samples)[: config.log_samples]
     return [
         {"reward": drawn.rewards[i]}
         | sample_row(drawn.problems[i], drawn.rollouts[i], drawn.grades[i], grader, dialect)

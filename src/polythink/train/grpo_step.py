@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from polythink.models.lm import LanguageModel
 from polythink.models.batch import collate, token_logprobs
+from polythink.models.lm import LanguageModel
 from polythink.trace.layout import MODES, Layout
 from polythink.trace.rollout import Rollout
 from polythink.train import distributed
@@ -35,7 +35,7 @@ class PolicyConfig(TrainingConfig):
     mini_batches: int = Field(1, ge=1)  # updates a step, over whole groups
     train_mode: Literal[MODES] | None = None  # layout of the training forward; None: the one drawn in
     old_logprobs: Literal["engine", "recomputed"] = "engine"
-    divide_by_std: bool = True
+    scale_rewards: bool = True
     negative_scale: float = Field(1.0, ge=0)  # factor on negative advantages
     drop_zero_spread: bool = True  # leave out groups whose rewards are all equal, also from the means
     aggregation: Aggregation = "token-mean"
@@ -46,7 +46,7 @@ class PolicyConfig(TrainingConfig):
 
 
 @dataclass(frozen=True)
-class Scored:
+class TrainItem:
     """A rollout ready for training. Arrays are (T,) float32 along its layout."""
 
     layout: Layout
@@ -61,16 +61,16 @@ class Scored:
         return int(self.layout.sampled.sum())
 
 
-def score(rollouts: Sequence[Rollout], advantage_PG: torch.Tensor, mode: str | None) -> list[list[Scored]]:
+def score(rollouts: Sequence[Rollout], advantage_PG: torch.Tensor, mode: str | None) -> list[list[TrainItem]]:
     """The rollouts as groups, laid out in `mode` (None: the one they were drawn in)."""
     groups, samples = advantage_PG.shape
     flat = [
-        score_one(r, advantage, mode) for r, advantage in zip(rollouts, advantage_PG.flatten().tolist(), strict=True)
+        to_item(r, advantage, mode) for r, advantage in zip(rollouts, advantage_PG.flatten().tolist(), strict=True)
     ]
     return [flat[g * samples : (g + 1) * samples] for g in range(groups)]
 
 
-def score_one(rollout: Rollout, advantage: float, mode: str | None) -> Scored:
+def to_item(rollout: Rollout, advantage: float, mode: str | None) -> TrainItem:
     layout = rollout.layout(mode)
     drawn, temperature = np.zeros(len(layout), np.float32), np.ones(len(layout), np.float32)
     begin = len(rollout.prompt)
@@ -78,13 +78,13 @@ def score_one(rollout: Rollout, advantage: float, mode: str | None) -> Scored:
         span = slice(begin, begin + len(segment.tokens))
         drawn[span], temperature[span] = segment.logprobs, segment.temperature
         begin += len(segment.tokens)
-    return Scored(layout, drawn, drawn, temperature, advantage)
+    return TrainItem(layout, drawn, drawn, temperature, advantage)
 
 
 def learn(
     lm: LanguageModel,
     config: PolicyConfig,
-    groups: Sequence[list[Scored]],
+    groups: Sequence[list[TrainItem]],
     zero_spread_P: torch.Tensor,
     optimiser: torch.optim.Optimizer,
     lr: float,
@@ -126,10 +126,10 @@ def learn(
 
 
 def accumulate_gradient(
-    lm: LanguageModel, config: PolicyConfig, items: Sequence[Scored], reference: torch.nn.Module | None
+    lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem], reference: torch.nn.Module | None
 ) -> dict:
     """Add the gradient of the mini-batch's loss; returns sums over its tokens. Forced tokens are in none of them."""
-    weights = sequence_weights([s.tokens for s in items], config.aggregation, process.total)
+    weights = sequence_weights([s.tokens for s in items], config.aggregation, distributed.all_reduce_sum)
     sums = {"loss": 0.0, "tokens": 0, "clipped": 0, "kl": 0.0, "gap_sum": 0.0, "gap_max": 0.0}
     for micro in micro_batches([len(s.layout) for s in items], config.micro_batch):
         rows = [items[i] for i in micro]
@@ -145,7 +145,7 @@ def accumulate_gradient(
             loss = loss + config.kl * divergence
             sums["kl"] += divergence.detach()[sampled].sum().item()
         micro_loss = (weight * loss)[sampled].sum()
-        (micro_loss * process.world()).backward()  # gradients are averaged over processes, not summed
+        (micro_loss * distributed.world_size()).backward()  # gradients are averaged over processes, not summed
         gap = (new.detach() - drawn)[sampled].abs()
         sums["loss"] += micro_loss.item()
         sums["tokens"] += int(sampled.sum())
@@ -156,7 +156,7 @@ def accumulate_gradient(
 
 
 def forward(
-    model: torch.nn.Module, lm: LanguageModel, config: PolicyConfig, rows: Sequence[Scored]
+    model: torch.nn.Module, lm: LanguageModel, config: PolicyConfig, rows: Sequence[TrainItem]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities (B, T) of the sampled tokens at the temperatures they were drawn at, and which those are."""
     batch = collate([s.layout for s in rows], lm.pad).to(lm.device)
@@ -174,7 +174,7 @@ def along(like: torch.Tensor, arrays: Sequence[np.ndarray], fill: float = 0.0) -
 
 
 @torch.no_grad()
-def recompute(lm: LanguageModel, config: PolicyConfig, items: Sequence[Scored]) -> list[Scored]:
+def recompute(lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem]) -> list[TrainItem]:
     """The items with old log-probabilities of the training forward in place of the engine's."""
     result = list(items)
     for micro in micro_batches([len(s.layout) for s in items], config.micro_batch):
@@ -184,14 +184,14 @@ def recompute(lm: LanguageModel, config: PolicyConfig, items: Sequence[Scored]) 
     return result
 
 
-def measure_gap(lm: LanguageModel, config: PolicyConfig, items: Sequence[Scored]) -> dict:
+def measure_gap(lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem]) -> dict:
     """`logprob_gap` and its mean over the tokens of these rollouts, without training on them."""
     gaps = [np.abs(s.old - s.drawn)[s.layout.sampled] for s in recompute(lm, config, items)]
     every = np.concatenate(gaps)
     return {"logprob_gap": float(every.max()), "logprob_gap_mean": float(every.mean())}
 
 
-def divide(groups: Sequence[list[Scored]], parts: int) -> list[Sequence[list[Scored]]]:
+def divide(groups: Sequence[list[TrainItem]], parts: int) -> list[Sequence[list[TrainItem]]]:
     """The groups in `parts` runs of nearly equal size; fewer where there are fewer groups."""
     parts = min(parts, len(groups))
     bounds = [len(groups) * i // parts for i in range(parts + 1)]

@@ -15,7 +15,7 @@ MAX_LOG_RATIO = 20.0  # beyond it the ratio is clipped anyway, and exp() would o
 
 
 def group_advantages(
-    reward_PG: torch.Tensor, divide_by_std: bool = True, negative_scale: float = 1.0, epsilon: float = 1e-6
+    reward_PG: torch.Tensor, scale_rewards: bool = True, negative_scale: float = 1.0, epsilon: float = 1e-6
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Advantages (P, G) against the group mean, and (P,) bool: groups whose rewards are all equal (advantages 0).
 
@@ -25,7 +25,7 @@ def group_advantages(
     assert reward_PG.shape[1] > 1, "a group needs at least two samples"
     advantage_PG = reward_PG - reward_PG.mean(dim=1, keepdim=True)
     zero_spread_P = reward_PG.amax(dim=1) == reward_PG.amin(dim=1)
-    if divide_by_std:
+    if scale_rewards:
         advantage_PG = advantage_PG / (reward_PG.std(dim=1, keepdim=True) + epsilon)
     advantage_PG = torch.where(advantage_PG < 0, negative_scale * advantage_PG, advantage_PG)
     return advantage_PG.masked_fill(zero_spread_P[:, None], 0.0), zero_spread_P

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from polythink.models.thoughts import thoughts_of
 from polythink.errors import UserError
+from polythink.models.thoughts import thoughts_of
 from polythink.train.config import OptimiserConfig
 
 

@@ -12,14 +12,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from polythink.models.lm import LanguageModel
-from polythink.models.batch import collate, response_of, token_logprobs
 from polythink.errors import UserError
+from polythink.models.batch import collate, response_of, token_logprobs
+from polythink.models.lm import LanguageModel
 from polythink.run.folder import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.trace.layout import Layout
 from polythink.train import distributed
-from polythink.train.checkpoint import forget_after, load_checkpoint, save_checkpoint
+from polythink.train.checkpoint import load_checkpoint, save_checkpoint, truncate_after
 from polythink.train.config import TrainingConfig
 from polythink.train.data import DataConfig, Mixture, pack_rows
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser, micro_batches, update
@@ -51,13 +51,13 @@ def train_sft(lm: LanguageModel, config: SFTConfig, data: Mixture, folder: Path)
     if not steps:
         raise UserError(f"{config.epochs:g} epochs of the data are less than one batch of {config.batch}")
     done = load_checkpoint(folder / "checkpoint", model, optimiser)
-    forget_after(folder / "metrics.jsonl", done)
+    truncate_after(folder / "metrics.jsonl", done)
     model.train()
     with JsonlWriter(folder / "metrics.jsonl") as metrics, Progress(steps, "sft") as bar:
         bar.advance(done)
         for step in range(done, steps):
             started = time.perf_counter()
-            layouts = process.share(data.batch(step))
+            layouts = distributed.shard(data.batch(step))
             loss, tokens = accumulate_gradient(lm, config, layouts)
             lr = learning_rate(config, step, steps)
             norm = update(model, optimiser, lr, config.clip)
@@ -78,16 +78,16 @@ def accumulate_gradient(lm: LanguageModel, config: SFTConfig, layouts: Sequence[
     The mean is over the whole batch: how it is divided into micro-batches does not matter.
     """
     rows = pack_rows(layouts, config.pack) if config.pack else layouts
-    tokens = int(process.total(sum(count_scored(row, config.loss_on) for row in rows), lm.device))
+    tokens = int(distributed.all_reduce_sum(sum(count_scored(row, config.loss_on) for row in rows), lm.device))
     loss = 0.0
     for micro in micro_batches([len(row) for row in rows], config.micro_batch):
         batch = collate([rows[i] for i in micro], lm.pad).to(lm.device)
         with autocast(config, lm.device):
             logprobs = token_logprobs(lm.model, batch, wanted=getattr(batch, config.loss_on))
         micro_loss = -logprobs.sum() / tokens
-        (micro_loss * process.world()).backward()  # gradients are averaged over processes, not summed
+        (micro_loss * distributed.world_size()).backward()  # gradients are averaged over processes, not summed
         loss += micro_loss.item()
-    return process.total(loss, lm.device), tokens
+    return distributed.all_reduce_sum(loss, lm.device), tokens
 
 
 def count_scored(layout: Layout, loss_on: str) -> int:

@@ -9,13 +9,13 @@ import torch
 from shapes import make, make_config, tokens
 from torch import nn
 
+from polythink.errors import UserError
 from polythink.models.architectures import ARCHITECTURES, eit
 from polythink.models.architectures.attention import split
 from polythink.models.architectures.e_eit import EfficientInteractiveAttention
 from polythink.models.architectures.eit import InteractiveAttention
 from polythink.models.architectures.folding import folding_pays
 from polythink.models.architectures.partialformer import PartialAttention
-from polythink.errors import UserError
 
 B, T, D_MODEL, HEADS = 2, 7, 32, 4
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from shapes import VARIANTS, make, tokens
 
-from polythink.engine import Decoding, Engine, Request, reference_generate
+from polythink.engine import Engine, Request, SamplingParams, reference_generate
 from polythink.models.architectures.neighbours import around, left_of
-from polythink.models.lm import LanguageModel, ModelSettings
 from polythink.models.batch import collate, token_logprobs
+from polythink.models.lm import LanguageModel, ModelSettings
 from polythink.models.tokenizers import word_tokenizer
 from polythink.trace.dialect import PARALLEL_R1
 
@@ -256,7 +256,7 @@ def test_the_engine_draws_what_its_slow_twin_draws(name, backend):
     engine = Engine(lm, rows=4)
     assert engine.backend.kind == backend
     requests = [Request(tuple(lm.encode("a b c c a"[: 1 + 4 * (i % 3)])), f"p{i}", 0) for i in range(5)]
-    decoding = Decoding(
+    decoding = SamplingParams(
         paths=2, max_blocks=2, max_main_tokens=8, max_path_tokens=4, max_summary_tokens=4, max_trace_tokens=50
     )
     found = engine.generate(requests, decoding, seed=1)

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from polythink.errors import UserError
 from polythink.problems.answers import Grader
-from polythink.problems.tasks.attribution import VOCABULARY, demonstrate, judge, parse_question, problems
-from polythink.problems.tasks.countdown import Manner
 from polythink.problems.problem import Problem
 from polythink.problems.sets import load_problems
-from polythink.errors import UserError
+from polythink.problems.tasks.attribution import VOCABULARY, demonstrate, judge, parse_question, problems
+from polythink.problems.tasks.countdown import DemoStyle
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
 from polythink.trace.parse import parse
 from polythink.trace.render import render
@@ -23,9 +23,9 @@ ASKED = Problem("p", "a d e g j k -> 4 of 6", "4", "attribution")
 PATHS = "<think9> . . . k . . </think9><think2> . . . a . . </think2><think11> . . . a . . </think11>"
 
 
-def numbered(paths: int) -> Manner:
+def numbered(paths: int) -> DemoStyle:
     """So many paths with numbers from the whole inventory."""
-    return Manner(paths=(paths,), labels="random")
+    return DemoStyle(paths=(paths,), labels="random")
 
 
 def trace(summary: str, paths: str = PATHS) -> str:
@@ -75,7 +75,7 @@ def test_what_a_demonstration_draws():
     assert set(letters) == set(parse_question(problem.question).letters)
     assert min(letters.values()) > 150  # of 1200, six letters
     assert all(len({len(path.parts[0].split()) for path in block.paths}) == 1 for block in blocks)
-    ordered = parse(demonstrate(problem, Manner(paths=(3,)), rng, PARATHINKER), PARATHINKER)
+    ordered = parse(demonstrate(problem, DemoStyle(paths=(3,)), rng, PARATHINKER), PARATHINKER)
     assert ordered.blocks[0].labels == (1, 2, 3)
 
 

@@ -9,14 +9,15 @@ from collections import Counter
 
 import pytest
 
-from polythink.problems.tasks import countdown
+from polythink.errors import UserError
 from polythink.problems.answers import extract
+from polythink.problems.tasks import countdown
 from polythink.problems.tasks.countdown import (
     LEVELS,
     SPLITS,
     VOCABULARY,
     CountdownTeacher,
-    Manner,
+    DemoStyle,
     chains,
     demonstrate,
     is_marked_ok,
@@ -24,7 +25,6 @@ from polythink.problems.tasks.countdown import (
     path_answer,
     problems,
 )
-from polythink.errors import UserError
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
 from polythink.trace.parse import parse
 from polythink.trace.render import render
@@ -129,7 +129,7 @@ STYLES = [
 def test_demonstrations_are_well_formed_canonical_and_in_the_vocabulary(level, style, options):
     rng = random.Random(0)
     for problem in sample_of(level, 150):
-        text = demonstrate(problem, Manner(style, **options), rng)
+        text = demonstrate(problem, DemoStyle(style, **options), rng)
         assert check(text, "strict").reason == "ok"
         assert render(parse(text)) == text
         assert len(parse(text).blocks) == (style == "parallel")
@@ -144,7 +144,7 @@ def test_every_chain_is_honest(style):
     marks = Counter()
     for problem in sample_of("hard", 200):
         left, target = problem.question.split(" -> ")
-        text = demonstrate(problem, Manner(style), rng)
+        text = demonstrate(problem, DemoStyle(style), rng)
         found = re.findall(r"\d+(?: [-+*] \d+ = \d+)+ (?:ok|no)", text)
         assert len(found) == (3 if style == "parallel" else 1)
         for chain in found:
@@ -164,7 +164,7 @@ def test_the_box_holds_a_chain_that_was_tried_the_marked_one_where_there_is_one(
     rng = random.Random(2)
     boxed_right = Counter()
     for problem in sample_of("easy", 200):
-        text = demonstrate(problem, Manner(style, p_right=0.3), rng)
+        text = demonstrate(problem, DemoStyle(style, p_right=0.3), rng)
         box = re.fullmatch(r".*\\boxed\{ (.*) \}", text, re.DOTALL)[1]
         trace = parse(text)
         segments = [p.parts[0] for p in trace.blocks[0].paths] if trace.blocks else [text]
@@ -178,7 +178,7 @@ def test_the_box_holds_a_chain_that_was_tried_the_marked_one_where_there_is_one(
 
 
 def first_paths(problem, seed: int, paths: int) -> list[str]:
-    block = parse(demonstrate(problem, Manner(paths=(paths,), p_right=0.4), random.Random(seed))).blocks[0]
+    block = parse(demonstrate(problem, DemoStyle(paths=(paths,), p_right=0.4), random.Random(seed))).blocks[0]
     return [path_answer(path.parts[0]) for path in block.paths]
 
 
@@ -252,7 +252,7 @@ MISTAKES = [
     (lambda: problems("medium", "train"), "no countdown level 'medium'"),
     (lambda: problems("easy", "test"), "countdown has no split 'test'"),
     (lambda: parse_question("9 8 5"), "'9 8 5' is not a countdown question"),
-    (lambda: Manner("paralel"), "did you mean 'parallel'"),
+    (lambda: DemoStyle("paralel"), "did you mean 'parallel'"),
     (lambda: CountdownTeacher({"paralel": 1}), "did you mean 'parallel'"),
     (lambda: CountdownTeacher({"parallel": 0}), "shares of the styles"),
     (lambda: CountdownTeacher({"parallel": 1}, p_right=1.5), "p_right within 0..1"),
@@ -271,7 +271,7 @@ def test_mistakes_are_one_sentence(mistake, message):
 
 def test_parathinker_demonstrations_answer_in_the_summary():
     rng = random.Random(3)
-    manner = Manner(paths=(2, 3, 4), p_right=0.4, labels="random", summary="reference")
+    manner = DemoStyle(paths=(2, 3, 4), p_right=0.4, labels="random", summary="reference")
     seen = Counter()
     for problem in sample_of("hard", 150):
         text = demonstrate(problem, manner, rng, PARATHINKER)
@@ -287,7 +287,7 @@ def test_a_retry_follows_a_chain_that_missed_and_the_last_one_is_the_answer():
     rng = random.Random(4)
     lengths = Counter()
     for problem in sample_of("easy", 200):
-        text = demonstrate(problem, Manner(paths=(3,), p_right=0.2, retries=2), rng, PARATHINKER)
+        text = demonstrate(problem, DemoStyle(paths=(3,), p_right=0.2, retries=2), rng, PARATHINKER)
         for path in parse(text, PARATHINKER).blocks[0].paths:
             marks = re.findall("ok|no", path.parts[0])
             assert "ok" not in marks[:-1]
@@ -303,7 +303,7 @@ def test_a_number_that_is_a_strategy_settles_the_first_two_operators():
     rng = random.Random(5)
     kept = Counter()
     for problem in sample_of("hard", 150):
-        text = demonstrate(problem, Manner(paths=(4,), labels="random", strategies=True), rng, PARATHINKER)
+        text = demonstrate(problem, DemoStyle(paths=(4,), labels="random", strategies=True), rng, PARATHINKER)
         for label, path in parse(text, PARATHINKER).blocks[0].numbered():
             begins = tuple(path_answer(path.parts[0]).split()[1:4:2])
             possible = {c.operators[:2] for c in countdown.chains(countdown.parse_question(problem.question)[0])}

@@ -12,13 +12,13 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from polythink.engine.kv_cache import Arena, Group
+from polythink.engine.kv_cache import Group, TreeKVCache
 
 NAME = "polythink_arena"
 
 # The arena of the session under way in this thread. A context variable, since not every model hands keyword arguments
 # of its forward down to its attention.
-ARENA: ContextVar[Arena] = ContextVar("polythink_arena")
+ARENA: ContextVar[TreeKVCache] = ContextVar("polythink_arena")
 
 # What models hand to their attention beside the tensors, and what makes no difference here.
 _HARMLESS = {"is_causal", "position_ids", "use_cache", "output_attentions", "output_hidden_states", "return_dict"}

@@ -15,10 +15,10 @@ from weakref import WeakKeyDictionary
 import torch
 
 from polythink.engine.backends import attention
-from polythink.engine.kv_cache import Arena
-from polythink.engine.trace_state import Feed
-from polythink.models.lm import LanguageModel
+from polythink.engine.kv_cache import TreeKVCache
+from polythink.engine.trace_state import TokenInput
 from polythink.models.batch import sliding_window
+from polythink.models.lm import LanguageModel
 from polythink.models.thoughts import keywords, thoughts_of
 
 KINDS = ("flat", "padded")
@@ -38,7 +38,7 @@ class TransformersBackend:
         self.config = lm.model.config.get_text_config()
         self.window = sliding_window(self.config)
         self.lock = _LOCKS.setdefault(lm.model, threading.RLock())
-        self.arena: Arena | None = None
+        self.arena: TreeKVCache | None = None
         self._keeps_logits = "logits_to_keep" in inspect.signature(lm.model.forward).parameters
 
     @contextmanager
@@ -52,7 +52,7 @@ class TransformersBackend:
         slots = getattr(self.config, "cache_slots", self.config.num_hidden_layers)
         with self.lock, torch.inference_mode():
             training, implementation, outer = model.training, model.config._attn_implementation, self.arena
-            self.arena = Arena(slots, rows, self.lm.device, self.window is not None, self.kind == "padded", most)
+            self.arena = TreeKVCache(slots, rows, self.lm.device, self.window is not None, self.kind == "padded", most)
             token = attention.ARENA.set(self.arena)
             try:
                 model.eval()
@@ -69,7 +69,7 @@ class TransformersBackend:
         """Enter a segment in the table; segment 0 starts a new trace in that row."""
         self.arena.open(row, segment, follows)
 
-    def run(self, feeds: Sequence[Feed], rows: Sequence[int], wanted: Sequence[int]) -> torch.Tensor:
+    def run(self, feeds: Sequence[TokenInput], rows: Sequence[int], wanted: Sequence[int]) -> torch.Tensor:
         """Logits (len(wanted), V) of the feeds numbered in `wanted`. Feeds come row by row, in the order of slots."""
         tokens, segments, positions, slots, labels, scales, _ = zip(*feeds, strict=True)
         self.arena.plan(tokens, segments, positions, slots, rows)

@@ -16,11 +16,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 
+from polythink.errors import UserError
 from polythink.models.architectures.config import FrameConfig
 from polythink.models.architectures.eit import InteractionConfig
 from polythink.models.architectures.folding import folded_products, folding_pays, plain_products
 from polythink.models.architectures.partialformer import PartialFormerConfig
-from polythink.errors import UserError
 
 
 class Count(NamedTuple):

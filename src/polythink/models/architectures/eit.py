@@ -28,6 +28,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from polythink.errors import UserError
 from polythink.models.architectures.attention import ROLES, mapped_attention, split, to_weights
 from polythink.models.architectures.config import FrameConfig
 from polythink.models.architectures.decoder_only import DecoderOnlyLM
@@ -37,7 +38,6 @@ from polythink.models.architectures.initial import drawn_by, keep_spread
 from polythink.models.architectures.neighbours import SLOTS, Neighbours, convolve
 from polythink.models.architectures.stack import Parts
 from polythink.models.architectures.vanilla import MultiHeadAttention
-from polythink.errors import UserError
 
 
 class InteractionConfig(FrameConfig):

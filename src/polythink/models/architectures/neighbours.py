@@ -10,7 +10,7 @@ own path; the token before the fork has none to the right, and the join's first 
 its left, or nothing where two are longest.
 
 Cost: 2 T S indices for each key of reach, shared by all layers, and for every convolution as many gathers of its maps
-as the kernel is wide. Decoding keeps two whole numbers a token, in cache slots of their own: position and left(s).
+as the kernel is wide. SamplingParams keeps two whole numbers a token, in cache slots of their own: position and left(s).
 Plain text needs none of this: there, neighbours lie side by side.
 
 Axis legend: B rows, C maps, T queries, S keys, W = 2 reach: the neighbours from the farthest on the left to the

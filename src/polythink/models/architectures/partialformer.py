@@ -13,7 +13,7 @@ Symbols: G logit heads, E expanded heads, D = d / H head size, r ratio; x (T, d)
 Without the head MLP (`head_mlp=False`: Q, K: d -> E*D) the two sums of products are one, softmax([Q; Q_0] [K; K_0]^T),
 which SDPA computes. With it E maps are formed: T * S * E floats a layer, in chunks of query rows where that is much,
 and E more that all layers share.
-Decoding keeps K and V of every layer and one K_0 of the stack, in a cache slot of its own.
+SamplingParams keeps K and V of every layer and one K_0 of the stack, in a cache slot of its own.
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 
-from polythink.problems.tasks.countdown import SPLITS, Manner, split_of
+from polythink.errors import UserError, did_you_mean
 from polythink.problems.problem import Problem
-from polythink.errors import UserError, nearest
+from polythink.problems.tasks.countdown import SPLITS, DemoStyle, split_of
 from polythink.trace.convert import draw_labels
 from polythink.trace.dialect import Dialect
 from polythink.trace.parse import TraceError, parse
@@ -83,7 +83,7 @@ def problems(split: str, limit: int | None = None, seed: int = 0) -> tuple[Probl
     A problem's `answer` is the place that the summary reports: what was said there, only the trace knows.
     """
     if split not in SPLITS:
-        raise UserError(f"attribution has no split {split!r}{nearest(split, SPLITS)}")
+        raise UserError(f"attribution has no split {split!r}{did_you_mean(split, SPLITS)}")
     chosen = [problem for problem in _all_problems() if split_of(problem.key) == split]
     random.Random(seed).shuffle(chosen)
     return tuple(chosen[:limit])
@@ -104,7 +104,7 @@ def _all_problems() -> tuple[Problem, ...]:
     )  # fmt: skip
 
 
-def demonstrate(problem: Problem, manner: Manner, rng: random.Random, dialect: Dialect) -> str:
+def demonstrate(problem: Problem, manner: DemoStyle, rng: random.Random, dialect: Dialect) -> str:
     """A trace that answers the problem: each path says a letter drawn on its own.
 
     Of the manner count the numbers of `paths` and their `labels`: `random` ones of the inventory in random order, or

@@ -11,7 +11,7 @@ target. A **chain** tries one choice and says at its end whether it worked:
                  <Summary> - * </Summary> \\boxed{ 9 - 8 * 5 }
     ParaThinker  <think1> chain </think1> ... <summary> \\boxed{ 9 - 8 * 5 } </summary>
 
-A path may hold further chains behind one that missed (`Manner.retries`).
+A path may hold further chains behind one that missed (`DemoStyle.retries`).
 
 All words are separated by single spaces (tags need none between them), and `VOCABULARY` holds every word.
 """
@@ -28,8 +28,8 @@ from functools import lru_cache
 from itertools import product
 from typing import Any
 
+from polythink.errors import UserError, did_you_mean
 from polythink.problems.problem import Problem
-from polythink.errors import UserError, nearest
 from polythink.trace.convert import draw_labels
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.render import render
@@ -96,9 +96,9 @@ def problems(level: str, split: str, limit: int | None = None, seed: int = 0) ->
     A problem's split is a hash of its key: it depends on nothing else and never changes.
     """
     if level not in LEVELS:
-        raise UserError(f"no countdown level {level!r}{nearest(level, LEVELS)}")
+        raise UserError(f"no countdown level {level!r}{did_you_mean(level, LEVELS)}")
     if split not in SPLITS:
-        raise UserError(f"countdown has no split {split!r}{nearest(split, SPLITS)}")
+        raise UserError(f"countdown has no split {split!r}{did_you_mean(split, SPLITS)}")
     chosen = [problem for problem in _all_problems(level) if split_of(problem.key) == split]
     random.Random(seed).shuffle(chosen)
     return tuple(chosen[:limit])
@@ -163,7 +163,7 @@ def _attempts(text: str) -> list[re.Match[str]]:
 
 
 @dataclass(frozen=True)
-class Manner:
+class DemoStyle:
     """How demonstrations are written."""
 
     style: str = "parallel"  # one of `STYLES`
@@ -179,14 +179,14 @@ class Manner:
             (self.style, STYLES), (self.labels, ("ordered", "random")), (self.summary, ("chosen", "reference")),
         ):  # fmt: skip
             if value not in known:
-                raise UserError(f"no manner {value!r} of demonstrations{nearest(value, known)}")
+                raise UserError(f"no manner {value!r} of demonstrations{did_you_mean(value, known)}")
 
     def draw_paths(self, rng: random.Random) -> int:
         """How many paths the next block has."""
         return self.paths[0] if len(self.paths) == 1 else rng.choice(self.paths)
 
 
-def demonstrate(problem: Problem, manner: Manner, rng: random.Random, dialect: Dialect = PARALLEL_R1) -> str:
+def demonstrate(problem: Problem, manner: DemoStyle, rng: random.Random, dialect: Dialect = PARALLEL_R1) -> str:
     """A response to a countdown problem, in the style `sequential` (one path's text) or `parallel` (a block).
 
     Each chain is drawn on its own: with probability `p_right` the solution, otherwise any chain in range (which may be
@@ -217,7 +217,7 @@ def strategy(label: int) -> tuple[str, str]:
     return names[(label - 1) % 3], names[(label - 1) // 3 % 3]
 
 
-def _path(problem: Problem, manner: Manner, rng: random.Random, label: int) -> list[Chain]:
+def _path(problem: Problem, manner: DemoStyle, rng: random.Random, label: int) -> list[Chain]:
     """The chains of one path: one, and others behind it while they miss the target and there are retries left."""
     numbers, target = parse_question(problem.question)
     everything = chains(numbers)
@@ -235,7 +235,7 @@ def _path(problem: Problem, manner: Manner, rng: random.Random, label: int) -> l
 class CountdownTeacher:
     """A cold-start teacher that needs no model: `teacher(problem, prompt, sample)` is a demonstration.
 
-    `styles` are the shares of the styles, in any unit; `labels` is that of a `Manner`. The response depends on (seed,
+    `styles` are the shares of the styles, in any unit; `labels` is that of a `DemoStyle`. The response depends on (seed,
     problem, sample) alone.
     """
 
@@ -248,12 +248,12 @@ class CountdownTeacher:
 
     def __post_init__(self) -> None:
         if unknown := next((style for style in self.styles if style not in STYLES), None):
-            raise UserError(f"no style of demonstration {unknown!r}{nearest(unknown, STYLES)}")
+            raise UserError(f"no style of demonstration {unknown!r}{did_you_mean(unknown, STYLES)}")
         if self.paths < 1 or not 0 <= self.p_right <= 1:
             raise UserError(f"paths must be 1 or more and p_right within 0..1, not {self.paths} and {self.p_right}")
         if not self.styles or min(self.styles.values()) < 0 or not sum(self.styles.values()):
             raise UserError(f"the shares of the styles must be 0 or more and not all 0, not {dict(self.styles)}")
-        Manner(labels=self.labels)  # refuses what is no way to number paths
+        DemoStyle(labels=self.labels)  # refuses what is no way to number paths
 
     @property
     def about(self) -> dict[str, Any]:
@@ -264,5 +264,5 @@ class CountdownTeacher:
     def __call__(self, problem: Problem, prompt: str, sample: int) -> str:
         rng = random.Random(f"{self.seed}/{problem.key}/{sample}")
         (style,) = rng.choices(list(self.styles), list(self.styles.values()))
-        manner = Manner(style, (self.paths,), self.p_right, labels=self.labels)
+        manner = DemoStyle(style, (self.paths,), self.p_right, labels=self.labels)
         return demonstrate(problem, manner, rng, self.dialect)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import random
 from functools import lru_cache, partial
 
-from polythink.text.data.pairs import SIZES, Pair, drawn
 from polythink.errors import UserError
+from polythink.text.data.pairs import SIZES, Pair, drawn
 
 LANGUAGES = ("de", "fr")
 TRAIN = 10_000  # pairs; they take time to be written

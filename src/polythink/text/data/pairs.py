@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from polythink.errors import UserError, nearest
+from polythink.errors import UserError, did_you_mean
 
 SHARES = {"train": 80, "valid": 8, "test": 12}  # of all sources, in percent
 SIZES = {"train": 30_000, "valid": 1024, "test": 1024}  # pairs that are drawn where no number is said
@@ -56,7 +56,7 @@ def drawn(name: str, draw: Callable[[random.Random], Pair], split: str, limit: i
     `UserError` where the sources of the split are used up.
     """
     if split not in SHARES:
-        raise UserError(f"{name} has no split {split!r}{nearest(split, SHARES)}")
+        raise UserError(f"{name} has no split {split!r}{did_you_mean(split, SHARES)}")
     rng = random.Random(f"{name}/{split}/{seed}")
     found: dict[str, Pair] = {}
     idle = 0  # draws since the last new source

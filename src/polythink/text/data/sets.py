@@ -19,11 +19,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from polythink.text.data import grammar, numerals, sequences
+from polythink.errors import UserError, did_you_mean
 from polythink.problems.hub import hub_rows
-from polythink.text.data.pairs import SHARES, Pair, TextSet
-from polythink.errors import UserError, nearest
 from polythink.run.rows import read_rows
+from polythink.text.data import grammar, numerals, sequences
+from polythink.text.data.pairs import SHARES, Pair, TextSet
 
 FORMS = "two files as NAME.{en,de}, or one file .tsv, .jsonl, .parquet, or .txt without sources"
 
@@ -112,10 +112,10 @@ def find_texts(name: str) -> tuple[TextSource, str]:
     """The source and the split that a name means; nothing is loaded."""
     base, _, split = name.partition(":")
     if base not in TEXTS:
-        raise UserError(f"no set of texts {base!r}{nearest(base, TEXTS)}; or give {FORMS}")
+        raise UserError(f"no set of texts {base!r}{did_you_mean(base, TEXTS)}; or give {FORMS}")
     source = TEXTS[base]
     if split and split not in source.splits:
-        raise UserError(f"{base} has no split {split!r}{nearest(split, source.splits)}")
+        raise UserError(f"{base} has no split {split!r}{did_you_mean(split, source.splits)}")
     return source, split or source.splits[0]
 
 
