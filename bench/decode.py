@@ -126,7 +126,7 @@ def measure(dtype: str, options: argparse.Namespace) -> Iterator[list[str]]:
     """The rows of the table, one a case, as they are measured."""
     lm = make_model(dtype)
     vocabulary = lm.model.config.vocab_size
-    contenders = {kind: partial(engine_steps, Engine(lm, rows=64, backend=kind)) for kind in BACKENDS}
+    contenders = {kind: partial(engine_steps, Engine(lm, max_num_seqs=64, backend=kind)) for kind in BACKENDS}
     contenders["generate"] = partial(generate_steps, lm)
     bias = torch.zeros(vocabulary, dtype=lm.model.dtype, device=lm.device)
     bias[[lm.eos, lm.pad, *lm.tag_ids.values()]] = NEVER

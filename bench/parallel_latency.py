@@ -58,7 +58,7 @@ def make_engine(dtype: str, options: argparse.Namespace) -> Engine:
     bias = torch.zeros(lm.model.config.vocab_size, dtype=lm.model.dtype, device=lm.device)
     bias[[lm.eos, lm.pad, *lm.tag_ids.values()]] = NEVER
     lm.model.get_output_embeddings().register_forward_hook(lambda module, inputs, logits: logits + bias)
-    return Engine(lm, rows=1, backend=options.backend)
+    return Engine(lm, max_num_seqs=1, backend=options.backend)
 
 
 def now(engine: Engine) -> float:

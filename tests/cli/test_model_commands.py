@@ -55,7 +55,7 @@ def polythink(*arguments: object):
 def seed(lm) -> int:
     """The first seed under which the model opens two blocks on the problem "1+1"."""
     for seed in range(200):
-        (rollout,) = Engine(lm, rows=1).generate([request_of(lm)], SamplingParams(**BUDGETS), seed)
+        (rollout,) = Engine(lm, max_num_seqs=1).generate([request_of(lm)], SamplingParams(**BUDGETS), seed)
         if len({s.block for s in rollout.segments if s.kind == "summary"}) > 1:
             return seed
     raise AssertionError("no seed opens two blocks")

@@ -51,7 +51,7 @@ def gaps(lm, rollouts) -> list[float]:
 @pytest.mark.parametrize("decoding", SETTINGS, ids=label)
 def test_logprobs_equal_one_masked_forward(decoding):
     lm = tiny()
-    rollouts = Engine(lm, rows=5).generate(requests(lm, 16), decoding, seed=3)
+    rollouts = Engine(lm, max_num_seqs=5).generate(requests(lm, 16), decoding, seed=3)
     found = gaps(lm, rollouts)
     assert len(found) > 200
     assert max(found) < TOLERANCE
@@ -67,7 +67,7 @@ def test_tokens_equal_the_slow_twin(decoding, temperature):
     lm = tiny(seed=2)
     decoding = decoding.model_copy(update={"temperature": temperature})
     wanted = requests(lm, 6)
-    fast = Engine(lm, rows=4).generate(wanted, decoding, seed=5)
+    fast = Engine(lm, max_num_seqs=4).generate(wanted, decoding, seed=5)
     slow = reference_generate(lm, wanted, decoding, seed=5)
     assert [drawn(r) for r in fast] == [drawn(r) for r in slow]
     assert [r.text for r in fast] == [r.text for r in slow]
@@ -82,7 +82,7 @@ def test_truncated_sampling_equals_the_slow_twin(top_p, top_k):
     lm = tiny(seed=4)
     decoding = SETTINGS[2].model_copy(update={"top_p": top_p, "top_k": top_k, "path_temperature": 1.3})
     wanted = requests(lm, 8)
-    fast = Engine(lm, rows=3).generate(wanted, decoding, seed=1)
+    fast = Engine(lm, max_num_seqs=3).generate(wanted, decoding, seed=1)
     assert [drawn(r) for r in fast] == [drawn(r) for r in reference_generate(lm, wanted, decoding, seed=1)]
     assert max(gaps(lm, fast)) < TOLERANCE  # recorded before truncation
 
@@ -94,14 +94,14 @@ def test_a_branch_does_not_depend_on_its_batch_mates():
     """
     lm = tiny()
     decoding, wanted = SETTINGS[2], requests(lm, 7)
-    base = Engine(lm, rows=7).generate(wanted, decoding, seed=3)
+    base = Engine(lm, max_num_seqs=7).generate(wanted, decoding, seed=3)
     for rows, backend in ((1, "flat"), (3, "flat"), (2, "padded"), (7, "padded")):
-        other = Engine(lm, rows=rows, backend=backend).generate(wanted, decoding, seed=3)
+        other = Engine(lm, max_num_seqs=rows, backend=backend).generate(wanted, decoding, seed=3)
         assert [drawn(r) for r in other] == [drawn(r) for r in base], (rows, backend)
         a, b = ([x for r in rs for s in r.segments for x in s.logprobs] for rs in (base, other))
         assert a == pytest.approx(b, abs=1e-5)
     order = [5, 0, 6]
-    shuffled = Engine(lm, rows=2).generate([wanted[i] for i in order], decoding, seed=3)
+    shuffled = Engine(lm, max_num_seqs=2).generate([wanted[i] for i in order], decoding, seed=3)
     assert [drawn(r) for r in shuffled] == [drawn(base[i]) for i in order]
 
 
@@ -110,8 +110,8 @@ def test_chunks_and_models_without_logits_to_keep_change_nothing(backend):
     lm = tiny()
     wanted = [Request(tuple(lm.encode("a b c c a b " * n)), "long", n) for n in (5, 1, 3)]
     decoding = SETTINGS[1].model_copy(update={"max_trace_tokens": 50})
-    whole = Engine(lm, rows=2, backend=backend).generate(wanted, decoding, seed=0)
-    chunked = Engine(lm, rows=2, backend=backend, chunk=4)
+    whole = Engine(lm, max_num_seqs=2, backend=backend).generate(wanted, decoding, seed=0)
+    chunked = Engine(lm, max_num_seqs=2, backend=backend, prefill_chunk=4)
     assert [drawn(r) for r in chunked.generate(wanted, decoding, seed=0)] == [drawn(r) for r in whole]
     chunked.backend._keeps_logits = False
     assert [drawn(r) for r in chunked.generate(wanted, decoding, seed=0)] == [drawn(r) for r in whole]
@@ -121,7 +121,7 @@ def test_chunks_and_models_without_logits_to_keep_change_nothing(backend):
 def test_nothing_is_computed_twice(backend):
     """Tokens run through the model = prompt + paths + summaries + main, each once; the last of each trace never."""
     lm = tiny()
-    engine = Engine(lm, rows=4, backend=backend)
+    engine = Engine(lm, max_num_seqs=4, backend=backend)
     counted = []
     embedding = lm.model.get_input_embeddings()
     embedding.register_forward_hook(lambda module, args, out: counted.append(args[0].numel()))
@@ -146,7 +146,7 @@ def test_greedy_paths_are_sampled():
         blocks = [
             [tuple(s.tokens[:9]) for s in r.segments if s.kind == "path" and s.block == 0]
             for r in rollouts
-            if any(s.kind == "path" and s.finish_reason != "trace" for s in r.segments)
+            if any(s.kind == "path" and s.finish_reason != "trace_length" for s in r.segments)
         ]
         assert blocks
         assert all(len(set(b)) == 1 for b in blocks) == copies
@@ -159,7 +159,7 @@ def test_budgets_hold_at_every_boundary(mode):
     lm = lean_towards(tiny(), tags)
     most = {"main": 3, "path": 2, "summary": 1}
     budgets = {f"max_{kind}_tokens": tokens for kind, tokens in most.items()}
-    engine, stops = Engine(lm, rows=4), set()
+    engine, stops = Engine(lm, max_num_seqs=4), set()
     for total in range(1, 26):
         decoding = SamplingParams(mode=mode, paths=2, max_blocks=total % 2 + 1, max_trace_tokens=total, **budgets)
         rollouts = engine.generate(requests(lm, 4), decoding, seed=total)
@@ -192,7 +192,9 @@ def test_cut_traces_stay_well_formed():
         inside = zip(segment.tokens[:-1], segment.sampled[:-1], strict=True)
         return any(drawn and token in tags for token, drawn in inside)
 
-    clean = [r for r in rollouts if r.finish_reason in ("budget", "eos") and not any(map(drew_a_tag_within, r.segments))]
+    clean = [
+        r for r in rollouts if r.finish_reason in ("budget", "eos") and not any(map(drew_a_tag_within, r.segments))
+    ]
     with_blocks = [r for r in clean if any(s.kind == "path" for s in r.segments)]
     assert with_blocks
     assert all(check(r.text, "strict").valid for r in with_blocks)
@@ -201,7 +203,7 @@ def test_cut_traces_stay_well_formed():
 def test_events_tell_the_whole_story():
     lm = tiny()
     events = []
-    rollouts = Engine(lm, rows=3).generate(requests(lm, 12), SETTINGS[2], seed=3, on_event=events.append)
+    rollouts = Engine(lm, max_num_seqs=3).generate(requests(lm, 12), SETTINGS[2], seed=3, on_event=events.append)
     for i, rollout in enumerate(rollouts):
         mine = [e for e in events if e.request == i]
         assert [e.kind for e in mine].count("done") == 1
@@ -229,8 +231,8 @@ def test_prompts_without_room_are_refused():
         Engine(lm).generate([Request(tuple(lm.encode("a " * 40)))], SETTINGS[0])
     with pytest.raises(UserError, match="at least one token"):
         Engine(lm).generate([Request(())], SETTINGS[0])
-    with pytest.raises(UserError, match="rows=0"):
-        Engine(lm, rows=0)
+    with pytest.raises(UserError, match="max_num_seqs=0"):
+        Engine(lm, max_num_seqs=0)
     assert Engine(lm).generate([], SETTINGS[0]) == []
 
 
@@ -258,7 +260,7 @@ def test_engines_in_several_threads_take_turns():
     """They share one model, whose attention a session exchanges: at the same time both would be wrong."""
     lm = tiny()
     wanted, decoding = requests(lm, 2), SETTINGS[1].model_copy(update={"max_trace_tokens": 30})
-    flat, padded = Engine(lm, rows=1), Engine(lm, rows=2, backend="padded")
+    flat, padded = Engine(lm, max_num_seqs=1), Engine(lm, max_num_seqs=2, backend="padded")
     engines = [flat, padded, flat]
     alone = [[drawn(r) for r in e.generate(wanted, decoding, seed=i)] for i, e in enumerate(engines)]
     found: dict[int, list] = {}
@@ -277,7 +279,7 @@ def test_engines_in_several_threads_take_turns():
 
 def test_an_engine_may_be_asked_from_its_own_events():
     lm = tiny()
-    engine = Engine(lm, rows=2)
+    engine = Engine(lm, max_num_seqs=2)
     wanted = requests(lm, 2)
     alone = [drawn(r) for r in engine.generate(wanted, SETTINGS[1], seed=3)]
     inner = []
@@ -293,7 +295,7 @@ def test_an_engine_may_be_asked_from_its_own_events():
 
 def test_half_precision_stays_close():
     lm = tiny(dtype="bfloat16")
-    found = gaps(lm, Engine(lm, rows=4).generate(requests(lm, 8), SETTINGS[1], seed=3))
+    found = gaps(lm, Engine(lm, max_num_seqs=4).generate(requests(lm, 8), SETTINGS[1], seed=3))
     assert sum(found) / len(found) < 2e-2
 
 
@@ -307,9 +309,9 @@ def test_other_families(model_type):
     lm = family(model_type, **changes)
     slow = model_type == "gemma2"
     with pytest.warns(UserWarning, match="decodes slowly here") if slow else nullcontext():
-        auto = Engine(lm, rows=4)
+        auto = Engine(lm, max_num_seqs=4)
     assert auto.backend.kind == ("padded" if slow else "flat")
-    padded = Engine(lm, rows=3, backend="padded")
+    padded = Engine(lm, max_num_seqs=3, backend="padded")
     wanted = requests(lm, 8)
     fast, other = (e.generate(wanted, SETTINGS[1], seed=3) for e in (auto, padded))
     assert [drawn(r) for r in fast] == [drawn(r) for r in other]

@@ -30,7 +30,9 @@ BUDGETS = {"max_main_tokens": 6, "max_path_tokens": 9, "max_summary_tokens": 6, 
 
 def model(seed: int = 1, dialect: str = "parathinker", **shape):
     """Random weights, random thought embeddings."""
-    lm = from_config(ModelConfig(**{"num_hidden_layers": 2, "thought_embeddings": True, **shape}), dialect, WORDS, seed=seed)
+    lm = from_config(
+        ModelConfig(**{"num_hidden_layers": 2, "thought_embeddings": True, **shape}), dialect, WORDS, seed=seed
+    )
     if (thoughts := thoughts_of(lm.model)) is not None:
         torch.nn.init.normal_(thoughts.table, generator=torch.Generator().manual_seed(0))
     # tags that belong nowhere are drawn often enough, and ends as well; most of the 34 are rare, for they end main text
@@ -60,14 +62,20 @@ SETTINGS = {
     "two": {"paths": 2},
     "eight": {"paths": 8},
     "sixteen": {"paths": 16},
-    "first": {"paths": 4, "finish": "first"},
-    "half": {"paths": 5, "finish": "half"},
-    "first of sixteen": {"paths": 16, "finish": "first"},
+    "first": {"paths": 4, "join_when": "first"},
+    "half": {"paths": 5, "join_when": "half"},
+    "first of sixteen": {"paths": 16, "join_when": "first"},
     "random numbers": {"paths": 3, "labels": "random"},
-    "flattened": {"paths": 3, "positions": "flattened"},
-    "flattened, first": {"paths": 4, "positions": "flattened", "finish": "first"},
+    "flattened": {"paths": 3, "path_position_stride": "auto"},
+    "flattened, first": {"paths": 4, "path_position_stride": "auto", "join_when": "first"},
     "scaled": {"paths": 8, "length_scaling_above": 2},
-    "scaled, two blocks": {"paths": 5, "length_scaling_above": 1, "max_blocks": 2, "finish": "half", "positions": "flattened"},
+    "scaled, two blocks": {
+        "paths": 5,
+        "length_scaling_above": 1,
+        "max_blocks": 2,
+        "join_when": "half",
+        "path_position_stride": "auto",
+    },
     "no embedding": {"paths": 8},
     "no embedding, scaled": {"paths": 8, "length_scaling_above": 3},
     "opening": {"paths": 2, "summary_prefix": "a b c"},
@@ -84,7 +92,7 @@ def test_the_engine_agrees_with_its_slow_twin_and_with_one_masked_forward(name):
     lm = model(seed=3, thought_embeddings="no embedding" not in name)
     decoding = SamplingParams(**{**BUDGETS, **SETTINGS[name]})
     wanted = requests(lm, 14)
-    fast = Engine(lm, rows=4, chunk=7).generate(wanted, decoding, seed=5)
+    fast = Engine(lm, max_num_seqs=4, prefill_chunk=7).generate(wanted, decoding, seed=5)
     slow = reference_generate(lm, wanted, decoding, seed=5)
     assert [drawn(r) for r in fast] == [drawn(r) for r in slow]
     for a, b in zip(fast, slow, strict=True):
@@ -124,17 +132,17 @@ def test_the_fork_is_forced_at_the_end_of_the_prompt():
 
 def test_only_the_cut_paths_are_cut_when_the_first_is_through():
     lm = lean_towards(model(seed=2), {"</think1>": 2.5, "</think2>": 2.0})
-    decoding = SamplingParams(paths=6, finish="first", **BUDGETS)
+    decoding = SamplingParams(paths=6, join_when="first", **BUDGETS)
     rollouts = Engine(lm).generate(requests(lm, 20), decoding, seed=4)
     cut = 0
     for rollout in rollouts:
         paths = [s for s in rollout.segments if s.kind == "path"]
         through = [len(s.tokens) for s in paths if s.finish_reason == "tag"]
         for path in paths:
-            assert path.finish_reason != "finish" or len(path.tokens) == min(through) + 1  # and the closing tag, forced
-            cut += path.finish_reason == "finish"
+            assert path.finish_reason != "joined" or len(path.tokens) == min(through) + 1  # and the closing tag, forced
+            cut += path.finish_reason == "joined"
             assert path.tokens[-1] == lm.tag_ids[f"</think{path.label}>"]
-        assert rollout.truncated >= sum(s.finish_reason == "finish" for s in paths)
+        assert rollout.truncated >= sum(s.finish_reason == "joined" for s in paths)
     assert cut > 20
 
 
@@ -191,7 +199,12 @@ def test_a_stray_tag_ends_main_text():
     ended = [r.segments[-1] for r in rollouts if r.segments[-1].kind == "main" and r.segments[-1].misplaced_tags]
     assert len(ended) > 6
     for segment in ended:
-        assert (segment.misplaced_tags, segment.finish_reason, segment.tokens[-1], segment.sampled[-1]) == (1, "eos", lm.eos, False)
+        assert (segment.misplaced_tags, segment.finish_reason, segment.tokens[-1], segment.sampled[-1]) == (
+            1,
+            "eos",
+            lm.eos,
+            False,
+        )
         assert not {lm.tag_ids[tag] for tag in PARATHINKER.tags} & set(segment.tokens)
 
 
@@ -200,13 +213,15 @@ def test_every_token_is_forwarded_once():
     lm = model()
     seen = []
     lm.model.model.embed_tokens.register_forward_hook(lambda module, args, out: seen.append(args[0].numel()))
-    engine = Engine(lm, rows=3)
+    engine = Engine(lm, max_num_seqs=3)
     seen.clear()  # the self-check forwards too
     for paths in (1, 2, 8, 16):
         seen.clear()
         wanted = requests(lm, 5)
         rollouts = engine.generate(wanted, SamplingParams(paths=paths, **BUDGETS), seed=2)
-        ends = sum(r.finish_reason in ("eos", "budget", "trace", "blocks") for r in rollouts)  # the last token is not fed
+        ends = sum(
+            r.finish_reason in ("eos", "budget", "trace", "blocks") for r in rollouts
+        )  # the last token is not fed
         expected = sum(len(r.prompt) + r.tokens for r in rollouts) - ends
         assert sum(seen) == expected
 
@@ -217,7 +232,7 @@ def test_the_arena_is_as_large_as_prompt_and_paths(paths):
     lm = model()
     lm = lean_towards(lm, {tag: -100.0 for tag in PARATHINKER.tags[1::2]})
     lm.model.get_output_embeddings().register_forward_hook(lambda module, args, out: _never(out, lm.eos))
-    engine, prompt = Engine(lm, rows=1), tuple(lm.encode("a b c " * 20))
+    engine, prompt = Engine(lm, max_num_seqs=1), tuple(lm.encode("a b c " * 20))
     held = []
     session_over = engine.backend.session
 
@@ -230,7 +245,7 @@ def test_the_arena_is_as_large_as_prompt_and_paths(paths):
     engine.backend.session = watched
     decoding = SamplingParams(paths=paths, max_path_tokens=60, max_summary_tokens=1, max_main_tokens=1, max_blocks=1)
     (rollout,) = engine.generate([Request(prompt)], decoding, seed=2)
-    assert all(s.finish_reason == "budget" for s in rollout.segments if s.kind == "path")
+    assert all(s.finish_reason == "length" for s in rollout.segments if s.kind == "path")
     assert held[0] <= 1.05 * (len(prompt) + paths * 62)
 
 
@@ -247,7 +262,7 @@ def test_both_dialects_in_one_batch():
         for i, r in enumerate(requests(lm, 8))
         for dialect in (("", "parathinker")[i % 2],)
     ]
-    engine = Engine(lm, rows=3)
+    engine = Engine(lm, max_num_seqs=3)
     together = engine.generate(mixed, decoding, seed=1)
     for dialect in ("", "parathinker"):
         alone = [r for r in mixed if r.dialect == dialect]
@@ -263,7 +278,7 @@ def test_openings_are_forced_and_count():
     a, b = lm.encode("a b c a"), lm.encode("b")
     wanted = [Request(r.prompt, r.problem, r.sample, path_prefixes=(tuple(a), tuple(b))) for r in requests(lm, 6)]
     decoding = SamplingParams(paths=3, **BUDGETS)
-    fast = Engine(lm, rows=2).generate(wanted, decoding, seed=0)
+    fast = Engine(lm, max_num_seqs=2).generate(wanted, decoding, seed=0)
     assert [drawn(r) for r in fast] == [drawn(r) for r in reference_generate(lm, wanted, decoding, seed=0)]
     assert max(gaps(lm, fast)) < TOLERANCE
     for rollout in fast:
@@ -286,7 +301,7 @@ def test_parallel_r1_can_be_forced_to_fork():
     for at in (0, 3):
         decoding = SamplingParams(paths=2, fork_at=at, max_blocks=1, **BUDGETS)
         wanted = requests(lm, 8)
-        rollouts = Engine(lm, rows=3).generate(wanted, decoding, seed=2)
+        rollouts = Engine(lm, max_num_seqs=3).generate(wanted, decoding, seed=2)
         assert [drawn(r) for r in rollouts] == [drawn(r) for r in reference_generate(lm, wanted, decoding, seed=2)]
         assert max(gaps(lm, rollouts)) < TOLERANCE
         forced = [r for r in rollouts if r.segments[0].finish_reason == "fork" and not r.segments[0].sampled[-1]]
@@ -331,7 +346,9 @@ def test_a_context_without_room_for_the_summary_is_refused():
         Engine(lm).generate([requests(lm, 3)[2]], SamplingParams(paths=10, **BUDGETS))
 
 
-@pytest.mark.parametrize("changes", [{"paths": 16}, {"paths": 4, "positions": "flattened"}, {"paths": 3, "fork_at": 2}])
+@pytest.mark.parametrize(
+    "changes", [{"paths": 16}, {"paths": 4, "path_position_stride": "auto"}, {"paths": 3, "fork_at": 2}]
+)
 @pytest.mark.parametrize("context", [26, 30, 40])
 def test_paths_share_the_positions_of_the_context(context, changes):
     """Together they may have more tokens than it has positions, and no position lies beyond it."""
@@ -339,7 +356,7 @@ def test_paths_share_the_positions_of_the_context(context, changes):
     wanted = [Request(r.prompt[:3], r.problem, r.sample) for r in requests(lm, 6)]
     decoding = SamplingParams(**{**BUDGETS, "max_path_tokens": 5 if "positions" in changes else 30, **changes})
     try:
-        fast = Engine(lm, rows=4).generate(wanted, decoding, seed=5)
+        fast = Engine(lm, max_num_seqs=4).generate(wanted, decoding, seed=5)
     except UserError:
         assert "positions" in changes  # four stretches of seven positions each
         with pytest.raises(UserError):

@@ -60,7 +60,7 @@ def graded(level: str, n: int, samples: int, skill: float, parallel: float, seed
                 rows.append(sample_row(problem, rollout, grader.grade(text, problem), grader, PARALLEL_R1))
     for row in rows[::7]:
         if row["blocks"]:
-            row["segments"][1] |= {"finish_reason": "budget"}
+            row["segments"][1] |= {"finish_reason": "length"}
     return rows
 
 

@@ -201,11 +201,14 @@ def test_every_path_keeps_its_budget() -> None:
         assert (wide.paths, wide.max_path_tokens) == (paths, tokens or 10)
         assert wide.max_trace_tokens >= 8 + paths * (wide.max_path_tokens + 2) + 6
     assert with_paths(decoding.model_copy(update={"max_trace_tokens": 5000}), 16).max_trace_tokens == 5000
-    flat = decoding.model_copy(update={"positions": "flattened"})
+    flat = decoding.model_copy(update={"path_position_stride": "auto"})
     assert [with_paths(flat, *asked).stride for asked in ((16,), (8, 5), (2, 30))] == [12, 12, 32]
     warm = {"temperature": 0.0, "path_temperature": None, "paths": 1}
     assert with_paths(with_fixed_path_temperature(decoding.model_copy(update=warm)), 1).temperature_of("path") == 1.0
-    assert with_fixed_path_temperature(decoding.model_copy(update=warm | {"path_temperature": 0.3})).temperature_of("path") == 0.3
+    assert (
+        with_fixed_path_temperature(decoding.model_copy(update=warm | {"path_temperature": 0.3})).temperature_of("path")
+        == 0.3
+    )
     options = CompareConfig(sequential_prompt="none")
     assert [sequential_budget(decoding, options, p) for p in (1, 4)] == [10 + 6 + 8, 4 * 10 + 6 + 8]
     assert sequential_budget(decoding, CompareConfig(sequential_prompt="none", sequential_tokens=9), 3) == 9 + 20
@@ -311,7 +314,9 @@ def test_texts_that_do_not_fit_are_not_read_again(tmp_path) -> None:
         rows, found = graded([rollout], SEVEN)
         with Grader(dialect=PARATHINKER) as grader:
             bench = Bench(Engine(lm), ProblemSet("mine", (SEVEN,)), grader, 0, tmp_path)
-            assert (reread(bench, Drawn(rows, [rollout], 1.0, 9), found, SamplingParams(**BUDGETS)) is not None) == again
+            assert (
+                reread(bench, Drawn(rows, [rollout], 1.0, 9), found, SamplingParams(**BUDGETS)) is not None
+            ) == again
 
 
 # ---- the whole ----

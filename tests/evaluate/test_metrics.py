@@ -12,6 +12,7 @@ import pytest
 from polythink.evaluate.metrics import (
     Metric,
     best_of_n,
+    compute_metrics,
     difference,
     interval,
     maj_at_k,

@@ -184,7 +184,9 @@ def test_a_budget_is_shared_by_the_paths(tmp_path) -> None:
         if decoding.mode == "sequential":
             assert all(r.tokens <= decoding.max_main_tokens for r in rollouts)
             continue
-        assert all(s.finish_reason != "trace" for r in rollouts for s in r.segments if s.kind in ("path", "summary"))
+        assert all(
+            s.finish_reason != "trace_length" for r in rollouts for s in r.segments if s.kind in ("path", "summary")
+        )
         for rollout in rollouts:
             own = [s for s in rollout.segments if s.kind == "path"]
             assert sum(sum(s.sampled) for s in own) <= decoding.paths * decoding.max_path_tokens

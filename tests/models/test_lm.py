@@ -13,6 +13,7 @@ from polythink.models.lm import (
     ModelConfig,
     check_path,
     checkpoint_activations,
+    from_config,
     from_pretrained,
     load,
     save,

@@ -76,7 +76,7 @@ def trace(labels=(7, 2, 4), trained: int = 0, seed: int = 0) -> Layout:
 
     paths = [piece("path", 3 + i % 3, 0, i, label) for i, label in enumerate(labels, 1)]
     pieces = [piece("prompt", 4), *paths, piece("summary", 3, 0), piece("main", 2)]
-    return lay_out(pieces, "structured", trained=trained)
+    return lay_out(pieces, "structured", trained_paths=trained)
 
 
 @torch.no_grad()
@@ -300,7 +300,7 @@ def test_an_engine_draws_with_them():
 
 def step(lm: LanguageModel, **config) -> torch.optim.Optimizer:
     config = TrainingConfig(lr=0.01, weight_decay=0.5, **config)
-    optimiser = make_optimiser(lm.model, config, config.train)
+    optimiser = make_optimiser(lm.model, config, config.trainable)
     wanted = {p for group in optimiser.param_groups for p in group["params"]}
     batch = collate([trace(trained=1), trace((3, 1), seed=1)])
     lm.model.train()
@@ -328,15 +328,15 @@ def test_the_tables_alone_can_be_trained(checkpointed):
     if checkpointed:
         lm.model.gradient_checkpointing_enable({"use_reentrant": False})
     before = copy.deepcopy(lm.model.state_dict())
-    step(lm, train="thoughts")
+    step(lm, trainable="thoughts")
     changed = {name for name, value in lm.model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"thoughts.table"}
 
 
 def test_training_tables_that_are_not_there_is_refused():
     for lm in (make("qwen3", None), make("qwen3", None)):
-        with pytest.raises(UserError, match="train: thoughts, but the model has no thought embeddings"):
-            make_optimiser(lm.model, TrainingConfig(), train="thoughts")
+        with pytest.raises(UserError, match="trainable: thoughts, but the model has no thought embeddings"):
+            make_optimiser(lm.model, TrainingConfig(), trainable="thoughts")
         attach(lm.model, None)
 
 

@@ -19,7 +19,7 @@ SMALL = {
     "name": "small",
     "prompt": "countdown_parallel",
     "stages": {
-        "base": {"kind": "sft", "steps": 2, "data": [{"problems": "countdown-easy:train", "share": 1}]},
+        "base": {"kind": "sft", "steps": 2, "data": [{"problems": "countdown-easy:train", "weight": 1}]},
         "start": {
             "kind": "coldstart", "problems": ["countdown-easy:train"],
             "teacher": {"kind": "countdown", "styles": {"parallel": 1}},

@@ -35,11 +35,11 @@ def recipe_of(**stages) -> Recipe:
 
 
 def sft(**changes) -> dict:
-    return {"kind": "sft", "steps": 3, "batch": 8, "lr": 3e-3, "data": [{"problems": EASY, "share": 1}], **changes}
+    return {"kind": "sft", "steps": 3, "batch": 8, "lr": 3e-3, "data": [{"problems": EASY, "weight": 1}], **changes}
 
 
 def grpo(**changes) -> dict:
-    plain = {"kind": "grpo", "problems": [EASY], "reward": "tiered", "steps": 2, "groups": 2, "samples": 2}
+    plain = {"kind": "grpo", "problems": [EASY], "reward": "tiered", "steps": 2, "prompts_per_step": 2, "samples": 2}
     return {**plain, "lr": 1e-3, "drop_zero_spread": False, **changes}
 
 

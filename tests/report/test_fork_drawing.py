@@ -17,7 +17,7 @@ NESTED = {
         segment("main", -1, 0, "Hm. <Parallel>"),
         segment("path", 0, 1, "<Path>two ways <Parallel>"),
         segment("path", 1, 1, "<Path>left</Path>", right=True),
-        segment("path", 1, 2, "<Path>right</Path>", right=False, finish_reason="budget"),
+        segment("path", 1, 2, "<Path>right</Path>", right=False, finish_reason="length"),
         segment("summary", 1, 0, "</Parallel>\n<Summary>left it is</Summary>"),
         segment("path", 0, 1, " so 5</Path>", right=True),
         segment("path", 0, 2, "<Path></Path>", finish_reason="eos"),

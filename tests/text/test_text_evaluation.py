@@ -67,7 +67,7 @@ def test_texts_come_in_their_order_whatever_the_rows():
     examples = encode_set(lm, TEXTS)
     whole = generate(lm, examples, TextEvalOptions(max_new_tokens=6))
     assert whole == [generate(lm, [e], TextEvalOptions(max_new_tokens=6))[0] for e in examples]
-    assert whole == generate(lm, examples, TextEvalOptions(max_new_tokens=6, rows=1))
+    assert whole == generate(lm, examples, TextEvalOptions(max_new_tokens=6, max_num_seqs=1))
 
 
 def test_losses_come_in_their_order():
@@ -101,13 +101,15 @@ def test_references_are_what_was_given_and_not_what_the_tokenizer_made_of_them(t
     assert [row["reference"] for row in rows] == ["a  zebra ﬁ", ""]
     assert plain("a  zebra ﬁ ") == "a zebra fi"
     assert [row["exact"] for row in rows] == [
-        to_jsonable(row["output"]) == ref for row, ref in zip(rows, ("a zebra fi", ""), strict=True)
+        plain(row["output"]) == ref for row, ref in zip(rows, ("a zebra fi", ""), strict=True)
     ]
 
 
 def test_running_text_is_measured_by_word(tmp_path):
     lm = make(encoder=False)
-    result = evaluate_texts(lm, TEXTS, "language_modelling", TextEvalOptions(block=4), tmp_path, "few", lambda note: None)
+    result = evaluate_texts(
+        lm, TEXTS, "language_modelling", TextEvalOptions(block=4), tmp_path, "few", lambda note: None
+    )
     rows = read_jsonl(tmp_path / "samples-few.jsonl")
     assert [row["tokens"] for row in rows] == [4, 4, 3]
     assert sum(row["words"] for row in rows) == pytest.approx(8 + 3), "8 words and 3 ends"

@@ -80,7 +80,7 @@ def test_identity_follows_content(small):
         ("tokenizer.kind=bytes", {"train", "test"}),
         ("test.beams=4", {"test"}),
         ("seed=2", {"train", "test"}),
-        ("test.rows=8", set()),
+        ("test.max_num_seqs=8", set()),
         ("train.checkpoint_every=7", set()),
     ):
         found = digests(load_recipe(small, [override]))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from training import killed, same_bits, weights_of, without_times
 
+import polythink.text.train as text
 from polythink.errors import UserError
 from polythink.pipeline.recipe import load_recipe
 from polythink.pipeline.stage import run_stage
@@ -229,7 +230,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
 
 def test_the_loss_falls_and_is_that_of_the_model(tmp_path):
     lm = make(dropout=0)
-    result = train_text(lm, config_of(steps=40, batch=30, lr=2e-2, clip=0), TRAIN, VALID, 0, tmp_path)
+    result = train_text(lm, config_of(steps=40, batch=30, lr=2e-2, max_grad_norm=0), TRAIN, VALID, 0, tmp_path)
     rows = read_jsonl(tmp_path / "metrics.jsonl")
     assert rows[-1]["loss"] < 0.75 * rows[0]["loss"]
     pairs = [Example(lm.encode(pair.source), lm.encode(pair.target)) for pair in VALID]

@@ -294,7 +294,9 @@ def test_a_rollout_has_the_pieces_and_the_layout_of_its_text():
     segments = [
         Segment(p.kind, p.block, p.path, list(p.tokens), list(p.sampled), [0.0] * len(p.tokens)) for p in pieces[1:]
     ]
-    cut = Segment("main", -1, 0, finish_reason="trace")  # a segment that was cut before its first token has no piece
+    cut = Segment(
+        "main", -1, 0, finish_reason="trace_length"
+    )  # a segment that was cut before its first token has no piece
     rollout = Rollout("problem", 0, "structured", prompt, [*segments, cut])
     assert rollout.pieces() == pieces
     assert rollout.layout().position.tolist() == lay_out(pieces, "structured").position.tolist()

@@ -212,9 +212,9 @@ def test_paths_start_together_and_the_summary_after_the_longest():
 
 def test_flattened_positions_set_the_paths_apart():
     pieces = [piece("prompt", 5), piece("path", 3, 0, 1), piece("path", 6, 0, 2), piece("summary", 2, 0)]
-    layout = lay_out(pieces, "structured", stride=10)
+    layout = lay_out(pieces, "structured", path_position_stride=10)
     assert layout.position.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 15, 16, 17, 18, 19, 20, 21, 22]
-    assert lay_out(pieces, "sequential", stride=10).position.tolist() == list(range(16))
+    assert lay_out(pieces, "sequential", path_position_stride=10).position.tolist() == list(range(16))
 
 
 def test_a_path_that_goes_on_behind_a_nested_block_is_not_moved_again():
@@ -222,7 +222,7 @@ def test_a_path_that_goes_on_behind_a_nested_block_is_not_moved_again():
         piece("main", 2), piece("path", 2, 0, 1), piece("path", 3, 0, 2), piece("path", 2, 1, 1),
         piece("path", 2, 1, 2), piece("summary", 1, 1), piece("path", 2, 0, 2), piece("summary", 1, 0),
     ]  # fmt: skip
-    layout = lay_out(pieces, "structured", stride=20)
+    layout = lay_out(pieces, "structured", path_position_stride=20)
     first = [int(layout.position[layout.segment == s][0]) for s in range(8)]
     assert first == [0, 2, 22, 25, 45, 47, 48, 50]
 
@@ -233,7 +233,7 @@ def test_attention_is_scaled_behind_a_join_of_more_paths_than_in_training():
         return [piece("prompt", 10), *inside, piece("summary", 3, 0), piece("main", 2)]
 
     for paths in (4, 8, 16):
-        scales = lay_out(pieces(paths), "structured", trained=4).scales
+        scales = lay_out(pieces(paths), "structured", trained_paths=4).scales
         expected = math.log(10 + 14 * paths) / math.log(10 + 14 * 4)
         assert scales == pytest.approx((1.0,) * (paths + 1) + (expected,) * 2)
         assert set(lay_out(pieces(paths), "structured").scales) == {1.0}
@@ -244,8 +244,8 @@ def test_cutting_where_the_first_path_is_through():
     lengths = (6, 4, 9)
     paths = [Piece("path", tuple(range(n)), (False,) + (True,) * (n - 1), 0, i) for i, n in enumerate(lengths, 1)]
     pieces = [piece("prompt", 2), *paths, piece("summary", 2, 0)]
-    for finish, kept in (("first", (5, 4, 5)), ("half", (6, 4, 7)), ("last", lengths)):
-        cut = truncate_paths(pieces, finish, close=lambda label: 99)
+    for join_when, kept in (("first", (5, 4, 5)), ("half", (6, 4, 7)), ("all", lengths)):
+        cut = truncate_paths(pieces, join_when, close=lambda label: 99)
         assert tuple(len(p.tokens) for p in cut[1:4]) == kept
         for before, after, n in zip(pieces[1:4], cut[1:4], lengths, strict=True):
             assert (after == before) == (len(after.tokens) == n)

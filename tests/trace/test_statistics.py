@@ -104,16 +104,22 @@ def test_the_critical_path_of_a_sequential_rollout_is_its_length():
 
 
 def test_a_cut_and_malformed_rollout():
-    s = rollout_statistics(drawn(second="<Path> b b", finish_reason="trace"))
+    s = rollout_statistics(drawn(second="<Path> b b", finish_reason="trace_length"))
     assert (s["valid"], s["reason"]) == (False, "path_not_closed")
     assert (s["blocks"], s["complete_blocks"], s["paths"], s["truncated"], s["finish_reason"]) == (1, 0, 2, 2, "trace")
 
 
 def test_a_well_formed_block_counts_though_the_rest_is_cut():
     rollout = drawn()
-    rollout.segments[-1] = segment("main", -1, 0, "more <Parallel>", finish_reason="blocks")
+    rollout.segments[-1] = segment("main", -1, 0, "more <Parallel>", finish_reason="max_blocks")
     s = rollout_statistics(rollout)
-    assert (s["valid"], s["reason"], s["blocks"], s["complete_blocks"], s["truncated"]) == (False, "cut_in_block", 2, 1, 1)
+    assert (s["valid"], s["reason"], s["blocks"], s["complete_blocks"], s["truncated"]) == (
+        False,
+        "cut_in_block",
+        2,
+        1,
+        1,
+    )
 
 
 def test_a_rollout_without_a_block_and_one_without_tokens():

@@ -93,7 +93,7 @@ def test_joins_that_cannot_be_scaled_are_refused_before_anything_is_drawn(tmp_pa
 
 
 def test_what_measures_leaves_no_model_behind() -> None:
-    sft = {"kind": "sft", "steps": 1, "lr": 1e-3, "data": [{"problems": "countdown-mini:train", "share": 1}]}
+    sft = {"kind": "sft", "steps": 1, "lr": 1e-3, "data": [{"problems": "countdown-mini:train", "weight": 1}]}
     plans = recipe_of(one=sft, against=COMPARE, tunnel=TUNNEL, two=sft).plan()
     assert [plan.previous for plan in plans] == [None, "one", "one", "one"]
     assert "prompt countdown_sequential" in plans[1].inputs()

@@ -35,7 +35,7 @@ SPEC_ROW = {
 
 def config_of(**changes) -> GRPOConfig:
     plain = {
-        "kind": "grpo", "problems": ["countdown-easy:train"], "reward": "accuracy", "steps": 4, "groups": 4,
+        "kind": "grpo", "problems": ["countdown-easy:train"], "reward": "accuracy", "steps": 4, "prompts_per_step": 4,
         "samples": 4, "lr": 1e-3, "checkpoint_every": 2, "micro_batch": 8,
     }  # fmt: skip
     return parse_config(GRPOConfig, {**plain, **changes}, "test")
@@ -45,7 +45,7 @@ def config_of(**changes) -> GRPOConfig:
 def taught(mini, tmp_path_factory):
     """Weights that know both forms, after a short fine-tuning."""
     lm = make_lm()
-    data = [{"problems": "mini", "style": style, "paths": 2, "share": 1} for style in ("parallel", "sequential")]
+    data = [{"problems": "mini", "style": style, "paths": 2, "weight": 1} for style in ("parallel", "sequential")]
     config = SFTConfig(kind="sft", data=data, steps=100, batch=32, lr=1e-2, schedule="cosine", checkpoint_every=100)
     encode = TraceEncoder(lm, SamplingParams(mode="structured"), PROMPT)
     mixture = make_mixture(config.data, encode, 32, 4096, 0, lambda name: mini, lambda source: None)
@@ -76,7 +76,7 @@ def test_reward_rises(taught, mini, tmp_path):
 
 def test_rows_hold_what_the_report_draws(taught, mini, tmp_path):
     lm = taught_lm(taught)
-    config = config_of(reward="alternating", kl=0.1, mini_batches=2, log_samples=3, drop_zero_spread=False)
+    config = config_of(reward="alternating", kl_coef=0.1, mini_batches=2, log_samples=3, drop_zero_spread=False)
     found = run(lm, config, mini, tmp_path)
     rows = read_jsonl(tmp_path / "metrics.jsonl")
     assert set(rows[0]) >= SPEC_ROW
@@ -112,7 +112,7 @@ class Stopped(Exception):
 
 @pytest.mark.parametrize("changes", [{"old_logprobs": "engine"}, {"old_logprobs": "recomputed", "autocast": True}])
 def test_resumed_is_uninterrupted_bit_for_bit(taught, mini, tmp_path, monkeypatch, changes):
-    config = config_of(kl=0.05, mini_batches=2, schedule="linear", drop_zero_spread=False, **changes)
+    config = config_of(kl_coef=0.05, mini_batches=2, schedule="linear", drop_zero_spread=False, **changes)
     whole, parts, again = (taught_lm(taught) for _ in range(3))
     run(whole, config, mini, tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -144,7 +144,7 @@ def test_seeds_differ_and_repeat(taught, mini, tmp_path):
 
 
 def test_a_problem_asked_twice_is_not_answered_twice_alike(taught, mini, tmp_path):
-    run(taught_lm(taught), config_of(steps=1, groups=2), mini[:1], tmp_path)
+    run(taught_lm(taught), config_of(steps=1, prompts_per_step=2), mini[:1], tmp_path)
     texts = [row["text"] for row in read_jsonl(tmp_path / "samples.jsonl")]
     assert len(texts) == 2
     assert texts[0] != texts[1]

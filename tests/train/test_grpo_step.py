@@ -17,10 +17,10 @@ from polythink.train.grpo_step import (
     accumulate_gradient,
     divide,
     forward,
-    learn,
     measure_gap,
     recompute,
-    score,
+    to_items,
+    update_policy,
 )
 from polythink.train.optimiser import autocast, make_optimiser
 
@@ -37,11 +37,11 @@ def setting():
     prompts = [tuple(lm.encode(f"{a} {b} -> {a + b} :")) for a, b in ((1, 2), (3, 4))]
     requests = [Request(prompts[i // 4], f"p{i // 4}", i) for i in range(8)]
     decoding = SamplingParams(temperature=1.0, path_temperature=0.8, **BUDGETS)
-    rollouts = Engine(lm, rows=8).generate(requests, decoding, seed=1)
+    rollouts = Engine(lm, max_num_seqs=8).generate(requests, decoding, seed=1)
     assert sum(any(s.kind == "path" for s in r.segments) for r in rollouts) >= 3, "the fixture must hold blocks"
     assert sum(r.truncated for r in rollouts) > 0, "and cuts"
     advantages = torch.tensor([[1.0, -1.0, 0.5, -0.5], [2.0, -1.0, -1.0, 0.25]])
-    return lm, score(rollouts, advantages, None), rollouts
+    return lm, to_items(rollouts, advantages, None), rollouts
 
 
 def run(lm, items, **config):
@@ -65,14 +65,14 @@ def test_what_was_drawn_is_what_is_trained(setting):
 @pytest.mark.parametrize("backend", ["flat", "padded"])
 def test_autocast_on_both_sides_leaves_rounding_alone(setting, backend):
     lm, _, rollouts = setting
-    config, engine = PolicyConfig(autocast=True), Engine(lm, rows=8, backend=backend)
+    config, engine = PolicyConfig(autocast=True), Engine(lm, max_num_seqs=8, backend=backend)
     requests = [Request(r.prompt, r.problem, r.sample) for r in rollouts]
     gaps = {}
     for drawn_with in (False, True):
         with autocast(PolicyConfig(autocast=drawn_with), lm.device):
             again = engine.generate(requests, SamplingParams(path_temperature=0.8, **BUDGETS))
         assert any(s.kind == "summary" for r in again for s in r.segments)
-        gaps[drawn_with] = measure_gap(lm, config, flat(score(again, torch.ones(2, 4), None)))["logprob_gap_mean"]
+        gaps[drawn_with] = measure_gap(lm, config, flat(to_items(again, torch.ones(2, 4), None)))["logprob_gap_mean"]
     assert gaps[True] < gaps[False] / 2
     assert gaps[False] > 1e-4, "bfloat16 must be at work"
 
@@ -81,7 +81,7 @@ def test_a_wrong_temperature_or_layout_shows_as_a_gap(setting):
     lm, groups, rollouts = setting
     cold = [dataclasses.replace(s, temperature=np.ones_like(s.temperature)) for s in flat(groups)]
     assert run(lm, cold)[0]["gap_max"] > 1e-2
-    sequential = score(rollouts, torch.ones(2, 4), "sequential")
+    sequential = to_items(rollouts, torch.ones(2, 4), "sequential")
     assert run(lm, flat(sequential))[0]["gap_max"] > 1e-2
 
 
@@ -89,18 +89,18 @@ def test_a_wrong_temperature_or_layout_shows_as_a_gap(setting):
 def test_eight_by_one_is_one_by_eight(setting, aggregation):
     lm, groups, _ = setting
     (whole, expected), (single, found) = (
-        run(lm, flat(groups), micro_batch=size, aggregation=aggregation) for size in (8, 1)
+        run(lm, flat(groups), micro_batch=size, loss_type=aggregation) for size in (8, 1)
     )
     assert single["loss"] == pytest.approx(whole["loss"], abs=1e-6)
     assert single["tokens"] == whole["tokens"]
     assert torch.allclose(found, expected, atol=1e-6)
-    reverse = run(lm, flat(groups)[::-1], micro_batch=3, aggregation=aggregation)[1]
+    reverse = run(lm, flat(groups)[::-1], micro_batch=3, loss_type=aggregation)[1]
     assert torch.allclose(reverse, expected, atol=1e-6)
 
 
 def test_aggregations_weigh_long_rollouts_differently(setting):
     lm, groups, _ = setting
-    a, b = (run(lm, flat(groups), aggregation=how)[1] for how in ("token-mean", "sequence-mean"))
+    a, b = (run(lm, flat(groups), loss_type=how)[1] for how in ("token-mean", "sequence-mean"))
     assert (a - b).abs().max() > 1e-4
 
 
@@ -151,11 +151,11 @@ def test_recomputed_old_logprobs_put_the_ratio_at_one(setting):
 def test_divergence_from_the_reference_enters_the_loss(setting):
     lm, groups, _ = setting
     reference = make_lm(4).model
-    sums = accumulate_gradient(lm, PolicyConfig(kl=0.5), flat(groups), reference)
+    sums = accumulate_gradient(lm, PolicyConfig(kl_coef=0.5), flat(groups), reference)
     plain, _ = run(lm, flat(groups))
     assert sums["kl"] > 0
     assert sums["loss"] == pytest.approx(plain["loss"] + 0.5 * sums["kl"] / sums["tokens"], rel=1e-4)
-    same = accumulate_gradient(lm, PolicyConfig(kl=0.5), flat(groups), lm.model)
+    same = accumulate_gradient(lm, PolicyConfig(kl_coef=0.5), flat(groups), lm.model)
     assert same["kl"] == pytest.approx(0, abs=1e-6)
 
 
@@ -166,7 +166,9 @@ def test_groups_without_spread_are_left_out_or_counted_in(setting):
 
     def loss(drop: bool) -> float:
         config = PolicyConfig(drop_zero_spread=drop, lr=1e-12)
-        return learn(lm, config, [groups[0], flat_group], zero, make_optimiser(lm.model, config), 1e-12, None)["loss"]
+        return update_policy(lm, config, [groups[0], flat_group], zero, make_optimiser(lm.model, config), 1e-12, None)[
+            "loss"
+        ]
 
     tokens = [sum(s.tokens for s in group) for group in groups]
     assert loss(False) == pytest.approx(loss(True) * tokens[0] / sum(tokens), rel=1e-4)
@@ -176,7 +178,7 @@ def test_nothing_to_learn_still_measures_the_gap(setting):
     lm, groups, _ = setting
     config = PolicyConfig()
     before = gradients_free_copy(lm)
-    found = learn(lm, config, groups, torch.tensor([True, True]), make_optimiser(lm.model, config), 1.0, None)
+    found = update_policy(lm, config, groups, torch.tensor([True, True]), make_optimiser(lm.model, config), 1.0, None)
     assert found["loss"] is None
     assert 0 < found["logprob_gap"] < 1e-4
     assert torch.equal(before, gradients_free_copy(lm))
@@ -198,7 +200,7 @@ def test_two_mini_batches_are_two_updates(setting):
     lm.model.load_state_dict(setting[0].model.state_dict())
     config = PolicyConfig(mini_batches=2, lr=1e-2, clip_low=0.01, clip_high=0.01)
     optimiser = make_optimiser(lm.model, config)
-    found = learn(lm, config, groups, torch.tensor([False, False]), optimiser, 1e-2, None)
+    found = update_policy(lm, config, groups, torch.tensor([False, False]), optimiser, 1e-2, None)
     assert {int(s["step"]) for s in optimiser.state.values()} == {2}
     assert found["logprob_gap"] < 1e-4, "the gap is measured before the first update"
     assert found["clip_fraction"] > 0, "the second update sees a policy that has moved"

@@ -23,7 +23,7 @@ from polythink.train.data import DataConfig, Demonstrations, TraceEncoder
 SMALL = [
     "model.hidden_size=32", "model.num_hidden_layers=2", "model.num_attention_heads=2", "model.head_dim=16",
     "model.intermediate_size=48", "base.steps=2", "base.batch=8", "sft.steps=3", "sft.batch=16", "before.limit=3",
-    "before.samples=1", "rl.steps=2", "rl.groups=3", "rl.samples=2", "after.limit=3", "after.samples=1",
+    "before.samples=1", "rl.steps=2", "rl.prompts_per_step=3", "rl.group_size=2", "after.limit=3", "after.samples=1",
 ]  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def test_the_model_knows_its_embeddings_and_how_many_paths_it_has_seen(run):
 
 
 def layouts(lm, n: int, **changes):
-    config = DataConfig(problems="countdown-hard:train", share=1, **changes)
+    config = DataConfig(problems="countdown-hard:train", weight=1, **changes)
     encode = TraceEncoder(lm, SamplingParams(), get_prompt("countdown_parallel"))
     source = Demonstrations(problems("hard", "train", limit=50), config, encode, seed=0)
     return [source.layout(i) for i in range(n)], source
@@ -61,7 +61,7 @@ def layouts(lm, n: int, **changes):
 
 def test_the_asked_share_of_traces_is_cut_where_the_first_path_is_through(run):
     lm = load(run / "base" / "model")
-    found, source = layouts(lm, 200, paths=[3, 4], retries=2, p_right=0.3, truncated=0.5)
+    found, source = layouts(lm, 200, paths=[3, 4], retries=2, p_right=0.3, early_join=0.5)
     assert source.most_paths == 4
     closing = {lm.tag_ids[tag] for tag in lm.dialect.tags[1::2]}
     cut = Counter()
@@ -88,7 +88,10 @@ def test_numbers_are_drawn_from_the_whole_inventory(run):
 
 @pytest.mark.parametrize(
     ("decoding", "reason"),
-    [({"summary_prefix": "so"}, "summary_prefix"), ({"positions": "flattened", "max_path_tokens": 4}, "long_path")],
+    [
+        ({"summary_prefix": "so"}, "summary_prefix"),
+        ({"path_position_stride": "auto", "max_path_tokens": 4}, "long_path"),
+    ],
 )
 def test_what_the_engine_would_write_elsewhere_is_not_trained_on(run, decoding, reason):
     lm = load(run / "base" / "model")

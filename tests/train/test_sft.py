@@ -24,8 +24,8 @@ from polythink.train.data import TraceEncoder, epoch_index, make_mixture, pack_r
 from polythink.train.sft import SFTConfig, accumulate_gradient, count_scored, train_sft
 
 BOTH = (
-    {"problems": "mini", "style": "parallel", "share": 2},
-    {"problems": "mini", "style": "sequential", "share": 1},
+    {"problems": "mini", "style": "parallel", "weight": 2},
+    {"problems": "mini", "style": "sequential", "weight": 1},
 )
 
 
@@ -263,8 +263,8 @@ def test_rows_are_packed_without_loss(lm, mini):
         ({"data": [{"file": "a", "paths": 2, "style": "sequential"}]}, r"data\.0: style, paths: how demonstrations"),
         ({"data": [{"stage": "a", "summary": "reference"}]}, "summary: how demonstrations of problems are written"),
         ({"data": [{"file": "a", "labels": "ordered"}]}, "labels: how demonstrations"),
-        ({"data": [{"problems": "attribution:train", "share": 1, "p_right": 0}]}, "p_right: .* only paths and labels"),
-        ({"data": [{**BOTH[0], "mode": "sequential", "truncated": 0.5}]}, "truncated: .* are never cut"),
+        ({"data": [{"problems": "attribution:train", "weight": 1, "p_right": 0}]}, "p_right: .* only paths and labels"),
+        ({"data": [{**BOTH[0], "mode": "sequential", "early_join": 0.5}]}, "early_join: .* are never cut"),
         ({"learning_rate": 1}, "unknown key learning_rate"),
         ({"schedule": "cosin"}, "schedule must be 'constant', 'cosine', 'linear' or 'inverse_sqrt'"),
     ],
@@ -276,8 +276,8 @@ def test_mistakes_in_the_configuration(changes, message):
 
 def test_a_configuration_that_was_written_is_read_back():
     """What is written has all keys in it, also those that this source does not heed."""
-    attribution = {"problems": "attribution:train", "share": 1, "paths": [2, 3], "labels": "ordered"}
-    for source in ({"file": "a", "truncated": 0.5}, attribution):
+    attribution = {"problems": "attribution:train", "weight": 1, "paths": [2, 3], "labels": "ordered"}
+    for source in ({"file": "a", "early_join": 0.5}, attribution):
         config = config_of(data=[source])
         assert parse_config(SFTConfig, config.model_dump(mode="json"), "read back") == config
 
@@ -298,7 +298,7 @@ def test_autocast_trains(lm, mini, tmp_path):
 
 
 def test_a_source_may_be_laid_out_in_a_mode_of_its_own(lm, mini):
-    parallel = {"problems": "mini", "share": 1, "paths": 3}
+    parallel = {"problems": "mini", "weight": 1, "paths": 3}
     config = config_of(data=[parallel, {**parallel, "mode": "sequential"}])
     found = mixture(lm, config, mini)
     layouts = found.batch(0)
@@ -313,7 +313,7 @@ def test_a_source_may_be_laid_out_in_a_mode_of_its_own(lm, mini):
 
 def test_paths_count_where_they_are_at_once(lm, mini, tmp_path):
     """Beyond as many the engine scales attention: flat text with more paths in it has not trained for them."""
-    three = {"problems": "mini", "share": 1, "paths": 3}
+    three = {"problems": "mini", "weight": 1, "paths": 3}
     flat = {**three, "paths": 8, "mode": "sequential"}
     assert mixture(lm, config_of(data=[three, flat]), mini).most_paths == 3
     assert mixture(lm, config_of(data=[flat]), mini).most_paths == 0

@@ -59,7 +59,7 @@ def evaluate(
     asked = (found, prompt_for(lm, prompt), decoding_for(lm, changes))
     with Grader(dialect=lm.dialect) as grader:
         if options is not None:
-            _find(Engine(lm, rows=options.rows), *asked, options, seed, grader, out)
+            _find(Engine(lm, max_num_seqs=options.max_num_seqs), *asked, options, seed, grader, out)
             return
         engine = Engine(lm)
         _evaluate(engine, *asked, samples, seed, grader, out, greedy)

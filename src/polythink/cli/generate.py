@@ -45,14 +45,16 @@ def generate(
     changes = [f"{key}={value}" for key, value in given.items() if value is not None]
     decoding = decoding_for(lm, [*(overrides or []), *changes])
     request = Request(tuple(lm.encode_prompt(prompt_for(lm, prompt).fill(problem))))
-    engine = Engine(lm, rows=1)
+    engine = Engine(lm, max_num_seqs=1)
     if sys.stdout.isatty():
         watch(engine, request, decoding, seed)
     else:
         print(engine.generate([request], decoding, seed)[0].text)
 
 
-def watch(engine: Engine, request: Request, decoding: SamplingParams, seed: int, console: Console | None = None) -> Rollout:
+def watch(
+    engine: Engine, request: Request, decoding: SamplingParams, seed: int, console: Console | None = None
+) -> Rollout:
     """Draw one response and show it while it grows."""
     from rich.live import Live
 

@@ -98,7 +98,9 @@ def in_shape_of(config: PreTrainedConfig, beside: Sequence[str]) -> dict[str, Pr
     configs = {config.model_type: config}
     for name in beside:
         if name not in ARCHITECTURES:
-            raise UserError(f"no architecture {name!r} to set beside {config.model_type}{did_you_mean(name, ARCHITECTURES)}")
+            raise UserError(
+                f"no architecture {name!r} to set beside {config.model_type}{did_you_mean(name, ARCHITECTURES)}"
+            )
         configs.setdefault(name, ARCHITECTURES[name][0](**shared))
     return configs
 

@@ -32,18 +32,20 @@ from polythink.trace.rollout import Rollout
 class Engine:
     """Draws traces from a language model whose weights it shares with whoever else uses them.
 
-    `rows` traces are drawn at once; prompts are run in chunks of `chunk` tokens. `backend` is "flat" (the model runs on
+    `max_num_seqs` traces are drawn at once; prompts are run in chunks of `prefill_chunk` tokens. `backend` is "flat" (the model runs on
     one row of all feeds), "padded" (a (rows, branches) batch through the model's own attention: slower, the fallback
     for models whose attention takes extras), or "auto": the first of them that passes the self-check. A model that
     passes with neither is refused with a `UserError`.
     """
 
-    def __init__(self, lm: LanguageModel, rows: int = 64, backend: str = "auto", chunk: int = 512) -> None:
-        if rows < 1 or chunk < 1:
+    def __init__(
+        self, lm: LanguageModel, max_num_seqs: int = 64, backend: str = "auto", prefill_chunk: int = 512
+    ) -> None:
+        if max_num_seqs < 1 or prefill_chunk < 1:
             raise UserError(
-                f"the engine needs at least one row and one token a chunk; given rows={rows}, chunk={chunk}"
+                f"the engine needs at least one row and one token a chunk; given max_num_seqs={max_num_seqs}, prefill_chunk={prefill_chunk}"
             )
-        self.lm, self.rows, self.chunk = lm, rows, chunk
+        self.lm, self.max_num_seqs, self.prefill_chunk = lm, max_num_seqs, prefill_chunk
         self.backend: TransformersBackend = choose_backend(lm, backend)
         self.forwarded = 0  # tokens run through the model since this engine was made
 
@@ -64,7 +66,10 @@ class Engine:
             for i, request in enumerate(requests)
         ]
         most = max((len(d.request.prompt) + d.most_tokens for d in drawings), default=1)
-        with self.backend.session(min(self.rows, len(drawings)), most), Progress(len(drawings), label) as progress:
+        with (
+            self.backend.session(min(self.max_num_seqs, len(drawings)), most),
+            Progress(len(drawings), label) as progress,
+        ):
             for drawing in self._run(drawings, decoding):
                 for record in drawing.records[1:]:
                     record.text = self.lm.decode(record.tokens)
@@ -76,7 +81,9 @@ class Engine:
 
         `UserError` where that is to be done and the model cannot: here, and not in the middle of drawing.
         """
-        trained = self.lm.settings.trained_paths if decoding.length_scaling_above is None else decoding.length_scaling_above
+        trained = (
+            self.lm.settings.trained_paths if decoding.length_scaling_above is None else decoding.length_scaling_above
+        )
         if decoding.mode == "structured" and 0 < trained < decoding.paths:
             try:
                 with self.backend.lock:
@@ -96,7 +103,7 @@ class Engine:
     def _run(self, drawings: list[TraceState], decoding: SamplingParams) -> Iterator[TraceState]:
         """Step all live rows together until every drawing is done; yields each when it is, and refills its row."""
         waiting = deque(drawings)
-        free = deque(range(min(self.rows, len(drawings))))
+        free = deque(range(min(self.max_num_seqs, len(drawings))))
         live: dict[int, TraceState] = {}
         while waiting or live:
             while free and waiting:
@@ -107,7 +114,7 @@ class Engine:
                 while drawing.opened:
                     segment = drawing.opened.popleft()
                     self.backend.open_segment(row, segment, drawing.follows[segment])
-                taken = drawing.take(self.chunk)
+                taken = drawing.take(self.prefill_chunk)
                 feeds += taken
                 rows += [row] * len(taken)
             self._step(feeds, rows, live, decoding)
@@ -117,7 +124,9 @@ class Engine:
                 free.append(row)
                 yield live.pop(row)
 
-    def _step(self, feeds: list[TokenInput], rows: list[int], live: dict[int, TraceState], decoding: SamplingParams) -> None:
+    def _step(
+        self, feeds: list[TokenInput], rows: list[int], live: dict[int, TraceState], decoding: SamplingParams
+    ) -> None:
         """Run the feeds, draw the wanted tokens, hand them to their branches."""
         self.forwarded += len(feeds)
         wanted = [i for i, feed in enumerate(feeds) if feed.branch is not None]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from polythink.run.config import Config
 from polythink.trace.tokens import JOIN_WHEN
@@ -23,11 +23,15 @@ class SamplingParams(Config):
     max_summary_tokens: int = Field(512, ge=1)  # each summary, in the same way
     max_trace_tokens: int = Field(4096, ge=1)  # the whole response, forced tokens included
     fork_at: int | None = Field(None, ge=0)  # force the first fork behind so many main tokens; None: the dialect's way
-    finish: Literal[JOIN_WHEN] = "last"  # which path ends its block: the first to be through, that of the half, the last
+    join_when: Literal[JOIN_WHEN] = (
+        "all"  # which path ends its block: the first to be through, that of the half, the last
+    )
     labels: Literal["ordered", "random"] = "ordered"  # numbers of numbered paths: 1..P, or any of the inventory
-    positions: Literal["shared", "flattened"] = "shared"  # flattened: every path has a stretch of positions of its own
-    position_stride: int | None = Field(None, ge=3)  # flattened: from path to path; None: the most tokens of a path
-    length_scaling_above: int | None = Field(None, ge=0)  # joins of more paths scale attention; 0: none, None: as trained
+    # from path to path in positions; 0: paths restart together, auto: the most tokens of a path with its tags
+    path_position_stride: NonNegativeInt | Literal["auto"] = 0
+    length_scaling_above: int | None = Field(
+        None, ge=0
+    )  # joins of more paths scale attention; 0: none, None: as trained
     summary_prefix: str = ""  # forced text with which every summary begins
     temperature: float = Field(1.0, ge=0)  # 0 is greedy
     path_temperature: float | None = Field(None, ge=0)  # of paths alone; None: `temperature`, and 1.0 if that is 0
@@ -40,15 +44,15 @@ class SamplingParams(Config):
 
         ParaThinker's "flattened" encoding (arXiv 2509.04475, rejected there): m = L + i l_max + t.
         """
-        if self.positions == "shared" or self.mode == "sequential":
+        if self.mode == "sequential":
             return 0
-        return self.position_stride or self.max_path_tokens + 2
+        return self.max_path_tokens + 2 if self.path_position_stride == "auto" else self.path_position_stride
 
     @model_validator(mode="after")
     def _paths_do_not_overlap(self) -> SamplingParams:
         if self.stride and self.stride < self.max_path_tokens + 2:
             raise ValueError(
-                f"position_stride={self.position_stride} lets paths of {self.max_path_tokens} tokens and their tags "
+                f"path_position_stride={self.path_position_stride} lets paths of {self.max_path_tokens} tokens and their tags "
                 f"overlap; it must be at least {self.max_path_tokens + 2}"
             )
         return self

@@ -45,7 +45,9 @@ class _Page:
         self.lm, self.request, self.decoding, self.seed = lm, request, decoding, seed
         self.segments: list[Segment] = []
         self.dialect = get_dialect(request.dialect) if request.dialect else lm.dialect
-        self.trained = lm.settings.trained_paths if decoding.length_scaling_above is None else decoding.length_scaling_above
+        self.trained = (
+            lm.settings.trained_paths if decoding.length_scaling_above is None else decoding.length_scaling_above
+        )
         self.join = [t for text in (self.dialect.block_close, self.dialect.gap) if text for t in lm.encode(text)]
         self.join += [self.id(self.dialect.summary_open), *lm.encode(decoding.summary_prefix)]
         flat = decoding.mode == "sequential"
@@ -131,7 +133,9 @@ class _Page:
         Tags that do not belong there are replaced where they must be.
         """
         closing = {self.id(tag) for tag in self.dialect.tags[1::2]}
-        strays = {self.id(tag) for tag in self.dialect.tags} - {close} if self.dialect.misplaced_tags == "replace" else set()
+        strays = (
+            {self.id(tag) for tag in self.dialect.tags} - {close} if self.dialect.misplaced_tags == "replace" else set()
+        )
         stops = {close: "tag", self.lm.eos: "eos"}
         for count in range(limit):
             token, logprob = self.draw(stream, count)
@@ -152,7 +156,7 @@ class _Page:
 
 
 def _limit(most: int, left: int) -> tuple[int, str]:
-    return (most, "budget") if most <= left else (left, "trace")
+    return (most, "length") if most <= left else (left, "trace_length")
 
 
 def _write_structured(page: _Page) -> None:
@@ -174,7 +178,7 @@ def _write_structured(page: _Page) -> None:
         room = page.left - 2 * decoding.paths - len(page.join) - 1
         reserve = max(1, min(decoding.max_summary_tokens, room // (decoding.paths + 1)))
         share = min((room - reserve) // decoding.paths, _positions_of_a_path(page))
-        refused = "blocks" if blocks == decoding.max_blocks else "trace" if share < 1 else ""
+        refused = "max_blocks" if blocks == decoding.max_blocks else "trace_length" if share < 1 else ""
         if not page.segments and refused:
             raise UserError("no room for the first block")
         if page.segments and main.finish_reason == "fork" and refused:
@@ -201,7 +205,7 @@ def _write_block(page: _Page, block: int, opened: int, share: int) -> None:
         limit, cut = _limit(decoding.max_path_tokens, share)
         path.finish_reason, draws = page.fill_inner(*tags, opened + number, limit - len(forced), cut)
         drawn.append((draws, 1 + len(forced)))
-    through = {"first": 0, "half": (len(labels) - 1) // 2, "last": len(labels) - 1}[decoding.finish]
+    through = {"first": 0, "half": (len(labels) - 1) // 2, "all": len(labels) - 1}[decoding.join_when]
     last = sorted(draws for draws, _ in drawn)[through]
     for path, (draws, head) in zip(page.segments[before:], drawn, strict=True):
         if draws > last:
@@ -226,7 +230,7 @@ def _cut_short(path: Segment, head: int, draws: int, close: int) -> None:
     for values, last in ((path.tokens, close), (path.sampled, False), (path.logprobs, 0.0)):
         values[head + draws :] = [last]
     path.misplaced_tags = path.sampled[head:-1].count(False)
-    path.finish_reason = "finish"
+    path.finish_reason = "joined"
 
 
 def _write_sequential(page: _Page) -> None:
@@ -248,7 +252,7 @@ def _write_sequential(page: _Page) -> None:
     limit, cut = _limit(decoding.max_main_tokens, page.left)
     while True:
         if limit < 1:
-            page.segments[-1].finish_reason = "trace"
+            page.segments[-1].finish_reason = "trace_length"
             return
         token, logprob = page.draw(1, count)
         count += 1
@@ -270,8 +274,8 @@ def _write_sequential(page: _Page) -> None:
             segment.finish_reason = "eos"
             return
         if where == "main" and token in forks:
-            segment.finish_reason = "blocks" if blocks == decoding.max_blocks else "fork"
-            if segment.finish_reason == "blocks":
+            segment.finish_reason = "max_blocks" if blocks == decoding.max_blocks else "fork"
+            if segment.finish_reason == "max_blocks":
                 return
             where, blocks = "block", blocks + 1
             limit, cut = _limit(decoding.max_main_tokens, page.left)

@@ -112,7 +112,7 @@ def _tree(prompt: list[int], first: list[int], second: list[int], join: list[int
         piece("path", second, 0, 2),
         piece("summary", join, 0),
     ]
-    return lay_out(pieces, "structured", trained=int(any(labels)))
+    return lay_out(pieces, "structured", trained_paths=int(any(labels)))
 
 
 def _decoded(backend: TransformersBackend, layout: Layout) -> torch.Tensor:

@@ -170,7 +170,7 @@ class TraceState:
         most = getattr(self.decoding, f"max_{kind}_tokens")
         left = min(left, self.context - branch.position)
         left -= kind != "main"  # a cut inside a block is closed by one forced tag
-        branch.limit, branch.limit_stop = (most, "budget") if most <= left else (left, "trace")
+        branch.limit, branch.limit_stop = (most, "length") if most <= left else (left, "trace_length")
 
     # --- what the model drew
 
@@ -211,7 +211,9 @@ class TraceState:
         """
         opened, close = self.grammar.tags_of(branch.record)
         stop = "tag" if token == close else "eos" if token == self.grammar.end else ""
-        replaced = self.grammar.misplaced_tags and token != close and (token in self.grammar.misplaced_tags or stop == "eos")
+        replaced = (
+            self.grammar.misplaced_tags and token != close and (token in self.grammar.misplaced_tags or stop == "eos")
+        )
         if replaced and not stop:
             branch.record.misplaced_tags += 1
             stop = "tag" if token in self.grammar.closing else ""
@@ -232,7 +234,7 @@ class TraceState:
     def join_if_ready(self) -> None:
         """Join when enough paths are through: called when all tokens of a step are in. The other paths are cut here."""
         if not self.paths or sum(bool(p.record.finish_reason) for p in self.paths) < paths_needed(
-            self.decoding.finish, len(self.paths)
+            self.decoding.join_when, len(self.paths)
         ):
             return
         for path in self.paths:
@@ -240,7 +242,7 @@ class TraceState:
                 feeds = [feed._replace(branch=None) if feed.branch is path else feed for feed in self.pending]
                 self.pending = deque(feeds)
                 self._write(path, self.grammar.tags_of(path.record)[1], None, want=False)
-                self._stop(path, "finish")
+                self._stop(path, "joined")
         block, self.paths = self.paths[0].record.block, []
         self._join(block)
 
@@ -257,7 +259,7 @@ class TraceState:
         """
         grammar, paths = self.grammar, self.decoding.paths
         share = self._share(segment)
-        refused = "blocks" if self.blocks >= self.decoding.max_blocks else "trace" if share < 1 else ""
+        refused = "max_blocks" if self.blocks >= self.decoding.max_blocks else "trace_length" if share < 1 else ""
         if refused:
             if branch is None:
                 raise UserError(self._no_room(refused))
@@ -303,7 +305,7 @@ class TraceState:
         self._write(path, last, None, want=True)
 
     def _no_room(self, refused: str) -> str:
-        if refused == "blocks":
+        if refused == "max_blocks":
             return "max_blocks is 0, but the dialect forks at the end of the prompt; allow one block"
         return (
             f"max_trace_tokens {self.budget} and the model's context of {self.context} positions, "
@@ -340,7 +342,7 @@ class TraceState:
         """Main text goes on after a summary: its first token is drawn from the logits of the closing tag just fed."""
         main = self._branch("main", (after,), -1, 0)
         if main.limit < 1:
-            self._end(main, "trace")
+            self._end(main, "trace_length")
         else:
             self.pending.append(self.pending.pop()._replace(branch=main))
 
@@ -366,7 +368,7 @@ class TraceState:
         ends = token == grammar.end or (opens and self.blocks >= self.decoding.max_blocks) or (cut and not closable)
         self._write(branch, token, logprob, want=not (ends or cut))
         if ends:
-            self._end(branch, "eos" if token == grammar.end else "blocks" if opens else branch.limit_stop)
+            self._end(branch, "eos" if token == grammar.end else "max_blocks" if opens else branch.limit_stop)
         elif opens:
             self.blocks += 1
             self._stop(branch, "fork")
@@ -388,9 +390,9 @@ class TraceState:
         """Between the segments of a block the trace's budget counts, and that of main text."""
         if branch.record.finish_reason:
             left, most = self.budget - self.written, self.decoding.max_main_tokens
-            branch.limit, branch.limit_stop = (most, "budget") if most <= left else (left, "trace")
+            branch.limit, branch.limit_stop = (most, "length") if most <= left else (left, "trace_length")
         if branch.limit < 1:
-            self._end(branch, "trace")
+            self._end(branch, "trace_length")
 
     def _move(self, branch: Branch, kind: str, block: int, path: int, label: int = 0) -> None:
         """Let the branch of a sequential trace write a new segment, on the same random stream.

@@ -60,7 +60,7 @@ class CompareConfig(Config):
     paths: tuple[PositiveInt, ...] = ()  # none given: `PATHS`, as far as the dialect has numbers
     samples: int = Field(4, ge=1)  # parallel responses to each problem, for each number of paths
     sequential_tokens: int | None = Field(None, ge=1)  # of one response; None: path, summary and main text together
-    rows: int = Field(64, ge=1)  # responses that the engine draws at once
+    max_num_seqs: int = Field(64, ge=1)  # responses that the engine draws at once
 
 
 def compare(
@@ -148,7 +148,7 @@ def _with_paths(
         notes.append(f"the texts of {paths} paths are longer than the context: they were not read again")
         return arms
     bench.write(again.rows, f"reread-{paths}")
-    if tags := sum(rollout.finish_reason == "blocks" for rollout in again.rollouts):
+    if tags := sum(rollout.finish_reason == "max_blocks" for rollout in again.rollouts):
         notes.append(f"{tags} of {len(again.rollouts)} summaries of {paths} paths read again ended with a stray tag")
     return [*arms, summarised("reread", paths, again, found)]
 

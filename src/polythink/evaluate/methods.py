@@ -46,7 +46,11 @@ class Arm:
     def row(self, parallel: Arm | None) -> dict:
         """A row of compare.json; `difference` is that of the parallel arm, with as many paths, less this one."""
         facts = {key: getattr(self, key) for key in ("paths", "responses", "seconds", "forwarded")}
-        gap = {} if parallel in (None, self) else {"difference": vars(interval(paired_difference(parallel.accuracy, self.accuracy)))}
+        gap = (
+            {}
+            if parallel in (None, self)
+            else {"difference": vars(interval(paired_difference(parallel.accuracy, self.accuracy)))}
+        )
         return {"arm": self.name, **facts, **{k: vars(interval(m)) for k, m in self.measures.items()}, **gap}
 
 

@@ -94,7 +94,12 @@ def make_requests(engine: Any, problem_set: ProblemSet, prompt: Prompt, samples:
 
 
 def draw_and_grade(
-    engine: Any, problem_set: ProblemSet, requests: Sequence[Request], decoding: SamplingParams, seed: int, grader: Grader
+    engine: Any,
+    problem_set: ProblemSet,
+    requests: Sequence[Request],
+    decoding: SamplingParams,
+    seed: int,
+    grader: Grader,
 ) -> list[dict]:
     """One graded row a request, in their order. Random streams go by problem key and sample number."""
     rollouts = engine.generate(requests, decoding, seed, label=problem_set.name)

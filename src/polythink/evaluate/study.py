@@ -135,7 +135,7 @@ def with_paths(decoding: SamplingParams, paths: int, path_tokens: int | None = N
     whole = decoding.max_main_tokens + max(1, decoding.max_blocks) * block
     changes = {"paths": paths, "max_path_tokens": tokens, "max_trace_tokens": max(decoding.max_trace_tokens, whole)}
     stride = max(decoding.stride, tokens + 2) if decoding.stride else None
-    return decoding.model_copy(update=changes | {"position_stride": stride})
+    return decoding.model_copy(update=changes | {"path_position_stride": stride})
 
 
 def in_sequence(decoding: SamplingParams, tokens: int) -> SamplingParams:

@@ -57,7 +57,7 @@ class TunnelConfig(Config):
     traces: int = Field(8, ge=1)  # responses of one path to each problem, of which the wrong ones give prefixes
     continuations: int = Field(64, ge=1)  # at least so many a point
     judged_by: Literal["path", "response"] = "path"  # the path's own answer, or what the whole response came to
-    rows: int = Field(64, ge=1)  # responses that the engine draws at once
+    max_num_seqs: int = Field(64, ge=1)  # responses that the engine draws at once
 
     @model_validator(mode="after")
     def _something(self) -> TunnelConfig:
@@ -112,7 +112,12 @@ def check(problem_set: ProblemSet, decoding: SamplingParams, options: TunnelConf
 
 
 def budget_curve(
-    bench: Bench, prompt: Prompt, decoding: SamplingParams, options: TunnelConfig, found: dict[str, Metric], notes: list[str]
+    bench: Bench,
+    prompt: Prompt,
+    decoding: SamplingParams,
+    options: TunnelConfig,
+    found: dict[str, Metric],
+    notes: list[str],
 ) -> list[dict]:
     """One point for each budget and way to spend it; its accuracies are entered in `found`."""
     points: list[dict] = []
@@ -162,7 +167,12 @@ class Begun:
 
 
 def recovery(
-    bench: Bench, prompt: Prompt, decoding: SamplingParams, options: TunnelConfig, found: dict[str, Metric], notes: list[str]
+    bench: Bench,
+    prompt: Prompt,
+    decoding: SamplingParams,
+    options: TunnelConfig,
+    found: dict[str, Metric],
+    notes: list[str],
 ) -> dict:
     """The three rates for each length of prefix; they are entered in `found`."""
     # one path, numbered 1 where paths have numbers, from the very beginning: what is continued is what was drawn

@@ -25,7 +25,7 @@ from polythink.train.sft import SFTConfig
 
 # keys of a stage that are settled in its plan, and keys that change how it is run and not what comes out of it
 SETTLED = ("mode", "prompt", "decoding", "seed")
-ONLY_HOW = ("checkpoint_every", "log_samples", "concurrency", "rows")
+ONLY_HOW = ("checkpoint_every", "log_samples", "concurrency", "max_num_seqs")
 
 
 class CountdownTeacherConfig(Config):
@@ -85,7 +85,7 @@ class EvalConfig(EvalStageBase):
     greedy: bool = False  # one more response at temperature 0
     best_of: tuple[int, ...] = ()  # also: accuracy of choosing one of so many samples
     prompts: tuple[str, ...] = ()  # several prompts, each evaluated; none given: the stage's one
-    rows: int = Field(64, ge=1)  # responses that the engine draws at once
+    max_num_seqs: int = Field(64, ge=1)  # responses that the engine draws at once
     heads: bool = False  # also compare the attention heads on a few of the responses, for the report
 
 

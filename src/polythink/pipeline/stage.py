@@ -31,6 +31,7 @@ from polythink.models.lm import (
     LanguageModel,
     ModelConfig,
     checkpoint_activations,
+    from_config,
     from_pretrained,
     load,
     save,
@@ -223,7 +224,7 @@ def grpo(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict
 def evaluation(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict:
     lm, stage = starting_model(plan, previous), plan.stage
     assert isinstance(stage, EvalConfig)
-    engine = Engine(lm, rows=stage.rows)
+    engine = Engine(lm, max_num_seqs=stage.max_num_seqs)
     found: dict[str, dict] = {}
     with Grader(dialect=lm.dialect) as grader:
         for name, prompt in product(stage.problems, stage.prompts or (plan.prompt,)):
@@ -245,7 +246,7 @@ def run_study(plan: StagePlan, folder: Path, previous: Path | None, log: Log) ->
     """`compare` or `tunnel`, one problem set after another."""
     lm, stage = starting_model(plan, previous), plan.stage
     run = compare if isinstance(stage, CompareConfig) else tunnel
-    engine = Engine(lm, rows=stage.rows)
+    engine = Engine(lm, max_num_seqs=stage.max_num_seqs)
     found: dict[str, dict] = {}
     with Grader(dialect=lm.dialect) as grader:
         for name in stage.problems:
@@ -296,7 +297,7 @@ def text_evaluation(plan: TextPlan, folder: Path, previous: Path | None, log: Lo
 
 
 RUNNERS = {
-    "coldstart": coldstart, "sft": sft, "grpo": grpo, "eval": evaluation, "compare": finding, "tunnel": finding,
+    "coldstart": coldstart, "sft": sft, "grpo": grpo, "eval": evaluation, "compare": run_study, "tunnel": run_study,
     "text": text, "text_eval": text_evaluation,
 }  # fmt: skip
 

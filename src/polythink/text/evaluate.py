@@ -34,7 +34,7 @@ class TextEvalOptions(Config):
     beams: int = Field(1, ge=1)  # 1: greedy
     length_penalty: float = 1.0
     max_new_tokens: int = Field(256, ge=1)
-    rows: int = Field(64, ge=1)  # texts at once; speed, not results
+    max_num_seqs: int = Field(64, ge=1)  # texts at once; speed, not results
     tokenize: Literal["13a", "none", "char", "intl", "zh"] = "13a"  # how BLEU cuts words, as in sacrebleu
     block: int | None = Field(None, ge=2)  # language modelling: tokens
 
@@ -107,7 +107,7 @@ def generate(lm: TextModel, examples: Sequence[Example], how: TextEvalOptions, l
     found: list[list[int]] = [[] for _ in examples]
     with Progress(len(examples), label) as bar:
         order = longest_first(examples)
-        for places in (order[i : i + how.rows] for i in range(0, len(order), how.rows)):
+        for places in (order[i : i + how.max_num_seqs] for i in range(0, len(order), how.max_num_seqs)):
             inputs = make_batch(lm, [examples[i] for i in places]).inputs
             out = lm.model.generate(
                 inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=False, num_beams=how.beams,

@@ -82,7 +82,7 @@ def train_text(
             model.train()
             losses = accumulate_gradient(lm, config, batches.forwards(step))
             lr = learning_rate(config, step, steps)
-            norm = update(model, optimiser, lr, config.clip)
+            norm = update(model, optimiser, lr, config.max_grad_norm)
             row = {"step": step + 1, **losses, "lr": lr, "grad_norm": norm, "seconds": time.perf_counter() - started}
             if checks and ((step + 1) % config.validate_every == 0 or last):
                 row["valid_loss"] = mean_loss(lm, checks)

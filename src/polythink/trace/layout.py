@@ -4,8 +4,8 @@ A trace is a list of pieces in text order. `wire` decides what each piece follow
 `sees` is the closure of `follows`, a segment starts one position after the latest end among those it follows, and a
 token's predecessor is the one before it in its chain. A mode is another wiring of the same pieces.
 
-Two more rules change no wiring: `stride` sets the paths of a block apart in position ("flattened" positions, which
-ParaThinker rejects, arXiv 2509.04475), and `trained` scales attention behind a join of more paths than in training.
+Two more rules change no wiring: `path_position_stride` sets the paths of a block apart in position ("flattened" positions, which
+ParaThinker rejects, arXiv 2509.04475), and `trained_paths` scales attention behind a join of more paths than in training.
 
 Axis legend: T tokens of the flat trace, S segments.
 """
@@ -120,19 +120,19 @@ def closure(follows: Sequence[Sequence[int]]) -> np.ndarray:
     return sees
 
 
-def join_scale(seen: int, of_paths: int, paths: int, trained: int) -> float:
+def join_scale(seen: int, of_paths: int, paths: int, trained_paths: int) -> float:
     """Factor on the attention scores behind a join of more paths than the model was trained with: ln n / ln n_trained.
 
     A softmax over more keys is flatter. `seen` keys are visible at the join, `of_paths` of them of its `paths` paths;
-    n_trained counts what would be visible with `trained` paths of that length. 1 where `trained` is 0 or not exceeded.
+    n_trained counts what would be visible with `trained_paths` paths of that length. 1 where `trained_paths` is 0 or not exceeded.
     """
-    if not 0 < trained < paths:
+    if not 0 < trained_paths < paths:
         return 1.0
-    return log(seen) / log(seen - of_paths * (1 - trained / paths))
+    return log(seen) / log(seen - of_paths * (1 - trained_paths / paths))
 
 
 def attention_scales(
-    pieces: Sequence[Piece], follows: Sequence[Sequence[int]], sees: np.ndarray, trained: int
+    pieces: Sequence[Piece], follows: Sequence[Sequence[int]], sees: np.ndarray, trained_paths: int
 ) -> tuple[float, ...]:
     """(S,) `join_scale` of each summary; whatever follows it keeps it, since it reads the same keys."""
     lengths = np.array([len(p.tokens) for p in pieces])
@@ -140,23 +140,23 @@ def attention_scales(
     for s, piece in enumerate(pieces):
         scales.append(max((scales[f] for f in follows[s]), default=1.0))
         before = follows[s]
-        if trained and piece.kind == "summary" and before and pieces[before[0]].kind == "path":
+        if trained_paths and piece.kind == "summary" and before and pieces[before[0]].kind == "path":
             own = [i for i, p in enumerate(pieces[:s]) if p.block == piece.block and p.path > 0]
             seen = int(lengths[:s][sees[s, :s]].sum())
-            scales[s] = max(scales[s], join_scale(seen, int(lengths[own].sum()), len(before), trained))
+            scales[s] = max(scales[s], join_scale(seen, int(lengths[own].sum()), len(before), trained_paths))
     return tuple(scales)
 
 
-def lay_out(pieces: Sequence[Piece], mode: str, stride: int = 0, trained: int = 0) -> Layout:
+def lay_out(pieces: Sequence[Piece], mode: str, path_position_stride: int = 0, trained_paths: int = 0) -> Layout:
     """The layout of a finished trace. `pieces` are in text order and begin with the prompt (or the first main text).
 
-    In `structured` mode path p of a block starts (p - 1) * `stride` positions behind the fork: at 0 all start together.
-    `trained` is the largest number of paths that the model was trained with, beyond which attention is scaled (0: not).
+    In `structured` mode path p of a block starts (p - 1) * `path_position_stride` positions behind the fork: at 0 all start together.
+    `trained_paths` is the largest number of paths that the model was trained with, beyond which attention is scaled (0: not).
     """
     follows = wire(pieces, mode)
     sees = closure(follows)
     if mode == "sequential":
-        stride = trained = 0
+        path_position_stride = trained_paths = 0
     total = sum(len(p.tokens) for p in pieces)
     segment, position, previous = (np.empty(total, np.int32) for _ in range(3))
     end: list[tuple[int, int]] = []  # (S,) position and flat index of each segment's last token
@@ -165,7 +165,7 @@ def lay_out(pieces: Sequence[Piece], mode: str, stride: int = 0, trained: int = 
         # a join resumes after the longest of its paths: its first token's predecessor is that path's last token
         last_position, last_index = max((end[f] for f in follows[s]), default=(-1, -1), key=lambda e: e[0])
         if piece.kind == "path" and piece.chain not in {p.chain for p in pieces[:s]}:
-            last_position += (piece.path - 1) * stride
+            last_position += (piece.path - 1) * path_position_stride
         n = len(piece.tokens)
         span = slice(index, index + n)
         segment[span] = s
@@ -183,7 +183,7 @@ def lay_out(pieces: Sequence[Piece], mode: str, stride: int = 0, trained: int = 
         kinds=tuple(p.kind for p in pieces),
         paths=tuple(p.path for p in pieces),
         labels=tuple(p.label for p in pieces),
-        scales=attention_scales(pieces, follows, sees, trained),
+        scales=attention_scales(pieces, follows, sees, trained_paths),
         follows=follows,
         sees=sees,
     )

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from polythink.trace.layout import Layout, Piece, lay_out
 
 # Why a segment stopped: `tag` its closing tag was drawn, `fork` a block was opened, `eos` the end token was drawn,
-# `budget` the segment's own budget ran out, `trace` the trace's budget ran out, `blocks` one block too many was opened,
-# `finish` enough other paths were through. The last four are cuts.
-TRUNCATIONS = ("budget", "trace", "blocks", "finish")
+# `length` the segment's own budget ran out, `trace_length` the trace's budget ran out, `max_blocks` one block too many
+# was opened, `joined` enough other paths had finished. The last four are truncations.
+TRUNCATIONS = ("length", "trace_length", "max_blocks", "joined")
 
 
 @dataclass
@@ -38,8 +38,8 @@ class Rollout:
     mode: str
     prompt: tuple[int, ...]
     segments: list[Segment]
-    stride: int = 0  # see `lay_out`
-    trained: int = 0  # see `lay_out`
+    path_position_stride: int = 0  # see `lay_out`
+    trained_paths: int = 0  # see `lay_out`
 
     @property
     def text(self) -> str:
@@ -48,7 +48,7 @@ class Rollout:
 
     @property
     def finish_reason(self) -> str:
-        return self.segments[-1].finish_reason if self.segments else "trace"
+        return self.segments[-1].finish_reason if self.segments else "trace_length"
 
     @property
     def truncated(self) -> int:
@@ -76,4 +76,4 @@ class Rollout:
 
     def layout(self, mode: str | None = None) -> Layout:
         """The layout it was drawn in, or that of another mode."""
-        return lay_out(self.pieces(), mode or self.mode, self.stride, self.trained)
+        return lay_out(self.pieces(), mode or self.mode, self.path_position_stride, self.trained_paths)

@@ -109,15 +109,15 @@ class _Writer:
         return Trace(tuple(part for part in (first[len(self.opening) :], *rest) if part))
 
 
-JOIN_WHEN = ("first", "half", "last")
+JOIN_WHEN = ("first", "half", "all")
 
 
-def paths_needed(finish: str, paths: int) -> int:
+def paths_needed(join_when: str, paths: int) -> int:
     """How many paths of a block must be through before its summary begins."""
-    return {"first": 1, "half": (paths + 1) // 2, "last": paths}[finish]
+    return {"first": 1, "half": (paths + 1) // 2, "all": paths}[join_when]
 
 
-def truncate_paths(pieces: Sequence[Piece], finish: str, close: Callable[[int], int]) -> list[Piece]:
+def truncate_paths(pieces: Sequence[Piece], join_when: str, close: Callable[[int], int]) -> list[Piece]:
     """The pieces as they would be had the `first` path to be through, or `half` of them, ended the block's paths.
 
     The others keep as many tokens as the one that was through, and are closed by a forced tag, `close(label)`. Reading
@@ -128,7 +128,7 @@ def truncate_paths(pieces: Sequence[Piece], finish: str, close: Callable[[int], 
     lengths: dict[int, list[int]] = {}
     for piece in paths:
         lengths.setdefault(piece.block, []).append(len(piece.tokens))
-    most = {block: sorted(found)[paths_needed(finish, len(found)) - 1] for block, found in lengths.items()}
+    most = {block: sorted(found)[paths_needed(join_when, len(found)) - 1] for block, found in lengths.items()}
     return [_cut(p, most[p.block], close(p.label)) if p.kind == "path" else p for p in pieces]
 
 

@@ -28,7 +28,7 @@ class OptimiserConfig(Config):
     final_lr: float = Field(0.0, ge=0, le=1)  # where cosine and linear end, as a share of `lr`
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(0.01, ge=0)
-    clip: float = Field(1.0, ge=0)  # bound on the norm of the whole gradient; 0: none
+    max_grad_norm: float = Field(1.0, ge=0)  # bound on the norm of the whole gradient; 0: none
     autocast: bool = False  # forwards in bfloat16 over weights in float32; reinforcement learning draws so too
     checkpoint_every: int = Field(50, ge=1)  # steps; the last step is always kept
 
@@ -36,5 +36,5 @@ class OptimiserConfig(Config):
 class TrainingConfig(StageConfig, OptimiserConfig):
     """Training on traces. `micro_batch` bounds memory and does not change the result, up to rounding."""
 
-    train: Literal["all", "thoughts"] = "all"  # thoughts: the model's thought embeddings alone
+    trainable: Literal["all", "thoughts"] = "all"  # thoughts: the model's thought embeddings alone
     micro_batch: int = Field(32, ge=1)  # traces (of `sft` with `pack`: rows) in one forward and backward

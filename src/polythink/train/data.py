@@ -45,8 +45,8 @@ class DataConfig(Config):
     problems: str | None = None  # such as countdown-hard:train; demonstrations are made afresh and never repeat
     prompt: str | None = None  # None: the one that a row names, otherwise the stage's
     mode: Literal[MODES] | None = None  # how traces are laid out; None: the stage's
-    share: float | None = Field(None, gt=0)  # of every batch, in any unit; None: as large as the source
-    truncated: float = Field(0.0, ge=0, le=1)  # share of traces whose paths are cut where the first one is through
+    weight: float | None = Field(None, gt=0)  # of every batch, in any unit; None: as large as the source
+    early_join: float = Field(0.0, ge=0, le=1)  # share of traces whose paths are cut where the first one is through
     # of demonstrations, as in `countdown.DemoStyle`
     style: Literal["sequential", "parallel"] = "parallel"
     p_right: float = Field(0.5, ge=0, le=1)  # probability that a chain is the solution
@@ -66,8 +66,8 @@ class DataConfig(Config):
     def _one_source(self) -> DataConfig:
         if sum(x is not None for x in (self.file, self.stage, self.problems)) != 1:
             raise ValueError("a source of traces is one of file, stage and problems")
-        if self.problems is not None and self.share is None:
-            raise ValueError("demonstrations have no end: say their share of every batch")
+        if self.problems is not None and self.weight is None:
+            raise ValueError("demonstrations have no end: say their weight in every batch")
         if self.paths == ():
             raise ValueError("paths is a number of paths, or several to draw from")
         return self
@@ -87,9 +87,9 @@ class DataConfig(Config):
                 f"{', '.join(unheeded)}: of demonstrations of attribution only {' and '.join(OF_ATTRIBUTION)} can be "
                 "chosen; leave that out"
             )
-        if self.mode == "sequential" and self.truncated:
+        if self.mode == "sequential" and self.early_join:
             raise ValueError(
-                "truncated: paths that stand one behind the other (mode: sequential) are never cut; leave that out"
+                "early_join: paths that stand one behind the other (mode: sequential) are never cut; leave that out"
             )
         return self
 
@@ -208,7 +208,7 @@ class Demonstrations:
         rng = random.Random(f"{self.seed}/{problem.key}/{i}")
         demonstrate = attribution.demonstrate if problem.checker == "attribution" else countdown.demonstrate
         trace = demonstrate(problem, c.manner, rng, self.encode.lm.dialect)
-        return self.encode(problem.question, trace, c.prompt, truncated=rng.random() < c.truncated)
+        return self.encode(problem.question, trace, c.prompt, truncated=rng.random() < c.early_join)
 
     @property
     def most_paths(self) -> int:
@@ -229,7 +229,7 @@ def read_rows(
     layouts = []
     for row in rows:
         try:
-            prompt, truncated = config.prompt or row.get("prompt"), rng.random() < config.truncated
+            prompt, truncated = config.prompt or row.get("prompt"), rng.random() < config.early_join
             layout = encode(row["question"], row["trace"], prompt, truncated)
         except TraceError as error:
             dropped[f"form: {error.reason}"] += 1
@@ -294,7 +294,7 @@ def make_mixture(
             opened.append(read_rows(file_of(source), own, source, max_tokens, own_seed, dropped))
     if dropped:
         log.warning("traces that cannot be trained on were dropped: %s", dict(dropped))
-    shares = [source.share or len(found) for source, found in zip(sources, opened, strict=True)]
+    shares = [source.weight or len(found) for source, found in zip(sources, opened, strict=True)]
     return Mixture(opened, split_by_share(shares, batch), dropped)
 
 

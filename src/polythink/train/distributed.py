@@ -22,29 +22,29 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def world() -> int:
+def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def first() -> bool:
+def is_main() -> bool:
     """Whether this process writes the files."""
     return rank() == 0
 
 
 def refuse_many() -> None:
     """Stop where a launcher started several processes that would each train a model of their own."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and world() == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and world_size() == 1:
         raise UserError("training in several processes is not built yet; start one process, without torchrun")
 
 
-def share(items: Sequence[Item]) -> list[Item]:
+def shard(items: Sequence[Item]) -> list[Item]:
     """The items that this process works on."""
-    return list(items[rank() :: world()])
+    return list(items[rank() :: world_size()])
 
 
-def total(value: float, device: torch.device | str = "cpu") -> float:
+def all_reduce_sum(value: float, device: torch.device | str = "cpu") -> float:
     """The sum of a number over all processes."""
-    if world() == 1:
+    if world_size() == 1:
         return value
     tensor = torch.tensor(value, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)

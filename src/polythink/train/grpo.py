@@ -35,7 +35,7 @@ from polythink.trace.statistics import rollout_statistics
 from polythink.train import distributed
 from polythink.train.checkpoint import load_checkpoint, save_checkpoint, truncate_after
 from polythink.train.data import epoch_index
-from polythink.train.grpo_step import PolicyConfig, learn, score
+from polythink.train.grpo_step import PolicyConfig, to_items, update_policy
 from polythink.train.loss import group_advantages
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser
 
@@ -47,20 +47,20 @@ class GRPOConfig(PolicyConfig):
     problems: tuple[str, ...] = Field(min_length=1)  # all of these sets together
     reward: RewardConfig
     steps: int = Field(ge=1)
-    groups: int = Field(32, ge=1)  # problems a step
-    samples: int = Field(8, ge=2)  # rollouts a problem: a group
-    rows: int = Field(64, ge=1)  # rollouts that the engine draws at once
+    prompts_per_step: int = Field(32, ge=1)  # problems a step
+    group_size: int = Field(8, ge=2)  # rollouts a problem: a group
+    max_num_seqs: int = Field(64, ge=1)  # rollouts that the engine draws at once
     log_samples: int = Field(8, ge=0)  # rollouts a step that are written to samples.jsonl
 
     @model_validator(mode="after")
     def _whole_groups(self) -> GRPOConfig:
-        if self.mini_batches > self.groups:
-            raise ValueError(f"{self.groups} groups cannot be divided into {self.mini_batches} mini-batches")
+        if self.mini_batches > self.prompts_per_step:
+            raise ValueError(f"{self.prompts_per_step} groups cannot be divided into {self.mini_batches} mini-batches")
         return self
 
 
 @dataclass(frozen=True)
-class Drawn:
+class GradedBatch:
     """The rollouts of one step with what became of them, group after group: P groups of G."""
 
     rollouts: list[Rollout]
@@ -81,9 +81,9 @@ def train_grpo(
 ) -> dict:
     """Train `lm` in place, or go on from the checkpoint in `folder`. Returns a summary; metrics.jsonl has the steps."""
     check_decoding(decoding)
-    engine, reward = Engine(lm, rows=config.rows), build_reward(config.reward, lm.dialect)
-    reference = copy.deepcopy(lm.model).eval().requires_grad_(False) if config.kl else None
-    optimiser = make_optimiser(lm.model, config, config.train)
+    engine, reward = Engine(lm, max_num_seqs=config.max_num_seqs), build_reward(config.reward, lm.dialect)
+    reference = copy.deepcopy(lm.model).eval().requires_grad_(False) if config.kl_coef else None
+    optimiser = make_optimiser(lm.model, config, config.trainable)
     done = load_checkpoint(folder / "checkpoint", lm.model, optimiser)
     for name in ("metrics.jsonl", "samples.jsonl"):
         truncate_after(folder / name, done)
@@ -95,16 +95,16 @@ def train_grpo(
         bar.advance(done)
         for step in range(done, config.steps):
             started = time.perf_counter()
-            problem_P = distributed.shard(problems_of_step(problems, config.groups, seed, step))
+            problem_P = distributed.shard(problems_of_step(problems, config.prompts_per_step, seed, step))
             with autocast(config, lm.device):  # in the arithmetic that the policy is trained in
-                rollouts = draw(engine, problem_P, config.samples, prompt, decoding, seed * 1_000_003 + step)
-            drawn = judge(rollouts, problem_P, grader, reward, step + 1)
+                rollouts = draw(engine, problem_P, config.group_size, prompt, decoding, seed * 1_000_003 + step)
+            drawn = grade_and_reward(rollouts, problem_P, grader, reward, step + 1)
             drawn_at = time.perf_counter()
-            reward_PG = torch.tensor(drawn.rewards).view(-1, config.samples)
+            reward_PG = torch.tensor(drawn.rewards).view(-1, config.group_size)
             advantage_PG, zero_spread_P = group_advantages(reward_PG, config.scale_rewards, config.negative_scale)
-            groups = score(rollouts, advantage_PG, config.train_mode)
+            groups = to_items(rollouts, advantage_PG, config.train_mode)
             lr = learning_rate(config, step, config.steps)
-            learnt = learn(lm, config, groups, zero_spread_P, optimiser, lr, reference)
+            learnt = update_policy(lm, config, groups, zero_spread_P, optimiser, lr, reference)
             row = {
                 "step": step + 1,
                 "reward_name": reward.active(step + 1),
@@ -158,9 +158,9 @@ def draw(
     return engine.generate(requests, decoding, seed)
 
 
-def judge(
+def grade_and_reward(
     rollouts: list[Rollout], problem_P: Sequence[Problem], grader: Grader, reward: Reward, reward_step: int
-) -> Drawn:
+) -> GradedBatch:
     """The rollouts with their grades and rewards. `reward_step` counts from 1, as reward schedules do."""
     samples = len(rollouts) // len(problem_P)
     asked = [problem for problem in problem_P for _ in range(samples)]
@@ -169,10 +169,10 @@ def judge(
         reward(r, grade.verdict == "right", reward_step, answered=grade.verdict != "unparsed")
         for r, grade in zip(rollouts, grades, strict=True)
     ]
-    return Drawn(rollouts, asked, grades, rewards)
+    return GradedBatch(rollouts, asked, grades, rewards)
 
 
-def describe(drawn: Drawn, dialect: Dialect) -> dict:
+def describe(drawn: GradedBatch, dialect: Dialect) -> dict:
     """Means over the rollouts of a step. `entropy` is the mean surprisal of the drawn tokens, an unbiased estimate."""
     found = [rollout_statistics(r, dialect) for r in drawn.rollouts]
     first = [f["first_block"] for f in found if f["first_block"] is not None]
@@ -191,9 +191,9 @@ def describe(drawn: Drawn, dialect: Dialect) -> dict:
     }
 
 
-def show(drawn: Drawn, config: GRPOConfig, grader: Grader, dialect: Dialect) -> list[dict]:
+def show(drawn: GradedBatch, config: GRPOConfig, grader: Grader, dialect: Dialect) -> list[dict]:
     """Rows for samples.jsonl: the first rollout of the first groups."""
-    chosen = range(0, len(drawn.rollouts), config.samples)[: config.log_samples]
+    chosen = range(0, len(drawn.rollouts), config.group_size)[: config.log_samples]
     return [
         {"reward": drawn.rewards[i]}
         | sample_row(drawn.problems[i], drawn.rollouts[i], drawn.grades[i], grader, dialect)
@@ -204,6 +204,6 @@ def show(drawn: Drawn, config: GRPOConfig, grader: Grader, dialect: Dialect) -> 
 def summarise(rows: Sequence[dict], config: GRPOConfig) -> dict:
     """What result.json says: the last step's numbers, and what all of them cost."""
     last = {name: rows[-1][name] for name in ("reward", "accuracy", "parallel_ratio", "logprob_gap")}
-    tokens = sum(row["tokens"] for row in rows) * config.groups * config.samples
+    tokens = sum(row["tokens"] for row in rows) * config.prompts_per_step * config.group_size
     seconds = sum(row["draw_seconds"] + row["train_seconds"] for row in rows)
     return {"steps": len(rows), **last, "tokens": round(tokens), "seconds": seconds}

@@ -38,11 +38,11 @@ class PolicyConfig(TrainingConfig):
     scale_rewards: bool = True
     negative_scale: float = Field(1.0, ge=0)  # factor on negative advantages
     drop_zero_spread: bool = True  # leave out groups whose rewards are all equal, also from the means
-    aggregation: Aggregation = "token-mean"
+    loss_type: Aggregation = "token-mean"
     clip_low: float = Field(0.2, ge=0, le=1)
     clip_high: float = Field(0.2, ge=0)
     dual_clip: float | None = Field(None, gt=1)
-    kl: float = Field(0.0, ge=0)  # weight of the divergence from the model that the stage began with
+    kl_coef: float = Field(0.0, ge=0)  # weight of the divergence from the model that the stage began with
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,10 @@ class TrainItem:
         return int(self.layout.sampled.sum())
 
 
-def score(rollouts: Sequence[Rollout], advantage_PG: torch.Tensor, mode: str | None) -> list[list[TrainItem]]:
+def to_items(rollouts: Sequence[Rollout], advantage_PG: torch.Tensor, mode: str | None) -> list[list[TrainItem]]:
     """The rollouts as groups, laid out in `mode` (None: the one they were drawn in)."""
     groups, samples = advantage_PG.shape
-    flat = [
-        to_item(r, advantage, mode) for r, advantage in zip(rollouts, advantage_PG.flatten().tolist(), strict=True)
-    ]
+    flat = [to_item(r, advantage, mode) for r, advantage in zip(rollouts, advantage_PG.flatten().tolist(), strict=True)]
     return [flat[g * samples : (g + 1) * samples] for g in range(groups)]
 
 
@@ -81,7 +79,7 @@ def to_item(rollout: Rollout, advantage: float, mode: str | None) -> TrainItem:
     return TrainItem(layout, drawn, drawn, temperature, advantage)
 
 
-def learn(
+def update_policy(
     lm: LanguageModel,
     config: PolicyConfig,
     groups: Sequence[list[TrainItem]],
@@ -113,7 +111,7 @@ def learn(
     parts = []
     for mini_batch in divide(kept, config.mini_batches):
         part = accumulate_gradient(lm, config, [s for group in mini_batch for s in group], reference)
-        parts.append({**part, "grad_norm": update(lm.model, optimiser, lr, config.clip)})
+        parts.append({**part, "grad_norm": update(lm.model, optimiser, lr, config.max_grad_norm)})
     tokens = sum(part["tokens"] for part in parts)
     return {
         "loss": fmean(part["loss"] for part in parts),
@@ -129,7 +127,7 @@ def accumulate_gradient(
     lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem], reference: torch.nn.Module | None
 ) -> dict:
     """Add the gradient of the mini-batch's loss; returns sums over its tokens. Forced tokens are in none of them."""
-    weights = sequence_weights([s.tokens for s in items], config.aggregation, distributed.all_reduce_sum)
+    weights = sequence_weights([s.tokens for s in items], config.loss_type, distributed.all_reduce_sum)
     sums = {"loss": 0.0, "tokens": 0, "clipped": 0, "kl": 0.0, "gap_sum": 0.0, "gap_max": 0.0}
     for micro in micro_batches([len(s.layout) for s in items], config.micro_batch):
         rows = [items[i] for i in micro]
@@ -142,7 +140,7 @@ def accumulate_gradient(
             with torch.no_grad():
                 at_start, _ = forward(reference, lm, config, rows)
             divergence = k3_divergence(new, at_start)
-            loss = loss + config.kl * divergence
+            loss = loss + config.kl_coef * divergence
             sums["kl"] += divergence.detach()[sampled].sum().item()
         micro_loss = (weight * loss)[sampled].sum()
         (micro_loss * distributed.world_size()).backward()  # gradients are averaged over processes, not summed

@@ -39,7 +39,9 @@ def make_optimiser(model: torch.nn.Module, config: OptimiserConfig, train: str =
     table = None if thoughts is None else thoughts.table
     if train == "thoughts":
         if table is None:
-            raise UserError("train: thoughts, but the model has no thought embeddings; set model.thought_embeddings")
+            raise UserError(
+                "trainable: thoughts, but the model has no thought embeddings; set model.thought_embeddings"
+            )
         model.requires_grad_(False)
         table.requires_grad_(True)
     groups = [{"params": [p for p in model.parameters() if p is not table and train == "all"]},

@@ -46,7 +46,7 @@ class SFTConfig(TrainingConfig):
 
 def train_sft(lm: LanguageModel, config: SFTConfig, data: Mixture, folder: Path) -> dict:
     """Train `lm` in place, or go on from the checkpoint in `folder`. Returns a summary; metrics.jsonl has the steps."""
-    model, optimiser = lm.model, make_optimiser(lm.model, config, config.train)
+    model, optimiser = lm.model, make_optimiser(lm.model, config, config.trainable)
     steps = config.steps or data.steps(config.epochs)
     if not steps:
         raise UserError(f"{config.epochs:g} epochs of the data are less than one batch of {config.batch}")
@@ -60,7 +60,7 @@ def train_sft(lm: LanguageModel, config: SFTConfig, data: Mixture, folder: Path)
             layouts = distributed.shard(data.batch(step))
             loss, tokens = accumulate_gradient(lm, config, layouts)
             lr = learning_rate(config, step, steps)
-            norm = update(model, optimiser, lr, config.clip)
+            norm = update(model, optimiser, lr, config.max_grad_norm)
             row = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": tokens}
             metrics.write(row | {"seconds": time.perf_counter() - started})
             bar.advance(1, loss=loss)

@@ -253,7 +253,7 @@ def language_model(name: str) -> LanguageModel:
 def test_the_engine_draws_what_its_slow_twin_draws(name, backend):
     """Forks and joins included; the log-probabilities recorded are those of one masked forward."""
     lm = language_model(name)
-    engine = Engine(lm, rows=4)
+    engine = Engine(lm, max_num_seqs=4)
     assert engine.backend.kind == backend
     requests = [Request(tuple(lm.encode("a b c c a"[: 1 + 4 * (i % 3)])), f"p{i}", 0) for i in range(5)]
     decoding = SamplingParams(
@@ -276,4 +276,4 @@ def test_the_engine_takes_half_precision(name):
     """The self-check of a bfloat16 model passes: decoding, one masked forward and each path alone agree."""
     lm = language_model(name)
     lm.model.to(torch.bfloat16)
-    assert Engine(lm, rows=1).backend.lm.model.dtype == torch.bfloat16
+    assert Engine(lm, max_num_seqs=1).backend.lm.model.dtype == torch.bfloat16

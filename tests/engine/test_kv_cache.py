@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import drawn, requests, tiny
 
-from polythink.engine import Engine, Request, SamplingParams
+from polythink.engine import Engine, Request, SamplingParams, kv_cache
 from polythink.engine.kv_cache import TreeKVCache
 
 BLOCKS = SamplingParams(paths=3, max_blocks=3, max_main_tokens=16, max_path_tokens=9, max_summary_tokens=6,
@@ -38,7 +38,7 @@ def watch(engine: Engine, look) -> None:
 def test_a_step_writes_the_slots_of_its_feeds_and_no_other(backend):
     """Padding written over a live slot would be several nats wrong; what was never written is zero, not garbage."""
     lm = tiny()
-    engine = Engine(lm, rows=4, backend=backend)
+    engine = Engine(lm, max_num_seqs=4, backend=backend)
     most: dict[int, int] = {}
 
     def look(arena, feeds, rows, before, after):
@@ -54,13 +54,13 @@ def test_a_step_writes_the_slots_of_its_feeds_and_no_other(backend):
     watch(engine, look)
     rollouts = engine.generate(requests(lm, 8), BLOCKS, seed=3)
     assert len({s.block for r in rollouts for s in r.segments}) > 2
-    assert max(most.values()) >= arena.FIRST_SLOTS  # it did grow on the way
+    assert max(most.values()) >= kv_cache.FIRST_SLOTS  # it did grow on the way
 
 
 def test_one_slot_a_token():
     """Peak slots of a row = prompt + response (the last token of a trace is drawn and never fed): forks add none."""
     lm = tiny()
-    engine = Engine(lm, rows=1)
+    engine = Engine(lm, max_num_seqs=1)
     fed = []
     watch(engine, lambda arena, feeds, rows, before, after: fed.extend(feed.slot for feed in feeds))
     (rollout,) = engine.generate([Request(tuple(lm.encode("a b")), "p0", 1)], BLOCKS, seed=3)
@@ -73,11 +73,11 @@ def test_one_slot_a_token():
 def test_no_uninitialised_memory_is_read(backend):
     """A masked NaN is still NaN (0 x NaN): here every `torch.empty` is filled with NaN."""
     lm = tiny()
-    plain = Engine(lm, rows=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)
+    plain = Engine(lm, max_num_seqs=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)
     torch.use_deterministic_algorithms(True)
     try:
         assert torch.utils.deterministic.fill_uninitialized_memory
-        filled = Engine(lm, rows=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)
+        filled = Engine(lm, max_num_seqs=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)
     finally:
         torch.use_deterministic_algorithms(False)
     assert [drawn(r) for r in filled] == [drawn(r) for r in plain]
@@ -86,12 +86,12 @@ def test_no_uninitialised_memory_is_read(backend):
 @pytest.mark.parametrize("backend", ["flat", "padded"])
 def test_growth_in_the_middle_of_a_run_changes_nothing(backend, monkeypatch):
     lm = tiny()
-    plain = Engine(lm, rows=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)
+    plain = Engine(lm, max_num_seqs=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)
     grown = []
     grow = TreeKVCache._grow
     monkeypatch.setattr(TreeKVCache, "_grow", lambda self, longest: (grown.append(longest), grow(self, longest)))
-    monkeypatch.setattr(arena, "FIRST_SLOTS", 1)
-    again = Engine(lm, rows=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)
+    monkeypatch.setattr(kv_cache, "FIRST_SLOTS", 1)
+    again = Engine(lm, max_num_seqs=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)
     assert len(grown) > 5
     assert [drawn(r) for r in again] == [drawn(r) for r in plain]
 
