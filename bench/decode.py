@@ -33,7 +33,8 @@ from transformers import StoppingCriteria
 
 from polythink.engine import Engine, Request, SamplingParams
 from polythink.engine.trace_state import TraceState
-from polythink.models.lm import LanguageModel, ModelConfig, from_config
+from polythink.models.build import ModelConfig, from_config
+from polythink.models.lm import LanguageModel
 from polythink.run.table import markdown_table
 
 CASES = ("1x1", "1x2", "1x4", "1x8", "32xragged")

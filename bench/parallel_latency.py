@@ -36,7 +36,7 @@ import torch
 import transformers
 
 from polythink.engine import Engine, Request, SamplingParams
-from polythink.models.lm import ModelConfig, from_config
+from polythink.models.build import ModelConfig, from_config
 from polythink.run.table import markdown_table
 
 NEVER = -1e4  # added to the logit of a token that is not to be drawn

@@ -18,7 +18,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from polythink.models.lm import ModelConfig, ModelSettings, from_config, save
+from polythink.models.build import ModelConfig, from_config
+from polythink.models.lm import ModelSettings, save
 from polythink.models.tokenizers import word_tokenizer
 from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.problems.tasks.countdown import VOCABULARY

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from polythink.models.lm import ModelConfig, ModelSettings, from_config, save
+from polythink.models.build import ModelConfig, from_config
+from polythink.models.lm import ModelSettings, save
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.run.folder import write_jsonl

@@ -16,7 +16,8 @@ from polythink.cli.model import decoding_for, model_folder
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
-from polythink.models.lm import LanguageModel, ModelConfig, ModelSettings, from_config, load, save
+from polythink.models.build import ModelConfig, from_config
+from polythink.models.lm import LanguageModel, ModelSettings, load, save
 from polythink.run.folder import write_json, write_jsonl
 from polythink.trace.tree import Block
 

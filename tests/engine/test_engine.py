@@ -11,8 +11,9 @@ from tiny import drawn, family, lean_towards, requests, tiny
 
 from polythink.engine import Engine, Request, SamplingParams, reference_generate
 from polythink.errors import UserError
-from polythink.models.batch import collate, token_logprobs
+from polythink.models.batch import collate
 from polythink.models.lm import checkpoint_activations
+from polythink.models.logprobs import token_logprobs
 from polythink.trace import check
 from polythink.trace.dialect import PARALLEL_R1
 

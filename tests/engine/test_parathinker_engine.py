@@ -12,8 +12,10 @@ from tiny import WORDS, drawn, lean_towards, tiny
 
 from polythink.engine import Engine, Request, SamplingParams, reference_generate
 from polythink.errors import UserError
-from polythink.models.batch import collate, token_logprobs
-from polythink.models.lm import ModelConfig, from_config, with_settings
+from polythink.models.batch import collate
+from polythink.models.build import ModelConfig, from_config
+from polythink.models.lm import with_settings
+from polythink.models.logprobs import token_logprobs
 from polythink.models.tags import add_tags
 from polythink.models.thoughts import thoughts_of
 from polythink.problems.answers import extract

@@ -6,7 +6,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from polythink.engine import Request
-from polythink.models.lm import LanguageModel, ModelConfig, ModelSettings, from_config
+from polythink.models.build import ModelConfig, from_config
+from polythink.models.lm import LanguageModel, ModelSettings
 from polythink.models.tokenizers import word_tokenizer
 from polythink.trace.dialect import PARALLEL_R1
 

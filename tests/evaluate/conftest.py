@@ -13,7 +13,8 @@ from polythink.evaluate.metrics import compute_metrics, interval
 from polythink.evaluate.run import sample_row
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
-from polythink.problems.tasks.countdown import DemoStyle, demonstrate, problems
+from polythink.problems.tasks.countdown import demonstrate, problems
+from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.run.config import dump_yaml
 from polythink.run.folder import environment, write_json, write_jsonl, write_text
 from polythink.trace.dialect import PARALLEL_R1

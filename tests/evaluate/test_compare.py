@@ -23,7 +23,8 @@ from polythink.evaluate.study import (
     with_paths,
 )
 from polythink.evaluate.votes import Paths, paths_of
-from polythink.models.lm import LanguageModel, ModelConfig, from_config
+from polythink.models.build import ModelConfig, from_config
+from polythink.models.lm import LanguageModel
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem, ProblemSet
 from polythink.problems.prompts import get_prompt

@@ -13,14 +13,16 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausa
 
 from polythink.engine import Engine, SamplingParams
 from polythink.errors import UserError
-from polythink.evaluate.heads import analyse, analyse_traces, figures, load, map_similarity, others, save
+from polythink.evaluate.heads import analyse, analyse_traces, load, map_similarity, save
 from polythink.evaluate.run import make_requests
 from polythink.models.batch import collate
-from polythink.models.lm import ModelConfig, from_config, with_settings
+from polythink.models.build import ModelConfig, from_config
+from polythink.models.lm import with_settings
 from polythink.models.thoughts import thoughts_of
 from polythink.problems.prompts import get_prompt
 from polythink.problems.sets import load_problems
 from polythink.problems.vocabulary import words_of
+from polythink.report.heads import figures, others
 from polythink.report.report import heads_section
 
 CLOSE = {"atol": 1e-5, "rtol": 0}

@@ -12,7 +12,8 @@ from polythink.engine import Engine, SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.metrics import interval, read_measures
 from polythink.evaluate.tunnel import Begun, TunnelConfig, plan, tunnel
-from polythink.models.lm import LanguageModel, ModelConfig, from_config
+from polythink.models.build import ModelConfig, from_config
+from polythink.models.lm import LanguageModel
 from polythink.problems.answers import Grader
 from polythink.problems.problem import ProblemSet
 from polythink.problems.prompts import get_prompt

@@ -14,15 +14,8 @@ import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from polythink.errors import UserError
-from polythink.models.batch import (
-    Batch,
-    check_forward,
-    collate,
-    masked_logits,
-    pack,
-    sliding_window,
-    token_logprobs,
-)  # fmt: skip
+from polythink.models.batch import Batch, collate, pack
+from polythink.models.logprobs import check_forward, masked_logits, sliding_window, token_logprobs  # fmt: skip
 from polythink.trace.layout import Piece, lay_out
 
 VOCABULARY = 50
@@ -328,7 +321,7 @@ def test_chunks_change_neither_values_nor_gradients(model, monkeypatch):
         return logprobs.detach(), model.lm_head.weight.grad.clone()
 
     whole = run()
-    monkeypatch.setattr("polythink.models.batch.CHUNK_ELEMENTS", 7 * VOCABULARY)
+    monkeypatch.setattr("polythink.models.logprobs.CHUNK_ELEMENTS", 7 * VOCABULARY)
     chunked = run()
     model.zero_grad()
     for a, b in zip(whole, chunked, strict=True):

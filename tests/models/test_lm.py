@@ -9,16 +9,8 @@ from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from polythink.errors import UserError
-from polythink.models.lm import (
-    ModelConfig,
-    check_path,
-    checkpoint_activations,
-    from_config,
-    from_pretrained,
-    load,
-    save,
-    with_settings,
-)
+from polythink.models.build import ModelConfig, from_config, from_pretrained
+from polythink.models.lm import check_path, checkpoint_activations, load, save, with_settings
 from polythink.models.tags import add_tags, tag_ids
 from polythink.models.tokenizers import byte_tokenizer, word_tokenizer
 from polythink.trace.dialect import PARALLEL_R1

@@ -20,17 +20,10 @@ from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.selfcheck import _decoded, check
 from polythink.errors import UserError
-from polythink.models.batch import collate, masked_logits, token_logprobs
-from polythink.models.lm import (
-    LanguageModel,
-    ModelConfig,
-    add_thoughts,
-    from_config,
-    from_pretrained,
-    load,
-    save,
-    with_settings,
-)
+from polythink.models.batch import collate
+from polythink.models.build import ModelConfig, add_thoughts, from_config, from_pretrained
+from polythink.models.lm import LanguageModel, load, save, with_settings
+from polythink.models.logprobs import masked_logits, token_logprobs
 from polythink.models.thoughts import FILE, Thoughts, attach, thoughts_of
 from polythink.pipeline.stage import first_model
 from polythink.trace.dialect import DIALECTS

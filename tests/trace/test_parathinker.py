@@ -14,6 +14,7 @@ from polythink.problems.answers import Grader, extract
 from polythink.problems.problem import Problem
 from polythink.trace.convert import convert
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
+from polythink.trace.finish import truncate_paths
 from polythink.trace.layout import Piece, lay_out
 from polythink.trace.parse import (
     MISTAKES_WITHOUT_BLOCK_TAGS,
@@ -26,7 +27,7 @@ from polythink.trace.parse import (
 from polythink.trace.render import render
 from polythink.trace.rollout import Rollout, Segment
 from polythink.trace.statistics import count_blocks, rollout_statistics, statistics
-from polythink.trace.tokens import pieces_of, truncate_paths
+from polythink.trace.tokens import pieces_of
 from polythink.trace.tree import Block, Trace
 from polythink.trace.validity import check
 

@@ -6,7 +6,8 @@ import pytest
 
 from polythink.evaluate import heads
 from polythink.models.architectures.counting import formula, total
-from polythink.models.lm import architecture_config, load, new_tokenizer
+from polythink.models.build import architecture_config, new_tokenizer
+from polythink.models.lm import load
 from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.run.folder import read_json, read_jsonl

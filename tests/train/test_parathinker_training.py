@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from polythink.engine import SamplingParams
-from polythink.models.lm import ModelConfig, from_config, load
+from polythink.models.build import ModelConfig, from_config
+from polythink.models.lm import load
 from polythink.models.thoughts import thoughts_of
 from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.problems.problem import Problem

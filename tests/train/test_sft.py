@@ -12,10 +12,12 @@ from training import PROMPT, SHAPE, gradients, make_lm, same_bits, weights_of, w
 
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
-from polythink.models.batch import collate, token_logprobs
-from polythink.models.lm import ModelConfig, from_config
+from polythink.models.batch import collate
+from polythink.models.build import ModelConfig, from_config
+from polythink.models.logprobs import token_logprobs
 from polythink.problems.prompts import Prompt
-from polythink.problems.tasks.countdown import DemoStyle, demonstrate
+from polythink.problems.tasks.countdown import demonstrate
+from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.run.config import parse_config
 from polythink.run.folder import read_jsonl, write_jsonl
 from polythink.run.rows import read_rows as read_table

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from polythink.models.lm import LanguageModel, ModelConfig, from_config
+from polythink.models.build import ModelConfig, from_config
+from polythink.models.lm import LanguageModel
 from polythink.problems.prompts import Prompt
 from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.run.folder import write_json

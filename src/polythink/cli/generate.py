@@ -102,6 +102,6 @@ class View:
         return Trace(tuple(parts))
 
     def __rich__(self) -> RenderableType:
-        from polythink.cli.trace import draw
+        from polythink.report.terminal import draw
 
         return draw(self.trace())

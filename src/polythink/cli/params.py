@@ -107,7 +107,7 @@ def in_shape_of(config: PreTrainedConfig, beside: Sequence[str]) -> dict[str, Pr
 
 def configurations(recipe: Recipe | TextRecipe, beside: list[str]) -> dict[str, PreTrainedConfig]:
     """The configuration of the recipe's model under its architecture's name, and the others in the same shape."""
-    from polythink.models.lm import architecture_config, new_tokenizer
+    from polythink.models.build import architecture_config, new_tokenizer
     from polythink.pipeline.text import TextRecipe
     from polythink.problems.vocabulary import words_of
 

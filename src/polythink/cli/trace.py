@@ -11,14 +11,11 @@ from random import Random
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.segment import Segment
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
 
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.answers import extract, with_boxed_answer
+from polythink.report.terminal import draw
 from polythink.run.folder import write_jsonl
 from polythink.run.progress import progress
 from polythink.run.rows import read_rows
@@ -26,13 +23,7 @@ from polythink.trace.convert import ConversionError, convert
 from polythink.trace.dialect import PARALLEL_R1, get_dialect
 from polythink.trace.parse import TraceError, first_block, parse
 from polythink.trace.render import render
-from polythink.trace.tree import Block, Trace
 from polythink.trace.validity import RULES, check, check_rule
-
-MIN_PATH_WIDTH = 28  # columns; where less is left for each path, the paths of a block go below one another
-
-# like box.SQUARE, but what is below hangs on the bottom line
-JOINED = box.Box("┌─┬┐\n│ ││\n├─┼┤\n│ ││\n├─┼┤\n├─┼┤\n│ ││\n├─┴┤\n")
 
 app = typer.Typer(help="Check traces against a rule, convert them, or draw one in the terminal.", no_args_is_help=True)
 
@@ -157,35 +148,3 @@ def _print_counts(rule: str, reasons: Counter[str]) -> None:
     print(f"{reasons['ok']} of {reasons.total()} traces are valid under the rule {rule}")
     for reason, count in reasons.most_common():
         print(f"{count:8d}  {reason}")
-
-
-def draw(trace: Trace) -> RenderableType:
-    """A trace for the terminal: its text, and each block as a fork."""
-    parts = (part for part in trace.parts if isinstance(part, Block) or part.strip())
-    return Group(*(_Fork(part) if isinstance(part, Block) else _plain(part) for part in parts))
-
-
-class _Fork:
-    """A block as it is drawn: its paths as columns, as many side by side as there is room for, then the summary."""
-
-    def __init__(self, block: Block) -> None:
-        self.block = block
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        paths = [(f"path {label or i}", path) for i, (label, path) in enumerate(self.block.numbered(), start=1)]
-        abreast = max(1, min(len(paths), options.max_width // MIN_PATH_WIDTH))
-        rows = [paths[i : i + abreast] for i in range(0, len(paths), abreast)] + [[("summary", self.block.summary)]]
-        for i, row in enumerate(rows):
-            table = Table(box=box.SQUARE if i == len(rows) - 1 else JOINED, expand=True)
-            for name, _ in row:
-                table.add_column(name, ratio=1, overflow="fold")
-            table.add_row(*(draw(trace) for _, trace in row))
-            shared_border = i > 0  # the row above has drawn it
-            for line in console.render_lines(table, options.reset_height())[shared_border:]:
-                yield from line
-                yield Segment.line()
-
-
-def _plain(text: str) -> Text:
-    """Text without white space around it; control characters, which could steer the terminal, become visible."""
-    return Text("".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text.strip()))

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, model_validator
 
 from polythink.run.config import Config
-from polythink.trace.tokens import JOIN_WHEN
+from polythink.trace.finish import JOIN_WHEN
 
 
 class SamplingParams(Config):

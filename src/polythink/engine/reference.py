@@ -16,10 +16,10 @@ import torch
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.sampling import draw, stream_key, uniforms
 from polythink.errors import UserError
-from polythink.models.batch import collate, masked_logits
+from polythink.models.batch import collate
 from polythink.models.lm import LanguageModel
-from polythink.trace.convert import draw_labels
-from polythink.trace.dialect import get_dialect
+from polythink.models.logprobs import masked_logits
+from polythink.trace.dialect import draw_labels, get_dialect
 from polythink.trace.rollout import Rollout, Segment
 
 

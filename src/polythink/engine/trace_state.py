@@ -16,10 +16,10 @@ from polythink.engine.params import Event, OnEvent, Request, SamplingParams
 from polythink.engine.sampling import stream_key
 from polythink.engine.tag_ids import TagIds
 from polythink.errors import UserError
-from polythink.trace.convert import draw_labels
+from polythink.trace.dialect import draw_labels
+from polythink.trace.finish import paths_needed
 from polythink.trace.layout import join_scale
 from polythink.trace.rollout import TRUNCATIONS, Rollout, Segment
-from polythink.trace.tokens import paths_needed
 
 
 @dataclass

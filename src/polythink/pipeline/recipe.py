@@ -20,15 +20,15 @@ from polythink.errors import UserError, did_you_mean
 from polythink.evaluate.compare import CompareConfig
 from polythink.evaluate.study import numbers_of_paths
 from polythink.evaluate.tunnel import TunnelConfig
-from polythink.models.lm import ModelConfig, check_path
+from polythink.models.build import ModelConfig
+from polythink.models.lm import check_path
 from polythink.pipeline.plan import ColdstartConfig, EvalStageBase, Stage, StagePlan, file_name, names_of_folders
 from polythink.pipeline.stage import Log, check_folder, run_stage
 from polythink.pipeline.text import TextRecipe
 from polythink.problems.sets import SUFFIXES, get_source
 from polythink.run.config import Config, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
 from polythink.run.folder import environment, folder_lock, write_json, write_text
-from polythink.trace.convert import draw_labels
-from polythink.trace.dialect import get_dialect
+from polythink.trace.dialect import draw_labels, get_dialect
 from polythink.trace.layout import MODES
 from polythink.train.grpo import GRPOConfig
 from polythink.train.sft import SFTConfig

@@ -286,10 +286,11 @@ def heads_section(path: Path, title: str) -> str:
     """What `heads.save` wrote there, drawn: the measures by layer, the rest folded; nothing without the file."""
     if not path.is_file():
         return ""
-    from polythink.evaluate import heads  # the only part that needs torch
+    from polythink.evaluate.heads import load  # the only part that needs torch
+    from polythink.report.heads import figures
 
-    analysis = heads.load(path)
-    (_, summary), *rest = heads.figures(analysis)
+    analysis = load(path)
+    (_, summary), *rest = figures(analysis)
     hint = (
         f"From {analysis.texts} texts. Maps are alike (1) where two heads give every key the same weight, and unlike "
         "(0) where they attend no key in common: 1 - Jensen-Shannon divergence in bits. Outputs are alike where two "

@@ -28,8 +28,7 @@ from polythink.problems.prompts import Prompt, get_prompt
 from polythink.run.config import Config, digest
 from polythink.run.folder import write_json
 from polythink.teachers.coldstart import PATIENCE, RetryPolicy, Teacher, TeacherError, rows_so_far, run_coldstart
-from polythink.trace.convert import draw_labels
-from polythink.trace.dialect import Dialect
+from polythink.trace.dialect import Dialect, draw_labels
 from polythink.trace.parse import scan
 from polythink.trace.render import render
 from polythink.trace.tree import Block, Trace

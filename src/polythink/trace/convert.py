@@ -9,7 +9,7 @@ from dataclasses import replace
 from random import Random
 
 from polythink.errors import UserError
-from polythink.trace.dialect import Dialect
+from polythink.trace.dialect import Dialect, draw_labels
 from polythink.trace.parse import scan
 from polythink.trace.tree import Block, Trace
 
@@ -51,15 +51,3 @@ def _block(block: Block, dialect: Dialect, rng: Random | None) -> Block:
     labels = draw_labels(dialect.inventory, paths, rng)
     inside = tuple(convert(path, dialect, rng) for path in block.paths)
     return replace(block, paths=inside, summary=convert(block.summary, dialect, rng), labels=labels)
-
-
-def draw_labels(inventory: int, paths: int, rng: Random | None) -> tuple[int, ...]:
-    """The numbers of a block's paths: 1..P, or any P of the `inventory`, or none where there is none."""
-    if not inventory:
-        return ()
-    if paths > inventory:
-        raise UserError(
-            f"{paths} paths are more than the {inventory} numbers of the dialect's inventory; take fewer, or train "
-            f"with a larger inventory (dialect: parathinker:{paths})"
-        )
-    return tuple(rng.sample(range(1, inventory + 1), paths) if rng else range(1, paths + 1))

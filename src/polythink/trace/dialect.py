@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from random import Random
 from typing import Literal
 
 from polythink.errors import UserError, did_you_mean
@@ -115,3 +116,15 @@ def get_dialect(name: str) -> Dialect:
     if not re.fullmatch(r"[1-9]\d{0,3}", size) or int(size) > MOST_NUMBERS:
         raise UserError(f"dialect {name!r}: the inventory is a number of paths from 1 to {MOST_NUMBERS}, not {size!r}")
     return replace(dialect, name=name, inventory=int(size))
+
+
+def draw_labels(inventory: int, paths: int, rng: Random | None) -> tuple[int, ...]:
+    """The numbers of a block's paths: 1..P, or any P of the `inventory`, or none where there is none."""
+    if not inventory:
+        return ()
+    if paths > inventory:
+        raise UserError(
+            f"{paths} paths are more than the {inventory} numbers of the dialect's inventory; take fewer, or train "
+            f"with a larger inventory (dialect: parathinker:{paths})"
+        )
+    return tuple(rng.sample(range(1, inventory + 1), paths) if rng else range(1, paths + 1))

@@ -23,12 +23,13 @@ from polythink.models.lm import LanguageModel
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.problems.tasks import attribution, countdown
-from polythink.problems.tasks.countdown import DemoStyle
+from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.run.config import Config
 from polythink.run.folder import read_jsonl
+from polythink.trace.finish import truncate_paths
 from polythink.trace.layout import MODES, Layout, Piece, lay_out
 from polythink.trace.parse import TraceError, nested_block, parse
-from polythink.trace.tokens import pieces_of, truncate_paths
+from polythink.trace.tokens import pieces_of
 from polythink.trace.tree import Trace
 
 log = logging.getLogger(__name__)

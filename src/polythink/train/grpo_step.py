@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from polythink.models.batch import collate, token_logprobs
+from polythink.models.batch import collate
 from polythink.models.lm import LanguageModel
+from polythink.models.logprobs import token_logprobs
 from polythink.trace.layout import MODES, Layout
 from polythink.trace.rollout import Rollout
 from polythink.train import distributed

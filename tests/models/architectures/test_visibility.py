@@ -8,8 +8,9 @@ from shapes import VARIANTS, make, tokens
 
 from polythink.engine import Engine, Request, SamplingParams, reference_generate
 from polythink.models.architectures.neighbours import around, left_of
-from polythink.models.batch import collate, token_logprobs
+from polythink.models.batch import collate
 from polythink.models.lm import LanguageModel, ModelSettings
+from polythink.models.logprobs import token_logprobs
 from polythink.models.tokenizers import word_tokenizer
 from polythink.trace.dialect import PARALLEL_R1
 

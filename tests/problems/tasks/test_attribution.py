@@ -13,7 +13,7 @@ from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.sets import load_problems
 from polythink.problems.tasks.attribution import VOCABULARY, demonstrate, judge, parse_question, problems
-from polythink.problems.tasks.countdown import DemoStyle
+from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
 from polythink.trace.parse import parse
 from polythink.trace.render import render

@@ -14,10 +14,8 @@ from polythink.problems.answers import extract
 from polythink.problems.tasks import countdown
 from polythink.problems.tasks.countdown import (
     LEVELS,
-    SPLITS,
     VOCABULARY,
     CountdownTeacher,
-    DemoStyle,
     chains,
     demonstrate,
     is_marked_ok,
@@ -25,6 +23,7 @@ from polythink.problems.tasks.countdown import (
     path_answer,
     problems,
 )
+from polythink.problems.tasks.demonstrations import SPLITS, DemoStyle
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
 from polythink.trace.parse import parse
 from polythink.trace.render import render

@@ -17,8 +17,8 @@ import torch
 from polythink.engine.backends import attention
 from polythink.engine.kv_cache import TreeKVCache
 from polythink.engine.trace_state import TokenInput
-from polythink.models.batch import sliding_window
 from polythink.models.lm import LanguageModel
+from polythink.models.logprobs import sliding_window
 from polythink.models.thoughts import keywords, thoughts_of
 
 KINDS = ("flat", "padded")

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrained
 
 from polythink.errors import UserError
 from polythink.models.architectures.config import FrameConfig
-from polythink.models.architectures.eit import InteractionConfig
 from polythink.models.architectures.folding import folded_products, folding_pays, plain_products
+from polythink.models.architectures.interaction import InteractionConfig
 from polythink.models.architectures.partialformer import PartialFormerConfig
 
 

@@ -9,14 +9,9 @@ Its definition is not settled by what is public: this form follows two independe
 from __future__ import annotations
 
 from polythink.models.architectures.decoder_only import DecoderOnlyLM
-from polythink.models.architectures.eit import (
-    InteractionConfig,
-    InteractiveAttention,
-    Mixing,
-    interactive,
-    neighbours,
-)
+from polythink.models.architectures.eit import InteractiveAttention, Mixing, interactive, neighbours
 from polythink.models.architectures.encoder_decoder import EncoderDecoderLM
+from polythink.models.architectures.interaction import InteractionConfig
 from polythink.models.architectures.stack import Parts
 
 

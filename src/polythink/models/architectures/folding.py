@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from polythink.models.architectures.eit import InteractionConfig
+    from polythink.models.architectures.interaction import InteractionConfig
 
 
 def folding_pays(config: InteractionConfig, queries: int, causal: bool) -> bool:

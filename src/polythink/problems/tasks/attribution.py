@@ -27,9 +27,8 @@ from itertools import combinations
 
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.problem import Problem
-from polythink.problems.tasks.countdown import SPLITS, DemoStyle, split_of
-from polythink.trace.convert import draw_labels
-from polythink.trace.dialect import Dialect
+from polythink.problems.tasks.demonstrations import SPLITS, DemoStyle, split_of
+from polythink.trace.dialect import Dialect, draw_labels
 from polythink.trace.parse import TraceError, parse
 from polythink.trace.tree import Trace
 

@@ -18,7 +18,6 @@ All words are separated by single spaces (tags need none between them), and `VOC
 
 from __future__ import annotations
 
-import hashlib
 import operator
 import random
 import re
@@ -30,17 +29,14 @@ from typing import Any
 
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.problem import Problem
-from polythink.trace.convert import draw_labels
-from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.problems.tasks.demonstrations import SPLITS, STYLES, DemoStyle, split_of
+from polythink.trace.dialect import PARALLEL_R1, Dialect, draw_labels
 from polythink.trace.render import render
 from polythink.trace.tree import Block, Trace
 
 LEVELS = {"mini": 2, "easy": 3, "hard": 4}  # level -> how many numbers
-SPLITS = ("train", "heldout")
-STYLES = ("sequential", "parallel")
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 LOW, HIGH = 0, 60  # every value of a chain, both ends included
-HELDOUT_PERCENT = 12
 
 VOCABULARY: tuple[str, ...] = (
     *(str(value) for value in range(LOW, HIGH + 1)),
@@ -104,12 +100,6 @@ def problems(level: str, split: str, limit: int | None = None, seed: int = 0) ->
     return tuple(chosen[:limit])
 
 
-def split_of(key: str) -> str:
-    """`train` or `heldout`, from the key alone."""
-    share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % 100
-    return "heldout" if share < HELDOUT_PERCENT else "train"
-
-
 @lru_cache
 def _all_problems(level: str) -> tuple[Problem, ...]:
     found = []
@@ -160,30 +150,6 @@ def _attempts(text: str) -> list[re.Match[str]]:
         if not match[3]:
             break
     return found
-
-
-@dataclass(frozen=True)
-class DemoStyle:
-    """How demonstrations are written."""
-
-    style: str = "parallel"  # one of `STYLES`
-    paths: tuple[int, ...] = (3,)  # numbers of paths that a block may have, each as likely
-    p_right: float = 0.5  # probability that a chain is the solution
-    retries: int = 0  # chains that may follow one that missed
-    labels: str = "ordered"  # numbers of numbered paths: "ordered" 1..P or "random", any of the inventory
-    strategies: bool = False  # a path's number settles its first two operators (`strategy`)
-    summary: str = "chosen"  # what the summary says: what a path came to, or the "reference" whatever the paths say
-
-    def __post_init__(self) -> None:
-        for value, known in (
-            (self.style, STYLES), (self.labels, ("ordered", "random")), (self.summary, ("chosen", "reference")),
-        ):  # fmt: skip
-            if value not in known:
-                raise UserError(f"no manner {value!r} of demonstrations{did_you_mean(value, known)}")
-
-    def draw_paths(self, rng: random.Random) -> int:
-        """How many paths the next block has."""
-        return self.paths[0] if len(self.paths) == 1 else rng.choice(self.paths)
 
 
 def demonstrate(problem: Problem, manner: DemoStyle, rng: random.Random, dialect: Dialect = PARALLEL_R1) -> str:

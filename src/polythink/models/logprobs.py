@@ -1,0 +1,103 @@
+"""Log-probabilities of one masked forward, each token given its chain predecessor."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from polythink.errors import UserError
+from polythink.models.batch import Batch
+from polythink.models.thoughts import keywords
+
+CHUNK_ELEMENTS = 1 << 26  # logits turned into float32 at a time: 256 MB
+
+
+def masked_logits(model, batch: Batch, columns: torch.Tensor | None = None) -> torch.Tensor:
+    """Logits (B, C, V) of one forward over the whole batch; `columns` (C,) picks the tokens that get logits.
+
+    The model is called as a whole, so that wrappers around it (FSDP, autocast, hooks) take effect. A model with thought
+    embeddings is told the path numbers; one that is to scale its queries is hooked for it when the first is to be.
+    """
+    check_forward(model, batch.positions, batch.mask)
+    extras = {} if columns is None else {"logits_to_keep": columns}
+    extras |= keywords(model, batch.path_ids, batch.query_scale)
+    logits = model(
+        input_ids=batch.tokens, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False, **extras
+    ).logits
+    assert columns is None or logits.shape[1] == len(columns), "the model does not know logits_to_keep"
+    return logits
+
+
+def token_logprobs(
+    model, batch: Batch, temperature: float | torch.Tensor = 1.0, wanted: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Natural log-probability (B, T) float32 of each token given its chain predecessor, differentiable.
+
+    `temperature` divides the logits: a number, or (B, T), one for each scored token. Only the tokens marked in `wanted`
+    (B, T) bool (default: all) are scored; the rest, padding and tokens without a predecessor are 0.
+    """
+    scored = batch.real & (batch.previous >= 0)
+    if wanted is not None:
+        scored = scored & wanted
+    result = torch.zeros(batch.tokens.shape, dtype=torch.float32, device=batch.tokens.device)
+    if not scored.any():
+        return result
+    rows, tokens = scored.nonzero(as_tuple=True)
+    columns, column_of = torch.unique(batch.previous[rows, tokens], return_inverse=True)
+    logits = masked_logits(model, batch, columns)
+    scale = torch.as_tensor(temperature, dtype=torch.float32, device=result.device).expand(result.shape)[rows, tokens]
+    assert bool((scale > 0).all()), "log-probabilities are not defined at temperature 0"
+    values = _pick_logprobs(logits, rows, column_of, batch.tokens[rows, tokens], scale)
+    return result.index_put((rows, tokens), values)
+
+
+def _pick_logprobs(logits, rows, columns, tokens, temperature) -> torch.Tensor:
+    """(N,) log-softmax(logits[rows, columns] / temperature)[tokens] in float32, a bounded piece of V x N at a time."""
+
+    def pick(logits, span: slice) -> torch.Tensor:
+        scaled = logits[rows[span], columns[span]].float() / temperature[span, None]
+        return scaled.gather(1, tokens[span, None])[:, 0] - scaled.logsumexp(dim=1)
+
+    size = max(1, CHUNK_ELEMENTS // logits.shape[-1])
+    spans = [slice(i, i + size) for i in range(0, len(rows), size)]
+    if len(spans) == 1 or not logits.requires_grad:
+        return torch.cat([pick(logits, span) for span in spans])
+    # the float32 copies are made again in backward rather than kept
+    return torch.cat([checkpoint(pick, logits, span, use_reentrant=False) for span in spans])
+
+
+def check_forward(model, positions: torch.Tensor, mask: torch.Tensor | None) -> None:
+    """Refuse the combinations of attention, mask and positions that give wrong logits without an error, or abort."""
+    attention = model.config._attn_implementation
+    if attention == "flex_attention" and positions.device.type == "cpu":
+        raise UserError("attention 'flex_attention' aborts the process on a CPU; load the model with attention 'sdpa'")
+    if attention == "eager" and mask is not None and mask.dtype == torch.bool:
+        raise UserError("attention 'eager' adds a bool mask as 0 and 1 instead of masking; train a model with 'sdpa'")
+    if attention != "sdpa":
+        raise UserError(f"a masked forward needs attention 'sdpa', the model is set to {attention!r}")
+    if mask is None:
+        if positions.shape[1] > 1 and bool((positions.diff(dim=1) != 1).any()):
+            raise UserError("positions that restart need an explicit mask; without one they are read as packed texts")
+        return
+    if mask.dtype != torch.bool:
+        raise UserError(f"the mask must be bool with True = may attend, not {mask.dtype}, which is added to the scores")
+    expected = (positions.shape[0], 1, positions.shape[1], positions.shape[1])
+    if tuple(mask.shape) != expected:
+        raise UserError(f"the mask must have shape (B, 1, T, T) = {expected}, not {tuple(mask.shape)}")
+    window = sliding_window(model.config)
+    if window is not None and int(positions.max()) >= window:
+        raise UserError(
+            f"the model has a sliding window of {window} positions, which an explicit mask would replace; "
+            f"keep traces below it (this one reaches position {int(positions.max())})"
+        )
+
+
+def sliding_window(config) -> int | None:
+    """The window of the model's narrowest layers in positions, None where every layer attends to all."""
+    config = config.get_text_config()
+    layer_types = getattr(config, "layer_types", None)
+    local = layer_types is None or any(kind not in ("full_attention", "attention") for kind in layer_types)
+    if not local or getattr(config, "use_sliding_window", True) is False:
+        return None
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min((w for w in windows if w), default=None)
