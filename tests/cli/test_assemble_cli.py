@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 import pytest
-from chat_server import ChatServer
 
+from helpers.chat_server import ChatServer
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import CountdownTeacher, problems
 from polythink.run.folder import read_json, read_jsonl

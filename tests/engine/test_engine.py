@@ -7,8 +7,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from tiny import drawn, family, lean_towards, requests, tiny
 
+from helpers.tiny import drawn, family, lean_towards, requests, tiny
 from polythink.engine import Engine, Request, SamplingParams, reference_generate
 from polythink.errors import UserError
 from polythink.models.batch import collate

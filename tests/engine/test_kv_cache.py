@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import drawn, requests, tiny
 
+from helpers.tiny import drawn, requests, tiny
 from polythink.engine import Engine, Request, SamplingParams, kv_cache
 from polythink.engine.kv_cache import TreeKVCache
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from tiny import WORDS, drawn, lean_towards, tiny
 
+from helpers.tiny import WORDS, drawn, lean_towards, tiny
 from polythink.engine import Engine, Request, SamplingParams, reference_generate
 from polythink.errors import UserError
 from polythink.models.batch import collate

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import family, tiny
 
+from helpers.tiny import family, tiny
 from polythink.engine import Engine
 from polythink.engine.backends.transformers import TransformersBackend
 from polythink.engine.selfcheck import SelfCheckFailed, check

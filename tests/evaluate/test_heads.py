@@ -8,9 +8,9 @@ import re
 import numpy as np
 import pytest
 import torch
-from shapes import VARIANTS, make, tokens
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
+from helpers.shapes import VARIANTS, make, tokens
 from polythink.engine import Engine, SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.heads import analyse, analyse_traces, load, map_similarity, save

@@ -11,10 +11,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny import family
 from torch.nn.functional import silu
 from transformers import AutoModelForCausalLM
 
+from helpers.tiny import family
 from polythink.engine.backends.transformers import TransformersBackend
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams

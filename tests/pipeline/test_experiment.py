@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import fake_recipe
 from polythink.errors import UserError
 from polythink.pipeline import schedule
 from polythink.pipeline.experiment import Experiment, Outcome, load_experiment, run_experiment
@@ -19,9 +20,7 @@ from polythink.run.config import RECIPES, load_yaml, parse_config
 from polythink.run.folder import read_json
 
 HERE = Path(__file__).parent
-COMMAND = (sys.executable, str(HERE / "fake_stage.py"))
-sys.path.insert(0, str(HERE))
-import fake_recipe  # noqa: E402
+COMMAND = (sys.executable, str(HERE.parent / "helpers" / "fake_stage.py"))
 
 RECIPE = """
 name: fake
@@ -157,10 +156,10 @@ def test_a_stage_that_does_not_say_it_is_done_or_is_killed_has_failed(tmp_path) 
 
 RUN_IT = """
 import sys
-sys.path[:0] = sys.argv[1:2]
+sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
-import fake_recipe, test_experiment
-folder = Path(sys.argv[2])
+import test_experiment
+folder = Path(sys.argv[3])
 given = test_experiment.experiment(folder, plain=["rl.steps=40", "rl.sleep=0.05"])
 outcome = test_experiment.run(given, folder / "out")
 print(len(outcome.failures))
@@ -168,7 +167,7 @@ print(len(outcome.failures))
 
 
 def start(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-c", RUN_IT, str(HERE), str(folder)]
+    command = [sys.executable, "-c", RUN_IT, str(HERE), str(HERE.parent), str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from training import SHAPE, killed, make_lm, same_bits, without_times
 
+from helpers.training import SHAPE, killed, make_lm, same_bits, without_times
 from polythink.errors import UserError
 from polythink.evaluate.run import evaluate
 from polythink.models.lm import load, save

@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from chat_server import CLIENT_TIMEOUT, ChatServer, chat
 
+from helpers.chat_server import CLIENT_TIMEOUT, ChatServer, chat
 from polythink.errors import UserError
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem

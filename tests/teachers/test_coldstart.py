@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from chat_server import CLIENT_TIMEOUT, ChatServer
 
+from helpers.chat_server import CLIENT_TIMEOUT, ChatServer
 from polythink.errors import UserError
 from polythink.problems.answers import Grade, Grader
 from polythink.problems.problem import Problem

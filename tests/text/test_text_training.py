@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 import torch
-from training import killed, same_bits, weights_of, without_times
 
 import polythink.text.train as text
+from helpers.training import killed, same_bits, weights_of, without_times
 from polythink.errors import UserError
 from polythink.pipeline.recipe import load_recipe
 from polythink.pipeline.stage import run_stage

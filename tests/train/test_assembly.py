@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from training import SHAPE
 
+from helpers.training import SHAPE
 from polythink.errors import UserError
 from polythink.models.lm import load
 from polythink.pipeline.recipe import Recipe, run_recipe

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from training import SHAPE
 
+from helpers.training import SHAPE
 from polythink.errors import UserError
 from polythink.evaluate.metrics import difference, read_measures
 from polythink.pipeline.experiment import Arm, Experiment, evaluations, resolve

@@ -6,8 +6,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from training import make_lm, same_bits, weights_of, without_times
 
+from helpers.training import make_lm, same_bits, weights_of, without_times
 from polythink.engine.engine import Engine
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from training import gradients, make_lm
 
+from helpers.training import gradients, make_lm
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.train.grpo_step import (

@@ -8,8 +8,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from training import PROMPT, SHAPE, gradients, make_lm, same_bits, weights_of, without_times
 
+from helpers.training import PROMPT, SHAPE, gradients, make_lm, same_bits, weights_of, without_times
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.models.batch import collate

@@ -25,7 +25,7 @@ from polythink.models.lm import LanguageModel
 from polythink.models.tags import tag_ids
 from polythink.models.thoughts import attach
 from polythink.run.progress import Progress
-from polythink.trace.dialect import get_dialect
+from polythink.trace.dialect import Dialect, get_dialect
 from polythink.trace.rollout import Rollout
 
 
@@ -48,6 +48,20 @@ class Engine:
         self.lm, self.max_num_seqs, self.prefill_chunk = lm, max_num_seqs, prefill_chunk
         self.backend: TransformersBackend = choose_backend(lm, backend)
         self.forwarded = 0  # tokens run through the model since this engine was made
+
+    @property
+    def dialect(self) -> Dialect:
+        return self.lm.dialect
+
+    @property
+    def context(self) -> int:
+        return self.lm.context
+
+    def encode_prompt(self, text: str) -> list[int]:
+        return self.lm.encode_prompt(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.lm.decode(ids)
 
     def generate(
         self,

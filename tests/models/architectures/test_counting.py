@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 
 import pytest
-from shapes import VARIANTS, make_config
 from test_anchors import P1, partialformer
 from transformers import Qwen3Config
 
+from helpers.shapes import VARIANTS, make_config
 from polythink.cli import main
 from polythink.models.architectures import ARCHITECTURES, VanillaConfig
 from polythink.models.architectures.counting import Count, counted, formula, published_macs, total

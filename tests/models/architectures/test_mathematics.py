@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from shapes import make, make_config, tokens
 from torch import nn
 
+from helpers.shapes import make, make_config, tokens
 from polythink.errors import UserError
 from polythink.models.architectures import ARCHITECTURES, eit
 from polythink.models.architectures.attention import split

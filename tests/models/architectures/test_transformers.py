@@ -35,7 +35,6 @@ import json
 
 import pytest
 import torch
-from shapes import VARIANTS, VOCABULARY, make, make_config, tokens
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -43,6 +42,7 @@ from transformers import (
     GenerationConfig,
 )
 
+from helpers.shapes import VARIANTS, VOCABULARY, make, make_config, tokens
 from polythink.models.architectures import ARCHITECTURES
 
 ALL = pytest.mark.parametrize("name", VARIANTS)

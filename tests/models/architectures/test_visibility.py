@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from shapes import VARIANTS, make, tokens
 
+from helpers.shapes import VARIANTS, make, tokens
 from polythink.engine import Engine, Request, SamplingParams, reference_generate
 from polythink.models.architectures.neighbours import around, left_of
 from polythink.models.batch import collate

@@ -8,12 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import LanguageModel
 from polythink.problems.prompts import Prompt
-from polythink.problems.tasks.countdown import VOCABULARY
+from polythink.problems.tasks.countdown import VOCABULARY, problems
 from polythink.run.folder import write_json
 
 SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=16, intermediate_size=64)
@@ -53,3 +54,14 @@ def killed(plan, folder: Path, rows: int) -> None:
     finally:
         process.kill()
     assert process.wait() == -signal.SIGKILL
+
+
+@pytest.fixture
+def lm() -> LanguageModel:
+    return make_lm()
+
+
+@pytest.fixture(scope="session")
+def mini():
+    """All training problems of two numbers."""
+    return problems("mini", "train")

@@ -6,8 +6,11 @@ import json
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
 
 CLIENT_TIMEOUT = 1.5  # seconds; answers take milliseconds, but the machine may be busy
 
@@ -92,3 +95,15 @@ class _Handler(BaseHTTPRequestHandler):
 
 def chat(text: str | None, finish: str = "stop") -> dict:
     return {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}]}
+
+
+@pytest.fixture
+def server(monkeypatch) -> Iterator[ChatServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with ChatServer() as running:
+        thread = Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        yield running
+        running.closing.set()
+        running.shutdown()
+        thread.join()

@@ -1,0 +1,41 @@
+"""What evaluation, training and a server ask of whatever draws rollouts: an engine in this process, or one over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from polythink.engine.params import OnEvent, Request, SamplingParams
+from polythink.trace.dialect import Dialect
+from polythink.trace.rollout import Rollout
+
+
+class RolloutBackend(Protocol):
+    """Draws rollouts. `Engine` is one; tests bring others."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect whose tags the model writes."""
+
+    @property
+    def context(self) -> int:
+        """Positions of the model's context."""
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a prompt, in the chat template where the model's settings say so."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, tags included, end and padding tokens left out."""
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams | Sequence[SamplingParams],
+        seed: int = 0,
+        on_event: OnEvent | None = None,
+        label: str = "",
+    ) -> list[Rollout]:
+        """One finished rollout per request, in their order. `params` hold for all, or are one per request.
+
+        Random streams go by (seed, request.problem, request.sample, segment). `label` names a progress display.
+        """

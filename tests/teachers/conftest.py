@@ -1,0 +1,3 @@
+"""The endpoint that cold starts are tested against."""
+
+from helpers.chat_server import server  # noqa: F401

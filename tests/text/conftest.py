@@ -1,0 +1,3 @@
+"""Fixtures of the training tests."""
+
+from helpers.training import lm, mini  # noqa: F401
