@@ -57,7 +57,7 @@ def test_logprobs_equal_one_masked_forward(decoding):
     assert len(found) > 200
     assert max(found) < TOLERANCE
     stops = {s.finish_reason for r in rollouts for s in r.segments}
-    assert {"fork", "budget"} <= stops, stops
+    assert {"fork", "length"} <= stops, stops
     if decoding.mode == "structured":
         assert {s.path for r in rollouts for s in r.segments} >= {0, 1, decoding.paths}
 
@@ -176,9 +176,9 @@ def test_budgets_hold_at_every_boundary(mode):
                     assert sum(s.sampled) <= most[s.kind]
                     assert s.kind == "main" or s.text.endswith(("</Path>", "</Summary>"))  # a cut is closed by force
                     assert s.kind == "main" or s.sampled[-1] == (s.finish_reason == "tag")
-    assert {stop for kind, stop in stops if kind == "main"} == {"fork", "blocks", "budget", "trace", "eos"}
-    assert {stop for kind, stop in stops if kind == "path"} >= {"tag", "budget", "trace"}
-    assert {stop for kind, stop in stops if kind == "summary"} >= {"budget"}
+    assert {stop for kind, stop in stops if kind == "main"} == {"fork", "max_blocks", "length", "trace_length", "eos"}
+    assert {stop for kind, stop in stops if kind == "path"} >= {"tag", "length", "trace_length"}
+    assert {stop for kind, stop in stops if kind == "summary"} >= {"length"}
 
 
 def test_cut_traces_stay_well_formed():
@@ -194,7 +194,7 @@ def test_cut_traces_stay_well_formed():
         return any(drawn and token in tags for token, drawn in inside)
 
     clean = [
-        r for r in rollouts if r.finish_reason in ("budget", "eos") and not any(map(drew_a_tag_within, r.segments))
+        r for r in rollouts if r.finish_reason in ("length", "eos") and not any(map(drew_a_tag_within, r.segments))
     ]
     with_blocks = [r for r in clean if any(s.kind == "path" for s in r.segments)]
     assert with_blocks

@@ -222,7 +222,7 @@ def test_every_token_is_forwarded_once():
         wanted = requests(lm, 5)
         rollouts = engine.generate(wanted, SamplingParams(paths=paths, **BUDGETS), seed=2)
         ends = sum(
-            r.finish_reason in ("eos", "budget", "trace", "blocks") for r in rollouts
+            r.finish_reason in ("eos", "length", "trace_length", "max_blocks") for r in rollouts
         )  # the last token is not fed
         expected = sum(len(r.prompt) + r.tokens for r in rollouts) - ends
         assert sum(seen) == expected
@@ -356,11 +356,11 @@ def test_paths_share_the_positions_of_the_context(context, changes):
     """Together they may have more tokens than it has positions, and no position lies beyond it."""
     lm = model(seed=3, max_position_embeddings=context)
     wanted = [Request(r.prompt[:3], r.problem, r.sample) for r in requests(lm, 6)]
-    decoding = SamplingParams(**{**BUDGETS, "max_path_tokens": 5 if "positions" in changes else 30, **changes})
+    decoding = SamplingParams(**{**BUDGETS, "max_path_tokens": 5 if "path_position_stride" in changes else 30, **changes})
     try:
         fast = Engine(lm, max_num_seqs=4).generate(wanted, decoding, seed=5)
     except UserError:
-        assert "positions" in changes  # four stretches of seven positions each
+        assert "path_position_stride" in changes  # four stretches of seven positions each
         with pytest.raises(UserError):
             reference_generate(lm, wanted, decoding, seed=5)
         return

@@ -52,7 +52,7 @@ def test_badges_say_what_happened():
     fork = next(node for node in flow(NESTED) if isinstance(node, Fork))
     nested = next(node for node in fork.paths[0] if isinstance(node, Fork))
     assert nested.paths[0][0].badges == ["path 1", "✓ right"]
-    assert nested.paths[1][0].badges == ["path 2", "✗ wrong", "cut: budget"]
+    assert nested.paths[1][0].badges == ["path 2", "✗ wrong", "cut: length"]
     assert fork.paths[1][0].badges == ["path 2", "closed by force"]
 
 
@@ -68,7 +68,7 @@ def test_svg_is_one_standalone_picture():
         assert float(root.get("width")) > 20
         assert float(root.get("height")) > 20
     texts = [element.text for element in ElementTree.fromstring(trace_svg(NESTED)).findall(".//{*}text")]
-    assert {"1 < 2 & 3?", "left", "path 2 · ✗ wrong · cut: budget", "\\boxed{5}"} <= set(texts)
+    assert {"1 < 2 & 3?", "left", "path 2 · ✗ wrong · cut: length", "\\boxed{5}"} <= set(texts)
 
 
 def test_svg_wraps_long_text_and_stays_in_its_frame():

@@ -104,7 +104,7 @@ def test_the_report_draws_traces_of_several_sorts(report, run_folder):
     assert '<span class="verdict wrong">' in html
     assert 'class="card path right"' in html
     assert 'class="card path wrong"' in html
-    assert "cut: budget" in report.text
+    assert "cut: length" in report.text
 
 
 def test_an_unfinished_run_is_shown_as_far_as_it_goes(run_folder, tmp_path):

@@ -301,7 +301,7 @@ def test_a_rollout_has_the_pieces_and_the_layout_of_its_text():
     assert rollout.pieces() == pieces
     assert rollout.layout().position.tolist() == lay_out(pieces, "structured").position.tolist()
     assert rollout.layout("sequential").critical_path == len(rollout.prompt) + rollout.tokens
-    assert (rollout.finish_reason, rollout.truncated) == ("trace", 1)
+    assert (rollout.finish_reason, rollout.truncated) == ("trace_length", 1)
 
 
 def test_an_unknown_mode_is_refused_with_the_nearest_name():

@@ -63,20 +63,20 @@ def test_the_published_numbers_of_the_real_traces(shared_data):
     assert all(s.critical_words < s.words for s in all_of_them if s.blocks)
 
 
-def segment(kind: str, block: int, path: int, text: str, forced: int = 0, stop: str = "tag") -> Segment:
+def segment(kind: str, block: int, path: int, text: str, forced: int = 0, finish_reason: str = "tag") -> Segment:
     """A segment with one token a word or tag; the first `forced` of them are not sampled."""
     n = len(text.replace("<", " <").replace(">", "> ").split())
     sampled = [i >= forced for i in range(n)]
-    return Segment(kind, block, path, list(range(1, n + 1)), sampled, [0.0] * n, finish_reason=stop, text=text)
+    return Segment(kind, block, path, list(range(1, n + 1)), sampled, [0.0] * n, finish_reason=finish_reason, text=text)
 
 
-def drawn(*, mode: str = "structured", second: str = "<Path> b </Path>", stop: str = "eos") -> Rollout:
+def drawn(*, mode: str = "structured", second: str = "<Path> b </Path>", finish_reason: str = "eos") -> Rollout:
     segments = [
         segment("main", -1, 0, "x y z <Parallel>", finish_reason="fork"),
         segment("path", 0, 1, "<Path> a a a a </Path>", forced=1),
-        segment("path", 0, 2, second, forced=1, finish_reason="tag" if "</" in second else "budget"),
+        segment("path", 0, 2, second, forced=1, finish_reason="tag" if "</" in second else "length"),
         segment("summary", 0, 0, "</Parallel> <Summary> s </Summary>", forced=2),
-        segment("main", -1, 0, " the end", finish_reason=stop),
+        segment("main", -1, 0, " the end", finish_reason=finish_reason),
     ]
     return Rollout("problem", 0, mode, prompt=(7, 7, 7), segments=segments)
 
@@ -106,7 +106,7 @@ def test_the_critical_path_of_a_sequential_rollout_is_its_length():
 def test_a_cut_and_malformed_rollout():
     s = rollout_statistics(drawn(second="<Path> b b", finish_reason="trace_length"))
     assert (s["valid"], s["reason"]) == (False, "path_not_closed")
-    assert (s["blocks"], s["complete_blocks"], s["paths"], s["truncated"], s["finish_reason"]) == (1, 0, 2, 2, "trace")
+    assert (s["blocks"], s["complete_blocks"], s["paths"], s["truncated"], s["finish_reason"]) == (1, 0, 2, 2, "trace_length")
 
 
 def test_a_well_formed_block_counts_though_the_rest_is_cut():
@@ -127,7 +127,7 @@ def test_a_rollout_without_a_block_and_one_without_tokens():
     s = rollout_statistics(plain)
     assert (s["first_block"], s["blocks"], s["critical_path"], s["valid"]) == (None, 0, 2, True)
     s = rollout_statistics(Rollout("problem", 0, "structured", (7,), []))
-    assert (s["first_block"], s["tokens"], s["critical_path"], s["finish_reason"]) == (None, 0, 0, "trace")
+    assert (s["first_block"], s["tokens"], s["critical_path"], s["finish_reason"]) == (None, 0, 0, "trace_length")
 
 
 def test_a_sequential_rollout_in_one_segment_is_measured_by_its_text():

@@ -145,7 +145,7 @@ class _Page:
                 if token in closing:
                     return "tag", count + 1
                 continue
-            if token != self.lm.eos or self.dialect.misplaced_tags == "kept":
+            if token != self.lm.eos or self.dialect.misplaced_tags == "keep":
                 self.put(token, logprob)
             if token != close and token in stops:
                 self.force([close])

@@ -22,7 +22,7 @@ class TagIds:
     join: tuple[int, ...]  # `</Parallel>`, the gap, `<Summary>`, the summary's forced opening
     opens_summary: int  # the first tag behind the paths
     inventory: int
-    strays: frozenset[int]  # tags that are replaced where they do not belong
+    misplaced_tags: frozenset[int]  # tags that are replaced where they do not belong
     closing: frozenset[int]  # tags that close an element
 
     @classmethod
@@ -44,7 +44,7 @@ class TagIds:
             join=(*head, *encode(d.gap), summary, *encode(opening)),
             opens_summary=head[0] if block else summary,
             inventory=d.inventory,
-            strays=frozenset(tag_ids.values()) if d.misplaced_tags == "replace" else frozenset(),
+            misplaced_tags=frozenset(tag_ids.values()) if d.misplaced_tags == "replace" else frozenset(),
             closing=frozenset(tag_ids[tag] for tag in d.tags[1::2]),
         )
 

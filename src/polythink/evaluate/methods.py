@@ -37,7 +37,7 @@ class Arm:
     summary_right: Metric | None = None  # of answers with a block and a right path in it, those that are right
 
     @property
-    def compute_metrics(self) -> dict[str, Metric]:
+    def measures(self) -> dict[str, Metric]:
         known = {
             key: getattr(self, key) for key in ("accuracy", "tokens", "critical_path", "right_path", "summary_right")
         }

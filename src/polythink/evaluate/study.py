@@ -134,7 +134,7 @@ def with_paths(decoding: SamplingParams, paths: int, path_tokens: int | None = N
     block = paths * (tokens + 2) + decoding.max_summary_tokens + ROOM_AT_A_JOIN
     whole = decoding.max_main_tokens + max(1, decoding.max_blocks) * block
     changes = {"paths": paths, "max_path_tokens": tokens, "max_trace_tokens": max(decoding.max_trace_tokens, whole)}
-    stride = max(decoding.stride, tokens + 2) if decoding.stride else None
+    stride = max(decoding.stride, tokens + 2) if decoding.stride else 0
     return decoding.model_copy(update=changes | {"path_position_stride": stride})
 
 

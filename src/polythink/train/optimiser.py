@@ -30,21 +30,21 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
     return config.lr * (config.final_lr + (1 - config.final_lr) * left)
 
 
-def make_optimiser(model: torch.nn.Module, config: OptimiserConfig, train: str = "all") -> torch.optim.AdamW:
+def make_optimiser(model: torch.nn.Module, config: OptimiserConfig, trainable: str = "all") -> torch.optim.AdamW:
     """AdamW over what is trained, without decay of thought embeddings. Make it after the model is placed or sharded.
 
-    With `train` "thoughts" all other parameters are frozen, and stay so.
+    With `trainable` "thoughts" all other parameters are frozen, and stay so.
     """
     thoughts = thoughts_of(model)
     table = None if thoughts is None else thoughts.table
-    if train == "thoughts":
+    if trainable == "thoughts":
         if table is None:
             raise UserError(
                 "trainable: thoughts, but the model has no thought embeddings; set model.thought_embeddings"
             )
         model.requires_grad_(False)
         table.requires_grad_(True)
-    groups = [{"params": [p for p in model.parameters() if p is not table and train == "all"]},
+    groups = [{"params": [p for p in model.parameters() if p is not table and trainable == "all"]},
               {"params": [] if table is None else [table], "weight_decay": 0.0}]  # fmt: skip
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
