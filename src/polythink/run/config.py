@@ -29,7 +29,7 @@ class Config(BaseModel):
     Numbers are finite: JSON, in which recipes are kept and compared, has no others.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
