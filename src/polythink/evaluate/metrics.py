@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from polythink.run.folder import read_jsonl, write_jsonl
+from polythink.run.jsonl import read_jsonl, write_jsonl
 
 DRAWS = 2000
 AMOUNTS = ("tokens", "critical_path", "truncated", "loss", "perplexity", "word_perplexity")  # all others are shares
