@@ -1,4 +1,4 @@
-"""`polythink data coldstart` as a user types it. That it asks an endpoint: tests/problems/test_coldstart.py."""
+"""`polythink data coldstart` as a user types it. That it asks an endpoint: tests/teachers."""
 
 from __future__ import annotations
 

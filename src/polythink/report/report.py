@@ -234,7 +234,7 @@ def metric_columns(names: Iterable[str]) -> list[tuple[str, str, str]]:
 
 def _cold_start(stage: Stage) -> str:
     """The teacher's table: how much of what it wrote was well formed, right and kept, and why the rest was not."""
-    columns = ("problems", "responses", "valid_rate", "right_rate", "kept", "rejected")
+    columns = ("problems", "responses", "well_formed_rate", "right_rate", "kept", "rejected")
     rows = [
         [
             _because(row[key]) if key == "rejected" else _share(row[key]) if "rate" in key else row[key]
