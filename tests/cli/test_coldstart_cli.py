@@ -1,10 +1,11 @@
-"""`polythink data coldstart` as a user types it. That it asks an endpoint: tests/problems/test_coldstart.py."""
+"""`polythink data coldstart` as a user types it. That it asks an endpoint: tests/teachers."""
 
 from __future__ import annotations
 
 import pytest
 
-from polythink.run.folder import read_json, read_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
 
 
 def test_the_synthetic_teacher_makes_a_table_and_data(polythink, tmp_path):

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
 
-CLIENT_TIMEOUT = 1.5  # seconds; answers take milliseconds, but the machine may be busy
+from polythink.problems.problem import Problem
+from polythink.problems.prompts import get_prompt
+from polythink.problems.tasks.countdown import demonstrate, problems
+from polythink.problems.tasks.demonstrations import DemoStyle
+from polythink.teachers.coldstart import run_coldstart
+from polythink.teachers.endpoint import Endpoint, EndpointConfig
+from polythink.teachers.teacher import RetryPolicy
+
+QUICK = RetryPolicy(retries=2, wait=0.01)
 
 
 class ChatServer(ThreadingHTTPServer):
@@ -28,7 +38,7 @@ class ChatServer(ThreadingHTTPServer):
         self.asked: Counter[str] = Counter()
         self.times: dict[str, list[float]] = defaultdict(list)
         self.requests: list[dict] = []
-        self.delay = 0.0
+        self.answers_before_hold = 1_000_000  # further requests wait until the server closes
         self.closing = threading.Event()
         self.lock = threading.Lock()
 
@@ -41,6 +51,8 @@ class ChatServer(ThreadingHTTPServer):
             self.asked[question] += 1
             self.times[question].append(time.monotonic())
             self.requests.append(request)
+            if len(self.requests) > self.answers_before_hold:
+                return "stall"
             return self.plan[question].pop(0) if self.plan[question] else "answer"
 
     def handle_error(self, *_: object) -> None:
@@ -58,7 +70,6 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         question = body["messages"][-1]["content"]
         act = self.server.next_act(question, {"path": self.path, "key": self.headers["Authorization"], **body})
-        self.server.closing.wait(self.server.delay)
         name, _, value = act.partition(":")
         text = self.server.recorded.get(question) or self.server.otherwise(question)
         if name == "answer":
@@ -68,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif name == "wait":
             self._send(429, {"error": "slow down"}, {"Retry-After": value})
         elif name == "stall":
-            self.server.closing.wait(5 * CLIENT_TIMEOUT)
+            self.server.closing.wait()
             self.close_connection = True
         elif name == "drop":
             self.close_connection = True
@@ -107,3 +118,21 @@ def server(monkeypatch) -> Iterator[ChatServer]:
         running.closing.set()
         running.shutdown()
         thread.join()
+
+
+def record(server: ChatServer, n: int, p_right: float = 1.0) -> tuple[Problem, ...]:
+    """`n` problems whose responses the server knows."""
+    chosen = problems("easy", "train", limit=n)
+    for problem in chosen:
+        server.recorded[problem.question] = demonstrate(problem, DemoStyle(p_right=p_right), random.Random(problem.key))
+    return chosen
+
+
+def ask(server: ChatServer, chosen: tuple[Problem, ...], out: Path, *, rule: str = "strict", **options) -> list[dict]:
+    """One cold start over the endpoint. The server knows bare questions, so the prompt is empty."""
+    endpoint = {name: options.pop(name) for name in ("timeout", "key_env") if name in options}
+    with Endpoint(EndpointConfig(url=server.base, model="teacher", **endpoint)) as teacher:
+        return run_coldstart(
+            chosen, teacher, get_prompt("none"), rule, out, about_teacher=teacher.about,
+            **{"concurrency": 4, "retry": QUICK, **options},
+        )  # fmt: skip

@@ -16,7 +16,8 @@ from polythink.problems.problem import Problem
 from polythink.problems.tasks.countdown import demonstrate, problems
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.run.config import dump_yaml
-from polythink.run.folder import environment, write_json, write_jsonl, write_text
+from polythink.run.folder import environment, write_json, write_text
+from polythink.run.jsonl import write_jsonl
 from polythink.trace.dialect import PARALLEL_R1
 from polythink.trace.rollout import Rollout, Segment
 
@@ -85,7 +86,7 @@ def grpo_rows(steps: int, start: float, end: float, parallel: float, rng: random
                 "reward_name": "tiered" if (step - 1) % 10 >= 8 else "accuracy",
                 "accuracy": accuracy,
                 "parallel_ratio": ratio,
-                "valid": min(1, 0.97 + rng.gauss(0, 0.01)),
+                "well_formed": min(1, 0.97 + rng.gauss(0, 0.01)),
                 "tokens": 24 + 41 * ratio + rng.gauss(0, 1),
                 "critical_path": 24 + 8 * ratio + rng.gauss(0, 0.5),
                 "first_block": 0.02 + 0.01 * done if step % 5 else None,
@@ -117,7 +118,7 @@ def make_run(folder: Path, name: str = "countdown", seed: int = 0, parallel: flo
         for s in range(1, 401)
     ]
     write_jsonl(folder / "sft" / "metrics.jsonl", [{**row, "grad_norm": 0.4, "seconds": 0.3} for row in loss])
-    taught = {"problems": "countdown-easy:train", "responses": 500, "valid_rate": 1.0, "right_rate": 0.62, "kept": 310}
+    taught = {"problems": "countdown-easy:train", "responses": 500, "well_formed_rate": 1.0, "right_rate": 0.62, "kept": 310}
     write_json(folder / "cold_start" / "result.json", {"table": [{**taught, "rejected": {"wrong": 190}}], "seconds": 2})
     write_jsonl(folder / "rl_easy" / "metrics.jsonl", grpo_rows(20, 0.5, 0.62, parallel, rng))
     write_jsonl(folder / "rl_hard" / "metrics.jsonl", grpo_rows(80, 0.3, 0.47, parallel, rng))

@@ -12,7 +12,8 @@ import pytest
 
 from polythink.evaluate.metrics import compute_metrics, interval
 from polythink.pipeline.results_table import T_95, Evaluated, columns, make_table, over_seeds, table_rows
-from polythink.run.folder import write_json, write_jsonl
+from polythink.run.folder import write_json
+from polythink.run.jsonl import write_jsonl
 
 
 @pytest.mark.parametrize("df", [*range(1, 31), 31, 60, 200])
@@ -42,7 +43,7 @@ def samples(right: np.ndarray, tokens: float = 10.0) -> list[dict]:
     return [
         {
             "problem": f"p{p}", "verdict": "right" if r else "wrong", "extracted": "1" if r else f"{p}{k}",
-            "valid": True, "blocks": 0, "complete_blocks": 0, "tokens": tokens, "critical_path": tokens, "truncated": 0,
+            "well_formed": True, "blocks": 0, "complete_blocks": 0, "tokens": tokens, "critical_path": tokens, "truncated": 0,
             "segments": [],
         }
         for p, row in enumerate(right)

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from helpers.chat_server import CLIENT_TIMEOUT, ChatServer, chat
+from helpers.chat_server import ChatServer, chat
 from polythink.errors import UserError
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.problems.tasks.countdown import CountdownTeacher, problems
 from polythink.run.config import parse_config
-from polythink.run.folder import read_json, read_jsonl, write_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl, write_jsonl
 from polythink.teachers.assemble import (
     AssembleConfig,
     Assembler,
@@ -27,8 +28,10 @@ from polythink.teachers.assemble import (
     run_assembly,
     without_thinking_tags,
 )
-from polythink.teachers.coldstart import RetryPolicy, TeacherError, run_coldstart, show_table
+from polythink.teachers.coldstart import run_coldstart
 from polythink.teachers.endpoint import Endpoint, EndpointConfig
+from polythink.teachers.rows import show_table
+from polythink.teachers.teacher import RetryPolicy, TeacherError
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
 from polythink.trace.parse import parse
 from polythink.trace.render import render
@@ -54,9 +57,9 @@ def solve(server: ChatServer, out: Path, samples: int = 4) -> None:
     server.plan[SUMS[3].question][1] = server.plan[SUMS[3].question][0]
     server.plan[SUMS[4].question][0] = log("<think>\n4 and 4 is 8\n</think>\n\n\\boxed{8}")
     server.plan[SUMS[5].question] = [log("no idea"), *["status:400"] * 3]
-    with Endpoint(EndpointConfig(url=server.base, model="m", timeout=CLIENT_TIMEOUT)) as teacher:
+    with Endpoint(EndpointConfig(url=server.base, model="m")) as teacher:
         run_coldstart(
-            SUMS, teacher, NONE, "strict", out, samples=samples, right_only=False, concurrency=1, patience=QUICK,
+            SUMS, teacher, NONE, "strict", out, samples=samples, right_only=False, concurrency=1, retry=QUICK,
             about_teacher=teacher.about, dialect=PARATHINKER,
         )  # fmt: skip
 
@@ -136,9 +139,9 @@ def test_the_teacher_writes_the_summary(server, tmp_path):
 
     server.otherwise = summarise
     config = AssembleConfig(paths=2, summary="teacher")
-    with Endpoint(EndpointConfig(url=server.base, model="m", timeout=CLIENT_TIMEOUT)) as teacher:
+    with Endpoint(EndpointConfig(url=server.base, model="m")) as teacher:
         (line,) = run_assembly(
-            tmp_path / "solved", tmp_path / "out", config, NONE, PARATHINKER, summariser=teacher, patience=QUICK
+            tmp_path / "solved", tmp_path / "out", config, NONE, PARATHINKER, summariser=teacher, retry=QUICK
         )
     assert line["rejected"] == {
         "error: tags in the summary": 1, "error: empty summary": 1, "answer: wrong": 1, "error: too few solutions": 1,
@@ -224,7 +227,7 @@ def test_mistakes_in_words(tmp_path):
     config = AssembleConfig()
     for call, message in [
         (lambda: run_assembly(tmp_path, tmp_path / "out", config, NONE, PARATHINKER), "no cold start in"),
-        (lambda: Assembler([MANY], config, PARALLEL_R1), "those of dialect parallel_r1 behind it"),
+        (lambda: Assembler([MANY], config, PARALLEL_R1), "those of dialect parallel_r1 after it"),
         (lambda: Assembler([MANY], config, get_dialect("parathinker:3")), "4 paths are more than the 3 numbers"),
         (lambda: Assembler([MANY], AssembleConfig(summary="teacher"), PARATHINKER), "needs a teacher to ask"),
         (lambda: Assembler([MANY], AssembleConfig(template="{answer}</summary>"), PARATHINKER), "holds a tag"),

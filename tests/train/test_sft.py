@@ -19,8 +19,8 @@ from polythink.problems.prompts import Prompt
 from polythink.problems.tasks.countdown import demonstrate
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.run.config import parse_config
-from polythink.run.folder import read_jsonl, write_jsonl
-from polythink.run.rows import read_rows as read_table
+from polythink.run.jsonl import read_jsonl, write_jsonl
+from polythink.run.jsonl import read_rows as read_table
 from polythink.trace.parse import TraceError
 from polythink.train.data import TraceEncoder, epoch_index, make_mixture, pack_rows, read_rows, split_by_share
 from polythink.train.sft import SFTConfig, accumulate_gradient, count_scored, train_sft
@@ -306,7 +306,7 @@ def test_a_source_may_be_laid_out_in_a_mode_of_its_own(lm, mini):
     layouts = found.batch(0)
     for layout in layouts[:6]:
         assert layout.kinds.count("path") == 3
-        assert layout.critical_path < len(layout)
+        assert layout.position.max() + 1 < len(layout)
     for layout in layouts[6:]:
         assert layout.kinds.count("path") == 3
         assert (layout.position == np.arange(len(layout))).all(), "one behind the other"
@@ -340,6 +340,6 @@ def test_real_traces(shared_data):
             continue
         kept += 1
         assert (layout.tokens == whole.tokens).all()
-        assert layout.critical_path < len(layout) or "path" not in layout.kinds
+        assert layout.position.max() + 1 < len(layout) or "path" not in layout.kinds
     assert len(rows) == 241
     assert kept == 239, "two have text where the grammar has none"

@@ -42,7 +42,7 @@ def assemble(
     from polythink.problems.prompts import get_prompt
     from polythink.run.config import apply_overrides, parse_config
     from polythink.teachers.assemble import AssembleConfig, run_assembly
-    from polythink.teachers.coldstart import show_table
+    from polythink.teachers.rows import show_table
     from polythink.trace.dialect import get_dialect
 
     config = parse_config(AssembleConfig, apply_overrides({}, overrides or []), "data assemble")

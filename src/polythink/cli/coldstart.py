@@ -45,7 +45,8 @@ def coldstart(
     """
     from polythink.problems.prompts import get_prompt
     from polythink.problems.sets import load_problems
-    from polythink.teachers.coldstart import run_coldstart, show_table
+    from polythink.teachers.coldstart import run_coldstart
+    from polythink.teachers.rows import show_table
 
     if (endpoint is None) == (teacher is None):
         raise UserError("a cold start needs either --endpoint URL or --teacher NAME")

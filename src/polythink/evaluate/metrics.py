@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from polythink.run.folder import read_jsonl, write_jsonl
+from polythink.run.jsonl import read_jsonl, write_jsonl
 
 DRAWS = 2000
 AMOUNTS = ("tokens", "critical_path", "truncated", "loss", "perplexity", "word_perplexity")  # all others are shares
@@ -207,7 +207,7 @@ def compute_metrics(rows: Sequence[dict], best_of: Sequence[int] = ()) -> dict[s
     for n in best_of:
         add(f"best_of_{n}", lambda g, n=n: _best_of(g, n))
     mean_of("parallel_ratio", lambda row: row["complete_blocks"] > 0)
-    mean_of("valid", lambda row: row["valid"])
+    mean_of("well_formed", lambda row: row["well_formed"])
     add("right_path", lambda g: sum(map(_has_right_path, g)), lambda g: sum(row["blocks"] > 0 for row in g))
     add(
         "summary_right",

@@ -38,10 +38,12 @@ from polythink.problems.sets import load_problems
 from polythink.problems.tasks.countdown import CountdownTeacher
 from polythink.problems.vocabulary import words_of
 from polythink.run.config import parse_config
-from polythink.run.folder import read_json, read_jsonl, write_json
+from polythink.run.folder import read_json, write_json
+from polythink.run.jsonl import read_jsonl
 from polythink.teachers.assemble import run_assembly
-from polythink.teachers.coldstart import run_coldstart, show_table
+from polythink.teachers.coldstart import run_coldstart
 from polythink.teachers.endpoint import Endpoint
+from polythink.teachers.rows import show_table
 from polythink.text.data.sets import load_texts
 from polythink.text.evaluate import encode_set, evaluate_texts
 from polythink.text.model import create_text_model, load_text_model, make_batch, save_text_model

@@ -16,7 +16,8 @@ from typing import Any
 
 from polythink.errors import UserError
 from polythink.run.config import parse_yaml
-from polythink.run.folder import read_json, read_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
 
 # ---- reading a run folder ----
 
@@ -132,7 +133,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
 }
 MORE_PANELS: dict[str, tuple[Panel, ...]] = {
     "grpo": (
-        Panel("Well-formed traces", {"valid": "valid"}, percent=True),
+        Panel("Well-formed traces", {"well_formed": "well formed"}, percent=True),
         Panel("Groups without spread", {"zero_spread": "zero spread"}, percent=True),
         Panel("Cuts a trace", {"truncated": "truncated"}),
         Panel("Entropy (nats a token)", {"entropy": "entropy"}),

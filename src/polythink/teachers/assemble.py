@@ -1,13 +1,13 @@
 """Several solutions of one problem, assembled into a trace of numbered paths: fine-tuning data for ParaThinker.
 
-The solutions come from a cold start (`all.jsonl` of its folder): any teacher, several responses to each problem, right
-ones and wrong ones. `run_assembly` draws paths among them, numbers them, and puts a summary behind: a template that
-states the reference answer (as in ParaThinker, arXiv 2509.04475), or the teacher's own words on the paths, which are
-kept only if they come to the right answer.
+The solutions come from a cold start (`all.jsonl` of its folder): any teacher, several responses per problem, right and
+wrong ones. `run_assembly` draws paths among them, numbers them, and appends a summary: a template that states the
+reference answer (as in ParaThinker, arXiv 2509.04475), or the teacher's own summary of the paths, which is kept only if
+it arrives at the right answer.
 
-Assembling is a cold start itself, whose teacher is the `Assembler`: the folder has the same files, its rows are read
-wherever those of a cold start are, it can be resumed, and the table says what was dropped and why. One more file,
-`solutions.json`, counts the solutions that were there and those that could not be used.
+Assembling is a cold start itself, whose teacher is the `Assembler`: the folder has the same files, it can be used and
+resumed like any cold start, and the table says what was dropped and why. One more file, `solutions.json`, counts the
+solutions that were found and those that could not be used.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.run.config import Config, digest
 from polythink.run.folder import write_json
-from polythink.teachers.coldstart import PATIENCE, RetryPolicy, Teacher, TeacherError, rows_so_far, run_coldstart
-from polythink.trace.dialect import Dialect, draw_labels
+from polythink.teachers.coldstart import run_coldstart
+from polythink.teachers.rows import rows_so_far
+from polythink.teachers.teacher import RetryPolicy, Teacher, TeacherError
+from polythink.trace.dialect import Dialect
 from polythink.trace.parse import scan
 from polythink.trace.render import render
 from polythink.trace.tree import Block, Trace
@@ -40,14 +42,22 @@ THINKING = ("<think>", "</think>")  # what reasoning models put around the work 
 class AssembleConfig(Config):
     """How solutions become traces."""
 
-    paths: tuple[PositiveInt, ...] = Field((4,), min_length=1)  # of a trace: a number, or a list to draw from
-    traces: int = Field(1, ge=1)  # of each problem, each with a choice of solutions of its own
-    filter: Literal["any", "right_only", "mixed"] = "any"  # solutions as they came, right ones, or a set mixture
-    wrong: float = Field(0.5, ge=0, le=1)  # mixed: share of wrong paths; at least one path is right
-    labels: Literal["random", "ordered"] = "random"  # numbers of the paths: any of the inventory, or 1..P
+    paths: tuple[PositiveInt, ...] = Field((4,), min_length=1)
+    """Paths per trace: a number, or a list to draw from."""
+    traces: int = Field(1, ge=1)
+    """Traces per problem, each with its own choice of solutions."""
+    filter: Literal["any", "right_only", "mixed"] = "any"
+    """Which solutions become paths: any, right ones only, or a mixture with a fixed share of wrong ones."""
+    wrong: float = Field(0.5, ge=0, le=1)
+    """Share of wrong paths under filter: mixed; at least one path is right."""
+    labels: Literal["random", "ordered"] = "random"
+    """Numbers of the paths: random ones of the dialect's inventory, or 1..P in order."""
     summary: Literal["template", "teacher"] = "template"
+    """Who writes the summary: the template, or the teacher, which is shown the paths."""
     template: str = "Comparing the attempts, I come to the final answer \\boxed{{answer}}."
-    summary_prompt: str = "summary"  # what the teacher is asked; its {problem} is the question and the paths
+    """Text of the summary; {answer} stands for the reference answer."""
+    summary_prompt: str = "summary"
+    """Prompt for the teacher's summary, by name or file; {problem} stands for the question and the paths."""
 
     @field_validator("paths", mode="before")
     @classmethod
@@ -58,7 +68,7 @@ class AssembleConfig(Config):
     @classmethod
     def _states_the_answer(cls, template: str) -> str:
         if ANSWER not in template:
-            raise ValueError(f"the template of a summary must hold {ANSWER}, where the reference answer goes")
+            raise ValueError(f"the template of a summary must hold {ANSWER}, the place of the reference answer")
         return template
 
 
@@ -68,11 +78,11 @@ class Solutions:
 
     problem: Problem
     right: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)  # those that state no answer too
+    wrong: list[str] = field(default_factory=list)  # including those that state no answer
 
 
 def read_solutions(rows: Iterable[Mapping[str, Any]], dialect: Dialect) -> tuple[list[Solutions], Counter[str]]:
-    """The solutions in the rows of an all.jsonl, problems in the order of their keys, and why others are not used."""
+    """The solutions in the rows of an all.jsonl, in the order of the problems' keys, and the reasons to drop others."""
     found: dict[Problem, Solutions] = {}
     dropped: Counter[str] = Counter()
     for row in sorted(rows, key=lambda row: (row["source"], row["problem"], row["sample"])):
@@ -99,21 +109,21 @@ def _unusable(row: Mapping[str, Any], text: str, solutions: Solutions, dialect: 
 
 
 def without_thinking_tags(text: str) -> str:
-    """A reasoning model's response as one text: its work and its answer, without the tags between them."""
+    """A reasoning model's response as one text: its work and its answer, without the tags around the work."""
     for tag in THINKING:
         text = text.replace(tag, "")
     return text.strip()
 
 
 def holds_tags(text: str, dialect: Dialect) -> bool:
-    """Whether the text would be read as structure."""
+    """Whether the text holds tags, which would be read as structure."""
     return any(token.kind not in ("text", "end") for token in scan(text, dialect))
 
 
 def choose(config: AssembleConfig, solutions: Solutions, rng: random.Random) -> list[str]:
-    """The paths of a trace, in random order. A number of paths for which there is not enough is not drawn.
+    """The paths of a trace, in random order. Numbers of paths for which there are too few solutions are not drawn.
 
-    `TeacherError` says what there was too little of where there is not enough for any.
+    `TeacherError` if there are too few for any of the numbers; it says which solutions are missing.
     """
     right, wrong = solutions.right, solutions.wrong
     for paths in rng.sample(config.paths, len(config.paths)):
@@ -132,10 +142,10 @@ def choose(config: AssembleConfig, solutions: Solutions, rng: random.Random) -> 
 
 
 class Assembler:
-    """A teacher that asks nobody: its response to a problem is a trace made of the solutions that are there.
+    """A teacher without a model: its response to a problem is a trace made of existing solutions.
 
-    `summariser` is asked for the summaries if the configuration says so. The choice of solutions and numbers depends on
-    (seed, problem, sample) alone.
+    `summariser` writes the summaries under `summary: teacher`. The choice of solutions and numbers depends on (seed,
+    problem, sample) alone.
     """
 
     def __init__(
@@ -147,13 +157,13 @@ class Assembler:
         summariser: Teacher | None = None,
     ) -> None:
         if dialect.answer != "summary":
-            raise UserError(f"assembled traces answer in their summary, those of dialect {dialect.name} behind it; use "
+            raise UserError(f"assembled traces answer in their summary, those of dialect {dialect.name} after it; use "
                             "dialect: parathinker")  # fmt: skip
         if config.summary == "teacher" and summariser is None:
-            raise UserError("summary: teacher needs a teacher to ask; give one, or take summary: template")
+            raise UserError("summary: teacher needs a teacher to ask; give one, or use summary: template")
         if config.summary == "template" and holds_tags(config.template, dialect):
-            raise UserError(f"the template of a summary holds a tag of dialect {dialect.name}; write it without")
-        draw_labels(dialect.inventory, max(config.paths), None)  # refuses more paths than there are numbers
+            raise UserError(f"the template of a summary holds a tag of dialect {dialect.name}; remove it")
+        dialect.draw_labels(max(config.paths), None)  # an error if there are more paths than numbers
         self.config, self.dialect, self.seed, self.summariser = config, dialect, seed, summariser
         self._solutions = {found.problem: found for found in solutions}
         self._prompt = get_prompt(config.summary_prompt)
@@ -164,7 +174,7 @@ class Assembler:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What its traces depend on, to be recorded: another choice of solutions is another cold start."""
+        """What its traces depend on: recorded with them, since other solutions make another cold start."""
         facts = self.config.model_dump(mode="json", exclude={"traces", "template", "summary_prompt"})
         if self.config.summary == "template":
             facts["template"] = self.config.template
@@ -174,20 +184,20 @@ class Assembler:
         return {"kind": "assembled", **facts, "seed": self.seed, "solutions": responses}
 
     def __call__(self, problem: Problem, prompt: str, sample: int) -> str:
-        """A canonical trace; `TeacherError` where the solutions do not suffice or the summary is of no use."""
+        """A canonical trace. `TeacherError` if there are too few solutions, or if the summary is unusable."""
         rng = random.Random(f"{self.seed}/{problem.source}/{problem.key}/{sample}")
         texts = choose(self.config, self._solutions[problem], rng)
-        labels = draw_labels(self.dialect.inventory, len(texts), rng if self.config.labels == "random" else None)
+        labels = self.dialect.draw_labels(len(texts), rng if self.config.labels == "random" else None)
         if self.config.summary == "template":
             summary = self.config.template.replace(ANSWER, problem.answer)
         else:
             summary = self._ask(problem, dict(zip(labels, texts, strict=True)), sample)
         paths = tuple(Trace((f"\n{text}\n",)) for text in texts)
-        # directly behind its tag, where `decoding.summary_prefix` would be forced
+        # directly after its tag, where decoding forces `summary_prefix`
         return render(Trace((Block(paths, Trace((f"{summary}\n",)), labels),)), self.dialect)
 
     def _ask(self, problem: Problem, paths: dict[int, str], sample: int) -> str:
-        """The teacher's words on the paths, without the work that it did before."""
+        """The teacher's summary of the paths, without the reasoning that precedes it."""
         attempts = [f"Attempt {label}:\n{paths[label]}" for label in sorted(paths)]
         asked = self._prompt.fill("\n\n".join((f"Problem: {problem.question}", *attempts)))
         summary = self.summariser(problem, asked, sample).rpartition(THINKING[1])[2].strip()
@@ -206,13 +216,13 @@ def run_assembly(
     seed: int = 0,
     summariser: Teacher | None = None,
     concurrency: int = 8,
-    patience: RetryPolicy = PATIENCE,
+    retry: RetryPolicy | None = None,
     grader: Grader | None = None,
 ) -> list[dict[str, Any]]:
     """Assemble the solutions in the cold start folder `source` into traces in `out`; returns the table (`tabulate`).
 
-    `prompt` is the one under which a model will be trained on them. Goes on where an earlier run stopped; `UserError`
-    where that one had other settings or other solutions.
+    `prompt` is the one under which a model will be trained on the traces. Continues where an earlier run stopped;
+    `UserError` if that run had other settings or other solutions.
     """
     file = Path(source) / "all.jsonl"
     if not file.is_file():
@@ -221,7 +231,7 @@ def run_assembly(
     assembler = Assembler(solutions, config, dialect, seed, summariser)
     table = run_coldstart(
         assembler.problems, assembler, prompt, "strict", out, samples=config.traces, concurrency=concurrency,
-        patience=patience, about_teacher=assembler.about, dialect=dialect, grader=grader,
+        retry=retry, about_teacher=assembler.about, dialect=dialect, grader=grader,
     )  # fmt: skip
     counts = {name: sum(len(getattr(s, name)) for s in solutions) for name in ("right", "wrong")}
     write_json(Path(out) / "solutions.json", {"problems": len(solutions), **counts, "dropped": dict(dropped)})

@@ -27,7 +27,7 @@ from polythink.problems.answers import Grade, Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt
 from polythink.rewards.combine import Reward, RewardConfig, build_reward
-from polythink.run.folder import JsonlWriter, read_jsonl
+from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout
@@ -185,7 +185,7 @@ def describe(drawn: GradedBatch, dialect: Dialect) -> dict:
         "unparsed": fmean(g.verdict == "unparsed" for g in drawn.grades),
         "timeouts": sum(g.verdict == "timeout" for g in drawn.grades),
         "parallel_ratio": fmean(f["complete_blocks"] > 0 for f in found),
-        **{name: fmean(f[name] for f in found) for name in ("valid", "tokens", "critical_path", "truncated")},
+        **{name: fmean(f[name] for f in found) for name in ("well_formed", "tokens", "critical_path", "truncated")},
         "first_block": fmean(first) if first else None,
         "entropy": fmean(surprisal),
     }

@@ -1,0 +1,88 @@
+"""A teacher: anything that responds to a problem. How its failures are named, and how often a call is repeated."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from polythink.problems.problem import Problem
+from polythink.run.config import Config
+
+# teacher(problem, prompt, sample) -> response; `prompt` has the question filled in. It is called from several threads.
+Teacher = Callable[[Problem, str, int], str]
+
+
+class TeacherError(Exception):
+    """One failed call. `reason` is short and stable, to count by; a `permanent` failure is not tried again.
+
+    `retry_after`: seconds that the teacher asked us to wait. `text`: the part of a response that was cut off.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        detail: str = "",
+        *,
+        permanent: bool = False,
+        retry_after: float | None = None,
+        text: str | None = None,
+    ):
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail, self.permanent = reason, detail, permanent
+        self.retry_after, self.text = retry_after, text
+
+
+class RetryPolicy(Config):
+    """How often a failed call is repeated, and how long to wait: `wait` seconds, then twice as long, and so on.
+
+    Waits vary by half up and down, so that callers do not return all at once.
+    """
+
+    retries: int = Field(4, ge=0)
+    """How often a failed call is repeated."""
+    wait: float = Field(1.0, ge=0)
+    """Seconds before the first repetition."""
+    longest_wait: float = Field(60.0, ge=0)
+    """Seconds at which the doubling stops."""
+    longest_asked: float = Field(600.0, ge=0)
+    """A teacher that asks us to wait longer than this many seconds is not asked again in this run."""
+    give_up_after: int = Field(50, ge=1)
+    """Problems in a row without a response after which the run stops: the teacher is down."""
+
+    def is_over(self, failures: int, error: TeacherError) -> bool:
+        """Whether not to try again after `error`, with `failures` repeated failures before it."""
+        return error.permanent or failures >= self.retries or (error.retry_after or 0) > self.longest_asked
+
+    def pause(self, failures: int, retry_after: float | None) -> float:
+        """Seconds before the next try, after `failures` failed ones; never less than the teacher asked for."""
+        wait = min(self.wait * 2 ** (failures - 1), self.longest_wait) * random.uniform(0.5, 1.5)
+        return max(wait, retry_after or 0.0)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The result of asking: a response, or the failure that was left after all retries."""
+
+    trace: str | None
+    error: TeacherError | None = None
+    retried: tuple[str, ...] = ()  # reasons of the failed calls that were repeated
+
+
+def ask(
+    teacher: Teacher, problem: Problem, prompt: str, sample: int, policy: RetryPolicy, stopped: threading.Event
+) -> Reply:
+    """Call the teacher until it responds, fails for good, or the retries are used up; `stopped` ends a wait."""
+    retried: list[str] = []
+    while True:
+        try:
+            return Reply(teacher(problem, prompt, sample), None, tuple(retried))
+        except TeacherError as error:
+            if policy.is_over(len(retried), error):
+                return Reply(error.text, error, tuple(retried))
+            retried.append(error.reason)
+            if stopped.wait(policy.pause(len(retried), error.retry_after)):
+                return Reply(None, error, tuple(retried))
