@@ -1,4 +1,4 @@
-"""The commands of `polythink`: one line each here, imported only when they are called or their own help is asked for."""
+"""The commands of `polythink`, one line each; imported only when they are called or their own help is asked for."""
 
 from __future__ import annotations
 

@@ -58,7 +58,9 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder; runs/NAME
 Prompt = Annotated[
     str | None,
     typer.Option(
-        help="Name or file of a prompt; the model's own if left out.", show_default=False, autocompletion=complete_prompt
+        help="Name or file of a prompt; the model's own if left out.",
+        show_default=False,
+        autocompletion=complete_prompt,
     ),
 ]
 
@@ -100,7 +102,9 @@ Chat = Annotated[
 ]  # fmt: skip
 Device = Annotated[
     str | None,
-    typer.Option(help="cpu, cuda, cuda:1, mps; a GPU if there is one.", show_default=False, rich_help_panel=MODEL_PANEL),
+    typer.Option(
+        help="cpu, cuda, cuda:1, mps; a GPU if there is one.", show_default=False, rich_help_panel=MODEL_PANEL
+    ),
 ]
 Dtype = Annotated[
     str | None,

@@ -10,7 +10,7 @@ import typer
 
 from polythink.cli.console import print_definitions
 from polythink.cli.options import complete_any_recipe
-from polythink.run.config import RECIPES, find_recipe
+from polythink.run.config import RECIPES, find_recipe, load_yaml
 
 
 class About(NamedTuple):
@@ -22,7 +22,10 @@ class About(NamedTuple):
 
 def packaged() -> dict[str, About]:
     """The packaged recipes by name, in the order of their names."""
-    return {path.stem: about(path.read_text(encoding="utf-8")) for path in sorted(RECIPES.glob("*.yaml"), key=lambda p: p.stem)}
+    return {
+        path.stem: about(path.read_text(encoding="utf-8"))
+        for path in sorted(RECIPES.glob("*.yaml"), key=lambda p: p.stem)
+    }
 
 
 def about(text: str) -> About:
@@ -59,5 +62,5 @@ def recipes(
 
 
 def is_experiment(name_or_path: str | Path) -> bool:
-    """Whether the file has `arms:`, as experiments do and recipes do not."""
-    return about(find_recipe(name_or_path).read_text(encoding="utf-8", errors="replace")).experiment
+    """Whether the file has `arms`, as experiments do and recipes do not."""
+    return "arms" in load_yaml(find_recipe(name_or_path))
