@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from polythink.run.folder import read_jsonl, write_jsonl
+from polythink.run.jsonl import read_jsonl, write_jsonl
 
 DRAWS = 2000
 
