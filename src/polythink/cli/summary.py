@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from polythink.evaluate.metrics import general_key, show
 from polythink.run.folder import read_json
 from polythink.run.table import markdown_table
 
-SHARES = ("parallel_ratio", "well_formed", "greedy", "exact")  # besides mean@k, pass@k, maj@k: shown in percent
-HEADLINE = ("mean@", "pass@", "maj@", "greedy", "parallel_ratio", "well_formed", "tokens", "critical_path",
-            "exact", "bleu", "rouge1", "rougeL", "loss", "perplexity")  # fmt: skip
+COLUMNS = ("mean@k", "pass@k", "maj@k", "greedy", "parallel_ratio", "well_formed", "tokens", "critical_path",
+           "exact", "bleu", "rouge1", "rougeL", "loss", "perplexity")  # fmt: skip
 
 
 def evaluations(run: Path) -> str:
@@ -25,23 +25,15 @@ def evaluations(run: Path) -> str:
         for problems, metrics in values.items():
             found.setdefault(problems, []).append((stage["name"], metrics))
     names = {name for rows in found.values() for _, metrics in rows for name in metrics}
-    columns = [name for start in HEADLINE for name in sorted(names) if _is(name, start)]
+    columns = [name for column in COLUMNS for name in sorted(names) if general_key(name) == column]
     if not columns:
         return ""
     rows = [
-        [problems, stage, *(_shown(name, metrics.get(name)) for name in columns)]
+        [problems, stage, *(show(name, {"value": metrics.get(name)}) for name in columns)]
         for problems, stages in found.items()
         for stage, metrics in stages
     ]
     return markdown_table(["problems", "stage", *columns], rows)
-
-
-def _is(name: str, start: str) -> bool:
-    return name.startswith(start) if start.endswith("@") else name == start
-
-
-def _shown(name: str, value: float | None) -> float | str | None:
-    return f"{100 * value:.1f}%" if value is not None and ("@" in name or name in SHARES) else value
 
 
 def question_of(run: Path) -> str:
