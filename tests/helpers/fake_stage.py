@@ -11,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from polythink.run.folder import JsonlWriter, read_json, write_json, write_jsonl, write_text
+from polythink.run.folder import read_json, write_json, write_text
+from polythink.run.jsonl import JsonlWriter, write_jsonl
 
 VERDICTS = ("wrong", "right")
 

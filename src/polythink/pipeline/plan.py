@@ -1,4 +1,4 @@
-"""The stages that a recipe can have, and the plan of a stage: all that determines its outcome. Imports without torch."""
+"""The stages that a recipe can have, and their plans: all that determines an outcome. Imports without torch."""
 
 from __future__ import annotations
 

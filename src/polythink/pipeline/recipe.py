@@ -110,7 +110,7 @@ class Recipe(Config):
             given = getattr(stage, key, ())
             if len({file_name(x) for x in given}) < len(given):
                 raise UserError(
-                    f"stages.{name}.{key}: two of them would write the same files; evaluate them in two stages"
+                    f"stages.{name}.{key}: two of them would write the same files; use two stages"
                 )
         for problems in getattr(stage, "problems", ()):
             check_problems(problems, f"stages.{name}.problems")

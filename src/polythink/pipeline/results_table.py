@@ -17,7 +17,8 @@ from statistics import mean, stdev
 
 from polythink.evaluate.metrics import AMOUNTS, Estimate, Metric, compute_metrics, difference, read_measures
 from polythink.report.page import page
-from polythink.run.folder import read_json, read_jsonl, write_json, write_text
+from polythink.run.folder import read_json, write_json, write_text
+from polythink.run.jsonl import read_jsonl
 from polythink.run.table import html_table, markdown_table
 from polythink.text.scores import text_measures
 

@@ -25,7 +25,8 @@ from polythink.problems.prompts import get_prompt
 from polythink.problems.sets import load_problems
 from polythink.problems.tasks.countdown import CountdownTeacher
 from polythink.problems.vocabulary import words_of
-from polythink.run.folder import read_json, read_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
 from polythink.teachers.assemble import run_assembly
 from polythink.teachers.coldstart import run_coldstart, show_table
 from polythink.teachers.endpoint import Endpoint

@@ -21,7 +21,7 @@ from polythink.models.lm import LanguageModel
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.problems.tasks import attribution, countdown
-from polythink.run.rows import read_rows
+from polythink.run.jsonl import read_rows
 from polythink.trace.finish import truncate_paths
 from polythink.trace.layout import Layout, Piece, lay_out
 from polythink.trace.parse import TraceError, nested_block, parse

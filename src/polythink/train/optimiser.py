@@ -31,7 +31,7 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
 
 
 def make_optimiser(model: torch.nn.Module, config: OptimiserConfig, trainable: str = "all") -> torch.optim.AdamW:
-    """AdamW over the trained parameters, without decay of thought embeddings. Call it after placing or sharding the model.
+    """AdamW over the trained parameters; thought embeddings do not decay. Place or shard the model first.
 
     With `trainable` "thoughts" all other parameters are frozen, and stay frozen.
     """
@@ -58,7 +58,7 @@ def update(model: torch.nn.Module, optimiser: torch.optim.Optimizer, lr: float, 
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
     if not torch.isfinite(norm):
         raise UserError(
-            f"the gradient is not finite at lr {lr:.3g}; lower lr or max_grad_norm and start the stage again"
+            f"the gradient is not finite at lr {lr:.3g}; lower lr or max_grad_norm, then start again"
         )
     for group in optimiser.param_groups:
         group["lr"] = lr

@@ -17,7 +17,7 @@ from polythink.models.batch import collate, response_of
 from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import token_logprobs
 from polythink.problems.prompts import Prompt
-from polythink.run.folder import JsonlWriter, read_jsonl
+from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.trace.layout import Layout
 from polythink.train import distributed
