@@ -55,7 +55,8 @@ def sections(root: type[BaseModel], also: Mapping[str, type[BaseModel]]) -> list
         found[cls] = Section(place, _kind(cls), _first_line(cls), tuple(_key(n, f) for n, f in fields.items()))
         for name, field in fields.items():
             inside = [also[name]] if name in also else list(_models(field.annotation))
-            many = ".NAME" if get_origin(field.annotation) is dict else ".N" if _is_list(field.annotation) else ""
+            named = get_origin(field.annotation) is dict and name not in also
+            many = ".NAME" if named else ".N" if _is_list(field.annotation) else ""
             waiting += [(f"{place}.{name}{many}".lstrip("."), inner) for inner in inside]
     return list(found.values())
 
@@ -123,12 +124,14 @@ def _type(annotation: Any, limits: str = "") -> str:
         return " | ".join(map(str, members))
     if origin in (tuple, list):
         inner = [member for member in members if member is not Ellipsis]
-        many = "list" if len(members) != len(inner) or origin is list else f"list of {len(inner)}"
-        return f"{many}: {_type(inner[0])}" if many == "list" else f"{many}: {_type(inner[0], limits)}"
+        return "list of " + ("mappings" if _type(inner[0]) == "mapping" else _type(inner[0]))
     if origin is dict:
-        return f"mapping of {_type(members[1])}" if members[1] is not Any else "mapping"
+        inner = _type(members[1])
+        return "mapping" if inner in ("anything", "mapping") else f"mapping to {inner}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "mapping"
+    if origin is not None:  # of collections.abc: a Python function
+        return "function"
     return f"{_WORDS.get(annotation, getattr(annotation, '__name__', str(annotation)))}{f' {limits}' if limits else ''}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -38,12 +39,8 @@ def explain(
     if not found:
         known = {topic.name for topic in topics} | {topic.name.rpartition(".")[2] for topic in topics}
         raise UserError(f"nothing is named {name!r}{_nearest(name, known)}")
-    for i, (topic, places) in enumerate(merged(found)):
-        print(f"{chr(10) if i else ''}{topic.name}: {topic.kind}")
-        for line in (*topic.text.splitlines(), *(topic.facts if not places else ())):
-            print(f"    {line}")
-        for place in places:
-            print(f"    {place}")
+    for i, entry in enumerate(entries(found)):
+        print(f"{chr(10) if i else ''}{entry}")
 
 
 def find(name: str, topics: Sequence[Topic]) -> list[Topic]:
@@ -51,8 +48,6 @@ def find(name: str, topics: Sequence[Topic]) -> list[Topic]:
 
     A stage's name is the user's own, so of `rl.lr` only `lr` counts where no key's place has an `rl`.
     """
-    import re
-
     name = re.sub(r"(?<=@)\d+$|(?<=^best_of_)\d+$", "k", name)
     exact = [topic for topic in topics if topic.name == name]
     if exact and not exact[0].kind.startswith("key"):
@@ -62,25 +57,23 @@ def find(name: str, topics: Sequence[Topic]) -> list[Topic]:
         suffix = "." + ".".join(parts)
         if found := [topic for topic in topics if f".{topic.name}".endswith(suffix)]:
             return found
-        parts = parts[1:] if len(parts) > 1 else []
+        parts = parts[1:]
     return []
 
 
-def merged(found: Sequence[Topic]) -> list[tuple[Topic, tuple[str, ...]]]:
-    """Keys of the same name and description in several stages as one entry, with their places."""
-    groups: dict[tuple, list[Topic]] = {}
+def entries(found: Sequence[Topic]) -> list[str]:
+    """What is printed of the topics. A key that several stages have alike is one entry that names their kinds."""
+    groups: dict[tuple, list[str]] = {}
     for topic in found:
-        groups.setdefault((topic.kind, topic.name, topic.text), []).append(topic)
-    entries = []
-    for (_, _, _), same in groups.items():
-        places: dict[tuple[str, ...], list[str]] = {}
-        for topic in same:
-            places.setdefault(topic.facts[-1:], []).extend(topic.facts[:-1])
-        lines = [
-            f"{facts[0]}{' (' + '; '.join(where) + ')' if where else ''}" for facts, where in places.items() if facts
-        ]
-        entries.append((same[0], tuple(lines)) if same[0].kind.startswith("key") else (same[0], ()))
-    return entries
+        places, facts = (topic.facts[:1], topic.facts[1:]) if topic.kind.startswith("key") else ((), topic.facts)
+        groups.setdefault((topic.kind, topic.name, topic.text, facts), []).extend(places)
+    shown = []
+    for (kind, name, text, facts), places in groups.items():
+        kinds = [place.partition(" (kind: ")[2].rstrip(")") for place in places]
+        where = f", kind {', '.join(filter(None, kinds))}" if any(kinds) else ""
+        lines = "".join(f"\n    {line}" for line in (*text.splitlines(), *facts))
+        shown.append(f"{name}: {kind}{where}{lines}")
+    return shown
 
 
 def _nearest(name: str, known: set[str]) -> str:

@@ -23,6 +23,8 @@ CONDITIONS_IN_WORDS = {
     "one": "1 for every response: the weight alone.",
     "blocks": "Number of blocks opened.",
     "sqrt_blocks": "Square root of the number of blocks opened.",
+    "tokens": "Length of the response in tokens, all paths counted.",
+    "critical_path": "Number of sequential steps of the response.",
 }
 
 
@@ -51,14 +53,21 @@ def recipe_sections() -> dict[str, list[Section]]:
 
 
 def key_topics() -> list[Topic]:
-    """One topic per key and section: `stages.NAME.lr (kind: sft)`."""
-    return [
+    """One topic per key and section, `stages.NAME.lr`, with the section's title as its first fact."""
+    found = [
         Topic(f"key of a {file}", f"{section.place}.{key.name}".lstrip("."), key.text or "(no description)",
-              ((f"in {section.title}",) if section.kind else ()) + (key.facts,))
-        for file, found in recipe_sections().items()
-        for section in found
+              (section.title, key.facts))
+        for file, several in recipe_sections().items()
+        for section in several
         for key in section.keys
     ]  # fmt: skip
+    kinds = ", ".join(topic.name for topic in stage_topics())
+    return [
+        *found,
+        Topic(
+            "key of a recipe", "stages.NAME.kind", f"What the stage does: {kinds}.", ("stages.NAME", "text; required")
+        ),
+    ]
 
 
 def stage_topics() -> list[Topic]:
@@ -110,7 +119,7 @@ def _in_words(reward: Any) -> str:
     for term in reward.get("add", ()):
         decay = f", divided by e every {term['decay']:g} steps" if term.get("decay") else ""
         where = f" where {', '.join(term['when'])}" if term.get("when") else ""
-        said += f"; plus {term['weight']:g} x {term.get('term', 'one')}{where}{decay}"
+        said += f"; {'plus' if term['weight'] > 0 else 'minus'} {abs(term['weight']):g} x {term.get('term', 'one')}{where}{decay}"
     return said
 
 
@@ -121,20 +130,24 @@ def metric_topics() -> list[Topic]:
     from polythink.evaluate.metrics import METRICS
 
     return [
-        Topic("metric", key, info.about, (f"unit: {info.unit}",) if info.unit else ()) for key, info in METRICS.items()
+        Topic("metric", key, info.meaning, (f"unit: {info.unit}",) if info.unit else ())
+        for key, info in METRICS.items()
     ]
 
 
 def dialect_topics() -> list[Topic]:
-    from polythink.trace.dialect import DIALECTS
+    from polythink.trace.dialect import DIALECTS, NUMBER
+
+    def shape(d: Any) -> str:
+        first, second = (f"{d.path_open}..{d.path_close}".replace(NUMBER, n) for n in "12")
+        return f"{d.block_open}{first}{second}{d.block_close}{d.summary_open}..{d.summary_close}"
 
     return [
-        Topic(
-            "dialect", name, f"Tags {' '.join(tag for tag in dialect.tags[:6] if tag)}"
-            f"{' ...' if len(dialect.tags) > 6 else ''}.",
-            (f"at least {dialect.min_paths} path{'s' * (dialect.min_paths > 1)} per block",
-             f"path numbers 1 to {dialect.inventory}" if dialect.inventory else "paths without numbers"),
-        )
+        Topic("dialect", name, shape(dialect), (
+            f"at least {dialect.min_paths} path{'s' * (dialect.min_paths > 1)} per block",
+            f"path numbers 1 to {dialect.inventory}; {name}:N for N of them" if dialect.inventory
+            else "paths without numbers",
+        ))
         for name, dialect in DIALECTS.items()
     ]  # fmt: skip
 
