@@ -84,7 +84,7 @@ def generate(
     if sys.stdout.isatty() and len(requests) == 1 and not as_json:
         from polythink.cli.watch import watch
 
-        watch(engine, requests[0], params, seed)
+        watch(engine, lm.tag_ids.values(), requests[0], params, seed)
         return
     for i, rollout in enumerate(engine.generate(requests, params, seed, label="generating")):
         if as_json:

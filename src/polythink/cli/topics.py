@@ -119,7 +119,8 @@ def _in_words(reward: Any) -> str:
     for term in reward.get("add", ()):
         decay = f", divided by e every {term['decay']:g} steps" if term.get("decay") else ""
         where = f" where {', '.join(term['when'])}" if term.get("when") else ""
-        said += f"; {'plus' if term['weight'] > 0 else 'minus'} {abs(term['weight']):g} x {term.get('term', 'one')}{where}{decay}"
+        sign = "plus" if term["weight"] > 0 else "minus"
+        said += f"; {sign} {abs(term['weight']):g} x {term.get('term', 'one')}{where}{decay}"
     return said
 
 
