@@ -51,12 +51,12 @@ class Evaluated:
         return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
     @functools.cached_property
-    def compute_metrics(self) -> dict[str, dict[str, Metric]]:
+    def metrics(self) -> dict[str, dict[str, Metric]]:
         """The metrics on each set, problem by problem."""
-        return {name: _measures(self.folder, name, data["metrics"]) for name, data in self.sets.items()}
+        return {name: _metrics_of(self.folder, name, data["metrics"]) for name, data in self.sets.items()}
 
 
-def _measures(folder: Path, name: str, metrics: Iterable[str]) -> dict[str, Metric]:
+def _metrics_of(folder: Path, name: str, metrics: Iterable[str]) -> dict[str, Metric]:
     if (own := folder / f"measures-{name}.jsonl").is_file():
         return read_measures(own)
     rows = read_jsonl(folder / f"samples-{name}.jsonl")
@@ -149,7 +149,7 @@ def differences(runs: Sequence[Evaluated], others: Sequence[Evaluated]) -> Estim
             return None
         if not (once(runs) and once(others)):
             return over_seeds([a - b for a, b in values])
-        a, b = (run.measures[name].get(metric) for run in pairs[0])
+        a, b = (run.metrics[name].get(metric) for run in pairs[0])
         return difference(a, b) if a and b and a.keys == b.keys else None
 
     return {name: _present({m: compare(name, m) for m in metrics}) for name, metrics in _metrics(runs).items()}
@@ -238,8 +238,8 @@ def make_table(name: str, first_arm: str, evaluated: Sequence[Evaluated], wanted
     seeds = tuple(sorted({run.seed for run in evaluated}))
     problems: dict[str, dict[int, list[str]]] = {}  # set -> how many of it -> in which stages
     for run in evaluated:
-        for name, data in run.sets.items():
-            stages = problems.setdefault(name, {}).setdefault(data["n"], [])
+        for problem_set, data in run.sets.items():
+            stages = problems.setdefault(problem_set, {}).setdefault(data["n"], [])
             stages += [run.stage] * (run.stage not in stages)
     text = caption(seeds, first_arm, problems) if evaluated else "Nothing was evaluated."
     measured = {metric for column in found for by_metric in column.results.values() for metric in by_metric}
