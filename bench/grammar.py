@@ -26,7 +26,8 @@ from transformers import AutoConfig
 from polythink.errors import UserError
 from polythink.models.architectures.counting import formula, total
 from polythink.pipeline.results_table import over_seeds
-from polythink.run.folder import read_json, read_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
 from polythink.run.table import markdown_table
 from polythink.text.data.sets import load_texts
 from polythink.text.evaluate import TextEvalOptions, encode_set, generate

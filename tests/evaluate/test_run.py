@@ -14,7 +14,7 @@ from polythink.evaluate.run import evaluate
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem, ProblemSet
 from polythink.problems.prompts import Prompt
-from polythink.run.folder import read_jsonl
+from polythink.run.jsonl import read_jsonl
 from polythink.trace.dialect import PARALLEL_R1
 
 PROMPT = Prompt("short", "Solve: {problem}")

@@ -1,8 +1,8 @@
 """A stage without work: it counts steps in a checkpoint, then writes what training or an evaluation would.
 
-Started like `python -m polythink.pipeline.stage`; every start, step and end is a line in the file $FAKE_LOG. How long it
-runs is up to the test, not to the clock: with `gate: FILE` it waits after its first step until that file exists, with
-`together: N` it waits until N stages have started.
+Started like `python -m polythink.pipeline.stage`; every start, step and end is a line in the file $FAKE_LOG. The test,
+not the clock, decides how long it runs: with `gate: FILE` it waits after its first step until that file exists, with
+`together: N` until N stages have started.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from polythink.run.folder import JsonlWriter, read_json, write_json, write_jsonl, write_text
+from polythink.run.folder import read_json, write_json, write_text
+from polythink.run.jsonl import JsonlWriter, write_jsonl
 
 VERDICTS = ("wrong", "right")
 DEADLINE = 120  # seconds until a stage that nobody lets go on ends by itself

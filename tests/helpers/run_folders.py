@@ -16,7 +16,8 @@ from polythink.problems.problem import Problem
 from polythink.problems.tasks.countdown import demonstrate, problems
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.run.config import dump_yaml
-from polythink.run.folder import environment, write_json, write_jsonl, write_text
+from polythink.run.folder import environment, write_json, write_text
+from polythink.run.jsonl import write_jsonl
 from polythink.trace.dialect import PARALLEL_R1
 from polythink.trace.rollout import Rollout, Segment
 

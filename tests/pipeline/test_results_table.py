@@ -12,7 +12,8 @@ import pytest
 
 from polythink.evaluate.metrics import compute_metrics, interval
 from polythink.pipeline.results_table import T_95, Evaluated, columns, make_table, over_seeds, table_rows
-from polythink.run.folder import write_json, write_jsonl
+from polythink.run.folder import write_json
+from polythink.run.jsonl import write_jsonl
 
 
 @pytest.mark.parametrize("df", [*range(1, 31), 31, 60, 200])

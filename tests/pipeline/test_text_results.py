@@ -10,7 +10,8 @@ from polythink.pipeline.experiment import Experiment, collect, evaluations, reso
 from polythink.pipeline.recipe import load_recipe
 from polythink.pipeline.results_table import make_table
 from polythink.run.config import parse_config
-from polythink.run.folder import write_json, write_jsonl
+from polythink.run.folder import write_json
+from polythink.run.jsonl import write_jsonl
 from polythink.text.scores import score_rows
 
 METRICS = ("exact", "bleu", "loss", "perplexity")

@@ -19,7 +19,7 @@ from polythink.problems.equality import clean, compare, numbers, spelling
 from polythink.problems.problem import Problem
 from polythink.problems.sets import load_problems
 from polythink.problems.verify import Worker
-from polythink.run.rows import read_rows
+from polythink.run.jsonl import read_rows
 
 BLOCK = "<Parallel><Path>{0}</Path><Path>{1}</Path></Parallel>\n<Summary>{2}</Summary>"
 

@@ -13,7 +13,7 @@ import pytest
 from polythink.errors import UserError
 from polythink.problems.problem import Problem, ProblemSet
 from polythink.problems.sets import SOURCES, load_problems
-from polythink.run.rows import read_rows
+from polythink.run.jsonl import read_rows
 
 SIZES = {
     "gsm8k_train": 7473,

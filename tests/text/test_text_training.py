@@ -14,7 +14,7 @@ from polythink.errors import UserError
 from polythink.pipeline.recipe import load_recipe
 from polythink.pipeline.stage import run_stage
 from polythink.run.config import parse_config
-from polythink.run.folder import read_jsonl
+from polythink.run.jsonl import read_jsonl
 from polythink.text.batches import ByCount, by_tokens, without_long
 from polythink.text.data.sets import load_texts
 from polythink.text.evaluate import mean_loss

@@ -9,7 +9,8 @@ from polythink.errors import UserError
 from polythink.models.lm import load
 from polythink.pipeline.recipe import Recipe, run_recipe
 from polythink.run.config import parse_config
-from polythink.run.folder import read_json, read_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
 from polythink.trace.dialect import PARATHINKER
 from polythink.trace.parse import parse
 

@@ -10,7 +10,8 @@ from polythink.models.build import architecture_config, new_tokenizer
 from polythink.models.lm import load
 from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.problems.tasks.countdown import VOCABULARY
-from polythink.run.folder import read_json, read_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
 
 # every kind of stage once
 FEW = (

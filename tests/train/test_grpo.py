@@ -16,7 +16,7 @@ from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import problems
 from polythink.rewards.combine import build_reward
 from polythink.run.config import parse_config
-from polythink.run.folder import read_jsonl
+from polythink.run.jsonl import read_jsonl
 from polythink.train import grpo
 from polythink.train.data import TraceEncoder, make_mixture
 from polythink.train.grpo import GRPOConfig, describe, draw, judge, train_grpo

@@ -15,7 +15,8 @@ from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import problems
-from polythink.run.folder import read_json, read_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
 from polythink.teachers.assemble import Assembler, Solutions
 from polythink.trace.dialect import get_dialect
 from polythink.trace.parse import TraceError

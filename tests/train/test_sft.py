@@ -19,8 +19,8 @@ from polythink.problems.prompts import Prompt
 from polythink.problems.tasks.countdown import demonstrate
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.run.config import parse_config
-from polythink.run.folder import read_jsonl, write_jsonl
-from polythink.run.rows import read_rows as read_table
+from polythink.run.jsonl import read_jsonl, write_jsonl
+from polythink.run.jsonl import read_rows as read_table
 from polythink.trace.parse import TraceError
 from polythink.train.data import TraceEncoder, epoch_index, make_mixture, pack_rows, read_rows, split_by_share
 from polythink.train.sft import SFTConfig, accumulate_gradient, count_scored, train_sft

@@ -24,7 +24,8 @@ from polythink.problems.answers import Grade, Grader
 from polythink.problems.problem import Problem, ProblemSet
 from polythink.problems.prompts import Prompt
 from polythink.problems.tasks.countdown import is_marked_ok
-from polythink.run.folder import os_errors, write_json, write_jsonl
+from polythink.run.folder import os_errors, write_json
+from polythink.run.jsonl import write_jsonl
 from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout, Segment
 from polythink.trace.statistics import rollout_statistics

@@ -16,7 +16,8 @@ from polythink.evaluate.votes import Paths, paths_of
 from polythink.problems.answers import Grader
 from polythink.problems.problem import ProblemSet
 from polythink.problems.prompts import Prompt
-from polythink.run.folder import os_errors, write_json, write_jsonl
+from polythink.run.folder import os_errors, write_json
+from polythink.run.jsonl import write_jsonl
 from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout
 

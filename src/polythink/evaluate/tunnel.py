@@ -43,7 +43,7 @@ from polythink.problems.answers import Grader
 from polythink.problems.problem import ProblemSet
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.run.config import Config
-from polythink.run.folder import write_jsonl
+from polythink.run.jsonl import write_jsonl
 
 
 class TunnelConfig(Config):

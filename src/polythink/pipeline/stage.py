@@ -38,7 +38,8 @@ from polythink.problems.sets import load_problems
 from polythink.problems.tasks.countdown import CountdownTeacher
 from polythink.problems.vocabulary import words_of
 from polythink.run.config import parse_config
-from polythink.run.folder import read_json, read_jsonl, write_json
+from polythink.run.folder import read_json, write_json
+from polythink.run.jsonl import read_jsonl
 from polythink.teachers.assemble import run_assembly
 from polythink.teachers.coldstart import run_coldstart, show_table
 from polythink.teachers.endpoint import Endpoint

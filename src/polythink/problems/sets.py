@@ -21,7 +21,7 @@ from polythink.problems.answers import last_box
 from polythink.problems.faults import known_notes
 from polythink.problems.hub import hub_rows
 from polythink.problems.problem import CHECKERS, Problem, ProblemSet
-from polythink.run.rows import read_rows
+from polythink.run.jsonl import read_rows
 
 DATA_FOLDER = "POLYTHINK_DATA"
 SUFFIXES = (".parquet", ".jsonl")

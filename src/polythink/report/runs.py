@@ -9,7 +9,8 @@ from typing import Any
 
 from polythink.errors import UserError
 from polythink.run.config import parse_yaml
-from polythink.run.folder import read_json, read_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
 
 
 @dataclass(frozen=True)

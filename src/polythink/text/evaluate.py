@@ -21,7 +21,8 @@ import torch
 from pydantic import Field
 
 from polythink.run.config import Config
-from polythink.run.folder import os_errors, write_json, write_jsonl
+from polythink.run.folder import os_errors, write_json
+from polythink.run.jsonl import write_jsonl
 from polythink.run.progress import Progress
 from polythink.text.data.pairs import TextSet
 from polythink.text.model import Example, TextModel, make_batch, token_losses

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 
 from polythink.errors import UserError
-from polythink.run.folder import JsonlWriter, read_jsonl
+from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.text.batches import ByCount, ByTokens, by_tokens, without_long
 from polythink.text.data.pairs import TextSet

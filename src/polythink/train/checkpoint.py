@@ -12,7 +12,8 @@ from pickle import UnpicklingError
 import torch
 
 from polythink.errors import UserError
-from polythink.run.folder import atomic_write, read_jsonl, write_jsonl
+from polythink.run.folder import atomic_write
+from polythink.run.jsonl import read_jsonl, write_jsonl
 from polythink.train import distributed
 
 FILE = "checkpoint.pt"

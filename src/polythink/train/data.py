@@ -25,7 +25,7 @@ from polythink.problems.prompts import Prompt, get_prompt
 from polythink.problems.tasks import attribution, countdown
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.run.config import Config
-from polythink.run.folder import read_jsonl
+from polythink.run.jsonl import read_jsonl
 from polythink.trace.finish import truncate_paths
 from polythink.trace.layout import MODES, Layout, Piece, lay_out
 from polythink.trace.parse import TraceError, nested_block, parse

@@ -27,7 +27,7 @@ from polythink.problems.answers import Grade, Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt
 from polythink.rewards.combine import Reward, RewardConfig, build_reward
-from polythink.run.folder import JsonlWriter, read_jsonl
+from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout

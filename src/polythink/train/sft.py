@@ -16,7 +16,7 @@ from polythink.errors import UserError
 from polythink.models.batch import collate, response_of
 from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import token_logprobs
-from polythink.run.folder import JsonlWriter, read_jsonl
+from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.trace.layout import Layout
 from polythink.train import distributed
