@@ -184,10 +184,10 @@ def finish(process: subprocess.Popen, folder: Path) -> str:
     return process.communicate(timeout=120)[0].strip()
 
 
-def wait_for(file: Path, text: str) -> None:
-    deadline = time.monotonic() + 120
+def wait_for(file: Path, text: str, process: subprocess.Popen) -> None:
+    """Until the text is in the file; the process that it comes from must not have ended."""
     while not (file.exists() and text in file.read_text()):
-        assert time.monotonic() < deadline, f"{text!r} did not come"
+        assert process.poll() is None, f"{text!r} did not come"
         time.sleep(0.02)
 
 
@@ -210,7 +210,7 @@ def steps_of(log: Path, stage: str) -> list[int]:
 
 def test_after_a_power_cut_finished_stages_stay_and_the_open_one_goes_on(tmp_path, log) -> None:
     first = start(tmp_path)
-    wait_for(log, "step rl")
+    wait_for(log, "step rl", first)
     first.kill()
     first.wait()
     for pid in stage_processes(tmp_path):
@@ -225,11 +225,11 @@ def test_after_a_power_cut_finished_stages_stay_and_the_open_one_goes_on(tmp_pat
 
 def test_what_a_killed_experiment_left_running_is_waited_for_and_not_run_twice(tmp_path, log) -> None:
     first = start(tmp_path)
-    wait_for(log, "step rl")
+    wait_for(log, "step rl", first)
     first.kill()
     first.wait()
     second = start(tmp_path, "second")
-    wait_for(tmp_path / "second", "rl (plain-seed0): waiting (runs in another process)")
+    wait_for(tmp_path / "second", "rl (plain-seed0): waiting (runs in another process)", second)
     assert finish(second, tmp_path) == "0"
     assert "rl (plain-seed0): done (by another process)" in (tmp_path / "second").read_text()
     assert steps_of(log, "rl") == list(range(9))
@@ -240,7 +240,7 @@ def test_what_a_killed_experiment_left_running_is_waited_for_and_not_run_twice(t
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_stops_the_stages_as_well(tmp_path, log, number: signal.Signals) -> None:
     first = start(tmp_path)
-    wait_for(log, "step rl")
+    wait_for(log, "step rl", first)
     first.send_signal(number)
     assert first.wait(120) != 0
     assert stage_processes(tmp_path) == []
