@@ -40,9 +40,9 @@ class MetricInfo:
 METRICS = {
     "mean@k": MetricInfo("mean@{k}", "percent", "Share of correct samples, k samples per problem."),
     "pass@k": MetricInfo("pass@{k}", "percent", "Share of problems with a correct sample among k."),
-    "maj@k": MetricInfo("maj@{k}", "percent", "Share of problems whose most frequent answer among k samples is correct."),
+    "maj@k": MetricInfo("maj@{k}", "percent", "Share of problems whose most frequent answer of k is correct."),
     "greedy": MetricInfo("greedy", "percent", "Accuracy at temperature 0 (isolated paths are still sampled)."),
-    "best_of_k": MetricInfo("best of {k}", "percent", "Accuracy of one of k samples, chosen by its own mark or by vote."),
+    "best_of_k": MetricInfo("best of {k}", "percent", "Accuracy of one of k samples, chosen by mark or by vote."),
     "parallel_ratio": MetricInfo("parallel ratio", "percent", "Share of traces with at least one well-formed block."),
     "well_formed": MetricInfo("well formed", "percent", "Share of traces that the strict rule accepts."),
     "right_path": MetricInfo("some path correct", "percent", "Of the traces with a block: share with a correct path."),
@@ -107,7 +107,7 @@ def mean_at_k(right: Sequence[bool]) -> float:
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """The probability that k samples, drawn without replacement from n of which `right` are correct, hold a correct one.
+    """The probability that k of n samples, drawn without replacement, hold one of the `right` correct ones.
 
     1 - C(n - right, k) / C(n, k): the unbiased estimator of Chen et al. (arXiv 2107.03374), in exact integers.
     """

@@ -28,7 +28,7 @@ from polythink.pipeline.text import TextRecipe
 from polythink.problems.sets import SUFFIXES, get_source
 from polythink.run.config import Config, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
 from polythink.run.folder import environment, folder_lock, write_json, write_text
-from polythink.trace.dialect import draw_labels, get_dialect
+from polythink.trace.dialect import get_dialect
 from polythink.trace.layout import MODES
 from polythink.train.grpo import GRPOConfig
 from polythink.train.sft import SFTConfig
@@ -113,7 +113,7 @@ def check_drawing(plan: StagePlan) -> None:
         return
     if not isinstance(plan.stage, CompareConfig | TunnelConfig):  # these have numbers of paths of their own
         try:
-            draw_labels(dialect.inventory, decoding.paths, None)
+            dialect.draw_labels(decoding.paths, None)
         except UserError as error:
             raise UserError(f"stages.{plan.name}: decoding.paths: {error}") from None
     if decoding.max_blocks == 0 and not dialect.block_open and not decoding.fork_at:

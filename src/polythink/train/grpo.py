@@ -185,7 +185,7 @@ def describe(drawn: GradedBatch, dialect: Dialect) -> dict:
         "unparsed": fmean(g.verdict == "unparsed" for g in drawn.grades),
         "timeouts": sum(g.verdict == "timeout" for g in drawn.grades),
         "parallel_ratio": fmean(f["complete_blocks"] > 0 for f in found),
-        **{name: fmean(f[name] for f in found) for name in ("valid", "tokens", "critical_path", "truncated")},
+        **{name: fmean(f[name] for f in found) for name in ("well_formed", "tokens", "critical_path", "truncated")},
         "first_block": fmean(first) if first else None,
         "entropy": fmean(surprisal),
     }
