@@ -27,7 +27,7 @@ DECODING = SamplingParams(
 )
 PROMPT = get_prompt("countdown_parallel")
 SPEC_ROW = {
-    "step", "reward", "reward_name", "accuracy", "parallel_ratio", "valid", "tokens", "critical_path", "first_block",
+    "step", "reward", "reward_name", "accuracy", "parallel_ratio", "well_formed", "tokens", "critical_path", "first_block",
     "logprob_gap", "zero_spread", "truncated", "clip_fraction", "kl", "entropy", "loss", "grad_norm", "lr", "draw_seconds",
     "train_seconds",
 }  # fmt: skip
@@ -84,7 +84,7 @@ def test_rows_hold_what_the_report_draws(taught, mini, tmp_path):
     assert all(row["logprob_gap"] < 1e-4 for row in rows), "drawn = trained, at every step"
     assert all(row["reward_name"] == "accuracy" for row in rows)
     assert rows[-1]["kl"] > 0
-    assert all(0 <= row[name] <= 1 for row in rows for name in ("parallel_ratio", "valid", "zero_spread", "accuracy"))
+    assert all(0 <= row[name] <= 1 for row in rows for name in ("parallel_ratio", "well_formed", "zero_spread", "accuracy"))
     assert found["steps"] == 4
     assert found["tokens"] == round(sum(row["tokens"] for row in rows) * 16)
     samples = read_jsonl(tmp_path / "samples.jsonl")
