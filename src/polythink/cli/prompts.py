@@ -49,7 +49,7 @@ def _text(file: Path) -> str:
 def _column(file: Path, column: str | None) -> list[str]:
     """The texts in a column of a .jsonl or .parquet file: the named one, else the first that problem sets use."""
     from polythink.problems.sets import QUESTION_COLUMNS
-    from polythink.run.rows import read_rows
+    from polythink.run.jsonl import read_rows
 
     found = []
     for number, row in enumerate(read_rows(file)):
