@@ -12,7 +12,6 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from polythink.cli import console
 from polythink.cli.app import app
 from polythink.cli.model import ModelChoice, find_model, params_for, settings_of
 from polythink.cli.watch import watch
@@ -45,12 +44,6 @@ def run_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def lm(run_folder) -> LanguageModel:
     return load(run_folder / "sft" / "model")
-
-
-@pytest.fixture(autouse=True)
-def _normal_level():
-    yield
-    console.set_level("normal")
 
 
 def polythink(*arguments: object, **options):
@@ -112,8 +105,7 @@ def test_a_terminal_shows_the_paths_side_by_side_and_the_whole_trace_once(lm, se
     console = Console(file=io.StringIO(), force_terminal=True, width=100, height=8)
     rollout = watch(Engine(lm), lm.tag_ids.values(), request_of(lm), SamplingParams(**BUDGETS), seed, console)
     written = console.file.getvalue()
-    whole = written[written.rindex("\x1b[") :] if "\x1b[" in written else written  # after the live view is cleared
-    lines = whole.splitlines()
+    lines = written[written.rindex("\x1b[2K") :].splitlines()  # after the live view is cleared
     blocks = len({s.block for s in rollout.segments if s.kind == "summary"})
     assert sum("path 1" in line and "path 2" in line and "path 3" in line for line in lines) == blocks > 1
     assert lines[-1].startswith(f"{rollout.tokens} tokens, {rollout.critical_path} on the critical path")

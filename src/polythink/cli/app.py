@@ -146,6 +146,8 @@ def _options(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
+    if not (quiet or verbose):  # the command's own -q and -v are read later
+        console.set_level("normal")
     context.call_on_close(console.print_times)
 
 
