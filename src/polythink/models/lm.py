@@ -7,7 +7,6 @@ and prompt the model works, so that whoever loads it applies the right ones.
 from __future__ import annotations
 
 import json
-import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from polythink.errors import UserError
 from polythink.models.architectures import FrameConfig
+from polythink.models.config import check_path
 from polythink.models.tags import tag_ids
 from polythink.models.thoughts import FILE as THOUGHTS_FILE
 from polythink.models.thoughts import NAME as THOUGHTS
@@ -199,13 +199,6 @@ def load_from_hub(path: str, dtype: str | None) -> tuple[PreTrainedModel, PreTra
     except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"cannot load a model from {path!r}: {in_short(error)}") from error
     return model, tokenizer
-
-
-def check_path(path: str) -> None:
-    """`UserError` for what is neither a folder nor could be a name on the hub. The hub is not asked."""
-    could_be_a_name = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path) and not Path(path).exists()
-    if not (could_be_a_name or Path(path).is_dir()):
-        raise UserError(f"no model folder {path!r}, and a name on the hub is of the form owner/name")
 
 
 def in_short(error: Exception) -> str:

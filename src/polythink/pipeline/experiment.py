@@ -39,7 +39,8 @@ from polythink.run.progress import progress
 
 if TYPE_CHECKING:  # an experiment itself needs no torch: its stages are processes of their own
     from polythink.pipeline.plan import Plan
-    from polythink.pipeline.recipe import AnyRecipe
+    from polythink.pipeline.recipe import Recipe
+    from polythink.pipeline.text import TextRecipe
 
 
 class Arm(Config):
@@ -92,7 +93,7 @@ class Run:
 
     arm: str
     seed: int
-    recipe: AnyRecipe
+    recipe: Recipe | TextRecipe
     plans: dict[str, Plan]  # its stages in order, by name
 
     @property
@@ -109,7 +110,7 @@ class Outcome:
     files: tuple[Path, ...] = ()
 
 
-Load = Callable[[str | Path, Sequence[str]], "AnyRecipe"]
+Load = Callable[[str | Path, Sequence[str]], "Recipe | TextRecipe"]
 
 
 def load_experiment(name_or_path: str | Path) -> Experiment:
@@ -213,7 +214,7 @@ def _write_run(run: Run, folder: Path, stages: Mapping[str, Job]) -> None:
     write_json(folder / "stages.json", listed)
 
 
-def _load_recipe(name_or_path: str | Path, overrides: Sequence[str]) -> AnyRecipe:
+def _load_recipe(name_or_path: str | Path, overrides: Sequence[str]) -> Recipe | TextRecipe:
     from polythink.pipeline.recipe import load_recipe
 
     return load_recipe(name_or_path, overrides)
