@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from polythink.evaluate.head_file import PLACES, HeadAnalysis, load
 from polythink.report.page import section, small
 from polythink.report.plots import COLOURS, style_axes, svg_figure
-
-if TYPE_CHECKING:  # torch
-    from polythink.evaluate.heads import HeadAnalysis
 
 WIDTH, HEIGHT = 10.5, 2.2  # inches
 
 
 def heads_section(path: Path, title: str) -> str:
-    """The section on what `evaluate.heads.save` wrote to this file; empty without it."""
+    """The section on what `evaluate.head_file.save` wrote to this file; empty without it."""
     if not path.is_file():
         return ""
-    from polythink.evaluate.heads import load  # the only part of a report that needs torch
-
     analysis = load(path)
     hint = (
         f"From {analysis.texts} texts. Similarity of maps: 1 - Jensen-Shannon divergence in bits, 1 where two heads "
@@ -35,8 +31,6 @@ def heads_section(path: Path, title: str) -> str:
 
 def heads_figure(analysis: HeadAnalysis) -> str:
     """The three measures by layer, a line per place (encoder, decoder, cross), as an SVG element."""
-    from polythink.evaluate.heads import PLACES
-
     panels = {
         "Similarity of maps": lambda heads: others(heads.similarity),
         "Similarity of outputs (cosine)": lambda heads: others(heads.outputs),
