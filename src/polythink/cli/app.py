@@ -93,10 +93,11 @@ def load(name: str) -> TyperCommand | TyperGroup:
 # ---- options of every command ----
 
 
-def _set_level(chosen: console.Level) -> Callable[[bool], None]:
-    def set_it(wanted: bool) -> None:
+def _set_level(chosen: console.Level) -> Callable[[bool], bool]:
+    def set_it(wanted: bool) -> bool:
         if wanted:
             console.set_level(chosen)
+        return wanted
 
     return set_it
 

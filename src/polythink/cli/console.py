@@ -27,7 +27,6 @@ def set_level(chosen: Level) -> None:
     if chosen == "normal":
         return
     os.environ["TRANSFORMERS_VERBOSITY"] = "error" if chosen == "quiet" else "info"
-    os.environ["PYTHONWARNINGS"] = "ignore" if chosen == "quiet" else "default"
     warnings.simplefilter("ignore" if chosen == "quiet" else "default")
     logging.basicConfig(
         level=logging.ERROR if chosen == "quiet" else logging.INFO,
