@@ -78,7 +78,7 @@ def rollout_statistics(rollout: Rollout, dialect: Dialect = PARALLEL_R1) -> dict
         "truncated": rollout.truncated,
         "misplaced_tags": rollout.misplaced_tags,
         "finish_reason": rollout.finish_reason,
-        "valid": verdict.valid,
+        "well_formed": verdict.valid,
         "reason": verdict.reason,
     }
 

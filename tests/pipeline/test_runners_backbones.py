@@ -16,8 +16,8 @@ from polythink.run.jsonl import read_jsonl
 # every kind of stage once
 FEW = (
     "base.steps=2", "base.batch=4", "coldstart.limit=4", "sft.steps=2", "sft.batch=4", "after_sft=null", "rl_easy=null",
-    "rl_hard.steps=1", "rl_hard.prompts_per_step=2", "rl_hard.group_size=2", "rl_hard.drop_zero_spread=false", "final.limit=2",
-    "final.samples=1", "final.heads=true",
+    "rl_hard.steps=1", "rl_hard.prompts_per_step=2", "rl_hard.group_size=2", "rl_hard.drop_zero_spread=false",
+    "final.limit=2", "final.samples=1", "final.heads=true",
 )  # fmt: skip
 
 
