@@ -50,7 +50,7 @@ def evaluate(plan: dict, folder: Path, previous: Path) -> None:
     rows = [
         {
             "problem": str(problem), "question": "1 + 0", "answer": "1", "sample": sample, "text": "so 1",
-            "verdict": VERDICTS[draw.random() < skill], "extracted": "1", "valid": True, "reason": "ok",
+            "verdict": VERDICTS[draw.random() < skill], "extracted": "1", "well_formed": True, "reason": "ok",
             "tokens": 10 + 10 * skill, **numbers, "segments": [segment],
         }
         for problem in range(50)

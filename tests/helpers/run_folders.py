@@ -86,7 +86,7 @@ def grpo_rows(steps: int, start: float, end: float, parallel: float, rng: random
                 "reward_name": "tiered" if (step - 1) % 10 >= 8 else "accuracy",
                 "accuracy": accuracy,
                 "parallel_ratio": ratio,
-                "valid": min(1, 0.97 + rng.gauss(0, 0.01)),
+                "well_formed": min(1, 0.97 + rng.gauss(0, 0.01)),
                 "tokens": 24 + 41 * ratio + rng.gauss(0, 1),
                 "critical_path": 24 + 8 * ratio + rng.gauss(0, 0.5),
                 "first_block": 0.02 + 0.01 * done if step % 5 else None,

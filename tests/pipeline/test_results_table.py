@@ -43,7 +43,7 @@ def samples(right: np.ndarray, tokens: float = 10.0) -> list[dict]:
     return [
         {
             "problem": f"p{p}", "verdict": "right" if r else "wrong", "extracted": "1" if r else f"{p}{k}",
-            "valid": True, "blocks": 0, "complete_blocks": 0, "tokens": tokens, "critical_path": tokens, "truncated": 0,
+            "well_formed": True, "blocks": 0, "complete_blocks": 0, "tokens": tokens, "critical_path": tokens, "truncated": 0,
             "segments": [],
         }
         for p, row in enumerate(right)

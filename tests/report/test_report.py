@@ -175,9 +175,9 @@ def test_samples_are_chosen_by_sort_and_by_problem():
 
 
 def test_columns_stand_in_a_fixed_order():
-    keys = ["truncated", "own", "best_of_3", "pass@8", "greedy", "mean@8", "mean@4", "valid"]
+    keys = ["truncated", "own", "best_of_3", "pass@8", "greedy", "mean@8", "mean@4", "well_formed"]
     assert [key for key, *_ in metric_columns(keys)] == [
-        "mean@4", "mean@8", "pass@8", "greedy", "best_of_3", "valid", "truncated", "own",
+        "mean@4", "mean@8", "pass@8", "greedy", "best_of_3", "well_formed", "truncated", "own",
     ]  # fmt: skip
     assert metric_columns(["best_of_3"])[0][1] == "best of 3"
 

@@ -121,7 +121,7 @@ def _decoded(backend: TransformersBackend, layout: Layout) -> torch.Tensor:
     waves = [list(range(prompt))]
     waves += [
         [i for i in range(prompt, len(layout)) if layout.position[i] == position]
-        for position in range(prompt, layout.critical_path)
+        for position in range(prompt, int(layout.position.max()) + 1)
     ]
     logits: dict[int, torch.Tensor] = {}
     with backend.session(rows=1):

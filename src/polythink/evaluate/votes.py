@@ -52,7 +52,7 @@ def paths_of(row: dict, rollout: Rollout, problem: Problem, grader: Grader) -> P
         right=tuple(path["right"] is True for path in paths),
         marked=tuple(is_marked_ok(path["text"]) for path in paths) if marks else None,
         tokens=head.tokens,
-        critical_path=head.layout().critical_path - len(head.prompt),
+        critical_path=head.critical_path,
     )
 
 

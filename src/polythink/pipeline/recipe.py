@@ -35,7 +35,7 @@ from polythink.pipeline.stage import Log, check_folder, run_stage
 from polythink.problems.sets import SUFFIXES, get_source
 from polythink.run.config import Config, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
 from polythink.run.folder import environment, folder_lock, write_json, write_text
-from polythink.trace.dialect import draw_labels, get_dialect
+from polythink.trace.dialect import get_dialect
 from polythink.trace.layout import MODES
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def check_drawing(plan: StagePlan) -> None:
         return
     if not isinstance(plan.stage, CompareConfig | TunnelConfig):  # these have numbers of paths of their own
         try:
-            draw_labels(dialect.inventory, decoding.paths, None)
+            dialect.draw_labels(decoding.paths, None)
         except UserError as error:
             raise UserError(f"stages.{plan.name}: decoding.paths: {error}") from None
     if decoding.max_blocks == 0 and not dialect.block_open and not decoding.fork_at:

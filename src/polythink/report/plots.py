@@ -133,7 +133,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
 }
 MORE_PANELS: dict[str, tuple[Panel, ...]] = {
     "grpo": (
-        Panel("Well-formed traces", {"valid": "valid"}, percent=True),
+        Panel("Well-formed traces", {"well_formed": "well formed"}, percent=True),
         Panel("Groups without spread", {"zero_spread": "zero spread"}, percent=True),
         Panel("Cuts a trace", {"truncated": "truncated"}),
         Panel("Entropy (nats a token)", {"entropy": "entropy"}),

@@ -35,7 +35,7 @@ METRICS = {
     "greedy": ("greedy", "accuracy at temperature 0 (isolated paths are sampled all the same)"),
     "best_of": ("best of {k}", "accuracy of one of k samples, chosen by its own mark or by majority"),
     "parallel_ratio": ("parallel ratio", "traces with at least one well-formed block"),
-    "valid": ("well formed", "traces that are valid under the strict rule"),
+    "well_formed": ("well formed", "traces that are valid under the strict rule"),
     "right_path": ("a path right", "of traces with a block, those that hold a right path"),
     "summary_right": ("summary right", "of traces with a right path, those whose final answer is right"),
     "tokens": ("tokens", "mean length of a response over all its paths"),

@@ -72,7 +72,7 @@ def _sample(row: dict) -> str:
         for key, name in (("tokens", "tokens"), ("critical_path", "on the critical path"))
         if is_number(row.get(key))
     ]
-    facts += [row["reason"].replace("_", " ")] if row.get("valid") is False and row.get("reason") else []
+    facts += [row["reason"].replace("_", " ")] if row.get("well_formed") is False and row.get("reason") else []
     answers = [f"answer {row['answer']}"] if row.get("answer") else []
     answers += [f"extracted {row['extracted']}"] if row.get("extracted") and verdict != "right" else []
     return (
