@@ -153,7 +153,7 @@ def test_a_source_may_be_laid_out_in_a_mode_of_its_own(lm, mini):
     layouts = found.batch(0)
     for layout in layouts[:6]:
         assert layout.kinds.count("path") == 3
-        assert layout.critical_path < len(layout)
+        assert layout.position.max() + 1 < len(layout)
     for layout in layouts[6:]:
         assert layout.kinds.count("path") == 3
         assert (layout.position == np.arange(len(layout))).all(), "one behind the other"
@@ -187,6 +187,6 @@ def test_real_traces(shared_data):
             continue
         kept += 1
         assert (layout.tokens == whole.tokens).all()
-        assert layout.critical_path < len(layout) or "path" not in layout.kinds
+        assert layout.position.max() + 1 < len(layout) or "path" not in layout.kinds
     assert len(rows) == 241
     assert kept == 239, "two have text where the grammar has none"
