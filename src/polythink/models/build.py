@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedToken
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from polythink.errors import UserError, did_you_mean
-from polythink.models.architectures import FrameConfig
+from polythink.models.architectures import BackboneConfig
 from polythink.models.lm import (
     SETTINGS_FILE,
     LanguageModel,
@@ -88,7 +88,8 @@ def architecture_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase)
     """The transformers configuration of a random model; `UserError` for names and shapes that cannot be."""
     if config.architecture not in CONFIG_MAPPING:
         raise UserError(
-            f"no architecture {config.architecture!r} in transformers{did_you_mean(config.architecture, CONFIG_MAPPING)}"
+            f"no architecture {config.architecture!r} in transformers"
+            f"{did_you_mean(config.architecture, CONFIG_MAPPING)}"
         )
     config_class = CONFIG_MAPPING[config.architecture]
     known = {f.name for f in fields(config_class)}
@@ -107,7 +108,7 @@ def architecture_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase)
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": None,
     }
-    if issubclass(config_class, FrameConfig):
+    if issubclass(config_class, BackboneConfig):
         # what is drawn is what is trained: no dropout unless it is asked for
         return config_class(**{**shape, "dropout": 0.0, **config.options})
     shape |= {

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from polythink.errors import UserError
-from polythink.models.architectures import FrameConfig
+from polythink.models.architectures import BackboneConfig
 from polythink.models.tags import tag_ids
 from polythink.models.thoughts import FILE as THOUGHTS_FILE
 from polythink.models.thoughts import NAME as THOUGHTS
@@ -226,7 +226,7 @@ def to_device(lm: LanguageModel) -> LanguageModel:
 
 def _card(lm: LanguageModel, settings: ModelSettings) -> str:
     parameters = sum(p.numel() for p in lm.model.parameters())
-    ours = isinstance(lm.model.config, FrameConfig)
+    ours = isinstance(lm.model.config, BackboneConfig)
     known = " after `import polythink.models.architectures`" if ours else ""
     thoughts = (
         f"\n| thought embeddings | for {settings.thoughts} path numbers, in `{THOUGHTS_FILE}` |"
