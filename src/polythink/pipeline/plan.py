@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeFloat, model_validator
 from polythink.engine.params import SamplingParams
 from polythink.evaluate.compare import CompareConfig
 from polythink.evaluate.tunnel import TunnelConfig
-from polythink.models.build import ModelConfig
+from polythink.models.config import ModelConfig
 from polythink.problems.prompts import get_prompt
 from polythink.run.config import Config, digest
 from polythink.teachers.assemble import AssembleConfig

@@ -20,8 +20,8 @@ from polythink.errors import UserError, did_you_mean
 from polythink.evaluate.compare import CompareConfig
 from polythink.evaluate.study import numbers_of_paths
 from polythink.evaluate.tunnel import TunnelConfig
-from polythink.models.build import ModelConfig
-from polythink.models.lm import check_path
+from polythink.models.config import ModelConfig
+from polythink.models.settings import check_path
 from polythink.pipeline.plan import ColdstartConfig, EvalStageBase, Stage, StagePlan, file_name, names_of_folders
 from polythink.pipeline.stage import Log, check_folder, run_stage
 from polythink.pipeline.text import TextRecipe

@@ -27,7 +27,8 @@ from polythink.evaluate import heads
 from polythink.evaluate.compare import CompareConfig, compare
 from polythink.evaluate.run import evaluate
 from polythink.evaluate.tunnel import tunnel
-from polythink.models.build import ModelConfig, from_config, from_pretrained
+from polythink.models.build import from_config, from_pretrained
+from polythink.models.config import ModelConfig
 from polythink.models.lm import LanguageModel, checkpoint_activations, load, save, with_settings
 from polythink.pipeline.plan import ColdstartConfig, CountdownTeacherConfig, EvalConfig, Plan, StagePlan, file_name
 from polythink.pipeline.text import TextPlan
