@@ -34,7 +34,7 @@ from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.run import make_requests
 from polythink.models.batch import collate
-from polythink.models.thoughts import KEYWORDS, keywords
+from polythink.models.thoughts import KEYWORDS, forward_kwargs
 from polythink.problems.problem import ProblemSet
 from polythink.problems.prompts import Prompt
 from polythink.run.folder import os_errors, write_bytes
@@ -207,7 +207,7 @@ def analyse_traces(
     requests = make_requests(engine, problem_set, prompt, 1)[:most]
     traces = collate([rollout.layout() for rollout in engine.generate(requests, decoding, seed)])
     inputs = {"input_ids": traces.tokens, "attention_mask": traces.mask, "position_ids": traces.positions}
-    return analyse(engine.lm.model, inputs | keywords(engine.lm.model, traces.path_ids, traces.query_scale))
+    return analyse(engine.lm.model, inputs | forward_kwargs(engine.lm.model, traces.path_ids, traces.query_scale))
 
 
 # ---- keeping ----
