@@ -13,8 +13,8 @@ from typing import Any
 class _CallablePackage(ModuleType):
     """This package, callable.
 
-    `polythink.evaluate` is a room and a name of the front door. A function of that name in `polythink` would be replaced
-    by the package as soon as anything imports a module of the room, since an import sets the parent's attribute.
+    `polythink.evaluate` is a room and a name of the front door. A function of that name in `polythink` would be
+    replaced by the package as soon as anything imports a module of the room: an import sets the parent's attribute.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict:

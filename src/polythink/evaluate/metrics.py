@@ -40,9 +40,9 @@ class MetricInfo:
 METRICS = {
     "mean@k": MetricInfo("mean@{k}", "percent", "Share of correct samples, k samples per problem."),
     "pass@k": MetricInfo("pass@{k}", "percent", "Share of problems with a correct sample among k."),
-    "maj@k": MetricInfo("maj@{k}", "percent", "Share of problems whose most frequent answer among k samples is correct."),
+    "maj@k": MetricInfo("maj@{k}", "percent", "Share of problems whose most frequent answer of k is correct."),
     "greedy": MetricInfo("greedy", "percent", "Accuracy at temperature 0 (isolated paths are still sampled)."),
-    "best_of_k": MetricInfo("best of {k}", "percent", "Accuracy of one of k samples, chosen by its own mark or by vote."),
+    "best_of_k": MetricInfo("best of {k}", "percent", "Accuracy of one of k samples, chosen by mark or by vote."),
     "parallel_ratio": MetricInfo("parallel ratio", "percent", "Share of traces with at least one well-formed block."),
     "well_formed": MetricInfo("well formed", "percent", "Share of traces that the strict rule accepts."),
     "right_path": MetricInfo("some path correct", "percent", "Of the traces with a block: share with a correct path."),
@@ -81,13 +81,16 @@ def describe(key: str) -> MetricInfo:
     return replace(METRICS[general], label=METRICS[general].label.format(k=number and number[0]) if named else key)
 
 
-def show(key: str, estimate: Mapping[str, float | None]) -> str:
-    """An estimate for people, shares in percent: `46.9% [31.2, 62.5]`, `24.3 [22.0, 26.1]`; "" without a value."""
+def show(key: str, estimate: Mapping[str, float | None], sign: str = "") -> str:
+    """An estimate for people, shares in percent: `46.9% [31.2, 62.5]`, `24.3 [22.0, 26.1]`; "" without a value.
+
+    With `sign="+"` it is a difference: `+3.1 [-1.2, 7.4]`, of shares in percentage points.
+    """
     share = describe(key).unit == "percent"
     known = [x for end in ("value", "low", "high") if (x := estimate.get(end)) is not None and isfinite(x)]
-    value, *ends = [f"{100 * x:.1f}" if share else f"{x:.4g}" for x in known] or [""]
+    value, *ends = [f"{100 * x:{sign}.1f}" if share else f"{x:{sign}.4g}" for x in known] or [""]
     interval = f" [{', '.join(ends)}]" if ends else ""
-    return f"{value}{'%' if share and known else ''}{interval}"
+    return f"{value}{'%' if share and known and not sign else ''}{interval}"
 
 
 def headline(found: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -104,7 +107,7 @@ def mean_at_k(right: Sequence[bool]) -> float:
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """The probability that k samples, drawn without replacement from n of which `right` are correct, hold a correct one.
+    """The probability that k of n samples, drawn without replacement, hold one of the `right` correct ones.
 
     1 - C(n - right, k) / C(n, k): the unbiased estimator of Chen et al. (arXiv 2107.03374), in exact integers.
     """

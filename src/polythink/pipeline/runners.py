@@ -9,7 +9,7 @@ from pathlib import Path
 
 from polythink.engine.engine import Engine
 from polythink.engine.selfcheck import choose_backend
-from polythink.evaluate import heads
+from polythink.evaluate import head_file, heads
 from polythink.evaluate.compare import compare
 from polythink.evaluate.run import evaluate
 from polythink.evaluate.tunnel import tunnel
@@ -147,12 +147,15 @@ def evaluation(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -
                 found[label] = read_json(done)
                 continue
             found[label] = evaluate(
-                engine, load_problems(name, limit=stage.limit), get_prompt(prompt), plan.decoding, stage.samples,
-                plan.seed, grader, folder, name=label, greedy=stage.greedy, best_of=stage.best_of, log=log,
+                engine, load_problems(name, limit=stage.limit), prompt=prompt, params=plan.decoding,
+                samples=stage.samples, seed=plan.seed, grader=grader, out=folder, name=label, greedy=stage.greedy,
+                best_of=stage.best_of, log=log,
             )  # fmt: skip
-    if stage.heads and not (folder / heads.FILE).is_file():
+    if stage.heads and not (folder / head_file.FILE).is_file():
         found_problems, prompt = load_problems(stage.problems[0], limit=stage.limit), get_prompt(plan.prompt)
-        heads.save(heads.analyse_traces(engine, found_problems, prompt, plan.decoding, plan.seed), folder / heads.FILE)
+        head_file.save(
+            heads.analyse_traces(engine, found_problems, prompt, plan.decoding, plan.seed), folder / head_file.FILE
+        )
     return summary_of(found)
 
 
@@ -167,8 +170,8 @@ def run_study(plan: StagePlan, folder: Path, previous: Path | None, log: Log) ->
             label = file_name(name)
             done = folder / f"{stage.kind}-{label}.json"  # before the stage was stopped
             found[label] = read_json(done) if done.is_file() else run(
-                engine, load_problems(name, limit=stage.limit), get_prompt(plan.prompt), plan.decoding, stage,
-                plan.seed, grader, folder, name=label, log=log,
+                engine, load_problems(name, limit=stage.limit), stage, prompt=plan.prompt, params=plan.decoding,
+                seed=plan.seed, grader=grader, out=folder, name=label, log=log,
             )  # fmt: skip
     return summary_of(found)
 
@@ -204,9 +207,9 @@ def text_evaluation(plan: TextPlan, folder: Path, previous: Path | None, log: Lo
             found[label] = read_json(done)
         else:
             found[label] = evaluate_texts(lm, load_texts(name, stage.limit), plan.task, stage, folder, label, log)
-    if stage.heads and not (folder / heads.FILE).is_file():
+    if stage.heads and not (folder / head_file.FILE).is_file():
         batch = make_batch(lm, encode_set(lm, load_texts(stage.data[0], HEAD_TEXTS)))
-        heads.save(heads.analyse(lm.model, {**batch.inputs, "labels": batch.labels}), folder / heads.FILE)
+        head_file.save(heads.analyse(lm.model, {**batch.inputs, "labels": batch.labels}), folder / head_file.FILE)
     return summary_of(found)
 
 

@@ -21,7 +21,7 @@ from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.protocol import RolloutBackend
 from polythink.errors import UserError
-from polythink.evaluate.run import sample_row
+from polythink.evaluate.samples import sample_row
 from polythink.models.lm import LanguageModel, save
 from polythink.problems.answers import Grade, Grader
 from polythink.problems.problem import Problem
