@@ -24,7 +24,7 @@ from memory import kept_bytes
 from transformers import AutoConfig
 
 from polythink.errors import UserError
-from polythink.models.architectures.counting import formula, total
+from polythink.models.architectures.counting import counted, total
 from polythink.pipeline.results_table import over_seeds
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
@@ -105,7 +105,7 @@ def results_table(found: dict[str, dict[int, Trained]], best: dict[str, str]) ->
         seeds = found[arm]
         runs = list(seeds.values())
         shared = [seed for seed in seeds if seed in first]
-        count = total(*formula(AutoConfig.from_pretrained(runs[0].model), LENGTH, LENGTH).values())
+        count = total(*counted(AutoConfig.from_pretrained(runs[0].model), LENGTH, LENGTH).values())
         reached = [run.transition for run in runs if run.transition is not None]
         rows.append([
             name,

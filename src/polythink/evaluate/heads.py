@@ -31,7 +31,7 @@ from polythink.errors import UserError
 from polythink.evaluate.head_file import HeadAnalysis, Heads
 from polythink.evaluate.samples import make_requests
 from polythink.models.batch import collate
-from polythink.models.thoughts import KEYWORDS, keywords
+from polythink.models.thoughts import KEYWORDS, forward_kwargs
 from polythink.problems.problem import ProblemSet
 from polythink.problems.prompts import Prompt
 

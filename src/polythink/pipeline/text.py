@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from polythink.errors import UserError
-from polythink.models.architectures import FrameConfig
+from polythink.models.architectures import BackboneConfig
 from polythink.pipeline.plan import Plan, file_name, hash_of_path, names_of_folders
 from polythink.run.config import Config
 from polythink.text.data.sets import check_texts, files_of, has_source, is_file
@@ -75,7 +75,7 @@ class TextRecipe(Config):
     def has_encoder(self) -> bool:
         return self.task != "language_modelling"
 
-    def frame(self) -> FrameConfig:
+    def frame(self) -> BackboneConfig:
         """The transformers configuration of its model."""
         return self.model.frame(self.tokenizer.vocabulary, self.has_encoder)
 

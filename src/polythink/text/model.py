@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from polythink.errors import UserError, did_you_mean
-from polythink.models.architectures import ARCHITECTURES, FrameConfig
+from polythink.models.architectures import ARCHITECTURES, BackboneConfig
 from polythink.models.lm import quietly
 from polythink.run.config import Config
 from polythink.run.folder import os_errors, write_text
@@ -60,7 +60,7 @@ class TextModelConfig(Config):
             raise ValueError(f"no architecture {name!r} for text{did_you_mean(name, ARCHITECTURES)}")
         return name
 
-    def frame(self, vocabulary: int, encoder: bool) -> FrameConfig:
+    def frame(self, vocabulary: int, encoder: bool) -> BackboneConfig:
         """The transformers configuration, special tokens as in `text_tokenizers`; `UserError` for what cannot be."""
         config_class = ARCHITECTURES[self.architecture][0]
         known = {f.name for f in fields(config_class)}
