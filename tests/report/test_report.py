@@ -158,7 +158,7 @@ def test_arms_are_compared_on_one_page(arm_folders, tmp_path):
 
 
 def test_what_all_arms_share_is_drawn_once(run_folder, tmp_path):
-    found = outline(compare_report("Twins", {"a": run_folder, "b": run_folder}, tmp_path / "twins.html"))
+    found = outline(compare_report("Twins", {"a": [run_folder], "b": [run_folder]}, tmp_path / "twins.html"))
     assert found.text.count("all arms") == 3  # one legend for each training stage
 
 
