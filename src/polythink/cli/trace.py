@@ -15,7 +15,9 @@ from rich.console import Console
 
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.answers import extract, with_boxed_answer
+from polythink.report.fork_drawing import flow_of_row, flow_of_trace, trace_svg
 from polythink.report.terminal import draw
+from polythink.run.folder import write_text
 from polythink.run.jsonl import read_rows, write_jsonl
 from polythink.run.progress import progress
 from polythink.trace.convert import ConversionError, convert
@@ -68,6 +70,7 @@ def show(
         str | None, typer.Option(help="Name of the column; the first one with a block in it if left out.")
     ] = None,
     dialect: DialectName = PARALLEL_R1.name,
+    svg: Annotated[Path | None, typer.Option(help="Write the drawing to this file.", show_default=False)] = None,
 ) -> None:
     """Draw one trace as forks and joins: paths side by side, the summary below.
 
@@ -80,7 +83,11 @@ def show(
     name = field or next((k for k, v in record.items() if isinstance(v, str) and first_block(v, tags)), None)
     if name is None:
         raise UserError(f"no column of row {row} of {file} holds a block; name one with --field: {', '.join(record)}")
-    Console().print(draw(parse(_text(file, row, record, name), tags)))
+    trace = parse(_text(file, row, record, name), tags)
+    if svg is None:
+        Console().print(draw(trace))
+    else:  # a row of samples.jsonl knows which paths are right
+        write_text(svg, trace_svg(flow_of_row(record) if record.get("segments") else flow_of_trace(trace)))
 
 
 @app.command("convert")

@@ -74,11 +74,10 @@ def general_key(key: str) -> str:
 def describe(key: str) -> MetricInfo:
     """What people read about a metric. A key that is not in `METRICS` (`parallel@8` of a study) is a share."""
     general = general_key(key)
-    if general not in METRICS:
-        return MetricInfo(key, "percent", "")
+    known = METRICS.get(general, MetricInfo(key, "percent", ""))
     number = re.search(r"\d+$", key)
-    named = "{k}" in METRICS[general].label or general == key
-    return replace(METRICS[general], label=METRICS[general].label.format(k=number and number[0]) if named else key)
+    own = "{k}" in known.label or general == key  # else a metric of one method in a study
+    return replace(known, label=known.label.format(k=number[0] if number else "k") if own else key)
 
 
 def show(key: str, estimate: Mapping[str, float | None], sign: str = "") -> str:

@@ -139,7 +139,7 @@ def clamp(estimate: Estimate, least: float, most: float) -> Estimate:
 
 
 def differences(runs: Sequence[Evaluated], others: Sequence[Evaluated]) -> Estimates:
-    """`runs` minus `others`: seed by seed, or problem by problem where both have one evaluation. Others are left out."""
+    """`runs` minus `others`: seed by seed, or problem by problem where both have one evaluation; others left out."""
 
     def compare(name: str, metric: str) -> Estimate | None:
         ours, theirs = ({run.seed: run for run in side if name in run.sets} for side in (runs, others))

@@ -177,7 +177,7 @@ def _draw(axes: Any, line: Line, smoothed: bool) -> None:
 
 def style_axes(axes: Any, title: str, along: str) -> None:
     """The common look of all charts: a title at the left, a grid of horizontal lines, nothing around it."""
-    axes.set_title(title, loc="left", x=-0.12, fontsize=9, color=INK, fontweight="bold")
+    axes.set_title(title, loc="left", x=-0.12, fontsize=9, color=INK, fontweight="bold", pad=8)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(SOFT)
     axes.tick_params(which="both", colors=SOFT, length=0, labelsize=7.5)
