@@ -31,6 +31,7 @@ from polythink.models.build import ModelConfig, from_config, from_pretrained
 from polythink.models.lm import LanguageModel, checkpoint_activations, load, save, with_settings
 from polythink.pipeline.plan import ColdstartConfig, CountdownTeacherConfig, EvalConfig, Plan, StagePlan, file_name
 from polythink.pipeline.text import TextPlan
+from polythink.pipeline.text_stages import evaluate_stage, train_stage
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import get_prompt
@@ -42,11 +43,6 @@ from polythink.run.folder import read_json, read_jsonl, write_json
 from polythink.teachers.assemble import run_assembly
 from polythink.teachers.coldstart import run_coldstart, show_table
 from polythink.teachers.endpoint import Endpoint
-from polythink.text.data.sets import load_texts
-from polythink.text.evaluate import encode_set, evaluate_texts
-from polythink.text.model import create_text_model, load_text_model, make_batch, save_text_model
-from polythink.text.tokenizers import train_tokenizer
-from polythink.text.train import train_text
 from polythink.trace.dialect import get_dialect
 from polythink.train import distributed
 from polythink.train.data import DataConfig, TraceEncoder, make_mixture
@@ -54,7 +50,6 @@ from polythink.train.grpo import train_grpo
 from polythink.train.sft import train_sft
 
 PLAN, RESULT, MODEL = "stage.json", "result.json", "model"
-HEAD_TEXTS = 8  # pairs over which the heads of a model of texts are compared
 Log = Callable[[str], None]
 
 
@@ -258,34 +253,11 @@ def summary_of(found: dict[str, dict]) -> dict:
 
 
 def text(plan: TextPlan, folder: Path, previous: Path | None, log: Log) -> dict:
-    stage, train = plan.stage, load_texts(plan.stage.data)
-    valid = load_texts(stage.valid, stage.valid_limit) if stage.valid else None
-    for note in train.notes:
-        log(f"note on {train.name}: {note}")
-    if left := left_model(previous):
-        lm = load_text_model(left)
-    else:
-        sides = ("source", "target") if plan.has_encoder else ("target",)
-        tokenizer = train_tokenizer(plan.tokenizer, (getattr(pair, side) for pair in train for side in sides))
-        lm = create_text_model(plan.model, tokenizer, plan.has_encoder, plan.seed)
-    summary = train_text(lm, stage, train, valid, plan.seed, folder)
-    save_text_model(lm, folder / MODEL)
-    return summary
+    return train_stage(plan, folder, left_model(previous), log)
 
 
 def text_evaluation(plan: TextPlan, folder: Path, previous: Path | None, log: Log) -> dict:
-    stage, lm = plan.stage, load_text_model(left_model(previous))
-    found: dict[str, dict] = {}
-    for name in stage.data:
-        label = file_name(name)
-        if (done := folder / f"eval-{label}.json").is_file():  # before the stage was stopped
-            found[label] = read_json(done)
-        else:
-            found[label] = evaluate_texts(lm, load_texts(name, stage.limit), plan.task, stage, folder, label, log)
-    if stage.heads and not (folder / heads.FILE).is_file():
-        batch = make_batch(lm, encode_set(lm, load_texts(stage.data[0], HEAD_TEXTS)))
-        heads.save(heads.analyse(lm.model, {**batch.inputs, "labels": batch.labels}), folder / heads.FILE)
-    return summary_of(found)
+    return summary_of(evaluate_stage(plan, folder, left_model(previous), log))
 
 
 RUNNERS = {
