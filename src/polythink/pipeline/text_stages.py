@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from polythink.errors import UserError
 from polythink.evaluate import heads
 from polythink.pipeline.plan import file_name
 from polythink.pipeline.text import TextEvalConfig, TextPlan, TextStageConfig
@@ -13,13 +14,19 @@ from polythink.text.data.sets import load_texts
 from polythink.text.evaluate import encode_set, evaluate_texts
 from polythink.text.model import create_text_model, load_text_model, make_batch, save_text_model
 from polythink.text.tokenizers import train_tokenizer
-from polythink.text.train import train_text
 
 HEAD_TEXTS = 8  # pairs over which attention heads are compared
 
 
 def train_stage(plan: TextPlan, folder: Path, start: Path | None, log: Callable[[str], None]) -> dict:
-    """Train the model in `start`, or a new one with a new tokenizer; returns the content of result.json."""
+    """Train the model in `start`, or a new one with a new tokenizer; returns the content of result.json.
+
+    `UserError` if accelerate, which transformers' trainer needs, is not installed.
+    """
+    try:
+        from polythink.text.train import train_text
+    except ImportError as error:
+        raise UserError("training on texts needs `pip install 'polythink[translation]'`") from error
     stage = plan.stage
     assert isinstance(stage, TextStageConfig)
     train, valid = load_texts(stage.data), load_texts(stage.valid, stage.valid_limit) if stage.valid else None

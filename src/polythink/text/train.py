@@ -69,16 +69,13 @@ def train_text(
 def make_trainer(
     lm: TextModel, config: TextConfig, forwards: Forwards, metrics: Metrics, folder: Path, seed: int
 ) -> Seq2SeqTrainer:
-    """transformers' trainer under the settings of `config`; `UserError` where accelerate is not installed."""
-    try:
-        arguments = Seq2SeqTrainingArguments(
-            output_dir=str(folder), seed=seed, max_steps=forwards.steps, max_grad_norm=config.max_grad_norm,
-            gradient_accumulation_steps=forwards.per_step, bf16=config.autocast, logging_steps=1,
-            logging_nan_inf_filter=False, save_strategy="steps", save_steps=config.checkpoint_every, save_total_limit=1,
-            report_to="none", disable_tqdm=True, remove_unused_columns=False,
-        )  # fmt: skip
-    except ImportError:
-        raise UserError("training on texts needs `pip install 'polythink[translation]'` (accelerate)") from None
+    """transformers' trainer under `config`, with our order of examples, loss, optimiser and schedule."""
+    arguments = Seq2SeqTrainingArguments(
+        output_dir=str(folder), seed=seed, max_steps=forwards.steps, max_grad_norm=config.max_grad_norm,
+        gradient_accumulation_steps=forwards.per_step, bf16=config.autocast, use_cpu=lm.device.type == "cpu",
+        logging_steps=1, logging_nan_inf_filter=False, save_strategy="steps", save_steps=config.checkpoint_every,
+        save_total_limit=1, report_to="none", disable_tqdm=True, remove_unused_columns=False,
+    )  # fmt: skip
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process, one device: no DataParallel over all that are visible
     optimiser = make_optimiser(lm.model, config)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -97,7 +94,8 @@ class _Trainer(Seq2SeqTrainer):
     forwards: Forwards
 
     def get_train_dataloader(self) -> DataLoader:
-        return DataLoader(self.train_dataset, batch_sampler=self.forwards, collate_fn=self.data_collator)
+        own = torch.Generator()  # the loader draws a number when it starts: not from the stream that dropout uses
+        return DataLoader(self.train_dataset, batch_sampler=self.forwards, collate_fn=self.data_collator, generator=own)
 
 
 @contextmanager
