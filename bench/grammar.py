@@ -24,9 +24,10 @@ from memory import kept_bytes
 from transformers import AutoConfig
 
 from polythink.errors import UserError
-from polythink.models.architectures.counting import formula, total
+from polythink.models.architectures.counting import counted, total
 from polythink.pipeline.results_table import over_seeds
-from polythink.run.folder import read_json, read_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
 from polythink.run.table import markdown_table
 from polythink.text.config import TextEvalOptions
 from polythink.text.data.sets import load_texts
@@ -105,7 +106,7 @@ def results_table(found: dict[str, dict[int, Trained]], best: dict[str, str]) ->
         seeds = found[arm]
         runs = list(seeds.values())
         shared = [seed for seed in seeds if seed in first]
-        count = total(*formula(AutoConfig.from_pretrained(runs[0].model), LENGTH, LENGTH).values())
+        count = total(*counted(AutoConfig.from_pretrained(runs[0].model), LENGTH, LENGTH).values())
         reached = [run.transition for run in runs if run.transition is not None]
         rows.append([
             name,

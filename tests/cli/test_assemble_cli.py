@@ -9,7 +9,8 @@ import pytest
 from helpers.chat_server import ChatServer
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import CountdownTeacher, problems
-from polythink.run.folder import read_json, read_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
 from polythink.teachers.coldstart import run_coldstart
 from polythink.trace.dialect import PARATHINKER
 from polythink.trace.parse import parse

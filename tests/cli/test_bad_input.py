@@ -23,7 +23,8 @@ from polythink.models.lm import ModelSettings, save
 from polythink.models.tokenizers import word_tokenizer
 from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.problems.tasks.countdown import VOCABULARY
-from polythink.run.folder import read_json, read_jsonl, write_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl, write_jsonl
 from polythink.trace.dialect import PARALLEL_R1
 
 RECIPE = """

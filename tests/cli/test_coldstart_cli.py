@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from polythink.run.folder import read_json, read_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
 
 
 def test_the_synthetic_teacher_makes_a_table_and_data(polythink, tmp_path):

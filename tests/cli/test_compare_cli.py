@@ -11,7 +11,7 @@ from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import ModelSettings, save
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import VOCABULARY
-from polythink.run.folder import write_jsonl
+from polythink.run.jsonl import write_jsonl
 
 SHAPE = {
     "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,

@@ -18,7 +18,8 @@ from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import LanguageModel, ModelSettings, load, save
-from polythink.run.folder import write_json, write_jsonl
+from polythink.run.folder import write_json
+from polythink.run.jsonl import write_jsonl
 from polythink.trace.tree import Block
 
 BUDGETS = {"max_main_tokens": 400, "max_path_tokens": 12, "max_summary_tokens": 9, "max_trace_tokens": 500, "paths": 3}

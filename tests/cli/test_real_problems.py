@@ -11,7 +11,8 @@ from polythink.models.lm import ModelSettings, save
 from polythink.problems.answers import VERDICTS
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import VOCABULARY
-from polythink.run.folder import read_json, read_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
 
 SHAPE = {
     "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from polythink.run.folder import read_json, read_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
 
 TINY = (
     "train.steps=4", "train.validate_every=2", "train.valid_limit=8", "train.batch_tokens=400", "train.average=2",

@@ -30,7 +30,8 @@ from polythink.problems.problem import Problem, ProblemSet
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import VOCABULARY, problems
 from polythink.report.findings import ARMS, comparison_section, comparison_table
-from polythink.run.folder import read_json, read_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
 from polythink.trace.rollout import Rollout, Segment
 

@@ -163,7 +163,7 @@ def test_runs_are_pooled_problem_by_problem():
 
 
 def row(problem: str, verdict: str, extracted: str | None = None, **more) -> dict:
-    plain = {"complete_blocks": 0, "blocks": 0, "valid": True, "tokens": 4, "critical_path": 4, "truncated": 0}
+    plain = {"complete_blocks": 0, "blocks": 0, "well_formed": True, "tokens": 4, "critical_path": 4, "truncated": 0}
     return {"problem": problem, "verdict": verdict, "extracted": extracted, "segments": [], **plain, **more}
 
 
@@ -193,7 +193,7 @@ def test_measures_of_a_set_by_hand():
             # p: 7 7 8 8: every pair is right in expectation 1/2; q: of the 6 pairs {2, -} x2 are right, {2, 1} half
             "best_of_2": (1 / 2 + 2.5 / 6) / 2,
             "parallel_ratio": 3 / 8,
-            "valid": 7 / 8,
+            "well_formed": 7 / 8,
             "right_path": 2 / 3,
             "summary_right": 1 / 2,
             "tokens": 50 / 8,

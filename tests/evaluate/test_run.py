@@ -14,7 +14,7 @@ from polythink.evaluate.run import evaluate
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem, ProblemSet
 from polythink.problems.prompts import Prompt
-from polythink.run.folder import read_jsonl
+from polythink.run.jsonl import read_jsonl
 from polythink.trace.dialect import PARALLEL_R1
 
 PROMPT = Prompt("short", "Solve: {problem}")
@@ -83,7 +83,7 @@ def test_everything_is_drawn_graded_written_and_said(engine, tmp_path):
     assert value["pass@4"] == 1
     assert value["greedy"] == 1
     assert value["parallel_ratio"] == 3 / 8
-    assert value["valid"] == 7 / 8
+    assert value["well_formed"] == 7 / 8
     assert value["right_path"] == 2 / 3  # that of p's blocks; 7 is not right for q
     assert value["summary_right"] == 1 / 2
     assert all(m["low"] <= m["value"] <= m["high"] for m in result["metrics"].values())
@@ -99,7 +99,7 @@ def test_a_row_holds_the_sample_its_grade_and_each_paths_own(engine, tmp_path):
     first = rows[0]
     assert first["text"] == f"{BLOCK} Final Answer: 7"
     assert (first["problem"], first["question"], first["answer"], first["sample"]) == ("p", "3 + 4?", "7", 0)
-    assert (first["extracted"], first["valid"], first["reason"]) == ("7", True, "ok")
+    assert (first["extracted"], first["well_formed"], first["reason"]) == ("7", True, "ok")
     assert (first["blocks"], first["complete_blocks"], first["paths"], first["truncated"]) == (1, 1, 2, 0)
     assert first["critical_path"] < first["tokens"]
     assert [(s["kind"], s["block"], s["path"], s["right"]) for s in first["segments"]] == [
@@ -112,7 +112,7 @@ def test_a_row_holds_the_sample_its_grade_and_each_paths_own(engine, tmp_path):
     assert "".join(s["text"] for s in first["segments"]) == first["text"]
     assert "marked" not in first
     assert rows[3]["extracted"] is None
-    assert not rows[6]["valid"]
+    assert not rows[6]["well_formed"]
     assert not (tmp_path / "greedy.jsonl").exists()
     assert compute_metrics(rows)["mean@4"].value == 0.5
 

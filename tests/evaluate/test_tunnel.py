@@ -19,7 +19,8 @@ from polythink.problems.problem import ProblemSet
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import VOCABULARY, problems
 from polythink.report.findings import budget_table, recovery_table, tunnel_section
-from polythink.run.folder import read_json, read_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
 
 SHAPE = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16, intermediate_size=64)
 BUDGETS = dict(paths=2, max_blocks=1, max_main_tokens=4, max_path_tokens=9, max_summary_tokens=4, max_trace_tokens=80)

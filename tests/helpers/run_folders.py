@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from polythink.evaluate.metrics import compute_metrics, interval
-from polythink.evaluate.run import sample_row
+from polythink.evaluate.samples import sample_row
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.tasks.countdown import demonstrate, problems
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.run.config import dump_yaml
-from polythink.run.folder import environment, write_json, write_jsonl, write_text
+from polythink.run.folder import environment, write_json, write_text
+from polythink.run.jsonl import write_jsonl
 from polythink.trace.dialect import PARALLEL_R1
 from polythink.trace.rollout import Rollout, Segment
 
@@ -85,7 +86,7 @@ def grpo_rows(steps: int, start: float, end: float, parallel: float, rng: random
                 "reward_name": "tiered" if (step - 1) % 10 >= 8 else "accuracy",
                 "accuracy": accuracy,
                 "parallel_ratio": ratio,
-                "valid": min(1, 0.97 + rng.gauss(0, 0.01)),
+                "well_formed": min(1, 0.97 + rng.gauss(0, 0.01)),
                 "tokens": 24 + 41 * ratio + rng.gauss(0, 1),
                 "critical_path": 24 + 8 * ratio + rng.gauss(0, 0.5),
                 "first_block": 0.02 + 0.01 * done if step % 5 else None,

@@ -11,7 +11,7 @@ from polythink.errors import UserError
 from polythink.pipeline.plan import StagePlan
 from polythink.pipeline.recipe import Recipe, load_recipe
 from polythink.run.config import RECIPES, dump_yaml, parse_config
-from polythink.run.folder import write_jsonl
+from polythink.run.jsonl import write_jsonl
 from polythink.trace.dialect import get_dialect
 
 PACKAGED = sorted(path.stem for path in RECIPES.glob("*.yaml") if not path.stem.endswith("experiment"))

@@ -20,7 +20,8 @@ from polythink.pipeline.recipe import Recipe, run_recipe
 from polythink.pipeline.stage import check_folder, file_name, main, run_stage
 from polythink.problems.prompts import get_prompt
 from polythink.run.config import parse_config
-from polythink.run.folder import folder_lock, read_json, read_jsonl, write_json, write_jsonl
+from polythink.run.folder import folder_lock, read_json, write_json
+from polythink.run.jsonl import read_jsonl, write_jsonl
 from polythink.train.checkpoint import save_checkpoint
 from polythink.train.config import TrainingConfig
 from polythink.train.optimiser import make_optimiser

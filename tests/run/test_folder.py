@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,17 +16,8 @@ import numpy as np
 import pytest
 
 from polythink.errors import UserError
-from polythink.run.folder import (
-    JsonlWriter,
-    atomic_write,
-    environment,
-    read_json,
-    read_jsonl,
-    write_bytes,
-    write_json,
-    write_jsonl,
-    write_text,
-)
+from polythink.run.folder import atomic_write, environment, read_json, write_bytes, write_json, write_text
+from polythink.run.jsonl import read_jsonl, write_jsonl
 
 
 def names(folder: Path) -> list[str]:
@@ -94,7 +82,8 @@ def test_missing_and_broken_json_are_named(tmp_path) -> None:
 WRITE_TOO_MUCH = """
 import resource, signal, sys
 from polythink.errors import UserError
-from polythink.run.folder import JsonlWriter, write_json, write_jsonl
+from polythink.run.folder import write_json
+from polythink.run.jsonl import JsonlWriter, write_jsonl
 folder, kind = sys.argv[1:]
 if kind == "limit":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -157,80 +146,7 @@ def test_a_full_disk_keeps_the_old_file_and_the_rows_before_it(tmp_path, kind: s
             assert read_json(folder / "eval.json") == {"value": 2}
 
 
-# ---- rows ----
-
-ENDLESS = """
-import sys
-from polythink.run.folder import JsonlWriter
-writer = JsonlWriter(sys.argv[1])
-for step in range(10**9):
-    writer.write({"step": step, "text": "x" * 100_000})
-"""
-
-
-def test_rows_survive_a_kill_and_the_next_run_goes_on_behind_them(tmp_path, caplog) -> None:
-    path = tmp_path / "metrics.jsonl"
-    process = subprocess.Popen([sys.executable, "-c", ENDLESS, str(path)])
-    deadline = time.monotonic() + 30
-    while (not path.exists() or path.stat().st_size < 2_000_000) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    whole = len(read_jsonl(path))
-    assert whole >= 19
-    with path.open("ab") as file:  # what a kill in the middle of a write leaves; this one may have left some itself
-        file.write(b'{"step": 99, "te')
-    torn = len(path.read_bytes().rpartition(b"\n")[2])
-    caplog.clear()
-    assert [row["step"] for row in read_jsonl(path)] == list(range(whole))
-    assert f"dropped a torn last line of {torn} bytes" in caplog.text
-    with JsonlWriter(path) as writer:
-        writer.write({"step": "next"})
-    assert [row["step"] for row in read_jsonl(path)] == [*range(whole), "next"]
-
-
-@pytest.mark.parametrize("rest", [b"", b'{"a"', b'{"a": "' + b"x" * 200_000])
-@pytest.mark.parametrize("rows", [0, 2])
-def test_a_torn_rest_of_any_length_is_dropped(tmp_path, rest: bytes, rows: int) -> None:
-    path = tmp_path / "t.jsonl"
-    path.write_bytes(b'{"b": 1}\n' * rows + rest)
-    JsonlWriter(path).close()
-    assert path.read_bytes() == b'{"b": 1}\n' * rows
-
-
-def test_a_whole_last_line_without_its_line_end_is_a_row(tmp_path) -> None:
-    (tmp_path / "t.jsonl").write_text('{"a": 1}\n\n{"a": 2}')
-    assert read_jsonl(tmp_path / "t.jsonl") == [{"a": 1}, {"a": 2}]
-    with JsonlWriter(tmp_path / "t.jsonl") as writer:
-        writer.write({"a": 3})
-    assert read_jsonl(tmp_path / "t.jsonl") == [{"a": 1}, {"a": 2}, {"a": 3}]
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ('{"a": 1}\n{"a"\n{"a": 3}\n', "line 2: not valid JSON"),
-        ('{"a": 1}\n{"a"\n', "line 2: not valid JSON"),
-        ('{"a": 1}\n[1]\n', "line 2: must be an object"),
-    ],
-)
-def test_a_broken_row_is_named(tmp_path, text: str, sentence: str) -> None:
-    (tmp_path / "t.jsonl").write_text(text)
-    with pytest.raises(UserError, match=sentence):
-        read_jsonl(tmp_path / "t.jsonl")
-
-
-def test_rows_are_readable_by_every_json_reader(tmp_path) -> None:
-    with JsonlWriter(tmp_path / "t.jsonl") as writer:
-        writer.write({"nan": math.nan, "inf": [-math.inf], "np": np.float64(1.5), "text": "a\nb\u2028é"})
-        line = (tmp_path / "t.jsonl").read_text(encoding="utf-8")
-    assert line.endswith("\n")
-    assert json.loads(line, parse_constant=pytest.fail) == {
-        "nan": None,
-        "inf": [None],
-        "np": 1.5,
-        "text": "a\nb\u2028é",
-    }
+# ---- environment ----
 
 
 def test_the_environment_says_what_a_result_depends_on() -> None:

@@ -17,7 +17,8 @@ from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.problems.tasks.countdown import CountdownTeacher, problems
 from polythink.run.config import parse_config
-from polythink.run.folder import read_json, read_jsonl, write_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl, write_jsonl
 from polythink.teachers.assemble import (
     AssembleConfig,
     Assembler,

@@ -21,7 +21,8 @@ from polythink.problems.problem import Problem
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import CountdownTeacher, demonstrate, problems
 from polythink.problems.tasks.demonstrations import DemoStyle
-from polythink.run.folder import read_json, read_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
 from polythink.teachers.coldstart import RetryPolicy, TeacherError, rejection, run_coldstart, show_table
 from polythink.teachers.endpoint import Endpoint, EndpointConfig, chat_url, retry_after
 from polythink.trace.dialect import PARATHINKER

@@ -6,7 +6,8 @@ from itertools import product
 
 import pytest
 
-from polythink.run.folder import read_json, read_jsonl
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
 from polythink.text.config import TextEvalOptions, TextModelConfig, TokenizerConfig
 from polythink.text.data.pairs import Pair, TextSet
 from polythink.text.evaluate import (

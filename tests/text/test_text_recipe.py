@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from polythink.errors import UserError
-from polythink.models.architectures.counting import formula, total
+from polythink.models.architectures.counting import counted, total
 from polythink.pipeline.recipe import load_recipe
 from polythink.pipeline.text import TextPlan, TextRecipe
 from polythink.run.config import parse_config
@@ -49,7 +49,7 @@ def digests(recipe: TextRecipe) -> dict[str, str]:
     ],
 )
 def test_shapes_have_the_parameters_that_are_known(name, parameters):
-    assert total(*formula(load_recipe(name).architecture_config(), 16, 16).values()).parameters == parameters
+    assert total(*counted(load_recipe(name).architecture_config(), 16, 16).values()).parameters == parameters
 
 
 def test_published_values_of_translation():

@@ -16,7 +16,8 @@ from polythink.errors import UserError
 from polythink.pipeline.recipe import load_recipe
 from polythink.pipeline.stage import run_stage
 from polythink.run.config import parse_config
-from polythink.run.folder import read_jsonl, write_json
+from polythink.run.folder import write_json
+from polythink.run.jsonl import read_jsonl
 from polythink.text.config import TextConfig, TextModelConfig, TokenizerConfig
 from polythink.text.data.sets import load_texts
 from polythink.text.evaluate import mean_loss
@@ -204,7 +205,7 @@ def test_a_torn_checkpoint_is_deleted_and_the_one_before_it_used(tmp_path):
 KILLED = """
 import os, signal, sys
 from polythink.pipeline.stage import main
-from polythink.run.folder import JsonlWriter
+from polythink.run.jsonl import JsonlWriter
 
 write = JsonlWriter.write
 

@@ -136,7 +136,7 @@ def test_the_worked_example():
     assert table.sees.tolist() == [[c == "1" for c in row] for row in rows]
     # a path is predicted from the fork, the join from the end of the longest path
     assert table.previous.tolist() == [-1, 0, 1, 2, 3, 4, 5, 2, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17]
-    assert table.critical_path == 15
+    assert table.position.max() == 14
     assert len(table) == 19
     assert fault(table, words) == ""
 
@@ -155,7 +155,7 @@ def test_sequential_is_plain_causal_text():
     assert table.position.tolist() == list(range(n))
     assert table.previous.tolist() == list(range(-1, n - 1))
     assert np.array_equal(table.may_attend(), np.tri(n, dtype=bool))
-    assert table.critical_path == n
+    assert table.position.max() == n - 1
 
 
 # ---- which tokens are sampled ----
@@ -229,7 +229,7 @@ def test_a_single_path_is_the_flat_text():
 
 
 def test_paths_may_follow_the_prompt_at_once():
-    """The two phases of ParaThinker (arXiv 2509.04475): paths straight behind the prompt, then one summary, no more."""
+    """The two phases of ParaThinker (arXiv 2509.04475): paths directly after the prompt, then one summary, no more."""
     lengths = (3, 5, 2)
     pieces = [Piece("prompt", (1,) * 4, (False,) * 4)]
     pieces += [Piece("path", (2,) * n, (True,) * n, block=0, path=i) for i, n in enumerate(lengths, start=1)]
@@ -300,7 +300,7 @@ def test_a_rollout_has_the_pieces_and_the_layout_of_its_text():
     rollout = Rollout("problem", 0, "structured", prompt, [*segments, cut])
     assert rollout.pieces() == pieces
     assert rollout.layout().position.tolist() == lay_out(pieces, "structured").position.tolist()
-    assert rollout.layout("sequential").critical_path == len(rollout.prompt) + rollout.tokens
+    assert rollout.layout("sequential").position[-1] + 1 == len(rollout.prompt) + rollout.tokens
     assert (rollout.finish_reason, rollout.truncated) == ("trace_length", 1)
 
 

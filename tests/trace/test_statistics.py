@@ -47,7 +47,7 @@ def test_white_space_that_the_parser_drops_does_not_move_the_first_block():
 
 
 def test_a_malformed_text_is_an_error():
-    with pytest.raises(TraceError, match="none is open"):
+    with pytest.raises(TraceError, match="outside a block"):
         statistics("a</Path>")
 
 
@@ -93,7 +93,7 @@ def test_a_rollout_that_was_drawn_in_parallel():
         "truncated": 0,
         "misplaced_tags": 0,
         "finish_reason": "eos",
-        "valid": True,
+        "well_formed": True,
         "reason": "ok",
     }
 
@@ -105,15 +105,21 @@ def test_the_critical_path_of_a_sequential_rollout_is_its_length():
 
 def test_a_cut_and_malformed_rollout():
     s = rollout_statistics(drawn(second="<Path> b b", finish_reason="trace_length"))
-    assert (s["valid"], s["reason"]) == (False, "path_not_closed")
-    assert (s["blocks"], s["complete_blocks"], s["paths"], s["truncated"], s["finish_reason"]) == (1, 0, 2, 2, "trace_length")
+    assert (s["well_formed"], s["reason"]) == (False, "path_not_closed")
+    assert (s["blocks"], s["complete_blocks"], s["paths"], s["truncated"], s["finish_reason"]) == (
+        1,
+        0,
+        2,
+        2,
+        "trace_length",
+    )
 
 
 def test_a_well_formed_block_counts_though_the_rest_is_cut():
     rollout = drawn()
     rollout.segments[-1] = segment("main", -1, 0, "more <Parallel>", finish_reason="max_blocks")
     s = rollout_statistics(rollout)
-    assert (s["valid"], s["reason"], s["blocks"], s["complete_blocks"], s["truncated"]) == (
+    assert (s["well_formed"], s["reason"], s["blocks"], s["complete_blocks"], s["truncated"]) == (
         False,
         "cut_in_block",
         2,
@@ -125,7 +131,7 @@ def test_a_well_formed_block_counts_though_the_rest_is_cut():
 def test_a_rollout_without_a_block_and_one_without_tokens():
     plain = Rollout("problem", 0, "structured", (7,), [segment("main", -1, 0, "just text", finish_reason="eos")])
     s = rollout_statistics(plain)
-    assert (s["first_block"], s["blocks"], s["critical_path"], s["valid"]) == (None, 0, 2, True)
+    assert (s["first_block"], s["blocks"], s["critical_path"], s["well_formed"]) == (None, 0, 2, True)
     s = rollout_statistics(Rollout("problem", 0, "structured", (7,), []))
     assert (s["first_block"], s["tokens"], s["critical_path"], s["finish_reason"]) == (None, 0, 0, "trace_length")
 
@@ -136,3 +142,21 @@ def test_a_sequential_rollout_in_one_segment_is_measured_by_its_text():
     s = rollout_statistics(one)
     assert (s["blocks"], s["complete_blocks"], s["paths"]) == (1, 1, 2)
     assert s["first_block"] == pytest.approx(len("x y z w ") / len(text))
+
+
+def test_the_critical_path_is_counted_in_steps_not_in_positions():
+    apart = drawn()
+    apart.path_position_stride = 100
+    assert apart.critical_path == drawn().critical_path == 16
+    assert apart.layout().position[-1] == 3 + 4 + 100 + 3 + 4 + 2 - 1
+    assert Rollout("problem", 0, "structured", (7,), []).critical_path == 0
+
+
+def test_a_layout_is_kept_until_the_rollout_grows():
+    rollout = drawn()
+    known = rollout.layout()
+    assert rollout.layout() is known
+    assert rollout.layout("sequential") is not known
+    rollout.segments[-1].tokens.append(1)
+    rollout.segments[-1].sampled.append(True)
+    assert len(rollout.layout()) == len(known) + 1

@@ -87,7 +87,7 @@ CASES = [
     ("a nested path counts", "<Parallel><Path><Path></Path></Path></Parallel><Summary></Summary>", False, True, True),
     ("a nested block without its outer path", f"<Parallel>{block()}<Path>a</Path><Path>b</Path></Parallel>"
      "<Summary>s</Summary>", False, True, True),
-    ("the inner summary behind its path", "<Parallel><Path><Parallel><Path></Path><Path></Path></Parallel></Path>"
+    ("the inner summary after its path", "<Parallel><Path><Parallel><Path></Path><Path></Path></Parallel></Path>"
      "<Summary></Summary><Path></Path></Parallel><Summary></Summary>", False, True, True),
     # rejected by the reference rule
     ("one path", block(paths=1), False, True, False),
@@ -128,9 +128,9 @@ def test_each_rule_on_each_case(text, verdicts):
 @pytest.mark.parametrize(
     ("rule", "text", "reason", "detail"),
     [
-        ("strict", "\n</Path>", "path_not_open", "line 2, column 1: </Path> closes a path, but none is open"),
+        ("strict", "\n</Path>", "path_not_open", "line 2, column 1: </Path> outside a block"),
         ("stack", "a</Path>", "not_open", "line 1, column 2: </Path> closes nothing"),
-        ("stack", "<Parallel></Path>", "wrong_close", "column 11: </Path> where <Parallel> is to be closed"),
+        ("stack", "<Parallel></Path>", "wrong_close", "column 11: </Path> while <Parallel> is open"),
         ("stack", "<Path>\n<Path></Path>", "not_closed", "line 1, column 1: <Path> is never closed"),
         ("reference", "</Path>", "unexpected_path_close", "</Path> where none is open"),
         ("reference", "<Path></Parallel>", "unexpected_block_close", "column 7"),

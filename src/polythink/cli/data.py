@@ -15,12 +15,11 @@ from polythink.cli.assemble import assemble
 from polythink.cli.coldstart import coldstart
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.answers import VERDICTS, Grader
-from polythink.problems.audit import Audit, audit
-from polythink.problems.faults import known_notes
+from polythink.problems.audit import Audit, audit, known_notes
 from polythink.problems.problem import CHECKERS, Problem, ProblemSet
 from polythink.problems.sets import SOURCES, Source, load_problems, local_file, reference_answer
+from polythink.run.jsonl import read_rows
 from polythink.run.progress import Progress
-from polythink.run.rows import read_rows
 from polythink.run.table import markdown_table
 from polythink.text.data.sets import TEXTS
 

@@ -61,9 +61,8 @@ def watch(
     view = View(engine.lm)
     with Live(view, console=console, refresh_per_second=10, vertical_overflow="visible") as live:
         (rollout,) = engine.generate([request], decoding, seed, on_event=view.see)
-    longest = rollout.layout().critical_path - len(rollout.prompt)
     cuts = f", {rollout.truncated} cut by a budget" if rollout.truncated else ""
-    live.console.print(f"{rollout.tokens} tokens, {longest} on the critical path{cuts}", highlight=False)
+    live.console.print(f"{rollout.tokens} tokens, {rollout.critical_path} on the critical path{cuts}", highlight=False)
     return rollout
 
 

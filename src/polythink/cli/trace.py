@@ -16,9 +16,8 @@ from rich.console import Console
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.answers import extract, with_boxed_answer
 from polythink.report.terminal import draw
-from polythink.run.folder import write_jsonl
+from polythink.run.jsonl import read_rows, write_jsonl
 from polythink.run.progress import progress
-from polythink.run.rows import read_rows
 from polythink.trace.convert import ConversionError, convert
 from polythink.trace.dialect import PARALLEL_R1, get_dialect
 from polythink.trace.parse import TraceError, first_block, parse

@@ -19,7 +19,7 @@ from polythink.errors import UserError
 from polythink.models.batch import collate
 from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import masked_logits
-from polythink.trace.dialect import draw_labels, get_dialect
+from polythink.trace.dialect import get_dialect
 from polythink.trace.rollout import Rollout, Segment
 
 
@@ -194,7 +194,7 @@ def _write_block(page: _Page, block: int, opened: int, share: int) -> None:
     decoding, dialect, request = page.decoding, page.dialect, page.request
     key = stream_key(page.seed, request.problem, request.sample, -1 - block)
     rng = Random(key) if decoding.labels == "random" else None
-    labels = draw_labels(dialect.inventory, decoding.paths, rng) or (0,) * decoding.paths
+    labels = dialect.draw_labels(decoding.paths, rng) or (0,) * decoding.paths
     before = len(page.segments)
     drawn: list[tuple[int, int]] = []  # of each path: tokens drawn, tokens forced before them
     for number, label in enumerate(labels, start=1):

@@ -21,7 +21,7 @@ class TagIds:
     end: int
     join: tuple[int, ...]  # `</Parallel>`, the gap, `<Summary>`, the summary's forced opening
     opens_summary: int  # the first tag behind the paths
-    inventory: int
+    dialect: Dialect
     misplaced_tags: frozenset[int]  # tags that are replaced where they do not belong
     closing: frozenset[int]  # tags that close an element
 
@@ -43,7 +43,7 @@ class TagIds:
             end=end,
             join=(*head, *encode(d.gap), summary, *encode(opening)),
             opens_summary=head[0] if block else summary,
-            inventory=d.inventory,
+            dialect=d,
             misplaced_tags=frozenset(tag_ids.values()) if d.misplaced_tags == "replace" else frozenset(),
             closing=frozenset(tag_ids[tag] for tag in d.tags[1::2]),
         )

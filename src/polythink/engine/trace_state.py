@@ -16,7 +16,6 @@ from polythink.engine.params import Event, OnEvent, Request, SamplingParams
 from polythink.engine.sampling import stream_key
 from polythink.engine.tag_ids import TagIds
 from polythink.errors import UserError
-from polythink.trace.dialect import draw_labels
 from polythink.trace.finish import paths_needed
 from polythink.trace.layout import join_scale
 from polythink.trace.rollout import TRUNCATIONS, Rollout, Segment
@@ -270,7 +269,7 @@ class TraceState:
         block, self.blocks = self.blocks, self.blocks + 1
         key = stream_key(self.seed, self.request.problem, self.request.sample, -1 - block)
         rng = Random(key) if self.decoding.labels == "random" else None
-        labels = draw_labels(grammar.inventory, paths, rng) or (0,) * paths
+        labels = grammar.dialect.draw_labels(paths, rng) or (0,) * paths
         path_prefixes = dict(enumerate(self.request.path_prefixes, start=1)) if block == 0 else {}
         for number, label in enumerate(labels, start=1):
             path = self._branch("path", (segment,), block, number, label)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from polythink.errors import UserError
-from polythink.evaluate import heads
+from polythink.evaluate import head_file, heads
 from polythink.pipeline.plan import file_name
 from polythink.pipeline.text import TextEvalConfig, TextPlan, TextStageConfig
 from polythink.run.folder import read_json
@@ -54,7 +54,7 @@ def evaluate_stage(plan: TextPlan, folder: Path, model: Path, log: Callable[[str
             found[label] = read_json(done)
         else:
             found[label] = evaluate_texts(lm, load_texts(name, stage.limit), plan.task, stage, folder, label, log)
-    if stage.heads and not (folder / heads.FILE).is_file():
+    if stage.heads and not (folder / head_file.FILE).is_file():
         batch = make_batch(lm, encode_set(lm, load_texts(stage.data[0], HEAD_TEXTS)))
-        heads.save(heads.analyse(lm.model, batch), folder / heads.FILE)
+        head_file.save(heads.analyse(lm.model, batch), folder / head_file.FILE)
     return found

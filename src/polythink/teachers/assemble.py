@@ -28,7 +28,7 @@ from polythink.problems.prompts import Prompt, get_prompt
 from polythink.run.config import Config, digest
 from polythink.run.folder import write_json
 from polythink.teachers.coldstart import PATIENCE, RetryPolicy, Teacher, TeacherError, rows_so_far, run_coldstart
-from polythink.trace.dialect import Dialect, draw_labels
+from polythink.trace.dialect import Dialect
 from polythink.trace.parse import scan
 from polythink.trace.render import render
 from polythink.trace.tree import Block, Trace
@@ -153,7 +153,7 @@ class Assembler:
             raise UserError("summary: teacher needs a teacher to ask; give one, or take summary: template")
         if config.summary == "template" and holds_tags(config.template, dialect):
             raise UserError(f"the template of a summary holds a tag of dialect {dialect.name}; write it without")
-        draw_labels(dialect.inventory, max(config.paths), None)  # refuses more paths than there are numbers
+        dialect.draw_labels(max(config.paths), None)  # refuses more paths than there are numbers
         self.config, self.dialect, self.seed, self.summariser = config, dialect, seed, summariser
         self._solutions = {found.problem: found for found in solutions}
         self._prompt = get_prompt(config.summary_prompt)
@@ -177,7 +177,7 @@ class Assembler:
         """A canonical trace; `TeacherError` where the solutions do not suffice or the summary is of no use."""
         rng = random.Random(f"{self.seed}/{problem.source}/{problem.key}/{sample}")
         texts = choose(self.config, self._solutions[problem], rng)
-        labels = draw_labels(self.dialect.inventory, len(texts), rng if self.config.labels == "random" else None)
+        labels = self.dialect.draw_labels(len(texts), rng if self.config.labels == "random" else None)
         if self.config.summary == "template":
             summary = self.config.template.replace(ANSWER, problem.answer)
         else:

@@ -34,7 +34,8 @@ from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt
 from polythink.run.config import Config
-from polythink.run.folder import JsonlWriter, read_json, read_jsonl, write_json, write_jsonl
+from polythink.run.folder import read_json, write_json
+from polythink.run.jsonl import JsonlWriter, read_jsonl, write_jsonl
 from polythink.run.progress import Progress
 from polythink.run.table import markdown_table
 from polythink.trace.dialect import PARALLEL_R1, Dialect

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-from polythink.run.folder import os_errors, write_json, write_jsonl
+from polythink.run.folder import os_errors, write_json
+from polythink.run.jsonl import write_jsonl
 from polythink.run.progress import Progress
 from polythink.text.config import TASKS, TextEvalOptions
 from polythink.text.data.pairs import TextSet

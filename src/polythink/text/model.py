@@ -26,8 +26,9 @@ from transformers import (
 )
 
 from polythink.errors import UserError, did_you_mean
-from polythink.models.architectures import ARCHITECTURES, FrameConfig
-from polythink.models.lm import in_short, quietly, to_device
+from polythink.models.architectures import ARCHITECTURES, BackboneConfig
+from polythink.models.lm import pick_device, quietly, to_device
+from polythink.models.settings import in_short
 from polythink.run.folder import os_errors, write_text
 from polythink.text.config import TextModelConfig
 
@@ -58,7 +59,7 @@ class TextModel:
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def architecture_config(config: TextModelConfig, vocabulary: int, encoder: bool) -> FrameConfig:
+def architecture_config(config: TextModelConfig, vocabulary: int, encoder: bool) -> BackboneConfig:
     """The transformers configuration, special tokens as in `text.tokenizers`; `UserError` for impossible shapes."""
     config_class = ARCHITECTURES[config.architecture][0]
     known = {f.name for f in fields(config_class)}
@@ -80,7 +81,7 @@ def create_text_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = (AutoModelForSeq2SeqLM if encoder else AutoModelForCausalLM).from_config(settings)
-    return to_device(TextModel(model, tokenizer))
+    return to_device(TextModel(model, tokenizer), pick_device(None))
 
 
 def load_text_model(folder: str | Path) -> TextModel:
@@ -92,7 +93,7 @@ def load_text_model(folder: str | Path) -> TextModel:
             tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"cannot load a model from {str(folder)!r}: {in_short(error)}") from error
-    return to_device(TextModel(model, tokenizer))
+    return to_device(TextModel(model, tokenizer), pick_device(None))
 
 
 def save_text_model(lm: TextModel, folder: str | Path) -> None:

@@ -26,7 +26,8 @@ from transformers.modeling_outputs import ModelOutput
 
 from polythink.errors import UserError
 from polythink.models.lm import quietly
-from polythink.run.folder import JsonlWriter, os_errors, read_json, read_jsonl
+from polythink.run.folder import os_errors, read_json
+from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.text.config import TextConfig
 from polythink.text.data.pairs import TextSet

@@ -1,6 +1,6 @@
-"""A trace of one dialect as a trace of another: the tree stays, paths get numbers or lose them.
+"""Convert a trace to another dialect: the tree stays, paths get numbers or lose them.
 
-Where the answer stands is another matter: `problems.answers.with_boxed_answer` writes it where the other dialect looks for it.
+The answer is not moved here: `problems.answers.with_boxed_answer` writes it where the target dialect looks for it.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from dataclasses import replace
 from random import Random
 
 from polythink.errors import UserError
-from polythink.trace.dialect import Dialect, draw_labels
+from polythink.trace.dialect import Dialect
 from polythink.trace.parse import scan
 from polythink.trace.tree import Block, Trace
 
 
 class ConversionError(UserError):
-    """A trace that a dialect has no words for; `reason` is a short stable key to count by."""
+    """Raised when a trace cannot be written in the target dialect; `reason` is a short stable key to count by."""
 
     def __init__(self, sentence: str, reason: str) -> None:
         super().__init__(sentence)
@@ -23,16 +23,16 @@ class ConversionError(UserError):
 
 
 def convert(trace: Trace, dialect: Dialect, rng: Random | None = None) -> Trace:
-    """The trace with its paths numbered 1..P, or with numbers that `rng` draws from the inventory, or without.
+    """The trace for `dialect`, which may number its paths: 1..P, or with `rng` by numbers drawn from the inventory.
 
-    `ConversionError` for a trace that the dialect has no words for.
+    `ConversionError` if the trace cannot be written in that dialect.
     """
     return Trace(tuple(_block(p, dialect, rng) if isinstance(p, Block) else _text(p, dialect) for p in trace.parts))
 
 
 def _text(text: str, dialect: Dialect) -> str:
     if tag := next((token.text for token in scan(text, dialect) if token.kind not in ("text", "end")), None):
-        sentence = f"the text {tag} cannot be written in dialect {dialect.name}: there it is a tag"
+        sentence = f"the text {tag} cannot be written in dialect {dialect.name}: it is a tag there"
         raise ConversionError(sentence, "tag_in_text")
     return text
 
@@ -40,14 +40,14 @@ def _text(text: str, dialect: Dialect) -> str:
 def _block(block: Block, dialect: Dialect, rng: Random | None) -> Block:
     paths, name = len(block.paths), dialect.name
     if paths < dialect.min_paths:
-        sentence = f"a block of {paths} paths cannot be written in dialect {name}: there it has at least "
+        sentence = f"a block of {paths} paths cannot be written in dialect {name}, whose blocks have at least "
         raise ConversionError(f"{sentence}{dialect.min_paths}", "too_few_paths")
     if not dialect.nests and any(inner.blocks for inner in (*block.paths, block.summary)):
-        sentence = f"a block inside a block cannot be written in dialect {name}: there blocks stand in no other block"
+        sentence = f"a block inside a block cannot be written in dialect {name}, where blocks do not nest"
         raise ConversionError(sentence, "nested")
     if dialect.inventory and paths > dialect.inventory:
         sentence = f"a block of {paths} paths cannot be written in dialect {name}: it has {dialect.inventory} numbers"
         raise ConversionError(sentence, "too_many_paths")
-    labels = draw_labels(dialect.inventory, paths, rng)
+    labels = dialect.draw_labels(paths, rng)
     inside = tuple(convert(path, dialect, rng) for path in block.paths)
     return replace(block, paths=inside, summary=convert(block.summary, dialect, rng), labels=labels)

@@ -17,14 +17,14 @@ MOST_NUMBERS = 1024
 
 @dataclass(frozen=True)
 class Dialect:
-    """Tags, and what surrounds them. A dialect without block tags has blocks all the same: the runtime forks.
+    """The tags of a format, and the rules around them. Without block tags there are blocks too: the runtime forks.
 
-    In a dialect with numbered paths, `path_open` and `path_close` hold `{n}`, and `inventory` says how many numbers
-    there are: a block's paths carry any of them, each at most once.
+    With numbered paths, `path_open` and `path_close` hold `{n}`, and `inventory` is the number of numbers: the paths of
+    a block carry any of them, each at most once.
     """
 
     name: str
-    block_open: str  # "" where the runtime forks: paths then begin without a tag of the block's own
+    block_open: str  # "" where the runtime forks: a block then begins with its first path
     block_close: str
     path_open: str
     path_close: str
@@ -34,11 +34,11 @@ class Dialect:
     min_paths: int
     inventory: int = 0  # numbers for paths; 0: paths are not numbered
     nests: bool = True  # blocks may stand inside paths and summaries
-    answer: Literal["behind", "summary"] = "behind"  # where the final answer stands: behind the summary, or in it too
-    # what the runtime does with a tag where it has no place. "replaced": by the segment's own, which closes a path or
-    # summary or stands in it as text, and by the end token in main text
+    answer: Literal["after", "summary"] = "after"  # the final answer stands after the summary, or also in it
+    # What the runtime does with a tag that is not allowed where it was sampled. "replace": by the segment's own closing
+    # or opening tag (the latter stands there as text), and by the end token in main text.
     misplaced_tags: Literal["keep", "replace"] = "keep"
-    published_check: bool = False  # the published rewards have a checker of their own: the rule `reference`
+    published_check: bool = False  # the published rewards come with a checker of their own: the rule `reference`
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -53,13 +53,19 @@ class Dialect:
         return "block_open" if self.block_open else "path_open"
 
     def path_tags(self, label: int = 0) -> tuple[str, str]:
-        """The tags of the path of that number (of every path, where they have none)."""
+        """The two tags of the path with that number (of every path, where paths have no numbers)."""
         return self.path_open.replace(NUMBER, str(label)), self.path_close.replace(NUMBER, str(label))
 
-    def showing(self, label: int) -> Dialect:
-        """This dialect for a message to people: the path tags with that number in them, `i` where it is 0."""
-        opened, closed = (tag.replace(NUMBER, str(label or "i")) for tag in (self.path_open, self.path_close))
-        return replace(self, path_open=opened, path_close=closed)
+    def draw_labels(self, paths: int, rng: Random | None) -> tuple[int, ...]:
+        """The numbers of a block's paths: 1..P, or with `rng` any P of the inventory; none where paths have none."""
+        if not self.inventory:
+            return ()
+        if paths > self.inventory:
+            raise UserError(
+                f"{paths} paths are more than the {self.inventory} numbers of dialect {self.name}; use fewer paths, or "
+                f"train with a larger inventory (dialect: {self.name.partition(':')[0]}:{paths})"
+            )
+        return tuple(rng.sample(range(1, self.inventory + 1), paths) if rng else range(1, paths + 1))
 
 
 # Parallel-R1 (arXiv 2509.07980): <Parallel><Path>..</Path><Path>..</Path></Parallel>\n<Summary>..</Summary>
@@ -99,9 +105,9 @@ DIALECTS = {d.name: d for d in (PARALLEL_R1, PARATHINKER)}
 
 @lru_cache
 def get_dialect(name: str) -> Dialect:
-    """The dialect of that name; `NAME:SIZE` gives one with numbered paths another inventory: `parathinker:64`.
+    """The dialect of that name. `NAME:SIZE` is one with another inventory of path numbers: `parathinker:64`.
 
-    `UserError` names the nearest one otherwise.
+    `UserError` for an unknown name, with the nearest one.
     """
     base, colon, size = name.partition(":")
     if base not in DIALECTS:
@@ -116,15 +122,3 @@ def get_dialect(name: str) -> Dialect:
     if not re.fullmatch(r"[1-9]\d{0,3}", size) or int(size) > MOST_NUMBERS:
         raise UserError(f"dialect {name!r}: the inventory is a number of paths from 1 to {MOST_NUMBERS}, not {size!r}")
     return replace(dialect, name=name, inventory=int(size))
-
-
-def draw_labels(inventory: int, paths: int, rng: Random | None) -> tuple[int, ...]:
-    """The numbers of a block's paths: 1..P, or any P of the `inventory`, or none where there is none."""
-    if not inventory:
-        return ()
-    if paths > inventory:
-        raise UserError(
-            f"{paths} paths are more than the {inventory} numbers of the dialect's inventory; take fewer, or train "
-            f"with a larger inventory (dialect: parathinker:{paths})"
-        )
-    return tuple(rng.sample(range(1, inventory + 1), paths) if rng else range(1, paths + 1))

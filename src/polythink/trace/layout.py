@@ -4,8 +4,9 @@ A trace is a list of pieces in text order. `wire` decides what each piece follow
 `sees` is the closure of `follows`, a segment starts one position after the latest end among those it follows, and a
 token's predecessor is the one before it in its chain. A mode is another wiring of the same pieces.
 
-Two more rules change no wiring: `path_position_stride` sets the paths of a block apart in position ("flattened" positions, which
-ParaThinker rejects, arXiv 2509.04475), and `trained_paths` scales attention behind a join of more paths than in training.
+Two more rules change no wiring: `path_position_stride` sets the paths of a block apart in position (the "flattened"
+positions that ParaThinker rejects, arXiv 2509.04475), and `trained_paths` scales attention after a join of more paths
+than in training.
 
 Axis legend: T tokens of the flat trace, S segments.
 """
@@ -26,12 +27,12 @@ MODES = ("structured", "sequential")
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of tokens of one visibility, in text order: what a segment is made of.
+    """A run of tokens with the same visibility, in text order: what a segment is made of.
 
     The pair (`block`, `path`) names the chain that the piece continues: (-1, 0) for the prompt and the outermost text,
     (b, 1..P) for the paths of block b, (b, 0) for its summary. Blocks are numbered from 0 as they open. A piece ends
     with a block's opening tag; a path owns both its tags; the summary begins with the block's closing tag. `label` is
-    the number that a path's tags show (dialects with numbered paths), which need not be its place among the paths.
+    the number in a path's tags (dialects with numbered paths), which need not be its place among the paths.
     """
 
     kind: str
@@ -44,7 +45,7 @@ class Piece:
     def __post_init__(self) -> None:
         assert self.kind in KINDS, self.kind
         assert len(self.tokens) == len(self.sampled)
-        assert self.tokens, "an empty piece has no place in a layout"
+        assert self.tokens, "a piece holds at least one token"
 
     @property
     def chain(self) -> tuple[int, int]:
@@ -59,21 +60,16 @@ class Layout:
     segment: np.ndarray  # (T,) int32: the segment of each token; segments are numbered in text order
     position: np.ndarray  # (T,) int32: what rotary embedding sees
     previous: np.ndarray  # (T,) int32: flat index of the predecessor in the chain, -1 for the first token
-    sampled: np.ndarray  # (T,) bool: drawn from the model (True) or put there by the runtime or the prompt (False)
+    sampled: np.ndarray  # (T,) bool: drawn from the model (True), or prompt or forced by the runtime (False)
     kinds: tuple[str, ...]  # (S,)
     paths: tuple[int, ...]  # (S,) number of the path within its block, 0 elsewhere
-    labels: tuple[int, ...]  # (S,) the number that a path's tags show, 0 elsewhere
+    labels: tuple[int, ...]  # (S,) the number in a path's tags, 0 elsewhere
     scales: tuple[float, ...]  # (S,) factor on the attention scores of a segment's queries
     follows: tuple[tuple[int, ...], ...]  # (S,)
     sees: np.ndarray  # (S, S) bool: sees[q, k]
 
     def __len__(self) -> int:
         return len(self.tokens)
-
-    @property
-    def critical_path(self) -> int:
-        """Number of sequential steps the trace needs: its last position plus one."""
-        return int(self.position.max()) + 1
 
     def may_attend(self) -> np.ndarray:
         """(T, T) bool: query token may attend key token iff its segment sees the key's and the key is not after it."""
@@ -112,7 +108,7 @@ def wire(pieces: Sequence[Piece], mode: str) -> tuple[tuple[int, ...], ...]:
 
 
 def closure(follows: Sequence[Sequence[int]]) -> np.ndarray:
-    """`sees` (S, S): a segment sees itself and all that is seen by the segments it follows."""
+    """`sees` (S, S) bool: a segment sees itself and everything that the segments it follows see."""
     sees = np.eye(len(follows), dtype=bool)
     for s, before in enumerate(follows):
         for f in before:
@@ -121,10 +117,11 @@ def closure(follows: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def join_scale(seen: int, of_paths: int, paths: int, trained_paths: int) -> float:
-    """Factor on the attention scores behind a join of more paths than the model was trained with: ln n / ln n_trained.
+    """Factor on the attention scores after a join of more paths than the model was trained with: ln n / ln n_trained.
 
-    A softmax over more keys is flatter. `seen` keys are visible at the join, `of_paths` of them of its `paths` paths;
-    n_trained counts what would be visible with `trained_paths` paths of that length. 1 where `trained_paths` is 0 or not exceeded.
+    A softmax over more keys is flatter; the factor makes up for it. `seen` keys are visible at the join, `of_paths` of
+    them belong to its `paths` paths; n_trained is the number that would be visible with `trained_paths` paths of that
+    length. 1.0 where `trained_paths` is 0 or not exceeded.
     """
     if not 0 < trained_paths < paths:
         return 1.0
@@ -134,7 +131,7 @@ def join_scale(seen: int, of_paths: int, paths: int, trained_paths: int) -> floa
 def attention_scales(
     pieces: Sequence[Piece], follows: Sequence[Sequence[int]], sees: np.ndarray, trained_paths: int
 ) -> tuple[float, ...]:
-    """(S,) `join_scale` of each summary; whatever follows it keeps it, since it reads the same keys."""
+    """(S,) `join_scale` of each summary; the segments after it keep it, since they read the same keys."""
     lengths = np.array([len(p.tokens) for p in pieces])
     scales: list[float] = []
     for s, piece in enumerate(pieces):
@@ -150,8 +147,9 @@ def attention_scales(
 def lay_out(pieces: Sequence[Piece], mode: str, path_position_stride: int = 0, trained_paths: int = 0) -> Layout:
     """The layout of a finished trace. `pieces` are in text order and begin with the prompt (or the first main text).
 
-    In `structured` mode path p of a block starts (p - 1) * `path_position_stride` positions behind the fork: at 0 all start together.
-    `trained_paths` is the largest number of paths that the model was trained with, beyond which attention is scaled (0: not).
+    In `structured` mode path p of a block starts (p - 1) * `path_position_stride` positions after the fork: with 0 all
+    start together. `trained_paths` is the largest number of paths that the model was trained with, beyond which
+    attention is scaled (0: never).
     """
     follows = wire(pieces, mode)
     sees = closure(follows)

@@ -1,4 +1,4 @@
-"""The canonical compact text of a trace: no white space between the tags of a block but the dialect's gap."""
+"""The canonical text of a trace: no white space between the tags of a block except the dialect's gap."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from polythink.trace.tree import Block, Trace
 
 
 def render(trace: Trace, dialect: Dialect = PARALLEL_R1) -> str:
-    """Such that `parse(render(t)) == t`. `UserError` if a text part holds a tag: it would be read as structure."""
+    """The canonical text: `parse(render(t)) == t`. `UserError` if a text part holds a tag, to be read as structure."""
     return _render(trace, dialect)
 
 
 def _render(trace: Trace, d: Dialect, opened: str = "") -> str:
-    """A trace that stands behind the tag `opened`: the outermost one behind none."""
+    """A trace inside the element that the tag `opened` opens ("" for the outermost trace)."""
     return "".join(_block(p, d) if isinstance(p, Block) else _text(p, d, opened) for p in trace.parts)
 
 
@@ -22,7 +22,7 @@ def _block(block: Block, d: Dialect) -> str:
     paths = ""
     for label, path in block.numbered():
         if d.inventory and not 1 <= label <= d.inventory:
-            raise UserError(f"a path with the number {label} in dialect {d.name}: numbers go from 1 to {d.inventory}")
+            raise UserError(f"a path has the number {label}; in dialect {d.name} numbers go from 1 to {d.inventory}")
         opened, closed = d.path_tags(label)
         paths += f"{opened}{_render(path, d, opened)}{closed}"
     summary = f"{d.summary_open}{_render(block.summary, d, d.summary_open)}{d.summary_close}"

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from polythink.trace.layout import Layout, Piece, lay_out
 
-# Why a segment stopped: `tag` its closing tag was drawn, `fork` a block was opened, `eos` the end token was drawn,
-# `length` the segment's own budget ran out, `trace_length` the trace's budget ran out, `max_blocks` one block too many
-# was opened, `joined` enough other paths had finished. The last four are truncations.
+# Why a segment stopped: `tag` its closing tag was sampled, `fork` a block was opened, `eos` the end token was sampled,
+# `length` the segment's own budget ran out, `trace_length` the trace's budget ran out, `max_blocks` the model opened
+# more blocks than allowed, `joined` enough other paths had finished. The last four are truncations.
 TRUNCATIONS = ("length", "trace_length", "max_blocks", "joined")
 
 
@@ -22,24 +22,25 @@ class Segment:
     tokens: list[int] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    temperature: float = 1.0  # 1.0 under greedy decoding as well: what `logprobs` refer to
+    temperature: float = 1.0  # that of `logprobs`; 1.0 under greedy decoding too
     finish_reason: str = ""
-    label: int = 0  # the number in the path's tags, where it has one
-    misplaced_tags: int = 0  # tags of other elements that were drawn and replaced (`Dialect.misplaced_tags`)
-    text: str = ""  # decoded, tags included, the end token left out
+    label: int = 0  # the number in the path's tags, 0 where paths have none
+    misplaced_tags: int = 0  # tags of other elements that were sampled and replaced (`Dialect.misplaced_tags`)
+    text: str = ""  # decoded, with tags, without the end token
 
 
 @dataclass
 class Rollout:
     """One response to one prompt. `segments` are in text order."""
 
-    problem: str  # key of the problem it answers
-    sample: int  # which of the samples of that problem
+    problem: str  # key of the problem
+    sample: int  # number of the sample among those of the problem
     mode: str
     prompt: tuple[int, ...]
     segments: list[Segment]
     path_position_stride: int = 0  # see `lay_out`
     trained_paths: int = 0  # see `lay_out`
+    _layouts: dict[tuple, tuple] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def text(self) -> str:
@@ -52,12 +53,12 @@ class Rollout:
 
     @property
     def truncated(self) -> int:
-        """How many segments were cut by a budget."""
+        """Number of segments that were truncated."""
         return sum(s.finish_reason in TRUNCATIONS for s in self.segments)
 
     @property
     def misplaced_tags(self) -> int:
-        """How many drawn tags of other elements the runtime replaced."""
+        """Number of sampled tags that the runtime replaced."""
         return sum(s.misplaced_tags for s in self.segments)
 
     @property
@@ -74,6 +75,29 @@ class Rollout:
             if s.tokens
         ]
 
+    @property
+    def critical_path(self) -> int:
+        """Number of sequential steps of the response (the prompt is not counted): its last position; 0 without tokens.
+
+        Positions that `path_position_stride` sets apart are no steps, so they are counted without it.
+        """
+        if not self.tokens:
+            return 0
+        return int(self._lay_out(self.mode, 0).position.max()) + 1 - len(self.prompt)
+
     def layout(self, mode: str | None = None) -> Layout:
-        """The layout it was drawn in, or that of another mode."""
-        return lay_out(self.pieces(), mode or self.mode, self.path_position_stride, self.trained_paths)
+        """The layout in which it was drawn, or that of another mode."""
+        return self._lay_out(mode or self.mode, self.path_position_stride)
+
+    def _lay_out(self, mode: str, stride: int) -> Layout:
+        """Cached, since statistics, training and reports all ask for it.
+
+        Segments are mutable while a trace is drawn, but tokens are only ever added: a layout stays true as long as the
+        lengths of the segments are the same.
+        """
+        lengths = [len(s.tokens) for s in self.segments]
+        known, layout = self._layouts.get((mode, stride), (None, None))
+        if known != lengths:
+            layout = lay_out(self.pieces(), mode, stride, self.trained_paths)
+            self._layouts[mode, stride] = (lengths, layout)
+        return layout

@@ -21,10 +21,10 @@ class TraceStatistics:
 
     blocks: int
     paths_per_block: tuple[int, ...]  # in the order of `Trace.walk`
-    first_block: float  # share of the canonical text's characters that stand before the first block; nan without one
+    first_block: float  # share of the canonical text's characters before the first block; nan without one
     depth: int  # 0 without a block, 1 with plain blocks, 2 with a block in a path or summary, ...
     words: int  # words of text, tags not counted
-    critical_words: int  # words on the longest chain: of each block its longest path, then its summary
+    critical_words: int  # words on the longest chain: of each block the longest path, then the summary
 
 
 def statistics(trace: str | Trace, dialect: Dialect = PARALLEL_R1) -> TraceStatistics:
@@ -49,7 +49,7 @@ def _depth(trace: Trace) -> int:
 
 
 def _words(trace: Trace, together: Callable[[list[int]], int]) -> int:
-    """Words of a trace; `together` says what the paths of a block cost together: the `sum` or the `max` of them."""
+    """Words of a trace; `together` combines those of a block's paths: `sum`, or `max` for the longest path."""
     return sum(
         together([_words(p, together) for p in part.paths]) + _words(part.summary, together)
         if isinstance(part, Block)
@@ -62,8 +62,8 @@ def rollout_statistics(rollout: Rollout, dialect: Dialect = PARALLEL_R1) -> dict
     """Numbers of one rollout, one row of a metrics file.
 
     `blocks` and `paths` count opening tags in the text (the N of the published rewards), `complete_blocks` the
-    well-formed outermost blocks (the parallel ratio is the share of rollouts with at least one). `critical_path` is
-    the last position of the response, the prompt taken off. `valid` and `reason` are of the strict rule.
+    well-formed outermost blocks (the parallel ratio is the share of rollouts with at least one). `well_formed` and
+    `reason` are the verdict of the strict rule.
     """
     text = rollout.text
     verdict = check(text, "strict", dialect)
@@ -74,17 +74,17 @@ def rollout_statistics(rollout: Rollout, dialect: Dialect = PARALLEL_R1) -> dict
         "first_block": _first_block(rollout, dialect),
         "tokens": rollout.tokens,
         "sampled_tokens": sum(sum(s.sampled) for s in rollout.segments),
-        "critical_path": rollout.layout().critical_path - len(rollout.prompt) if rollout.tokens else 0,
+        "critical_path": rollout.critical_path,
         "truncated": rollout.truncated,
         "misplaced_tags": rollout.misplaced_tags,
         "finish_reason": rollout.finish_reason,
-        "valid": verdict.valid,
+        "well_formed": verdict.valid,
         "reason": verdict.reason,
     }
 
 
 def count_blocks(text: str, dialect: Dialect = PARALLEL_R1) -> int:
-    """How many blocks a text opens; without tags of their own, runs of paths with nothing else between them."""
+    """Number of blocks that a text opens; without block tags, the number of runs of adjacent paths."""
     kinds = [token.kind for token in scan(text, dialect) if not token.text.isspace()]
     if dialect.block_open:
         return kinds.count("block_open")
@@ -95,8 +95,8 @@ def _first_block(rollout: Rollout, dialect: Dialect) -> float | None:
     """Share of the response's tokens, in text order, before the first block's opening tag; None without one.
 
     A segment that forks ends with that tag, so the count is exact; a block without tags of its own begins with its
-    first path. Where one segment holds the tag in mid-text (a sequential rollout that was not split), its tokens are
-    taken to be equally long.
+    first path. Where a segment holds the tag in mid-text (a sequential rollout that was not split), its tokens are
+    assumed to be equally long.
     """
     before = 0
     for segment in rollout.segments:

@@ -1,4 +1,4 @@
-"""From a parsed trace to pieces: tags and text become tokens, and each token is marked as sampled or forced."""
+"""From a parsed trace to pieces: tags and text become tokens, each marked as sampled or forced."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def pieces_of(
     end: Sequence[int] = (),
     opening: str = "",
 ) -> list[Piece]:
-    """The pieces of prompt + response, in text order; the same that the engine records when it draws that response.
+    """The pieces of prompt + response in text order: those that the engine records when it draws that response.
 
-    `encode` turns text into token ids without special tokens; `end` is appended to the outermost text (the end token).
-    In `structured` mode the runtime writes `<Path>`, `</Parallel>`, the gap and `<Summary>`: these are forced, and so
-    is the `opening` with which a summary begins, where it does begin with it, and an element's own opening tag in its
-    text, which stands for a stray that the runtime replaced. In `sequential` mode the model writes everything. The
-    prompt is never parsed and never sampled.
+    `encode` turns text into token ids without special tokens; `end` (the end token) is appended to the outermost text.
+    In `structured` mode the runtime writes `<Path>`, `</Parallel>`, the gap and `<Summary>`: these are forced. So are
+    the `opening` of a summary that begins with it, and an element's own opening tag within its text, which stands for a
+    misplaced tag that the runtime replaced. In `sequential` mode the model writes everything. The prompt is never
+    parsed and never sampled.
     """
     writer = _Writer(dialect, encode, forced_tags=mode != "sequential", opening=opening)
     if prompt:
@@ -60,7 +60,7 @@ class _Writer:
         self.tokens, self.sampled = [], []
 
     def walk(self, trace: Trace, own: str = "") -> None:
-        """Write a trace's text into the open piece; each block in it closes the piece and opens a new one behind.
+        """Write a trace's text into the open piece; each block in it closes the piece and opens a new one after it.
 
         `own` is the opening tag of the element that the trace fills.
         """
@@ -73,12 +73,12 @@ class _Writer:
                 self.text(part, own)
 
     def text(self, text: str, own: str) -> None:
-        """Write a text, with the tags in it that stand for strays."""
+        """Write a text, forcing the tags in it that stand for misplaced ones."""
         first, *rest = text.split(own) if own and self.dialect.misplaced_tags == "replace" else [text]
         self.put(self.encode(first))
-        for behind in rest:
+        for part in rest:
             self.put(self.encode(own), self.forced_tags)
-            self.put(self.encode(behind))
+            self.put(self.encode(part))
 
     def block(self, block: Block) -> None:
         d, encode, forced = self.dialect, self.encode, self.forced_tags
@@ -100,7 +100,7 @@ class _Writer:
         self.close()
 
     def opened(self, summary: Trace) -> Trace:
-        """What is left to write of a summary behind the forced opening."""
+        """Write the forced opening of a summary; what is left of the summary to write."""
         first, *rest = summary.parts or ("",)
         if not (self.opening and isinstance(first, str) and first.startswith(self.opening)):
             return summary

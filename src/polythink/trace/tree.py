@@ -27,7 +27,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Block:
-    """Independent paths and the summary that joins them. `labels` are the paths' numbers in a dialect that has them."""
+    """Independent paths and the summary that joins them. `labels`: the paths' numbers, in dialects that number them."""
 
     paths: tuple[Trace, ...]
     summary: Trace

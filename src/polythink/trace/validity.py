@@ -1,8 +1,8 @@
-"""Is a trace well formed? Three named rules, from the whole grammar to what the published reward accepts.
+"""Whether a trace is well formed: three named rules, from the whole grammar to what the published reward accepts.
 
 `strict`     the grammar of `trace.parse`: every tag in its place, nothing between the paths, each block summarised.
 `stack`      Algorithm 1 of Parallel-R1 (arXiv 2509.07980): tags open and close in matching order. The number of paths,
-             the place of the summary and text between the paths are not looked at.
+             the place of the summary and text between the paths do not matter.
 `reference`  the checker behind the published rewards, with its leniencies: a missing or stray `</Summary>`, text
              between the paths or before the summary, paths outside a block, blocks nested in paths, a path within a
              path (both count) are all accepted.
@@ -20,7 +20,7 @@ from polythink.trace.parse import Token, TraceError, parse, place, scan
 
 @dataclass(frozen=True)
 class Verdict:
-    """`reason` is `ok` or the key of the first mistake, to count by; `detail` says where and what, for people."""
+    """`reason` is `ok` or the stable key of the first mistake; `detail` says where it is and what, for people."""
 
     valid: bool
     reason: str
@@ -31,18 +31,18 @@ OK = Verdict(True, "ok")
 
 
 def check(text: str, rule: str = "strict", dialect: Dialect = PARALLEL_R1) -> Verdict:
-    """The verdict of one of `RULES` on a response. Any text gets one; `UserError` only for a rule that is not there."""
+    """The verdict of one of `RULES` on any text. `UserError` only for a rule that the dialect does not have."""
     check_rule(rule, dialect)
     return _CHECKERS[rule](text, dialect)
 
 
 def check_rule(rule: str, dialect: Dialect = PARALLEL_R1) -> None:
-    """`UserError` unless `rule` is one of `RULES`, and one that the dialect has."""
+    """`UserError` unless `rule` is one of `RULES` and applies to the dialect."""
     if rule not in RULES:
         raise UserError(f"no validity rule {rule!r}{did_you_mean(rule, RULES)}")
     if rule == "reference" and not dialect.published_check:
-        raise UserError(f"rule 'reference' is the checker of Parallel-R1's rewards, dialect {dialect.name} has none of "
-                        "its own; use 'strict' or 'stack'")  # fmt: skip
+        raise UserError(f"rule 'reference' is the checker published with Parallel-R1; dialect {dialect.name} has none: "
+                        "use 'strict' or 'stack'")  # fmt: skip
 
 
 def _strict(text: str, dialect: Dialect) -> Verdict:
@@ -62,7 +62,7 @@ def _stack(text: str, dialect: Dialect) -> Verdict:
         elif not open_tags:
             return _invalid("not_open", f"{tag.text} closes nothing", tag, text)
         elif (open_tags[-1].kind, open_tags[-1].label) != (f"{element}_open", tag.label):
-            return _invalid("wrong_close", f"{tag.text} where {open_tags[-1].text} is to be closed", tag, text)
+            return _invalid("wrong_close", f"{tag.text} while {open_tags[-1].text} is open", tag, text)
         else:
             open_tags.pop()
     if open_tags:
@@ -85,7 +85,7 @@ def _reference(text: str, dialect: Dialect) -> Verdict:
             if not open_tags or open_tags.pop().kind != tag.kind.replace("close", "open"):
                 return _invalid(f"unexpected_{tag.kind}", f"{tag.text} where none is open", tag, text)
             if tag.kind == "path_close":
-                paths[-1:] = [n + 1 for n in paths[-1:]]  # the innermost block's, and nobody's outside a block
+                paths[-1:] = [n + 1 for n in paths[-1:]]  # of the innermost block; outside a block none is counted
                 continue
             if (count := paths.pop()) < dialect.min_paths:
                 return _invalid(

@@ -253,8 +253,8 @@ MISTAKES = [
     (lambda: parse_question("9 8 5"), "'9 8 5' is not a countdown question"),
     (lambda: DemoStyle("paralel"), "did you mean 'parallel'"),
     (lambda: CountdownTeacher({"paralel": 1}), "did you mean 'parallel'"),
-    (lambda: CountdownTeacher({"parallel": 0}), "shares of the styles"),
-    (lambda: CountdownTeacher({"parallel": 1}, p_right=1.5), "p_right within 0..1"),
+    (lambda: CountdownTeacher({"parallel": 0}), "weights of styles"),
+    (lambda: CountdownTeacher({"parallel": 1}, p_right=1.5), "p_right in 0..1"),
     (lambda: CountdownTeacher({"parallel": 1}, labels="randm"), "did you mean 'random'"),
 ]
 

@@ -1,20 +1,20 @@
 """Attribution: a synthetic task in which the summary must say which path said what.
 
-A question names six letters, a place and a length. Every path, knowing nothing of the others, says that many words: at
-the place any of the letters, dots elsewhere. The summary has a line for each path, in the order of the numbers in the
-paths' tags, which is not the order in which the paths stand:
+A question gives six letters, a place and a length. Every path, independent of the others, has that many words: one of
+the letters at that place, dots elsewhere. The summary reports each path's letter, in the order of the numbers in the
+paths' tags, which is not the order of the paths:
 
     question     a d e g j k -> 4 of 6
     trace        <think9> . . . k . . </think9><think2> . . . a . . </think2><summary> 2 a 9 k </summary>
 
-Paths are equally long, start at the same position and say their letters at the same one, so neither positions nor the
+Paths are equally long, start at the same position and have their letters at the same position, so neither positions nor
 neighbouring words tell them apart. With thought embeddings (ParaThinker, arXiv 2509.04475) each letter's key and value
-say whose they are, and one attention layer can look up "the letter of path 9". Without, a letter knows its path only
-through the path's opening tag: one layer must first carry the number from the tag to the letter, and only a later one
-can look it up. A model of one layer thus needs the embeddings; a deeper one may learn the detour.
+show which path they belong to, and one attention layer can look up "the letter of path 9". Without them a letter is
+tied to its path only through the path's opening tag: one layer must first carry the number from the tag to the letter,
+and only a later one can look it up. A model of one layer thus needs the embeddings; a deeper one may learn the detour.
 
-What is right depends on what the paths said, so the whole trace is graded. A model that always says the same letter
-makes it easy for itself: the task is for fine-tuning and evaluation, not for a reward.
+The right answer depends on what the paths said, so the whole trace is graded. A model can game the task by always
+choosing one letter, so do not use it as an RL reward.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from itertools import combinations
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.problem import Problem
 from polythink.problems.tasks.demonstrations import SPLITS, DemoStyle, split_of
-from polythink.trace.dialect import Dialect, draw_labels
+from polythink.trace.dialect import Dialect
 from polythink.trace.parse import TraceError, parse
 from polythink.trace.tree import Trace
 
 LETTERS = "abcdefghijkl"
-CHOICES = 6  # letters of a question
-LENGTHS = (5, 6, 7, 8)  # words of a path
-FIRST_PLACE = 3  # the letter stands at least so far from the opening tag
+CHOICES = 6  # letters per question
+LENGTHS = (5, 6, 7, 8)  # words per path
+FIRST_PLACE = 3  # smallest place, so that the letter is not next to the opening tag
 MOST_NUMBERS = 64
 DOT = "."
 
@@ -46,7 +46,7 @@ _QUESTION = re.compile(r"([a-z](?: [a-z])*) -> (\d+) of (\d+)")
 
 @dataclass(frozen=True)
 class Question:
-    """Each path says `length` words, one of `letters` at `place` (counted from 1)."""
+    """Each path has `length` words: one of `letters` at `place` (counted from 1), dots elsewhere."""
 
     letters: tuple[str, ...]
     place: int
@@ -57,18 +57,18 @@ class Question:
         return f"{' '.join(self.letters)} -> {self.place} of {self.length}"
 
     def path(self, letter: str) -> str:
-        """What a path says: `. . . k . .`"""
+        """The text of a path with that letter: `. . . k . .`"""
         words = [DOT] * self.length
         words[self.place - 1] = letter
         return " ".join(words)
 
     def allows(self, path: str) -> bool:
-        """Whether a path without its tags says what it was asked to."""
+        """Whether a path (without its tags) answers the question."""
         return path.split() in [self.path(letter).split() for letter in self.letters]
 
 
 def parse_question(text: str) -> Question:
-    """The question that `a d e g j k -> 4 of 6` spells."""
+    """The question of a text like `a d e g j k -> 4 of 6`."""
     match = _QUESTION.fullmatch(text)
     if not match or not 1 <= int(match[2]) <= int(match[3]):
         raise UserError(f"{text!r} is not an attribution question; give letters, a place and a length, as in "
@@ -79,7 +79,7 @@ def parse_question(text: str) -> Question:
 def problems(split: str, limit: int | None = None, seed: int = 0) -> tuple[Problem, ...]:
     """The problems of a split, shuffled by `seed`, the first `limit` of them; the split is a hash of the key.
 
-    A problem's `answer` is the place that the summary reports: what was said there, only the trace knows.
+    A problem's `answer` is the place of the letters: the letters themselves are known from the trace alone.
     """
     if split not in SPLITS:
         raise UserError(f"attribution has no split {split!r}{did_you_mean(split, SPLITS)}")
@@ -103,15 +103,14 @@ def _all_problems() -> tuple[Problem, ...]:
     )  # fmt: skip
 
 
-def demonstrate(problem: Problem, manner: DemoStyle, rng: random.Random, dialect: Dialect) -> str:
-    """A trace that answers the problem: each path says a letter drawn on its own.
+def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect: Dialect) -> str:
+    """A trace that answers the problem: each path's letter is drawn independently.
 
-    Of the manner count the numbers of `paths` and their `labels`: `random` ones of the inventory in random order, or
-    `ordered`, 1..P.
+    Only `paths` and `labels` of the style matter here.
     """
     question = parse_question(problem.question)
-    inventory, paths = _inventory(dialect), manner.draw_paths(rng)
-    numbers = draw_labels(inventory, paths, rng if manner.labels == "random" else None)
+    _check_numbers(dialect)
+    numbers = dialect.draw_labels(style.draw_paths(rng), rng if style.labels == "random" else None)
     said = {number: rng.choice(question.letters) for number in numbers}
     inside = "".join(
         f"{opened} {question.path(letter)} {closed}"
@@ -124,8 +123,8 @@ def demonstrate(problem: Problem, manner: DemoStyle, rng: random.Random, dialect
     )
 
 
-def _inventory(dialect: Dialect) -> int:
-    """How many numbers a path can have; `UserError` where there are none, or no words for them."""
+def _check_numbers(dialect: Dialect) -> None:
+    """`UserError` if the dialect's paths have no numbers, or more numbers than `VOCABULARY` has words for."""
     if not dialect.inventory:
         raise UserError(
             f"attribution needs paths with numbers, dialect {dialect.name} has none; use dialect: parathinker"
@@ -135,7 +134,6 @@ def _inventory(dialect: Dialect) -> int:
             f"attribution has words for the numbers 1 to {MOST_NUMBERS}, dialect {dialect.name} has "
             f"{dialect.inventory}; use parathinker:{MOST_NUMBERS} or fewer"
         )
-    return dialect.inventory
 
 
 # ---- grading ----
@@ -143,7 +141,7 @@ def _inventory(dialect: Dialect) -> int:
 
 @dataclass(frozen=True)
 class Report:
-    """What a summary reports. `right_lines` is the share of paths whose line is there and right."""
+    """What a summary reports. `right_lines` is the share of paths that are reported rightly."""
 
     lines: str
     right: bool
@@ -151,12 +149,12 @@ class Report:
 
 
 def judge(text: str, place: int, dialect: Dialect) -> Report | None:
-    """How the summary of the response's last block reports the words that its paths said at `place`.
+    """How the summary of the response's last block reports the words that its paths have at `place`.
 
-    Right are exactly the lines that the paths call for, in the order of their numbers; never where a path says nothing
-    at that place. None where the response does not parse or has no block, or the summary says nothing.
+    It is right if it holds exactly the lines that the paths call for, in the order of their numbers, and no path ends
+    before `place`. None if the response does not parse, has no block, or its summary is empty.
     """
-    _inventory(dialect)
+    _check_numbers(dialect)
     try:
         blocks = parse(text, dialect).blocks
     except TraceError:

@@ -1,8 +1,8 @@
-"""Operator countdown: a synthetic, verifiable task that a model under a million parameters can learn, and be wrong at.
+"""Operator countdown: a synthetic, verifiable task that a model under a million parameters can learn but not perfect.
 
-Numbers 1-9 stand in a fixed order; choose `+`, `-` or `*` between them so that the value, worked out from left to right
-(no precedence), is the target. Every value on the way lies in 0..60, and exactly one choice of operators reaches the
-target. A **chain** tries one choice and says at its end whether it worked:
+Numbers 1-9 are given in a fixed order; choose `+`, `-` or `*` between them so that the value, computed from left to
+right (no precedence), is the target. Every intermediate value lies in 0..60, and exactly one choice of operators
+reaches the target. A **chain** tries one choice and says at its end whether it worked:
 
     question     9 8 5 -> 5
     chain        9 - 8 = 1 * 5 = 5 ok
@@ -11,9 +11,9 @@ target. A **chain** tries one choice and says at its end whether it worked:
                  <Summary> - * </Summary> \\boxed{ 9 - 8 * 5 }
     ParaThinker  <think1> chain </think1> ... <summary> \\boxed{ 9 - 8 * 5 } </summary>
 
-A path may hold further chains behind one that missed (`DemoStyle.retries`).
+A path may try further chains after one that missed (`DemoStyle.retries`).
 
-All words are separated by single spaces (tags need none between them), and `VOCABULARY` holds every word.
+Words are separated by single spaces (between tags there may be none), and `VOCABULARY` holds every word.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from typing import Any
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.problem import Problem
 from polythink.problems.tasks.demonstrations import SPLITS, STYLES, DemoStyle, split_of
-from polythink.trace.dialect import PARALLEL_R1, Dialect, draw_labels
+from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.render import render
 from polythink.trace.tree import Block, Trace
 
-LEVELS = {"mini": 2, "easy": 3, "hard": 4}  # level -> how many numbers
+LEVELS = {"mini": 2, "easy": 3, "hard": 4}  # level -> number of numbers
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 LOW, HIGH = 0, 60  # every value of a chain, both ends included
 
@@ -43,14 +43,14 @@ VOCABULARY: tuple[str, ...] = (
     *OPERATORS, "=", "->", ":", "ok", "no", "\\boxed{", "}", "together", "alone",
 )  # fmt: skip
 
-# a chain at the start of a path, behind its opening tag, or behind another chain: first number, steps, mark
+# A chain at the start of a path, after its opening tag, or after another chain: first number, steps, mark
 _CHAIN = re.compile(r"\s*(?:<\w+>\s*)?(\d+)((?:\s+[-+*]\s+\d+\s+=\s+\d+)+)(?:\s+(ok|no))?(?![^\s<])")
 _STEP = re.compile(r"\s+([-+*])\s+(\d+)\s+=\s+\d+")
 
 
 @dataclass(frozen=True)
 class Chain:
-    """One choice of operators and what it comes to. `values` are the results after each operator."""
+    """One choice of operators. `values` are the results after each operator."""
 
     numbers: tuple[int, ...]
     operators: tuple[str, ...]
@@ -58,7 +58,7 @@ class Chain:
 
     @property
     def expression(self) -> str:
-        """`9 - 8 * 5`, to be read from left to right."""
+        """`9 - 8 * 5`, to be computed from left to right."""
         rest = zip(self.operators, self.numbers[1:], strict=True)
         return " ".join([str(self.numbers[0]), *(f"{op} {number}" for op, number in rest)])
 
@@ -71,7 +71,7 @@ class Chain:
 
 @lru_cache(maxsize=1 << 14)
 def chains(numbers: tuple[int, ...]) -> tuple[Chain, ...]:
-    """Every choice of operators whose values all stay in range."""
+    """Every choice of operators whose values all lie in range."""
     found = [Chain(numbers[:1], (), ())]
     for number in numbers[1:]:
         found = [longer for chain in found for longer in _extend(chain, number) if LOW <= longer.values[-1] <= HIGH]
@@ -87,10 +87,7 @@ def _extend(chain: Chain, number: int) -> list[Chain]:
 
 
 def problems(level: str, split: str, limit: int | None = None, seed: int = 0) -> tuple[Problem, ...]:
-    """The problems of a level that belong to `split`, shuffled by `seed`, the first `limit` of them.
-
-    A problem's split is a hash of its key: it depends on nothing else and never changes.
-    """
+    """The problems of a level and a split (a hash of their key), shuffled by `seed`, the first `limit` of them."""
     if level not in LEVELS:
         raise UserError(f"no countdown level {level!r}{did_you_mean(level, LEVELS)}")
     if split not in SPLITS:
@@ -127,23 +124,22 @@ def parse_question(question: str) -> tuple[tuple[int, ...], int]:
 
 
 def path_answer(text: str) -> str | None:
-    """The expression that a path (or a sequential response) settled on: `9 - 8 * 5`; None where no chain begins it.
+    """The expression at which a path (or a sequential response) arrived: `9 - 8 * 5`; None if no chain begins it.
 
-    Of several chains that is the last, where a path stops trying. It is made of the operators and operands that were
-    written. Results and the mark are not looked at: a slip in the arithmetic or a wrong `ok` makes neither a right path
-    wrong nor a wrong one right.
+    Of several chains it is the last, where a path stops trying. Only operators and operands count, not the results and
+    the mark: a slip in the arithmetic or a wrong `ok` makes neither a right path wrong nor a wrong one right.
     """
     tried = _attempts(text)
     return tried[-1][1] + _STEP.sub(r" \1 \2", tried[-1][2]) if tried else None
 
 
 def is_marked_ok(text: str) -> bool:
-    """Whether a chain that begins a path (or a sequential response) says of itself that it reached the target."""
+    """Whether a chain at the beginning of a path (or a sequential response) is marked as having reached the target."""
     return any(match[3] == "ok" for match in _attempts(text))
 
 
 def _attempts(text: str) -> list[re.Match[str]]:
-    """The chains with which a text begins, one right behind the other."""
+    """The chains with which a text begins, one right after the other."""
     found: list[re.Match[str]] = []
     while match := _CHAIN.match(text, found[-1].end() if found else 0):
         found.append(match)
@@ -152,23 +148,23 @@ def _attempts(text: str) -> list[re.Match[str]]:
     return found
 
 
-def demonstrate(problem: Problem, manner: DemoStyle, rng: random.Random, dialect: Dialect = PARALLEL_R1) -> str:
+def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect: Dialect = PARALLEL_R1) -> str:
     """A response to a countdown problem, in the style `sequential` (one path's text) or `parallel` (a block).
 
-    Each chain is drawn on its own: with probability `p_right` the solution, otherwise any chain in range (which may be
-    the solution by chance). The summary names the first chain that reached the target, any where there is none: a
-    failed attempt stays well formed and is wrong, unless the manner's summary is the reference.
+    Chains are drawn independently: with probability `p_right` the solution, otherwise any chain in range (which may be
+    the solution by chance). The summary states the first chain that reached the target, or any chain if none did: a
+    failed attempt stays well formed and is wrong, unless `summary` is "reference".
     """
     _, target = parse_question(problem.question)
-    paths = manner.draw_paths(rng) if manner.style == "parallel" else 1
-    labels = draw_labels(dialect.inventory, paths, rng if manner.labels == "random" else None) or (0,) * paths
-    tried = [_path(problem, manner, rng, label if manner.strategies else 0) for label in labels]
+    paths = style.draw_paths(rng) if style.style == "parallel" else 1
+    labels = dialect.draw_labels(paths, rng if style.labels == "random" else None) or (0,) * paths
+    tried = [_path(problem, style, rng, label if style.strategies else 0) for label in labels]
     everything = [chain for path in tried for chain in path]
     chosen = next((chain for chain in everything if chain.values[-1] == target), None) or rng.choice(tried)[-1]
-    answer = problem.answer if manner.summary == "reference" else chosen.expression
+    answer = problem.answer if style.summary == "reference" else chosen.expression
     texts = [" ".join(chain.text(target) for chain in path) for path in tried]
     box = f"\\boxed{{ {answer} }}"
-    if manner.style == "sequential":
+    if style.style == "sequential":
         return f"{texts[0]} {box}"
     said = tuple(Trace((f" {text} ",)) for text in texts)
     if dialect.answer == "summary":
@@ -178,31 +174,31 @@ def demonstrate(problem: Problem, manner: DemoStyle, rng: random.Random, dialect
 
 
 def strategy(label: int) -> tuple[str, str]:
-    """The first two operators of the path with that number, where numbers are tied to strategies: one of nine pairs."""
+    """The first two operators of the path with that number under `DemoStyle.strategies`: one of nine pairs."""
     names = tuple(OPERATORS)
     return names[(label - 1) % 3], names[(label - 1) // 3 % 3]
 
 
-def _path(problem: Problem, manner: DemoStyle, rng: random.Random, label: int) -> list[Chain]:
-    """The chains of one path: one, and others behind it while they miss the target and there are retries left."""
+def _path(problem: Problem, style: DemoStyle, rng: random.Random, label: int) -> list[Chain]:
+    """The chains of one path: one, and more while they miss the target and retries are left."""
     numbers, target = parse_question(problem.question)
     everything = chains(numbers)
     if label:
         first = strategy(label)
         everything = [chain for chain in everything if chain.operators[:2] == first] or everything
     tried: list[Chain] = []
-    while len(tried) <= manner.retries and not (tried and tried[-1].values[-1] == target):
+    while len(tried) <= style.retries and not (tried and tried[-1].values[-1] == target):
         right = next((chain for chain in everything if chain.expression == problem.answer), None)
-        tried.append(right if right and rng.random() < manner.p_right else rng.choice(everything))
+        tried.append(right if right and rng.random() < style.p_right else rng.choice(everything))
     return tried
 
 
 @dataclass(frozen=True)
 class CountdownTeacher:
-    """A cold-start teacher that needs no model: `teacher(problem, prompt, sample)` is a demonstration.
+    """A cold-start teacher that needs no model: `teacher(problem, prompt, sample)` returns a demonstration.
 
-    `styles` are the shares of the styles, in any unit; `labels` is that of a `DemoStyle`. The response depends on (seed,
-    problem, sample) alone.
+    `styles` maps styles to weights, which need not sum to 1; `labels` is that of `DemoStyle`. The response depends
+    on (seed, problem, sample) alone.
     """
 
     styles: Mapping[str, float]
@@ -214,21 +210,22 @@ class CountdownTeacher:
 
     def __post_init__(self) -> None:
         if unknown := next((style for style in self.styles if style not in STYLES), None):
-            raise UserError(f"no style of demonstration {unknown!r}{did_you_mean(unknown, STYLES)}")
+            raise UserError(f"no style {unknown!r} of demonstrations{did_you_mean(unknown, STYLES)}")
         if self.paths < 1 or not 0 <= self.p_right <= 1:
-            raise UserError(f"paths must be 1 or more and p_right within 0..1, not {self.paths} and {self.p_right}")
+            raise UserError(f"paths must be 1 or more and p_right in 0..1, got {self.paths} and {self.p_right}")
         if not self.styles or min(self.styles.values()) < 0 or not sum(self.styles.values()):
-            raise UserError(f"the shares of the styles must be 0 or more and not all 0, not {dict(self.styles)}")
-        DemoStyle(labels=self.labels)  # refuses what is no way to number paths
+            raise UserError(f"weights of styles must be 0 or more and not all 0, got {dict(self.styles)}")
+        DemoStyle(labels=self.labels)  # checks it
 
     @property
     def about(self) -> dict[str, Any]:
-        """What its responses depend on, to be recorded."""
+        """What its responses depend on: recorded with them."""
         keys = ("p_right", "paths", "labels", "seed")
         return {"kind": "countdown", "styles": dict(self.styles)} | {key: getattr(self, key) for key in keys}
 
     def __call__(self, problem: Problem, prompt: str, sample: int) -> str:
         rng = random.Random(f"{self.seed}/{problem.key}/{sample}")
         (style,) = rng.choices(list(self.styles), list(self.styles.values()))
-        manner = DemoStyle(style, (self.paths,), self.p_right, labels=self.labels)
-        return demonstrate(problem, manner, rng, self.dialect)
+        return demonstrate(
+            problem, DemoStyle(style, (self.paths,), self.p_right, labels=self.labels), rng, self.dialect
+        )

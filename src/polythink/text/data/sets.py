@@ -21,7 +21,7 @@ from typing import Any
 
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.hub import hub_rows
-from polythink.run.rows import read_rows
+from polythink.run.jsonl import read_rows
 from polythink.text.data import grammar
 from polythink.text.data.pairs import LANGUAGES, LIST_SPLITS, ORDERS, SHARES, Pair, TextSet, list_pairs, number_pairs
 
