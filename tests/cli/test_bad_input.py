@@ -36,8 +36,8 @@ stages:
   start: {kind: coldstart, problems: ["countdown-easy:train"], limit: 20,
           teacher: {kind: countdown, styles: {parallel: 1}}}
   sft: {kind: sft, steps: 20, batch: 4, lr: 3e-3, data: [{stage: start}], checkpoint_every: 4}
-  rl: {kind: grpo, problems: ["countdown-mini:train"], steps: 7, prompts_per_step: 2, group_size: 2, lr: 1e-3, checkpoint_every: 2,
-       reward: {cases: [{when: [right], value: 1}]}, drop_zero_spread: false}
+  rl: {kind: grpo, problems: ["countdown-mini:train"], steps: 7, prompts_per_step: 2, group_size: 2, lr: 1e-3,
+       checkpoint_every: 2, reward: {cases: [{when: [right], value: 1}]}, drop_zero_spread: false}
   check: {kind: eval, problems: ["countdown-mini:heldout"], limit: 4, samples: 2}
 """
 ONLY = {  # one stage that takes the recipe's own model

@@ -43,7 +43,7 @@ def test_translation_from_text_to_bleu(polythink, tmp_path):
         "BLEU",
         "exact match",
         "validation",
-        "Loss (nats a token)",
+        "Loss (nats per token)",
         "6 texts",
         "Heads, test",
     ):

@@ -131,7 +131,8 @@ def _evaluate(lm: LanguageModel, found: ProblemSet, asked: dict, heads: bool, ma
     rows = [(name, m["value"], m["low"], m["high"]) for name, m in result["metrics"].items()]
     print(markdown_table(["metric", "value", "95% from", "to"], rows))
     if heads:
-        from polythink.evaluate.heads import FILE, analyse_traces, save
+        from polythink.evaluate.head_file import FILE, save
+        from polythink.evaluate.heads import analyse_traces
 
         save(analyse_traces(engine, found, prompt, asked["params"], asked["seed"]), asked["out"] / FILE)
 
