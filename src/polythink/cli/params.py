@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polythink.cli.train import Overrides
+from polythink.cli.model import model_folder
+from polythink.cli.options import Overrides, complete_recipe
 from polythink.errors import UserError, did_you_mean
 from polythink.run.table import markdown_table
 
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
 def params(
     recipe: Annotated[
         str,
-        typer.Argument(metavar="RECIPE", help="A packaged recipe, a YAML file, or a model folder.", show_default=False),
+        typer.Argument(
+            metavar="RECIPE",
+            help="A packaged recipe, a YAML file, or the folder of a model, a stage or a run.",
+            show_default=False,
+            autocompletion=complete_recipe,
+        ),
     ],
     overrides: Overrides = None,
     beside: Annotated[
@@ -38,10 +44,10 @@ def params(
     Example: polythink params countdown-smoke model.architecture=eit --tokens 256
     """
     names = [name for name in beside.split(",") if name]
-    if (Path(recipe) / "config.json").is_file():
+    if (folder := model_folder(Path(recipe))).is_dir():
         if overrides:
             raise UserError(f"{recipe} is a model; overrides such as {overrides[0]!r} are for recipes, leave them out")
-        configs = in_shape_of(config_of(recipe), names)
+        configs = in_shape_of(config_of(folder), names)
     else:
         from polythink.pipeline.recipe import load_recipe
 
@@ -124,13 +130,13 @@ def configurations(recipe: Recipe | TextRecipe, beside: list[str]) -> dict[str, 
 
 
 def text_configurations(recipe: TextRecipe, beside: Sequence[str]) -> dict[str, PreTrainedConfig]:
-    """The same for a recipe of plain text. A vocabulary of words is counted in the texts, others have their size."""
+    """The same for a text recipe. A vocabulary of words is counted in the texts; the others have a known size."""
     from polythink.text.data.sets import load_texts
     from polythink.text.tokenizers import train_tokenizer
 
-    frame = recipe.frame()
+    vocabulary = None
     if recipe.tokenizer.kind == "words":
         data = next(stage.data for stage in recipe.stages.values() if stage.kind == "text")
         texts = (text for pair in load_texts(data) for text in (pair.source, pair.target))
-        frame = recipe.model.frame(len(train_tokenizer(recipe.tokenizer, texts)), recipe.has_encoder)
-    return in_shape_of(frame, beside)
+        vocabulary = len(train_tokenizer(recipe.tokenizer, texts))
+    return in_shape_of(recipe.architecture_config(vocabulary), beside)
