@@ -121,6 +121,7 @@ def options_of(kind: str, overrides: Sequence[str], samples: int) -> tuple[Confi
 
 def _evaluate(lm: LanguageModel, found: ProblemSet, asked: dict, heads: bool, max_num_seqs: int | None) -> None:
     from polythink.engine.engine import Engine
+    from polythink.evaluate.metrics import describe, show
     from polythink.evaluate.run import evaluate as run_evaluation
     from polythink.problems.answers import Grader
     from polythink.run.table import markdown_table
@@ -128,8 +129,8 @@ def _evaluate(lm: LanguageModel, found: ProblemSet, asked: dict, heads: bool, ma
     engine, prompt = Engine(lm, max_num_seqs=max_num_seqs or 64), asked["prompt"] or prompt_of(lm)
     with Grader(dialect=lm.dialect) as grader:
         result = run_evaluation(engine, found, log=console.log, grader=grader, **{**asked, "prompt": prompt})
-    rows = [(name, m["value"], m["low"], m["high"]) for name, m in result["metrics"].items()]
-    print(markdown_table(["metric", "value", "95% from", "to"], rows))
+    rows = [(name, show(name, estimate), describe(name).unit) for name, estimate in result["metrics"].items()]
+    print(markdown_table(["metric", "value [95% interval]", "unit"], rows))
     if heads:
         from polythink.evaluate.head_file import FILE, save
         from polythink.evaluate.heads import analyse_traces

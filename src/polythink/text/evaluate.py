@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from polythink.evaluate.study import result_of
 from polythink.run.folder import os_errors, write_json
 from polythink.run.jsonl import write_jsonl
 from polythink.run.progress import Progress
@@ -128,14 +129,15 @@ def evaluate_texts(
     rows = measure(lm, texts, options)
     write_jsonl(out / f"samples-{name}.jsonl", rows)
     scores = score_rows(rows, TASKS[task], options.tokenize)
-    result = {
-        "problems": texts.name,
-        "n": len(rows),
-        "decoding": {key: getattr(options, key) for key in TextEvalOptions.model_fields},
-        "notes": list(texts.notes),
-        "metrics": {metric: vars(score.estimate()) for metric, score in scores.items()},
-        "seconds": time.perf_counter() - started,
-    }
+    result = result_of(
+        "eval",
+        problems=texts.name,
+        n=len(rows),
+        decoding={key: getattr(options, key) for key in TextEvalOptions.model_fields},
+        notes=texts.notes,
+        metrics={metric: score.estimate() for metric, score in scores.items()},
+        seconds=time.perf_counter() - started,
+    )
     write_json(out / f"eval-{name}.json", result)
     return result
 
