@@ -58,7 +58,7 @@ def test_show_reports_known_faults(shared_data: Path):
     shown = run("show", shared_data / "math300.parquet", "--limit", 1)
     assert shown.startswith("math300: 316 problems\n")
     assert "[0] How many positive whole-number divisors does 196 have?\n  answer: 9\n" in shown
-    assert "lost the text behind their first blank line" in shown
+    assert "lost the text after their first blank line" in shown
     assert "16 44 45 89 218" in shown
     assert "occur both in DAPO-Math-17k" in shown
     assert "66 answers were cut inside a brace" in run("show", shared_data / "math_test.parquet", "--limit", 0)

@@ -21,10 +21,11 @@ from polythink.engine.params import Request, SamplingParams
 from polythink.engine.selfcheck import _decoded, check
 from polythink.errors import UserError
 from polythink.models.batch import collate
-from polythink.models.build import ModelConfig, add_thoughts, from_config, from_pretrained
+from polythink.models.build import add_thoughts, from_config, from_pretrained
+from polythink.models.config import ModelConfig
 from polythink.models.lm import LanguageModel, load, save, with_settings
 from polythink.models.logprobs import masked_logits, token_logprobs
-from polythink.models.thoughts import FILE, Thoughts, attach, thoughts_of
+from polythink.models.thoughts import THOUGHTS_FILE, Thoughts, attach, thoughts_of
 from polythink.pipeline.stage import first_model
 from polythink.trace.dialect import DIALECTS
 from polythink.trace.layout import Layout, Piece, lay_out
@@ -143,7 +144,7 @@ def test_filled_tables_and_scales_agree_with_attention_written_by_hand(model_typ
     assert furthest(forward(make(model_type, None), trace()), expected) > 0.1
 
 
-def test_vectors_come_behind_the_key_norm():
+def test_vectors_come_after_the_key_norm():
     lm, layout = make("qwen3"), trace()
     assert furthest(forward(lm, layout), by_hand(lm, layout, before_norm=True)) > 0.1
 
@@ -192,8 +193,8 @@ def test_path_numbers_above_the_inventory_are_refused():
         ("deepseek_v3", {}, "with q_proj, k_proj and v_proj"),  # latent attention
         ("eit", {}, "with q_proj, k_proj and v_proj"),
         ("partialformer", {"num_key_value_heads": 4}, "with q_proj, k_proj and v_proj"),
-        ("hunyuan_v1_dense", {"head_dim": 8}, "added to its keys do not arrive"),  # a norm behind the rotation
-        ("olmo", {"clip_qkv": 0.1}, "added to its keys do not arrive"),
+        ("hunyuan_v1_dense", {"head_dim": 8}, "added to its keys do not reach the cache"),  # a norm after the rotation
+        ("olmo", {"clip_qkv": 0.1}, "added to its keys do not reach the cache"),
         ("exaone4", {}, "cannot take thought embeddings"),  # the norm sees heads before tokens
     ],
 )
@@ -420,8 +421,8 @@ def test_a_saved_folder_loads_with_its_tables(tmp_path):
     assert back.settings == lm.settings
     assert torch.equal(forward(back, layout), forward(lm, layout))
     assert json.loads((tmp_path / "polythink.json").read_text())["thoughts"] == INVENTORY
-    assert f"thought embeddings | for 9 path numbers, in `{FILE}`" in (tmp_path / "README.md").read_text()
-    half = load(tmp_path, "bfloat16")
+    assert f"thought embeddings | for 9 path numbers, in `{THOUGHTS_FILE}`" in (tmp_path / "README.md").read_text()
+    half = load(tmp_path, dtype="bfloat16")
     assert thoughts_of(half.model).table.dtype == torch.bfloat16
 
 
@@ -444,7 +445,7 @@ def test_a_folder_written_again_without_tables_holds_none(tmp_path):
     bare = make("qwen3", None)
     attach(bare.model, None)
     save(bare, tmp_path)
-    assert not (tmp_path / FILE).exists()
+    assert not (tmp_path / THOUGHTS_FILE).exists()
     assert load(tmp_path).settings.thoughts == 0
     settings = json.loads((tmp_path / "polythink.json").read_text())
     del settings["thoughts"]  # as it was written before there were any
@@ -453,8 +454,8 @@ def test_a_folder_written_again_without_tables_holds_none(tmp_path):
 
 
 def other_shape(folder, index) -> None:
-    table = load_file(folder / FILE)["table"]
-    save_file({"table": table[index].contiguous()}, folder / FILE)
+    table = load_file(folder / THOUGHTS_FILE)["table"]
+    save_file({"table": table[index].contiguous()}, folder / THOUGHTS_FILE)
 
 
 def resettle(folder, **changes) -> None:
@@ -465,7 +466,7 @@ def resettle(folder, **changes) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: (f / FILE).unlink(), "has no thoughts.safetensors, without which this model with 9 thought"),
+        (lambda f: (f / THOUGHTS_FILE).unlink(), "is missing thoughts.safetensors .9 thought"),
         (lambda f: other_shape(f, slice(1)), r"shape \(1, 10, 8\) .* with 9 path numbers needs \(2, 10, 8\)"),
         (lambda f: other_shape(f, (slice(None), slice(4))), r"shape \(2, 4, 8\) .* needs \(2, 10, 8\)"),
         (lambda f: other_shape(f, (..., slice(4))), r"shape \(2, 10, 4\) .* needs \(2, 10, 8\)"),
@@ -473,9 +474,9 @@ def resettle(folder, **changes) -> None:
         (lambda f: resettle(f, thoughts=0), "has thoughts.safetensors, but its polythink.json does not say so"),
         (lambda f: resettle(f, thoughts=-1), "at least one path number, given -1"),
         (lambda f: resettle(f, thoughts="many"), "is damaged .*thoughts"),
-        (lambda f: (f / "polythink.json").unlink(), "has no polythink.json"),
-        (lambda f: (f / FILE).write_bytes(b"\0" * 30), r"thoughts.safetensors' is damaged"),
-        (lambda f: save_file({"tabel": torch.zeros(1)}, f / FILE), r"thoughts.safetensors' is damaged"),
+        (lambda f: (f / "polythink.json").unlink(), "has thoughts.safetensors but no polythink.json"),
+        (lambda f: (f / THOUGHTS_FILE).write_bytes(b"\0" * 30), r"thoughts.safetensors' is damaged"),
+        (lambda f: save_file({"tabel": torch.zeros(1)}, f / THOUGHTS_FILE), r"thoughts.safetensors' is damaged"),
     ],
 )
 def test_folders_whose_tables_do_not_fit(tmp_path, spoil, message):

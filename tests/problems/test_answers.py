@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -14,12 +16,13 @@ from hypothesis import strategies as st
 
 from polythink.errors import UserError
 from polythink.problems import answers
-from polythink.problems.answers import Grade, Grader, extract, final_part, last_box
+from polythink.problems.answers import Grade, Grader, extract, final_part, grade, last_box
 from polythink.problems.equality import clean, compare, numbers, spelling
 from polythink.problems.problem import Problem
 from polythink.problems.sets import load_problems
 from polythink.problems.verify import Worker
 from polythink.run.jsonl import read_rows
+from polythink.trace.dialect import PARATHINKER
 
 BLOCK = "<Parallel><Path>{0}</Path><Path>{1}</Path></Parallel>\n<Summary>{2}</Summary>"
 
@@ -98,7 +101,7 @@ def test_extract(text: str, answer: str | None):
     assert extract(text) == answer
 
 
-def test_the_answer_is_read_behind_the_last_join_only():
+def test_the_answer_is_read_after_the_last_join_only():
     inside = BLOCK.format(r"\boxed{5}", "Final Answer: 5", r"\boxed{5}")
     assert extract(inside) is None
     assert extract(r"\boxed{5} first " + inside) is None
@@ -306,8 +309,8 @@ def test_what_a_library_prints_is_no_reply(tmp_path: Path, monkeypatch):
 def test_a_worker_that_waits_for_work_stays_alive(tmp_path: Path, monkeypatch):
     stand_in(tmp_path, monkeypatch)
     worker = Worker()
-    assert worker._exchange(json.dumps(["a", "b", -4]) + "\n", 20) == "false"  # with an alarm after one second
-    time.sleep(1.3)
+    assert worker._exchange(json.dumps(["a", "b", -3]) + "\n", 20) == "false"  # with an alarm after two seconds
+    time.sleep(2.3)
     assert worker.alive
     worker.kill()
 
@@ -318,6 +321,28 @@ def test_a_worker_ends_with_its_parent(tmp_path: Path, monkeypatch):
     worker._process.stdin.close()
     assert worker._process.wait(timeout=30) == 0
     worker._process.stdout.close()
+
+
+def test_one_response_is_graded_without_a_grader_of_ones_own():
+    assert grade(boxed("1/2"), "0.5") == Grade("right", "1/2")
+    assert grade(boxed("1+x"), "x+1").verdict == "right"
+    assert grade("no answer", "1") == Grade("unparsed", None)
+    assert grade(boxed("1 + 2"), "1 + 2", checker="countdown").verdict == "right"
+    assert grade(boxed("2 + 1"), "1 + 2", checker="countdown").verdict == "wrong"
+    summary = r"<think1>\boxed{1}</think1><summary>\boxed{2}</summary>"
+    assert grade(summary, "2", dialect="parathinker").verdict == "right"
+    assert grade(summary, "2", dialect=PARATHINKER).verdict == "right"
+    assert grade(summary, "2").verdict == "right"  # there no tag of Parallel-R1, so plain text
+    with pytest.raises(UserError, match="no checker 'maths'; did you mean 'math'"):
+        grade("", "", checker="maths")
+    with pytest.raises(UserError, match="no dialect"):
+        grade("", "", dialect="parallel")
+
+
+def test_a_script_that_graded_ends_with_its_workers():
+    code = r"from polythink.problems.answers import grade; print(grade(r'\boxed{1+x}', 'x+1').verdict)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("right\n", "", 0)
 
 
 # --- real data -----------------------------------------------------------------------------------------------------

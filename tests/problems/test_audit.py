@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from polythink.problems import faults
-from polythink.problems.audit import MEANING, audit
-from polythink.problems.faults import bare, fingerprint
+from polythink.problems.audit import audit, bare, faults, fingerprint
 from polythink.problems.problem import Problem, ProblemSet
 from polythink.problems.sets import load_problems
 
@@ -115,9 +113,9 @@ def test_a_repaired_label_is_not_reported(shared_data: Path):
 
 def test_documented_faults_of_dapo(dapo: ProblemSet):
     found = audit(dapo)
-    assert {key[:8] for key in found.find("several answers")} == faults.SEVERAL_ANSWERS
-    assert faults.MINUS_ONE < faults.SEVERAL_ANSWERS
-    assert {key[:8] for key in found.find("minus one")} > faults.MINUS_ONE
+    assert {key[:8] for key in found.find("several answers")} == faults()["ids"]["several answers"]
+    assert faults()["ids"]["minus one"] < faults()["ids"]["several answers"]
+    assert {key[:8] for key in found.find("minus one")} > faults()["ids"]["minus one"]
     counts = {finding.fault: len(finding.groups) for finding in found.findings}
     assert counts["colon"] == 287
     assert counts["minus one"] == 71
@@ -137,7 +135,7 @@ def test_overlaps_of_dapo_are_exactly_those_in_the_package(shared_data: Path, da
         both = marks & {fingerprint(problem.question) for problem in questions}
         assert len(both) == shared == len(audit(questions, dapo).find("against"))
         found |= both
-    assert found == faults.IN_DAPO
+    assert found == faults()["questions"]["shared"]
 
 
 def test_the_heuristics_are_quiet_on_clean_sets(shared_data: Path):
@@ -152,4 +150,4 @@ def test_an_audit_is_json(shared_data: Path):
     assert (found["name"], found["problems"]) == ("amc23", 40)
     (finding,) = found["findings"]
     assert (finding["fault"], finding["count"]) == ("shared", 8)
-    assert finding["meaning"] == MEANING["shared"]
+    assert finding["meaning"] == faults()["meanings"]["shared"]

@@ -253,14 +253,14 @@ def test_bad_names(tmp_path: Path, monkeypatch):
         (lambda: load_problems("gsm8k:tset"), "gsm8k has no split 'tset'; did you mean 'test'"),
         (lambda: load_problems("countdown-easy", split="test"), "countdown-easy has no split 'test'"),
         (lambda: load_problems(tmp_path / "none.parquet"), "no file"),
-        (lambda: load_problems(tmp_path), "is no problem file"),
+        (lambda: load_problems(tmp_path), "is not a problem file"),
         (lambda: load_problems(write(tmp_path / "a.jsonl"), split="test"), "is a file and has no splits"),
         (lambda: load_problems("countdown-easy", limit=0), "a limit of 0 leaves no problems"),
     ]:
         with pytest.raises(UserError, match=re.escape(message)):
             call()
     monkeypatch.setenv("POLYTHINK_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         load_problems("aime25")
 
 

@@ -88,7 +88,7 @@ for step in range(10**9):
 """
 
 
-def test_rows_survive_a_kill_and_the_next_run_goes_on_behind_them(tmp_path, caplog) -> None:
+def test_rows_survive_a_kill_and_the_next_run_goes_on_after_them(tmp_path, caplog) -> None:
     path = tmp_path / "metrics.jsonl"
     process = subprocess.Popen([sys.executable, "-c", ENDLESS, str(path)])
     while process.poll() is None and (not path.exists() or path.stat().st_size < 2_000_000):

@@ -229,7 +229,7 @@ def test_a_single_path_is_the_flat_text():
 
 
 def test_paths_may_follow_the_prompt_at_once():
-    """The two phases of ParaThinker (arXiv 2509.04475): paths straight behind the prompt, then one summary, no more."""
+    """The two phases of ParaThinker (arXiv 2509.04475): paths directly after the prompt, then one summary, no more."""
     lengths = (3, 5, 2)
     pieces = [Piece("prompt", (1,) * 4, (False,) * 4)]
     pieces += [Piece("path", (2,) * n, (True,) * n, block=0, path=i) for i, n in enumerate(lengths, start=1)]

@@ -144,7 +144,7 @@ def test_a_sequential_rollout_in_one_segment_is_measured_by_its_text():
     assert s["first_block"] == pytest.approx(len("x y z w ") / len(text))
 
 
-def test_the_critical_path_is_counted_in_steps_whatever_the_positions():
+def test_the_critical_path_is_counted_in_steps_not_in_positions():
     apart = drawn()
     apart.path_position_stride = 100
     assert apart.critical_path == drawn().critical_path == 16

@@ -87,7 +87,7 @@ CASES = [
     ("a nested path counts", "<Parallel><Path><Path></Path></Path></Parallel><Summary></Summary>", False, True, True),
     ("a nested block without its outer path", f"<Parallel>{block()}<Path>a</Path><Path>b</Path></Parallel>"
      "<Summary>s</Summary>", False, True, True),
-    ("the inner summary behind its path", "<Parallel><Path><Parallel><Path></Path><Path></Path></Parallel></Path>"
+    ("the inner summary after its path", "<Parallel><Path><Parallel><Path></Path><Path></Path></Parallel></Path>"
      "<Summary></Summary><Path></Path></Parallel><Summary></Summary>", False, True, True),
     # rejected by the reference rule
     ("one path", block(paths=1), False, True, False),

@@ -65,7 +65,7 @@ def check_file(
 @app.command("show")
 def show(
     file: File,
-    row: Annotated[int, typer.Option(min=0, help="Which row, counted from 0.")] = 0,
+    row: Annotated[int, typer.Option(min=0, help="Row number, counted from 0.")] = 0,
     field: Annotated[
         str | None, typer.Option(help="Name of the column; the first one with a block in it if left out.")
     ] = None,
@@ -95,15 +95,15 @@ def convert_file(
     file: File,
     field: Annotated[str, typer.Option(help="Name of the column that holds the traces.", show_default=False)],
     to: Annotated[str, typer.Option(help="The dialect to write: parathinker, parathinker:64, parallel_r1.")],
-    out: Annotated[Path, typer.Option(help="The .jsonl file to write; all other columns are kept.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .jsonl file to write; all other columns are kept.")],
     dialect: DialectName = PARALLEL_R1.name,
     seed: Annotated[
-        int | None, typer.Option(help="Draw the paths' numbers from the whole inventory; 1, 2, .. if left out.")
+        int | None, typer.Option(help="Sample the paths' numbers from the whole inventory; 1, 2, .. if left out.")
     ] = None,
 ) -> None:
     """Write the traces of a file in another dialect. Rows that cannot be are left out, counted, and exit status is 1.
 
-    An answer that stands in the last summary alone is written behind it too where the other dialect answers there.
+    An answer that stands only in the last summary is also written after it where the other dialect answers there.
 
     Example: polythink trace convert kept.jsonl --field trace --to parathinker --out numbered.jsonl
     """

@@ -31,7 +31,7 @@ from polythink.errors import UserError
 from polythink.evaluate.head_file import HeadAnalysis, Heads
 from polythink.evaluate.samples import make_requests
 from polythink.models.batch import collate
-from polythink.models.thoughts import KEYWORDS, keywords
+from polythink.models.thoughts import KEYWORDS, forward_kwargs
 from polythink.problems.problem import ProblemSet
 from polythink.problems.prompts import Prompt
 
@@ -175,4 +175,4 @@ def analyse_traces(
     traces = collate([rollout.layout() for rollout in engine.generate(requests, params, seed)])
     inputs = {"input_ids": traces.tokens, "attention_mask": traces.mask, "position_ids": traces.positions}
     model = engine.lm.model
-    return analyse(model, inputs | keywords(model, traces.path_ids, traces.query_scale))
+    return analyse(model, inputs | forward_kwargs(model, traces.path_ids, traces.query_scale))

@@ -27,6 +27,7 @@ from polythink.trace.rollout import Rollout
 
 if TYPE_CHECKING:
     from polythink.models.lm import LanguageModel
+    from polythink.models.settings import ModelSettings
 
 Log = Callable[[str], None]
 Problems = ProblemSet | Sequence[Problem] | str | Path
@@ -179,20 +180,28 @@ def open_study(
     """
     found = problem_set_of(problems)
     settings = getattr(getattr(backend, "lm", backend), "settings", None)
-    if prompt is None:
-        prompt = Prompt(settings.prompt_name, settings.prompt) if settings else get_prompt("none")
-    if params is None:
-        params = SamplingParams(**{**settings.decoding, "mode": settings.mode}) if settings else SamplingParams()
+    prompt, params = prompt_of(settings, prompt), params or params_of(settings)
     if not hasattr(backend, "generate"):  # a LanguageModel: asked without importing torch for other backends
         from polythink.engine.engine import Engine
 
         backend = Engine(backend)
-    prompt = get_prompt(prompt) if isinstance(prompt, str) else prompt
     with nullcontext(grader) if grader else Grader(dialect=backend.dialect) as grader:
         study = Study(backend, found, prompt, params, seed, grader, Path(out) if out is not None else None, name, log)
         for note in found.notes:
             study.note(note)
         yield study
+
+
+def prompt_of(settings: ModelSettings | None, given: Prompt | str | None = None) -> Prompt:
+    """The prompt given, itself or by name; otherwise that of the model's settings, or the bare problem."""
+    if given is not None:
+        return get_prompt(given) if isinstance(given, str) else given
+    return Prompt(settings.prompt_name, settings.prompt) if settings else get_prompt("none")
+
+
+def params_of(settings: ModelSettings | None) -> SamplingParams:
+    """The sampling parameters of the model's settings, in its mode."""
+    return SamplingParams(**{**settings.decoding, "mode": settings.mode}) if settings else SamplingParams()
 
 
 def problem_set_of(problems: Problems) -> ProblemSet:

@@ -66,9 +66,7 @@ def _check(study: Study, options: TunnelConfig) -> None:
 # ---- accuracy against the budget ----
 
 
-def budget_curve(
-    study: Study, params: SamplingParams, options: TunnelConfig
-) -> tuple[list[dict], dict[str, Metric]]:  # fmt: skip
+def budget_curve(study: Study, params: SamplingParams, options: TunnelConfig) -> tuple[list[dict], dict[str, Metric]]:
     """One point per budget and way to spend it, and the accuracies by WAY@BUDGET."""
     points: list[dict] = []
     accuracies: dict[str, Metric] = {}
@@ -147,14 +145,19 @@ class Recovery:
         self.prompts = {request.problem: request.prompt for request in study.requests(1)}
 
     def measure(self) -> tuple[dict, dict[str, Metric]]:
-        """The three rates for each length of prefix: the part `recovery` of tunnel.json, and the metrics."""
+        """The part `recovery` of tunnel.json, and the three rates for each length of prefix as metrics."""
         if self.single.path_temperature == 0:
             self.study.note("paths are greedy: all continuations of a prefix are the same")
         traces = self._traces()
         everything = [trace for own in traces.values() for trace in own]
-        typical = median(len(trace.tokens) for trace in everything) if everything else 0
-        picks = self._picks(traces, everything, typical)
-        fresh = self._fresh(picks.values())
+        if all(trace.right for trace in everything):
+            raise UserError(
+                f"none of {len(everything)} traces on {self.study.problems.name} is wrong, so there is nothing to "
+                "recover from; take harder problems, or more traces"
+            )
+        typical = median(len(trace.tokens) for trace in everything)
+        picks = self._picks(traces, typical)
+        fresh = self._fresh(list(picks.values()))
         found: dict[str, Metric] = {}
         rows: list[dict] = []
         points = []
@@ -163,10 +166,11 @@ class Recovery:
             for kind in ("wrong", "any"):
                 rates[kind], continued = self._continued(length, own, kind)
                 rows += continued
-            points.append(_point(given, length, own, rates))
+            gain = paired_difference(rates["any"], rates["wrong"])
+            points.append(_point(given, length, own, {**rates, "difference": gain}))
             names = {"wrong": "wrong_prefix", "any": "any_prefix", "fresh": "fresh"}
             found |= {f"{names[kind]}@{given:g}": rate for kind, rate in rates.items()}
-            found[f"gain_any_prefix@{given:g}"] = paired_difference(rates["any"], rates["wrong"])
+            found[f"gain_any_prefix@{given:g}"] = gain
         self.study.write_rows("recovery", rows)
         wrong = sum(not trace.right for trace in everything)
         return {"traces": len(everything), "wrong": wrong, "median": typical, "points": points}, found
@@ -188,38 +192,29 @@ class Recovery:
         return [any(paths.right) for paths in drawn.paths]
 
     def _picks(
-        self, traces: Mapping[str, Sequence[PathTrace]], everything: Sequence[PathTrace], typical: float
+        self, traces: Mapping[str, Sequence[PathTrace]], typical: float
     ) -> dict[tuple[float, int], dict[str, Picks]]:
-        """(prefix as given, in tokens) -> the traces to continue; `UserError` where none can be."""
-        study, wrong = self.study, sum(not trace.right for trace in everything)
-        if not wrong:
-            raise UserError(
-                f"none of {len(everything)} traces on {study.problems.name} is wrong, so there is nothing to recover "
-                "from; take harder problems, or more traces"
-            )
-        lengths = self._lengths(typical)
-        found = {}
-        for given, length in lengths.items():
-            if picks := pick_prefixes(traces, length, self.options.continuations, study.seed):
-                found[given, length] = picks
-            else:
-                study.note(f"no wrong trace is longer than {length} tokens: that prefix was left out")
-        if not found:
-            raise UserError(
-                f"all {wrong} wrong traces on {study.problems.name} are as short as the shortest prefix "
-                f"({min(lengths.values())} tokens); take shorter prefixes"
-            )
-        return found
+        """(prefix as given, in tokens) -> the traces to continue, shortest first; `UserError` where none can be.
 
-    def _lengths(self, typical: float) -> dict[float, int]:
-        """The prefixes in tokens, ascending; of two with the same length the first is kept."""
-        found: dict[float, int] = {}
+        `typical` is the median length, of which a prefix below 1 is a share. Equal lengths are continued once.
+        """
+        found: dict[tuple[float, int], dict[str, Picks]] = {}
+        lengths: set[int] = set()
         for prefix in sorted(self.options.prefixes, key=lambda prefix: prefix * typical if prefix < 1 else prefix):
             tokens = max(1, round(prefix * typical)) if prefix < 1 else int(prefix)
-            if tokens in found.values():
+            if tokens in lengths:
                 self.study.note(f"prefix {prefix:g} comes to {tokens} tokens, as another does, and was left out")
+            elif picks := pick_prefixes(traces, tokens, self.options.continuations, self.study.seed):
+                found[prefix, tokens] = picks
             else:
-                found[prefix] = tokens
+                self.study.note(f"no wrong trace is longer than {tokens} tokens: that prefix was left out")
+            lengths.add(tokens)
+        if not found:
+            raise UserError(
+                f"all {sum(not trace.right for own in traces.values() for trace in own)} wrong traces on "
+                f"{self.study.problems.name} are as short as the shortest prefix ({min(lengths)} tokens); take shorter "
+                "prefixes"
+            )
         return found
 
     def _continued(self, length: int, picks: Mapping[str, Picks], kind: str) -> tuple[Metric, list[dict]]:
@@ -251,14 +246,8 @@ class Recovery:
 
 
 def _point(given: float, length: int, picks: Mapping[str, Picks], rates: Mapping[str, Metric]) -> dict:
-    """One length of prefix in tunnel.json."""
+    """One length of prefix in tunnel.json; `control_right` is the share of its control that are correct traces."""
     controls = [trace.right for own in picks.values() for trace in own.any]
-    return {
-        "given": given,
-        "prefix": length,
-        "problems": len(picks),
-        "continuations": len(controls),
-        "control_right": sum(controls) / len(controls),  # share of its prefixes that come from correct traces
-        **{kind: vars(interval(rate)) for kind, rate in rates.items()},
-        "difference": vars(interval(paired_difference(rates["any"], rates["wrong"]))),
-    }
+    facts = {"given": given, "prefix": length, "problems": len(picks), "continuations": len(controls)}
+    estimates = {kind: vars(interval(rate)) for kind, rate in rates.items()}
+    return {**facts, "control_right": sum(controls) / len(controls), **estimates}

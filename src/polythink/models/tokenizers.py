@@ -14,7 +14,7 @@ END, PAD, UNKNOWN = "<|end|>", "<|pad|>", "<|unknown|>"
 
 
 def word_tokenizer(words: Sequence[str], dialect: Dialect) -> PreTrainedTokenizerFast:
-    """One token a word, words separated by white space. Anything else becomes the unknown token."""
+    """One token per word, words separated by white space. Any other word becomes the unknown token."""
     vocabulary = {w: i for i, w in enumerate(dict.fromkeys((PAD, END, UNKNOWN, *words)))}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -22,7 +22,7 @@ def word_tokenizer(words: Sequence[str], dialect: Dialect) -> PreTrainedTokenize
 
 
 def byte_tokenizer(dialect: Dialect) -> PreTrainedTokenizerFast:
-    """One token a byte: any text at all, at the price of length."""
+    """One token per byte: encodes any text, into long sequences."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {c: i for i, c in enumerate((PAD, END, *alphabet))}
     tokenizer = Tokenizer(BPE(vocabulary, merges=[]))

@@ -20,7 +20,8 @@ from pydantic import Field, field_validator
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError, did_you_mean
 from polythink.evaluate.config import CompareConfig, TunnelConfig, numbers_of_paths
-from polythink.models.config import ModelConfig, check_path
+from polythink.models.config import ModelConfig
+from polythink.models.settings import check_path
 from polythink.pipeline.plan import (
     ColdstartConfig,
     EvalStageBase,

@@ -1,53 +1,34 @@
-"""What is wrong with a problem set: what its text shows, and what is known of the published sets.
+"""Faults of problem sets: those that the text of a set shows, and those known of the published sets (`faults.json`).
 
-Heuristics err on the side of silence: on the 5,000 problems of the MATH test set they flag one.
+A problem is recognised by a fingerprint of its question, so a renamed file, a part of a set or another copy of it is
+recognised too.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 from polythink.problems.answers import last_box
 from polythink.problems.equality import compare
-from polythink.problems.faults import MINUS_ONE, SENTENCES, bare, known_faults
 from polythink.problems.problem import Problem, ProblemSet
 
-SHORT = 24  # characters; a problem below that and without a digit asks nothing that could be answered
-_CONTROL = re.compile(
-    r"[\x00-\x08\x0b\x0c\x0e-\x1f]|\t(?:ext|imes|an|heta|riangle|frac|o)\b"
-)  # \f of \frac, \t of \text
-_OPEN_END = re.compile(
-    r"\b(?:that|and|which|let|of|to|by|if|is|are|the|in|as|with|for|where|from|at|than|such|when|or|an?|following"
-    r"|compute|evaluate|find|express|equations?|conditions?)$|[,，、]$",
-    re.IGNORECASE,
-)
+SHORT = 24  # characters; a problem shorter than that and without a digit asks nothing that could be answered
 _FORMULA = re.compile(r"\$[^$]*\$|\\\[.*?\\\]|\\\(.*?\\\)", re.DOTALL)
-
-MEANING = {
-    "colon": "end in a colon: what should follow is missing",
-    "open end": "break off in the middle of a sentence",
-    "stub": "are too short to ask anything",
-    "open figure": "hold a figure that is cut ([asy] without [/asy])",
-    "broken tex": "hold control characters where TeX commands should be (\\f for \\frac)",
-    "cut answer": "have a reference answer with an open brace",
-    "other box": "have a reference answer that is not the one in the box of their solution",
-    "repeat": "questions occur more than once, word for word",
-    "conflict": "repeated questions have different answers",
-    "near repeat": "groups of questions differ only in typesetting, spacing or punctuation",
-    "near conflict": "of these groups have different answers",
-    "minus one": "have the reference answer -1, which stood for no answer in others of this set",
-    "against": "also occur in",
-    **SENTENCES,
-}
+_TYPESETTING = re.compile(r"\\(?:left|right|displaystyle|quad|qquad)\b")
+_OTHER = re.compile(r"(?:[^\w+\-=<>/*^!|]|_)+")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault and where it is: groups of problem keys, one key a group unless the fault is between problems."""
+    """One fault and the problems that have it: groups of keys, of one key each unless the fault is between problems."""
 
     fault: str
     groups: tuple[tuple[str, ...], ...]
@@ -60,12 +41,12 @@ class Finding:
     @property
     def meaning(self) -> str:
         """What is wrong, as the end of a sentence that begins with a number."""
-        return f"{MEANING[self.fault]} {self.where}".rstrip()
+        return f"{faults()['meanings'][self.fault]} {self.where}".rstrip()
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The findings on a set of `problems` problems, those without any hit left out."""
+    """The faults found in a set of `problems` problems."""
 
     name: str
     problems: int
@@ -73,7 +54,7 @@ class Audit:
 
     def find(self, fault: str) -> tuple[str, ...]:
         """Keys of the problems with that fault."""
-        assert fault in MEANING, fault
+        assert fault in faults()["meanings"], fault
         return next((finding.keys for finding in self.findings if finding.fault == fault), ())
 
     def to_json(self) -> dict[str, Any]:
@@ -81,53 +62,93 @@ class Audit:
         return {"name": self.name, "problems": self.problems, "findings": found}
 
 
+@cache
+def faults() -> dict[str, dict[str, Any]]:
+    """The data file: meanings of all faults, patterns, and the fingerprints and ids of known ones."""
+    known = json.loads(Path(__file__).with_name("faults.json").read_text(encoding="utf-8"))
+    for kind in ("questions", "ids"):
+        known[kind] = {fault: frozenset(" ".join(lines).split()) for fault, lines in known[kind].items()}
+    return known
+
+
 def audit(problem_set: ProblemSet, against: ProblemSet | None = None) -> Audit:
-    """Look for every fault in `MEANING`. Load the set with `keep_repeats`, or its repeats have gone already."""
-    problems = problem_set.problems
-    found = [_single(fault, test, problems) for fault, test in _TESTS.items()]
+    """Look for every fault. Load the set with `keep_repeats`, otherwise its repeats have been dropped already."""
+    problems, minus_one = problem_set.problems, faults()["ids"]["minus one"]
+    found = _by_fault(problems, _text_faults)
     found += _repeats("repeat", "conflict", problems, lambda problem: problem.question)
-    found += _repeats("near repeat", "near conflict", _first_copies(problems), lambda problem: bare(problem.question))
-    found += [Finding(fault, tuple((key,) for key in keys)) for fault, keys in known_faults(problems).items()]
-    if any(problem.key[:8] in MINUS_ONE for problem in problems):
-        found.append(_single("minus one", lambda problem: problem.answer == "-1", problems))
+    seen: set[str] = set()
+    first = [problem for problem in problems if not (problem.question in seen or seen.add(problem.question))]
+    found += _repeats("near repeat", "near conflict", first, lambda problem: bare(problem.question))
+    found += known_faults(problems)
+    if any(problem.key[:8] in minus_one for problem in problems):
+        found += _by_fault(problems, lambda problem: ["minus one"] * (problem.answer == "-1"))
     if against:
         theirs = {bare(problem.question) for problem in against}
-        shared = _single("against", lambda problem: bare(problem.question) in theirs, problems)
-        found.append(Finding("against", shared.groups, against.name))
+        shared = tuple((problem.key,) for problem in problems if bare(problem.question) in theirs)
+        found.append(Finding("against", shared, against.name))
     return Audit(problem_set.name, len(problems), tuple(f for f in found if f.groups or f.fault == "against"))
 
 
-def _is_stub(problem: Problem) -> bool:
-    question = problem.question.strip()
+def known_faults(problems: Iterable[Problem]) -> list[Finding]:
+    """What is known of problems of the published sets."""
+    return _by_fault(problems, _known_faults)
+
+
+def known_notes(problems: Iterable[Problem]) -> tuple[str, ...]:
+    """One sentence for each known fault of the set, to be shown beside every number measured on it."""
+    problems = tuple(problems)
+    return tuple(f"{len(f.groups):,} of {len(problems):,} problems {f.meaning}" for f in known_faults(problems))
+
+
+@lru_cache(maxsize=50_000)
+def bare(question: str) -> str:
+    """The question's letters, digits and operators in lower case: equal for copies that differ only in typesetting."""
+    s = _TYPESETTING.sub("", question).replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
+    return _OTHER.sub("", s).casefold()
+
+
+def fingerprint(question: str) -> str:
+    """Eight hex digits that stand for a question."""
+    return hashlib.sha256(bare(question).encode()).hexdigest()[:8]
+
+
+def _text_faults(problem: Problem) -> Iterator[str]:
+    """The faults that a problem shows by itself."""
+    question, answer = problem.question.strip(), problem.answer
+    yield from (fault for fault, pattern in faults()["patterns"].items() if re.search(pattern, problem.question))
     words = re.search(r"\w", _FORMULA.sub("", question))
-    return not words or (len(question) < SHORT and not re.search(r"\d", question))
-
-
-def _differs_from_box(problem: Problem) -> bool:
-    """Spelt otherwise than the solution's box and not the same number; where that takes algebra it is not counted."""
+    if not words or (len(question) < SHORT and not re.search(r"\d", question)):
+        yield "stub"
+    if question.count("[asy]") > question.count("[/asy]"):
+        yield "open figure"
+    if answer.count("{") > answer.count("}"):
+        yield "cut answer"
     box = last_box(problem.solution)
-    return bool(box) and compare(problem.answer, box) is False
+    if box and compare(answer, box) is False:  # None: it takes algebra to tell
+        yield "other box"
 
 
-_TESTS: dict[str, Callable[[Problem], bool]] = {
-    "colon": lambda problem: problem.question.rstrip().endswith((":", "：")),
-    "open end": lambda problem: bool(_OPEN_END.search(problem.question.rstrip())),
-    "stub": _is_stub,
-    "open figure": lambda problem: problem.question.count("[asy]") > problem.question.count("[/asy]"),
-    "broken tex": lambda problem: bool(_CONTROL.search(problem.question)),
-    "cut answer": lambda problem: problem.answer.count("{") > problem.answer.count("}"),
-    "other box": _differs_from_box,
-}
+def _known_faults(problem: Problem) -> Iterator[str]:
+    """What is known of a problem of a published set."""
+    known, mark = faults(), fingerprint(problem.question)
+    yield from (fault for fault, marks in known["questions"].items() if mark in marks)
+    yield from (fault for fault, answers in known["answers"].items() if answers.get(mark) == problem.answer)
+    if problem.key[:8] in known["ids"]["several answers"]:
+        yield "several answers"
 
 
-def _single(fault: str, test: Callable[[Problem], bool], problems: Sequence[Problem]) -> Finding:
-    return Finding(fault, tuple((problem.key,) for problem in problems if test(problem)))
+def _by_fault(problems: Iterable[Problem], faults_of: Callable[[Problem], Iterable[str]]) -> list[Finding]:
+    keys: dict[str, list[str]] = defaultdict(list)
+    for problem in problems:
+        for fault in faults_of(problem):
+            keys[fault].append(problem.key)
+    return [Finding(fault, tuple((key,) for key in keys[fault])) for fault in faults()["meanings"] if fault in keys]
 
 
 def _repeats(
     fault: str, conflict: str, problems: Iterable[Problem], mark: Callable[[Problem], str]
 ) -> tuple[Finding, Finding]:
-    """Groups of problems with the same mark, and those of the groups whose answers differ."""
+    """Groups of problems with the same mark, and those groups whose answers differ."""
     groups: dict[str, list[Problem]] = defaultdict(list)
     for problem in problems:
         groups[mark(problem)].append(problem)
@@ -135,10 +156,3 @@ def _repeats(
     differing = [group for group in several if len({problem.answer for problem in group}) > 1]
     one, other = (tuple(tuple(problem.key for problem in group) for group in found) for found in (several, differing))
     return Finding(fault, one), Finding(conflict, other)
-
-
-def _first_copies(problems: Iterable[Problem]) -> list[Problem]:
-    first: dict[str, Problem] = {}
-    for problem in problems:
-        first.setdefault(problem.question, problem)
-    return list(first.values())

@@ -1,6 +1,6 @@
-"""When two answers are equal without any algebra: the same spelling, or the same number.
+"""Equality of answers without algebra: the same spelling, or the same number.
 
-`compare` says yes, no, or None where it takes algebra to tell; it is pure, quick and safe on any text. Conventions are
+`compare` says yes, no, or None if it takes algebra to tell; it is pure, quick and safe on any text. Conventions are
 those of the MATH set: units, currency and degree signs do not count, and `p%` stands for p as well as for p/100.
 """
 
@@ -51,7 +51,7 @@ class Number:
 
 
 def compare(given: str, reference: str) -> bool | None:
-    """True: spelled alike or the same number. False: two different numbers. None: it takes algebra to tell."""
+    """True: the same spelling or number. False: two different numbers. None: it takes algebra to tell."""
     one, other = spelling(given), spelling(reference)
     if one == other:
         return True
@@ -64,12 +64,12 @@ def compare(given: str, reference: str) -> bool | None:
 
 
 def same_tokens(given: str, reference: str) -> bool:
-    """Equal word for word, white space apart: how synthetic answers are compared."""
+    """Equal word for word, apart from white space: how synthetic answers are compared."""
     return given.split() == reference.split()
 
 
 def clean(answer: str) -> str:
-    """The answer without what is set around it: white space, markdown, math delimiters, end tokens, a final stop."""
+    """The answer without what surrounds it: white space, markdown, math delimiters, end tokens, a full stop."""
     answer = " ".join(_END_TOKEN.sub("", answer).split())
     for _ in range(MAX_LAYERS):
         answer = _without_end(answer.strip(" *`"), ".,;。", kept=r"\right")
@@ -80,7 +80,7 @@ def clean(answer: str) -> str:
 
 
 def _without_end(s: str, characters: str, kept: str) -> str:
-    """`s` without the characters at its end, unless they belong to the command `kept`."""
+    """`s` without those characters at its end, unless they belong to the command `kept`."""
     rest = s.rstrip(characters)
     return s if rest.endswith(kept) else rest
 
@@ -96,7 +96,7 @@ def spelling(answer: str) -> str:
 
 
 def numbers(answer: str) -> tuple[Number, ...]:
-    """The values that an answer may stand for: none if it is no plain number, two if it is a percentage."""
+    """The values that an answer may stand for: none unless it is a plain number, two if it is a percentage."""
     if len(answer) > MAX_NUMBER:
         return ()
     s = _CURRENCY.sub(r"\1", _plain(answer))
@@ -111,7 +111,7 @@ def numbers(answer: str) -> tuple[Number, ...]:
 
 
 def _plain(answer: str) -> str:
-    """The answer without typesetting that carries no meaning; spaces and text commands stay."""
+    """The answer without typesetting that carries no meaning; spaces and text commands are kept."""
     s = clean(answer)
     wrapped = re.fullmatch(r"(?:\\boxed\s*)?\{([^{}]*)\}", s)
     s = clean(wrapped[1]) if wrapped else s
@@ -143,6 +143,6 @@ def _fraction(digits: str) -> Fraction:
 
 
 def _close(one: Number, other: Number) -> bool:
-    """Equal, or one is the other rounded to the six or more places that it was written with."""
+    """Equal, or one is the other rounded to the decimal places it was written with, six or more."""
     places = max(one.places, other.places)
     return one.value == other.value or (places >= 6 and abs(one.value - other.value) * 10**places * 2 <= 1)

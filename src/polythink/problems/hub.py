@@ -1,4 +1,4 @@
-"""Rows of a data set on the Hugging Face hub, or one sentence that says why not and what to do instead."""
+"""Rows of a data set on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from polythink.errors import UserError
 
 
 def hub_rows(name: str, repo: str, config: str | None, split: str, otherwise: str) -> Iterable[Mapping[str, Any]]:
-    """The rows of a split. `name` is what the user calls the set, `otherwise` how to do without the hub."""
+    """The rows of a split. `UserError` without the `datasets` package or the set; it ends in `otherwise`, what to do
+    instead. `name` is what the user calls the set."""
     try:
         import datasets
     except ImportError:

@@ -1,12 +1,12 @@
-"""The one record of a problem, and a named set of them."""
+"""A problem, and a named set of problems."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# How an answer is judged: `math` compares values, `countdown` compares tokens (see `problems.answers`), `attribution`
-# compares the summary with what the paths said (see `problems.attribution`).
+# How an answer is graded: `math` compares values, `countdown` compares words (see `problems.answers`), `attribution`
+# compares the summary with the paths (see `problems.tasks.attribution`).
 CHECKERS = ("math", "countdown", "attribution")
 
 
@@ -18,13 +18,13 @@ class Problem:
     question: str
     answer: str
     checker: str = "math"
-    source: str = ""  # the set that it belongs to
-    solution: str = ""  # a worked solution where the set has one
+    source: str = ""  # the set to which it belongs
+    solution: str = ""  # a worked solution, if the set has one
 
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """Problems under a name. `notes` are sentences that belong beside every number measured on the set."""
+    """Problems under a name. `notes` are sentences to be shown beside every number measured on the set."""
 
     name: str
     problems: tuple[Problem, ...]

@@ -1,4 +1,4 @@
-"""Instruction prompts: a text with one `{problem}` in it, from the package or from any file."""
+"""Instruction prompts: texts with one `{problem}` each, from the package or from a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROMPTS = tuple(sorted(file.stem for file in _FOLDER.glob("*.txt")))
 
 @dataclass(frozen=True)
 class Prompt:
-    """`text` holds `{problem}` once. `name` is that of the packaged prompt, or of the file without its ending."""
+    """`text` holds `{problem}` once. `name`: that of the packaged prompt, or of the file without its suffix."""
 
     name: str
     text: str
@@ -27,7 +27,7 @@ class Prompt:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the text, 64 hex digits: recorded with every run."""
+        """SHA-256 of the text (64 hex digits), recorded with every run."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def fill(self, question: str) -> str:
@@ -36,7 +36,7 @@ class Prompt:
 
 
 def get_prompt(name_or_file: str | Path) -> Prompt:
-    """A packaged prompt by its name (`PROMPTS`), or the prompt in a UTF-8 file. Newlines at the end do not count."""
+    """A packaged prompt by its name (`PROMPTS`), or the prompt in a UTF-8 file, without line breaks at its end."""
     if str(name_or_file) in PROMPTS:
         return _read(str(name_or_file), _FOLDER / f"{name_or_file}.txt")
     file = Path(name_or_file)

@@ -1,9 +1,9 @@
 """Problem sets by name or from a file.
 
-A name stands for a published set on the Hugging Face hub, or for a level of the synthetic task. The published sets are
-looked for in the folder that the variable POLYTHINK_DATA names first, then on the hub. Files have the hub's columns: a
-question (`question`, `problem` or `prompt`) and an answer (`answer`, `solution` or `reward_model.ground_truth`), which
-may be bare, end in GSM8K's `#### n`, or stand in the last box of a worked solution.
+A name stands for a published set on the Hugging Face hub, or for a synthetic task. Published sets are looked up in the
+folder that the environment variable POLYTHINK_DATA names, then on the hub. Files have the hub's columns: a question
+(`question`, `problem` or `prompt`) and an answer (`answer`, `solution` or `reward_model.ground_truth`), which may be
+bare, end in GSM8K's `#### n`, or be in the last box of a worked solution.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.answers import last_box
-from polythink.problems.faults import known_notes
+from polythink.problems.audit import known_notes
 from polythink.problems.hub import hub_rows
 from polythink.problems.problem import CHECKERS, Problem, ProblemSet
 from polythink.run.jsonl import read_rows
@@ -30,14 +30,14 @@ QUESTION_COLUMNS = ("question", "problem", "prompt")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a named set comes from. The first split is the one that is meant when none is named."""
+    """Where a named set comes from. The first split is the default."""
 
     about: str
     splits: Sequence[str]
     repo: str = ""  # on the hub
     config: str | None = None
-    hub_splits: Mapping[str, str] = field(default_factory=dict)  # where the hub names a split otherwise
-    stem: str = ""  # name of a local file, without its ending
+    hub_splits: Mapping[str, str] = field(default_factory=dict)  # split -> its name on the hub, where that differs
+    stem: str = ""  # name of a local file, without its suffix
     level: str = ""  # of the synthetic task
 
     def file_stem(self, split: str) -> str:
@@ -78,13 +78,13 @@ def load_problems(
 ) -> ProblemSet:
     """The problems of a named set (`gsm8k`, `gsm8k:train`, `countdown-hard:heldout`) or of a file.
 
-    `limit` takes the first so many, or with a `seed` a random choice of so many, in the set's order. A question that
-    occurs again word for word is dropped unless `keep_repeats`: the first one stays, and a note says how many went.
-    Notes are about the whole set, whatever the limit.
+    `limit` takes the first `limit` problems, or with a `seed` a random choice, in the order of the set. Questions that
+    occur again word for word are dropped unless `keep_repeats`: the first one stays, and a note gives their number.
+    Notes are about the whole set, also under a limit.
     """
     text = str(name_or_file)
     if limit is not None and limit < 1:
-        raise UserError(f"a limit of {limit} leaves no problems; give a number from 1")
+        raise UserError(f"a limit of {limit} leaves no problems; give 1 or more")
     if Path(text).suffix.lower() in SUFFIXES:
         if split:
             raise UserError(f"{text} is a file and has no splits; leave the split {split!r} out")
@@ -101,30 +101,30 @@ def load_problems(
 
 
 def get_source(name: str) -> Source:
-    """The source of that name; `UserError` says what there is otherwise."""
+    """The source of that name; `UserError` if there is none, with the nearest name."""
     if name not in SOURCES:
         if Path(name).exists():
-            raise UserError(f"{name} is no problem file: its name must end in {' or '.join(SUFFIXES)}")
+            raise UserError(f"{name} is not a problem file: its name must end in {' or '.join(SUFFIXES)}")
         raise UserError(f"no problem set {name!r}{did_you_mean(name, SOURCES)}; a file ends in {' or '.join(SUFFIXES)}")
     return SOURCES[name]
 
 
 def local_file(source: Source, split: str) -> Path | None:
-    """The set's file in the folder that POLYTHINK_DATA names, if there is one."""
+    """The file of a set in the folder that POLYTHINK_DATA names, if there is one."""
     folder = os.environ.get(DATA_FOLDER)
     if not (folder and source.stem):
         return None
     if not Path(folder).is_dir():
-        raise UserError(f"{DATA_FOLDER} names {folder}, which is no folder; correct it or unset it")
+        raise UserError(f"{DATA_FOLDER} names {folder}, which is not a folder; correct or unset it")
     files = (Path(folder) / (source.file_stem(split) + suffix) for suffix in SUFFIXES)
     return next((file for file in files if file.is_file()), None)
 
 
 def reference_answer(row: Mapping[str, Any], column: str | None = None) -> tuple[str, str, bool]:
-    """(reference answer, worked solution or "", completed?) of a row; the answer is "" where the row has none.
+    """(reference answer, worked solution or "", whether it was completed) of a row; "" if the row has no answer.
 
-    Some copies of MATH cut answers with nested braces at the first closing one (`\\frac{\\sqrt{3`): where the worked
-    solution's box begins with what is left, the box is taken.
+    Some copies of MATH cut answers with nested braces at the first closing one (`\\frac{\\sqrt{3`): if the box of the
+    worked solution begins with what is left, the box is taken.
     """
     raw = _text(row.get(column)) if column else _raw_answer(row)
     solution = _text(row.get("solution"))
@@ -171,7 +171,7 @@ def _rows(name: str, source: Source, split: str) -> Iterable[Mapping[str, Any]]:
 
 
 def _read(name: str, rows: Iterable[Mapping[str, Any]], keep_repeats: bool) -> tuple[list[Problem], list[str]]:
-    """The problems of the rows, and notes on what was dropped or completed."""
+    """The problems of the rows, and notes about what was dropped or completed."""
     problems: list[Problem] = []
     first: dict[str, str] = {}  # question -> answer
     counts: Counter[str] = Counter()
@@ -215,7 +215,7 @@ def _problem(name: str, number: int, row: Mapping[str, Any]) -> tuple[Problem, b
 
 
 def _question(value: Any) -> str:
-    """The bare problem: of a chat its last user turn, without the wrapping that DAPO-Math-17k puts around it."""
+    """The bare problem: the last user turn of a chat, without the wrapping that DAPO-Math-17k puts around it."""
     if not isinstance(value, list):
         return _text(value)
     turns = [_text(turn.get("content")) for turn in value if isinstance(turn, Mapping) and turn.get("role") == "user"]

@@ -1,8 +1,8 @@
 """math-verify in a process of its own, killed when it overruns.
 
-sympy on a model's text may take forever (`9^{9^{9^9}}`), cannot be interrupted by a signal off the main thread, and has
-no place in a trainer or a server. A `Worker` is a plain child process that speaks JSON lines over its pipes, not a
-`multiprocessing` child: nothing of the caller's main module is imported again, and daemons and notebooks may use it.
+sympy on a model's text may take forever (`9^{9^{9^9}}`), cannot be interrupted by a signal outside the main thread, and
+must not stall a trainer or a server. A `Worker` is a plain child process that speaks JSON lines over its pipes, not a
+`multiprocessing` child: the caller's main module is not imported again, and daemons and notebooks can use it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Worker:
         package = Path(__file__).parents[2]
         path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__],  # -P: a sympy.py in the user's folder is not ours
+            [sys.executable, "-P", "-m", __name__],  # -P: not the sympy.py of the user's folder
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path}, text=True, encoding="utf-8", bufsize=1,
         )  # fmt: skip
@@ -45,12 +45,12 @@ class Worker:
         return self._process.poll() is None
 
     def ask(self, given: str, reference: str, seconds: float) -> bool | None:
-        """Are the answers equal? None if there is no reply in time; the worker is then dead."""
+        """Whether the answers are equal; None if there is no reply in time, and then the worker is dead."""
         reply = self._exchange(json.dumps([given, reference, seconds]) + "\n", seconds)
         return None if reply is None else json.loads(reply)
 
     def kill(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process at once."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -79,14 +79,14 @@ class Worker:
 def main() -> None:
     """The child's side: say `ready`, then answer `[given, reference, seconds]` with `true`, `false` or `null`."""
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no reply
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is not a reply
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     equal = _checker()
     _limit_memory()
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
         given, reference, seconds = json.loads(line)
-        _set_alarm(int(seconds) + 5)  # the system ends this process should its parent be gone and unable to
+        _set_alarm(int(seconds) + 5)  # ends this process if its parent is gone and cannot
         try:
             same = equal(given, reference)
         except (MemoryError, RecursionError):

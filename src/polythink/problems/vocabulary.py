@@ -1,4 +1,4 @@
-"""The words of the synthetic tasks, by the name that a recipe gives its closed tokenizer (`model.tokenizer`)."""
+"""The words of the synthetic tasks, by the name of their tokenizer in a recipe (`model.tokenizer`)."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ VOCABULARIES = {"countdown": countdown.VOCABULARY, "attribution": attribution.VO
 
 
 def words_of(tokenizer: str) -> tuple[str, ...]:
-    """All words of that tokenizer's task; none for an open one, such as `bytes`."""
+    """All words of that tokenizer's task; none for a tokenizer of any text, such as `bytes`."""
     return VOCABULARIES.get(tokenizer, ())

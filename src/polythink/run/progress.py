@@ -15,6 +15,7 @@ class Progress:
     Of nested bars only the outermost is shown. A bar with an empty label is never shown.
     """
 
+    hidden = False  # set by `--quiet`
     _shown = False
 
     def __init__(self, total: int | None, label: str):
@@ -23,7 +24,7 @@ class Progress:
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
-        if self.label and sys.stderr.isatty() and not Progress._shown:
+        if self.label and sys.stderr.isatty() and not (Progress.hidden or Progress._shown):
             Progress._shown = True
             self._bar = _rich_bar()
             self._task = self._bar.add_task(self.label, total=self.total, shown="")

@@ -49,16 +49,6 @@ def epoch_index(n: int, seed: int, i: int) -> int:
 # ---- one trace as a layout ----
 
 
-def prompt_of(lm: LanguageModel) -> Prompt:
-    """The prompt in the model's settings."""
-    return Prompt(lm.settings.prompt_name, lm.settings.prompt)
-
-
-def params_of(lm: LanguageModel) -> SamplingParams:
-    """The sampling parameters in the model's settings, in the model's mode."""
-    return SamplingParams(**{**lm.settings.decoding, "mode": lm.settings.mode})
-
-
 class TraceEncoder:
     """Turns (question, response) into a layout of one mode, the end token included."""
 

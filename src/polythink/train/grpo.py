@@ -26,7 +26,6 @@ from polythink.models.lm import LanguageModel, save
 from polythink.problems.answers import Grade, Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt
-from polythink.problems.sets import load_problems
 from polythink.rewards.combine import Reward, build_reward
 from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
@@ -36,7 +35,7 @@ from polythink.trace.statistics import rollout_statistics
 from polythink.train import distributed
 from polythink.train.checkpoint import load_checkpoint, save_checkpoint, truncate_after
 from polythink.train.config import GRPOConfig
-from polythink.train.data import epoch_index, params_of, prompt_of
+from polythink.train.data import epoch_index
 from polythink.train.grpo_step import to_items, update_policy
 from polythink.train.loss import group_advantages
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser
@@ -60,10 +59,10 @@ class GradedBatch:
 def train_grpo(
     lm: LanguageModel,
     config: GRPOConfig,
-    problems: Sequence[Problem] | str | Path,
+    problems: Problems,
     folder: str | Path,
     *,
-    prompt: Prompt | None = None,
+    prompt: Prompt | str | None = None,
     params: SamplingParams | None = None,
     seed: int = 0,
     grader: Grader | None = None,
@@ -75,8 +74,8 @@ def train_grpo(
     reward as reward/NAME), samples.jsonl, checkpoint/ and model/, which `load` reads. Raises `UserError` for sampling
     parameters that cannot be trained with.
     """
-    folder, prompt, params = Path(folder), prompt or prompt_of(lm), params or params_of(lm)
-    problems = tuple(load_problems(problems) if isinstance(problems, str | Path) else problems)
+    folder, problems = Path(folder), problem_set_of(problems).problems
+    prompt, params = prompt_of(lm.settings, prompt), params or params_of(lm.settings)
     check_params(params)
     engine, reward = Engine(lm, max_num_seqs=config.max_num_seqs), build_reward(config.reward, lm.dialect)
     reference = copy.deepcopy(lm.model).eval().requires_grad_(False) if config.kl_coef else None

@@ -13,6 +13,7 @@ from typing import Any
 
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
+from polythink.evaluate.study import params_of, prompt_of
 from polythink.models.batch import collate, response_of
 from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import token_logprobs
@@ -23,7 +24,7 @@ from polythink.trace.layout import Layout
 from polythink.train import distributed
 from polythink.train.checkpoint import load_checkpoint, save_checkpoint, truncate_after
 from polythink.train.config import SFTConfig
-from polythink.train.data import Mixture, TraceEncoder, mixture_of_rows, pack_rows, params_of, prompt_of
+from polythink.train.data import Mixture, TraceEncoder, mixture_of_rows, pack_rows
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser, micro_batches, update
 
 
@@ -33,7 +34,7 @@ def train_sft(
     data: Mixture | str | Path | Iterable[Mapping[str, Any]],
     folder: str | Path,
     *,
-    prompt: Prompt | None = None,
+    prompt: Prompt | str | None = None,
     params: SamplingParams | None = None,
     seed: int = 0,
 ) -> dict:
@@ -46,7 +47,8 @@ def train_sft(
     """
     folder = Path(folder)
     if not isinstance(data, Mixture):
-        data = mixture_of_rows(data, TraceEncoder(lm, params or params_of(lm), prompt or prompt_of(lm)), config, seed)
+        encode = TraceEncoder(lm, params or params_of(lm.settings), prompt_of(lm.settings, prompt))
+        data = mixture_of_rows(data, encode, config, seed)
     model, optimiser = lm.model, make_optimiser(lm.model, config, config.trainable)
     steps = config.steps or data.steps(config.epochs)
     if not steps:
