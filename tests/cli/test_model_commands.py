@@ -71,7 +71,7 @@ def test_a_model_is_found_in_its_run_its_stage_and_itself(run_folder, tmp_path) 
     assert [model_folder(p) for p in (run_folder, run_folder / "sft", model)] == [model] * 3
     with pytest.raises(UserError, match="no model folder"):
         polythink("generate", tmp_path / "nowhere", "1+1")
-    with pytest.raises(UserError, match=r"cannot load a model|no polythink\.json"):
+    with pytest.raises(UserError, match=r"cannot load a model|no config\.json"):
         polythink("generate", tmp_path, "1+1")
 
 
