@@ -1,12 +1,12 @@
-"""What the attention maps of EIT, E-EIT and PartialFormer cost beside plain multi-head attention.
+"""The cost of the attention maps of EIT, E-EIT and PartialFormer, compared with plain multi-head attention.
 
     python bench/attention_maps.py --device cpu --lengths 64 256 1024 --shapes 96x4 512x8
 
 One causal self-attention, forward and backward, batch 1, float32. Time is the median of several runs after a warm-up,
-with the shortest and the longest; the attentions take turns, so that what else the machine does falls on all of them.
-On a CPU it is the time of the processor, which does not count waiting for other work. Memory is what is kept for the
-backward pass, and on a GPU also the peak. Rows with "chunks" bound the maps that are alive to 2^22 floats; "plain" is
-the form without the folded first convolution, which the package folds where that takes fewer products.
+with the shortest and the longest; the attentions take turns, so that other load on the machine affects all of them
+alike. On a CPU it is processor time, which does not count waiting for other work. Memory is what is kept for the
+backward pass, and on a GPU also the peak. Rows with "chunks" bound the maps that are alive to 2^22 floats; "folded"
+mixes the keys instead of the maps of all pairs, as the package does where that takes fewer products.
 """
 
 from __future__ import annotations
@@ -60,13 +60,11 @@ def candidates(width: int, heads: int) -> dict[str, Callable[[], Attention]]:
         "EIT, plain": eit(fold=False, chunk_elements=WHOLE),
         "EIT, folded": eit(fold=True, chunk_elements=WHOLE),
         "EIT, chunks": eit(chunk_elements=CHUNKS),
-        "EIT, kernels 7 and 3, plain": eit(fold=False, chunk_elements=WHOLE, **code),
-        "EIT, kernels 7 and 3, folded": eit(fold=True, chunk_elements=WHOLE, **code),
+        "EIT, kernels 7 and 3": eit(chunk_elements=WHOLE, **code),
         "E-EIT, plain": e_eit(fold=False, chunk_elements=WHOLE),
         "E-EIT, folded": e_eit(fold=True, chunk_elements=WHOLE),
         "E-EIT, folded, chunks": e_eit(fold=True, chunk_elements=CHUNKS),
-        "E-EIT, kernel 3, plain": e_eit(fold=False, chunk_elements=WHOLE, kernel=3),
-        "E-EIT, kernel 3, folded": e_eit(fold=True, chunk_elements=WHOLE, kernel=3),
+        "E-EIT, kernel 3": e_eit(chunk_elements=WHOLE, kernel=3),
         "PartialFormer": partial(chunk_elements=WHOLE),
         "PartialFormer, chunks": partial(chunk_elements=CHUNKS),
         "PartialFormer, no head MLP": partial(head_mlp=False),

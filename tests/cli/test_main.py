@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,12 +12,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from polythink.cli import main as program
+from polythink.cli.app import COMMANDS, app
 from polythink.pipeline import experiment as experiment_run
 from polythink.pipeline.experiment import Outcome
 
-MAIN = "from polythink.cli import main as program; program.main()"
-COMMANDS = ("train", "experiment", "report", "generate", "eval", "data", "trace")
+MAIN = "from polythink.cli.main import main; main()"
 
 
 def polythink(*arguments: str, code: str = MAIN, **options) -> subprocess.CompletedProcess:
@@ -30,38 +30,78 @@ def test_help_names_every_command_in_its_group() -> None:
     done = polythink("--help")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert len(lines) < 40
+    assert len(lines) < 50
     for text in (*COMMANDS, "Train and compare", "Use a model", "Problems and traces", "Begin with: polythink train"):
         assert any(text in line for line in lines), text
 
 
 @pytest.mark.parametrize("command", ["train", "experiment", "report", "generate", "eval", "data show", "trace check"])
 def test_the_help_of_a_command_is_short_and_has_an_example(command: str) -> None:
-    done = CliRunner().invoke(program.app, [*command.split(), "--help"], prog_name="polythink")
+    done = CliRunner().invoke(app, [*command.split(), "--help"], prog_name="polythink")
     assert done.exit_code == 0
     assert f"Example: polythink {command} " in done.output
-    assert len(done.output.splitlines()) < 50
+    assert len(done.output.splitlines()) < 80
 
 
-def test_the_program_starts_without_the_heavy_libraries() -> None:
-    code = f"import sys\ntry:\n    {MAIN.replace('; ', chr(10) + '    ')}\nfinally:\n    print(sorted(sys.modules))"
-    done = polythink("--help", code=code)
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["eval", "-h"], ["recipes"], ["data", "list"]])
+def test_help_and_lists_import_no_heavy_library(arguments: list[str]) -> None:
+    code = f"import sys\ntry:\n    {MAIN}\nfinally:\n    print(sorted(sys.modules))"
+    done = polythink(*arguments, code=code)
     modules = done.stdout.splitlines()[-1]
-    assert "'polythink.cli.train'" in modules
-    for heavy in ("torch", "transformers", "matplotlib", "pyarrow", "sympy", "math_verify", "httpx"):
-        assert f"'{heavy}'" not in modules, heavy
+    heavy = {"torch", "transformers", "matplotlib", "sympy", "math_verify", "httpx"}
+    if arguments[0] == "--help":
+        heavy |= {"numpy", "pyarrow", "pydantic", "yaml", "polythink.cli.train"}
+    for name in heavy:
+        assert f"'{name}'" not in modules, name
 
 
-def test_the_version_is_that_of_the_package() -> None:
-    done = polythink("--version")
-    assert (done.returncode, done.stdout.split()[0]) == (0, "polythink")
+def test_python_m_polythink_is_the_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "polythink", "-V"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()[0], done.stderr) == (0, "polythink", "")
+    assert done.stdout == polythink("--version").stdout
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "data grade", "trace show"])
+def test_every_command_has_short_help_and_says_how_much(command: str) -> None:
+    done = CliRunner().invoke(app, [*command.split(), "-h"], prog_name="polythink")
+    assert done.exit_code == 0
+    if command not in ("data", "trace"):  # groups, whose commands have the options
+        assert "--quiet" in done.output
+        assert "--verbose" in done.output
+
+
+def test_the_shell_completes_commands_recipes_and_names() -> None:
+    def complete(*words: str) -> list[str]:
+        asked = {
+            "_POLYTHINK_COMPLETE": "complete_bash",
+            "COMP_WORDS": " ".join(words),
+            "COMP_CWORD": str(len(words) - 1),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", MAIN], capture_output=True, text=True, env={**os.environ, **asked}, check=False
+        )
+        return done.stdout.split()
+
+    assert complete("polythink", "exp") == ["experiment", "explain"]
+    assert "countdown-smoke" in complete("polythink", "train", "countdown-s")
+    assert complete("polythink", "experiment", "countdown-e") == ["countdown-experiment"]
+    assert complete("polythink", "data", "show", "gsm8k:te") == ["gsm8k:test"]
+    assert complete("polythink", "generate", "--prompt", "seq") == ["sequential"]
+
+
+def test_verbose_ends_with_the_time_and_quiet_is_quiet(tmp_path) -> None:
+    (tmp_path / "row.jsonl").write_text('{"text": "plain"}\n')
+    command = ("trace", "check", str(tmp_path / "row.jsonl"), "--field", "text")
+    assert "s of processor time" in polythink(*command, "-v").stderr
+    assert "s of processor time" in polythink("-v", *command).stderr
+    assert polythink(*command, "-q").stderr == polythink(*command).stderr == ""
 
 
 def test_threads_do_not_spin_unless_the_user_says_so() -> None:
-    code = "import os\n" + MAIN.replace(
-        "program.main()", "program.app = lambda: print(*(os.environ.get(k) for k in KEYS))"
+    code = (
+        "import os\nfrom polythink.cli import app\n"
+        "app.app = lambda **_: print(*(os.environ.get(k) for k in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')))\n" + MAIN
     )
-    code = "KEYS = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')\n" + code + "\nprogram.main()"
     plain = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     for given, found in ({}, "passive 0"), ({"OMP_WAIT_POLICY": "active"}, "active 0"):
         done = subprocess.run(
@@ -90,6 +130,102 @@ def test_a_users_mistake_is_one_line_and_status_2(arguments: list[str], sentence
     assert done.stdout == ""
 
 
+def test_an_interruption_while_modules_are_imported_is_one_line() -> None:
+    code = f"""
+import os, signal, sys
+class Interrupts:
+    def find_spec(self, name, path, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupts())
+{MAIN}
+"""
+    done = polythink("--help", code=code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "polythink: interrupted\n")
+
+
+def test_a_terminal_that_is_not_utf8_is_no_traceback(tmp_path) -> None:
+    block = "<Parallel><Path>α</Path><Path>b</Path></Parallel>\n<Summary>s</Summary>"
+    (tmp_path / "row.jsonl").write_text(json.dumps({"text": block}))
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, "trace", "show", str(tmp_path / "row.jsonl")],
+        capture_output=True, encoding="latin-1", env=environment,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "path 1" in done.stdout
+
+
+WITHOUT_TORCH = [
+    (["train", "countdown-smok"], "did you mean 'countdown-smoke'?"),
+    (["train", "countdown-smoke", "rl_easy.stepz=5"], "did you mean 'steps'?"),
+    (["train", "countdown-smoke", "--rl_easy.steps=5"], "keys go without dashes: rl_easy.steps=5"),
+    (["train", "countdown-smoke", "--seed=5"], "keys go without dashes: seed=5"),
+    (["train", "countdown-smoke", "--out", "used"], "holds a run already; add --resume"),
+    (["train", "countdown-experiment"], "run it with: polythink experiment countdown-experiment"),
+    (["train", "translation-grammar", "train.stepz=5"], "did you mean 'steps'?"),
+    (["experiment", "countdown"], "run it with: polythink train countdown"),
+    (["experiment", "wrong.yaml"], "arm a: "),
+    (["generate", "used/smok", "9 8 5 -> 5"], "no model folder 'used/smok'; did you mean 'used/smoke'?"),
+    (["generate", "used", "9 8 5 -> 5"], "used holds no model"),
+    (["generate", "model", ""], "the prompt is empty"),
+    (["generate", "model"], "give a prompt, or --file FILE"),
+    (["generate", "model", "x", "pahts=3"], "did you mean 'paths'?"),
+    (["generate", "model", "x", "--paths", "3", "paths=2"], "--paths and paths=... are the same setting"),
+    (["generate", "model", "x", "--prompt", "paralell"], "did you mean 'parallel'?"),
+    (["generate", "model", "x", "--dialect", "parallel-r1"], "did you mean 'parallel_r1'?"),
+    (["generate", "model", "x", "--mode", "structurd"], "mode must be 'structured' or 'sequential'"),
+    (["generate", "model", "x", "--device", "gpu"], "no device 'gpu'"),
+    (["generate", "model", "x", "--dtype", "float61"], "no dtype 'float61'; did you mean 'float16'?"),
+    (["generate", "model", "--file", "nowhere.txt"], "cannot read nowhere.txt"),
+    (["generate", "model", "--file", "rows.jsonl", "--column", "qestion"], "did you mean 'question'?"),
+    (["eval", "model", "--problems", "gsm9k", "--out", "o"], "did you mean 'gsm8k'?"),
+    (["eval", "model", "--problems", "countdown-mini", "--out", "rows.jsonl"], "--out names a folder"),
+    (["eval", "model", "pahts=3", "--problems", "countdown-mini", "--out", "o"], "did you mean 'paths'?"),
+    (["eval", "model", "--compare", "--problems", "countdown-mini", "--out", "o"], "sequential_prompt is missing"),
+    (["params", "countdown", "modl.hidden_size=3"], "did you mean 'model'?"),
+    (["explain", "temprature"], "did you mean 'temperature'?"),
+    (["recipes", "countdwn"], "did you mean 'countdown'?"),
+]
+
+
+@pytest.fixture(scope="module")
+def answers_without_torch(tmp_path_factory) -> list[list]:
+    """Status and errors of all these command lines, one after another in one process that cannot import torch."""
+    folder = tmp_path_factory.mktemp("without")
+    for model in (folder / "model", folder / "used" / "smoke"):
+        model.mkdir(parents=True)
+        (model / "config.json").write_text("{}")
+    (folder / "used" / "recipe.yaml").touch()
+    (folder / "wrong.yaml").write_text("name: wrong\narms: {a: {recipe: countdown, overrides: [sede=1]}}")
+    (folder / "rows.jsonl").write_text('{"question": "1+1"}')
+    code = """
+import contextlib, io, json, sys
+sys.modules["torch"] = sys.modules["transformers"] = None
+from polythink.cli.main import main
+found = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["polythink", *arguments]
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main()
+        except BaseException as error:
+            status = error.code if isinstance(error, SystemExit) else repr(error)
+    found.append([status, errors.getvalue()])
+print(json.dumps(found))
+"""
+    done = polythink(json.dumps([arguments for arguments, _ in WITHOUT_TORCH]), code=code, cwd=folder, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("number", range(len(WITHOUT_TORCH)), ids=lambda n: " ".join(WITHOUT_TORCH[n][0]))
+def test_a_mistake_is_found_before_torch_is_imported(answers_without_torch, number: int) -> None:
+    status, err = answers_without_torch[number]
+    assert (status, err.count("\n")) == (2, 1), err
+    assert WITHOUT_TORCH[number][1] in err
+
+
 @pytest.mark.parametrize("arguments", [["trian"], ["train"], ["report", "--wide", "x"]])
 def test_a_wrong_command_line_is_status_2_without_a_traceback(arguments: list[str]) -> None:
     done = polythink(*arguments)
@@ -100,11 +236,12 @@ def test_a_wrong_command_line_is_status_2_without_a_traceback(arguments: list[st
 
 WITH_COMMAND = """
 import sys, time
-from polythink.cli import main as program
-@program.app.command("try")
+from polythink.cli.app import app
+from polythink.cli.main import main
+@app.command("try")
 def attempt():
     {body}
-program.main()
+main()
 """
 
 
@@ -150,9 +287,10 @@ def test_a_failed_stage_is_status_1_after_the_table(tmp_path, monkeypatch) -> No
 
     monkeypatch.setattr(experiment_run, "run_experiment", outcome)
     failures = ("stage rl failed",)
-    done = CliRunner().invoke(program.app, ["experiment", str(tmp_path / "trial.yaml"), "--jobs", "3"])
-    assert (done.exit_code, done.output) == (1, "the table\nstage rl failed\n")
+    done = CliRunner().invoke(app, ["experiment", str(tmp_path / "trial.yaml"), "--jobs", "3"])
+    places = "table: {0}/table.md\nreport: {0}/report.html\n"
+    assert (done.exit_code, done.output) == (1, f"the table\n{places.format('runs/trial')}stage rl failed\n")
     failures = ()
-    done = CliRunner().invoke(program.app, ["experiment", str(tmp_path / "trial.yaml"), "--out", str(tmp_path / "x")])
-    assert (done.exit_code, done.output) == (0, "the table\n")
+    done = CliRunner().invoke(app, ["experiment", str(tmp_path / "trial.yaml"), "-o", str(tmp_path / "x")])
+    assert (done.exit_code, done.output) == (0, f"the table\n{places.format(tmp_path / 'x')}")
     assert called == [("trial", Path("runs/trial"), 3), ("trial", tmp_path / "x", None)]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from polythink.cli.generate import View, watch
-from polythink.cli.main import app
-from polythink.cli.model import decoding_for, model_folder
+from polythink.cli.app import app
+from polythink.cli.model import ModelChoice, find_model, params_for, settings_of
+from polythink.cli.watch import watch
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
@@ -20,7 +22,6 @@ from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import LanguageModel, ModelSettings, load, save
 from polythink.run.folder import write_json
 from polythink.run.jsonl import write_jsonl
-from polythink.trace.tree import Block
 
 BUDGETS = {"max_main_tokens": 400, "max_path_tokens": 12, "max_summary_tokens": 9, "max_trace_tokens": 500, "paths": 3}
 SHAPE = {
@@ -45,9 +46,9 @@ def lm(run_folder) -> LanguageModel:
     return load(run_folder / "sft" / "model")
 
 
-def polythink(*arguments: object):
+def polythink(*arguments: object, **options):
     """The result of a command; a `UserError` passes through, for `main` to print."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    result = CliRunner().invoke(app, [str(a) for a in arguments], **options)
     if isinstance(result.exception, Exception):
         raise result.exception
     return result
@@ -69,18 +70,26 @@ def request_of(lm: LanguageModel) -> Request:
 
 def test_a_model_is_found_in_its_run_its_stage_and_itself(run_folder, tmp_path) -> None:
     model = run_folder / "sft" / "model"
-    assert [model_folder(p) for p in (run_folder, run_folder / "sft", model)] == [model] * 3
-    with pytest.raises(UserError, match="no model folder"):
-        polythink("generate", tmp_path / "nowhere", "1+1")
-    with pytest.raises(UserError, match=r"cannot load a model|no polythink\.json"):
-        polythink("generate", tmp_path, "1+1")
+    assert [find_model(str(p)) for p in (run_folder, run_folder / "sft", model)] == [str(model)] * 3
+    assert find_model("Qwen/Qwen3-4B") == "Qwen/Qwen3-4B"
+    for given, said in (
+        (tmp_path / "nowhere", "no model folder"),
+        (tmp_path, "holds no model; give a folder with config.json"),
+        (run_folder / "eval", f"holds no model; {run_folder} does"),
+        ("a/b/c", "a name on the hub has the form owner/name"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            find_model(str(given))
 
 
-def test_decoding_is_the_models_own_with_changes(lm) -> None:
-    decoding = decoding_for(lm, ["paths=2", "temperature=0.5"])
-    assert decoding == SamplingParams(**BUDGETS | {"paths": 2, "temperature": 0.5})
+def test_decoding_is_the_models_own_with_changes(run_folder) -> None:
+    settings = settings_of(find_model(str(run_folder)), ModelChoice())
+    params = params_for(settings, ["paths=2", "temperature=0.5"])
+    assert params == SamplingParams(**BUDGETS | {"paths": 2, "temperature": 0.5})
+    chosen = settings_of(find_model(str(run_folder)), ModelChoice(mode="sequential"))
+    assert params_for(chosen, []).mode == "sequential"
     with pytest.raises(UserError, match="decoding: unknown key path; did you mean 'paths'"):
-        decoding_for(lm, ["path=2"])
+        params_for(settings, ["path=2"])
 
 
 def test_generate_prints_the_trace_that_the_engine_draws(lm, seed, run_folder) -> None:
@@ -92,36 +101,69 @@ def test_generate_prints_the_trace_that_the_engine_draws(lm, seed, run_folder) -
     assert fewer.stdout == Engine(lm).generate([request_of(lm)], changed, seed)[0].text + "\n" != done.stdout
 
 
-def test_the_view_holds_at_the_end_what_was_drawn(lm, seed) -> None:
-    view = View(lm)
-    snapshots = []
-
-    def see(event) -> None:
-        view.see(event)
-        snapshots.append(sum(len(b.paths) for b in view.trace().blocks))
-
-    (rollout,) = Engine(lm).generate([request_of(lm)], SamplingParams(**BUDGETS), seed, on_event=see)
-    assert snapshots == sorted(snapshots)
-    drawn = [s for s in rollout.segments if s.kind != "main"]
-
-    def text(segment) -> str:
-        return lm.decode([t for t in segment.tokens if t not in lm.tag_ids.values()])
-
-    blocks = view.trace().blocks
-    assert len(blocks) >= 2
-    for number, block in enumerate(blocks):
-        assert [p.parts[0] for p in block.paths] == [text(s) for s in drawn if s.block == number and s.kind == "path"]
-        assert block.summary.parts[0] == next(text(s) for s in drawn if s.block == number and s.kind == "summary")
-    assert all(part.strip() for part in view.trace().parts if not isinstance(part, Block))
+def test_a_terminal_shows_the_paths_side_by_side_and_the_whole_trace_once(lm, seed) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, height=8)
+    rollout = watch(Engine(lm), lm.tag_ids.values(), request_of(lm), SamplingParams(**BUDGETS), seed, console)
+    written = console.file.getvalue()
+    lines = written[written.rindex("\x1b[2K") :].splitlines()  # after the live view is cleared
+    blocks = len({s.block for s in rollout.segments if s.kind == "summary"})
+    assert sum("path 1" in line and "path 2" in line and "path 3" in line for line in lines) == blocks > 1
+    assert lines[-1].startswith(f"{rollout.tokens} tokens, {rollout.critical_path} on the critical path")
 
 
-def test_a_terminal_shows_the_paths_side_by_side(lm, seed) -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=100, height=60)
-    rollout = watch(Engine(lm), request_of(lm), SamplingParams(**BUDGETS), seed, console)
-    lines = console.file.getvalue().splitlines()
-    assert any("path 1" in line and "path 2" in line and "path 3" in line for line in lines)
-    assert f"{rollout.tokens} tokens, " in lines[-1]
-    assert "on the critical path" in lines[-1]
+def test_generate_prints_one_json_object_per_response(lm, run_folder, tmp_path) -> None:
+    (tmp_path / "prompts.txt").write_text("1+1\n\n2+2\n")
+    command = ("generate", run_folder, "--file", tmp_path / "prompts.txt", "max_trace_tokens=60", "-n", 2, "--json")
+    rows = [json.loads(line) for line in polythink(*command).stdout.splitlines()]
+    assert [(row["prompt"], row["sample"]) for row in rows] == [("1+1", 0), ("1+1", 1), ("2+2", 0), ("2+2", 1)]
+    alone = json.loads(polythink("generate", run_folder, "1+1", "max_trace_tokens=60", "--json").stdout)
+    assert alone == rows[0], "a response does not depend on the others"
+    assert rows[0]["text"] != rows[1]["text"]
+    params = SamplingParams(**BUDGETS | {"max_trace_tokens": 60})
+    (rollout,) = Engine(lm).generate([request_of(lm)], params)
+    assert {**rows[0], "segments": len(rows[0]["segments"])} == {
+        "prompt": "1+1", "sample": 0, "text": rollout.text, "segments": len(rollout.segments),
+        "tokens": rollout.tokens, "critical_path": rollout.critical_path, "truncated": rollout.truncated,
+        "finish_reason": rollout.finish_reason, "seed": 0,
+    }  # fmt: skip
+    assert "".join(segment["text"] for segment in rows[0]["segments"]) == rollout.text
+    assert sum(segment["tokens"] for segment in rows[0]["segments"]) == rollout.tokens
+
+
+def test_generate_reads_prompts_from_standard_input_and_from_columns(run_folder, tmp_path) -> None:
+    few = ("max_trace_tokens=20", "--json", "--temperature", 0)
+    write_jsonl(tmp_path / "rows.jsonl", [{"problem": "1+1", "other": "2+2"}])
+
+    def prompts(*arguments: object, **options: str) -> list[str]:
+        done = polythink("generate", run_folder, *arguments, *few, **options)
+        return [json.loads(line)["prompt"] for line in done.stdout.splitlines()]
+
+    assert prompts("-", input="1+1\n2+2\n") == ["1+1", "2+2"]
+    assert prompts("--file", tmp_path / "rows.jsonl") == ["1+1"]
+    assert prompts("--file", tmp_path / "rows.jsonl", "--column", "other") == ["2+2"]
+
+
+def test_several_responses_are_told_apart_in_plain_text(run_folder) -> None:
+    printed = polythink("generate", run_folder, "1+1", "max_trace_tokens=20", "-n", 2).stdout.splitlines()
+    assert [line for line in printed if line.startswith("# prompt")] == [
+        "# prompt 1, sample 1: 1+1", "# prompt 1, sample 2: 1+1",
+    ]  # fmt: skip
+
+
+def test_loading_is_announced_under_verbose(run_folder) -> None:
+    done = polythink("-v", "generate", run_folder, "1+1", "max_trace_tokens=8")
+    assert done.stderr.startswith(f"loading {run_folder / 'sft' / 'model'} ...\n")
+    assert polythink("generate", run_folder, "1+1", "max_trace_tokens=8").stderr == ""
+
+
+def test_a_folder_that_is_not_ours_is_used_as_the_options_say(run_folder, tmp_path) -> None:
+    foreign = shutil.copytree(run_folder / "sft" / "model", tmp_path / "foreign")
+    (foreign / "polythink.json").unlink()
+    options = ("--dialect", "parallel_r1", "--mode", "sequential", "--prompt", "none", "--no-chat", "--device", "cpu")
+    few = ("max_trace_tokens=20", "--json", "--dtype", "float32", "--max-num-seqs", 1)
+    row = json.loads(polythink("generate", foreign, "1+1", *options, *few).stdout)
+    assert {segment["kind"] for segment in row["segments"]} == {"main"}
+    assert row["tokens"] <= 20
 
 
 # ---- eval ----

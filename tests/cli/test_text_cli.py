@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
 
@@ -25,7 +27,8 @@ def test_translation_from_text_to_bleu(polythink, tmp_path):
     )
     status, printed, err = polythink("train", "translation-numbers", *TINY, *own, "--out", out)
     assert (status, err) == (0, "")
-    assert printed.splitlines()[-1] == str(out / "report.html")
+    assert printed.splitlines()[-1] == f"report: {out / 'report.html'}"
+    assert re.search(r"^\| problems +\| stage \| +exact \| +bleu \|", printed, re.MULTILINE)
     rows = read_jsonl(out / "train/metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert [row["step"] for row in rows if "valid_loss" in row] == [2, 4]
@@ -40,7 +43,7 @@ def test_translation_from_text_to_bleu(polythink, tmp_path):
         "BLEU",
         "exact match",
         "validation",
-        "Loss (nats a token)",
+        "Loss (nats per token)",
         "6 texts",
         "Heads, test",
     ):
@@ -66,7 +69,7 @@ def test_language_modelling(polythink, tmp_path):
     metrics = read_json(evaluation)["metrics"]
     assert metrics.keys() == {"loss", "perplexity", "word_perplexity"}
     assert metrics["word_perplexity"]["value"] > metrics["perplexity"]["value"] > 1
-    assert "perplexity, words" in (tmp_path / "run/report.html").read_text()
+    assert "word perplexity" in (tmp_path / "run/report.html").read_text()
 
 
 def test_lines_that_do_not_belong_together(polythink, tmp_path):

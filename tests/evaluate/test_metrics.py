@@ -10,16 +10,23 @@ import numpy as np
 import pytest
 
 from polythink.evaluate.metrics import (
+    HEADLINE,
+    METRICS,
     Metric,
     best_of_n,
     compute_metrics,
+    describe,
     difference,
+    expected_max,
+    headline,
     interval,
     maj_at_k,
     mean_at_k,
     normalise,
     pass_at_k,
-    pool,
+    read_measures,
+    show,
+    write_measures,
 )
 
 
@@ -156,12 +163,6 @@ def test_paired_difference_is_narrower_than_the_two_intervals():
         difference(a, per_problem(hard[:5]))
 
 
-def test_runs_are_pooled_problem_by_problem():
-    both = pool([per_problem([1, 0], [1, 2]), per_problem([0, 3], [1, 2])])
-    assert both.numerator.tolist() == [1, 3]
-    assert both.value == 4 / 6
-
-
 def row(problem: str, verdict: str, extracted: str | None = None, **more) -> dict:
     plain = {"complete_blocks": 0, "blocks": 0, "well_formed": True, "tokens": 4, "critical_path": 4, "truncated": 0}
     return {"problem": problem, "verdict": verdict, "extracted": extracted, "segments": [], **plain, **more}
@@ -176,12 +177,12 @@ def block_row(problem: str, verdict: str, extracted: str, paths: list[bool | Non
 def test_measures_of_a_set_by_hand():
     rows = [
         block_row("p", "right", "7", [True, False]),
-        block_row("p", "wrong", "8", [True, True], valid=False),
+        block_row("p", "wrong", "8", [True, True], well_formed=False),
         row("p", "wrong", "8"),
         row("p", "right", " $7$. "),
         row("q", "unparsed"),
         row("q", "timeout"),
-        block_row("q", "wrong", "1", [False, None], cuts=2),
+        block_row("q", "wrong", "1", [False, None], truncated=2),
         row("q", "right", "2"),
     ]
     found = {name: measure.value for name, measure in compute_metrics(rows, best_of=[2]).items()}
@@ -222,3 +223,61 @@ def test_votes_are_compared_without_layout():
 def test_every_problem_has_the_same_number_of_samples():
     with pytest.raises(AssertionError, match="different numbers of samples"):
         compute_metrics([row("p", "right"), row("p", "right"), row("q", "right")])
+
+
+def test_the_longest_of_k_is_the_mean_over_all_subsets():
+    values = [3, 1, 4, 1, 5]
+    for k in range(1, 6):
+        assert expected_max(values, k) == pytest.approx(mean(max(subset) for subset in combinations(values, k)))
+
+
+def test_metrics_survive_their_file(tmp_path):
+    found = {
+        "a@2": Metric(("p", "q"), np.array([0.5, 1.0]), np.ones(2)),
+        "b@0.1": Metric(("q",), np.array([2.0]), np.array([3.0])),
+    }
+    write_measures(tmp_path / "m.jsonl", found)
+    again = read_measures(tmp_path / "m.jsonl")
+    assert list(again) == list(found)
+    for name, metric in found.items():
+        assert again[name].keys == metric.keys
+        assert interval(again[name]) == interval(metric)
+
+
+# ---- names ----
+
+
+def test_every_metric_of_an_evaluation_is_explained():
+    rows = [block_row("p", "right", "7", [True], marked=True, right_lines=1.0)]
+    for key in compute_metrics(rows, best_of=[1]):
+        assert describe(key).meaning, key
+    assert all(info.label and info.meaning.endswith(".") for info in METRICS.values())
+    assert set(HEADLINE) <= set(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("key", "label", "unit"),
+    [
+        ("mean@8", "mean@8", "percent"),
+        ("best_of_4", "best of 4", "percent"),
+        ("critical_path", "critical path", "steps"),
+        ("parallel.tokens@8", "parallel.tokens@8", "tokens"),
+        ("parallel@8", "parallel@8", "percent"),
+        ("sequential_tokens@8", "sequential_tokens@8", "percent"),
+        ("gain_any_prefix@0.5", "gain_any_prefix@0.5", "percent"),
+        ("loss", "loss", "nats"),
+        ("mean@k", "mean@k", "percent"),
+    ],
+)
+def test_a_key_has_a_label_and_a_unit(key, label, unit):
+    assert (describe(key).label, describe(key).unit) == (label, unit)
+
+
+def test_people_read_shares_in_percent():
+    nan = float("nan")
+    assert show("mean@8", {"value": 0.4688, "low": 0.312, "high": 0.625}) == "46.9% [31.2, 62.5]"
+    assert show("tokens", {"value": 24.31, "low": 22.0, "high": 26.125}) == "24.31 [22, 26.12]"
+    assert show("right_path", {"value": nan, "low": nan, "high": nan}) == ""
+    assert show("right_path", {"value": 0.5, "low": None, "high": None}) == "50.0%"
+    found = {"mean@2": {"value": 1.0, "low": 1.0, "high": 1.0}, "tokens": {"value": 3.0, "low": 3.0, "high": 3.0}}
+    assert headline(found) == "mean@2 100.0% [100.0, 100.0]"

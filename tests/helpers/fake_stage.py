@@ -1,6 +1,8 @@
-"""A stage that takes no time: it counts steps in a checkpoint, then writes what training or an evaluation would.
+"""A stage without work: it counts steps in a checkpoint, then writes what training or an evaluation would.
 
-Started like `python -m polythink.pipeline.stage`; every start, step and end is a line in the file $FAKE_LOG.
+Started like `python -m polythink.pipeline.stage`; every start, step and end is a line in the file $FAKE_LOG. The test,
+not the clock, decides how long it runs: with `gate: FILE` it waits after its first step until that file exists, with
+`together: N` until N stages have started.
 """
 
 from __future__ import annotations
@@ -9,12 +11,14 @@ import os
 import random
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from polythink.run.folder import read_json, write_json, write_text
 from polythink.run.jsonl import JsonlWriter, write_jsonl
 
 VERDICTS = ("wrong", "right")
+DEADLINE = 120  # seconds until a stage that nobody lets go on ends by itself
 
 
 def main() -> None:
@@ -26,10 +30,12 @@ def main() -> None:
     done = int(checkpoint.read_text()) if checkpoint.exists() else 0
     with JsonlWriter(folder / "metrics.jsonl") as metrics:
         for step in range(done, stage.get("steps", 1)):
-            time.sleep(stage.get("sleep", 0))
+            if "gate" in stage and step > 0:
+                wait_until(Path(stage["gate"]).exists)
             metrics.write({"step": step, "loss": 1 / (step + 1)})
-            log(f"step {plan['name']} {plan['digest'][:12]} {step}")
             write_text(checkpoint, str(step + 1))
+            log(f"step {plan['name']} {plan['digest'][:12]} {step}")
+    wait_until(lambda: Path(os.environ["FAKE_LOG"]).read_text().count("start ") >= stage.get("together", 0))
     if stage.get("fail"):
         print("the loss is not a number", file=sys.stderr)
         sys.exit(3)
@@ -59,6 +65,13 @@ def evaluate(plan: dict, folder: Path, previous: Path) -> None:
     write_jsonl(folder / "samples-easy.jsonl", rows)
     metrics = {name: vars(interval(measure)) for name, measure in compute_metrics(rows).items()}
     write_json(folder / "eval-easy.json", {"problems": "easy", "n": 50, "samples": 4, "metrics": metrics})
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def log(line: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from polythink.evaluate.metrics import compute_metrics, interval
-from polythink.evaluate.run import sample_row
+from polythink.evaluate.samples import sample_row
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.tasks.countdown import demonstrate, problems

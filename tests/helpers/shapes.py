@@ -31,10 +31,10 @@ def make_config(name: str, **more):
     return ARCHITECTURES[architecture][0](**{**shape, **EVERYWHERE.get(architecture, {}), **fields, **more})
 
 
-def make(name: str, frame: str = "causal", seed: int = 0, **more):
-    """A random model; frame is "causal" or "seq2seq". Projections are enlarged: random attention is almost even."""
+def make(name: str, backbone: str = "causal", seed: int = 0, **more):
+    """A random model; backbone is "causal" or "seq2seq". Projections are enlarged: random attention is almost even."""
     torch.manual_seed(seed)
-    model = ARCHITECTURES[VARIANTS[name][0]][1 + (frame == "seq2seq")](make_config(name, **more))
+    model = ARCHITECTURES[VARIANTS[name][0]][1 + (backbone == "seq2seq")](make_config(name, **more))
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if "proj.weight" in parameter_name:

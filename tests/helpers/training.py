@@ -11,14 +11,37 @@ from pathlib import Path
 import pytest
 import torch
 
-from polythink.models.build import ModelConfig, from_config
+from polythink.engine.params import SamplingParams
+from polythink.models.build import from_config
+from polythink.models.config import ModelConfig
 from polythink.models.lm import LanguageModel
 from polythink.problems.prompts import Prompt
 from polythink.problems.tasks.countdown import VOCABULARY, problems
+from polythink.run.config import parse_config
 from polythink.run.folder import write_json
+from polythink.train.config import DataConfig, SFTConfig
+from polythink.train.data import Mixture, TraceEncoder, make_mixture
 
 SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=16, intermediate_size=64)
 PROMPT = Prompt("plain", "{problem} :")
+
+
+BOTH = (
+    {"problems": "mini", "weight": 2},
+    {"problems": "mini", "weight": 1, "demonstrations": {"style": "sequential"}},
+)
+
+
+def sft_config(**changes) -> SFTConfig:
+    plain = {"steps": 6, "batch": 12, "lr": 3e-3, "micro_batch": 5, "checkpoint_every": 2}
+    return parse_config(SFTConfig, {k: v for k, v in {**plain, **changes}.items() if v is not None}, "test")
+
+
+def mixture(lm, config, mini, mode="structured", seed=0, data=BOTH) -> Mixture:
+    """The sources `data`, in which every set of problems is `mini`."""
+    encode = TraceEncoder(lm, SamplingParams(mode=mode), PROMPT)
+    sources = [parse_config(DataConfig, source, "test") for source in data]
+    return make_mixture(sources, encode, config, seed, lambda name: mini, lambda source: source.file)
 
 
 def make_lm(seed: int = 0, **shape) -> LanguageModel:
@@ -42,7 +65,7 @@ def without_times(rows: list[dict]) -> list[dict]:
 
 
 def killed(plan, folder: Path, rows: int) -> None:
-    """Run a stage in a process of its own and kill it as soon as it has written so many rows of metrics."""
+    """Run a stage in a process of its own and kill it once it has written this many rows of metrics."""
     spec = folder.parent / "spec.json"
     write_json(spec, {"plan": plan.model_dump(mode="json"), "folder": str(folder), "previous": None})
     process = subprocess.Popen([sys.executable, "-m", "polythink.pipeline.stage", str(spec)])

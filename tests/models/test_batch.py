@@ -11,44 +11,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import DynamicCache
 
-from polythink.errors import UserError
-from polythink.models.batch import Batch, collate, pack
-from polythink.models.logprobs import check_forward, masked_logits, sliding_window, token_logprobs  # fmt: skip
+from helpers.layouts import TOLERANCE, VOCABULARY, block_of, draw, piece, plain_logits, some_layouts
+from polythink.models.batch import collate, pack
+from polythink.models.logprobs import masked_logits, token_logprobs
 from polythink.trace.layout import Piece, lay_out
-
-VOCABULARY = 50
-TOLERANCE = 1e-4
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY, hidden_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=16, intermediate_size=64, max_position_embeddings=512, attn_implementation="sdpa",
-    )  # fmt: skip
-    model = Qwen3ForCausalLM(config).eval()
-    with torch.no_grad():  # sharp attention and logits: a wrong table must show
-        for name, parameter in model.named_parameters():
-            if "norm" not in name:
-                parameter.mul_(8)
-    return model
-
-
-def draw(rng, n: int) -> list[int]:
-    return rng.integers(0, VOCABULARY, n).tolist()
-
-
-def piece(kind: str, tokens: list[int], block: int = -1, path: int = 0) -> Piece:
-    return Piece(kind, tuple(tokens), (kind != "prompt",) * len(tokens), block, path)
-
-
-def plain_logits(model, ids: list[int]) -> torch.Tensor:
-    """(T, V): an ordinary causal language model reading ids from left to right."""
-    with torch.no_grad():
-        return model(input_ids=torch.tensor([ids])).logits[0]
 
 
 def layout_logits(model, pieces: list[Piece], mode: str = "structured") -> torch.Tensor:
@@ -60,16 +28,6 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
     assert a.shape == b.shape
     assert a.isfinite().all()
     return (a - b).abs().max().item()
-
-
-def block_of(
-    rng, number: int, paths: int, length=lambda i: 3 + (i * 5) % 4
-) -> tuple[list[list[int]], list[int], list[Piece]]:
-    """Path token lists, summary tokens, and their pieces."""
-    written = [draw(rng, length(i)) for i in range(paths)]
-    summary = draw(rng, 4)
-    pieces = [piece("path", tokens, number, i) for i, tokens in enumerate(written, 1)]
-    return written, summary, [*pieces, piece("summary", summary, number)]
 
 
 @pytest.mark.parametrize("paths", [1, 2, 3, 8])
@@ -113,7 +71,7 @@ class ByHand:
         self.model = model
 
     def read(self, state, ids: list[int]):
-        """Read ids after a state, all of which they attend: (logits, state behind them)."""
+        """Read ids after a state, all of which they attend: (logits, state after them)."""
         keys, position = state
         cache = DynamicCache()
         for layer, (k, v) in enumerate(keys):
@@ -131,7 +89,7 @@ class ByHand:
 
     @staticmethod
     def join(fork, ends):
-        """The state that holds the fork's keys once and each end's own keys behind them, after the longest end."""
+        """The state that holds the fork's keys once and each end's own keys after them, after the longest end."""
         before = fork[0][0][0].shape[2]
         layers = [
             tuple(
@@ -236,16 +194,6 @@ def test_a_wrong_table_is_caught(model, spoil):
     assert difference(logits[start : start + len(written[1])], alone) > 0.1
 
 
-def some_layouts(count: int = 8):
-    layouts = []
-    for i in range(count):
-        rng = np.random.default_rng(20 + i)
-        block = block_of(rng, 0, 1 + i % 3)[2] if i % 4 else []
-        pieces = [piece("prompt", draw(rng, 3 + i)), piece("main", draw(rng, 2 + i % 3)), *block]
-        layouts.append(lay_out([*pieces, *([piece("main", draw(rng, 3))] if block else [])], "structured"))
-    return layouts
-
-
 def test_a_batch_of_eight_is_eight_batches_of_one(model):
     layouts = some_layouts()
     with torch.no_grad():
@@ -279,55 +227,6 @@ def test_packing_keeps_every_table_within_its_own_trace():
         assert all(packed.sees[s, f] for f in before)
 
 
-def test_log_probabilities_by_hand(model):
-    """A chain's log-probabilities are those of the chain alone: `log_softmax` row by row, with temperature."""
-    rng = np.random.default_rng(5)
-    prompt, main = draw(rng, 4), draw(rng, 2)
-    written, _, block = block_of(rng, 0, 3)
-    batch = collate([lay_out([piece("prompt", prompt), piece("main", main), *block], "structured")])
-    temperature = torch.ones(batch.tokens.shape)
-    temperature[0, 6:] = 0.7
-    with torch.no_grad():
-        found = token_logprobs(model, batch, temperature)[0]
-    assert found[0] == 0
-    start = len(prompt) + len(main)
-    for tokens in written:
-        ids = prompt + main + tokens
-        table = (plain_logits(model, ids) / 0.7).log_softmax(-1)
-        for k, token in enumerate(tokens):
-            assert found[start + k].item() == pytest.approx(table[5 + k, token].item(), abs=TOLERANCE)
-        start += len(tokens)
-    table = plain_logits(model, prompt + main).log_softmax(-1)
-    assert found[3].item() == pytest.approx(table[2, prompt[3]].item(), abs=TOLERANCE)
-
-
-def test_wanted_tokens_alone_are_scored_and_alike(model):
-    batch = collate(some_layouts())
-    with torch.no_grad():
-        everything = token_logprobs(model, batch)
-        some = token_logprobs(model, batch, wanted=batch.sampled)
-    assert (some[~batch.sampled] == 0).all()
-    assert (some - everything)[batch.sampled].abs().max() < 1e-5
-    assert (token_logprobs(model, batch, wanted=torch.zeros_like(batch.real)) == 0).all()
-
-
-def test_chunks_change_neither_values_nor_gradients(model, monkeypatch):
-    batch = collate(some_layouts(3))
-
-    def run():
-        model.zero_grad()
-        logprobs = token_logprobs(model, batch)
-        logprobs.sum().backward()
-        return logprobs.detach(), model.lm_head.weight.grad.clone()
-
-    whole = run()
-    monkeypatch.setattr("polythink.models.logprobs.CHUNK_ELEMENTS", 7 * VOCABULARY)
-    chunked = run()
-    model.zero_grad()
-    for a, b in zip(whole, chunked, strict=True):
-        assert torch.allclose(a, b, atol=1e-4, rtol=1e-4)
-
-
 def test_padding_holds_no_nan_and_has_no_gradient(model):
     layouts = some_layouts()
     batch = collate(layouts, pad_id=0)
@@ -349,52 +248,3 @@ def test_batch_says_what_is_response_and_what_is_sampled():
     assert batch.sampled.tolist() == [[False, False, True, False], [False, True, False, False]]
     assert batch.real.tolist() == [[True] * 4, [True, True, False, False]]
     assert batch.previous.tolist() == [[-1, 0, 1, 2], [-1, 0, -1, -1]]
-
-
-# ---- what goes wrong without an error ----
-
-
-@pytest.mark.parametrize(
-    ("attention", "message"),
-    [("eager", "adds a bool mask as 0 and 1"), ("flex_attention", "aborts the process"), ("polythink", "'polythink'")],
-)
-def test_other_attention_is_refused(model, monkeypatch, attention, message):
-    batch = collate(some_layouts(2))
-    monkeypatch.setattr(model.config, "_attn_implementation", attention)
-    with pytest.raises(UserError, match=message):
-        token_logprobs(model, batch)
-
-
-def test_masks_that_torch_would_take_silently_are_refused(model):
-    batch = collate(some_layouts(2))
-    spoilt = {
-        "must be bool": batch.mask.float(),
-        "shape": batch.mask[:, 0],
-        "restart": None,
-    }
-    for message, mask in spoilt.items():
-        with pytest.raises(UserError, match=message):
-            masked_logits(model, dataclasses.replace(batch, mask=mask))
-    plain = Batch(
-        **{f.name: getattr(batch, f.name)[:1, :5] for f in dataclasses.fields(batch) if f.name != "mask"}, mask=None
-    )
-    check_forward(model, plain.positions, None)
-
-
-def test_a_sliding_window_is_refused_only_where_it_would_bite():
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    model = LlamaForCausalLM._from_config(config, attn_implementation="sdpa")
-    batch = collate(some_layouts(2))
-    check_forward(model, batch.positions, batch.mask)
-    config.sliding_window = int(batch.positions.max()) + 1
-    check_forward(model, batch.positions, batch.mask)
-    config.sliding_window -= 1
-    with pytest.raises(UserError, match="sliding window"):
-        check_forward(model, batch.positions, batch.mask)
-
-
-def test_qwen_without_local_layers_has_no_window():
-    assert sliding_window(Qwen3Config(use_sliding_window=False, sliding_window=8)) is None
-    assert sliding_window(Qwen3Config(use_sliding_window=True, sliding_window=8, max_window_layers=1)) == 8

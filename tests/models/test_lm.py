@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 import torch
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers.models import WordLevel
+from huggingface_hub.errors import RepositoryNotFoundError
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE, WordLevel
+from tokenizers.trainers import BpeTrainer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from polythink.engine.engine import Engine
+from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
-from polythink.models.build import ModelConfig, from_config, from_pretrained
-from polythink.models.lm import check_path, checkpoint_activations, load, save, with_settings
+from polythink.models import lm as lm_module
+from polythink.models.build import from_config, from_pretrained
+from polythink.models.config import ModelConfig
+from polythink.models.lm import checkpoint_activations, load, save, with_settings
+from polythink.models.settings import check_path
 from polythink.models.tags import add_tags, tag_ids
 from polythink.models.tokenizers import byte_tokenizer, word_tokenizer
+from polythink.problems.prompts import get_prompt
 from polythink.trace.dialect import PARALLEL_R1
 
 WORDS = ("one", "two", "parallel", "path", "summary", "end", "<", ">", "/")
@@ -128,13 +137,13 @@ def test_unused_rows_of_a_checkpoint_are_overwritten(lm):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: (f / "polythink.json").unlink(), "has no polythink.json"),
-        (lambda f: [file.unlink() for file in f.iterdir()], "has no polythink.json"),
+        (lambda f: [file.unlink() for file in f.iterdir()], "has no config.json"),
         (lambda f: (f / "polythink.json").write_bytes(b"\xff"), "is damaged"),
         (lambda f: (f / "polythink.json").write_text("{"), "is damaged"),
         (lambda f: (f / "polythink.json").write_text('{"mood": "good"}'), "is damaged"),
         (lambda f: (f / "polythink.json").write_text('{"decoding": [1]}'), "is damaged .*decoding"),
-        (lambda f: (f / "config.json").unlink(), "cannot load a model from"),
+        (lambda f: (f / "config.json").unlink(), "has no config.json, so it is no model; give a model's own folder"),
+        (lambda f: (f / "config.json").write_text("{}"), "cannot load a model from"),
         (lambda f: (f / "polythink.json").write_text('{"dialect": "paralel_r1"}'), "did you mean 'parallel_r1'"),
     ],
 )  # fmt: skip
@@ -146,8 +155,6 @@ def test_damaged_folders(lm, tmp_path, spoil, message):
 
 
 def test_what_is_not_there():
-    with pytest.raises(UserError, match="no model folder 'nowhere'"):
-        load("nowhere")
     with pytest.raises(UserError, match="did you mean 'qwen3'"):
         from_config(ModelConfig(architecture="qwen33"), "parallel_r1", WORDS)
     with pytest.raises(UserError, match="has no chat template"):
@@ -165,10 +172,143 @@ def test_a_model_without_sdpa_is_loaded_with_the_attention_that_it_has(lm, tmp_p
 
 
 @pytest.mark.parametrize("path", ["/nowhere/model", "./nowhere", "a/b/c", "file.txt"])
-def test_what_is_no_folder_and_no_name_on_the_hub_is_refused_without_asking_it(tmp_path, monkeypatch, path):
+def test_what_is_no_folder_and_no_hub_id_is_refused_without_a_request(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file.txt").write_text("")
     with pytest.raises(UserError, match="no model folder"):
         from_pretrained(ModelConfig(path=path), "parallel_r1")
     check_path("Qwen/Qwen3-4B-Base")
     check_path("gpt2")
+
+
+# ---- models that polythink did not write ----
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen3"])
+def foreign(request, tmp_path_factory):
+    """A folder as plain transformers leaves it: a BPE tokenizer that splits the tags, and a chat template."""
+    folder = tmp_path_factory.mktemp(request.param)
+    base = Tokenizer(BPE())
+    base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    base.decoder = decoders.ByteLevel()
+    texts = ["Janet has three ducks and two parallel paths to a summary; which path ends first?"] * 3
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    base.train_from_iterator(texts, BpeTrainer(vocab_size=320, special_tokens=["<s>"], initial_alphabet=alphabet))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=base, eos_token="<s>")
+    tokenizer.chat_template = "{% for m in messages %}user: {{ m.content }}\n{% endfor %}assistant:"
+    config = AutoConfig.for_model(
+        request.param, vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=16, eos_token_id=0, bos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_any_transformers_folder_loads_with_defaults(foreign, caplog):
+    lm = load(foreign)
+    settings = lm.settings
+    assert (settings.dialect, settings.mode, settings.prompt) == ("parallel_r1", "structured", "{problem}")
+    assert settings.chat, "the tokenizer has a chat template"
+    assert lm.decode(lm.encode_prompt("1 + 1")) == "user: 1 + 1\nassistant:"
+    assert lm.model.dtype == torch.bfloat16, "as saved"
+    assert not lm.model.training
+    assert len(lm.tag_ids) == 6
+    assert "added the tags <Parallel>" in caplog.text
+    assert "untrained" in caplog.text
+    rows = lm.model.get_input_embeddings().weight[list(lm.tag_ids.values())].float()
+    assert torch.pdist(rows).min() > 0
+
+
+def test_text_without_tags_reads_as_before(foreign):
+    """Rows are added, nothing else changes."""
+    ids = torch.tensor([AutoTokenizer.from_pretrained(foreign)("three ducks").input_ids])
+    plain = AutoModelForCausalLM.from_pretrained(foreign)
+    with torch.no_grad():
+        expected = plain(ids).logits
+        assert torch.equal(load(foreign).model(ids).logits[..., : expected.shape[-1]], expected)
+
+
+def test_such_a_model_forks_and_joins(foreign):
+    lm = load(foreign, dtype="float32")
+    params = SamplingParams(paths=2, max_main_tokens=6, max_path_tokens=4, max_summary_tokens=4, max_trace_tokens=40)
+    rollout = Engine(lm, max_num_seqs=2).generate([Request(tuple(lm.encode_prompt("which path?")), "p", 0)], params)[0]
+    assert rollout.segments
+
+
+def test_arguments_win_over_the_file_and_the_defaults(foreign, lm, tmp_path):
+    prompt = get_prompt("countdown_parallel")
+    for folder in (foreign, tmp_path):
+        if folder is tmp_path:
+            save(with_settings(lm, mode="structured", prompt="{problem} :", decoding={"paths": 3}), folder)
+        given = load(folder, dialect="parathinker:5", mode="sequential", prompt=prompt, chat=False, dtype="float16")
+        assert (given.settings.dialect, given.settings.mode) == ("parathinker:5", "sequential")
+        assert not given.settings.chat
+        assert (given.settings.prompt, given.settings.prompt_hash) == (prompt.text, prompt.hash)
+        assert given.dialect.inventory == 5
+        assert given.model.dtype == torch.float16
+    assert given.settings.decoding == {"paths": 3}, "what is not given stays"
+    assert load(foreign, prompt="Solve {problem} now").settings.prompt_name == "custom"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"add_tags": False}, "does not hold <Parallel>, .* as single tokens"),
+        ({"prompt": "solve it"}, r"holds \{problem\} 0 times; give a text that holds it once, or .*get_prompt"),
+        ({"mode": "structurd"}, "did you mean 'structured'"),
+        ({"dialect": "paralel_r1"}, "did you mean 'parallel_r1'"),
+        ({"dtype": "float"}, "no dtype 'float'; use one of float32, bfloat16, float16"),
+        ({"device": "gpu"}, "no device 'gpu' on this machine; use one of cpu"),
+        ({"device": "cuda:99"}, "no device 'cuda:99' on this machine"),
+        ({"device": "meta"}, "no device 'meta' on this machine"),
+    ],
+)
+def test_arguments_that_cannot_be(foreign, given, message):
+    with pytest.raises(UserError, match=message):
+        load(foreign, **given)
+
+
+def test_the_device_is_that_asked_for(foreign):
+    assert load(foreign, device="cpu").device.type == "cpu"
+    assert load(foreign).device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+# ---- the hub, without a network ----
+
+
+class Hub:
+    """The hub as `load` asks it: `known` ids are there, others are not; `None`: it cannot be reached."""
+
+    def __init__(self, known) -> None:
+        self.known = known
+
+    def model_info(self, name, timeout):
+        if self.known is None:
+            raise ConnectionError("no route to host")
+        if name not in self.known:
+            response = httpx.Response(404, request=httpx.Request("GET", "https://hub"))
+            raise RepositoryNotFoundError("404", response=response)
+
+
+def test_an_id_that_the_hub_does_not_have(monkeypatch):
+    monkeypatch.setattr(lm_module, "HfApi", lambda: Hub(known=()))
+    with pytest.raises(UserError, match="no model folder 'some/model', and the hub has no model of that name"):
+        load("some/model")
+
+
+def test_without_a_network_an_id_is_refused_at_once_or_read_from_the_cache(foreign, monkeypatch):
+    monkeypatch.setattr(lm_module, "HfApi", lambda: Hub(known=None))
+    with pytest.raises(UserError, match=r"no model folder 'some/model', and the hub cannot be asked .*no route"):
+        load("some/model")
+    asked = []
+
+    def cached(path, dtype, offline):
+        asked.append((path, offline))
+        return AutoModelForCausalLM.from_pretrained(foreign), AutoTokenizer.from_pretrained(foreign)
+
+    monkeypatch.setattr(lm_module, "try_to_load_from_cache", lambda name, file: str(foreign / file))
+    monkeypatch.setattr(lm_module, "_load_weights", cached)
+    assert load("some/model").settings.chat
+    assert asked == [("some/model", True)]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
+
+import pytest
 
 from polythink.evaluate.metrics import Estimate
-from polythink.pipeline.curves import chart_families, curves, series_of
+from polythink.pipeline.curves import curves
 from polythink.pipeline.results_table import Column
+from polythink.report.findings import chart_families, family_lines
 
 NOTHING = Estimate(math.nan, math.nan, math.nan)
 
@@ -29,13 +33,16 @@ COMPARED = {
 
 
 def test_a_comparison_is_drawn_by_number_of_paths() -> None:
-    found = column("a", "compare", **COMPARED).results["hard"]
+    found = {name: vars(estimate) for name, estimate in column("a", "compare", **COMPARED).results["hard"].items()}
     (family,) = chart_families(found)
     assert list(family.styles) == ["parallel", "oracle", "sequential"]
-    ways = series_of(found, family)
-    assert [(x, estimate.value) for x, estimate in ways["parallel"]] == [(1, 0.3), (4, 0.5), (8, 0.6)]
-    assert [x for x, _ in ways["oracle"]] == [1, 4], "a share of nothing is no point"
-    assert [(x, e.value) for x, e in ways["sequential"]] == [(1, 0.35), (4, 0.35), (8, 0.35)]
+    lines = family_lines(family, found)
+    assert (lines["parallel"].steps, lines["parallel"].values) == ([1, 4, 8], [0.3, 0.5, 0.6])
+    assert lines["parallel"].low == pytest.approx([0.2, 0.4, 0.5])
+    assert lines["oracle"].steps == [1, 4], "a share of nothing is no point"
+    assert (lines["sequential"].steps, lines["sequential"].values) == ([1, 4, 8], [0.35] * 3), "the same for every P"
+    by_tokens = family_lines(replace(family, over="tokens"), found)
+    assert {way: line.steps for way, line in by_tokens.items()} == {"parallel": [90.0]}, "only where the cost is known"
 
 
 def test_tunnel_vision_is_drawn_by_budget_and_by_prefix() -> None:

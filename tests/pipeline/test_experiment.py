@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,8 @@ def test_shared_stages_run_once_and_every_run_gets_its_folder(tmp_path, log) -> 
     assert (recipe["seed"], recipe["stages"]["rl"]["skill"]) == (1, 0.9)
     assert read_json(folder / "environment.json")["python"]
     table = read_json(tmp_path / "out/table.json")
+    assert table["name"] == "trial"
+    assert "<title>trial</title>" in (tmp_path / "out/report.html").read_text()
     assert [(c["arms"], c["after"]) for c in table["columns"]] == [
         (["plain", "strong"], "sft"), (["plain"], "rl"), (["strong"], "rl"),
     ]  # fmt: skip
@@ -102,8 +105,8 @@ def test_a_second_time_only_what_is_new_is_run(tmp_path, log) -> None:
     }  # fmt: skip
 
 
-def test_at_most_so_many_stages_run_at_once_and_share_the_cores(tmp_path, log) -> None:
-    alone = "stages={base: {kind: sft, sleep: 1}}"
+def test_as_many_stages_run_at_once_as_are_asked_for_and_they_share_the_cores(tmp_path, log) -> None:
+    alone = "stages={base: {kind: sft, together: 3}}"
     run(experiment(tmp_path, seeds=(0, 1, 2, 3, 4), plain=[alone]), tmp_path / "out", jobs=3)
     running = most = 0
     for line in log.read_text().splitlines():
@@ -155,26 +158,35 @@ def test_a_stage_that_does_not_say_it_is_done_or_is_killed_has_failed(tmp_path) 
 # ---- kills ----
 
 RUN_IT = """
-import sys
+import signal, sys
 sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
 import test_experiment
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 folder = Path(sys.argv[3])
-given = test_experiment.experiment(folder, plain=["rl.steps=40", "rl.sleep=0.05"])
+given = test_experiment.experiment(folder, plain=["rl.steps=9", f"rl.gate={folder / 'gate'}"])
 outcome = test_experiment.run(given, folder / "out")
 print(len(outcome.failures))
 """
 
 
-def start(folder: Path) -> subprocess.Popen:
+def start(folder: Path, shown: str = "first") -> subprocess.Popen:
+    """An experiment in a process of its own. Its stage rl waits after one step until the file `gate` exists."""
     command = [sys.executable, "-c", RUN_IT, str(HERE), str(HERE.parent), str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with (folder / shown).open("w") as stderr:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 
-def wait_for(log: Path, text: str) -> None:
-    deadline = time.monotonic() + 60
-    while not (log.exists() and text in log.read_text()):
-        assert time.monotonic() < deadline, f"{text!r} did not come"
+def finish(process: subprocess.Popen, folder: Path) -> str:
+    """Open the gate, and return what the experiment prints."""
+    (folder / "gate").touch()
+    return process.communicate(timeout=120)[0].strip()
+
+
+def wait_for(file: Path, text: str, process: subprocess.Popen) -> None:
+    """Until the text is in the file; the process that it comes from must not have ended."""
+    while not (file.exists() and text in file.read_text()):
+        assert process.poll() is None, f"{text!r} did not come"
         time.sleep(0.02)
 
 
@@ -197,63 +209,58 @@ def steps_of(log: Path, stage: str) -> list[int]:
 
 def test_after_a_power_cut_finished_stages_stay_and_the_open_one_goes_on(tmp_path, log) -> None:
     first = start(tmp_path)
-    stages = []
-    wait_for(log, "step rl")
-    stages = stage_processes(tmp_path)
+    wait_for(log, "step rl", first)
     first.kill()
-    for pid in stages:
-        os.kill(pid, signal.SIGKILL)
     first.wait()
-    done = steps_of(log, "rl")
-    assert 0 < len(done) < 40
-    second = start(tmp_path)
-    assert second.communicate(timeout=60)[0].strip() == "0"
+    for pid in stage_processes(tmp_path):
+        with suppress(ProcessLookupError):  # eval_sft may end meanwhile
+            os.kill(pid, signal.SIGKILL)
+    assert steps_of(log, "rl") == [0]
+    assert finish(start(tmp_path), tmp_path) == "0"
     starts = Counter(name.split()[0] for name in events(log, "start").elements())
     assert starts == {"base": 1, "sft": 1, "eval_sft": starts["eval_sft"], "rl": 2, "eval_rl": 1}
-    steps = steps_of(log, "rl")
-    assert sorted(set(steps)) == list(range(40))
-    assert len(steps) <= 41, "at most the step at the kill is taken twice"
+    assert steps_of(log, "rl") == list(range(9)), "no step is taken twice"
 
 
 def test_what_a_killed_experiment_left_running_is_waited_for_and_not_run_twice(tmp_path, log) -> None:
     first = start(tmp_path)
-    wait_for(log, "step rl")
+    wait_for(log, "step rl", first)
     first.kill()
     first.wait()
-    assert stage_processes(tmp_path), "the stage must outlive the killed experiment here"
-    second = start(tmp_path)
-    out, shown = second.communicate(timeout=60)
-    assert out.strip() == "0"
-    assert "runs in another process" in shown
-    assert steps_of(log, "rl") == list(range(40))
+    second = start(tmp_path, "second")
+    wait_for(tmp_path / "second", "rl (plain-seed0): waiting (runs in another process)", second)
+    assert finish(second, tmp_path) == "0"
+    assert "rl (plain-seed0): done (by another process)" in (tmp_path / "second").read_text()
+    assert steps_of(log, "rl") == list(range(9))
+    assert set(events(log, "start").values()) == {1}
     assert events(log, "start").total() == 5
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_stops_the_stages_as_well(tmp_path, log, number: signal.Signals) -> None:
-    code = RUN_IT.replace("import sys", "import sys, signal; signal.signal(15, lambda *_: sys.exit(143))", 1)
-    first = subprocess.Popen([sys.executable, "-c", code, str(HERE), str(tmp_path)], stderr=subprocess.DEVNULL)
-    wait_for(log, "step rl")
+    first = start(tmp_path)
+    wait_for(log, "step rl", first)
     first.send_signal(number)
-    assert first.wait(30) != 0
+    assert first.wait(120) != 0
     assert stage_processes(tmp_path) == []
-    assert start(tmp_path).communicate(timeout=60)[0].strip() == "0"
+    assert finish(start(tmp_path), tmp_path) == "0"
 
 
 def test_a_stage_that_does_not_listen_is_ended_all_the_same(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(schedule, "PATIENCE", 0.3)
-    code = "import signal, time, sys; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    code = "import os, signal, time; signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); time.sleep(600)"
     job = schedule.Job("deaf", "0" * 64, None, {}, tmp_path / "deaf", ("a",))
     found = schedule.Schedule([job], 1, (sys.executable, "-c", code))
+    log = tmp_path / "deaf/log.txt"
 
-    def interrupt(states: dict) -> None:
-        if (tmp_path / "deaf/log.txt").exists() and "up" in (tmp_path / "deaf/log.txt").read_text():
+    def interrupt(states: dict, notes: dict) -> None:
+        if log.exists() and log.read_text().endswith("\n"):
             raise KeyboardInterrupt
 
-    started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         found.run(interrupt)
-    assert time.monotonic() - started < 30
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(log.read_text()), 0)
 
 
 # ---- files ----

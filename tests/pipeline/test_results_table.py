@@ -43,8 +43,8 @@ def samples(right: np.ndarray, tokens: float = 10.0) -> list[dict]:
     return [
         {
             "problem": f"p{p}", "verdict": "right" if r else "wrong", "extracted": "1" if r else f"{p}{k}",
-            "well_formed": True, "blocks": 0, "complete_blocks": 0, "tokens": tokens, "critical_path": tokens, "truncated": 0,
-            "segments": [],
+            "well_formed": True, "blocks": 0, "complete_blocks": 0, "tokens": tokens, "critical_path": tokens,
+            "truncated": 0, "segments": [],
         }
         for p, row in enumerate(right)
         for k, r in enumerate(row)
@@ -175,10 +175,10 @@ def test_the_three_files_say_the_same(tmp_path) -> None:
         ["hard", "mean@4"], ["", "difference"], ["", "tokens"], ["", "seconds"],
     ]  # fmt: skip
     value = 100 * grid(0.3, 0).mean()
-    assert cells[2][2].startswith(f"{value:.1f} [")
+    assert cells[2][2].startswith(f"{value:.1f}% [")
     assert cells[3][2] == ""
     assert cells[3][3].startswith("+")
-    assert cells[4][2].startswith("10.0 [")
+    assert cells[4][2].startswith("10 [")
     assert "One seed" in lines[-1]
     assert "easy (40), hard (40)" in lines[-1]
     data = json.loads((tmp_path / "table.json").read_text())

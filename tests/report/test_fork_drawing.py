@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from polythink.report.fork_drawing import Card, Fork, flow, trace_html, trace_svg, write_trace_svg
+from polythink.report.fork_drawing import Card, Fork, flow_of_row, flow_of_trace, trace_html, trace_svg
+from polythink.trace.dialect import PARALLEL_R1, get_dialect
+from polythink.trace.parse import parse
+from polythink.trace.render import render
+from polythink.trace.tree import Block, Trace
 
 
 def segment(kind: str, block: int, path: int, text: str, **more) -> dict:
@@ -38,7 +42,7 @@ def shape(nodes) -> list:
 
 def test_flow_follows_forks_joins_and_nesting():
     inner = ([["left"], ["right"]], ["left it is"])
-    assert shape(flow(NESTED)) == [
+    assert shape(flow_of_row(NESTED)) == [
         "1 < 2 & 3?",
         "Hm.",
         ([["two ways", inner, "so 5"], [""]], ["5"]),
@@ -49,31 +53,33 @@ def test_flow_follows_forks_joins_and_nesting():
 
 
 def test_badges_say_what_happened():
-    fork = next(node for node in flow(NESTED) if isinstance(node, Fork))
+    fork = next(node for node in flow_of_row(NESTED) if isinstance(node, Fork))
     nested = next(node for node in fork.paths[0] if isinstance(node, Fork))
     assert nested.paths[0][0].badges == ["path 1", "✓ right"]
-    assert nested.paths[1][0].badges == ["path 2", "✗ wrong", "cut: length"]
-    assert fork.paths[1][0].badges == ["path 2", "closed by force"]
+    assert nested.paths[1][0].badges == ["path 2", "✗ wrong"]
+    assert nested.paths[1][0].warnings == ["truncated: length"]
+    assert fork.paths[1][0].badges == ["path 2"]
+    assert fork.paths[1][0].warnings == ["closed by force"]
 
 
 def test_a_row_without_segments_is_one_card():
-    assert shape(flow({"text": "just text"})) == ["just text"]
-    assert shape(flow({"text": ""})) == []
+    assert shape(flow_of_row({"text": "just text"})) == ["just text"]
+    assert shape(flow_of_row({"text": ""})) == []
 
 
 def test_svg_is_one_standalone_picture():
     for row in (NESTED, {"text": "just text"}, {"segments": [segment("summary", 0, 0, "cut off")]}):
-        root = ElementTree.fromstring(trace_svg(row))
+        root = ElementTree.fromstring(trace_svg(flow_of_row(row)))
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert float(root.get("width")) > 20
         assert float(root.get("height")) > 20
-    texts = [element.text for element in ElementTree.fromstring(trace_svg(NESTED)).findall(".//{*}text")]
-    assert {"1 < 2 & 3?", "left", "path 2 · ✗ wrong · cut: length", "\\boxed{5}"} <= set(texts)
+    texts = [element.text for element in ElementTree.fromstring(trace_svg(flow_of_row(NESTED))).findall(".//{*}text")]
+    assert {"1 < 2 & 3?", "left", "path 2 · ✗ wrong · truncated: length", "\\boxed{5}"} <= set(texts)
 
 
 def test_svg_wraps_long_text_and_stays_in_its_frame():
     words = "word " * 60
-    root = ElementTree.fromstring(trace_svg({"text": words}, columns=30))
+    root = ElementTree.fromstring(trace_svg(flow_of_row({"text": words}), columns=30))
     lines = root.findall(".//{*}text")
     assert len(lines) == 10
     assert all(len(line.text) <= 30 for line in lines)
@@ -81,14 +87,32 @@ def test_svg_wraps_long_text_and_stays_in_its_frame():
 
 
 def test_html_escapes_text_and_marks_paths():
-    html = trace_html(NESTED)
+    html = trace_html(flow_of_row(NESTED))
     ElementTree.fromstring(html.replace("&nbsp;", " "))  # balanced
     assert "1 &lt; 2 &amp; 3?" in html
-    assert html.count('class="arm"') == 6
+    assert html.count('class="lane"') == 6
     assert html.count('class="card path right"') == 2  # `left`, and the path it stands in
     assert html.count('class="card path wrong"') == 1
 
 
-def test_the_picture_is_written_to_a_file(tmp_path):
-    write_trace_svg(tmp_path / "trace.svg", NESTED)
-    assert (tmp_path / "trace.svg").read_text() == trace_svg(NESTED)
+def test_a_parsed_trace_has_the_structure_of_its_row():
+    text = "".join(part["text"] for part in NESTED["segments"])
+    nodes = flow_of_trace(parse(text, PARALLEL_R1))
+    assert shape(nodes) == shape(flow_of_row(NESTED))[1:]
+    fork = next(node for node in nodes if isinstance(node, Fork))
+    assert [path[0].badges for path in fork.paths] == [["path 1"], ["path 2"]]
+
+
+def test_a_path_that_begins_with_a_block_still_has_its_name():
+    inner = "<Parallel>\n<Path>a</Path>\n<Path>b</Path>\n</Parallel>\n<Summary>c</Summary>"
+    text = f"<Parallel>\n<Path>{inner}</Path>\n<Path>d</Path>\n</Parallel>\n<Summary>e</Summary>"
+    (fork,) = flow_of_trace(parse(text, PARALLEL_R1))
+    assert [path[0].badges for path in fork.paths] == [["path 1"], ["path 2"]]
+    assert shape(fork.paths[0]) == ["", ([["a"], ["b"]], ["c"])]
+
+
+def test_numbered_paths_keep_their_numbers():
+    dialect = get_dialect("parathinker")
+    text = render(Trace((Block((Trace(("x",)), Trace(("y",))), Trace(("z",)), (7, 3)),)), dialect)
+    (fork,) = flow_of_trace(parse(text, dialect))
+    assert [path[0].path for path in fork.paths] == [7, 3]

@@ -1,4 +1,4 @@
-"""Reports: every section is there, the page is whole and asks nobody, and a broken or unfinished run still gets one."""
+"""Reports: every section is there, the page is self-contained, and a broken or unfinished run still gets one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from html.parser import HTMLParser
 import pytest
 
 from polythink.errors import UserError
-from polythink.report.plots import MORE_PANELS, PANELS, Line, Panel, Stage, chart, smooth, stage_chart
-from polythink.report.report import compare_report, metric_columns, write_report
+from polythink.report.plots import MORE_PANELS, PANELS, Line, Panel, chart, smooth, stage_chart
+from polythink.report.report import compare_report, ordered, write_report
+from polythink.report.runs import Stage
 from polythink.report.samples import choose_samples
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
@@ -82,9 +83,9 @@ def test_the_report_draws_the_learning_curves(report, run_folder):
     html = (run_folder / "report.html").read_text()
     drawn = re.findall(r'<svg role="img" aria-label="([^"]+)"', html)
     main = ["Reward", "Accuracy", "Parallel ratio", "Length in tokens", "Position of the first block"]
-    main.append("Log-probability gap")
+    main.append("Log-probability gap (nats)")
     assert [name for name in drawn if name in main] == main * 2
-    assert "Loss (nats a token)" in drawn
+    assert "Loss (nats per token)" in drawn
     assert "shaded steps: tiered" in report.text
 
 
@@ -94,7 +95,7 @@ def test_the_report_shows_every_value_with_its_interval(report, run_folder):
         metric = json.loads(path.read_text())["metrics"]["mean@4"]
         assert f"{100 * metric['value']:.1f}%" in report.text
         assert f"{100 * metric['low']:.1f}–{100 * metric['high']:.1f}" in report.text
-    assert "40 problems, 4 samples each" in report.text
+    assert "40 problems, 4 samples per problem" in report.text
 
 
 def test_the_report_draws_traces_of_several_sorts(report, run_folder):
@@ -104,7 +105,7 @@ def test_the_report_draws_traces_of_several_sorts(report, run_folder):
     assert '<span class="verdict wrong">' in html
     assert 'class="card path right"' in html
     assert 'class="card path wrong"' in html
-    assert "cut: length" in report.text
+    assert "truncated: length" in report.text
 
 
 def test_an_unfinished_run_is_shown_as_far_as_it_goes(run_folder, tmp_path):
@@ -143,21 +144,19 @@ def test_metrics_without_a_value_leave_an_empty_cell(tmp_path):
 
 
 def test_arms_are_compared_on_one_page(arm_folders, tmp_path):
-    out = compare_report(
-        "Three arms", arm_folders, tmp_path / "compare.html", "<table><tr><td>42.0</td></tr></table>", "Why.", ["do it"]
-    )
+    out = compare_report("Three arms", arm_folders, tmp_path / "compare.html", "<table><tr><td>42.0</td></tr></table>")
     found = outline(out)
     assert found.heads[:2] == ["Three arms", "Results"]
     assert {"Stage rl_easy", "Stage rl_hard", "Stage sft"} <= set(found.heads)
     assert [head for head in found.heads if head.startswith("Traces: ")] == [f"Traces: {arm}" for arm in arm_folders]
     assert "42.0" in found.text
-    assert "do it" in found.text
+    assert "polythink train accuracy.yaml" in found.text
     assert out.read_text().count('aria-label="Parallel ratio"') == 2
     assert all(found.text.count(arm) >= 3 for arm in arm_folders)
 
 
 def test_what_all_arms_share_is_drawn_once(run_folder, tmp_path):
-    found = outline(compare_report("Twins", {"a": run_folder, "b": run_folder}, tmp_path / "twins.html"))
+    found = outline(compare_report("Twins", {"a": [run_folder], "b": [run_folder]}, tmp_path / "twins.html"))
     assert found.text.count("all arms") == 3  # one legend for each training stage
 
 
@@ -175,11 +174,8 @@ def test_samples_are_chosen_by_sort_and_by_problem():
 
 
 def test_columns_stand_in_a_fixed_order():
-    keys = ["truncated", "own", "best_of_3", "pass@8", "greedy", "mean@8", "mean@4", "well_formed"]
-    assert [key for key, *_ in metric_columns(keys)] == [
-        "mean@4", "mean@8", "pass@8", "greedy", "best_of_3", "well_formed", "truncated", "own",
-    ]  # fmt: skip
-    assert metric_columns(["best_of_3"])[0][1] == "best of 3"
+    keys = ["truncated", "own", "best_of_3", "pass@8", "greedy", "mean@8", "mean@4", "well_formed", "mean@8"]
+    assert ordered(keys) == ["mean@4", "mean@8", "pass@8", "greedy", "best_of_3", "well_formed", "truncated", "own"]
 
 
 def test_no_chart_is_shown_twice():

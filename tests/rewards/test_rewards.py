@@ -70,7 +70,7 @@ def rollout(text: str) -> Rollout:
 
 def value(reward, kind: str, step: int = 1) -> float:
     text, right, answered = KINDS[kind]
-    return reward(rollout(text), right, step, answered)
+    return reward(rollout(text), right, step, answered=answered)
 
 
 def test_the_table_holds_every_published_key():
@@ -146,7 +146,10 @@ def test_a_resolved_reward_reads_back_as_itself(name):
         ({"preset": "tierd"}, "did you mean 'tiered'"),
         ({"cases": [{"when": ["rigth"], "value": 1}]}, "reward: cases.0.when.0 must be 'right', 'wrong'"),
         ({"cases": [{"when": ["right"]}]}, "cases.0.value is missing"),
-        ({"add": [{"term": "self_blue", "weight": 1}]}, "reward: add.0.term must be"),
+        (
+            {"add": [{"term": "self_blue", "weight": 1}]},
+            "add.0.term: no term 'self_blue'; did you mean 'self_bleu'",
+        ),
         ({"add": [{"weight": 1, "decay": 0}]}, "add.0.decay must be greater than 0, got 0"),
         ({"cycle": [{"reward": "accuracy"}]}, "must say for how many steps"),
         ({"cycle": [{"steps": 0, "reward": "accuracy"}]}, "cycle.0.steps must be greater than 0"),

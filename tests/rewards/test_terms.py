@@ -6,8 +6,15 @@ import math
 
 import pytest
 
-from polythink.rewards.terms import RewardInput, bleu, efficiency, self_bleu
-from polythink.trace.dialect import PARATHINKER
+from polythink.rewards.terms import TERMS, RewardInput, bleu, efficiency, self_bleu
+from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, Dialect
+from polythink.trace.rollout import Rollout, Segment
+
+
+def given(text: str, dialect: Dialect = PARALLEL_R1) -> RewardInput:
+    """A rollout of this text, graded right."""
+    segment = Segment("main", -1, 0, [1, 2], [True] * 2, [-0.5] * 2, text=text)
+    return RewardInput(Rollout("p", 0, "structured", (0,), [segment]), right=True, dialect=dialect)
 
 
 def block(*paths: str, summary: str = "s") -> str:
@@ -61,42 +68,64 @@ def test_bleu_on_sentences_with_sacrebleu_values():
 def test_self_bleu_is_the_mean_over_blocks_of_the_mean_over_ordered_pairs():
     # `a b` against `a c` is 1/2 both ways; `a` against either: exp(1 - 2/1); either against `a`: sqrt(1/2 * 1/2)
     three = (2 * 1 / 2 + 2 * math.exp(-1) + 2 * 1 / 2) / 6
-    assert self_bleu(RewardInput(block("a b", "a c"), True)) == pytest.approx(1 / 2)
-    assert self_bleu(RewardInput(block("a b", "a c", "a"), True)) == pytest.approx(three)
-    assert self_bleu(RewardInput(block("a b", "a c") + " x " + block("a", "a"), True)) == pytest.approx((1 / 2 + 1) / 2)
+    assert self_bleu(given(block("a b", "a c"))) == pytest.approx(1 / 2)
+    assert self_bleu(given(block("a b", "a c", "a"))) == pytest.approx(three)
+    assert self_bleu(given(block("a b", "a c") + " x " + block("a", "a"))) == pytest.approx((1 / 2 + 1) / 2)
 
 
 def test_self_bleu_without_two_paths_is_one():
-    assert self_bleu(RewardInput("no block at all", True)) == 1
-    assert self_bleu(RewardInput(block("alone"), True)) == 1
-    assert self_bleu(RewardInput("<Parallel><Path>a b</Path><Path>a c", True)) == 1  # never closed
+    assert self_bleu(given("no block at all")) == 1
+    assert self_bleu(given(block("alone"))) == 1
+    assert self_bleu(given("<Parallel><Path>a b</Path><Path>a c")) == 1  # never closed
 
 
 def test_a_reasoning_models_tags_are_no_block_without_paths():
     own = "<think1>a b c</think1><think2>d e f</think2><summary>s</summary>"
     texts = (own, f"<think>x</think><summary>s</summary>{own}")
-    alone, behind = (self_bleu(RewardInput(text, right=True, dialect=PARATHINKER)) for text in texts)
+    alone, behind = (self_bleu(given(text, PARATHINKER)) for text in texts)
     assert alone == behind < 1.0
 
 
 def test_efficiency_counts_the_longest_path_only():
     # 3 words before, paths of 4 and 2, a summary of 1, 2 words behind: 10 of 12 are waited for
     text = "one two three" + block("a b c d", "e f") + " x y"
-    assert efficiency(RewardInput(text, True)) == pytest.approx(2 / 12)
-    assert efficiency(RewardInput("no block", True)) == 0
-    assert efficiency(RewardInput("", True)) == 0
+    assert efficiency(given(text)) == pytest.approx(2 / 12)
+    assert efficiency(given("no block")) == 0
+    assert efficiency(given("")) == 0
 
 
 def test_efficiency_of_texts_that_are_not_well_formed():
     inside = "<Parallel><Path>a b</Path><Path>c</Path><Summary>s t</Summary></Parallel> x"
-    assert efficiency(RewardInput(inside, True)) == pytest.approx(1 / 6)  # the summary inside is waited for
+    assert efficiency(given(inside)) == pytest.approx(1 / 6)  # the summary inside is waited for
     loose = "<Parallel><Path>a b</Path> so <Path>c</Path></Parallel> x"
-    assert efficiency(RewardInput(loose, True)) == pytest.approx(2 / 5)  # text between paths is not
+    assert efficiency(given(loose)) == pytest.approx(2 / 5)  # text between paths is not
     cut = "a b <Parallel><Path>c d"
-    assert efficiency(RewardInput(cut, True)) == 0
+    assert efficiency(given(cut)) == 0
 
 
 def test_a_nested_block_belongs_to_the_path_that_holds_it():
     nested = block("a " + block("b", "c"), "d")
-    assert efficiency(RewardInput(nested, True)) == pytest.approx(1 / 6)  # the path `a b c s` is waited for, `d` is not
-    assert self_bleu(RewardInput(nested, True)) == 0
+    assert efficiency(given(nested)) == pytest.approx(1 / 6)  # the path `a b c s` is waited for, `d` is not
+    assert self_bleu(given(nested)) == 0
+
+
+def test_terms_see_the_rollout():
+    """Two paths of three and two tokens between one token before and a summary of one: five steps, seven tokens."""
+    kinds = (("main", 0, 1), ("path", 1, 3), ("path", 2, 2), ("summary", 0, 1))
+    segments = [
+        Segment(kind, -1 if kind == "main" else 0, path, list(range(n)), [True] * n, [-1.0] * n)
+        for kind, path, n in kinds
+    ]
+    seen = RewardInput(Rollout("p", 0, "structured", (5, 6), segments), right=False, step=3)
+    assert (TERMS["tokens"](seen), TERMS["critical_path"](seen)) == (7, 5)
+    assert [segment.kind for segment in seen.segments] == ["main", "path", "path", "summary"]
+    assert seen.step == 3
+
+
+def test_blocks_and_form_are_worked_out_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr("polythink.rewards.terms.count_blocks", lambda *args: calls.append("blocks") or 1)
+    seen = given(block("a", "b"))
+    assert [TERMS[name](seen) for name in ("parallel", "no_block", "blocks", "sqrt_blocks")] == [1, 0, 1, 1]
+    assert TERMS["well_formed"](seen) == 1 - TERMS["malformed"](seen)
+    assert calls == ["blocks"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,32 +12,35 @@ from helpers.training import make_lm, same_bits, weights_of, without_times
 from polythink.engine.engine import Engine
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
+from polythink.models.lm import load
 from polythink.problems.answers import Grader
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import problems
 from polythink.rewards.combine import build_reward
+from polythink.rewards.terms import RewardInput
 from polythink.run.config import parse_config
 from polythink.run.jsonl import read_jsonl
 from polythink.train import grpo
+from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
 from polythink.train.data import TraceEncoder, make_mixture
-from polythink.train.grpo import GRPOConfig, describe, draw, judge, train_grpo
-from polythink.train.sft import SFTConfig, train_sft
+from polythink.train.grpo import describe, grade_and_reward, sample, train_grpo
+from polythink.train.sft import train_sft
 
-DECODING = SamplingParams(
+PARAMS = SamplingParams(
     paths=2, max_blocks=1, max_main_tokens=20, max_path_tokens=10, max_summary_tokens=4, max_trace_tokens=80
 )
 PROMPT = get_prompt("countdown_parallel")
 SPEC_ROW = {
-    "step", "reward", "reward_name", "accuracy", "parallel_ratio", "well_formed", "tokens", "critical_path", "first_block",
-    "logprob_gap", "zero_spread", "truncated", "clip_fraction", "kl", "entropy", "loss", "grad_norm", "lr", "draw_seconds",
-    "train_seconds",
+    "step", "reward", "reward_name", "reward/case", "accuracy", "parallel_ratio", "well_formed", "tokens",
+    "critical_path", "first_block", "logprob_gap", "zero_spread", "truncated", "clip_fraction", "kl", "entropy", "loss",
+    "grad_norm", "lr", "draw_seconds", "train_seconds",
 }  # fmt: skip
 
 
 def config_of(**changes) -> GRPOConfig:
     plain = {
-        "kind": "grpo", "problems": ["countdown-easy:train"], "reward": "accuracy", "steps": 4, "prompts_per_step": 4,
-        "samples": 4, "lr": 1e-3, "checkpoint_every": 2, "micro_batch": 8,
+        "reward": "accuracy", "steps": 4, "prompts_per_step": 4, "group_size": 4, "lr": 1e-3, "checkpoint_every": 2,
+        "micro_batch": 8,
     }  # fmt: skip
     return parse_config(GRPOConfig, {**plain, **changes}, "test")
 
@@ -45,11 +49,12 @@ def config_of(**changes) -> GRPOConfig:
 def taught(mini, tmp_path_factory):
     """Weights that know both forms, after a short fine-tuning."""
     lm = make_lm()
-    data = [{"problems": "mini", "style": style, "paths": 2, "weight": 1} for style in ("parallel", "sequential")]
-    config = SFTConfig(kind="sft", data=data, steps=100, batch=32, lr=1e-2, schedule="cosine", checkpoint_every=100)
+    config = SFTConfig(steps=100, batch=32, lr=1e-2, schedule="cosine", checkpoint_every=100)
+    styles = [{"style": style, "paths": 2} for style in ("parallel", "sequential")]
+    sources = [DataConfig(problems="mini", weight=1, demonstrations=style) for style in styles]
     encode = TraceEncoder(lm, SamplingParams(mode="structured"), PROMPT)
-    mixture = make_mixture(config.data, encode, 32, 4096, 0, lambda name: mini, lambda source: None)
-    train_sft(lm, config, mixture, tmp_path_factory.mktemp("sft"))
+    data = make_mixture(sources, encode, config, 0, lambda name: mini, lambda source: None)
+    train_sft(lm, config, data, tmp_path_factory.mktemp("sft"))
     return weights_of(lm.model)
 
 
@@ -59,16 +64,16 @@ def taught_lm(taught):
     return lm
 
 
-def run(lm, config, mini, folder, decoding=DECODING, seed=0):
+def run(lm, config, mini, folder, params=PARAMS, seed=0):
     with Grader() as grader:
-        return train_grpo(lm, config, mini, PROMPT, decoding, seed, folder, grader)
+        return train_grpo(lm, config, mini, folder, prompt=PROMPT, params=params, seed=seed, grader=grader)
 
 
 def test_reward_rises(taught, mini, tmp_path):
     """A policy that opens a block half of the time learns to do it always, where that alone is rewarded."""
     lm = taught_lm(taught)
     reward = {"name": "block", "cases": [{"when": ["parallel"], "value": 1}], "otherwise": 0}
-    run(lm, config_of(reward=reward, steps=10, samples=8, lr=1e-3, checkpoint_every=10), mini, tmp_path)
+    run(lm, config_of(reward=reward, steps=10, group_size=8, lr=1e-3, checkpoint_every=10), mini, tmp_path)
     rewards = [row["reward"] for row in read_jsonl(tmp_path / "metrics.jsonl")]
     assert 0.2 < rewards[0] < 0.8
     assert sum(rewards[-3:]) / 3 > max(0.85, rewards[0] + 0.1)
@@ -84,12 +89,37 @@ def test_rows_hold_what_the_report_draws(taught, mini, tmp_path):
     assert all(row["logprob_gap"] < 1e-4 for row in rows), "drawn = trained, at every step"
     assert all(row["reward_name"] == "accuracy" for row in rows)
     assert rows[-1]["kl"] > 0
-    assert all(0 <= row[name] <= 1 for row in rows for name in ("parallel_ratio", "well_formed", "zero_spread", "accuracy"))
+    assert all(
+        0 <= row[name] <= 1 for row in rows for name in ("parallel_ratio", "well_formed", "zero_spread", "accuracy")
+    )
     assert found["steps"] == 4
     assert found["tokens"] == round(sum(row["tokens"] for row in rows) * 16)
     samples = read_jsonl(tmp_path / "samples.jsonl")
     assert [row["step"] for row in samples] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
     assert {"problem", "text", "verdict", "segments", "reward"} <= set(samples[0])
+
+
+def short_and_right(given: RewardInput) -> float:
+    """A reward as a user writes it."""
+    assert given.question
+    assert given.answer
+    return float(given.right) - 0.01 * given.tokens
+
+
+def test_a_python_function_is_a_reward_and_every_term_is_logged(taught, mini, tmp_path):
+    """Prompt and sampling parameters are those of the model's settings, the problems a name."""
+    lm = taught_lm(taught)
+    lm.settings = replace(lm.settings, prompt=PROMPT.text, prompt_name=PROMPT.name, decoding=PARAMS.model_dump())
+    add = [{"term": "blocks", "weight": 0.5}, {"term": lambda given: given.critical_path, "weight": -0.01}]
+    reward = {"function": short_and_right, "add": add}
+    result = train_grpo(lm, config_of(reward=reward, steps=1), "countdown-mini:train", tmp_path)
+    (row,) = read_jsonl(tmp_path / "metrics.jsonl")
+    terms = {name: row[f"reward/{name}"] for name in ("short_and_right", "blocks", "<lambda>")}
+    assert row["reward"] == pytest.approx(sum(terms.values())) == pytest.approx(result["reward"])
+    assert terms["short_and_right"] == pytest.approx(row["accuracy"] - 0.01 * row["tokens"])
+    assert terms["<lambda>"] == pytest.approx(-0.01 * row["critical_path"])
+    assert row["reward_name"] == "short_and_right"
+    assert same_bits(load(tmp_path / "model").model.state_dict(), weights_of(lm.model))
 
 
 def test_a_published_mode_gap_is_seen(taught, mini, tmp_path):
@@ -102,7 +132,7 @@ def test_a_published_mode_gap_is_seen(taught, mini, tmp_path):
 
 def test_sequential_mode(taught, mini, tmp_path):
     lm = taught_lm(taught)
-    run(lm, config_of(steps=2), mini, tmp_path, DECODING.model_copy(update={"mode": "sequential"}))
+    run(lm, config_of(steps=2), mini, tmp_path, PARAMS.model_copy(update={"mode": "sequential"}))
     assert all(row["logprob_gap"] < 1e-4 for row in read_jsonl(tmp_path / "metrics.jsonl"))
 
 
@@ -155,18 +185,18 @@ def test_a_problem_asked_twice_is_not_answered_twice_alike(taught, mini, tmp_pat
     [({"top_p": 0.9}, "whole distribution"), ({"top_k": 5}, "whole distribution"), ({"temperature": 0}, "above 0"),
      ({"path_temperature": 0}, "above 0")],
 )  # fmt: skip
-def test_decoding_that_cannot_be_trained_is_refused(lm, mini, tmp_path, changes, message):
+def test_parameters_that_cannot_be_trained_with_are_refused(lm, mini, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
-        run(lm, config_of(), mini, tmp_path, SamplingParams(**{**DECODING.model_dump(), **changes}))
+        run(lm, config_of(), mini, tmp_path, SamplingParams(**{**PARAMS.model_dump(), **changes}))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"samples": 1}, "samples"),
-        ({"mini_batches": 9}, "4 groups cannot be divided into 9"),
+        ({"group_size": 1}, "group_size"),
+        ({"mini_batches": 9}, "mini_batches is 9, but a step has 4 groups"),
         ({"reward": "acuracy"}, "did you mean 'accuracy'"),
-        ({"agregation": "token-mean"}, "did you mean 'aggregation'"),
+        ({"los_type": "token-mean"}, "did you mean 'loss_type'"),
         ({"train_mode": "seen_published"}, "train_mode"),
     ],
 )
@@ -181,9 +211,9 @@ def test_entropy_estimate_is_the_mean_surprisal(lm):
         lm.model.get_input_embeddings().weight.mul_(1e-3)
     asked = problems("mini", "train", limit=2)
     with Grader() as grader:
-        rollouts = draw(Engine(lm), asked, 4, PROMPT, DECODING, seed=0)
-        drawn = judge(rollouts, asked, grader, build_reward("accuracy"), 1)
-    assert describe(drawn, lm.dialect)["entropy"] == pytest.approx(torch.tensor(82.0).log().item(), rel=1e-3)
+        rollouts = sample(Engine(lm), asked, 4, PROMPT, PARAMS, seed=0)
+        batch = grade_and_reward(rollouts, asked, grader, build_reward("accuracy"), 1)
+    assert describe(batch, lm.dialect)["entropy"] == pytest.approx(torch.tensor(82.0).log().item(), rel=1e-3)
 
 
 def test_with_autocast_the_engine_draws_in_the_arithmetic_of_training(taught, mini, tmp_path, monkeypatch):

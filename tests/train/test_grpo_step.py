@@ -12,8 +12,8 @@ import torch
 from helpers.training import gradients, make_lm
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
+from polythink.train.config import PolicyConfig
 from polythink.train.grpo_step import (
-    PolicyConfig,
     accumulate_gradient,
     divide,
     forward,

@@ -1,4 +1,4 @@
-"""`polythink data assemble`: several solutions a problem, from a cold start, put together as numbered paths."""
+"""`polythink data assemble`: several solutions per problem, from a cold start, put together as numbered paths."""
 
 from __future__ import annotations
 
@@ -9,33 +9,30 @@ from typing import Annotated
 import typer
 
 from polythink.cli.coldstart import ask_endpoint
+from polythink.cli.options import Concurrency, DataFolder, Endpoint, EndpointModel, KeyEnv, complete_prompt
 from polythink.errors import UserError
 
 
 def assemble(
     solutions: Annotated[
-        Path, typer.Argument(help="Folder of a cold start with several samples a problem.", show_default=False)
+        Path, typer.Argument(help="Folder of a cold start with several samples per problem.", show_default=False)
     ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="How, such as paths=[2,3,4], filter=mixed or summary=teacher."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder; an unfinished run in it is resumed.", show_default=False)] = ...,
+    out: DataFolder = ...,
     dialect: Annotated[str, typer.Option(help="Dialect of the traces.")] = "parathinker",
-    prompt: Annotated[str, typer.Option(help="Name or file of the prompt that a model is trained with.")] = (
-        "parathinker"
-    ),
-    seed: Annotated[int, typer.Option(help="Chooses solutions and numbers.")] = 0,
-    endpoint: Annotated[
-        str | None, typer.Option(help="For summary=teacher: who writes it, http://host/v1.", show_default=False)
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Model to ask for there.", show_default=False)] = None,
-    key_env: Annotated[
-        str | None, typer.Option(help="Environment variable that holds the key.", show_default=False)
-    ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="How many problems are asked at once.")] = 8,
+    prompt: Annotated[
+        str, typer.Option(help="Name or file of the prompt of training.", autocompletion=complete_prompt)
+    ] = "parathinker",
+    seed: Annotated[int, typer.Option(help="Of the choice of solutions and numbers.")] = 0,
+    endpoint: Endpoint = None,
+    model: EndpointModel = None,
+    key_env: KeyEnv = None,
+    concurrency: Concurrency = 8,
 ) -> None:
-    """Put solutions of the same problem together as the paths of one trace, with a summary behind them.
+    """Put solutions of the same problem together as the paths of one trace, with a summary after them.
 
     Example: polythink data assemble runs/solutions "paths=[4,6]" filter=mixed wrong=0.3 --out runs/paths
     """
@@ -49,7 +46,9 @@ def assemble(
     if endpoint is None and (model or key_env):
         raise UserError("--model and --key-env belong to --endpoint")
     if (config.summary == "teacher") != (endpoint is not None):
-        raise UserError("summary=teacher and --endpoint URL go together: the summaries' teacher is asked there")
+        raise UserError(
+            "summary=teacher and --endpoint URL go together: the teacher at the endpoint writes the summaries"
+        )
     chosen, numbered = get_prompt(prompt), get_dialect(dialect)
     with ask_endpoint(endpoint, model, key_env) if endpoint else nullcontext() as summariser:
         table = run_assembly(

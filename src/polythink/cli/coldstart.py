@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from polythink.cli.options import (
+    Concurrency,
+    DataFolder,
+    Endpoint,
+    EndpointModel,
+    KeyEnv,
+    complete_problems,
+    complete_prompt,
+)
 from polythink.errors import UserError, did_you_mean
 from polythink.trace.validity import RULES
 
@@ -15,30 +23,35 @@ TEACHERS = ("countdown",)
 
 
 def coldstart(
-    problems: Annotated[list[str], typer.Argument(help="Names of problem sets, or files.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder; an unfinished run in it is resumed.", show_default=False)],
-    endpoint: Annotated[
-        str | None, typer.Option(help="An OpenAI-compatible endpoint: http://host/v1.", show_default=False)
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Model to ask for there.", show_default=False)] = None,
-    key_env: Annotated[
-        str | None, typer.Option(help="Environment variable that holds the key.", show_default=False)
-    ] = None,
+    problems: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PROBLEMS", help="Names of problem sets, or files.", show_default=False,
+            autocompletion=complete_problems,
+        ),
+    ],
+    out: DataFolder,
+    endpoint: Endpoint = None,
+    model: EndpointModel = None,
+    key_env: KeyEnv = None,
     teacher: Annotated[
         str | None, typer.Option(help=f"Instead of an endpoint: {', '.join(TEACHERS)}.", show_default=False)
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Responses to each problem.")] = 1,
     rule: Annotated[str, typer.Option(help=f"What is well formed: {', '.join(RULES)}.")] = "strict",
     prompt: Annotated[
-        str | None, typer.Option(help="Name or file of the prompt; parallel if left out.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Name or file of the prompt; parallel if left out.", show_default=False, autocompletion=complete_prompt
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many problems of each set.", show_default=False)
+        int | None, typer.Option(min=1, help="At most N problems of each set.", show_default=False)
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="How many problems are asked at once.")] = 8,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of the endpoint's sampling.")] = 1.0,
+    concurrency: Concurrency = 8,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature of the endpoint.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest response of the endpoint.")] = 4096,
-) -> None:
+) -> None:  # fmt: skip
     """Ask a teacher, keep the responses that are well formed and right, and count why others are not kept.
 
     Example: polythink data coldstart gsm8k:train --endpoint http://localhost:8000/v1 --model NAME --out runs/cold
@@ -84,6 +97,6 @@ def ask_endpoint(
     from polythink.teachers.endpoint import Endpoint, EndpointConfig
 
     if not model:
-        raise UserError("--endpoint needs --model NAME: the model to ask for there")
+        raise UserError("--endpoint needs --model NAME: the model to ask for at the endpoint")
     config = EndpointConfig(url=url, model=model, key_env=key_env, temperature=temperature, max_tokens=max_tokens)
     return Endpoint(config)

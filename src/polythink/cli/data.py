@@ -13,6 +13,7 @@ import typer
 
 from polythink.cli.assemble import assemble
 from polythink.cli.coldstart import coldstart
+from polythink.cli.options import complete_problems
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.answers import VERDICTS, Grader
 from polythink.problems.audit import Audit, audit, known_notes
@@ -33,7 +34,7 @@ app.command("assemble")(assemble)
 
 @app.command("list")
 def list_sets() -> None:
-    """List the sets that have a name, and where each would come from: problems, then texts for the translation recipes.
+    """List the named sets and where each comes from: problems, then texts for the translation recipes.
 
     Files need no name: every command that takes a set takes a .parquet or .jsonl file as well, and recipes for texts
     take two files line by line, as in corpus/train.{en,de}.
@@ -49,11 +50,17 @@ def list_sets() -> None:
 
 @app.command("show")
 def show(
-    problems: Annotated[str, typer.Argument(help="A name such as math or gsm8k:train, or a file.", show_default=False)],
+    problems: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROBLEMS", help="A name such as math or gsm8k:train, or a file.", show_default=False,
+            autocompletion=complete_problems,
+        ),
+    ],
     limit: Annotated[int, typer.Option(min=0, help="How many problems to print.")] = 3,
     against: Annotated[str | None, typer.Option(help="Another set or file: which problems are also in it?")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
-) -> None:
+) -> None:  # fmt: skip
     """Show a problem set, its known faults and those that can be found in it.
 
     Example: polythink data show amc23 --against dapo

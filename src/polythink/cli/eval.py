@@ -8,71 +8,103 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polythink.cli.model import DecodingOverrides, Model
+from polythink.cli import console
+from polythink.cli.model import ModelChoice, find_model, given_prompt, load_model, params_for, prompt_of, settings_of
+from polythink.cli.options import (
+    Chat,
+    DecodingOverrides,
+    Device,
+    DialectName,
+    Dtype,
+    MaxNumSeqs,
+    Mode,
+    Model,
+    Prompt,
+    complete_problems,
+)
 from polythink.errors import UserError
 
 if TYPE_CHECKING:
+    from polythink.models.lm import LanguageModel
+    from polythink.problems.problem import ProblemSet
     from polythink.run.config import Config
+
+
+Problems = Annotated[
+    str,
+    typer.Option(
+        metavar="PROBLEMS", help="Name of a problem set, or a .jsonl or .parquet file.", show_default=False,
+        autocompletion=complete_problems,
+    ),
+]  # fmt: skip
+Folder = Annotated[
+    Path, typer.Option("--out", "-o", help="Folder for eval.json and samples.jsonl.", show_default=False)
+]
 
 
 def evaluate(
     model: Model,
     overrides: DecodingOverrides = None,
-    problems: Annotated[
-        str, typer.Option(help="Name of a problem set, or a .jsonl or .parquet file.", show_default=False)
-    ] = ...,
-    samples: Annotated[int, typer.Option(min=1, help="Responses to each problem.")] = 8,
-    out: Annotated[Path, typer.Option(help="Folder for eval.json and samples.jsonl.", show_default=False)] = ...,
+    problems: Problems = ...,
+    samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses to each problem.")] = 8,
+    out: Folder = ...,
     split: Annotated[str | None, typer.Option(help="Split of the problem set.", show_default=False)] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many problems.", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(help="Of --limit and of drawing.")] = 0,
-    prompt: Annotated[
-        str | None, typer.Option(help="Name or file; the model's own if left out.", show_default=False)
-    ] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="A greedy response to each as well.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most N problems.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="Of --limit and of sampling.")] = 0,
+    prompt: Prompt = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="One greedy response to each problem as well.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Compare ways to answer instead.")] = False,
     tunnel: Annotated[bool, typer.Option("--tunnel", help="Look for tunnel vision instead.")] = False,
     heads: Annotated[bool, typer.Option("--heads", help="Compare attention heads too.")] = False,
+    dialect: DialectName = None,
+    mode: Mode = None,
+    chat: Chat = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    max_num_seqs: MaxNumSeqs = None,
 ) -> None:
-    """Metric a model on a set of problems.
+    """Measure a model on a set of problems.
 
-    Draws samples, grades them, and writes eval.json: mean@k, pass@k, maj@k with intervals. --compare and --tunnel
+    Samples responses, grades them, and writes eval.json: mean@k, pass@k, maj@k with intervals. --compare and --tunnel
     write compare.json or tunnel.json and a report; compare.paths, tunnel.budgets and so on are keys for KEY=VALUE.
 
     Example: polythink eval runs/smoke --problems countdown-hard:heldout --samples 8 --limit 100 --out runs/smoke-eval
 
     Example: polythink eval runs/smoke --problems countdown-hard:heldout --limit 100 --out runs/smoke-compare
     --compare compare.sequential_prompt=countdown_sequential "compare.paths=[1,2,4]"
+
+    Example: polythink eval runs/smoke --problems countdown-hard:heldout --limit 100 --out runs/smoke-tunnel
+    --tunnel "tunnel.budgets=[8,16]"
     """
-    from polythink.cli.model import decoding_for, load_model, prompt_for
-    from polythink.engine.engine import Engine
-    from polythink.problems.answers import Grader
     from polythink.problems.sets import load_problems
 
-    if compare + tunnel + (greedy or heads) > 1:
+    kind = _kind(compare, tunnel, greedy or heads)
+    options, changes = options_of(kind, overrides or [], samples)
+    choice = ModelChoice(dialect, mode, chat, device, dtype)
+    place = find_model(model)
+    params = params_for(settings_of(place, choice), changes)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; --out names a folder")
+    asked = {"prompt": given_prompt(prompt), "params": params, "seed": seed, "out": out}
+    found = load_problems(problems, split=split, limit=limit, seed=seed)
+    lm = load_model(place, choice)
+    if options is not None:
+        _study(lm, found, options, asked, max_num_seqs)
+    else:
+        _evaluate(lm, found, {**asked, "samples": samples, "greedy": greedy}, heads, max_num_seqs)
+
+
+def _kind(compare: bool, tunnel: bool, evaluate: bool) -> str:
+    if compare + tunnel + evaluate > 1:
         raise UserError(
             "--compare, --tunnel and --greedy or --heads are three things to do; run them one after another"
         )
-    options, changes = options_of("compare" if compare else "tunnel" if tunnel else "", overrides or [], samples)
-    found = load_problems(problems, split=split, limit=limit, seed=seed)
-    lm = load_model(model)
-    asked = (found, prompt_for(lm, prompt), decoding_for(lm, changes))
-    with Grader(dialect=lm.dialect) as grader:
-        if options is not None:
-            _find(Engine(lm, max_num_seqs=options.max_num_seqs), *asked, options, seed, grader, out)
-            return
-        engine = Engine(lm)
-        _evaluate(engine, *asked, samples, seed, grader, out, greedy)
-        if heads:
-            from polythink.evaluate.heads import FILE, analyse_traces, save
-
-            save(analyse_traces(engine, *asked, seed), out / FILE)
+    return "compare" if compare else "tunnel" if tunnel else ""
 
 
 def options_of(kind: str, overrides: Sequence[str], samples: int) -> tuple[Config | None, list[str]]:
     """What --compare or --tunnel (`kind`) is asked to do, None without either, and the overrides that are left."""
-    from polythink.evaluate.compare import CompareConfig
-    from polythink.evaluate.tunnel import TunnelConfig
+    from polythink.evaluate.config import CompareConfig, TunnelConfig
     from polythink.run.config import apply_overrides, parse_config
 
     kinds = {"compare": (CompareConfig, {"samples": samples}),
@@ -87,19 +119,32 @@ def options_of(kind: str, overrides: Sequence[str], samples: int) -> tuple[Confi
     return options, [text for text in overrides if text not in own]
 
 
-def _evaluate(engine, found, prompt, decoding, samples, seed, grader, out, greedy) -> None:
+def _evaluate(lm: LanguageModel, found: ProblemSet, asked: dict, heads: bool, max_num_seqs: int | None) -> None:
+    from polythink.engine.engine import Engine
+    from polythink.evaluate.metrics import describe, show
     from polythink.evaluate.run import evaluate as run_evaluation
+    from polythink.problems.answers import Grader
     from polythink.run.table import markdown_table
 
-    result = run_evaluation(engine, found, prompt, decoding, samples, seed, grader, out, greedy=greedy)
-    rows = [(name, m["value"], m["low"], m["high"]) for name, m in result["metrics"].items()]
-    print(markdown_table(["metric", "value", "95% from", "to"], rows))
+    engine, prompt = Engine(lm, max_num_seqs=max_num_seqs or 64), asked["prompt"] or prompt_of(lm)
+    with Grader(dialect=lm.dialect) as grader:
+        result = run_evaluation(engine, found, log=console.log, grader=grader, **{**asked, "prompt": prompt})
+    rows = [(name, show(name, estimate), describe(name).unit) for name, estimate in result["metrics"].items()]
+    print(markdown_table(["metric", "value [95% interval]", "unit"], rows))
+    if heads:
+        from polythink.evaluate.head_file import FILE, save
+        from polythink.evaluate.heads import analyse_traces
+
+        save(analyse_traces(engine, found, prompt, asked["params"], asked["seed"]), asked["out"] / FILE)
 
 
-def _find(engine, found, prompt, decoding, options, seed, grader, out) -> None:
+def _study(lm: LanguageModel, found: ProblemSet, options: Config, asked: dict, max_num_seqs: int | None) -> None:
     """Compare, or look for tunnel vision; a table on the console, everything in the report."""
-    from polythink.evaluate.compare import CompareConfig, compare
+    from polythink.engine.engine import Engine
+    from polythink.evaluate.compare import compare
+    from polythink.evaluate.config import CompareConfig
     from polythink.evaluate.tunnel import tunnel
+    from polythink.problems.answers import Grader
     from polythink.report.findings import budget_table, comparison_table, recovery_table
     from polythink.report.report import write_report
     from polythink.run.table import markdown_table
@@ -108,9 +153,11 @@ def _find(engine, found, prompt, decoding, options, seed, grader, out) -> None:
         run, tables = compare, (comparison_table,)
     else:
         run, tables = tunnel, (budget_table, recovery_table)
-    result = run(engine, found, prompt, decoding, options, seed, grader, out)
+    engine, prompt = Engine(lm, max_num_seqs=max_num_seqs or options.max_num_seqs), asked["prompt"] or prompt_of(lm)
+    with Grader(dialect=lm.dialect) as grader:
+        result = run(engine, found, options, log=console.log, grader=grader, **{**asked, "prompt": prompt})
     for table in tables:
         head, rows = table(result)
         if rows:
             print(markdown_table(head, rows))
-    print(f"report: {write_report(out)}")
+    print(f"report: {write_report(asked['out'])}")

@@ -1,106 +1,126 @@
-"""`polythink generate`: one response, its paths side by side while they are drawn."""
+"""`polythink generate`: responses to prompts; a single one is shown on a terminal while it grows."""
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polythink.cli.model import DecodingOverrides, Model
+from polythink.cli.model import ModelChoice, find_model, given_prompt, load_model, params_for, prompt_of, settings_of
+from polythink.cli.options import Chat, DecodingOverrides, Device, DialectName, Dtype, MaxNumSeqs, Mode, Model, Prompt
+from polythink.cli.prompts import read_prompts, split_arguments
+from polythink.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
-    from polythink.engine.engine import Engine
-    from polythink.engine.params import Event, Request, SamplingParams
-    from polythink.models.lm import LanguageModel
     from polythink.trace.rollout import Rollout
-    from polythink.trace.tree import Trace
+
+
+PromptText = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="PROMPT", help="The problem; the model's prompt goes around it. - reads one per line from stdin.",
+        show_default=False,
+    ),
+]  # fmt: skip
+File = Annotated[
+    Path | None,
+    typer.Option("--file", "-f", help="Prompts: .txt, one per line; .jsonl, .parquet: a column.", show_default=False),
+]
+Column = Annotated[
+    str | None, typer.Option(help="Its column; question, problem or prompt if left out.", show_default=False)
+]
+Paths = Annotated[int | None, typer.Option(min=1, help="Paths in each block.", show_default=False)]
+Temperature = Annotated[float | None, typer.Option(min=0, help="0 is greedy.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per response and line.")]
 
 
 def generate(
     model: Model,
-    problem: Annotated[str, typer.Argument(metavar="PROMPT", help="The problem; the model's prompt goes around it.")],
+    problem: PromptText = None,
     overrides: DecodingOverrides = None,
-    paths: Annotated[int | None, typer.Option(min=1, help="Paths in each block.", show_default=False)] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(help="Another seed draws another response.")] = 0,
-    prompt: Annotated[
-        str | None, typer.Option(help="Name or file of a prompt; the model's own if left out.", show_default=False)
-    ] = None,
+    file: File = None,
+    column: Column = None,
+    samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses to each prompt.")] = 1,
+    paths: Paths = None,
+    temperature: Temperature = None,
+    seed: Annotated[int, typer.Option(help="Another seed samples another response.")] = 0,
+    as_json: AsJson = False,
+    prompt: Prompt = None,
+    dialect: DialectName = None,
+    mode: Mode = None,
+    chat: Chat = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    max_num_seqs: MaxNumSeqs = None,
 ) -> None:
-    """Answer one problem, paths side by side.
+    """Answer prompts, paths side by side.
 
-    On a terminal they are shown while they grow; elsewhere the plain trace is printed.
+    On a terminal a single response is shown while it grows; elsewhere the plain trace is printed. A response depends
+    on prompt, seed and sample number alone, not on the other prompts.
 
     Example: polythink generate runs/smoke "9 8 5 -> 5" --paths 3
+
+    Example: polythink generate runs/smoke --file problems.txt -n 4 --json > responses.jsonl
     """
-    from polythink.cli.model import decoding_for, load_model, prompt_for
+    problem, keys = split_arguments(problem, overrides or [], file)
+    problems = read_prompts(problem, file, column)
+    choice = ModelChoice(dialect, mode, chat, device, dtype)
+    place = find_model(model)
+    params = params_for(settings_of(place, choice), [*keys, *_as_keys(keys, paths=paths, temperature=temperature)])
+    around = given_prompt(prompt)
+    lm = load_model(place, choice)
+
     from polythink.engine.engine import Engine
     from polythink.engine.params import Request
 
-    lm = load_model(model)
-    given = {"paths": paths, "temperature": temperature}
-    changes = [f"{key}={value}" for key, value in given.items() if value is not None]
-    decoding = decoding_for(lm, [*(overrides or []), *changes])
-    request = Request(tuple(lm.encode_prompt(prompt_for(lm, prompt).fill(problem))))
-    engine = Engine(lm, max_num_seqs=1)
-    if sys.stdout.isatty():
-        watch(engine, request, decoding, seed)
-    else:
-        print(engine.generate([request], decoding, seed)[0].text)
+    around = around or prompt_of(lm)
+    texts = [text for text in problems for _ in range(samples)]
+    requests = [Request(tuple(lm.encode_prompt(around.fill(text))), sample=i % samples) for i, text in enumerate(texts)]
+    engine = Engine(lm, max_num_seqs=max_num_seqs or 64)
+    if sys.stdout.isatty() and len(requests) == 1 and not as_json:
+        from polythink.cli.watch import watch
+
+        watch(engine, lm.tag_ids.values(), requests[0], params, seed)
+        return
+    for i, rollout in enumerate(engine.generate(requests, params, seed, label="generating")):
+        if as_json:
+            print(json.dumps(to_json(texts[i], rollout, seed), ensure_ascii=False))
+            continue
+        if len(texts) > 1:
+            print(f"# prompt {i // samples + 1}, sample {rollout.sample + 1}: {texts[i]}")
+        print(rollout.text)
 
 
-def watch(
-    engine: Engine, request: Request, decoding: SamplingParams, seed: int, console: Console | None = None
-) -> Rollout:
-    """Draw one response and show it while it grows."""
-    from rich.live import Live
-
-    view = View(engine.lm)
-    with Live(view, console=console, refresh_per_second=10, vertical_overflow="visible") as live:
-        (rollout,) = engine.generate([request], decoding, seed, on_event=view.see)
-    cuts = f", {rollout.truncated} cut by a budget" if rollout.truncated else ""
-    live.console.print(f"{rollout.tokens} tokens, {rollout.critical_path} on the critical path{cuts}", highlight=False)
-    return rollout
+def _as_keys(keys: Sequence[str], **given: float | None) -> list[str]:
+    """Options as KEY=VALUE; `UserError` where a key says the same thing."""
+    given = {key: value for key, value in given.items() if value is not None}
+    for key in given:
+        if any(text.partition("=")[0] == key for text in keys):
+            raise UserError(f"--{key} and {key}=... are the same setting; give one of them")
+    return [f"{key}={value}" for key, value in given.items()]
 
 
-class View:
-    """The response as far as it is drawn, for the terminal."""
-
-    def __init__(self, lm: LanguageModel) -> None:
-        self.lm, self.tags = lm, frozenset(lm.tag_ids.values())
-        self.segments: dict[int, tuple[int, int, int, list[int]]] = {}  # segment -> block, path, its number, tokens
-
-    def see(self, event: Event) -> None:
-        *_, tokens = self.segments.setdefault(event.segment, (event.block, event.path, event.label, []))
-        if event.kind == "token" and event.token not in self.tags:
-            tokens.append(event.token)
-
-    def trace(self) -> Trace:
-        """The segments as a tree, tags left out. A block whose summary has not begun has an empty one."""
-        from polythink.trace.tree import Block, Trace
-
-        parts: list[str | Block] = []
-        open_block = -1
-        for block, path, label, tokens in list(self.segments.values()):  # the view is drawn by a thread of its own
-            text = self.lm.decode(list(tokens))
-            if block < 0:
-                parts += [text] if text.strip() else []
-                continue
-            if block != open_block:
-                open_block = block
-                parts.append(Block((), Trace(())))
-            before = parts[-1]
-            if path:
-                labels = (*before.labels, label) if label else ()
-                parts[-1] = Block((*before.paths, Trace((text,))), before.summary, labels)
-            else:
-                parts[-1] = Block(before.paths, Trace((text,)), before.labels)
-        return Trace(tuple(parts))
-
-    def __rich__(self) -> RenderableType:
-        from polythink.report.terminal import draw
-
-        return draw(self.trace())
+def to_json(prompt: str, rollout: Rollout, seed: int) -> dict:
+    """A response as `--json` prints it."""
+    segments = [
+        {
+            **{key: getattr(segment, key) for key in ("kind", "block", "path", "label", "text", "finish_reason")},
+            "tokens": len(segment.tokens),
+        }
+        for segment in rollout.segments
+    ]
+    return {
+        "prompt": prompt,
+        "sample": rollout.sample,
+        "text": rollout.text,
+        "segments": segments,
+        "tokens": rollout.tokens,
+        "critical_path": rollout.critical_path,
+        "truncated": rollout.truncated,
+        "finish_reason": rollout.finish_reason,
+        "seed": seed,
+    }

@@ -1,4 +1,4 @@
-"""`polythink params`: how big the model of a recipe is, and what a pass costs."""
+"""`polythink params`: the size of a recipe's model, and the cost of one pass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polythink.cli.train import Overrides
+from polythink.cli.model import model_folder
+from polythink.cli.options import Overrides, complete_recipe
 from polythink.errors import UserError, did_you_mean
 from polythink.run.table import markdown_table
 
@@ -24,24 +25,29 @@ if TYPE_CHECKING:
 def params(
     recipe: Annotated[
         str,
-        typer.Argument(metavar="RECIPE", help="A packaged recipe, a YAML file, or a model folder.", show_default=False),
+        typer.Argument(
+            metavar="RECIPE",
+            help="A packaged recipe, a YAML file, or the folder of a model, a stage or a run.",
+            show_default=False,
+            autocompletion=complete_recipe,
+        ),
     ],
     overrides: Overrides = None,
     beside: Annotated[
-        str, typer.Option("--with", help="Architectures to set beside the recipe's own, in its shape.")
+        str, typer.Option("--with", help="Architectures to compare with the recipe's own, in its shape.")
     ] = "eit,partialformer",
     tokens: Annotated[int, typer.Option(min=1, help="Length of the pass; with an encoder, of the target.")] = 128,
     source: Annotated[int, typer.Option(min=1, help="Length of the source, where there is an encoder.")] = 128,
 ) -> None:
-    """Count parameters and multiply-accumulates by module: by formula and on the real model, side by side.
+    """Count parameters and multiply-accumulates by module, on the real model.
 
     Example: polythink params countdown-smoke model.architecture=eit --tokens 256
     """
     names = [name for name in beside.split(",") if name]
-    if (Path(recipe) / "config.json").is_file():
+    if (folder := model_folder(Path(recipe))).is_dir():
         if overrides:
             raise UserError(f"{recipe} is a model; overrides such as {overrides[0]!r} are for recipes, leave them out")
-        configs = in_shape_of(config_of(recipe), names)
+        configs = in_shape_of(config_of(folder), names)
     else:
         from polythink.pipeline.recipe import load_recipe
 
@@ -50,36 +56,31 @@ def params(
 
 
 def print_counts(configs: Mapping[str, PreTrainedConfig], tokens: int, source: int) -> None:
-    """Two tables, a pair of columns a configuration; `UserError` if a formula and its count differ.
+    """Two tables, one column per configuration.
 
-    The configurations are all decoders, of `tokens`, or all encoder-decoders, of `source` and `tokens`.
+    All configurations are decoders (over `tokens` tokens) or all encoder-decoders (over `source` and `tokens`).
     """
-    from polythink.models.architectures.counting import MODULES, counted, formula, total
+    from polythink.models.architectures.counting import MODULES, counted, total
 
     seq2seq = any(config.is_encoder_decoder for config in configs.values())
     sizes = (tokens, source) if seq2seq else (tokens,)
-    tables = {name: (formula(config, *sizes), counted(config, *sizes)) for name, config in configs.items()}
-    columns = ["module", *(f"{name}, {way}" for name in tables for way in ("formula", "counted"))]
-    sides = [side for pair in tables.values() for side in pair]
+    counts = {name: counted(config, *sizes) for name, config in configs.items()}
     length = f"{source} source and {tokens} target tokens" if seq2seq else f"{tokens} tokens"
     for title, index in (("Parameters", 0), (f"Multiply-accumulates, one pass over {length}", 1)):
         rows = [
-            [module, *(f"{side[module][index]:,}" if module in side else "" for side in sides)]
+            [module, *(f"{count[module][index]:,}" if module in count else "" for count in counts.values())]
             for module in MODULES
-            if any(module in side for side in sides)
+            if any(module in count for count in counts.values())
         ]
-        rows.append(["all", *(f"{total(*side.values())[index]:,}" for side in sides)])
-        print(f"{title}\n\n{markdown_table(columns, rows)}")
-    wrong = [name for name, (a, b) in tables.items() if a != b]
-    if wrong:
-        raise UserError(f"formula and count differ for {', '.join(wrong)}: one of them is wrong, please report it")
+        rows.append(["all", *(f"{total(*count.values())[index]:,}" for count in counts.values())])
+        print(f"{title}\n\n{markdown_table(['module', *counts], rows)}")
 
 
 def config_of(folder: str | Path) -> PreTrainedConfig:
     """The configuration of a saved model."""
     from transformers import AutoConfig
 
-    import polythink.models.architectures  # noqa: F401  known to AutoConfig from here on
+    import polythink.models.architectures  # noqa: F401  registers them with AutoConfig
 
     try:
         return AutoConfig.from_pretrained(folder)
@@ -89,24 +90,24 @@ def config_of(folder: str | Path) -> PreTrainedConfig:
 
 
 def in_shape_of(config: PreTrainedConfig, beside: Sequence[str]) -> dict[str, PreTrainedConfig]:
-    """A configuration under its architecture's name, and the package's others of the same sizes and frame."""
-    from polythink.models.architectures import ARCHITECTURES, FrameConfig
+    """The configuration under its architecture's name, and others of the package with the same sizes and backbone."""
+    from polythink.models.architectures import ARCHITECTURES, BackboneConfig
 
-    if not isinstance(config, FrameConfig):
+    if not isinstance(config, BackboneConfig):
         return {config.model_type: config}
-    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(FrameConfig)}
+    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(BackboneConfig)}
     configs = {config.model_type: config}
     for name in beside:
         if name not in ARCHITECTURES:
             raise UserError(
-                f"no architecture {name!r} to set beside {config.model_type}{did_you_mean(name, ARCHITECTURES)}"
+                f"no architecture {name!r} to compare with {config.model_type}{did_you_mean(name, ARCHITECTURES)}"
             )
         configs.setdefault(name, ARCHITECTURES[name][0](**shared))
     return configs
 
 
 def configurations(recipe: Recipe | TextRecipe, beside: list[str]) -> dict[str, PreTrainedConfig]:
-    """The configuration of the recipe's model under its architecture's name, and the others in the same shape."""
+    """The configuration of the recipe's model under its architecture's name, and others in the same shape."""
     from polythink.models.build import architecture_config, new_tokenizer
     from polythink.pipeline.text import TextRecipe
     from polythink.problems.vocabulary import words_of
@@ -116,7 +117,7 @@ def configurations(recipe: Recipe | TextRecipe, beside: list[str]) -> dict[str, 
     model = recipe.model
     if model.path is not None:
         raise UserError(
-            f"{recipe.name} takes its model from {model.path!r}; params counts models that a recipe gives a shape "
+            f"{recipe.name} takes its model from {model.path!r}; params counts models whose shape stands in the recipe "
             "(set model.path=null and model.hidden_size and the like to count one of that shape)"
         )
     tokenizer = new_tokenizer(model, recipe.dialect, words_of(model.tokenizer))
@@ -129,13 +130,13 @@ def configurations(recipe: Recipe | TextRecipe, beside: list[str]) -> dict[str, 
 
 
 def text_configurations(recipe: TextRecipe, beside: Sequence[str]) -> dict[str, PreTrainedConfig]:
-    """The same for a recipe of plain text. A vocabulary of words is counted in the texts, others have their size."""
+    """The same for a text recipe. A vocabulary of words is counted in the texts; the others have a known size."""
     from polythink.text.data.sets import load_texts
     from polythink.text.tokenizers import train_tokenizer
 
-    frame = recipe.frame()
+    vocabulary = None
     if recipe.tokenizer.kind == "words":
         data = next(stage.data for stage in recipe.stages.values() if stage.kind == "text")
         texts = (text for pair in load_texts(data) for text in (pair.source, pair.target))
-        frame = recipe.model.frame(len(train_tokenizer(recipe.tokenizer, texts)), recipe.has_encoder)
-    return in_shape_of(frame, beside)
+        vocabulary = len(train_tokenizer(recipe.tokenizer, texts))
+    return in_shape_of(recipe.architecture_config(vocabulary), beside)

@@ -11,7 +11,7 @@ import typer
 def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]) -> None:
     """Write the report of a run: learning curves, results, traces.
 
-    RUN/report.html is one page with everything in it. The run may still go on.
+    RUN/report.html is one self-contained page. The run may still be going on.
 
     Example: polythink report runs/smoke
     """

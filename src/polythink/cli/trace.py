@@ -15,7 +15,9 @@ from rich.console import Console
 
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.answers import extract, with_boxed_answer
+from polythink.report.fork_drawing import flow_of_row, flow_of_trace, trace_svg
 from polythink.report.terminal import draw
+from polythink.run.folder import write_text
 from polythink.run.jsonl import read_rows, write_jsonl
 from polythink.run.progress import progress
 from polythink.trace.convert import ConversionError, convert
@@ -63,11 +65,12 @@ def check_file(
 @app.command("show")
 def show(
     file: File,
-    row: Annotated[int, typer.Option(min=0, help="Which row, counted from 0.")] = 0,
+    row: Annotated[int, typer.Option(min=0, help="Row number, counted from 0.")] = 0,
     field: Annotated[
         str | None, typer.Option(help="Name of the column; the first one with a block in it if left out.")
     ] = None,
     dialect: DialectName = PARALLEL_R1.name,
+    svg: Annotated[Path | None, typer.Option(help="Write the drawing to this file.", show_default=False)] = None,
 ) -> None:
     """Draw one trace as forks and joins: paths side by side, the summary below.
 
@@ -80,7 +83,11 @@ def show(
     name = field or next((k for k, v in record.items() if isinstance(v, str) and first_block(v, tags)), None)
     if name is None:
         raise UserError(f"no column of row {row} of {file} holds a block; name one with --field: {', '.join(record)}")
-    Console().print(draw(parse(_text(file, row, record, name), tags)))
+    trace = parse(_text(file, row, record, name), tags)
+    if svg is None:
+        Console().print(draw(trace))
+    else:  # a row of samples.jsonl knows which paths are right
+        write_text(svg, trace_svg(flow_of_row(record) if record.get("segments") else flow_of_trace(trace)))
 
 
 @app.command("convert")
@@ -88,15 +95,15 @@ def convert_file(
     file: File,
     field: Annotated[str, typer.Option(help="Name of the column that holds the traces.", show_default=False)],
     to: Annotated[str, typer.Option(help="The dialect to write: parathinker, parathinker:64, parallel_r1.")],
-    out: Annotated[Path, typer.Option(help="The .jsonl file to write; all other columns are kept.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .jsonl file to write; all other columns are kept.")],
     dialect: DialectName = PARALLEL_R1.name,
     seed: Annotated[
-        int | None, typer.Option(help="Draw the paths' numbers from the whole inventory; 1, 2, .. if left out.")
+        int | None, typer.Option(help="Sample the paths' numbers from the whole inventory; 1, 2, .. if left out.")
     ] = None,
 ) -> None:
     """Write the traces of a file in another dialect. Rows that cannot be are left out, counted, and exit status is 1.
 
-    An answer that stands in the last summary alone is written behind it too where the other dialect answers there.
+    An answer that stands only in the last summary is also written after it where the other dialect answers there.
 
     Example: polythink trace convert kept.jsonl --field trace --to parathinker --out numbered.jsonl
     """

@@ -16,7 +16,7 @@ from polythink.engine.trace_state import TokenInput
 from polythink.errors import UserError, did_you_mean
 from polythink.models.batch import collate
 from polythink.models.lm import LanguageModel
-from polythink.models.thoughts import keywords, thoughts_of
+from polythink.models.thoughts import forward_kwargs, thoughts_of
 from polythink.trace.layout import Layout, Piece, lay_out
 
 # Root mean square difference allowed, as a share of the logits' standard deviation; a wrong table is off by far more.
@@ -145,7 +145,7 @@ def _masked(backend: TransformersBackend, layout: Layout) -> torch.Tensor:
     batch = collate([layout]).to(lm.device)
     position = batch.positions
     masks = backend.masks(batch.mask[:, 0], position[:, :, None] - position[:, None, :])
-    extras = keywords(lm.model, batch.path_ids, batch.query_scale)
+    extras = forward_kwargs(lm.model, batch.path_ids, batch.query_scale)
     out = lm.model(input_ids=batch.tokens, attention_mask=masks, position_ids=position, use_cache=False, **extras)
     return out.logits[0].float()
 
@@ -154,7 +154,7 @@ def _masked(backend: TransformersBackend, layout: Layout) -> torch.Tensor:
 def _plain(backend: TransformersBackend, prompt: list[int], path: list[int], label: int) -> torch.Tensor:
     model, ids = backend.lm.model, torch.tensor([prompt + path], device=backend.lm.device)
     path_ids = torch.tensor([[0] * len(prompt) + [label] * len(path)], device=ids.device)
-    extras = keywords(model, path_ids, torch.ones(ids.shape))
+    extras = forward_kwargs(model, path_ids, torch.ones(ids.shape))
     return model(input_ids=ids, use_cache=False, **extras).logits[0].float()
 
 

@@ -1,274 +1,163 @@
-"""Paths drawn at once against everything else that the same model could do with the same tokens.
+"""Parallel paths compared with everything else that the same model could do with the same tokens.
 
-For each number of paths P, on the same problems (an arm a line; `charts.ARMS` has their headings):
+Every method of `methods.METHODS` answers the same problems, for each number of paths P. Methods share what they read:
+the P paths are drawn once, and all sequential responses of a problem are one pool. What is measured of the paths of a
+response is that of its first block; a response without a block counts as its own only path. Seconds are those of one
+pass, one method after another: they are no benchmark.
 
-    parallel             P paths, and a summary that reads their own keys and values
-    reread               re-prefill: the texts of the same paths as flat context, read again, and a summary behind them
-    majority_paths       the majority of the same paths' own answers
-    marked_path          one of the same paths that says of itself that it worked, where the task has such marks
-    oracle               a right one is among the same paths
-    sequential           one sequential response, as long as a response of one path may be
-    sequential_longer    one with P times the path budget, where responses of the former were cut
-    sequential_tokens    as many as the parallel response's tokens pay for, one chosen by its mark or by majority
-    majority_sequential  the majority of P sequential responses
-
-Ties count their expected share. Sequential responses come from one pool a problem, and what k of them come to is the
-exact expectation over draws without replacement. What the paths of a response come to is that of its first block; a
-response without a block is its own only path. Seconds are of one pass, arm after arm: they are no benchmark.
-
-Writes, under `out`: compare.json, measures.jsonl (every metric problem by problem), samples-ARM-P.jsonl; with a `name`
+Writes, under `out`: compare.json, measures.jsonl (every metric per problem), samples-POOL-P.jsonl; with a `name`
 compare-NAME.json and so on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Unpack
 
-from pydantic import Field, PositiveInt
-
-from polythink.engine.params import Request, SamplingParams
-from polythink.engine.sampling import stream_key
-from polythink.engine.tag_ids import TagIds
-from polythink.errors import UserError
-from polythink.evaluate.methods import Arm, chosen, from_paths, summarised
-from polythink.evaluate.metrics import Metric, by_problem, paired_difference
-from polythink.evaluate.run import make_requests
-from polythink.evaluate.study import (
-    Bench,
-    Drawn,
-    in_sequence,
-    numbers_of_paths,
-    with_fixed_path_temperature,
-    with_paths,
-)
-from polythink.evaluate.votes import Paths, fork_end
-from polythink.problems.answers import Grader
-from polythink.problems.problem import ProblemSet
+from polythink.engine.params import SamplingParams
+from polythink.engine.protocol import RolloutBackend
+from polythink.evaluate.budgets import in_sequence, sequential_budget, with_fixed_path_temperature, with_paths
+from polythink.evaluate.config import CompareConfig, numbers_of_paths
+from polythink.evaluate.methods import METHODS, Result, reduce_samples
+from polythink.evaluate.metrics import Metric, by_problem, mean_over, paired_difference
+from polythink.evaluate.reread import reread
+from polythink.evaluate.study import Problems, Samples, Study, StudyOptions, open_study
 from polythink.problems.prompts import Prompt, get_prompt
-from polythink.run.config import Config
-from polythink.trace.dialect import Dialect
-from polythink.trace.rollout import Rollout
 
-
-class CompareConfig(Config):
-    """What is compared. Budgets and temperatures are those of the decoding."""
-
-    sequential_prompt: str  # under which the model answers in one sequential response
-    paths: tuple[PositiveInt, ...] = ()  # none given: `PATHS`, as far as the dialect has numbers
-    samples: int = Field(4, ge=1)  # parallel responses to each problem, for each number of paths
-    sequential_tokens: int | None = Field(None, ge=1)  # of one response; None: path, summary and main text together
-    max_num_seqs: int = Field(64, ge=1)  # responses that the engine draws at once
+if TYPE_CHECKING:
+    from polythink.models.lm import LanguageModel
 
 
 def compare(
-    engine: Any,
-    problem_set: ProblemSet,
-    prompt: Prompt,
-    decoding: SamplingParams,
-    options: CompareConfig,
-    seed: int,
-    grader: Grader,
-    out: Path,
-    *,
-    name: str = "",
-    log: Callable[[str], None] = print,
+    backend: RolloutBackend | LanguageModel, problems: Problems, options: CompareConfig, **how: Unpack[StudyOptions]
 ) -> dict:
-    """Draw and measure every arm, write the files above; returns what compare.json holds.
+    """Draw and measure every method, and return what compare.json holds. Other arguments as in `evaluate`.
 
-    Random streams go by (seed, problem, sample, segment): responses of different P share their first paths, where
-    these have the same numbers, and arms differ by less than independent ones would.
+    Random streams are named by (seed, problem, sample, segment): responses of different P share their first paths,
+    where these have the same numbers, so methods differ by less than independent ones would. `UserError` before
+    anything is drawn for more paths than the dialect has numbers or the model can join.
     """
-    numbers, notes = check(problem_set, decoding, options, engine.lm.dialect)
-    alone = get_prompt(options.sequential_prompt)
-    decoding = with_fixed_path_temperature(decoding)
-    engine.trained_paths(with_paths(decoding, max(numbers)))  # refused before fewer paths are drawn
-    bench = Bench(engine, problem_set, grader, seed, out, name)
-    notes = [*problem_set.notes, *notes, *_short_of_room(bench, prompt, decoding, numbers)]
-    arms: list[Arm] = []
-    for paths in numbers:
-        arms += _with_paths(bench, prompt, decoding, paths, options.samples, notes)
-    parallel = {arm.paths: arm for arm in arms if arm.name == "parallel"}
-    arms += _sequential(bench, alone, decoding, options, parallel, notes)
-    facts = {
-        "samples": options.samples,
-        "sequential_prompt": {"name": alone.name, "hash": alone.hash},
-        "sequential_tokens": sequential_budget(decoding, options),
-        "paths": numbers,
-        "arms": [arm.row(parallel.get(arm.paths)) for arm in arms],
-    }
-    return bench.conclude("compare", prompt, decoding, facts, notes, _metrics(arms, parallel), log)
+    with open_study(backend, problems, **how) as study:
+        alone = get_prompt(options.sequential_prompt)
+        numbers, left_out = numbers_of_paths(options.paths, study.params.mode, study.backend.dialect)
+        params = with_fixed_path_temperature(study.params)
+        for note in (*left_out, *_short_of_room(study, params, numbers)):
+            study.note(note)
+        parallel = _parallel(study, params, options.samples, numbers)
+        pools = {"parallel": parallel, "reread": _reread(study, params, parallel)}
+        paid = _sequential(study, params, options, alone, pools)
+        results = [
+            reduce_samples(name, 1 if name == "sequential" else paths, samples, method.responses(paths, paid[paths]))
+            for paths in numbers
+            for name, method in METHODS.items()
+            if (samples := pools[method.pool].get(paths))
+            and not (name == "sequential" and paths > numbers[0])  # the same for every P
+            and not (name == "marked_path" and None in (found.marked for found in samples.paths))
+        ]
+        by_paths = {result.paths: result for result in results if result.method == "parallel"}
+        return study.conclude(
+            "compare",
+            _metrics(results, by_paths),
+            samples=options.samples,
+            sequential_prompt={"name": alone.name, "hash": alone.hash},
+            sequential_tokens=sequential_budget(params, options.sequential_tokens),
+            paths=numbers,
+            methods=[result.row(by_paths.get(result.paths)) for result in results],
+        )
 
 
-def check(
-    problem_set: ProblemSet, decoding: SamplingParams, options: CompareConfig, dialect: Dialect
-) -> tuple[list[int], list[str]]:
-    """The numbers of paths to draw and what is to be said of them; `UserError` before anything is drawn."""
-    if not len(problem_set):
-        raise UserError(f"the problem set {problem_set.name!r} is empty; give one with at least one problem")
-    get_prompt(options.sequential_prompt)
-    return numbers_of_paths(options.paths, decoding.mode, dialect)
+Pool = dict[int, Samples]  # by number of paths
 
 
-def sequential_budget(decoding: SamplingParams, options: CompareConfig, paths: int = 1) -> int:
-    """Tokens of a sequential response that may be as long as `paths` paths, a summary and main text."""
-    once = decoding.max_path_tokens + decoding.max_summary_tokens + decoding.max_main_tokens
-    return (options.sequential_tokens or once) + (paths - 1) * decoding.max_path_tokens
+def _parallel(study: Study, params: SamplingParams, samples: int, numbers: Sequence[int]) -> Pool:
+    """Parallel responses. The most paths first: a model that cannot join them is refused before anything is drawn."""
+    found = {}
+    for paths in reversed(numbers):
+        found[paths] = study.draw(study.requests(samples), with_paths(params, paths), f"{paths} paths")
+        study.write_rows("samples", found[paths].rows, f"parallel-{paths}")
+    return found
 
 
-def _short_of_room(bench: Bench, prompt: Prompt, decoding: SamplingParams, numbers: Sequence[int]) -> list[str]:
-    """A sentence where the context has too few positions for paths and a summary with their whole budgets."""
-    once = _longest_prompt(bench, prompt) + decoding.max_path_tokens + 2 + decoding.max_summary_tokens
-    short = [str(paths) for paths in numbers if once + (paths - 1) * decoding.stride > bench.engine.lm.context]
-    if not short:
-        return []
-    return [f"the context of {bench.engine.lm.context} positions cuts the budgets of {', '.join(short)} paths"]
-
-
-def _longest_prompt(bench: Bench, prompt: Prompt) -> int:
-    return max(len(bench.engine.lm.encode_prompt(prompt.fill(p.question))) for p in bench.problem_set)
-
-
-# ---- arms ----
-
-
-def _with_paths(
-    bench: Bench, prompt: Prompt, decoding: SamplingParams, paths: int, samples: int, notes: list[str]
-) -> list[Arm]:
-    """The arms that use the same drawn paths."""
-    requests = make_requests(bench.engine, bench.problem_set, prompt, samples)
-    drawn = bench.draw(requests, with_paths(decoding, paths), f"{paths} paths")
-    bench.write(drawn.rows, f"parallel-{paths}")
-    found = bench.paths_of(drawn)
-    arms = [summarised("parallel", paths, drawn, found), *from_paths(paths, drawn.rows, found)]
-    again = reread(bench, drawn, found, with_paths(decoding, paths))
-    if again is None:
-        notes.append(f"the texts of {paths} paths are longer than the context: they were not read again")
-        return arms
-    bench.write(again.rows, f"reread-{paths}")
-    if tags := sum(rollout.finish_reason == "max_blocks" for rollout in again.rollouts):
-        notes.append(f"{tags} of {len(again.rollouts)} summaries of {paths} paths read again ended with a stray tag")
-    return [*arms, summarised("reread", paths, again, found)]
-
-
-def reread(bench: Bench, drawn: Drawn, found: Sequence[Paths], decoding: SamplingParams) -> Drawn | None:
-    """The drawn paths as flat text behind the prompt, the summary's opening forced, and what the model writes then.
-
-    The second call is sequential: positions go on, everything sees everything before it, no token belongs to a path.
-    Summary and what follows share their budgets; a further block would be written sequentially. A response without a
-    block is kept as it was. Tokens and critical path are those of the parallel response with this summary in it: what
-    is read again costs seconds and forwarded tokens (the seconds contain the parallel summary's, the tokens do not).
-    None where some text leaves the context no position: parallel paths share positions, flat text does not.
-    """
-    lm = bench.engine.lm
-    join = TagIds.of(lm.dialect, lm.tag_ids, lm.eos, lm.encode, decoding.summary_prefix).join
-    forked = [i for i, paths in enumerate(found) if paths.block]
-    prompts = [flat_prompt(drawn.rollouts[i], join) for i in forked]
-    if any(len(prompt) >= lm.context for prompt in prompts):
-        return None
-    requests = [
-        Request(prompt, drawn.rollouts[i].problem, drawn.rollouts[i].sample)
-        for i, prompt in zip(forked, prompts, strict=True)
-    ]
-    changes = {
-        "mode": "sequential",
-        "temperature": decoding.temperature_of("summary"),
-        "max_main_tokens": decoding.max_summary_tokens + decoding.max_main_tokens,
-        "max_blocks": max(0, decoding.max_blocks - 1),
-    }
-    seed = stream_key(bench.seed, "reread", 0, 0)  # the paths' own random numbers must not come again behind them
-    again = bench.generate(requests, decoding.model_copy(update=changes), seed, f"{decoding.paths} paths reread")
-    rows = list(drawn.rows)
-    for i, rollout in zip(forked, again.rollouts, strict=True):
-        rows[i] = _reread_row(bench, drawn.rows[i], drawn.rollouts[i], found[i], join, rollout)
-    # behind its paths the parallel response forwarded all tokens but the last, which nothing follows
-    unused = sum(drawn.rows[i]["tokens"] - found[i].tokens - 1 for i in forked)
-    return Drawn(rows, again.rollouts, drawn.seconds + again.seconds, drawn.forwarded - unused + again.forwarded)
-
-
-def flat_prompt(rollout: Rollout, join: Sequence[int]) -> tuple[int, ...]:
-    """The prompt, the response up to its first block's last path, and what opens a summary, in text order."""
-    head = (token for segment in rollout.segments[: fork_end(rollout)] for token in segment.tokens)
-    return (*rollout.prompt, *head, *join)
-
-
-def _reread_row(bench: Bench, row: dict, first: Rollout, paths: Paths, join: Sequence[int], second: Rollout) -> dict:
-    """The row of the parallel response with another summary."""
-    lm, head = bench.engine.lm, first.segments[: fork_end(first)]
-    problem = next(p for p in bench.problem_set if p.key == row["problem"])
-    opened, *rest = second.segments
-    summary = lm.decode([*join, *opened.tokens]) + "".join(s.text for s in rest)
-    closed = lm.dialect.summary_close in summary  # else it is closed for it, as a summary at a join is
-    summary += "" if closed else lm.dialect.summary_close
-    text = "".join(s.text for s in head) + summary
-    grade = bench.grader.grade(text, problem)
-    shown = [*row["segments"][: len(head)], {"kind": "summary", "block": 0, "path": 0, "text": summary,
-                                             "finish_reason": second.finish_reason, "right": None}]  # fmt: skip
-    behind = len(join) + second.tokens + (not closed)
-    kept = {key: row[key] for key in ("problem", "question", "answer", "sample", "blocks", "complete_blocks")}
-    return {
-        **kept, "text": text, "verdict": grade.verdict, "extracted": grade.extracted, "segments": shown,
-        "tokens": paths.tokens + behind, "critical_path": paths.critical_path + behind,
-        "truncated": sum(s.truncated for s in (Rollout("", 0, "", (), head), second)), "read_again": len(second.prompt),
-    }  # fmt: skip
+def _reread(study: Study, params: SamplingParams, parallel: Pool) -> Pool:
+    """The same responses with a summary that reads their text again, where that fits the context."""
+    found = {}
+    for paths, drawn in sorted(parallel.items()):
+        again = reread(study, drawn, with_paths(params, paths))
+        if again is None:
+            study.note(f"the texts of {paths} paths are longer than the context: they were not read again")
+            continue
+        found[paths] = again
+        study.write_rows("samples", again.rows, f"reread-{paths}")
+        ends = [row["segments"][-1]["finish_reason"] for row in again.rows if "read_again" in row]
+        if stray := ends.count("max_blocks"):
+            study.note(f"{stray} of {len(ends)} summaries of {paths} paths read again ended with a stray tag")
+    return found
 
 
 def _sequential(
-    bench: Bench, prompt: Prompt, decoding: SamplingParams, options: CompareConfig, parallel: Mapping[int, Arm],
-    notes: list[str],
-) -> list[Arm]:  # fmt: skip
-    """The arms of sequential responses, from one pool a problem that is as large as the largest of them needs."""
-    single = in_sequence(decoding, sequential_budget(decoding, options))
+    study: Study, params: SamplingParams, options: CompareConfig, prompt: Prompt, pools: dict[str, Pool]
+) -> dict[int, int]:
+    """Add the pools of sequential responses; returns how many of them P paths' tokens pay for, by P.
 
-    def more(start: int, end: int) -> Drawn:
-        wanted = [r for r in make_requests(bench.engine, bench.problem_set, prompt, end) if r.sample >= start]
-        return bench.draw(wanted, single, "sequential")
+    One pool serves every method, and is as large as the largest of them needs. Longer responses are drawn where some of
+    the pool were cut.
+    """
 
-    first = more(0, max(options.samples, *parallel))
-    each = sum(row["tokens"] for row in first.rows) / len(first.rows)
-    paid = {paths: max(1, int(arm.tokens.value / each)) for paths, arm in parallel.items()}
-    size = len(first.rows) // len(bench.problem_set)
-    pools = [first] + ([more(size, max(paid.values()))] if max(paid.values()) > size else [])
-    rows = [row for pool in pools for row in pool.rows]
-    bench.write(rows, "sequential")
-    cost = [sum(getattr(pool, key) for pool in pools) / len(rows) for key in ("seconds", "forwarded")]
-    groups = by_problem(rows)
-    arms = [chosen("sequential", 1, 1, groups, cost)]
-    arms += [chosen("sequential_tokens", paths, k, groups, cost) for paths, k in paid.items()]
-    arms += [chosen("majority_sequential", paths, paths, groups, cost) for paths in parallel]
-    if any(row["truncated"] for row in rows):
-        arms += [_longer(bench, prompt, decoding, options, paths) for paths in parallel if paths > 1]
-    longest = sequential_budget(decoding, options, max(parallel) if any(row["truncated"] for row in rows) else 1)
-    if _longest_prompt(bench, prompt) + longest > bench.engine.lm.context:
-        notes.append(f"the context of {bench.engine.lm.context} positions cuts sequential budgets of {longest} tokens")
-    return arms
+    def draw(paths: int, end: int, start: int = 0) -> Samples:
+        tokens = sequential_budget(params, options.sequential_tokens, paths)
+        requests = study.requests(end, prompt, start)
+        return study.draw(requests, in_sequence(params, tokens), f"sequential, {tokens} tokens")
 
-
-def _longer(bench: Bench, prompt: Prompt, decoding: SamplingParams, options: CompareConfig, paths: int) -> Arm:
-    """One sequential response with the path budget of all `paths`."""
-    requests = make_requests(bench.engine, bench.problem_set, prompt, options.samples)
-    tokens = sequential_budget(decoding, options, paths)
-    drawn = bench.draw(requests, in_sequence(decoding, tokens), f"sequential, {tokens} tokens")
-    bench.write(drawn.rows, f"sequential_longer-{paths}")
-    groups = by_problem(drawn.rows)
-    cost = [value / len(drawn.rows) for value in (drawn.seconds, drawn.forwarded)]
-    return chosen("sequential_longer", paths, 1, groups, cost)
+    parallel = pools["parallel"]
+    size = max(options.samples, *parallel)
+    pool = draw(1, size)
+    each = sum(row["tokens"] for row in pool.rows) / len(pool.rows)
+    tokens = {paths: mean_over(by_problem(s.rows), lambda row: row["tokens"]) for paths, s in parallel.items()}
+    paid = {paths: max(1, int(metric.value / each)) for paths, metric in tokens.items()}
+    if max(paid.values()) > size:
+        pool += draw(1, max(paid.values()), size)
+    study.write_rows("samples", pool.rows, "sequential")
+    wide = sorted(paths for paths in parallel if paths > 1 and any(row["truncated"] for row in pool.rows))
+    pools |= {"sequential": dict.fromkeys(parallel, pool), "sequential_longer": {}}
+    for paths in wide:
+        pools["sequential_longer"][paths] = longer = draw(paths, options.samples)
+        study.write_rows("samples", longer.rows, f"sequential_longer-{paths}")
+    longest = sequential_budget(params, options.sequential_tokens, max(wide, default=1))
+    if _longest(study, prompt) + longest > study.backend.context:
+        study.note(f"the context of {study.backend.context} positions cuts sequential budgets of {longest} tokens")
+    return paid
 
 
-def _metrics(arms: Sequence[Arm], parallel: Mapping[int, Arm]) -> dict[str, Metric]:
-    """ARM@P is an accuracy, ARM.tokens@P and so on the rest, gain_ARM@P what P paths have over that arm, paired;
-    gain_fewer@P what they have over the next smaller number of paths."""
-    found: dict[str, Metric] = {}
-    for arm in arms:
-        for key, value in arm.measures.items():
-            found[f"{arm.name}{'' if key == 'accuracy' else '.' + key}@{arm.paths}"] = value
-    for arm in arms:
-        rivals = parallel if arm.name == "sequential" else {arm.paths: parallel[arm.paths]}
-        for paths, rival in rivals.items():
-            if arm is not rival:
-                found[f"gain_{arm.name}@{paths}"] = paired_difference(rival.accuracy, arm.accuracy)
-    for fewer, more in pairwise(sorted(parallel)):
-        found[f"gain_fewer@{more}"] = paired_difference(parallel[more].accuracy, parallel[fewer].accuracy)
-    return found
+def _short_of_room(study: Study, params: SamplingParams, numbers: Sequence[int]) -> list[str]:
+    """A note where the context has too few positions for paths and a summary with their whole budgets."""
+    once = _longest(study, study.prompt) + params.max_path_tokens + 2 + params.max_summary_tokens
+    short = [str(paths) for paths in numbers if once + (paths - 1) * params.stride > study.backend.context]
+    cut = f"the context of {study.backend.context} positions cuts the budgets of {', '.join(short)} paths"
+    return [cut] if short else []
+
+
+def _longest(study: Study, prompt: Prompt) -> int:
+    return max(len(request.prompt) for request in study.requests(1, prompt))
+
+
+def _metrics(results: Sequence[Result], parallel: Mapping[int, Result]) -> dict[str, Metric]:
+    """METHOD@P is an accuracy, METHOD.tokens@P and so on its costs and other shares.
+
+    gain_METHOD@P is the accuracy of P parallel paths minus that of the method, paired; gain_fewer@P minus that of the
+    next smaller number of paths.
+    """
+    found = {
+        f"{result.method}{'' if key == 'accuracy' else '.' + key}@{result.paths}": metric
+        for result in results
+        for key, metric in result.metrics.items()
+    }
+
+    def gain(paths: int, other: Result) -> Metric:
+        return paired_difference(parallel[paths].metrics["accuracy"], other.metrics["accuracy"])
+
+    for result in results:
+        if result.method != "parallel":
+            rivals = parallel if result.method == "sequential" else (result.paths,)
+            found |= {f"gain_{result.method}@{paths}": gain(paths, result) for paths in rivals}
+    return found | {f"gain_fewer@{more}": gain(more, parallel[fewer]) for fewer, more in pairwise(sorted(parallel))}

@@ -1,7 +1,7 @@
-"""How alike the heads of a model are: attention maps, their similarity and entropy, and what each head contributes.
+"""How alike the heads of a model are: similarity and entropy of attention maps, and what each head contributes.
 
-EIT and PartialFormer both start from heads that degenerate into copies of each other. Measured here, for each attention
-of each layer, averaged over the queries of a batch:
+EIT and PartialFormer both start from heads that degenerate into copies of each other. Measured for each attention of
+each layer, averaged over the queries of a batch:
 
     similarity   1 - JS(A_i(t), A_j(t))   of the weights that heads i and j give to the keys of query t, in bits: 1 for
                  the same weights, 0 for no key in common (Clark et al. 2019, arXiv 1906.04341, section 6)
@@ -9,79 +9,44 @@ of each layer, averaged over the queries of a batch:
     outputs      cos(c_i(t), c_j(t))      c_i = Z_i W_o,i, what head i adds to the output. Li et al. 2018 (arXiv
                  1810.10183) compare the Z_i themselves, but each has coordinates of its own; all c_i share one space
 
-Z_i is whatever enters the output projection: in PartialFormer, behind the head's feed-forward layer and gate. Padding
-and queries with a single key, where heads cannot differ, are left out.
+Z_i is the input of the output projection: in PartialFormer, after the head's feed-forward layer and gate. Padding and
+queries with a single key, where heads cannot differ, are left out.
 
 Axis legend: B texts, H heads, T queries, S keys, D head size, d model width, N queries of all texts.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from polythink.engine.engine import Engine
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
-from polythink.evaluate.run import make_requests
+from polythink.evaluate.head_file import HeadAnalysis, Heads
+from polythink.evaluate.samples import make_requests
 from polythink.models.batch import collate
-from polythink.models.thoughts import KEYWORDS, keywords
+from polythink.models.thoughts import KEYWORDS, forward_kwargs
 from polythink.problems.problem import ProblemSet
 from polythink.problems.prompts import Prompt
-from polythink.run.folder import os_errors, write_bytes
 
-FILE = "heads.npz"
+# arguments of a model's forward; the last ones are those of models with thought embeddings or scaled queries
 INPUTS = ("input_ids", "attention_mask", "position_ids", "decoder_input_ids", "decoder_attention_mask", "labels")
-INPUTS += KEYWORDS  # of models with thought embeddings or scaled queries
-PLACES = {"encoder": "encoder", "decoder": "decoder", "cross": "decoder to encoder"}  # place -> heading
-
-
-@dataclass(frozen=True)
-class Heads:
-    """One attention of one layer."""
-
-    place: str  # a key of PLACES; "decoder" also in a model that has nothing else
-    layer: int  # from 0
-    maps: np.ndarray  # (H, T, S) weights in the batch's first text, without padding
-    similarity: np.ndarray  # (H, H)
-    outputs: np.ndarray  # (H, H)
-    entropy: np.ndarray  # (H,)
-
-
-@dataclass(frozen=True)
-class HeadAnalysis:
-    """All attentions of a model, encoder first, in the order of layers."""
-
-    attentions: tuple[Heads, ...]
-    texts: int  # B
-
-    def at(self, place: str) -> list[Heads]:
-        return [heads for heads in self.attentions if heads.place == place]
-
-    @property
-    def places(self) -> list[str]:
-        return [place for place in PLACES if self.at(place)]
-
-
-# ---- measuring ----
+INPUTS += KEYWORDS
 
 
 @torch.no_grad()
 def analyse(model: Any, batch: Mapping[str, torch.Tensor]) -> HeadAnalysis:
     """Run a transformers model once over a batch and compare its heads.
 
-    `batch` holds what the model's forward takes, of `INPUTS`: for an encoder-decoder with `labels` (-100 is no query)
-    or `decoder_input_ids`; for a decoder `attention_mask` may be (B, 1, T, T) bool. Other keys are not looked at.
-    Attention is formed eagerly for the time of the call. `UserError` for a model that gives no attention maps.
+    `batch` holds arguments of the model's forward: an encoder-decoder needs `labels` (-100 is no query) or
+    `decoder_input_ids`; for a decoder `attention_mask` may be (B, 1, T, T) bool. Keys outside `INPUTS` are ignored.
+    Attention runs eagerly during the call. `UserError` for a model that returns no attention maps.
     """
     inputs = {name: batch[name].to(model.device) for name in INPUTS if batch.get(name) is not None}
     with _watched(model) as entered:
@@ -103,7 +68,7 @@ def analyse(model: Any, batch: Mapping[str, torch.Tensor]) -> HeadAnalysis:
 
 @contextmanager
 def _watched(model: Any) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-    """The model in inference mode, attention eager; yields what enters its output projections, and their weights."""
+    """Put the model in inference mode with eager attention; yields the inputs and weights of its output projections."""
     entered: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def note(name: str):
@@ -123,12 +88,12 @@ def _watched(model: Any) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]
 
 
 def _place(name: str) -> str:
-    """Of a projection's name in the model."""
+    """The place of an attention, from the name of its projection in the model."""
     return "cross" if "cross" in name else "encoder" if name.startswith("encoder.") else "decoder"
 
 
 def _additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-    """A 4-D bool mask as eager attention takes it, which adds it to the logits; others as they are."""
+    """A 4-D bool mask as eager attention takes it: added to the logits. Other masks are returned as they are."""
     if mask is None or mask.ndim != 4 or mask.dtype != torch.bool:
         return mask
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
@@ -141,7 +106,9 @@ def _weights(found: Any) -> dict[str, tuple[torch.Tensor, ...]]:
     by_place["decoder"] = by_place["decoder"] or getattr(found, "attentions", None)
     by_place = {place: layers for place, layers in by_place.items() if layers}
     if not by_place or any(weights is None for layers in by_place.values() for weights in layers):
-        raise UserError("the model gives no attention maps; heads can be compared where eager attention returns them")
+        raise UserError(
+            "the model returns no attention maps; heads can be compared only where eager attention returns them"
+        )
     return by_place
 
 
@@ -170,11 +137,11 @@ def _cells(inputs: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size])
 def _compare(
     place: str, layer: int, weights: torch.Tensor, z: torch.Tensor, projection: torch.Tensor, cells: torch.Tensor
 ) -> Heads:
-    """Of weights (B, H, T, S), what enters the projection (B, T, H D), its weight (d, H D), and cells (B, T, S)."""
+    """From weights (B, H, T, S), the projection's input (B, T, H D) and weight (d, H D), and cells (B, T, S)."""
     heads, choice = weights.shape[1], cells.sum(-1)  # (B, T)
     compared = choice > 1
     if not compared.any():
-        raise UserError("no query of the batch has two keys to choose from; give longer texts")
+        raise UserError("no query of the batch has two keys to choose from; use longer texts")
     chosen = weights.transpose(1, 2)[compared]  # (N, H, S)
     added = torch.einsum("nhe,dhe->nhd", z[compared].unflatten(-1, (heads, -1)), projection.unflatten(-1, (heads, -1)))
     directions = normalize(added, dim=-1)
@@ -201,42 +168,11 @@ def map_similarity(weights: torch.Tensor) -> torch.Tensor:
 
 
 def analyse_traces(
-    engine: Any, problem_set: ProblemSet, prompt: Prompt, decoding: SamplingParams, seed: int, most: int = 8
+    engine: Engine, problems: ProblemSet, prompt: Prompt, params: SamplingParams, seed: int, most: int = 8
 ) -> HeadAnalysis:
-    """Of a model that thinks in parallel, over the first responses to so many problems that this seed draws."""
-    requests = make_requests(engine, problem_set, prompt, 1)[:most]
-    traces = collate([rollout.layout() for rollout in engine.generate(requests, decoding, seed)])
+    """`analyse` on parallel traces: the first response to each of the first `most` problems under this seed."""
+    requests = make_requests(engine, problems, prompt, 1)[:most]
+    traces = collate([rollout.layout() for rollout in engine.generate(requests, params, seed)])
     inputs = {"input_ids": traces.tokens, "attention_mask": traces.mask, "position_ids": traces.positions}
-    return analyse(engine.lm.model, inputs | keywords(engine.lm.model, traces.path_ids, traces.query_scale))
-
-
-# ---- keeping ----
-
-_ARRAYS = [f.name for f in fields(Heads)][2:]
-
-
-def save(analysis: HeadAnalysis, path: str | Path) -> None:
-    """Write all arrays as one .npz file."""
-    arrays = {f"{h.place}/{h.layer}/{name}": getattr(h, name) for h in analysis.attentions for name in _ARRAYS}
-    content = io.BytesIO()
-    np.savez_compressed(content, texts=analysis.texts, **arrays)
-    write_bytes(path, content.getvalue())
-
-
-def load(path: str | Path) -> HeadAnalysis:
-    """What `save` wrote; `UserError` for a file that is not."""
-    try:
-        with os_errors(path), np.load(path) as content:
-            names = dict.fromkeys(tuple(key.split("/")[:2]) for key in content if "/" in key)
-            attentions = [
-                Heads(place, int(layer), *(content[f"{place}/{layer}/{name}"] for name in _ARRAYS))
-                for place, layer in names
-            ]
-            return HeadAnalysis(tuple(attentions), int(content["texts"]))
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{str(path)!r} is no analysis of heads ({error}); delete it and run the evaluation again"
-        ) from error
-
-
-# ---- drawing ----
+    model = engine.lm.model
+    return analyse(model, inputs | forward_kwargs(model, traces.path_ids, traces.query_scale))

@@ -1,18 +1,19 @@
-"""Metrics over problems with k samples each, and what they are worth: percentile bootstrap intervals over problems.
+"""Metrics over problems with k samples each, with bootstrap intervals, and what each metric means.
 
 A metric is a ratio of two sums over problems (`Metric`): a mean has the denominator 1 for every problem, a share such
-as "right, given a right path" has the number of its cases. Problems are drawn anew in the bootstrap, samples are not:
-the interval speaks of other problems of the kind, at this number of samples.
+as "correct, given a correct path" has the number of its cases. The bootstrap resamples problems, not samples: an
+interval is about other problems of the same kind, at this number of samples.
 
 Axis legend: P problems, B bootstrap draws.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import comb
+from dataclasses import dataclass, replace
+from math import comb, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,91 @@ import numpy as np
 from polythink.run.jsonl import read_jsonl, write_jsonl
 
 DRAWS = 2000
-AMOUNTS = ("tokens", "critical_path", "truncated", "loss", "perplexity", "word_perplexity")  # all others are shares
+
+
+# ---- names ----
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What people read about a metric."""
+
+    label: str  # "{k}" stands for the number in the key
+    unit: str  # "percent" for a share between 0 and 1, otherwise what is counted; "" for a pure number
+    meaning: str  # one sentence
+
+
+# Key in the JSON files (the number replaced by k) -> what it means, in the order in which metrics are shown.
+METRICS = {
+    "mean@k": MetricInfo("mean@{k}", "percent", "Share of correct samples, k samples per problem."),
+    "pass@k": MetricInfo("pass@{k}", "percent", "Share of problems with a correct sample among k."),
+    "maj@k": MetricInfo("maj@{k}", "percent", "Share of problems whose most frequent answer of k is correct."),
+    "greedy": MetricInfo("greedy", "percent", "Accuracy at temperature 0 (isolated paths are still sampled)."),
+    "best_of_k": MetricInfo("best of {k}", "percent", "Accuracy of one of k samples, chosen by mark or by vote."),
+    "parallel_ratio": MetricInfo("parallel ratio", "percent", "Share of traces with at least one well-formed block."),
+    "well_formed": MetricInfo("well formed", "percent", "Share of traces that the strict rule accepts."),
+    "right_path": MetricInfo("some path correct", "percent", "Of the traces with a block: share with a correct path."),
+    "summary_right": MetricInfo(
+        "summary correct given that", "percent", "Of the traces with a correct path: share with a correct final answer."
+    ),
+    "right_lines": MetricInfo("correct lines", "percent", "Share of the summary's lines that report their path truly."),
+    "tokens": MetricInfo("tokens", "tokens", "Mean length of a response, all paths counted."),
+    "critical_path": MetricInfo("critical path", "steps", "Mean number of sequential steps of a response."),
+    "truncated": MetricInfo("truncated", "segments", "Mean number of segments per trace that a budget cut."),
+    "exact": MetricInfo("exact match", "percent", "Share of outputs that equal the reference."),
+    "bleu": MetricInfo("BLEU", "percent", "Corpus BLEU by sacrebleu: n-grams shared with the reference."),
+    "rouge1": MetricInfo("ROUGE-1", "percent", "Words shared with the reference, F1."),
+    "rouge2": MetricInfo("ROUGE-2", "percent", "Pairs of words shared with the reference, F1."),
+    "rougeL": MetricInfo("ROUGE-L", "percent", "Longest common subsequence of words with the reference, F1."),
+    "loss": MetricInfo("loss", "nats", "Mean negative log-likelihood per target token under teacher forcing."),
+    "perplexity": MetricInfo("perplexity", "", "The exponential of the loss."),
+    "word_perplexity": MetricInfo("word perplexity", "", "Perplexity per word; the end of a text counts as a word."),
+}  # fmt: skip
+HEADLINE = ("mean@k", "pass@k", "maj@k", "parallel_ratio")
+
+
+def general_key(key: str) -> str:
+    """The key in `METRICS`: `mean@8` -> `mean@k`, `best_of_4` -> `best_of_k`, `parallel.tokens@8` -> `tokens`."""
+    general = re.sub(r"(?<=@)[\d.]+$|(?<=^best_of_)\d+$", "k", key)
+    return general if general in METRICS else key.partition("@")[0].rpartition(".")[2]
+
+
+def describe(key: str) -> MetricInfo:
+    """What people read about a metric. A key that is not in `METRICS` (`parallel@8` of a study) is a share."""
+    general = general_key(key)
+    known = METRICS.get(general, MetricInfo(key, "percent", ""))
+    number = re.search(r"\d+$", key)
+    own = "{k}" in known.label or general == key  # else a metric of one method in a study
+    return replace(known, label=known.label.format(k=number[0] if number else "k") if own else key)
+
+
+def show(key: str, estimate: Mapping[str, float | None], sign: str = "") -> str:
+    """An estimate for people, shares in percent: `46.9% [31.2, 62.5]`, `24.3 [22.0, 26.1]`; "" without a value.
+
+    With `sign="+"` it is a difference: `+3.1 [-1.2, 7.4]`, of shares in percentage points.
+    """
+    share = describe(key).unit == "percent"
+    known = [x for end in ("value", "low", "high") if (x := estimate.get(end)) is not None and isfinite(x)]
+    value, *ends = [f"{100 * x:{sign}.1f}" if share else f"{x:{sign}.4g}" for x in known] or [""]
+    interval = f" [{', '.join(ends)}]" if ends else ""
+    return f"{value}{'%' if share and known and not sign else ''}{interval}"
+
+
+def headline(found: Mapping[str, Mapping[str, float | None]]) -> str:
+    """The metrics that people look for first, in one line."""
+    return ", ".join(f"{key} {show(key, value)}" for key, value in found.items() if general_key(key) in HEADLINE)
 
 
 # ---- one problem ----
 
 
 def mean_at_k(right: Sequence[bool]) -> float:
-    """The share of right samples."""
+    """The share of correct samples."""
     return sum(right) / len(right)
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """The probability that k samples drawn without replacement from n, of which `right` are right, hold a right one.
+    """The probability that k of n samples, drawn without replacement, hold one of the `right` correct ones.
 
     1 - C(n - right, k) / C(n, k): the unbiased estimator of Chen et al. (arXiv 2107.03374), in exact integers.
     """
@@ -42,11 +115,11 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 
 
 def maj_at_k(votes: Sequence[str | None], right: Sequence[bool], k: int) -> float:
-    """The expected accuracy of the most voted answer among k samples drawn without replacement.
+    """The expected accuracy of the most frequent answer among k samples drawn without replacement.
 
     `votes` are normalised answers; None (nothing extracted) is no vote. A tie is broken at random, so it counts its
-    share; where nobody votes the majority is wrong. Exact, for any k up to the number of samples: for each right
-    answer and each number t of votes for it, the draws in which nothing beats t are counted.
+    share; without any vote the majority is wrong. Exact for every k up to the number of samples: for each correct
+    answer and each number t of votes for it, the draws in which no other answer gets more than t are counted.
     """
     assert 1 <= k <= len(votes)
     sizes = Counter(vote for vote in votes if vote is not None)
@@ -63,8 +136,8 @@ def maj_at_k(votes: Sequence[str | None], right: Sequence[bool], k: int) -> floa
 
 
 def _draws_not_above(sizes: Sequence[int], silent: int, k: int, t: int) -> Counter[int]:
-    """Number of ways to draw k samples from groups of `sizes` and `silent` others so that no group gets more than t,
-    by how many groups get exactly t."""
+    """How many groups get exactly t -> number of ways to draw k samples, from groups of `sizes` and `silent` others, so
+    that no group gets more than t."""
     ways: Counter[tuple[int, int]] = Counter({(0, 0): 1})  # (drawn, ties) -> ways
     for size in sizes:
         longer: Counter[tuple[int, int]] = Counter()
@@ -79,10 +152,10 @@ def _draws_not_above(sizes: Sequence[int], silent: int, k: int, t: int) -> Count
 
 
 def best_of_n(marked: Sequence[bool], right: Sequence[bool], n: int) -> float:
-    """The expected accuracy of the first of n chains that is marked by itself, of the first one where none is.
+    """The expected accuracy of the first of n samples that carries its own mark, or of the first one if none does.
 
-    The n chains are drawn without replacement and in random order from all samples: with m of N marked, a marked one
-    is chosen with probability `pass_at_k(N, m, n)`, any of them equally likely.
+    The n samples are drawn without replacement and in random order: with m of N marked, a marked one is chosen with
+    probability `pass_at_k(N, m, n)`, each of them equally likely.
     """
     assert 1 <= n <= len(right)
     inside = [r for r, m in zip(right, marked, strict=True) if m]
@@ -92,7 +165,7 @@ def best_of_n(marked: Sequence[bool], right: Sequence[bool], n: int) -> float:
 
 
 def expected_max(values: Sequence[float], k: int) -> float:
-    """The expected largest of k values drawn without replacement: the i-th smallest is it in C(i - 1, k - 1) draws."""
+    """The expected maximum of k values drawn without replacement: the i-th smallest is it in C(i - 1, k - 1) draws."""
     assert 1 <= k <= len(values)
     return sum(value * comb(i, k - 1) for i, value in enumerate(sorted(values))) / comb(len(values), k)
 
@@ -102,7 +175,7 @@ def expected_max(values: Sequence[float], k: int) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric, problem by problem: its value is sum(numerator) / sum(denominator)."""
+    """One metric, per problem: its value is sum(numerator) / sum(denominator)."""
 
     keys: tuple[str, ...]  # (P,)
     numerator: np.ndarray  # (P,) float64
@@ -131,17 +204,11 @@ def mean_over(groups: Mapping[str, Sequence[Any]], value: Callable[[Any], float]
 
 
 def paired_difference(a: Metric, b: Metric) -> Metric:
-    """a - b problem by problem, where both count every problem once: its interval is that of the paired difference."""
+    """a - b per problem, where both count every problem once; its interval is that of the paired difference."""
     assert a.keys == b.keys, "a paired difference needs the same problems in the same order"
     assert np.all(b.denominator == 1)
     assert np.all(a.denominator == 1)
     return Metric(a.keys, a.numerator - b.numerator, a.denominator)
-
-
-def pool(runs: Sequence[Metric]) -> Metric:
-    """The same metric over several runs (seeds) on the same problems: their samples count together."""
-    assert all(run.keys == runs[0].keys for run in runs), "runs can be pooled on the same problems only"
-    return Metric(runs[0].keys, sum(r.numerator for r in runs), sum(r.denominator for r in runs))
 
 
 @dataclass(frozen=True)
@@ -154,18 +221,18 @@ class Estimate:
 
 
 def interval(measure: Metric, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """Percentile bootstrap over problems. The same seed draws the same problems for every measure of P problems."""
+    """Percentile bootstrap over problems. A seed resamples the same problems for every metric of P problems."""
     return _percentiles(measure.value, _bootstrap(measure, draws, seed), level)
 
 
 def difference(a: Metric, b: Metric, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """The paired difference a - b, both measured on the same problems; each draw takes the same ones of both."""
+    """The paired difference a - b of metrics on the same problems; each draw resamples the same problems for both."""
     assert a.keys == b.keys, "a paired difference needs the same problems in the same order"
     return _percentiles(a.value - b.value, _bootstrap(a, draws, seed) - _bootstrap(b, draws, seed), level)
 
 
 def _bootstrap(measure: Metric, draws: int, seed: int) -> np.ndarray:
-    """(B,) the metric over problems drawn with replacement; nan where a draw holds no case of it."""
+    """(B,) the metric over problems drawn with replacement; nan where a draw holds no case of the metric."""
     n = len(measure.keys)
     chosen_BP = np.random.default_rng(seed).integers(0, n, size=(draws, n))
     top, bottom = measure.numerator[chosen_BP].sum(1), measure.denominator[chosen_BP].sum(1)
@@ -184,10 +251,10 @@ def _percentiles(value: float, drawn: np.ndarray, level: float) -> Estimate:
 
 
 def compute_metrics(rows: Sequence[dict], best_of: Sequence[int] = ()) -> dict[str, Metric]:
-    """Every metric of a set of graded samples (rows of samples.jsonl), in the order in which they are shown.
+    """Every metric of graded samples (rows of samples.jsonl), in the order of `METRICS`.
 
-    k is the number of samples that every problem has. `best_of` asks for `best_of_n` lines for chains that carry a
-    mark of their own (a row's `marked`, True or False), and for the majority of n where they carry none.
+    Every problem has the same number k of samples. Each n of `best_of` adds `best_of_n`: by the samples' own marks (a
+    row's `marked`, True or False), or by majority where the task has no marks.
     """
     groups = by_problem(rows)
     sizes = {len(group) for group in groups.values()}
@@ -201,17 +268,17 @@ def compute_metrics(rows: Sequence[dict], best_of: Sequence[int] = ()) -> dict[s
     def mean_of(name: str, value: Callable[[dict], float]) -> None:
         add(name, lambda g: sum(value(row) for row in g), len)
 
-    add(f"mean@{k}", lambda g: mean_at_k(_right(g)))
-    add(f"pass@{k}", lambda g: pass_at_k(k, sum(_right(g)), k))
-    add(f"maj@{k}", lambda g: maj_at_k(_votes(g), _right(g), k))
+    add(f"mean@{k}", lambda g: mean_at_k(list(map(is_right, g))))
+    add(f"pass@{k}", lambda g: pass_at_k(k, sum(map(is_right, g)), k))
+    add(f"maj@{k}", lambda g: vote(g, k))
     for n in best_of:
-        add(f"best_of_{n}", lambda g, n=n: _best_of(g, n))
+        add(f"best_of_{n}", lambda g, n=n: mark_or_vote(g, n))
     mean_of("parallel_ratio", lambda row: row["complete_blocks"] > 0)
     mean_of("well_formed", lambda row: row["well_formed"])
     add("right_path", lambda g: sum(map(_has_right_path, g)), lambda g: sum(row["blocks"] > 0 for row in g))
     add(
         "summary_right",
-        lambda g: sum(_has_right_path(row) and _is_right(row) for row in g),
+        lambda g: sum(_has_right_path(row) and is_right(row) for row in g),
         lambda g: sum(map(_has_right_path, g)),
     )
     shown = ("right_lines",) if all("right_lines" in row for row in rows) else ()
@@ -221,7 +288,7 @@ def compute_metrics(rows: Sequence[dict], best_of: Sequence[int] = ()) -> dict[s
 
 
 def by_problem(rows: Sequence[dict], items: Iterable[Any] | None = None) -> dict[str, list[Any]]:
-    """`items`, one a row (the rows themselves if None), by their row's problem, in order of appearance."""
+    """`items`, one per row (the rows themselves if None), by their row's problem, in order of appearance."""
     groups: dict[str, list[Any]] = {}
     for row, item in zip(rows, rows if items is None else items, strict=True):
         groups.setdefault(row["problem"], []).append(item)
@@ -229,29 +296,25 @@ def by_problem(rows: Sequence[dict], items: Iterable[Any] | None = None) -> dict
 
 
 def normalise(answer: str | None) -> str | None:
-    """The form in which extracted answers are compared as votes: without white space, `$` and a final point."""
+    """An extracted answer as a vote: without white space, `$` and a final point; None if nothing is left."""
     if answer is None:
         return None
     return "".join(answer.split()).replace("$", "").rstrip(".") or None
 
 
-def _is_right(row: dict) -> bool:
+def is_right(row: dict) -> bool:
     return row["verdict"] == "right"
 
 
-def _right(group: Sequence[dict]) -> list[bool]:
-    return [_is_right(row) for row in group]
+def vote(group: Sequence[dict], k: int) -> float:
+    """maj@k of one problem's rows."""
+    return maj_at_k([normalise(row["extracted"]) for row in group], list(map(is_right, group)), k)
 
 
-def _votes(group: Sequence[dict]) -> list[str | None]:
-    return [normalise(row["extracted"]) for row in group]
-
-
-def _best_of(group: Sequence[dict], n: int) -> float:
+def mark_or_vote(group: Sequence[dict], k: int) -> float:
+    """Best of k of one problem's rows by their own marks, or by vote where the task has none."""
     marks = [row.get("marked") for row in group]
-    if None in marks:
-        return maj_at_k(_votes(group), _right(group), n)
-    return best_of_n(marks, _right(group), n)
+    return vote(group, k) if None in marks else best_of_n(marks, list(map(is_right, group)), k)
 
 
 def _has_right_path(row: dict) -> bool:
@@ -262,7 +325,7 @@ def _has_right_path(row: dict) -> bool:
 
 
 def write_measures(path: Path, found: Mapping[str, Metric]) -> None:
-    """A row a problem: {problem, metrics: {name: [numerator, denominator]}}, for differences between runs."""
+    """Write one row per problem, {problem, metrics: {name: [numerator, denominator]}}, to compare runs with."""
     rows: dict[str, dict[str, list[float]]] = {}
     for name, measure in found.items():
         for key, *sums in zip(measure.keys, measure.numerator.tolist(), measure.denominator.tolist(), strict=True):
@@ -271,7 +334,7 @@ def write_measures(path: Path, found: Mapping[str, Metric]) -> None:
 
 
 def read_measures(path: Path) -> dict[str, Metric]:
-    """What `write_measures` wrote; a metric need not have been measured on every problem."""
+    """Read what `write_measures` wrote; a metric may have been measured on some of the problems only."""
     found: dict[str, dict[str, list[float]]] = {}
     for row in read_jsonl(path):
         for name, sums in row["metrics"].items():

@@ -1,146 +1,215 @@
-"""Where one way of answering is drawn after another, on the same problems with the same engine: `compare`, `tunnel`."""
+"""What evaluation and the studies (`compare`, `tunnel`) share: a model on a problem set, its samples, its result."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from math import nan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from polythink.engine.params import Request, SamplingParams
+from polythink.engine.protocol import RolloutBackend
 from polythink.errors import UserError
-from polythink.evaluate.metrics import Metric, interval, write_measures
-from polythink.evaluate.run import grade_rollouts
+from polythink.evaluate.metrics import Estimate, Metric, interval, write_measures
+from polythink.evaluate.samples import grade_rollouts, make_requests
 from polythink.evaluate.votes import Paths, paths_of
 from polythink.problems.answers import Grader
-from polythink.problems.problem import ProblemSet
-from polythink.problems.prompts import Prompt
+from polythink.problems.problem import Problem, ProblemSet
+from polythink.problems.prompts import Prompt, get_prompt
+from polythink.problems.sets import load_problems
 from polythink.run.folder import os_errors, write_json
 from polythink.run.jsonl import write_jsonl
-from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout
 
-PATHS = (1, 2, 4, 8, 16)  # unless others are asked for
-ROOM_AT_A_JOIN = 256  # tokens for tags and a forced opening of the summary
+if TYPE_CHECKING:
+    from polythink.models.lm import LanguageModel
+    from polythink.models.settings import ModelSettings
+
+Log = Callable[[str], None]
+Problems = ProblemSet | Sequence[Problem] | str | Path
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What one call of the engine gave: rollouts and graded rows, seconds, tokens run through the model."""
+class StudyOptions(TypedDict, total=False):
+    """Keyword arguments of `compare` and `tunnel`, as those of `evaluate`."""
 
-    rows: list[dict]
-    rollouts: list[Rollout]
-    seconds: float
-    forwarded: int
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where arms are drawn: the engine, the problems, and the folder `out` with what is found."""
-
-    engine: Any  # has `.lm`, `.generate(requests, decoding, seed, label=)` and `.forwarded`
-    problem_set: ProblemSet
-    grader: Grader
+    prompt: Prompt | str | None
+    params: SamplingParams | None
     seed: int
-    out: Path
-    name: str = ""  # told apart by it in one folder: compare-NAME.json
+    grader: Grader | None
+    out: str | Path | None
+    name: str
+    log: Log
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Graded samples of one call of the backend, with what they cost."""
+
+    rollouts: list[Rollout]
+    rows: list[dict]  # of samples.jsonl, one per rollout
+    paths: list[Paths]  # of the first block of each
+    seconds: float
+    forwarded: float  # tokens run through the model, prompts included; nan where the backend does not count them
+
+    def __add__(self, other: Samples) -> Samples:
+        return Samples(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class Study:
+    """One model on one problem set, and the folder that holds what is found."""
+
+    backend: RolloutBackend
+    problems: ProblemSet
+    prompt: Prompt
+    params: SamplingParams
+    seed: int
+    grader: Grader
+    out: Path | None  # None: nothing is written
+    name: str  # part of every file name, so that one folder holds several problem sets
+    log: Log
+    notes: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
-    def __post_init__(self) -> None:
-        with os_errors(self.out):
-            self.out.mkdir(parents=True, exist_ok=True)
+    def note(self, text: str) -> None:
+        """Log a sentence that belongs beside the numbers, and keep it for the result."""
+        self.log(f"note on {self.problems.name}: {text}")
+        self.notes.append(text)
+
+    @cached_property
+    def by_key(self) -> dict[str, Problem]:
+        return {problem.key: problem for problem in self.problems}
+
+    def requests(self, samples: int, prompt: Prompt | None = None, start: int = 0) -> list[Request]:
+        return make_requests(self.backend, self.problems, prompt or self.prompt, samples, start)
+
+    def draw(
+        self, requests: Sequence[Request], params: SamplingParams, label: str = "", seed: int | None = None
+    ) -> Samples:
+        """Draw and grade, under the study's seed unless another is given. Seconds are those of drawing."""
+        if self.out is not None:
+            with os_errors(self.out):  # fail before the expensive part
+                self.out.mkdir(parents=True, exist_ok=True)
+        label = f"{self.problems.name}, {label}" if label else self.problems.name
+        before, started = getattr(self.backend, "forwarded", nan), time.perf_counter()
+        rollouts = self.backend.generate(requests, params, self.seed if seed is None else seed, label=label)
+        seconds, after = time.perf_counter() - started, getattr(self.backend, "forwarded", nan)
+        rows = grade_rollouts(rollouts, self.problems, self.grader, self.backend.dialect)
+        paths = [paths_of(row, r, self.by_key[r.problem], self.grader) for row, r in zip(rows, rollouts, strict=True)]
+        return Samples(rollouts, rows, paths, seconds, after - before)
+
+    # ---- files ----
 
     def file(self, stem: str, ending: str) -> Path:
+        assert self.out is not None
         return self.out / f"{stem}{f'-{self.name}' if self.name else ''}{ending}"
 
-    def generate(self, requests: Sequence[Request], decoding: SamplingParams, seed: int, label: str) -> Drawn:
-        """Draw, and take the time of that alone; nothing is graded yet."""
-        before, started = self.engine.forwarded, time.perf_counter()
-        rollouts = self.engine.generate(requests, decoding, seed, label=f"{self.problem_set.name}, {label}")
-        return Drawn([], rollouts, time.perf_counter() - started, self.engine.forwarded - before)
+    def write_rows(self, stem: str, rows: Iterable[dict], of: str = "") -> None:
+        """Write STEM-NAME.jsonl, or STEM-NAME-OF.jsonl."""
+        if self.out is not None:
+            write_jsonl(self.file(stem, f"{f'-{of}' if of else ''}.jsonl"), rows)
 
-    def draw(self, requests: Sequence[Request], decoding: SamplingParams, label: str, seed: int | None = None) -> Drawn:
-        """Draw and grade, under the bench's own seed unless another is given."""
-        drawn = self.generate(requests, decoding, self.seed if seed is None else seed, label)
-        rows = grade_rollouts(drawn.rollouts, self.problem_set, self.grader, self.engine.lm.dialect)
-        return replace(drawn, rows=rows)
-
-    def write(self, rows: Sequence[dict], arm: str) -> None:
-        """The samples of one arm."""
-        write_jsonl(self.file("samples", f"-{arm}.jsonl"), rows)
-
-    def paths_of(self, drawn: Drawn) -> list[Paths]:
-        problems = {problem.key: problem for problem in self.problem_set}
-        return [
-            paths_of(row, rollout, problems[rollout.problem], self.grader)
-            for row, rollout in zip(drawn.rows, drawn.rollouts, strict=True)
-        ]
-
-    def conclude(
-        self, kind: str, prompt: Prompt, decoding: SamplingParams, facts: Mapping[str, Any], notes: Sequence[str],
-        found: Mapping[str, Metric], log: Callable[[str], None],
-    ) -> dict:  # fmt: skip
-        """Write what was found as KIND.json and measures.jsonl, `facts` being the kind's own; returns the former."""
-        for note in notes:
-            log(f"note on {self.problem_set.name}: {note}")
-        write_measures(self.file("measures", ".jsonl"), found)
-        result = {
-            "kind": kind,
-            "problems": self.problem_set.name,
-            "n": len(self.problem_set),
-            "prompt": {"name": prompt.name, "hash": prompt.hash},
-            "seed": self.seed,
-            "decoding": decoding.model_dump(mode="json"),
-            "notes": list(notes),
+    def conclude(self, kind: str, found: Mapping[str, Metric], **facts: Any) -> dict:
+        """Write KIND-NAME.json and return what it holds; `facts` are the kind's own keys."""
+        result = result_of(
+            kind,
+            problems=self.problems.name,
+            n=len(self.problems),
+            decoding=self.params.model_dump(mode="json"),
+            notes=self.notes,
+            metrics={key: interval(metric) for key, metric in found.items()},
+            seconds=time.monotonic() - self.started,
+            prompt={"name": self.prompt.name, "hash": self.prompt.hash},
+            seed=self.seed,
             **facts,
-            "metrics": {metric: vars(interval(measure)) for metric, measure in found.items()},
-            "seconds": round(time.monotonic() - self.started, 1),
-        }
-        write_json(self.file(kind, ".json"), result)
+        )
+        if self.out is not None:
+            if kind != "eval":  # whose metrics can be computed from its samples
+                write_measures(self.file("measures", ".jsonl"), found)
+            write_json(self.file(kind, ".json"), result)
         return result
 
 
-# ---- decodings ----
+def result_of(
+    kind: str,
+    *,
+    problems: str,
+    n: int,
+    decoding: Mapping[str, Any],
+    notes: Iterable[str],
+    metrics: Mapping[str, Estimate],
+    seconds: float,
+    **facts: Any,
+) -> dict:
+    """The content of eval.json, compare.json and tunnel.json: of `n` problems (or texts), with 95% intervals."""
+    return {
+        "kind": kind,
+        "problems": problems,
+        "n": n,
+        **facts,
+        "decoding": dict(decoding),
+        "notes": list(notes),
+        "metrics": {key: vars(estimate) for key, estimate in metrics.items()},
+        "seconds": round(seconds, 3),
+    }
 
 
-def numbers_of_paths(given: Sequence[int], mode: str, dialect: Dialect) -> tuple[list[int], list[str]]:
-    """The numbers asked for, or `PATHS` as far as the dialect has numbers, and a sentence on what was left out."""
-    if mode != "structured":
-        raise UserError(f"paths are compared in the mode structured, where they are drawn at once; this one is {mode}")
-    most = dialect.inventory or max(*PATHS, *given)
-    if given and max(given) > most:
-        raise UserError(
-            f"{max(given)} paths are more than the {most} numbers of the dialect {dialect.name}; take fewer, or train "
-            f"with a larger inventory"
-        )
-    kept = sorted(set(given)) or [paths for paths in PATHS if paths <= most]
-    left = [] if given else [paths for paths in PATHS if paths > most]
-    said = f"{', '.join(map(str, left))} paths were left out: the dialect {dialect.name} has {most} numbers"
-    return kept, [said] if left else []
+# ---- opening a study ----
 
 
-def with_fixed_path_temperature(decoding: SamplingParams) -> SamplingParams:
-    """The same with the temperature of paths said outright, that of several: it must not depend on an arm's number."""
-    several = decoding.model_copy(update={"paths": max(2, decoding.paths)})
-    return decoding.model_copy(update={"path_temperature": several.temperature_of("path")})
+@contextmanager
+def open_study(
+    backend: RolloutBackend | LanguageModel,
+    problems: Problems,
+    *,
+    prompt: Prompt | str | None = None,
+    params: SamplingParams | None = None,
+    seed: int = 0,
+    grader: Grader | None = None,
+    out: str | Path | None = None,
+    name: str = "",
+    log: Log = print,
+) -> Iterator[Study]:
+    """A study with what was left out filled in: an engine for a language model, the model's prompt and decoding.
 
-
-def with_paths(decoding: SamplingParams, paths: int, path_tokens: int | None = None) -> SamplingParams:
-    """The same decoding with so many paths, of so many tokens each. The trace's budget grows where these need more.
-
-    Flattened positions keep their stride, which the model was trained with.
+    `problems` is a set, a list, or what `load_problems` takes. `UserError` for an empty set.
     """
-    tokens = path_tokens or decoding.max_path_tokens
-    block = paths * (tokens + 2) + decoding.max_summary_tokens + ROOM_AT_A_JOIN
-    whole = decoding.max_main_tokens + max(1, decoding.max_blocks) * block
-    changes = {"paths": paths, "max_path_tokens": tokens, "max_trace_tokens": max(decoding.max_trace_tokens, whole)}
-    stride = max(decoding.stride, tokens + 2) if decoding.stride else 0
-    return decoding.model_copy(update=changes | {"path_position_stride": stride})
+    found = problem_set_of(problems)
+    settings = getattr(getattr(backend, "lm", backend), "settings", None)
+    prompt, params = prompt_of(settings, prompt), params or params_of(settings)
+    if not hasattr(backend, "generate"):  # a LanguageModel: asked without importing torch for other backends
+        from polythink.engine.engine import Engine
+
+        backend = Engine(backend)
+    with nullcontext(grader) if grader else Grader(dialect=backend.dialect) as grader:
+        study = Study(backend, found, prompt, params, seed, grader, Path(out) if out is not None else None, name, log)
+        for note in found.notes:
+            study.note(note)
+        yield study
 
 
-def in_sequence(decoding: SamplingParams, tokens: int) -> SamplingParams:
-    """One ordinary response of at most so many tokens, drawn as warmly as paths are."""
-    warmth = decoding.temperature_of("path")
-    changes = {"mode": "sequential", "temperature": warmth, "max_main_tokens": tokens, "max_trace_tokens": tokens}
-    return decoding.model_copy(update=changes)
+def prompt_of(settings: ModelSettings | None, given: Prompt | str | None = None) -> Prompt:
+    """The prompt given, itself or by name; otherwise that of the model's settings, or the bare problem."""
+    if given is not None:
+        return get_prompt(given) if isinstance(given, str) else given
+    return Prompt(settings.prompt_name, settings.prompt) if settings else get_prompt("none")
+
+
+def params_of(settings: ModelSettings | None) -> SamplingParams:
+    """The sampling parameters of the model's settings, in its mode."""
+    return SamplingParams(**{**settings.decoding, "mode": settings.mode}) if settings else SamplingParams()
+
+
+def problem_set_of(problems: Problems) -> ProblemSet:
+    """The problems as a set that is not empty."""
+    if isinstance(problems, str | Path):
+        problems = load_problems(problems)
+    elif not isinstance(problems, ProblemSet):
+        problems = ProblemSet("problems", tuple(problems))
+    if not len(problems):
+        raise UserError(f"the problem set {problems.name!r} is empty; give one with at least one problem")
+    return problems

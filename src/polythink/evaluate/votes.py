@@ -1,10 +1,10 @@
-"""The paths of one response: what each of them came to by itself."""
+"""The paths of one response: the answer of each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from polythink.evaluate.metrics import best_of_n, maj_at_k, normalise
+from polythink.evaluate.metrics import best_of_n, is_right, maj_at_k, normalise
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.tasks.countdown import is_marked_ok
@@ -15,21 +15,21 @@ from polythink.trace.rollout import Rollout
 class Paths:
     """The paths of a response's first block: their answers, and the response's cost up to the end of the last path."""
 
-    votes: tuple[str | None, ...]  # normalised answers, None where a path states none
+    votes: tuple[str | None, ...]  # normalised answers; None where a path states none
     right: tuple[bool, ...]
-    marked: tuple[bool, ...] | None  # what they say of themselves, None where the task has no marks
+    marked: tuple[bool, ...] | None  # whether each marks itself as correct; None where the task has no marks
     tokens: int
     critical_path: int
     block: bool = True  # False: there is no block, and the response counts as its only path
 
     @property
     def majority(self) -> float:
-        """Probability that the majority is right, a tie broken at random."""
+        """Probability that the majority is correct, a tie broken at random."""
         return maj_at_k(self.votes, self.right, len(self.votes))
 
     @property
     def by_mark(self) -> float:
-        """Probability that one of those marked is right, one of all where none is marked."""
+        """Probability that one of the marked paths is correct, or one of all where none is marked."""
         return best_of_n(self.marked, self.right, len(self.right))
 
 
@@ -40,7 +40,7 @@ def paths_of(row: dict, rollout: Rollout, problem: Problem, grader: Grader) -> P
     if not paths:
         return Paths(
             votes=(normalise(row["extracted"]),),
-            right=(row["verdict"] == "right",),
+            right=(is_right(row),),
             marked=(row["marked"],) if marks else None,
             tokens=row["tokens"],
             critical_path=row["critical_path"],
@@ -57,5 +57,5 @@ def paths_of(row: dict, rollout: Rollout, problem: Problem, grader: Grader) -> P
 
 
 def fork_end(rollout: Rollout) -> int:
-    """How many segments there are up to the last path of the first block; 0 without a block."""
+    """The number of segments up to the last path of the first block; 0 without a block."""
     return max((i for i, s in enumerate(rollout.segments, 1) if s.kind == "path" and s.block == 0), default=0)

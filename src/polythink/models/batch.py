@@ -1,10 +1,9 @@
-"""Layouts rendered for a `transformers` model: one dense bool mask, explicit positions, and chain log-probabilities.
+"""Layouts as tensors for a `transformers` model: tokens, explicit positions and one dense bool mask.
 
-This is the slow, certain renderer: SDPA with a bool mask (B, 1, T, T), True = may attend. It serves training, and is
-what the engine is measured against. What would go wrong without an error (an eager kernel that adds True as 1.0,
-restarted positions without a mask, a sliding window that the mask replaces) is refused here.
+This is the slow, reliable rendering: a mask (B, 1, T, T), True = may attend. Training uses it, and the engine is tested
+against it.
 
-Axis legend: B rows, T tokens of a row, C columns whose logits are computed, N tokens that are scored, V vocabulary.
+Axis legend: B rows, T tokens of a row.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ from polythink.trace.layout import Layout
 
 @dataclass(frozen=True)
 class Batch:
-    """Layouts padded on the right to one length. Padding attends itself alone, and nothing attends padding."""
+    """Layouts padded on the right to one length. Padding attends only to itself, and no other token to it."""
 
     tokens: torch.Tensor  # (B, T) int64
     positions: torch.Tensor  # (B, T) int64
     mask: torch.Tensor  # (B, 1, T, T) bool, True = may attend
     previous: torch.Tensor  # (B, T) int64: index of the chain predecessor, -1 without one
     sampled: torch.Tensor  # (B, T) bool: drawn from the model
-    response: torch.Tensor  # (B, T) bool: not of the prompt
+    response: torch.Tensor  # (B, T) bool: not part of the prompt
     real: torch.Tensor  # (B, T) bool: not padding
-    path_ids: torch.Tensor  # (B, T) int64: the number of the path a token belongs to, 0 outside of paths
-    query_scale: torch.Tensor  # (B, T) float32: factor on the attention scores of a token's query
+    path_ids: torch.Tensor  # (B, T) int64: number of the token's path, 0 outside of paths
+    query_scale: torch.Tensor  # (B, T) float32: factor on the attention scores of the token's query
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 def collate(layouts: Sequence[Layout], pad_id: int = 0) -> Batch:
-    """The batch of these layouts, one a row."""
+    """The batch of these layouts, one per row."""
     assert layouts, "a batch needs at least one layout"
     shape = (len(layouts), max(len(x) for x in layouts))
     tokens, positions, previous = np.full(shape, pad_id), np.zeros(shape, np.int64), np.full(shape, -1)
@@ -57,12 +56,12 @@ def collate(layouts: Sequence[Layout], pad_id: int = 0) -> Batch:
 
 
 def response_of(layout: Layout) -> np.ndarray:
-    """(T,) bool: the tokens that are not of the prompt."""
+    """(T,) bool: the tokens after the prompt."""
     return np.array([kind != "prompt" for kind in layout.kinds])[layout.segment]
 
 
 def pack(layouts: Sequence[Layout]) -> Layout:
-    """Several traces as one layout: side by side in one row, none seeing another. Saves padding, changes no value."""
+    """Several traces as one layout, one after another, none seeing the others. Saves padding and changes no value."""
     tokens_before = np.cumsum([0, *(len(x) for x in layouts)])
     segments_before = np.cumsum([0, *(len(x.kinds) for x in layouts)])
     sees = np.zeros((segments_before[-1],) * 2, bool)

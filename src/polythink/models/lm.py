@@ -1,52 +1,44 @@
-"""Language models with their tokenizer and dialect: made from scratch, taken from a hub folder, loaded and saved.
+"""A language model with its tokenizer, dialect and settings; `load` and `save`.
 
-A saved folder is an ordinary transformers folder with one more file, `polythink.json`, that says in which dialect, mode
-and prompt the model works, so that whoever loads it applies the right ones.
+A saved folder is an ordinary transformers folder with one more file, `polythink.json`: the dialect, mode, prompt and
+decoding parameters that the model was trained with.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import textwrap
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from pydantic import TypeAdapter
+from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from polythink.errors import UserError
-from polythink.models.architectures import FrameConfig
-from polythink.models.tags import tag_ids
-from polythink.models.thoughts import FILE as THOUGHTS_FILE
-from polythink.models.thoughts import NAME as THOUGHTS
-from polythink.models.thoughts import load_thoughts, save_thoughts, thoughts_of
+from polythink.models import tags
+from polythink.models.architectures import BackboneConfig
+from polythink.models.settings import (
+    SETTINGS_FILE,
+    ModelSettings,
+    PromptText,
+    check_path,
+    in_short,
+    prompt_settings,
+    read_settings,
+)
+from polythink.models.thoughts import MODULE_NAME, THOUGHTS_FILE, load_thoughts, save_thoughts, thoughts_of
 from polythink.run.folder import os_errors, write_json, write_text
 from polythink.trace.dialect import Dialect, get_dialect
+from polythink.trace.layout import check_mode
 
-SETTINGS_FILE = "polythink.json"
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """What `polythink.json` says: how the model was trained and is to be used."""
-
-    dialect: str = "parallel_r1"
-    mode: str = "structured"
-    prompt: str = "{problem}"
-    prompt_name: str = "none"
-    prompt_hash: str = ""
-    chat: bool = False  # the prompt is wrapped in the tokenizer's chat template
-    decoding: dict[str, Any] = field(default_factory=dict)
-    trained_paths: int = 0  # the most paths of a block in training; beyond it the engine scales attention (0: unknown)
-    thoughts: int = 0  # path numbers with a thought embedding, which lie in a file of their own
+log = logging.getLogger(__name__)
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
@@ -59,7 +51,7 @@ class LanguageModel:
 
     def __post_init__(self) -> None:
         self.dialect: Dialect = get_dialect(self.settings.dialect)
-        self.tag_ids: dict[str, int] = tag_ids(self.tokenizer, self.dialect)
+        self.tag_ids: dict[str, int] = tags.tag_ids(self.tokenizer, self.dialect)
         if self.tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no end token; set its eos_token before using it here")
         self.eos: int = self.tokenizer.eos_token_id
@@ -75,7 +67,7 @@ class LanguageModel:
         return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 1 << 30))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, no special tokens added. Refuses text that a closed vocabulary cannot hold."""
+        """Token ids of `text`, without special tokens. `UserError` for text outside of a closed vocabulary."""
         ids = self._encode(text)
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and unknown in ids:
@@ -87,13 +79,14 @@ class LanguageModel:
         return ids
 
     def _encode(self, text: str) -> list[int]:
-        fast = getattr(self.tokenizer, "backend_tokenizer", None)  # a third of the cost, where there is one
+        # the Rust tokenizer itself, where there is one: a third of the time of the wrapper
+        fast = getattr(self.tokenizer, "backend_tokenizer", None)
         if fast is not None:
             return fast.encode(text, add_special_tokens=False).ids
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Token ids of a whole prompt, wrapped in the chat template where the settings say so."""
+        """Token ids of a whole prompt, in the chat template where the settings say so."""
         if not self.settings.chat:
             return self.encode(text)
         if not self.tokenizer.chat_template:
@@ -102,45 +95,124 @@ class LanguageModel:
         return list(self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, tags included, end and padding tokens left out."""
+        """The text of `ids`, with tags, without end and padding tokens."""
         ids = [int(i) for i in ids if i not in (self.eos, self.pad)]
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
-def load(folder: str | Path, dtype: str | None = None) -> LanguageModel:
-    """A model that `save` wrote, ready for use on the GPU where there is one."""
-    folder = Path(folder)
-    if not folder.is_dir():
+def load(
+    path_or_hub_id: str | Path,
+    *,
+    dialect: str | None = None,
+    mode: str | None = None,
+    prompt: str | PromptText | None = None,
+    chat: bool | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    add_tags: bool = True,
+) -> LanguageModel:
+    """A model in evaluation mode, from a folder that a run wrote, any other transformers folder, or a hub id.
+
+    dialect, mode, prompt, chat: these win over the model's `polythink.json`; without such a file they default to
+    "parallel_r1", "structured", the bare problem, and chat where the tokenizer has a chat template. `prompt` is a text
+    with one `{problem}` in it, or a named prompt (`problems.prompts.get_prompt`).
+    device: "cpu", "cuda", "cuda:1" or "mps"; None: CUDA if there is a device, else the CPU.
+    dtype: "float32", "bfloat16" or "float16"; None: as saved.
+    add_tags: tags that the tokenizer lacks get embedding rows of their own, untrained; False: they are refused.
+
+    `UserError` for a path, id, device or type that is not there, and for a damaged or unfit model.
+    """
+    path = str(path_or_hub_id)
+    check_path(path)
+    where = pick_device(device)
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"no dtype {dtype!r}; use one of {', '.join(DTYPES)}, or leave it out to take the saved one")
+    changes = {"dialect": dialect, "mode": mode, "chat": chat} | (prompt_settings(prompt) if prompt else {})
+    changes = {name: value for name, value in changes.items() if value is not None}
+    get_dialect(changes.get("dialect", "parallel_r1"))
+    check_mode(changes.get("mode", "structured"))
+    offline = _check_there(path)
+    settings_file, thoughts_file = (_side_file(path, name, offline) for name in (SETTINGS_FILE, THOUGHTS_FILE))
+    _check_thoughts(path, settings := read_settings(settings_file) if settings_file else None, thoughts_file)
+    model, tokenizer = _load_weights(path, dtype, offline)
+    settings = replace(settings or ModelSettings(chat=bool(tokenizer.chat_template)), **changes)
+    rules = get_dialect(settings.dialect)
+    if 0 < settings.thoughts < rules.inventory:
         raise UserError(
-            f"no model folder {str(folder)!r}; give a folder that a polythink run wrote, such as RUN/sft/model"
+            f"{path!r} has {settings.thoughts} thought embeddings, and the dialect {settings.dialect!r} numbers "
+            f"{rules.inventory} paths; set dialect: {settings.dialect.partition(':')[0]}:{settings.thoughts}, or begin "
+            "from a model that has none"
         )
-    settings = read_settings(folder)  # first: they are small, and say whether the folder is one of ours
-    if not settings.thoughts and (folder / THOUGHTS_FILE).is_file():
-        raise UserError(
-            f"{str(folder)!r} has {THOUGHTS_FILE}, but its {SETTINGS_FILE} does not say so; "
-            "set its thoughts to the number of embeddings, or delete them"
-        )
-    lm = LanguageModel(*load_from_hub(str(folder), dtype), settings)
+    if add_tags and (added := tags.add_tags(model, tokenizer, rules)):
+        log.warning("%s: added the tags %s with untrained embeddings; train the model", path, " ".join(added))
+    lm = LanguageModel(model, tokenizer, settings)
     if settings.thoughts:
-        load_thoughts(lm.model, folder, settings.thoughts)
-    return to_device(lm)
+        load_thoughts(lm.model, settings_file.parent, settings.thoughts)
+    return to_device(lm, where)
 
 
-def read_settings(folder: str | Path) -> ModelSettings:
-    """What the folder's `polythink.json` says."""
-    path = Path(folder) / SETTINGS_FILE
-    if not path.is_file():
-        raise UserError(
-            f"{str(folder)!r} has no {SETTINGS_FILE}, so its dialect, mode and prompt are unknown; "
-            "name it under model.path in a recipe (with add_tags: true) to make it a polythink model"
-        )
+def _check_there(path: str) -> bool:
+    """Whether to read a hub id from the cache alone. `UserError` for a folder or an id that holds no model.
+
+    transformers retries for most of a minute before it says that the hub cannot be reached, hence one request first.
+    """
+    if Path(path).is_dir():
+        if not (Path(path) / "config.json").is_file():
+            raise UserError(
+                f"the folder {path!r} has no config.json, so it is no model; give a model's own folder, "
+                "such as RUN/sft/model"
+            )
+        return False
     try:
-        settings = ModelSettings(**json.loads(path.read_text(encoding="utf-8")))
-        return TypeAdapter(ModelSettings).validate_python(asdict(settings))  # a dataclass checks no types
-    except (ValueError, TypeError) as error:
+        HfApi().model_info(path, timeout=5)
+        return False
+    except RepositoryNotFoundError as error:
         raise UserError(
-            f"{str(path)!r} is damaged ({in_short(error)}); write it anew or save the model again"
+            f"no model folder {path!r}, and the hub has no model of that name (or a private one; log in to use it)"
         ) from error
+    except Exception as error:  # which one depends on the HTTP client of the installed huggingface_hub
+        if isinstance(try_to_load_from_cache(path, "config.json"), str):
+            return True
+        raise UserError(
+            f"no model folder {path!r}, and the hub cannot be asked for a model of that name ({in_short(error)})"
+        ) from error
+
+
+def _side_file(path: str, name: str, offline: bool) -> Path | None:
+    """One of polythink's own files beside the weights, None where there is none."""
+    if Path(path).is_dir():
+        file = Path(path) / name
+        return file if file.is_file() else None
+    try:
+        return Path(hf_hub_download(path, name, local_files_only=offline))
+    except EntryNotFoundError:
+        return None
+
+
+def _check_thoughts(path: str, settings: ModelSettings | None, thoughts_file: Path | None) -> None:
+    """`UserError` for thought embeddings without the number that says how to use them."""
+    if thoughts_file is None or (settings is not None and settings.thoughts):
+        return
+    if settings is None:
+        raise UserError(
+            f"{path!r} has {THOUGHTS_FILE} but no {SETTINGS_FILE} that says how to use it; restore that file, or "
+            "delete the thought embeddings to use the model without them"
+        )
+    raise UserError(
+        f"{path!r} has {THOUGHTS_FILE}, but its {SETTINGS_FILE} does not say so; set its thoughts to the number of "
+        "embeddings, or delete them"
+    )
+
+
+def _load_weights(path: str, dtype: str | None, offline: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    try:
+        with quietly():
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=offline)
+            # attention: transformers takes SDPA where the model has it
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto", local_files_only=offline)
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError) as error:
+        raise UserError(f"cannot load a model from {path!r}: {in_short(error)}") from error
+    return model, tokenizer
 
 
 def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None = None) -> None:
@@ -151,25 +223,36 @@ def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None =
     """
     if hasattr(lm.model, "get_base_model") or any(n.endswith("base_layer") for n, _ in lm.model.named_modules()):
         raise UserError(
-            "a model with adapters in it is no transformers folder; merge_and_unload first (with the model that peft "
-            "returned), and save what that gives"
+            "a model with adapters in it is no transformers folder; merge_and_unload first (on the model that peft "
+            "returned), and save the result"
         )
     thoughts = thoughts_of(lm.model)
     folder, settings = Path(folder), replace(settings or lm.settings, thoughts=thoughts.inventory if thoughts else 0)
-    weights = {name: x for name, x in lm.model.state_dict().items() if not name.startswith(f"{THOUGHTS}.")}
+    weights = {name: x for name, x in lm.model.state_dict().items() if not name.startswith(f"{MODULE_NAME}.")}
+    with writing_model(folder):
+        lm.model.save_pretrained(folder, state_dict=weights)
+        lm.tokenizer.save_pretrained(folder)
+        if settings.thoughts:
+            save_thoughts(thoughts, folder)
+        else:
+            (folder / THOUGHTS_FILE).unlink(missing_ok=True)
+    write_text(folder / "README.md", _card(lm, settings))
+    write_json(folder / SETTINGS_FILE, asdict(settings))
+
+
+@contextmanager
+def writing_model(folder: Path) -> Iterator[None]:
+    """Makes the folder; a full disk, for which torch and safetensors raise errors of their own, is a `UserError`."""
     try:
         with quietly(), os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            lm.model.save_pretrained(folder, state_dict=weights)
-            lm.tokenizer.save_pretrained(folder)
-            if settings.thoughts:
-                save_thoughts(thoughts, folder)
-            else:
-                (folder / THOUGHTS_FILE).unlink(missing_ok=True)
-    except SafetensorError as error:  # what a full disk is there
+            yield
+    except SafetensorError as error:
         raise UserError(f"cannot write {folder}: {error}") from error
-    write_text(folder / "README.md", _card(lm, settings))
-    write_json(folder / SETTINGS_FILE, asdict(settings))
+    except RuntimeError as error:
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise UserError(f"cannot write {folder}: {error.__context__.strerror}") from error
 
 
 def with_settings(lm: LanguageModel, **changes: Any) -> LanguageModel:
@@ -179,7 +262,7 @@ def with_settings(lm: LanguageModel, **changes: Any) -> LanguageModel:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """transformers draws bars for loading and saving, also where there is no terminal."""
+    """Without the progress bars of transformers, which it draws even where there is no terminal."""
     enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -189,51 +272,43 @@ def quietly() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def load_from_hub(path: str, dtype: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    check_path(path)
-    try:
-        with quietly():
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            # attention: SDPA where the model has it
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto")
-    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
-        raise UserError(f"cannot load a model from {path!r}: {in_short(error)}") from error
-    return model, tokenizer
-
-
-def check_path(path: str) -> None:
-    """`UserError` for what is neither a folder nor could be a name on the hub. The hub is not asked."""
-    could_be_a_name = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path) and not Path(path).exists()
-    if not (could_be_a_name or Path(path).is_dir()):
-        raise UserError(f"no model folder {path!r}, and a name on the hub is of the form owner/name")
-
-
-def in_short(error: Exception) -> str:
-    return textwrap.shorten(str(error), 240, placeholder=" ..")
-
-
 def checkpoint_activations(model: PreTrainedModel) -> None:
     """Compute activations again in backward rather than keep them; weights and results stay the same."""
     current = getattr(model, "activation_checkpointing_enable", None)  # its name since transformers 5.23
     (current or model.gradient_checkpointing_enable)()
 
 
-def to_device(lm: LanguageModel) -> LanguageModel:
+def pick_device(device: str | None) -> torch.device:
+    """The device of that name; None: CUDA if there is a device, else the CPU. `UserError` for one that is not there."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = torch.device("meta")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = {"cpu": True, "cuda": (found.index or 0) < gpus, "mps": torch.backends.mps.is_available()}
+    if not there.get(found.type, False):
+        have = ["cpu", *(f"cuda:{i}" for i in range(gpus)), *(["mps"] if there["mps"] else [])]
+        raise UserError(f"no device {device!r} on this machine; use one of {', '.join(have)}, or leave it out")
+    return found
+
+
+def to_device(lm: LanguageModel, device: torch.device) -> LanguageModel:
+    """The model on that device, in evaluation mode."""
     lm.model.eval()
-    lm.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    lm.model.to(device)
     return lm
 
 
 def _card(lm: LanguageModel, settings: ModelSettings) -> str:
     parameters = sum(p.numel() for p in lm.model.parameters())
-    ours = isinstance(lm.model.config, FrameConfig)
-    known = " after `import polythink.models.architectures`" if ours else ""
-    thoughts = (
-        f"\n| thought embeddings | for {settings.thoughts} path numbers, in `{THOUGHTS_FILE}` |"
-        if settings.thoughts
-        else ""
-    )
-    lost = ", and without its thought embeddings" if settings.thoughts else ""
+    ours = isinstance(lm.model.config, BackboneConfig)
+    registered = " after `import polythink.models.architectures`" if ours else ""
+    thoughts, lost = "", ""
+    if settings.thoughts:
+        thoughts = f"\n| thought embeddings | for {settings.thoughts} path numbers, in `{THOUGHTS_FILE}` |"
+        lost = ", and without its thought embeddings"
     return f"""---
 library_name: transformers
 tags: [polythink, parallel-thinking]
@@ -247,6 +322,6 @@ tags: [polythink, parallel-thinking]
 | mode | `{settings.mode}` |
 | prompt | `{settings.prompt_name}` (sha256 {settings.prompt_hash[:12] or "not recorded"}) |{thoughts}
 
-`polythink generate FOLDER "PROBLEM"` draws from it, `polythink eval FOLDER --problems NAME` evaluates it. Plain
-`transformers` loads it too{known}, but writes its paths one after another{lost}.
+`polythink generate FOLDER "PROBLEM"` samples from it, `polythink eval FOLDER --problems NAME` evaluates it. Plain
+`transformers` loads it too{registered}, but writes its paths one after another{lost}.
 """

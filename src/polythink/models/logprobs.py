@@ -1,4 +1,10 @@
-"""Log-probabilities of one masked forward, each token given its chain predecessor."""
+"""Log-probabilities of one masked forward, each token given its chain predecessor.
+
+SDPA with the batch's bool mask. Combinations that would give wrong numbers without an error (an eager kernel that adds
+True as 1.0, restarted positions without a mask, a sliding window that the mask replaces) are refused here.
+
+Axis legend: B rows, T tokens of a row, C columns whose logits are computed, N tokens that are scored, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from polythink.errors import UserError
 from polythink.models.batch import Batch
-from polythink.models.thoughts import keywords
+from polythink.models.thoughts import forward_kwargs
 
 CHUNK_ELEMENTS = 1 << 26  # logits turned into float32 at a time: 256 MB
 
@@ -16,15 +22,15 @@ def masked_logits(model, batch: Batch, columns: torch.Tensor | None = None) -> t
     """Logits (B, C, V) of one forward over the whole batch; `columns` (C,) picks the tokens that get logits.
 
     The model is called as a whole, so that wrappers around it (FSDP, autocast, hooks) take effect. A model with thought
-    embeddings is told the path numbers; one that is to scale its queries is hooked for it when the first is to be.
+    embeddings gets the path numbers; a batch with scaled queries hooks the model at its first forward.
     """
     check_forward(model, batch.positions, batch.mask)
     extras = {} if columns is None else {"logits_to_keep": columns}
-    extras |= keywords(model, batch.path_ids, batch.query_scale)
+    extras |= forward_kwargs(model, batch.path_ids, batch.query_scale)
     logits = model(
         input_ids=batch.tokens, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False, **extras
     ).logits
-    assert columns is None or logits.shape[1] == len(columns), "the model does not know logits_to_keep"
+    assert columns is None or logits.shape[1] == len(columns), "the model ignores logits_to_keep"
     return logits
 
 
@@ -52,7 +58,7 @@ def token_logprobs(
 
 
 def _pick_logprobs(logits, rows, columns, tokens, temperature) -> torch.Tensor:
-    """(N,) log-softmax(logits[rows, columns] / temperature)[tokens] in float32, a bounded piece of V x N at a time."""
+    """(N,) log-softmax(logits[rows, columns] / temperature)[tokens] in float32, a bounded part of V x N at a time."""
 
     def pick(logits, span: slice) -> torch.Tensor:
         scaled = logits[rows[span], columns[span]].float() / temperature[span, None]
@@ -62,7 +68,7 @@ def _pick_logprobs(logits, rows, columns, tokens, temperature) -> torch.Tensor:
     spans = [slice(i, i + size) for i in range(0, len(rows), size)]
     if len(spans) == 1 or not logits.requires_grad:
         return torch.cat([pick(logits, span) for span in spans])
-    # the float32 copies are made again in backward rather than kept
+    # computed again in backward, so that the float32 copies are not kept
     return torch.cat([checkpoint(pick, logits, span, use_reentrant=False) for span in spans])
 
 
@@ -77,7 +83,9 @@ def check_forward(model, positions: torch.Tensor, mask: torch.Tensor | None) -> 
         raise UserError(f"a masked forward needs attention 'sdpa', the model is set to {attention!r}")
     if mask is None:
         if positions.shape[1] > 1 and bool((positions.diff(dim=1) != 1).any()):
-            raise UserError("positions that restart need an explicit mask; without one they are read as packed texts")
+            raise UserError(
+                "positions that restart need an explicit mask; without one transformers reads them as packed texts"
+            )
         return
     if mask.dtype != torch.bool:
         raise UserError(f"the mask must be bool with True = may attend, not {mask.dtype}, which is added to the scores")
@@ -93,7 +101,7 @@ def check_forward(model, positions: torch.Tensor, mask: torch.Tensor | None) -> 
 
 
 def sliding_window(config) -> int | None:
-    """The window of the model's narrowest layers in positions, None where every layer attends to all."""
+    """The narrowest window of the model's layers, in positions; None where every layer attends to all."""
     config = config.get_text_config()
     layer_types = getattr(config, "layer_types", None)
     local = layer_types is None or any(kind not in ("full_attention", "attention") for kind in layer_types)

@@ -1,4 +1,4 @@
-"""A dialect's tags as single tokens: checked on every model, added on request."""
+"""A dialect's tags as single tokens: checked for every model, added on request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tag_ids(tokenizer: PreTrainedTokenizerBase, dialect: Dialect) -> dict[str, i
 
 
 def missing_tags(tokenizer: PreTrainedTokenizerBase, dialect: Dialect) -> list[str]:
-    """The tags that are not one token: taken apart, or unknown."""
+    """The tags that the tokenizer splits into several tokens or does not know."""
     pieces = {tag: _pieces(tokenizer, tag) for tag in dialect.tags}
     return [tag for tag, ids in pieces.items() if len(ids) != 1 or ids[0] == tokenizer.unk_token_id]
 
@@ -37,9 +37,9 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def add_tags(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dialect: Dialect) -> list[str]:
     """Add the missing tags to tokenizer and embeddings, in place; returns those that were added.
 
-    A new row is the mean of the rows of the tag's words ("/" spoken as "end") plus noise of a tenth of the rows' usual
-    size, so that no two rows are equal: in released checkpoints the unused rows are identical vectors, and tags placed
-    on them could not be told apart.
+    A new row is the mean of the rows of the tag's words ("/" read as "end") plus noise of a tenth of the rows' usual
+    size, so that no two rows are equal: in released checkpoints all unused rows are one vector, and tags on such rows
+    could not be told apart.
     """
     missing = missing_tags(tokenizer, dialect)
     if not missing:

@@ -1,12 +1,12 @@
-"""Thought embeddings (ParaThinker, arXiv 2509.04475, eq. 4-7) and scaled queries, by hooks on unmodified models.
+"""Thought embeddings (ParaThinker, arXiv 2509.04475, eq. 4-7) and scaled queries, as hooks on unmodified models.
 
-Each layer has a table of one vector for each path number. A token of path i adds row i to its key, before rotation and
-behind the key norm where there is one, and to its value; all heads share it. Row 0 is that of prompt, main text and
-summary. All rows are zero at the start, so that the model begins as what it was.
+Each layer has a table with one vector per path number. Row i is added to the keys (before rotation, after the key norm
+where there is one) and to the values of the tokens of path i; all heads share it. Row 0 is for prompt, main text and
+summary. All rows are zero at the start, so that the model begins unchanged.
 
-A model with hooks takes two more keywords: `path_ids` (B, T) int64, and `query_scale` (B, T), a factor on the queries
-and so on their attention scores. Without `path_ids` every token counts as prompt (row 0); `generate()` of transformers
-refuses the keyword, so it does just that.
+A hooked model takes two more keyword arguments: `path_ids` (B, T) int64, and `query_scale` (B, T), a factor on the
+queries and so on their attention scores. Without `path_ids` every token counts as prompt (row 0), as under
+`generate()` of transformers, which refuses the argument.
 
 Axis legend: B rows, T tokens of a row, L layers, H heads, D head size.
 """
@@ -27,13 +27,13 @@ from transformers import DynamicCache
 from polythink.errors import UserError
 from polythink.run.folder import atomic_write
 
-FILE = "thoughts.safetensors"
-NAME = "thoughts"  # under which the module hangs in its model
+THOUGHTS_FILE = "thoughts.safetensors"
+MODULE_NAME = "thoughts"  # attribute of the model that holds the module
 KEYWORDS = ("path_ids", "query_scale")
 
 
 class _HookState(NamedTuple):
-    """What the attention that is running does to the outputs of three of its parts."""
+    """The attention that is running: its three hooked parts, and what is added to or multiplied with their outputs."""
 
     query: nn.Module
     key: nn.Module
@@ -45,12 +45,12 @@ class _HookState(NamedTuple):
 class Thoughts(nn.Module):
     """The tables of all layers, (L, inventory + 1, D), or none, and the hooks that apply them.
 
-    The hooks are bound methods, so that a deep copy of the model uses its own tables. What a forward is told arrives at
-    each attention as keywords, so that a layer that is computed again (activation checkpointing) is told it again.
+    The hooks are bound methods, so that a deep copy of the model uses its own tables. Path numbers and scales reach
+    each attention as keyword arguments, so that a layer computed again (activation checkpointing) gets them again.
 
-    LoRA: an adapter that takes the place of a projection is hooked in its stead. peft freezes whatever is not its own;
-    `thoughts.table.requires_grad_(True)` after wrapping trains the tables beside the adapter. To save, take what
-    `merge_and_unload()` gives: `load.save` refuses a model with adapters in it.
+    LoRA: an adapter that replaces a projection is hooked instead of it. peft freezes all other parameters;
+    `thoughts.table.requires_grad_(True)` after wrapping trains the tables beside the adapter. To save, use the result
+    of `merge_and_unload()`: `save` refuses a model with adapters in it.
     """
 
     def __init__(self, model: nn.Module, inventory: int | None) -> None:
@@ -73,7 +73,7 @@ class Thoughts(nn.Module):
         ]
 
     def add_table(self, inventory: int, like: nn.Module) -> None:
-        """A table of zeros on the device and of the type of the model."""
+        """Add a table of zeros, on the device and of the type of the model."""
         if inventory < 1:
             raise UserError(f"thought embeddings need an inventory of at least one path number, given {inventory}")
         shape = (self.layers, inventory + 1, self.head_dim)
@@ -96,7 +96,7 @@ class Thoughts(nn.Module):
         path_ids, scale = (kwargs.get(name) for name in KEYWORDS)
         if self.table is not None or scale is not None:
             sites = _sites(attention)
-            for site in sites:  # every time: an adapter may have taken a projection's place
+            for site in sites:  # every time: an adapter may have replaced a projection
                 if self._change not in site._forward_hooks.values():
                     site.register_forward_hook(self._change)
             self.now = _HookState(*sites, self._vectors(attention.layer_idx, path_ids), scale)
@@ -113,7 +113,7 @@ class Thoughts(nn.Module):
         return nn.functional.embedding(path_ids, self.table[layer])[:, :, None]
 
     def _change(self, site: nn.Module, args: tuple, out: torch.Tensor) -> torch.Tensor | None:
-        """`out` is (B, T, H * D), or (B, T, H, D) behind a norm of single heads."""
+        """`out` is (B, T, H * D), or (B, T, H, D) after a norm of single heads."""
         now = self.now
         if now is None:
             return None
@@ -126,7 +126,7 @@ class Thoughts(nn.Module):
 
 
 def _sites(attention: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """Where queries, keys and values come out, before rotation: behind the norm, where there is one."""
+    """The modules whose outputs are queries, keys and values before rotation: norms where there are some."""
     parts = attention._modules
     query, key = (parts.get(f"{x}_norm") or parts[f"{x}_proj"] for x in "qk")
     return query, key, parts["v_proj"]
@@ -153,9 +153,9 @@ def _cannot(model: nn.Module, why: str) -> UserError:
 def attach(model: nn.Module, inventory: int | None) -> Thoughts:
     """Hook the model; `inventory` path numbers get rows of zeros, None: no table, only `query_scale`.
 
-    `UserError` for models without separate projections, and for those whose keys and values do not come out as said.
+    `UserError` for models without separate projections, and for those where added vectors do not reach the cache.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter's wrapper
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # unwrap an adapter
     thoughts = thoughts_of(inner)
     if thoughts is None:
         thoughts = Thoughts(inner, inventory)
@@ -166,7 +166,7 @@ def attach(model: nn.Module, inventory: int | None) -> Thoughts:
             for handle in handles:
                 handle.remove()
             raise
-        setattr(inner, NAME, thoughts)
+        setattr(inner, MODULE_NAME, thoughts)
     elif inventory is not None and thoughts.table is None:
         thoughts.add_table(inventory, inner)
     elif inventory is not None and inventory != thoughts.inventory:
@@ -175,14 +175,14 @@ def attach(model: nn.Module, inventory: int | None) -> Thoughts:
 
 
 def thoughts_of(model: nn.Module) -> Thoughts | None:
-    """The model's hooks, where it has any; also through an adapter's wrapper."""
-    return getattr(model, NAME, None)
+    """The model's hooks, None where it has none; also through an adapter's wrapper."""
+    return getattr(model, MODULE_NAME, None)
 
 
-def keywords(model: nn.Module, path_ids: torch.Tensor, query_scale: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What a forward of this model is to be given besides the usual: nothing, unless there is a table or a scale.
+def forward_kwargs(model: nn.Module, path_ids: torch.Tensor, query_scale: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Extra keyword arguments of a forward of this model: none, unless there is a table or a scale other than 1.
 
-    Scaled queries need hooks, so a model that has none gets them here. `UserError` for a path number without a row.
+    Scaled queries need hooks, so a model without hooks gets them here. `UserError` for a path number without a row.
     """
     thoughts, given = thoughts_of(model), {}
     if bool((query_scale != 1).any()):
@@ -195,13 +195,13 @@ def keywords(model: nn.Module, path_ids: torch.Tensor, query_scale: torch.Tensor
 
 
 def _verify_hooks(model: nn.Module, thoughts: Thoughts) -> None:
-    """Raises `UserError` unless known vectors are found again in the keys and values that every layer caches.
+    """Check that vectors added by the hooks reach every layer's cached keys and values; raise `UserError` otherwise.
 
-    Rotation changes nothing at position 0, and with the attentions' outputs blanked no layer sees what another does, so
-    the caches of the same tokens with and without path numbers differ by the vectors themselves.
+    Rotation changes nothing at position 0, and with the attentions' outputs set to zero no layer sees what another
+    does, so the caches of the same tokens with and without path numbers differ by exactly the vectors.
     """
     shape = (thoughts.layers, 4, thoughts.head_dim)
-    known = 64 * torch.randn(shape, generator=torch.Generator().manual_seed(0))  # to stand out of half precision
+    known = 64 * torch.randn(shape, generator=torch.Generator().manual_seed(0))  # large enough for half precision
     known[:, 0] = 0
     try:
         cache = _cached(model, thoughts, known.to(model.device, model.dtype))
@@ -210,7 +210,7 @@ def _verify_hooks(model: nn.Module, thoughts: Thoughts) -> None:
                 added = (states[1] - states[0]).float().cpu()  # (H, 3, D)
                 factor = (added * vectors).mean() / vectors.square().mean()  # YaRN's rotation stretches keys
                 if not (added - factor * vectors).norm() < 0.05 * added.norm() or not 0.5 < factor < 2:
-                    raise _cannot(model, f"vectors added to its {name} do not arrive as such")
+                    raise _cannot(model, f"vectors added to its {name} do not reach the cache unchanged")
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
         raise _cannot(model, str(error).splitlines()[0]) from error
 
@@ -227,7 +227,7 @@ def _cached(model: nn.Module, thoughts: Thoughts, table: torch.Tensor) -> Dynami
     zeros = torch.zeros(2, 3, dtype=torch.long, device=model.device)
     try:
         model.eval()
-        model.set_attn_implementation("eager")  # the engine's takes its own cache alone
+        model.set_attn_implementation("eager")  # that of the engine takes its own cache only
         thoughts.table = nn.Parameter(table)
         path_ids = torch.tensor([[0, 0, 0], [1, 2, 3]], device=model.device)
         model(input_ids=zeros, position_ids=zeros, past_key_values=cache, use_cache=True, path_ids=path_ids)
@@ -242,17 +242,17 @@ def _cached(model: nn.Module, thoughts: Thoughts, table: torch.Tensor) -> Dynami
 
 def save_thoughts(thoughts: Thoughts, folder: Path) -> None:
     """Write the tables beside the model's weights."""
-    with atomic_write(folder / FILE) as temporary:
+    with atomic_write(folder / THOUGHTS_FILE) as temporary:
         save_file({"table": thoughts.table.detach().cpu().contiguous()}, temporary)
 
 
 def load_thoughts(model: nn.Module, folder: Path, inventory: int) -> None:
-    """Hook the model and fill its tables; `UserError` where the folder does not hold those that it should."""
-    path = folder / FILE
+    """Hook the model and fill its tables from the folder; `UserError` where they are missing, damaged or do not fit."""
+    path = folder / THOUGHTS_FILE
     if not path.is_file():
         raise UserError(
-            f"{str(folder)!r} has no {FILE}, without which this model with {inventory} thought embeddings is another; "
-            "put the file back or save the model again"
+            f"{str(folder)!r} is missing {THOUGHTS_FILE} ({inventory} thought embeddings); without it the model would "
+            "answer differently. Restore the file or save the model again"
         )
     try:
         found = load_file(path)["table"]
@@ -262,7 +262,7 @@ def load_thoughts(model: nn.Module, folder: Path, inventory: int) -> None:
     if found.shape != thoughts.table.shape:
         raise UserError(
             f"{str(path)!r} holds a table of shape {tuple(found.shape)} (layers, path numbers + 1, head size), but this"
-            f" model with {inventory} path numbers needs {tuple(thoughts.table.shape)}; put the right file there"
+            f" model with {inventory} path numbers needs {tuple(thoughts.table.shape)}; restore the right file"
         )
     with torch.no_grad():
         thoughts.table.copy_(found)

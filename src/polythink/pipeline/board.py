@@ -1,4 +1,4 @@
-"""What an experiment shows while it runs: a table on a terminal, a line for each change elsewhere. On stderr."""
+"""What an experiment shows while it runs, on stderr: a table on a terminal, elsewhere a line for each change."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from polythink.pipeline.schedule import Job, State
+from polythink.pipeline.schedule import ELSEWHERE, Job, State
 
-STYLES = {"running": "bold cyan", "elsewhere": "cyan", "finished": "green", "kept": "green dim", "failed": "bold red"}
-ACTIVE = ("running", "elsewhere", "failed")
-MOST_ROWS = 20  # of more stages only the active ones are shown one by one
-WORDS = {"kept": "done before", "elsewhere": "runs in another process", "given up": "not run: a stage before it failed"}
+STYLES = {"running": "bold cyan", "done": "green", "failed": "bold red"}
+ACTIVE = ("running", "failed")
+MOST_ROWS = 20  # with more stages than this, only the active ones are listed
 
 
 class Board:
@@ -24,6 +23,7 @@ class Board:
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs = {job.digest: job for job in jobs}
         self.states: dict[str, State] = dict.fromkeys(self.jobs, "waiting")
+        self.notes: dict[str, str] = {}
         self.since: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
         self._live: Any = None
@@ -41,23 +41,25 @@ class Board:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, states: Mapping[str, State]) -> None:
-        """Take in the states; whatever changed is shown."""
+    def show(self, states: Mapping[str, State], notes: Mapping[str, str]) -> None:
+        """Take in the states and the notes beside them, and show what has changed."""
         for digest, state in states.items():
-            if state == self.states[digest]:
+            note = notes.get(digest, "")
+            if (state, note) == (self.states[digest], self.notes.get(digest, "")):
                 continue
-            self.states[digest] = state
-            if state in ("running", "elsewhere"):
+            self.states[digest], self.notes[digest] = state, note
+            if state == "running":
                 self.since[digest] = time.monotonic()
             elif digest in self.since:
                 self.seconds[digest] = time.monotonic() - self.since.pop(digest)
             if self._live is None:
-                print(self._line(digest), file=sys.stderr, flush=True)
+                took = f" after {self.seconds[digest]:.0f} s" if digest in self.seconds else ""
+                line = f"{self.jobs[digest].name} ({_needed_by(self.jobs[digest])}): {self._state(digest)}{took}"
+                print(line, file=sys.stderr, flush=True)
 
-    def _line(self, digest: str) -> str:
-        job, state = self.jobs[digest], self.states[digest]
-        took = f" after {self.seconds[digest]:.0f} s" if digest in self.seconds else ""
-        return f"{job.name} ({_needed_by(job)}): {WORDS.get(state, state)}{took}"
+    def _state(self, digest: str) -> str:
+        note = self.notes.get(digest)
+        return f"{self.states[digest]} ({note})" if note else self.states[digest]
 
     def __rich__(self) -> Any:
         from rich.console import Group
@@ -66,18 +68,18 @@ class Board:
 
         table = Table("stage", "needed by", "state", "time", "latest", box=None, pad_edge=False)
         for digest, job in self.jobs.items():
-            state = self.states[digest]
-            if len(self.jobs) > MOST_ROWS and state not in ACTIVE:
+            state, elsewhere = self.states[digest], self.notes.get(digest) == ELSEWHERE
+            if len(self.jobs) > MOST_ROWS and state not in ACTIVE and not elsewhere:
                 continue
             seconds = time.monotonic() - self.since[digest] if digest in self.since else self.seconds.get(digest)
             table.add_row(
                 job.name,
                 _needed_by(job),
-                Text(WORDS.get(state, state), style=STYLES.get(state, "dim")),
+                Text(self._state(digest), style=STYLES.get(state, "dim")),
                 "" if seconds is None else f"{seconds:.0f} s",
-                latest(job.folder) if state == "running" else "",
+                latest(job.folder) if state == "running" or elsewhere else "",
             )
-        counts = Counter(WORDS.get(state, state) for state in self.states.values())
+        counts = Counter(self.states.values())
         return Group(table, Text(", ".join(f"{count} {state}" for state, count in counts.items()), style="dim"))
 
 
@@ -86,11 +88,12 @@ def _needed_by(job: Job) -> str:
 
 
 def latest(folder: Path, keys: Sequence[str] = ("step", "loss", "reward", "accuracy")) -> str:
-    """The newest row of a stage's metrics, in a few words; empty where there is none yet."""
+    """The newest complete row of a stage's metrics in a few words; empty where there is none yet."""
     try:
         with (folder / "metrics.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 8192))
-            row = json.loads(file.read().split(b"\n")[-2])  # the last one whole
+            row = json.loads(file.read().split(b"\n")[-2])  # the last element is an incomplete line, or empty
     except (OSError, IndexError, ValueError):
         return ""
-    return "  ".join(f"{key} {row[key]:.3g}" for key in keys if isinstance(row.get(key), int | float))
+    shown = {key: row[key] for key in keys if isinstance(row.get(key), int | float)}
+    return "  ".join(f"{key} {100 * v:.0f}%" if key == "accuracy" else f"{key} {v:.3g}" for key, v in shown.items())

@@ -1,9 +1,9 @@
-"""An experiment: arms (a recipe with overrides) times seeds, every stage run once, one table at the end.
+"""An experiment: arms (recipes with overrides) times seeds. Shared stages run once; one table compares the arms.
 
     name: countdown
     seeds: [0, 1]
-    jobs: 2                      # stages that run at once,
-    threads: 1                   # each in so many threads; the cores shared out if left out
+    jobs: 2                      # stages that run at once
+    threads: 1                   # of each stage
     columns: [mean@8, tokens]    # metrics in the table; all if left out
     arms:
       sequential: {recipe: countdown, overrides: [mode=sequential]}
@@ -11,7 +11,7 @@
 
 Writes, under `out`:
 
-    stages/NAME-DIGEST/   every stage once, however many runs share it
+    stages/NAME-DIGEST/   every stage once, however many runs use it
     runs/ARM-seedK/       recipe.yaml, environment.json, stages.json, report.html of each run
     table.md, table.json, table.html, report.html
 """
@@ -37,34 +37,43 @@ from polythink.run.config import Config, dump_yaml, find_recipe, load_yaml, pars
 from polythink.run.folder import environment, read_json, write_json, write_text
 from polythink.run.progress import progress
 
-if TYPE_CHECKING:  # with torch behind it, which an experiment itself has no use for
+if TYPE_CHECKING:  # an experiment itself needs no torch: its stages are processes of their own
     from polythink.pipeline.plan import Plan
-    from polythink.pipeline.recipe import AnyRecipe
+    from polythink.pipeline.recipe import Recipe
+    from polythink.pipeline.text import TextRecipe
 
 
 class Arm(Config):
-    """A recipe and what is different in it."""
+    """A recipe with overrides."""
 
     recipe: str
+    """Name of a packaged recipe, or a YAML file relative to this one."""
     overrides: tuple[str, ...] = ()
+    """Changes to the recipe, such as `mode=sequential` or `rl.steps=50`."""
 
 
 class Experiment(Config):
-    """The file above. The first arm is the one that the others are compared with."""
+    """Arms to compare over seeds."""
 
     name: str
+    """Name of the experiment; without --out it is written to runs/NAME."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Every arm runs once with each of these seeds."""
     arms: dict[str, Arm] = Field(min_length=1)
+    """The recipes to compare, by name; differences in the table are to the first one."""
     jobs: int = Field(2, ge=1)
-    threads: int | None = Field(None, ge=1)  # of a stage; the cores shared out if left out
+    """Stages that run at the same time."""
+    threads: int | None = Field(None, ge=1)
+    """Threads of each stage; by default the cores are shared out among `jobs`."""
     columns: tuple[str, ...] = ()
+    """Metrics in the table; all if left out."""
 
     @field_validator("name", "arms")
     @classmethod
     def _names_are_folder_names(cls, given: str | dict[str, Arm]) -> str | dict[str, Arm]:
         for name in [given] if isinstance(given, str) else given:
             if not re.fullmatch(r"[\w.-]+", name):
-                raise ValueError(f"{name!r} names a folder: it must consist of letters, digits, and _ . -")
+                raise ValueError(f"{name!r} names a folder; use letters, digits, _ . and - only")
         return given
 
     @field_validator("seeds")
@@ -75,16 +84,16 @@ class Experiment(Config):
         return seeds
 
 
-EVALUATIONS = (*KINDS, "text_eval")  # kinds of stages whose results stand in the table
+EVALUATIONS = (*KINDS, "text_eval")  # kinds of stages whose results are in the table
 
 
 @dataclass(frozen=True)
 class Run:
-    """One arm with one seed: its resolved recipe and the stages it comes to."""
+    """One arm with one seed: its resolved recipe and its stages."""
 
     arm: str
     seed: int
-    recipe: AnyRecipe
+    recipe: Recipe | TextRecipe
     plans: dict[str, Plan]  # its stages in order, by name
 
     @property
@@ -94,13 +103,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an experiment came to: its table in Markdown, and a paragraph for every stage that failed."""
+    """The table of an experiment in Markdown, and a paragraph per failed stage."""
 
     table: str
     failures: tuple[str, ...]
 
 
-Load = Callable[[str | Path, Sequence[str]], "AnyRecipe"]
+Load = Callable[[str | Path, Sequence[str]], "Recipe | TextRecipe"]
 
 
 def load_experiment(name_or_path: str | Path) -> Experiment:
@@ -124,10 +133,10 @@ def run_experiment(
     load: Load | None = None,
     command: Sequence[str] = STAGE_COMMAND,
 ) -> Outcome:
-    """Run what is missing under `out`, write table and reports, say what failed.
+    """Run what is missing under `out`, then write the table and the reports.
 
-    `jobs` stages run at once (the file's number if None). `load` and `command` stand in for `train.recipe.load_recipe`
-    and the program that runs one stage (see `Schedule`).
+    At most `jobs` stages run at once (None: as many as the experiment says). `load` and `command` replace
+    `pipeline.recipe.load_recipe` and the program that runs one stage (see `Schedule`), for tests.
     """
     runs = resolve(experiment, load or _load_recipe)
     stages = collect(runs, out)
@@ -144,9 +153,9 @@ def run_experiment(
 
 
 def resolve(experiment: Experiment, load: Load) -> list[Run]:
-    """Every arm with every seed. A mistake in any recipe or override is found here, before anything is run."""
+    """Every arm with every seed. A mistake in any recipe or override raises here, before anything runs."""
     runs = []
-    for seed in experiment.seeds:  # first all arms with one seed, so that there is something to compare early
+    for seed in experiment.seeds:  # all arms with the first seed come first: something to compare early
         for name, arm in experiment.arms.items():
             try:
                 recipe = load(arm.recipe, [*arm.overrides, f"seed={seed}"])
@@ -157,7 +166,7 @@ def resolve(experiment: Experiment, load: Load) -> list[Run]:
 
 
 def collect(runs: Sequence[Run], out: Path) -> dict[str, Job]:
-    """The stages of all runs by digest, each with a folder of its own; a folder that exists is found by its digest."""
+    """The stages of all runs by digest, each in its own folder; an existing folder is recognised by its digest."""
     needed: dict[str, list[str]] = {}
     jobs: dict[str, Job] = {}
     for run in runs:
@@ -185,7 +194,7 @@ def evaluations(run: Run, stages: Mapping[str, Job]) -> list[Evaluated]:
 
 
 def _chain(plan: Plan, plans: Mapping[str, Plan]) -> list[Plan]:
-    """The stages that made the model that `plan` evaluates."""
+    """The stages that made the model which `plan` evaluates."""
     chain = []
     while plan.previous:
         plan = plans[plan.previous]
@@ -194,7 +203,7 @@ def _chain(plan: Plan, plans: Mapping[str, Plan]) -> list[Plan]:
 
 
 def _write_run(run: Run, folder: Path, stages: Mapping[str, Job]) -> None:
-    """The files that make a run folder of shared stages."""
+    """Write a run folder that points to the shared stages."""
     listed = [
         {"name": name, "kind": plan.stage.kind, "folder": os.path.relpath(stages[plan.digest].folder, folder)}
         for name, plan in run.plans.items()
@@ -204,7 +213,7 @@ def _write_run(run: Run, folder: Path, stages: Mapping[str, Job]) -> None:
     write_json(folder / "stages.json", listed)
 
 
-def _load_recipe(name_or_path: str | Path, overrides: Sequence[str]) -> AnyRecipe:
+def _load_recipe(name_or_path: str | Path, overrides: Sequence[str]) -> Recipe | TextRecipe:
     from polythink.pipeline.recipe import load_recipe
 
     return load_recipe(name_or_path, overrides)

@@ -1,4 +1,4 @@
-"""The stages that a recipe can have, and the plan of one: a stage with all that determines its outcome settled."""
+"""The stages that a recipe can have, and their plans: all that determines an outcome. Imports without torch."""
 
 from __future__ import annotations
 
@@ -11,57 +11,85 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, NonNegativeFloat, model_validator
 
 from polythink.engine.params import SamplingParams
-from polythink.evaluate.compare import CompareConfig
-from polythink.evaluate.tunnel import TunnelConfig
-from polythink.models.build import ModelConfig
+from polythink.evaluate.config import CompareConfig, TunnelConfig
+from polythink.models.config import ModelConfig
 from polythink.problems.prompts import get_prompt
+from polythink.rewards.functions import source_of
 from polythink.run.config import Config, digest
 from polythink.teachers.assemble import AssembleConfig
 from polythink.teachers.endpoint import EndpointConfig
+from polythink.trace.layout import MODES
 from polythink.trace.validity import RULES
-from polythink.train.config import StageConfig
-from polythink.train.grpo import GRPOConfig
-from polythink.train.sft import SFTConfig
+from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
 
-# keys of a stage that are settled in its plan, and keys that change how it is run and not what comes out of it
-SETTLED = ("mode", "prompt", "decoding", "seed")
-ONLY_HOW = ("checkpoint_every", "log_samples", "concurrency", "max_num_seqs")
+# keys of a stage that its plan holds resolved, and keys that change how it runs but not what comes out of it
+RESOLVED = ("mode", "prompt", "decoding", "seed")
+NO_EFFECT = ("checkpoint_every", "log_samples", "concurrency", "max_num_seqs")
+
+
+class StageConfig(Config):
+    """What a stage may set differently from its recipe."""
+
+    mode: Literal[MODES] | None = None
+    """How traces are sampled and laid out; none: the recipe's."""
+    prompt: str | None = None
+    """Prompt name, or a file with {problem} in it; none: the recipe's."""
+    decoding: dict[str, Any] = Field(default_factory=dict)
+    """Sampling parameters that replace the recipe's, key by key."""
+    seed: int | None = None
+    """Seed of this stage; none: the recipe's."""
 
 
 class CountdownTeacherConfig(Config):
-    """The teacher of the synthetic task: demonstrations, no model."""
+    """The teacher of the synthetic task: it writes demonstrations, without a model."""
 
     kind: Literal["countdown"]
-    styles: dict[Literal["sequential", "parallel"], NonNegativeFloat]  # their shares, in any unit
-    p_right: float = Field(0.5, ge=0, le=1)  # probability that a chain is the solution
+    """Which teacher."""
+    styles: dict[Literal["sequential", "parallel"], NonNegativeFloat]
+    """Share of each style, in any unit."""
+    p_right: float = Field(0.5, ge=0, le=1)
+    """Probability that a chain is the solution."""
     paths: int = Field(3, ge=1)
-    labels: Literal["ordered", "random"] = "ordered"  # numbers of numbered paths: 1..P, or any of the inventory
+    """Paths per block."""
+    labels: Literal["ordered", "random"] = "ordered"
+    """Numbers of numbered paths: 1..P in order, or any of the dialect's inventory."""
 
 
 class EndpointTeacherConfig(EndpointConfig):
     """A teacher behind an OpenAI-compatible address."""
 
     kind: Literal["endpoint"]
+    """Which teacher."""
 
 
 class AssemblyConfig(AssembleConfig):
     """A coldstart stage that assembles the teacher's solutions into traces of numbered paths."""
 
-    prompt: str = "sequential"  # under which the teacher solves; the traces carry the stage's own
+    prompt: str = "sequential"
+    """Prompt of the teacher's solutions; the assembled traces carry the stage's own."""
 
 
 class ColdstartConfig(StageConfig):
     """A teacher answers problems; what is well formed and right is kept as data for fine-tuning."""
 
     kind: Literal["coldstart"]
+    """Which stage."""
     problems: tuple[str, ...] = Field(min_length=1)
-    limit: int | None = Field(None, ge=1)  # problems of each set
+    """Problem sets by name, or files."""
+    limit: int | None = Field(None, ge=1)
+    """Problems of each set; none: all."""
     teacher: Annotated[CountdownTeacherConfig | EndpointTeacherConfig, Field(discriminator="kind")]
-    samples: int = Field(1, ge=1)  # responses to each problem
+    """Who answers."""
+    samples: int = Field(1, ge=1)
+    """Responses per problem."""
     rule: Literal[RULES] = "strict"
+    """Validity rule that kept responses follow."""
     right_only: bool = True
-    concurrency: int = Field(8, ge=1)  # questions that are out at a time
-    assemble: AssemblyConfig | None = None  # the responses are solutions, of which the traces are made
+    """Keep right answers only."""
+    concurrency: int = Field(8, ge=1)
+    """Questions sent at the same time."""
+    assemble: AssemblyConfig | None = None
+    """Assemble several solutions of a problem into one trace; none: responses are traces already."""
 
     @model_validator(mode="after")
     def _can_summarise(self) -> ColdstartConfig:
@@ -70,62 +98,96 @@ class ColdstartConfig(StageConfig):
         return self
 
 
+class SFTStage(StageConfig, SFTConfig):
+    """Supervised fine-tuning on finished traces, laid out in the stage's mode."""
+
+    kind: Literal["sft"]
+    """Which stage."""
+    data: tuple[DataConfig, ...] = Field(min_length=1)
+    """Sources of traces, mixed by weight in every batch."""
+
+
+class GRPOStage(StageConfig, GRPOConfig):
+    """Reinforcement learning on problems with checkable answers."""
+
+    kind: Literal["grpo"]
+    """Which stage."""
+    problems: tuple[str, ...] = Field(min_length=1)
+    """Problem sets by name, or files; all of them together."""
+
+
 class EvalStageBase(StageConfig):
     """A stage that measures the model of the last training stage and leaves none."""
 
     problems: tuple[str, ...] = Field(min_length=1)
-    limit: int | None = Field(None, ge=1)  # problems of each set
+    """Problem sets by name, or files; each is measured by itself."""
+    limit: int | None = Field(None, ge=1)
+    """Problems of each set; none: all."""
 
 
 class EvalConfig(EvalStageBase):
     """The model answers problems; every sample is graded."""
 
     kind: Literal["eval"]
-    samples: int = Field(8, ge=1)  # responses to each problem
-    greedy: bool = False  # one more response at temperature 0
-    best_of: tuple[int, ...] = ()  # also: accuracy of choosing one of so many samples
-    prompts: tuple[str, ...] = ()  # several prompts, each evaluated; none given: the stage's one
-    max_num_seqs: int = Field(64, ge=1)  # responses that the engine draws at once
-    heads: bool = False  # also compare the attention heads on a few of the responses, for the report
+    """Which stage."""
+    samples: int = Field(8, ge=1)
+    """Responses per problem: the k of mean@k, pass@k and maj@k."""
+    greedy: bool = False
+    """One more response at temperature 0."""
+    best_of: tuple[int, ...] = ()
+    """Also the accuracy of choosing one of n samples, for these n."""
+    prompts: tuple[str, ...] = ()
+    """Evaluate with each of these prompts; none: the stage's prompt."""
+    max_num_seqs: int = Field(64, ge=1)
+    """Responses that the engine samples at once: speed and memory, not results."""
+    heads: bool = False
+    """Also compare the attention heads on a few of the responses, for the report."""
 
 
 class CompareStageConfig(EvalStageBase, CompareConfig):
-    """Paths drawn at once against everything else that the same model could do (`evaluate.compare`)."""
+    """Paths sampled at once against the other ways of answering with the same model (`evaluate.compare`)."""
 
     kind: Literal["compare"]
+    """Which stage."""
 
 
 class TunnelStageConfig(EvalStageBase, TunnelConfig):
-    """One path or several for a budget, and how a path goes on that began badly (`evaluate.tunnel`)."""
+    """One path or several for a token budget, and recovery from bad beginnings (`evaluate.tunnel`)."""
 
     kind: Literal["tunnel"]
+    """Which stage."""
 
 
 Stage = Annotated[
-    ColdstartConfig | SFTConfig | GRPOConfig | EvalConfig | CompareStageConfig | TunnelStageConfig,
+    ColdstartConfig | SFTStage | GRPOStage | EvalConfig | CompareStageConfig | TunnelStageConfig,
     Field(discriminator="kind"),
 ]
 
 
 class Plan(Config):
-    """One stage with all that determines its outcome. It can be run on its own, given the folder of `previous`."""
+    """A stage with all that determines its outcome. It runs on its own, given the folder of `previous`."""
 
     name: str
+    """The stage's name in the recipe, and its folder."""
     stage: Any
+    """The stage's own configuration."""
     seed: int
-    previous: str | None  # the nearest earlier stage that is not an evaluation
+    """Seed of everything random in it."""
+    previous: str | None
+    """The nearest earlier stage that is not an evaluation."""
     digest: str = ""
+    """Identity: the same content, files and predecessors give the same digest."""
 
     def with_digest(self, previous: str | None) -> Self:
-        """The plan under its identity: a hash of all its content, of the files it names, and of the stage before it."""
+        """The plan with its identity: a hash of its content, the files it names, and the previous stage's digest."""
         content = self.model_dump(mode="json", exclude={"digest"})
-        for key in SETTLED + ONLY_HOW:
+        for key in RESOLVED + NO_EFFECT:
             content["stage"].pop(key, None)
         identity = digest({"plan": content, "inputs": self.inputs(), "previous": previous})
         return self.model_copy(update={"digest": identity})
 
     def inputs(self) -> dict[str, str]:
-        """Hashes of what the plan names and does not hold, by name."""
+        """Hashes of the files and prompts that the plan names, by name."""
         raise NotImplementedError
 
 
@@ -133,15 +195,25 @@ class StagePlan(Plan):
     """A stage of a recipe for thinking in parallel."""
 
     stage: Stage
-    model: ModelConfig  # where the first model comes from, if no earlier stage left one
+    """The stage's own configuration."""
+    model: ModelConfig
+    """Where the first model comes from, if no earlier stage left one."""
     dialect: str
+    """Tags and rules of the traces."""
     mode: str
+    """How traces are sampled and laid out."""
     chat: bool
+    """Wrap prompts in the tokenizer's chat template."""
     prompt: str
+    """Prompt name or file."""
     decoding: SamplingParams
+    """Sampling parameters, with the recipe's and the stage's keys merged."""
 
     def inputs(self) -> dict[str, str]:
-        """Hashes of the prompts and local files that the plan names: their content counts, not only their names."""
+        """Hashes of the prompts, files and Python functions that the plan names: by content, not by name alone.
+
+        A reward "module:function" counts with the source file of its module, not with what that file imports.
+        """
         stage: Any = self.stage
         sources = getattr(stage, "data", ())
         prompts = {self.prompt, *getattr(stage, "prompts", ()), *(s.prompt for s in sources if s.prompt)}
@@ -150,13 +222,16 @@ class StagePlan(Plan):
         prompts |= {getattr(stage, "sequential_prompt", None)} - {None}
         files = {*getattr(stage, "problems", ()), *(x for s in sources for x in (s.file, s.problems) if x)}
         files |= {self.model.path} if self.model.path else set()
-        return {f"prompt {name}": get_prompt(name).hash for name in prompts} | {
-            name: hash_of_path(name) for name in files if Path(name).exists()
-        }
+        hashes = {f"prompt {name}": get_prompt(name).hash for name in prompts}
+        hashes |= {name: hash_of_path(name) for name in files if Path(name).exists()}
+        for function in stage.reward.functions() if isinstance(stage, GRPOConfig) else ():
+            if source := source_of(function):
+                hashes[f"function {function}"] = hash_of_path(source)
+        return hashes
 
 
 def names_of_folders(stages: dict[str, Any]) -> dict[str, Any]:
-    """The stages, if each has a name that a folder can have."""
+    """The stages unchanged; `ValueError` for a name that a folder cannot have."""
     for name in stages:
         if not re.fullmatch(r"[A-Za-z][\w-]*", name):
             raise ValueError(f"a stage's name becomes a folder: letters, digits, _ and -, not {name!r}")
@@ -182,6 +257,6 @@ def hash_of_path(path: str | Path) -> str:
 
 @cache
 def _hash_of_file(file: Path, size: int, changed: int) -> bytes:
-    """Every stage of a recipe asks for the files of its model: they are read once, unless they have changed since."""
+    """Cached, since every stage of a recipe hashes the model's files; a change of the file shows in its arguments."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").digest()

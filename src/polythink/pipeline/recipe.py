@@ -3,54 +3,72 @@
 RUN/recipe.yaml        the recipe with everything resolved
     environment.json   versions, machine, commit
     stages.json        [{name, kind, folder}] in order
-    STAGE/             one folder a stage (see `stage.py`)
+    STAGE/             one folder per stage (see `stage.py`)
     report.html        curves, table and traces
+
+Reading and checking a recipe imports no torch: a typo is found at once. What runs a stage is imported when it runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError, did_you_mean
-from polythink.evaluate.compare import CompareConfig
-from polythink.evaluate.study import numbers_of_paths
-from polythink.evaluate.tunnel import TunnelConfig
-from polythink.models.build import ModelConfig
-from polythink.models.lm import check_path
-from polythink.pipeline.plan import ColdstartConfig, EvalStageBase, Stage, StagePlan, file_name, names_of_folders
+from polythink.evaluate.config import CompareConfig, TunnelConfig, numbers_of_paths
+from polythink.models.config import ModelConfig
+from polythink.models.settings import check_path
+from polythink.pipeline.plan import (
+    ColdstartConfig,
+    EvalStageBase,
+    GRPOStage,
+    SFTStage,
+    Stage,
+    StagePlan,
+    file_name,
+    names_of_folders,
+)
 from polythink.pipeline.stage import Log, check_folder, run_stage
-from polythink.pipeline.text import TextRecipe
 from polythink.problems.sets import SUFFIXES, get_source
 from polythink.run.config import Config, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
 from polythink.run.folder import environment, folder_lock, write_json, write_text
 from polythink.trace.dialect import get_dialect
 from polythink.trace.layout import MODES
-from polythink.train.grpo import GRPOConfig
-from polythink.train.sft import SFTConfig
+
+if TYPE_CHECKING:
+    from polythink.pipeline.text import TextRecipe
 
 
 class Recipe(Config):
     """Stages and what they share. Every stage may replace mode, prompt, seed, and keys of decoding."""
 
     name: str
+    """Name of the recipe, and of its folder under runs/."""
     seed: int = 0
+    """Seed of everything random."""
     dialect: str = "parallel_r1"
+    """Tags and rules of the traces."""
     mode: Literal[MODES] = "structured"
-    prompt: str = "none"  # name of a prompt or a file with {problem} in it
-    chat: bool = False  # wrap prompts in the tokenizer's chat template
-    decoding: dict[str, Any] = Field(default_factory=dict)  # keys of `SamplingParams`
+    """How traces are sampled and laid out: isolated paths at once, or one ordinary text."""
+    prompt: str = "none"
+    """Prompt name, or a file with {problem} in it."""
+    chat: bool = False
+    """Wrap prompts in the tokenizer's chat template."""
+    decoding: dict[str, Any] = Field(default_factory=dict)
+    """Sampling parameters."""
     model: ModelConfig = ModelConfig()
+    """Where the first model comes from."""
     stages: dict[str, Stage] = Field(min_length=1)
+    """The stages by name, in order."""
 
     _names = field_validator("stages")(names_of_folders)
 
     def plan(self) -> list[StagePlan]:
-        """One plan a stage, in order; `UserError` for what cannot be run as it stands."""
+        """One plan per stage, in order; `UserError` for what cannot be run as it stands."""
         get_dialect(self.dialect)
         if self.model.path is not None:
             check_path(self.model.path)
@@ -83,7 +101,7 @@ class Recipe(Config):
         return parse_config(SamplingParams, {**keys, "mode": mode}, f"decoding of stage {name}")
 
     def _check(self, name: str, stage: Stage, before: Sequence[StagePlan]) -> None:
-        """What one stage asks of those before it."""
+        """`UserError` for a stage whose problems, data or paths are not there."""
         if isinstance(stage, CompareConfig | TunnelConfig):
             try:
                 numbers_of_paths(stage.paths, stage.mode or self.mode, get_dialect(self.dialect))
@@ -92,11 +110,13 @@ class Recipe(Config):
         for key in ("problems", "prompts") if isinstance(stage, EvalStageBase) else ():
             given = getattr(stage, key, ())
             if len({file_name(x) for x in given}) < len(given):
-                raise UserError(f"stages.{name}.{key}: two of them would write the same files; evaluate them apart")
+                raise UserError(
+                    f"stages.{name}.{key}: two of them would write the same files; use two stages"
+                )
         for problems in getattr(stage, "problems", ()):
             check_problems(problems, f"stages.{name}.problems")
         known = [plan.name for plan in before if isinstance(plan.stage, ColdstartConfig)]
-        for source in stage.data if isinstance(stage, SFTConfig) else ():
+        for source in stage.data if isinstance(stage, SFTStage) else ():
             if source.stage is not None and source.stage not in known:
                 hint = did_you_mean(source.stage, known) if known else ""
                 raise UserError(f"stages.{name}.data: no earlier coldstart stage {source.stage!r}{hint}")
@@ -107,9 +127,9 @@ class Recipe(Config):
 
 
 def check_drawing(plan: StagePlan) -> None:
-    """`UserError` for a stage that draws blocks which the dialect cannot have; found here and not behind training."""
+    """`UserError` for a stage that samples blocks which the dialect cannot have; found here, before any training."""
     decoding, dialect = plan.decoding, get_dialect(plan.dialect)
-    if plan.mode != "structured" or not isinstance(plan.stage, EvalStageBase | GRPOConfig):
+    if plan.mode != "structured" or not isinstance(plan.stage, EvalStageBase | GRPOStage):
         return
     if not isinstance(plan.stage, CompareConfig | TunnelConfig):  # these have numbers of paths of their own
         try:
@@ -137,24 +157,26 @@ def check_problems(name: str, where: str, synthetic: bool = False) -> None:
         raise UserError(f"{where}: demonstrations are made for the synthetic sets only, not for {name!r}")
 
 
-AnyRecipe = Recipe | TextRecipe
-
-
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> AnyRecipe:
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe | TextRecipe:
     """A packaged recipe or a file, with `stage.key=value` overrides, checked down to the plan of every stage.
 
-    One with a `task` is about plain text.
-
-    A stage that is set to null (in a recipe that extends another, or by an override) is left out.
+    A recipe with a `task` trains on plain text. A stage that is set to null (in a recipe that extends another, or by an
+    override) is left out.
     """
     data = apply_overrides(load_yaml(find_recipe(name_or_path)), overrides, shorthand="stages")
-    recipe_class = TextRecipe if "task" in data else Recipe
+    recipe_class = _text_recipe() if "task" in data else Recipe
     _check_names(overrides, data.get("stages"), recipe_class)
     if isinstance(data.get("stages"), dict):
         data["stages"] = {name: stage for name, stage in data["stages"].items() if stage is not None}
     recipe = parse_config(recipe_class, data, str(name_or_path))
     recipe.plan()
     return recipe
+
+
+def _text_recipe() -> type[TextRecipe]:
+    from polythink.pipeline.text import TextRecipe
+
+    return TextRecipe
 
 
 def _check_names(overrides: Sequence[str], stages: Any, recipe_class: type[Config]) -> None:
@@ -166,7 +188,7 @@ def _check_names(overrides: Sequence[str], stages: Any, recipe_class: type[Confi
             raise UserError(f"override {override!r}: unknown key {first}{did_you_mean(first, known)}")
 
 
-def run_recipe(recipe: AnyRecipe, out: str | Path, resume: bool = False, log: Log = print) -> Path:
+def run_recipe(recipe: Recipe | TextRecipe, out: str | Path, resume: bool = False, log: Log = print) -> Path:
     """Run all stages in the folder `out` and write the report; returns the report's path.
 
     Stages that are done are not run again.

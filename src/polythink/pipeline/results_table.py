@@ -1,9 +1,8 @@
 """The table of an experiment: every metric with its interval, its paired difference to the first arm, and its gain.
 
-With one seed, or where all seeds share one evaluation, an interval speaks of other problems: the evaluation's own
-bootstrap, and for differences a paired bootstrap over the same problems. Otherwise it speaks of other seeds: a t
-interval over seeds, differences taken seed by seed. The caption says which. The gain of an arm is the paired difference
-to its own first evaluation.
+With one seed, or where all seeds share one evaluation, intervals are over problems: the evaluation's own bootstrap, and
+for differences a paired bootstrap over the same problems. Otherwise they are over seeds: t intervals, differences taken
+seed by seed. The caption says which. The gain of an arm is the paired difference to its own first evaluation.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from math import isnan, sqrt
 from pathlib import Path
 from statistics import mean, stdev
 
-from polythink.evaluate.metrics import AMOUNTS, Estimate, Metric, compute_metrics, difference, read_measures
+from polythink.evaluate.metrics import Estimate, Metric, compute_metrics, describe, difference, read_measures, show
 from polythink.report.page import page
 from polythink.run.folder import read_json, write_json, write_text
 from polythink.run.jsonl import read_jsonl
@@ -28,7 +27,7 @@ T_95 = (
     2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484,
     2.0452, 2.0423,
 )  # fmt: skip
-KINDS = ("eval", "compare", "tunnel")  # of stages that measure; their files begin so
+KINDS = ("eval", "compare", "tunnel")  # stages that measure; the names of their files begin with the kind
 
 
 @dataclass(frozen=True)
@@ -45,19 +44,19 @@ class Evaluated:
 
     @functools.cached_property
     def sets(self) -> dict[str, dict]:
-        """What was measured on each problem set, by the set's name in the file names, in the order of the recipe."""
+        """The results by problem set (its name in file names), in the order of the recipe."""
         files = [(kind, path) for kind in KINDS for path in sorted(self.folder.glob(f"{kind}-*.json"))]
         found = {path.stem.removeprefix(f"{kind}-"): read_json(path) for kind, path in files}
         order = list(read_json(self.folder / "result.json").get("evaluations", ()))
         return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
     @functools.cached_property
-    def compute_metrics(self) -> dict[str, dict[str, Metric]]:
+    def metrics(self) -> dict[str, dict[str, Metric]]:
         """The metrics on each set, problem by problem."""
-        return {name: _measures(self.folder, name, data["metrics"]) for name, data in self.sets.items()}
+        return {name: _metrics_of(self.folder, name, data["metrics"]) for name, data in self.sets.items()}
 
 
-def _measures(folder: Path, name: str, metrics: Iterable[str]) -> dict[str, Metric]:
+def _metrics_of(folder: Path, name: str, metrics: Iterable[str]) -> dict[str, Metric]:
     if (own := folder / f"measures-{name}.jsonl").is_file():
         return read_measures(own)
     rows = read_jsonl(folder / f"samples-{name}.jsonl")
@@ -75,7 +74,7 @@ Estimates = dict[str, dict[str, Estimate]]  # problem set -> metric -> estimate
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the table: the arms that share an evaluation, and what came out of it over the seeds."""
+    """One column of the table: the arms that share an evaluation, and its results over the seeds."""
 
     arms: tuple[str, ...]
     stage: str
@@ -92,7 +91,7 @@ class Column:
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
-    """Mean and 95% t interval of one value a seed; without an interval for one seed."""
+    """Mean and 95% t interval of one value per seed; no interval for one seed."""
     if len(values) == 1:
         return Estimate(values[0], float("nan"), float("nan"))
     df = len(values) - 1
@@ -101,38 +100,38 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(mean(values), mean(values) - half, mean(values) + half)
 
 
-def once(runs: Sequence[Evaluated]) -> bool:
-    """Whether it was measured but once: for one seed, or by one evaluation that all seeds share."""
+def measured_once(runs: Sequence[Evaluated]) -> bool:
+    """Whether there is only one evaluation: of one seed, or shared by all seeds."""
     return len({run.folder for run in runs}) == 1
 
 
 def results(runs: Sequence[Evaluated]) -> Estimates:
-    """Every metric over the seeds of a column; one without a value for some seed (a share of nothing) is left out."""
+    """Every metric over the seeds of a column; without a value for some seed (a share of nothing) it is left out."""
 
     def measured(name: str, metric: str) -> Estimate | None:
         found = [run.sets[name]["metrics"].get(metric) for run in runs if name in run.sets]
         if any(m is None or m["value"] is None for m in found):
             return None
-        if once(runs):
+        if measured_once(runs):
             return Estimate(
                 *(float("nan") if x is None else x for x in (found[0][k] for k in ("value", "low", "high")))
             )
-        return possible(over_seeds([m["value"] for m in found]), *bounds(metric))
+        return clamp(over_seeds([m["value"] for m in found]), *bounds(metric))
 
     return {name: _present({m: measured(name, m) for m in metrics}) for name, metrics in _metrics(runs).items()}
 
 
 def is_count(metric: str) -> bool:
-    """Whether it is an amount, and no share: `tokens`, or `parallel.tokens@8` of a comparison."""
-    return metric.partition("@")[0].rpartition(".")[2] in AMOUNTS
+    """Whether it is an amount rather than a share: `tokens`, or `parallel.tokens@8` of a comparison."""
+    return describe(metric).unit != "percent"
 
 
 def bounds(metric: str) -> tuple[float, float]:
-    """Between what a metric lies; a paired gain of a comparison may be negative."""
+    """The smallest and largest possible value; a paired gain of a comparison may be negative."""
     return (0.0, float("inf")) if is_count(metric) else (-1.0 if metric.startswith("gain_") else 0.0, 1.0)
 
 
-def possible(estimate: Estimate, least: float, most: float) -> Estimate:
+def clamp(estimate: Estimate, least: float, most: float) -> Estimate:
     """The part of an interval that lies between `least` and `most`."""
     if isnan(estimate.low):
         return estimate
@@ -140,7 +139,7 @@ def possible(estimate: Estimate, least: float, most: float) -> Estimate:
 
 
 def differences(runs: Sequence[Evaluated], others: Sequence[Evaluated]) -> Estimates:
-    """`runs` less `others`, seed by seed, or problem by problem where both were measured once; the rest is left out."""
+    """`runs` minus `others`: seed by seed, or problem by problem where both have one evaluation; others left out."""
 
     def compare(name: str, metric: str) -> Estimate | None:
         ours, theirs = ({run.seed: run for run in side if name in run.sets} for side in (runs, others))
@@ -148,16 +147,16 @@ def differences(runs: Sequence[Evaluated], others: Sequence[Evaluated]) -> Estim
         values = [[run.sets[name]["metrics"].get(metric, {}).get("value") for run in pair] for pair in pairs]
         if not pairs or any(value is None for pair in values for value in pair):
             return None
-        if not (once(runs) and once(others)):
+        if not (measured_once(runs) and measured_once(others)):
             return over_seeds([a - b for a, b in values])
-        a, b = (run.measures[name].get(metric) for run in pairs[0])
+        a, b = (run.metrics[name].get(metric) for run in pairs[0])
         return difference(a, b) if a and b and a.keys == b.keys else None
 
     return {name: _present({m: compare(name, m) for m in metrics}) for name, metrics in _metrics(runs).items()}
 
 
 def _metrics(runs: Sequence[Evaluated]) -> dict[str, list[str]]:
-    """The sets on which a column was evaluated and the metrics of each, in order."""
+    """The problem sets of a column and the metrics of each, in order."""
     names = dict.fromkeys(name for run in runs for name in run.sets)
     return {n: list(dict.fromkeys(m for run in runs if n in run.sets for m in run.sets[n]["metrics"])) for n in names}
 
@@ -170,7 +169,7 @@ def _present(found: dict[str, Estimate | None]) -> dict[str, Estimate]:
 
 
 def columns(evaluated: Sequence[Evaluated], first_arm: str) -> list[Column]:
-    """The columns in the order of positions and arms. Arms that share all evaluations of a position share a column."""
+    """The columns by position and arm. Arms that share all evaluations of a position share a column."""
     runs: dict[tuple[str, int], list[Evaluated]] = {}
     for run in evaluated:
         runs.setdefault((run.arm, run.position), []).append(run)
@@ -181,7 +180,7 @@ def columns(evaluated: Sequence[Evaluated], first_arm: str) -> list[Column]:
     for (position, *_), arms in shared.items():
         here = runs[arms[0], position]
         start = min(p for arm, p in runs if arm == arms[0])
-        rivals = () if first_arm in arms else runs.get((first_arm, position), ())
+        reference = () if first_arm in arms else runs.get((first_arm, position), ())
         earlier = () if start == position else runs[arms[0], start]
         found.append(
             Column(
@@ -192,7 +191,7 @@ def columns(evaluated: Sequence[Evaluated], first_arm: str) -> list[Column]:
                 seeds=tuple(run.seed for run in here),
                 seconds=mean(run.seconds for run in here),
                 results=results(here),
-                differences=differences(here, rivals),
+                differences=differences(here, reference),
                 gains=differences(here, earlier),
             )
         )
@@ -201,7 +200,7 @@ def columns(evaluated: Sequence[Evaluated], first_arm: str) -> list[Column]:
 
 @dataclass(frozen=True)
 class Table:
-    """The finished table. `head` and `rows` are what is shown, `columns` holds all numbers."""
+    """The finished table: `head` and `rows` are shown, `columns` holds all numbers."""
 
     name: str
     caption: str
@@ -237,10 +236,10 @@ def make_table(name: str, first_arm: str, evaluated: Sequence[Evaluated], wanted
     """The table of all finished evaluations. `wanted` names the metrics to show; all where it is empty."""
     found = columns(evaluated, first_arm)
     seeds = tuple(sorted({run.seed for run in evaluated}))
-    problems: dict[str, dict[int, list[str]]] = {}  # set -> how many of it -> in which stages
+    problems: dict[str, dict[int, list[str]]] = {}  # set -> number of problems -> stages with that number
     for run in evaluated:
-        for name, data in run.sets.items():
-            stages = problems.setdefault(name, {}).setdefault(data["n"], [])
+        for problem_set, data in run.sets.items():
+            stages = problems.setdefault(problem_set, {}).setdefault(data["n"], [])
             stages += [run.stage] * (run.stage not in stages)
     text = caption(seeds, first_arm, problems) if evaluated else "Nothing was evaluated."
     measured = {metric for column in found for by_metric in column.results.values() for metric in by_metric}
@@ -250,7 +249,7 @@ def make_table(name: str, first_arm: str, evaluated: Sequence[Evaluated], wanted
 
 
 def caption(seeds: Sequence[int], first_arm: str, problems: Mapping[str, Mapping[int, Sequence[str]]]) -> str:
-    """What the numbers are, in one paragraph. `problems`: of each set how many, and in which stages so many."""
+    """What the numbers are, in one paragraph. `problems`: for each set, the number of problems by stage."""
 
     def size(by_number: Mapping[int, Sequence[str]]) -> str:
         several = len(by_number) > 1
@@ -259,24 +258,24 @@ def caption(seeds: Sequence[int], first_arm: str, problems: Mapping[str, Mapping
     sizes = ", ".join(f"{name} ({size(by_number)})" for name, by_number in problems.items())
     how = (
         f"Mean over {len(seeds)} seeds. Brackets: 95% t interval over seeds, differences and gains seed by seed; "
-        "where there is one evaluation for all of them, 95% bootstrap interval over problems."
+        "where all seeds share one evaluation, 95% bootstrap interval over problems."
     )
     if len(seeds) == 1:
         how = "One seed. Brackets: 95% bootstrap interval over problems; differences and gains: over the same problems."
     return (
-        f"Shares in percent, tokens and critical path per response, seconds of training. Problems: {sizes}. "
-        f"{how} Difference: to the arm {first_arm}. Gain: over the arm's own first evaluation."
+        f"Tokens and critical path per response, seconds of training. Problems: {sizes}. {how} "
+        f"Difference: to the arm {first_arm}. Gain: over the arm's own first evaluation. Both of shares in points."
     )
 
 
 def table_rows(found: Sequence[Column], wanted: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: for each set a row for each metric, below an accuracy difference and gain; then the seconds."""
+    """Head and rows: a row per set and metric, with difference and gain below an accuracy; then the seconds."""
     head = ["problems", "metric", *_titles(found)]
     rows: list[list[str]] = []
     for name in dict.fromkeys(name for column in found for name in column.results):
         metrics = dict.fromkeys(m for column in found for m in column.results.get(name, {}))
-        label = name  # stands in the first of its rows only
-        # what an arm of a comparison costs is shown where it is asked for
+        label = name  # shown in the first of its rows only
+        # the costs of a method are shown only if they are asked for
         for metric in (m for m in metrics if m in wanted or not (wanted or "." in m.partition("@")[0])):
             cells = [_cell(metric, column.results.get(name, {}).get(metric)) for column in found]
             rows.append([label, metric, *cells])
@@ -290,7 +289,7 @@ def table_rows(found: Sequence[Column], wanted: Sequence[str] = ()) -> tuple[lis
 
 
 def _titles(found: Sequence[Column]) -> list[str]:
-    """Who is measured after which stage; the evaluation's own name where that is not enough; seeds that are missing."""
+    """Arms and the stage after which they were evaluated; where needed, the evaluation's name and missing seeds."""
     arms = {arm for column in found for arm in column.arms}
     seeds = {seed for column in found for seed in column.seeds}
     who = ["all arms" if len(column.arms) == len(arms) > 1 else ", ".join(column.arms) for column in found]
@@ -307,9 +306,4 @@ def _titles(found: Sequence[Column]) -> list[str]:
 
 
 def _cell(metric: str, estimate: Estimate | None, sign: str = "") -> str:
-    if estimate is None:
-        return ""
-    scale = 1 if is_count(metric) else 100
-    digits = 3 if metric == "loss" else 1
-    value, low, high = (f"{scale * x:{sign}.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
-    return value if isnan(estimate.low) else f"{value} [{low}, {high}]"
+    return show(metric, vars(estimate), sign) if estimate else ""

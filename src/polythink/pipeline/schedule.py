@@ -1,8 +1,8 @@
-"""Runs stages as processes: each once, after the one it builds on, at most so many at a time.
+"""Run stages as processes: each once, after the stage it builds on, a limited number at a time.
 
-A stage is done when its folder holds `result.json`. Whatever stops the schedule, running it again does what is missing.
-A lock that the stage's process inherits keeps two schedules, or a schedule and what a killed one left behind, from
-running the same stage at the same time.
+A stage is done when its folder holds `result.json`. After any interruption, running the schedule again does only what
+is missing. The process of a stage inherits a lock on its folder, so that two schedules, or a schedule and the
+processes that a killed one left behind, never run the same stage at the same time.
 """
 
 from __future__ import annotations
@@ -19,21 +19,25 @@ from typing import Literal
 
 from polythink.run.folder import os_errors, take_lock, write_json
 
-State = Literal["waiting", "running", "elsewhere", "kept", "finished", "failed", "given up"]
-DONE = ("kept", "finished")
+State = Literal["waiting", "running", "done", "failed"]
 STAGE_COMMAND = (sys.executable, "-m", "polythink.pipeline.stage")
 RESULT, LOG = "result.json", "log.txt"
 PATIENCE = 10.0  # seconds that a stage gets to end by itself when the schedule is stopped
+# what is said beside a state that does not say it all
+BEFORE, ELSEWHERE, OTHERS = "earlier", "runs in another process", "by another process"
+BLOCKED = "not run: a stage before it failed"
+
+Show = Callable[[Mapping[str, State], Mapping[str, str]], None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A stage that is run once, whichever `runs` need it. `digest` names everything that determines it."""
+    """A stage that runs once, however many `runs` need it. `digest` identifies everything that determines it."""
 
     name: str
     digest: str
     after: str | None  # digest of the stage that it builds on
-    plan: dict  # what the stage's process is told
+    plan: dict  # what the stage's process reads
     folder: Path
     runs: tuple[str, ...]
 
@@ -44,17 +48,17 @@ class Job:
 
 @dataclass
 class Running:
-    """A stage's process, and the lock that it shares."""
+    """A stage's process, and the lock that they share."""
 
     process: subprocess.Popen
     lock: int
 
 
 class Schedule:
-    """The jobs by digest, and the state of each.
+    """The jobs by digest, the state of each, and notes beside some of these states.
 
-    `command` is what starts a stage; the path of a JSON file {plan, folder, previous} is added to it. It must write
-    `result.json` last, and go on from what it finds in the folder when it is started again.
+    `command` starts a stage; the path of a JSON file {plan, folder, previous} is appended to it. The stage must write
+    `result.json` last, and continue from what it finds in the folder when it is started again.
     """
 
     def __init__(
@@ -62,47 +66,50 @@ class Schedule:
     ) -> None:
         self.jobs = {job.digest: job for job in longest_first(jobs)}
         self.states: dict[str, State] = dict.fromkeys(self.jobs, "waiting")
+        self.notes: dict[str, str] = {}
         self.failures: dict[str, str] = {}
         self.at_once = at_once
         self.threads = threads or shared_threads(at_once)
         self.command = tuple(command)
         self._running: dict[str, Running] = {}
 
-    def run(self, show: Callable[[Mapping[str, State]], None] = lambda states: None) -> None:
-        """Run until every job is done, failed or given up. `show` is called with the states several times a second."""
+    def run(self, show: Show = lambda states, notes: None) -> None:
+        """Run until every job is done or failed. `show` is called with states and notes several times per second."""
         try:
             while True:
                 self._collect()
                 self._advance()
-                show(self.states)
-                if not {"waiting", "running", "elsewhere"} & set(self.states.values()):
+                show(self.states, self.notes)
+                if not {"waiting", "running"} & set(self.states.values()):
                     return
                 time.sleep(0.05)
         finally:
             self._stop()
 
     def _advance(self) -> None:
-        """Decide about every job that is not running and not at its end."""
+        """Decide about every job that waits."""
         for digest, job in self.jobs.items():
-            state = self.states[digest]
-            if state not in ("waiting", "elsewhere"):
+            if self.states[digest] != "waiting":
                 continue
-            before = self.states.get(job.after, "kept")
+            before = self.states.get(job.after, "done")
             if job.done:
-                self.states[digest] = "kept" if state == "waiting" else "finished"
-            elif before in ("failed", "given up"):
-                self.states[digest] = "given up"
-            elif before in DONE and len(self._running) < self.at_once:
+                self.states[digest] = "done"
+                self.notes[digest] = OTHERS if self.notes.get(digest) == ELSEWHERE else BEFORE
+            elif before == "failed":
+                self.states[digest], self.notes[digest] = "failed", BLOCKED
+            elif before == "done" and len(self._running) < self.at_once:
                 self._start(digest, job)
 
     def _start(self, digest: str, job: Job) -> None:
+        """Start the job, unless another process runs it (then it keeps waiting) or has just finished it."""
         lock = take_lock(job.folder / "lock")
         if lock is None:
-            self.states[digest] = "elsewhere"
+            self.notes[digest] = ELSEWHERE
             return
-        if job.done:  # another schedule finished it between our look and our lock
+        if job.done:  # another schedule finished it after we looked and before we had the lock
             os.close(lock)
             return
+        self.notes.pop(digest, None)
         previous = self.jobs[job.after].folder if job.after else None
         spec = {"plan": job.plan, "folder": job.folder.resolve(), "previous": previous and previous.resolve()}
         write_json(job.folder / "spec.json", spec)
@@ -116,7 +123,7 @@ class Schedule:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "OMP_NUM_THREADS": str(self.threads), "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
                 pass_fds=(lock,),
-                start_new_session=True,  # Ctrl-C reaches it through us, with its own children
+                start_new_session=True,  # Ctrl-C reaches the stage and its children through us
             )
         self._running[digest] = Running(process, lock)
         self.states[digest] = "running"
@@ -128,14 +135,12 @@ class Schedule:
             if status is None:
                 continue
             os.close(self._running.pop(digest).lock)
-            if status == 0 and self.jobs[digest].done:
-                self.states[digest] = "finished"
-            else:
-                self.states[digest] = "failed"
+            self.states[digest] = "done" if status == 0 and self.jobs[digest].done else "failed"
+            if self.states[digest] == "failed":
                 self.failures[digest] = _failure(self.jobs[digest], status)
 
     def _stop(self) -> None:
-        """End what still runs: first politely, then not."""
+        """End what still runs: first with SIGTERM, then with SIGKILL."""
         for number, patience in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, None)):
             for running in self._running.values():
                 if running.process.poll() is None:
@@ -151,7 +156,7 @@ class Schedule:
 
 
 def longest_first(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs in the order in which they are started when several could be: most stages still to follow first."""
+    """The jobs in the order in which they start when several could: most stages still to follow first."""
     by_digest = {job.digest: job for job in jobs}
     following = dict.fromkeys(by_digest, 0)
     for job in jobs:
@@ -163,7 +168,7 @@ def longest_first(jobs: Sequence[Job]) -> list[Job]:
 
 
 def shared_threads(at_once: int) -> int:
-    """Threads for each stage: the cores we may use, shared out. Fixed, so that a resumed stage computes the same."""
+    """Threads per stage: the cores of this process, shared out. Fixed, so that a resumed stage computes the same."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // at_once)
 
@@ -173,5 +178,5 @@ def _failure(job: Job, status: int, lines: int = 15) -> str:
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     how = f"ended without {RESULT}" if status == 0 else how
     tail = (job.folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
-    said = "".join(f"\n    {line}" for line in tail) or "\n    (it wrote nothing)"
-    return f"stage {job.name} of {', '.join(job.runs)} {how}; the end of {job.folder / LOG}:{said}"
+    output = "".join(f"\n    {line}" for line in tail) or "\n    (it wrote nothing)"
+    return f"stage {job.name} of {', '.join(job.runs)} {how}; the end of {job.folder / LOG}:{output}"

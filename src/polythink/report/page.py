@@ -1,4 +1,4 @@
-"""The parts of every HTML page: a document that opens from disk and asks nobody, its sections, its style."""
+"""The parts of an HTML page: one self-contained file (no network requests), its sections, its style."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from polythink.run.table import html_table
 
 
 def page(title: str, body: Iterable[str]) -> str:
-    """A whole HTML document; everything it needs is inside."""
+    """A complete HTML document; everything it needs is inside."""
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -22,17 +22,22 @@ def section(title: str, content: str) -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
 
 
-def paragraph(text: str) -> str:
-    return f"<p>{escape(text)}</p>" if text else ""
-
-
 def commands_block(commands: Sequence[str]) -> str:
     return f'<pre class="command">{escape(chr(10).join(commands))}</pre>' if commands else ""
 
 
 def grid(charts: Iterable[str | None]) -> str:
-    """Charts side by side, those that have nothing to show left out."""
+    """Charts side by side; None is left out."""
     return '<div class="charts">' + "".join(f"<figure>{svg}</figure>" for svg in charts if svg) + "</div>"
+
+
+def legend(entries: Iterable[tuple[str, str, bool]], lines: bool = False) -> str:
+    """Names after a patch of their colour, or after a piece of their line: (name, colour, dashed)."""
+    spans = (
+        f'<span><i class="{"dashed" if dashed else ""}" style="color:{colour}"></i>{escape(name)}</span>'
+        for name, colour, dashed in entries
+    )
+    return f'<p class="legend{" lines" if lines else ""}">{"".join(spans)}</p>'
 
 
 def table(content: tuple[list[str], list[list]]) -> str:
@@ -76,8 +81,8 @@ tr.set th { padding-top: 14px; } tr.set span { font-weight: 400; color: #6b7280;
 .charts figure { margin: 0; } .charts svg { width: 100%; height: auto; display: block; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; font-size: 14px; }
 .legend i { display: inline-block; width: 18px; height: 4px; border-radius: 2px; margin-right: 7px;
-  vertical-align: middle; }
-.legend.lines i { height: 0; border-top: 3px solid; border-radius: 0; width: 24px; }
+  vertical-align: middle; background: currentColor; }
+.legend.lines i { height: 0; background: none; border-top: 3px solid; border-radius: 0; width: 24px; }
 .legend.lines i.dashed { border-top-style: dashed; }
 .wide td.number { white-space: nowrap; } h3 { font-size: 15px; margin: 14px 0 4px; }
 .sample { border: 1px solid #e5e7eb; border-radius: 8px; background: #fafbfc; padding: 12px 14px; margin: 14px 0; }

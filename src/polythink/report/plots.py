@@ -1,8 +1,4 @@
-"""How a run went: its folder read leniently, and learning curves drawn as inline SVG.
-
-A run that is unfinished, or whose rows lack some metric, is shown as far as it goes: nothing here is required but the
-folder itself.
-"""
+"""Learning curves and other line charts as inline SVG."""
 
 from __future__ import annotations
 
@@ -10,117 +6,35 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from polythink.errors import UserError
-from polythink.run.config import parse_yaml
-from polythink.run.folder import read_json
-from polythink.run.jsonl import read_jsonl
-
-# ---- reading a run folder ----
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of a run: its metrics by step, its evaluations (name -> eval.json), and where its samples lie."""
-
-    name: str
-    kind: str
-    folder: Path
-    rows: list[dict]
-    evals: dict[str, dict]
-    result: dict
-    findings: list[dict] = field(default_factory=list)  # of `compare` and `tunnel`, one a problem set
-
-    def series(self, key: str) -> tuple[list[float], list[float]]:
-        """Steps and values of one metric, rows without it left out."""
-        found = [(row.get("step", i + 1), row[key]) for i, row in enumerate(self.rows) if is_number(row.get(key))]
-        return [float(step) for step, _ in found], [float(value) for _, value in found]
-
-    def samples(self, name: str = "") -> list[dict]:
-        """The rows of its samples file, empty without one."""
-        return _rows(self.folder / f"samples{'-' + name if name else ''}.jsonl")
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """What a run folder holds."""
-
-    name: str
-    folder: Path
-    recipe: dict
-    environment: dict
-    stages: list[Stage]
-
-
-def read_run(folder: str | Path) -> RunRecord:
-    """The record of a run; `UserError` for a folder without one. A lone stage or eval folder is a run of one."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"no run folder {str(folder)!r}; give the folder that `polythink train` or `eval` wrote")
-    text = (folder / "recipe.yaml").read_text(encoding="utf-8") if (folder / "recipe.yaml").is_file() else "{}"
-    recipe = parse_yaml(text, str(folder / "recipe.yaml")) or {}
-    listed = _json(folder / "stages.json") or []
-    stages = [
-        _stage(s.get("name", "?"), s.get("kind", "?"), folder / s.get("folder", s.get("name", ""))) for s in listed
-    ]
-    if not stages:
-        stages = [_stage(folder.name, "eval" if list(folder.glob("eval*.json")) else "?", folder)]
-        if not (recipe or stages[0].rows or stages[0].evals or stages[0].findings):
-            raise UserError(f"{str(folder)!r} holds no run; give the folder that `polythink train` or `eval` wrote")
-    return RunRecord(recipe.get("name", folder.name), folder, recipe, _json(folder / "environment.json") or {}, stages)
-
-
-def _stage(name: str, kind: str, folder: Path) -> Stage:
-    evals = {
-        path.stem.removeprefix("eval").lstrip("-"): _json(path) or {} for path in sorted(folder.glob("eval*.json"))
-    }
-    found = [_json(path) for kind in ("compare", "tunnel") for path in sorted(folder.glob(f"{kind}*.json"))]
-    result = _json(folder / "result.json") or {}
-    return Stage(name, kind, folder, _rows(folder / "metrics.jsonl"), evals, result, found)
-
-
-def _json(path: Path) -> Any:
-    return read_json(path) if path.is_file() else None
-
-
-def _rows(path: Path) -> list[dict]:
-    return read_jsonl(path) if path.is_file() else []
-
-
-def is_number(value: Any) -> bool:
-    """Whether a metric has a value that can be drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-# ---- curves ----
+from polythink.report.runs import Stage
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One small chart: its title, the metrics drawn in it (key -> label), and how its axis is read."""
+    """One small chart: its title, the metrics in it (key -> label), and its axes."""
 
     title: str
     keys: Mapping[str, str]
     percent: bool = False
     log: bool = False
-    exact: bool = False  # not noisy: nothing to smooth
-    along: str = "step"  # what the horizontal axis says
-    doubling: bool = False  # that axis is logarithmic, to the base of 2
+    exact: bool = False  # the values are not noisy: no smoothing
+    along: str = "step"  # label of the horizontal axis
+    doubling: bool = False  # the horizontal axis is logarithmic, base 2
 
 
 PANELS: dict[str, tuple[Panel, ...]] = {
     "text": (
-        Panel("Loss (nats a token)", {"valid_loss": "validation", "loss": "training"}),
+        Panel("Loss (nats per token)", {"valid_loss": "validation", "loss": "training"}),
         Panel("Gradient norm", {"grad_norm": "norm"}),
-        Panel("Learning rate", {"lr": "lr"}, exact=True),
+        Panel("Learning rate", {"lr": "learning rate"}, exact=True),
     ),
     "sft": (
-        Panel("Loss (nats a token)", {"loss": "loss"}),
+        Panel("Loss (nats per token)", {"loss": "loss"}),
         Panel("Gradient norm", {"grad_norm": "norm"}),
-        Panel("Learning rate", {"lr": "lr"}, exact=True),
+        Panel("Learning rate", {"lr": "learning rate"}, exact=True),
     ),
     "grpo": (
         Panel("Reward", {"reward": "reward"}),
@@ -128,17 +42,17 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         Panel("Parallel ratio", {"parallel_ratio": "parallel ratio"}, percent=True),
         Panel("Length in tokens", {"tokens": "all tokens", "critical_path": "critical path"}),
         Panel("Position of the first block", {"first_block": "first block"}, percent=True),
-        Panel("Log-probability gap", {"logprob_gap": "largest gap"}, log=True),
+        Panel("Log-probability gap (nats)", {"logprob_gap": "largest gap"}, log=True),
     ),
 }
 MORE_PANELS: dict[str, tuple[Panel, ...]] = {
     "grpo": (
         Panel("Well-formed traces", {"well_formed": "well formed"}, percent=True),
         Panel("Groups without spread", {"zero_spread": "zero spread"}, percent=True),
-        Panel("Cuts a trace", {"truncated": "truncated"}),
-        Panel("Entropy (nats a token)", {"entropy": "entropy"}),
+        Panel("Truncated segments per trace", {"truncated": "truncated"}),
+        Panel("Entropy (nats per token)", {"entropy": "entropy"}),
         Panel("Gradient norm", {"grad_norm": "norm"}),
-        Panel("KL to the reference", {"kl": "kl"}),
+        Panel("KL to the reference (nats per token)", {"kl": "KL"}),
     ),
 }
 COLOURS = ("#2f6db3", "#d1722b", "#3a8f6b", "#8a5fb0", "#b8434e", "#6f7782")
@@ -149,7 +63,7 @@ INK, SOFT, GRID = "#24292f", "#6b7280", "#e8eaee"
 class Line:
     """One metric over steps. `weight`: "full" shows the raw values too, "thin" and "bold" only the smoothed ones.
 
-    `low` and `high` are the ends of the values' intervals: such a line has its points marked.
+    With `low` and `high`, the ends of the values' intervals, the line has a band, and its points are marked.
     """
 
     label: str
@@ -163,16 +77,16 @@ class Line:
 
 
 def stage_chart(stage: Stage, panel: Panel) -> str | None:
-    """The panel of one stage, None where none of its metrics was written."""
+    """The panel of one stage; None where none of its metrics was written."""
     lines = [Line(label, COLOURS[i], *stage.series(key)) for i, (key, label) in enumerate(panel.keys.items())]
     lines = [line for line in lines if line.values]
     return chart(lines, panel, shaded=_other_reward_spans(stage)) if lines else None
 
 
 def arms_chart(arms: Mapping[str, Sequence[Stage]], panel: Panel) -> str | None:
-    """The panel's first metric of several arms, one colour an arm; None where no arm has it.
+    """The panel's first metric for several arms, one colour per arm; None where no arm has it.
 
-    An arm is one stage for each seed: with several, each is a thin line and their mean is bold.
+    Each arm has one stage per seed. With several seeds, each is a thin line and their mean is bold.
     """
     key = next(iter(panel.keys))
     lines = []
@@ -202,7 +116,7 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
 
 
 def _other_reward_spans(stage: Stage) -> list[tuple[float, float]]:
-    """The steps at which another reward held than at the first step, as spans."""
+    """The spans of steps with another reward than that of the first step."""
     names = [row.get("reward_name") for row in stage.rows]
     others = [row.get("step", 0) for row, name in zip(stage.rows, names, strict=True) if name != names[0]]
     spans: list[tuple[float, float]] = []
@@ -213,11 +127,12 @@ def _other_reward_spans(stage: Stage) -> list[tuple[float, float]]:
 
 
 def chart(lines: Sequence[Line], panel: Panel, shaded: Sequence[tuple[float, float]] = ()) -> str:
-    """A small line chart as an SVG element. Lines of many steps are smoothed, the raw values pale behind them."""
+    """A small line chart as an SVG element. Lines with many steps are smoothed, over pale raw values."""
 
     def draw(figure: Any) -> None:
         axes = figure.add_axes((0.12, 0.185, 0.86, 0.67))
-        _style(axes, panel, lines)
+        style_axes(axes, panel.title, panel.along)
+        _scale_axes(axes, panel, lines)
         for start, end in shaded:
             axes.axvspan(start, end, color="#f3efe3", linewidth=0)
         for line in lines:
@@ -229,7 +144,7 @@ def chart(lines: Sequence[Line], panel: Panel, shaded: Sequence[tuple[float, flo
 
 
 def svg_figure(title: str, inches: tuple[float, float], draw: Callable[[Any], None]) -> str:
-    """What `draw(figure)` puts on an empty figure of that size, as an SVG element that needs nothing else."""
+    """A self-contained SVG element with what `draw` paints on an empty figure of that size."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -260,16 +175,20 @@ def _draw(axes: Any, line: Line, smoothed: bool) -> None:
     )  # fmt: skip
 
 
-def _style(axes: Any, panel: Panel, lines: Sequence[Line]) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
-
-    axes.set_title(panel.title, loc="left", x=-0.12, fontsize=9, color=INK, fontweight="bold")
+def style_axes(axes: Any, title: str, along: str) -> None:
+    """The common look of all charts: a title at the left, a grid of horizontal lines, nothing around it."""
+    axes.set_title(title, loc="left", x=-0.12, fontsize=9, color=INK, fontweight="bold", pad=8)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(SOFT)
     axes.tick_params(which="both", colors=SOFT, length=0, labelsize=7.5)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.set_xlabel(panel.along, color=SOFT, fontsize=7.5)
+    axes.set_xlabel(along, color=SOFT, fontsize=7.5)
+
+
+def _scale_axes(axes: Any, panel: Panel, lines: Sequence[Line]) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if panel.doubling:
         axes.set_xscale("log", base=2)
@@ -289,7 +208,7 @@ def _style(axes: Any, panel: Panel, lines: Sequence[Line]) -> None:
 
 
 def _inline(svg: str, title: str) -> str:
-    """Only the <svg> element: sized and spelled by the page, named for screen readers, without ids that could clash."""
+    """The <svg> element alone: size and font left to the page, a name for screen readers, no ids that could clash."""
     svg = svg[svg.index("<svg") :]
     for noise in (
         r"\s*<metadata>.*?</metadata>",

@@ -1,4 +1,4 @@
-"""The report of a run, and of several arms beside each other: one HTML file that opens from disk and asks nobody."""
+"""The report of a run, or of several arms side by side: one self-contained HTML file (no network requests)."""
 
 from __future__ import annotations
 
@@ -7,56 +7,22 @@ from dataclasses import replace
 from html import escape
 from pathlib import Path
 
-from polythink.evaluate.metrics import AMOUNTS
-from polythink.report.findings import comparison_section, tunnel_section
-from polythink.report.page import commands_block, grid, page, paragraph, section
-from polythink.report.plots import (
-    COLOURS,
-    MORE_PANELS,
-    PANELS,
-    Panel,
-    RunRecord,
-    Stage,
-    arms_chart,
-    is_number,
-    read_run,
-    stage_chart,
-)
+from polythink.evaluate.metrics import METRICS, describe, general_key, show
+from polythink.report.findings import comparison_section, notes, tunnel_section
+from polythink.report.heads import heads_section
+from polythink.report.page import commands_block, grid, legend, page, section, table
+from polythink.report.plots import COLOURS, MORE_PANELS, PANELS, Panel, arms_chart, stage_chart
+from polythink.report.runs import RunRecord, Stage, read_run
 from polythink.report.samples import arm_traces_section, texts_section, traces_section
 from polythink.run.config import dump_yaml
 from polythink.run.folder import write_text
-from polythink.run.table import html_table
-
-# name in eval.json (@k and _n left out) -> heading, what it says; the order in which columns stand
-METRICS = {
-    "mean": ("mean@{k}", "share of right samples"),
-    "pass": ("pass@{k}", "problems with a right one among k samples"),
-    "maj": ("maj@{k}", "problems whose most frequent answer is right"),
-    "greedy": ("greedy", "accuracy at temperature 0 (isolated paths are sampled all the same)"),
-    "best_of": ("best of {k}", "accuracy of one of k samples, chosen by its own mark or by majority"),
-    "parallel_ratio": ("parallel ratio", "traces with at least one well-formed block"),
-    "well_formed": ("well formed", "traces that are valid under the strict rule"),
-    "right_path": ("a path right", "of traces with a block, those that hold a right path"),
-    "summary_right": ("summary right", "of traces with a right path, those whose final answer is right"),
-    "tokens": ("tokens", "mean length of a response over all its paths"),
-    "critical_path": ("critical path", "mean number of steps one after another"),
-    "truncated": ("truncated", "segments cut by a budget, a trace"),
-    "exact": ("exact match", "outputs that are the reference, word by word"),
-    "bleu": ("BLEU", "n-grams shared with the reference, by sacrebleu"),
-    "rouge1": ("ROUGE-1", "words shared with the reference, F1"),
-    "rouge2": ("ROUGE-2", "pairs of words, F1"),
-    "rougeL": ("ROUGE-L", "longest common sequence of words, F1"),
-    "loss": ("loss", "nats a token, given all before it"),
-    "perplexity": ("perplexity", "e to the loss"),
-    "word_perplexity": ("perplexity, words", "the same for a word, the end of a text counted as one"),
-}
 
 
 def write_report(run_folder: str | Path) -> Path:
-    """Write `report.html` into a run folder and return its path. What the run has not reached is left out."""
+    """Write `report.html` into a run folder and return its path. Stages that have not run yet are left out."""
     run = read_run(run_folder)
     body = [
-        _heading(run),
+        _heading(run.name, run.environment, seed=run.recipe.get("seed", ""), mode=run.recipe.get("mode", "")),
         _pipeline(run.stages),
         _results(run.stages),
         *(_cold_start(stage) if stage.kind == "coldstart" else _curves(stage) for stage in run.stages),
@@ -73,24 +39,18 @@ def write_report(run_folder: str | Path) -> Path:
 
 def compare_report(
     title: str,
-    runs: Mapping[str, str | Path | Sequence[str | Path]],
+    runs: Mapping[str, Sequence[Path]],
     out: str | Path,
     table_html: str = "",
-    intro: str = "",
-    commands: Sequence[str] = (),
     findings: str = "",
 ) -> Path:
-    """Write one file on several arms: table, findings, their learning curves over each other, a few traces of each.
+    """Write one file that compares arms: a table, findings, learning curves in common charts, a few traces of each.
 
-    `runs` gives each arm its run folder, or one for each seed; `out` is the file. `table_html` and `findings`
-    are parts of the page, `intro` is plain text.
+    `runs` maps each arm to its run folders, one per seed; `out` is the file. `table_html` and `findings` are HTML.
     """
-    arms = {
-        label: [read_run(f) for f in ([folders] if isinstance(folders, str | Path) else folders)]
-        for label, folders in runs.items()
-    }
+    arms = {label: [read_run(folder) for folder in folders] for label, folders in runs.items()}
     body = [
-        f"<header><h1>{escape(title)}</h1>{paragraph(intro)}{commands_block(commands)}</header>",
+        _heading(title, next(iter(arms.values()))[0].environment),
         section("Results", f'<div class="wide">{table_html}</div>') if table_html else "",
         findings,
         _arm_curves(arms),
@@ -104,8 +64,8 @@ def compare_report(
 # ---- the parts of a run's report ----
 
 
-def _heading(run: RunRecord) -> str:
-    env = run.environment
+def _heading(title: str, env: Mapping, **more: object) -> str:
+    """The title, where and when it ran, and the command."""
     facts = [
         ("", str(env.get("time", "")).replace("T", " ").replace("+00:00", " UTC")),
         ("commit", str(env.get("git") or "")[:12]),
@@ -113,38 +73,37 @@ def _heading(run: RunRecord) -> str:
         ("torch", env.get("torch") or ""),
         ("", str(env.get("platform", "")).split("-")[0]),
         ("", f"{env['cpus']} cores" if env.get("cpus") else ""),
-        ("seed", run.recipe.get("seed", "")),
-        ("mode", run.recipe.get("mode", "")),
+        *more.items(),
     ]
     line = " · ".join(f"{name} {value}".strip() for name, value in facts if value != "")
     command = env.get("command")
     commands = [" ".join(["polythink", *map(str, command[1:])])] if isinstance(command, list) and command[1:] else []
-    return f'<header><h1>{escape(run.name)}</h1><p class="soft">{escape(line)}</p>{commands_block(commands)}</header>'
+    return f'<header><h1>{escape(title)}</h1><p class="soft">{escape(line)}</p>{commands_block(commands)}</header>'
 
 
 def _pipeline(stages: Sequence[Stage]) -> str:
-    """The stages in a row, each with what can be said in a word."""
+    """The stages in a row, each with its kind, steps and seconds."""
     chips = "".join(
-        f"<li><b>{escape(s.name)}</b><span>{escape(' · '.join([s.kind.strip('?'), *_in_a_word(s)]))}</span></li>"
+        f"<li><b>{escape(s.name)}</b><span>{escape(' · '.join([s.kind.strip('?'), *_facts(s)]))}</span></li>"
         for s in stages
     )
     return f'<ol class="pipeline">{chips}</ol>'
 
 
-def _in_a_word(stage: Stage) -> list[str]:
+def _facts(stage: Stage) -> list[str]:
     last = stage.rows[-1] if stage.rows else {}
-    said = [f"{last.get('step', len(stage.rows))} steps"] if stage.rows else []
+    facts = [f"{last.get('step', len(stage.rows))} steps"] if stage.rows else []
     seconds = stage.result.get("seconds") or 0
     seconds = seconds or sum(
         row.get(k) or 0 for row in stage.rows for k in ("seconds", "draw_seconds", "train_seconds")
     )
-    said += [f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"] if seconds else []
-    said += [f"{len(stage.evals)} problem sets"] if len(stage.evals) > 1 else []
-    return said
+    facts += [f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"] if seconds else []
+    facts += [f"{len(stage.evals)} problem sets"] if len(stage.evals) > 1 else []
+    return facts
 
 
 def _results(stages: Sequence[Stage]) -> str:
-    """One table: problem sets one after another, in each the evaluations in the order of the run."""
+    """One table: a block of rows per problem set, its evaluations in the order of the run."""
     by_set: dict[str, list[tuple[str, dict]]] = {}
     for stage in stages:
         for name, result in stage.evals.items():
@@ -154,110 +113,100 @@ def _results(stages: Sequence[Stage]) -> str:
     if not by_set:
         return section("Results", '<p class="soft">No evaluation has finished yet.</p>')
     everything = [result for results in by_set.values() for _, result in results]
-    columns = metric_columns(name for result in everything for name in result.get("metrics", {}))
-    heads = "".join(f'<th class="number" title="{escape(what)}">{escape(head)}</th>' for _, head, what in columns)
+    columns = {key: describe(key) for key in ordered(key for result in everything for key in result.get("metrics", {}))}
+    heads = "".join(f'<th class="number" title="{escape(m.meaning)}">{escape(m.label)}</th>' for m in columns.values())
     rows = [
         f'<tr class="set"><th colspan="{len(columns) + 1}">{escape(name)} <span>{_size(results[0][1])}</span></th></tr>'
-        + "".join(_result_row(stage, result, [key for key, *_ in columns]) for stage, result in _labelled(results))
+        + "".join(_result_row(stage, result, columns) for stage, result in _labelled(results))
         for name, results in by_set.items()
     ]
-    table = f"<table><thead><tr><th>after</th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    meaning = "; ".join(f"<b>{escape(head)}</b> {escape(what)}" for _, head, what in columns)
-    notes = dict.fromkeys(note for result in everything for note in result.get("notes", []))
-    warned = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
-    legend = (
-        f'<p class="soft small">Below each value its 95% interval, by bootstrap over problems or texts. {meaning}.</p>'
+    body = f"<table><thead><tr><th>after</th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    meaning = " ".join(f"<b>{escape(m.label)}</b>: {escape(m.meaning)}" for m in columns.values() if m.meaning)
+    warnings = notes({"notes": dict.fromkeys(note for result in everything for note in result.get("notes", []))})
+    explained = (
+        f'<p class="soft small">Below each value its 95% interval, by bootstrap over problems or texts. {meaning}</p>'
     )
-    return section("Results", f'{_in_short(by_set)}<div class="wide">{table}</div>{warned}{legend}')
+    return section("Results", f'{_summary(by_set)}<div class="wide">{body}</div>{warnings}{explained}')
 
 
-def _in_short(by_set: Mapping[str, Sequence[tuple[str, dict]]]) -> str:
-    """From the first evaluation to the last, in a line a problem set."""
-    said = []
+def ordered(keys: Iterable[str]) -> list[str]:
+    """The metrics in the order of `METRICS`, unknown ones last."""
+    order = list(METRICS)
+
+    def place(key: str) -> tuple[int, int]:
+        general = general_key(key)
+        number = key.removeprefix("best_of_").rpartition("@")[2]
+        return (order.index(general) if general in order else len(order), int(number) if number.isdigit() else 0)
+
+    return sorted(dict.fromkeys(keys), key=place)
+
+
+def _summary(by_set: Mapping[str, Sequence[tuple[str, dict]]]) -> str:
+    """From the first evaluation to the last: a line per problem set."""
+    lines = []
     for name, results in by_set.items():
         (first, a), (last, b) = results[0], results[-1]
         key = next((k for k in a.get("metrics", {}) if k.startswith("mean@") and k in b.get("metrics", {})), None)
         if key is None or len(results) < 2:
             continue
-        before, after = (_shown(key, r["metrics"][key].get("value")) for r in (a, b))
-        said.append(f"<b>{escape(name)}</b>: {key} {before} after {escape(first)}, <b>{after}</b> after {escape(last)}")
-    return "".join(f"<p>{line}</p>" for line in said)
+        before, after = (show(key, {"value": r["metrics"][key].get("value")}) for r in (a, b))
+        lines.append(
+            f"<b>{escape(name)}</b>: {key} {before} after {escape(first)}, <b>{after}</b> after {escape(last)}"
+        )
+    return "".join(f"<p>{line}</p>" for line in lines)
 
 
 def _size(result: dict) -> str:
     if "samples" not in result:
         return f"{result.get('n', '?')} texts"
-    return f"{result.get('n', '?')} problems, {result['samples']} samples each"
+    each = result["samples"]
+    return f"{result.get('n', '?')} problems, {each} sample{'s' if each != 1 else ''} per problem"
 
 
 def _labelled(results: Sequence[tuple[str, dict]]) -> list[tuple[str, dict]]:
-    """The stages' names, with the prompt's where several prompts were tried on the set."""
+    """The stages' names, with the prompt's name where the set was evaluated with several prompts."""
     prompts = [(result.get("prompt") or {}).get("name", "") for _, result in results]
     several = len(set(prompts)) > 1
     return [(f"{s}, prompt {p}" if several else s, result) for (s, result), p in zip(results, prompts, strict=True)]
 
 
-def _result_row(stage: str, result: dict, keys: Sequence[str]) -> str:
-    cells = "".join(_estimate_cell(key, result.get("metrics", {}).get(key)) for key in keys)
+def _result_row(stage: str, result: dict, keys: Iterable[str]) -> str:
+    cells = "".join(_estimate_cell(key, result.get("metrics", {}).get(key) or {}) for key in keys)
     return f"<tr><td>{escape(stage)}</td>{cells}</tr>"
 
 
-def _estimate_cell(key: str, estimate: dict | None) -> str:
-    if not estimate or not is_number(estimate.get("value")):
-        return '<td class="number"></td>'
-    ends = [_shown(key, estimate.get(end)).rstrip("%") for end in ("low", "high")]
-    interval = f"<small>{ends[0]}–{ends[1]}</small>" if all(ends) and ends[0] != ends[1] else ""
-    return f'<td class="number">{_shown(key, estimate["value"])}{interval}</td>'
-
-
-def _shown(key: str, value: object) -> str:
-    if not is_number(value):
-        return ""
-    return f"{value:.3g}" if key in AMOUNTS else _share(value)
-
-
-def metric_columns(names: Iterable[str]) -> list[tuple[str, str, str]]:
-    """(key, heading, meaning) of each metric that occurs, in the order of `METRICS`, unknown ones last."""
-    order = list(METRICS)
-    found = []
-    for key in dict.fromkeys(names):
-        base, k = key, ""
-        if "@" in key:
-            base, k = key.split("@", 1)
-        elif key.startswith("best_of_"):
-            base, k = "best_of", key.removeprefix("best_of_")
-        head, what = METRICS.get(base, (key, ""))
-        rank = order.index(base) if base in order else len(order)
-        found.append((rank, int(k) if k.isdigit() else 0, key, head.format(k=k), what))
-    return [entry[2:] for entry in sorted(found, key=lambda entry: entry[:2])]
+def _estimate_cell(key: str, estimate: dict) -> str:
+    """The value, and its interval below it where it has one."""
+    value, _, interval = show(key, estimate).partition(" ")
+    low, _, high = interval.strip("[]").partition(", ")
+    below = f"<small>{low}–{high}</small>" if low != high else ""
+    return f'<td class="number">{value}{below}</td>'
 
 
 def _cold_start(stage: Stage) -> str:
-    """The teacher's table: how much of what it wrote was well formed, right and kept, and why the rest was not."""
-    columns = ("problems", "responses", "well_formed_rate", "right_rate", "kept", "rejected")
+    """The teacher's table: how many responses were well formed, right and kept, and why the others were not kept."""
+    columns = {
+        "problems": "problems", "responses": "responses", "well_formed_rate": "well formed", "right_rate": "right",
+        "kept": "kept", "rejected": "rejected",
+    }  # fmt: skip
     rows = [
         [
-            _because(row[key]) if key == "rejected" else _share(row[key]) if "rate" in key else row[key]
+            _reasons(row[key]) if key == "rejected" else f"{100 * row[key]:.1f}%" if "rate" in key else row[key]
             for key in columns
         ]
         for row in stage.result.get("table") or []
-        if set(columns) <= row.keys()
+        if row.keys() >= columns.keys()
     ]
-    heads = [key.replace("_", " ") for key in columns]
-    return section(f"Stage {stage.name}", f'<div class="wide">{html_table(heads, rows)}</div>') if rows else ""
+    return section(f"Stage {stage.name}", table((list(columns.values()), rows))) if rows else ""
 
 
-def _share(value: object) -> str:
-    return f"{100 * value:.1f}%" if is_number(value) else ""
-
-
-def _because(counts: object) -> str:
+def _reasons(counts: object) -> str:
     pairs = counts.items() if isinstance(counts, dict) else ()
     return ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in pairs)
 
 
 def _findings(stage: Stage) -> str:
-    """What the stage found on each problem set: a comparison, or a look for tunnel vision."""
+    """What the stage found on each problem set: a comparison of methods, or tunnel vision."""
     sections = {"compare": comparison_section, "tunnel": tunnel_section}
     return section(f"Stage {stage.name}", "".join(sections[found["kind"]](found) for found in stage.findings))
 
@@ -282,25 +231,6 @@ def _shading_hint(stage: Stage) -> str:
     )
 
 
-def heads_section(path: Path, title: str) -> str:
-    """What `heads.save` wrote there, drawn: the measures by layer, the rest folded; nothing without the file."""
-    if not path.is_file():
-        return ""
-    from polythink.evaluate.heads import load  # the only part that needs torch
-    from polythink.report.heads import figures
-
-    analysis = load(path)
-    (_, summary), *rest = figures(analysis)
-    hint = (
-        f"From {analysis.texts} texts. Maps are alike (1) where two heads give every key the same weight, and unlike "
-        "(0) where they attend no key in common: 1 - Jensen-Shannon divergence in bits. Outputs are alike where two "
-        "heads add the same direction to the layer's output. Entropy: 1 for even weights, 0 for a single key."
-    )
-    folded = "".join(f"<h3>{escape(name)}</h3>{svg}" for name, svg in rest)
-    more = f"<details><summary>Which heads are alike, and attention maps</summary>{folded}</details>"
-    return section(title, f'<p class="soft small">{hint}</p>{summary}{more}')
-
-
 def _details(run: RunRecord) -> str:
     packages = run.environment.get("packages") or {}
     listed = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
@@ -309,11 +239,11 @@ def _details(run: RunRecord) -> str:
     return section("How it was run", (recipe if run.recipe else "") + machine) if run.recipe or machine else ""
 
 
-# ---- arms beside each other ----
+# ---- arms side by side ----
 
 
 def _arm_curves(arms: Mapping[str, Sequence[RunRecord]]) -> str:
-    """For each training stage: one chart a metric, one colour an arm. What all arms share is drawn once."""
+    """For each training stage: one chart per metric, one colour per arm. A stage that all arms share is drawn once."""
     stages = [stage for records in arms.values() for record in records for stage in record.stages]
     kinds = {stage.name: stage.kind for stage in stages if stage.kind in PANELS and stage.rows}
     sections = []
@@ -326,21 +256,16 @@ def _arm_curves(arms: Mapping[str, Sequence[RunRecord]]) -> str:
         if len(by_arm) > 1 and all(own == folders[0] for own in folders):
             by_arm = {"all arms": next(iter(by_arm.values()))}
         charts = [arms_chart(by_arm, _first_metric(panel)) for panel in PANELS[kind]]
-        sections.append(section(f"Stage {name}", _legend(by_arm) + grid(charts)) if any(charts) else "")
+        sections.append(section(f"Stage {name}", legend(_entries(by_arm)) + grid(charts)) if any(charts) else "")
     return "".join(sections)
 
 
 def _first_metric(panel: Panel) -> Panel:
-    """The panel with its first metric alone, and that metric's label in the title where there were several."""
+    """The panel with its first metric only; the title names that metric where there were several."""
     key, label = next(iter(panel.keys.items()))
     title = f"{panel.title} ({label})" if len(panel.keys) > 1 else panel.title
     return replace(panel, title=title, keys={key: label})
 
 
-def _legend(arms: Mapping[str, Sequence[Stage]]) -> str:
-    entries = "".join(
-        f'<span><i style="background:{COLOURS[i % len(COLOURS)]}"></i>{escape(label)}</span>'
-        for i, (label, stages) in enumerate(arms.items())
-        if stages
-    )
-    return f'<p class="legend">{entries}</p>'
+def _entries(arms: Mapping[str, Sequence[Stage]]) -> list[tuple[str, str, bool]]:
+    return [(label, COLOURS[i % len(COLOURS)], False) for i, (label, stages) in enumerate(arms.items()) if stages]

@@ -1,20 +1,20 @@
-"""Samples to read in a report: a few traces or texts, the telling ones first."""
+"""The section of a report with a few traces or texts, chosen to show different outcomes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
 
-from polythink.report.fork_drawing import trace_html
+from polythink.report.fork_drawing import flow_of_row, trace_html
 from polythink.report.page import section
-from polythink.report.plots import Stage, is_number
+from polythink.report.runs import Stage, is_number
 
 VERDICTS = {"right": "✓ right", "wrong": "✗ wrong", "unparsed": "no answer found", "timeout": "grading timed out"}
 
 _TRACE_HINT = (
-    "Read downwards. At a fork the text branches into paths, at a join a summary reads them all and the text goes on. "
-    "In the mode structured paths are drawn at the same time and do not see each other; in sequential they follow one "
-    "another."
+    "Read from top to bottom. At a fork the text branches into paths; at the join a summary reads all of them, and the "
+    "text continues. In mode structured, paths are sampled at the same time and do not see each other; in mode "
+    "sequential, each path sees the earlier ones."
 )
 
 
@@ -34,7 +34,7 @@ def arm_traces_section(label: str, stages: Sequence[Stage], most: int = 2) -> st
 
 
 def _last_samples(stages: Sequence[Stage]) -> tuple[Stage | None, list[dict]]:
-    """The samples of the last stage that has any: of all its problem sets, or of the end of its training."""
+    """The last stage with samples, and these: of all its problem sets, or of the last tenth of its training."""
     for stage in reversed(stages):
         rows = [row for name in (stage.evals or {"": {}}) for row in stage.samples(name) if "reference" not in row]
         if rows:
@@ -44,7 +44,11 @@ def _last_samples(stages: Sequence[Stage]) -> tuple[Stage | None, list[dict]]:
 
 
 def choose_samples(rows: Sequence[dict], most: int) -> list[dict]:
-    """A few samples of every sort, the telling sorts first: one of each, then a second, each of another problem."""
+    """A few samples of each outcome: first one of each, then a second, and so on, all of different problems.
+
+    Outcomes in order: right although a path was wrong, right, wrong although a path was right, wrong, and the same two
+    without a block.
+    """
 
     def sort_of(row: dict) -> int:
         paths = {s.get("right") for s in row.get("segments") or [] if s.get("kind") == "path"}
@@ -75,10 +79,11 @@ def _sample(row: dict) -> str:
     facts += [row["reason"].replace("_", " ")] if row.get("well_formed") is False and row.get("reason") else []
     answers = [f"answer {row['answer']}"] if row.get("answer") else []
     answers += [f"extracted {row['extracted']}"] if row.get("extracted") and verdict != "right" else []
+    line = escape(" · ".join([*answers, *facts]))
     return (
         f'<article class="sample"><div class="head"><span class="verdict {escape(verdict)}">'
         f"{escape(VERDICTS.get(verdict, verdict))}</span>"
-        f'<span class="soft">{escape(" · ".join([*answers, *facts]))}</span></div>{trace_html(row)}</article>'
+        f'<span class="soft">{line}</span></div>{trace_html(flow_of_row(row))}</article>'
     )
 
 
@@ -86,18 +91,18 @@ def _sample(row: dict) -> str:
 
 
 def texts_section(stages: Sequence[Stage], most: int = 12) -> str:
-    """The first texts of the last stage that wrote any: source, reference, output; wrong ones before right ones."""
+    """The first texts of the last stage that has any: source, reference, output; wrong ones first."""
     for stage in reversed(stages):
         rows = [row for name in stage.evals for row in stage.samples(name) if "output" in row]
         if rows:
             chosen = sorted(rows[:most], key=lambda row: bool(row.get("exact")))
-            hint = f'<p class="soft small">The first {len(chosen)} of stage <b>{escape(stage.name)}</b>.</p>'
+            hint = f'<p class="soft small">The first {len(chosen)} texts of stage <b>{escape(stage.name)}</b>.</p>'
             return section("Texts", hint + "".join(map(_text, chosen)))
     return ""
 
 
 def _text(row: dict) -> str:
-    verdict = ("right", "✓ the reference") if row.get("exact") else ("wrong", "✗ not the reference")
+    verdict = ("right", "✓ equals the reference") if row.get("exact") else ("wrong", "✗ differs from the reference")
     lines = "".join(
         f"<tr><th>{name}</th><td>{escape(str(row.get(name, '')))}</td></tr>"
         for name in ("source", "reference", "output")

@@ -2,6 +2,7 @@
 
     reward: accuracy                                        # the name of a preset
     reward: {preset: tiered, rule: strict}                  # a preset with some keys replaced
+    reward: lengths:short                                   # a Python function, short in lengths.py
     reward:                                                 # cases: the first one whose conditions all hold
       cases:
         - {when: [right, parallel, well_formed], value: 1.2}
@@ -17,38 +18,46 @@ Steps count from 1 and are the same number at every depth: a schedule inside a s
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from polythink.errors import UserError, did_you_mean
-from polythink.rewards.terms import CONDITIONS, TERMS, RewardInput
+from polythink.rewards.functions import Function, TermName, call, name_of
+from polythink.rewards.terms import CONDITIONS, RewardInput
 from polythink.run.config import Config, parse_config
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.rollout import Rollout
 from polythink.trace.validity import RULES
 
 Condition = Literal[*CONDITIONS]
-TermName = Literal[*TERMS]
 
 
 class Case(Config):
     """`value` is the reward where all of `when` hold and no earlier case did."""
 
     when: tuple[Condition, ...]
+    """Conditions that must all hold."""
     value: float
+    """The reward in this case."""
 
 
 class WeightedTerm(Config):
-    """`weight` x term where all of `when` hold. With `decay` the weight is multiplied by exp(-step / decay)."""
+    """`weight` x term, added where all of `when` hold."""
 
     term: TermName = "one"
+    """A term's name, a Python function, or "module:function"."""
     weight: float
+    """Factor on the term."""
     when: tuple[Condition, ...] = ()
+    """Conditions that must all hold; otherwise the term adds 0."""
     decay: PositiveFloat | None = None
+    """Multiply the weight by exp(-step / decay); none: constant."""
 
     def weight_at(self, step: int) -> float:
+        """The weight at a step, counted from 1."""
         return self.weight * (math.exp(-step / self.decay) if self.decay else 1.0)
 
 
@@ -56,27 +65,36 @@ class Phase(Config):
     """A reward for a number of steps; the last phase of a `switch` has no number and stays."""
 
     reward: RewardConfig
+    """The reward of this phase."""
     steps: PositiveInt | None = None
+    """Length of the phase in steps; none only in the last phase of a switch."""
 
 
 class RewardConfig(Config):
-    """One of three forms: cases with added terms, a `cycle` of phases, or a `switch` between phases.
-
-    `rule` is what well-formed means; given outside it holds for everything inside, and is `strict` where it is given
-    nowhere. Presets ask for `reference`, the checker of the published rewards.
-    """
+    """One of three forms: cases or a function with added terms, a `cycle` of phases, a `switch` between phases."""
 
     name: str = ""
+    """Name of the preset; logged as reward_name."""
     rule: Literal[RULES] | None = None
+    """What well-formed means, also for everything inside; none: strict (presets: reference, as published)."""
     cases: tuple[Case, ...] = ()
+    """The first case whose conditions all hold gives the reward."""
     otherwise: float = 0.0
+    """The reward where no case holds."""
+    function: Function | None = None
+    """A Python function instead of cases: it takes a `RewardInput` and returns a number; or "module:function"."""
     add: tuple[WeightedTerm, ...] = ()
+    """Weighted terms that are added."""
     cycle: tuple[Phase, ...] = ()
+    """Phases that repeat."""
     switch: tuple[Phase, ...] = ()
+    """Phases one after another; the last one stays."""
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in_preset(cls, data: Any) -> Any:
+    def _fill_in(cls, data: Any) -> Any:
+        if callable(data) or (isinstance(data, str) and ":" in data):
+            return {"function": data}
         if isinstance(data, str):
             return preset(data)
         if isinstance(data, dict) and isinstance(data.get("preset"), str):
@@ -85,9 +103,9 @@ class RewardConfig(Config):
 
     @model_validator(mode="after")
     def _one_form(self) -> RewardConfig:
-        forms = [bool(self.cases or self.add), bool(self.cycle), bool(self.switch)]
-        if sum(forms) != 1:
-            raise ValueError("a reward is one of: cases and add, a cycle, a switch")
+        forms = [bool(self.cases or self.add or self.function), bool(self.cycle), bool(self.switch)]
+        if sum(forms) != 1 or (self.cases and self.function):
+            raise ValueError("a reward is one of: cases or a function (with add), a cycle, a switch")
         if any(phase.steps is None for phase in self.cycle + self.switch[:-1]):
             raise ValueError("each phase of a cycle, and each but the last of a switch, must say for how many steps")
         if self.switch and self.switch[-1].steps is not None:
@@ -115,42 +133,61 @@ class RewardConfig(Config):
             return self.rule or "strict"
         return self.at(step).rule or "strict"
 
+    def functions(self) -> Iterator[str]:
+        """Every "module:function" in it."""
+        for function in (self.function, *(added.term for added in self.add)):
+            if isinstance(function, str) and ":" in function:
+                yield function
+        for phase in self.cycle + self.switch:
+            yield from phase.reward.functions()
+
 
 @dataclass(frozen=True)
 class Reward:
-    """`reward(rollout, right, step)` is a number; `terms` are its parts, `active` the name of what holds at a step."""
+    """A reward as a function of a rollout, its grade and the step."""
 
     config: RewardConfig
     dialect: Dialect = PARALLEL_R1
 
-    def __call__(self, rollout: Rollout, right: bool, step: int, answered: bool = True) -> float:
-        return sum(self.terms(rollout, right, step, answered).values())
+    def __call__(self, rollout: Rollout, right: bool, step: int, **grade: Any) -> float:
+        """The reward of a rollout; arguments as in `terms`."""
+        return sum(self.terms(rollout, right, step, **grade).values())
 
-    def terms(self, rollout: Rollout, right: bool, step: int, answered: bool = True) -> dict[str, float]:
-        """The parts that add up to the reward: `case`, and each added term under its name."""
-        now = self.config.at(step)
-        judged = RewardInput(rollout.text, right, answered, self.config.rule_at(step), self.dialect)
-        value = next((case.value for case in now.cases if _all_hold(case.when, judged)), now.otherwise)
-        parts = {"case": value}
+    def terms(self, rollout: Rollout, right: bool, step: int, **grade: Any) -> dict[str, float]:
+        """The parts that add up to the reward: `case` (or the function's name), and each added term under its name.
+
+        `grade` holds further fields of `RewardInput`: answered, extracted, question, answer.
+        """
+        now, rule = self.config.at(step), self.config.rule_at(step)
+        given = RewardInput(rollout, right, step=step, rule=rule, dialect=self.dialect, **grade)
+        if now.function:
+            parts = {name_of(now.function): call(now.function, given)}
+        else:
+            parts = {"case": next((case.value for case in now.cases if _all_hold(case.when, given)), now.otherwise)}
         for added in now.add:
-            part = added.weight_at(step) * TERMS[added.term](judged) if _all_hold(added.when, judged) else 0.0
-            parts[added.term] = parts.get(added.term, 0.0) + part
+            holds, name = _all_hold(added.when, given), name_of(added.term)
+            part = added.weight_at(step) * call(added.term, given) if holds else 0.0
+            parts[name] = parts.get(name, 0.0) + part
         return parts
 
     def active(self, step: int) -> str:
-        """The name of the reward that holds at `step`; `custom` for one without a name."""
-        return self.config.at(step).name or "custom"
+        """The name of the reward that holds at `step`: its preset or function, otherwise `custom`."""
+        now = self.config.at(step)
+        return now.name or (name_of(now.function) if now.function else "custom")
 
 
-def build_reward(config: RewardConfig | str | dict, dialect: Dialect = PARALLEL_R1) -> Reward:
-    """A reward from its configuration, a preset's name or plain data; `UserError` says what is wrong with it."""
+def build_reward(config: Any, dialect: Dialect = PARALLEL_R1) -> Reward:
+    """A reward from a `RewardConfig` or what stands for one: a preset's name, plain data, a function or its name.
+
+    Raises `UserError` with the first mistake in it.
+    """
     if not isinstance(config, RewardConfig):
         config = parse_config(RewardConfig, config, "reward")
     return Reward(config, dialect)
 
 
-def _all_hold(conditions: tuple[str, ...], judged: RewardInput) -> bool:
-    return all(CONDITIONS[condition](judged) for condition in conditions)
+def _all_hold(conditions: tuple[str, ...], given: RewardInput) -> bool:
+    return all(CONDITIONS[condition](given) for condition in conditions)
 
 
 # ---- presets ----

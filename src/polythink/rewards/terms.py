@@ -1,8 +1,7 @@
-"""What a reward can look at: conditions that hold or do not, and quantities, each a pure function of a judged response.
+"""What a reward sees of a rollout: conditions that hold or not, and terms, each a pure function of a `RewardInput`.
 
-A term sees the response's text and the grader's finding; never a tokenizer or a model. Texts need not be well formed:
-`well_formed` says whether they are, and the quantities read what blocks there are in the manner of the published
-rewards (facts on Parallel-R1: N, f, B and g of its reward table).
+Texts need not be well formed: `well_formed` says whether they are, and the terms read the blocks that are there as the
+published rewards do (facts on Parallel-R1: N, f, B and g of its reward table).
 """
 
 from __future__ import annotations
@@ -12,25 +11,60 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import permutations
 from statistics import fmean
 
 from polythink.trace import validity
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.parse import first_block, scan
-from polythink.trace.statistics import count_blocks as blocks_opened
+from polythink.trace.rollout import Rollout, Segment
+from polythink.trace.statistics import count_blocks
 
 
 @dataclass(frozen=True)
 class RewardInput:
-    """A response and what the grader found: `right`, and `answered` (False where no answer could be extracted)."""
+    """A rollout, its grade, and the problem that it answers."""
 
-    text: str
-    right: bool
-    answered: bool = True
-    rule: str = "strict"
+    rollout: Rollout  # tokens, log-probabilities, and why each segment stopped
+    right: bool  # the answer equals the reference
+    answered: bool = True  # an answer could be extracted
+    extracted: str | None = None  # that answer
+    question: str = ""
+    answer: str = ""  # the reference
+    step: int = 1  # of training, from 1
+    rule: str = "strict"  # what `well_formed` means
     dialect: Dialect = PARALLEL_R1
+
+    @cached_property
+    def text(self) -> str:
+        """The whole response, tags included."""
+        return self.rollout.text
+
+    @property
+    def tokens(self) -> int:
+        """Length of the response in tokens, over all paths."""
+        return self.rollout.tokens
+
+    @property
+    def critical_path(self) -> int:
+        """Number of sequential steps of the response, in tokens; the prompt is not counted."""
+        return self.rollout.critical_path
+
+    @property
+    def segments(self) -> list[Segment]:
+        """Main text, paths and summaries, in text order."""
+        return self.rollout.segments
+
+    @cached_property
+    def blocks(self) -> int:
+        """Number of blocks that the response opens, well formed or not."""
+        return count_blocks(self.text, self.dialect)
+
+    @cached_property
+    def well_formed(self) -> bool:
+        """Whether the response is valid under `rule`. Text without any tag is valid under every rule."""
+        return validity.check(self.text, self.rule, self.dialect).valid
 
 
 Term = Callable[[RewardInput], float]
@@ -39,61 +73,53 @@ Term = Callable[[RewardInput], float]
 # ---- conditions ----
 
 
-def count_blocks(judged: RewardInput) -> int:
-    """How many blocks are opened, well formed or not."""
-    return blocks_opened(judged.text, judged.dialect)
-
-
-def is_well_formed(judged: RewardInput) -> bool:
-    """Whether the text is valid under the reward's rule. Text without any tag is valid under every rule."""
-    return validity.check(judged.text, judged.rule, judged.dialect).valid
-
-
 CONDITIONS: dict[str, Callable[[RewardInput], bool]] = {
-    "right": lambda j: j.right,
-    "wrong": lambda j: not j.right,
-    "answered": lambda j: j.answered,
-    "unanswered": lambda j: not j.answered,
-    "parallel": lambda j: count_blocks(j) > 0,
-    "no_block": lambda j: count_blocks(j) == 0,
-    "well_formed": is_well_formed,
-    "malformed": lambda j: not is_well_formed(j),
+    "right": lambda r: r.right,
+    "wrong": lambda r: not r.right,
+    "answered": lambda r: r.answered,
+    "unanswered": lambda r: not r.answered,
+    "parallel": lambda r: r.blocks > 0,
+    "no_block": lambda r: r.blocks == 0,
+    "well_formed": lambda r: r.well_formed,
+    "malformed": lambda r: not r.well_formed,
 }
 
 
-# ---- quantities ----
+# ---- terms ----
 
 
-def self_bleu(judged: RewardInput) -> float:
-    """How alike the paths are, 0 (nothing shared) to 1: the mean over blocks of the mean BLEU over ordered pairs.
+def self_bleu(given: RewardInput) -> float:
+    """Similarity of the paths, 0 (nothing shared) to 1: the mean over blocks of the mean BLEU over ordered pairs.
 
-    1.0 without a block, and for a block with fewer than two paths: what is not there is not diverse.
+    1.0 without a block, and for a block with fewer than two paths.
     """
     alike = [
-        fmean(bleu(a, b) for a, b in permutations(paths, 2)) if len(paths) > 1 else 1.0 for paths, _ in _blocks(judged)
+        fmean(bleu(a, b) for a, b in permutations(paths, 2)) if len(paths) > 1 else 1.0 for paths, _ in _blocks(given)
     ]
     return fmean(alike) if alike else 1.0
 
 
-def efficiency(judged: RewardInput) -> float:
-    """The share of words that need not be waited for: (total - traversed) / total, 0 without a block.
+def efficiency(given: RewardInput) -> float:
+    """Share of words off the critical path: (total - sequential) / total, 0 without a block.
 
-    Traversed are the words outside blocks, the longest path of each block, and a summary that stands inside its block.
-    Tags are no words.
+    Sequential are the words outside blocks, the longest path of each block, and a summary that stands inside its block.
+    Tags are not words.
     """
-    words = partial(_words, dialect=judged.dialect)
-    total, saved = words(judged.text), 0
-    for paths, between in _blocks(judged):
-        _, stray = _split(between, "summary", judged.dialect)
+    words = partial(_words, dialect=given.dialect)
+    total, saved = words(given.text), 0
+    for paths, between in _blocks(given):
+        _, stray = _split(between, "summary", given.dialect)
         saved += sum(map(words, paths)) - max(map(words, paths), default=0) + words(stray)
     return saved / total if total else 0.0
 
 
 TERMS: dict[str, Term] = {
-    "one": lambda j: 1.0,
-    **{name: lambda j, holds=holds: float(holds(j)) for name, holds in CONDITIONS.items()},
-    "blocks": lambda j: float(count_blocks(j)),
-    "sqrt_blocks": lambda j: math.sqrt(count_blocks(j)),
+    "one": lambda r: 1.0,
+    **{name: lambda r, holds=holds: float(holds(r)) for name, holds in CONDITIONS.items()},
+    "blocks": lambda r: float(r.blocks),
+    "sqrt_blocks": lambda r: math.sqrt(r.blocks),
+    "tokens": lambda r: float(r.tokens),
+    "critical_path": lambda r: float(r.critical_path),
     "self_bleu": self_bleu,
     "efficiency": efficiency,
 }
@@ -138,13 +164,13 @@ def _ngrams(tokens: Sequence[str], n: int) -> Counter:
 # ---- reading blocks leniently ----
 
 
-def _blocks(judged: RewardInput) -> list[tuple[list[str], str]]:
+def _blocks(given: RewardInput) -> list[tuple[list[str], str]]:
     """Of each outermost block the texts of its outermost paths, and the text between them."""
-    d = judged.dialect
+    d = given.dialect
     if d.block_open:
-        bodies, _ = _split(judged.text, "block", d)
+        bodies, _ = _split(given.text, "block", d)
     else:  # what stands before a summary
-        parts = (part.partition(d.summary_open)[0] for part in judged.text.split(d.summary_close))
+        parts = (part.partition(d.summary_open)[0] for part in given.text.split(d.summary_close))
         bodies = [part for part in parts if first_block(part, d)]
     return [_split(body, "path", d) for body in bodies]
 

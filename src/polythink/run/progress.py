@@ -1,4 +1,4 @@
-"""A progress bar on stderr for a person at a terminal; nothing at all elsewhere."""
+"""A progress bar on stderr if that is a terminal; otherwise nothing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ Item = TypeVar("Item")
 
 
 class Progress:
-    """`with Progress(total, label) as bar: bar.advance(1, loss=0.3)`. `total=None` where the end is not known.
+    """`with Progress(total, label) as bar: bar.advance(1, loss=0.3)`. `total=None` if the number is not known.
 
-    Of nested ones the outermost is shown: a terminal has room for one. One with an empty label is never shown.
+    Of nested bars only the outermost is shown. A bar with an empty label is never shown.
     """
 
+    hidden = False  # set by `--quiet`
     _shown = False
 
     def __init__(self, total: int | None, label: str):
@@ -23,7 +24,7 @@ class Progress:
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
-        if self.label and sys.stderr.isatty() and not Progress._shown:
+        if self.label and sys.stderr.isatty() and not (Progress.hidden or Progress._shown):
             Progress._shown = True
             self._bar = _rich_bar()
             self._task = self._bar.add_task(self.label, total=self.total, shown="")
@@ -31,7 +32,7 @@ class Progress:
         return self
 
     def advance(self, n: int = 1, **shown: float | str | None) -> None:
-        """`n` more are done; `shown` metrics stand beside the bar until the next call that gives some."""
+        """Count `n` more as done. The metrics `shown` appear beside the bar until a later call replaces them."""
         self.done += n
         if self._bar is not None:
             text = {"shown": "  ".join(f"{name} {_brief(value)}" for name, value in shown.items())} if shown else {}
@@ -45,7 +46,7 @@ class Progress:
 
 
 def progress(items: Iterable[Item] | int, label: str) -> Iterator[Item]:
-    """The items, one by one, under a progress bar. A number stands for `range` of it."""
+    """Yield the items under a progress bar. A number stands for its `range`."""
     items = range(items) if isinstance(items, int) else items
     with Progress(len(items) if isinstance(items, Sized) else None, label) as bar:
         for item in items:
@@ -62,7 +63,7 @@ def _rich_bar() -> Any:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
         TimeRemainingColumn(), TextColumn("{task.fields[shown]}"),
     )  # fmt: skip
-    # what is printed under the bar is moved to stderr by rich, and would be lost to a file or pipe on stdout
+    # rich moves what is printed meanwhile to stderr, which would lose it where stdout is a file or a pipe
     return RichProgress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
 
 

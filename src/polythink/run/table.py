@@ -8,7 +8,7 @@ from typing import Any
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table whose columns line up as plain text too; columns of numbers are set to the right."""
+    """A Markdown table whose columns line up as plain text too; columns of numbers are aligned to the right."""
     cells = [
         [_text(cell).replace("|", "\\|").replace("\n", " ") for cell in row]
         for row in (columns, *_checked(columns, rows))

@@ -1,11 +1,10 @@
-"""Checkpoints: everything a loop needs to go on as if it had never stopped.
+"""Checkpoints: everything that a loop needs to resume as if it had never stopped.
 
 A step's data and random numbers depend on (seed, step) alone, so model, optimiser and step count are nearly all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -20,7 +19,7 @@ FILE = "checkpoint.pt"
 
 
 def save_checkpoint(folder: Path, step: int, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Write the state after `step` finished steps; the checkpoint before is replaced only by a whole one."""
+    """Write the state after `step` finished steps; the previous checkpoint is replaced only by a complete one."""
     state = {
         "step": step,
         "model": model.state_dict(),
@@ -34,7 +33,7 @@ def save_checkpoint(folder: Path, step: int, model: torch.nn.Module, optimiser: 
 
 
 def _save(state: dict, path: Path) -> None:
-    """`torch.save`, but a full disk stays the `OSError` that it is: torch raises an error of its own on top of it."""
+    """`torch.save` that raises a full disk as `OSError`; torch wraps it in an error of its own."""
     try:
         with path.open("wb") as file:
             torch.save(state, file)
@@ -45,7 +44,7 @@ def _save(state: dict, path: Path) -> None:
 
 
 def load_checkpoint(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """Put the saved state into model and optimiser; returns how many steps it had finished, 0 without a checkpoint."""
+    """Restore model and optimiser; returns the number of finished steps, 0 without a checkpoint."""
     path = folder / FILE
     if not path.is_file():
         return 0
@@ -55,36 +54,15 @@ def load_checkpoint(folder: Path, model: torch.nn.Module, optimiser: torch.optim
         optimiser.load_state_dict(state["optimiser"])
     except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
         reason = "it is damaged" if isinstance(error, EOFError | UnpicklingError) else str(error).splitlines()[0]
-        raise UserError(f"cannot go on from {path}: {reason}; delete it to begin the stage again") from error
+        raise UserError(f"cannot go on from {path}: {reason}; delete it to start the stage again") from error
     torch.set_rng_state(state["rng"])
     if torch.cuda.is_available() and state["cuda_rng"]:
         torch.cuda.set_rng_state_all(state["cuda_rng"])
     return int(state["step"])
 
 
-def keep_weights(folder: Path, step: int, model: torch.nn.Module) -> None:
-    """Write the weights alone, to be averaged at the end."""
-    if distributed.is_main():
-        with atomic_write(_weights_file(folder, step)) as temporary:
-            _save(model.state_dict(), temporary)
-
-
-def average_weights(folder: Path, steps: Sequence[int], model: torch.nn.Module) -> None:
-    """Put the mean of the weights kept after these steps into the model."""
-    mean: dict[str, torch.Tensor] = {}
-    for step in steps:
-        weights = torch.load(_weights_file(folder, step), map_location="cpu", weights_only=True)
-        for name, value in weights.items():
-            mean[name] = mean.get(name, 0) + value.double() / len(steps)
-    model.load_state_dict({name: value.to(weights[name].dtype) for name, value in mean.items()})
-
-
-def _weights_file(folder: Path, step: int) -> Path:
-    return folder / f"weights-{step}.pt"
-
-
 def truncate_after(path: Path, step: int) -> None:
-    """Drop the rows of a JSONL file that belong to steps after `step`: they will be written again."""
+    """Drop the rows of a JSONL file that belong to steps after `step`; the resumed run writes them again."""
     if not path.is_file():
         return
     rows = read_jsonl(path)

@@ -1,40 +1,199 @@
-"""What all stages of a recipe have in common, and what the ones that train have. The rest stands beside each loop."""
+"""What the training loops can be told: plain typed models that import without torch.
+
+The loops stand in `sft.py` and `grpo.py`. A recipe adds what makes a stage of them (`pipeline.plan`).
+"""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 
+from polythink.problems.tasks.demonstrations import DemoStyle
+from polythink.rewards.combine import RewardConfig
 from polythink.run.config import Config
 from polythink.trace.layout import MODES
 
-
-class StageConfig(Config):
-    """What a stage may say differently from its recipe; left out, the recipe's own holds."""
-
-    mode: Literal[MODES] | None = None
-    prompt: str | None = None
-    decoding: dict[str, Any] = Field(default_factory=dict)  # keys of `SamplingParams` that replace the recipe's
-    seed: int | None = None
+LossType = Literal["token-mean", "sequence-mean"]
 
 
 class OptimiserConfig(Config):
-    """One optimiser step: AdamW."""
+    """AdamW, its learning rate over the steps, and when checkpoints are written."""
 
-    lr: float = Field(1e-5, gt=0)  # the highest
+    lr: float = Field(1e-5, gt=0)
+    """Peak learning rate."""
     schedule: Literal["constant", "cosine", "linear", "inverse_sqrt"] = "constant"
-    warmup: float = Field(0.0, ge=0)  # the rate rises from 0 over this share of all steps; from 1 on: so many steps
-    final_lr: float = Field(0.0, ge=0, le=1)  # where cosine and linear end, as a share of `lr`
+    """How the learning rate falls after the warm-up."""
+    warmup: float = Field(0.0, ge=0)
+    """Length of the linear warm-up: below 1 a share of all steps, otherwise a number of steps."""
+    final_lr: float = Field(0.0, ge=0, le=1)
+    """Learning rate at the end of the schedules cosine and linear, as a share of `lr`."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of AdamW's running averages of the gradient and of its square."""
     weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float = Field(1.0, ge=0)  # bound on the norm of the whole gradient; 0: none
-    autocast: bool = False  # forwards in bfloat16 over weights in float32; reinforcement learning draws so too
-    checkpoint_every: int = Field(50, ge=1)  # steps; the last step is always kept
+    """Decoupled weight decay; thought embeddings have none."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Clip the norm of the whole gradient to this; 0 does not clip."""
+    autocast: bool = False
+    """Run forwards in bfloat16 over float32 weights; in reinforcement learning the sampling too."""
+    checkpoint_every: int = Field(50, ge=1)
+    """Steps between two checkpoints; the last step always writes one."""
 
 
-class TrainingConfig(StageConfig, OptimiserConfig):
-    """Training on traces. `micro_batch` bounds memory and does not change the result, up to rounding."""
+class TrainingConfig(OptimiserConfig):
+    """What all training on traces shares."""
 
-    trainable: Literal["all", "thoughts"] = "all"  # thoughts: the model's thought embeddings alone
-    micro_batch: int = Field(32, ge=1)  # traces (of `sft` with `pack`: rows) in one forward and backward
+    trainable: Literal["all", "thoughts"] = "all"
+    """What is trained: all weights, or the thought embeddings alone."""
+    micro_batch: int = Field(32, ge=1)
+    """Traces (with `pack`: rows) per forward and backward; bounds memory, does not change the result."""
+
+
+class SFTConfig(TrainingConfig):
+    """Supervised fine-tuning on finished traces."""
+
+    steps: int | None = Field(None, ge=1)
+    """Optimiser steps; give steps or epochs."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the data instead of `steps`; not with demonstrations, which have no end."""
+    batch: int = Field(128, ge=1)
+    """Traces per step."""
+    loss_on: Literal["sampled", "response"] = "sampled"
+    """Train on the tokens that the model itself will write, or on every token of the response."""
+    max_tokens: int = Field(4096, ge=2)
+    """Drop traces with more tokens than this, prompt included, and count them."""
+    pack: int | None = Field(None, ge=2)
+    """Pack several traces into rows of at most this many tokens; none: one trace per row."""
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> SFTConfig:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
+
+
+class PolicyConfig(TrainingConfig):
+    """The objective of a reinforcement learning step, and how the step is divided into updates."""
+
+    mini_batches: int = Field(1, ge=1)
+    """Optimiser updates per step, each on whole groups."""
+    train_mode: Literal[MODES] | None = None
+    """Layout of the training forward; none: the one that the rollouts were sampled in."""
+    old_logprobs: Literal["engine", "recomputed"] = "engine"
+    """Old log-probabilities of the ratio: as the engine recorded them, or of a training forward before the step."""
+    scale_rewards: bool = True
+    """Divide advantages by the standard deviation of their group (GRPO); false as in Dr. GRPO."""
+    negative_scale: float = Field(1.0, ge=0)
+    """Multiply negative advantages by this."""
+    drop_zero_spread: bool = True
+    """Leave out groups whose rewards are all equal, also from the means of the loss."""
+    loss_type: LossType = "token-mean"
+    """Weigh every token of the batch alike, or every sequence."""
+    clip_low: float = Field(0.2, ge=0, le=1)
+    """Clip the probability ratio below 1 - clip_low."""
+    clip_high: float = Field(0.2, ge=0)
+    """Clip the probability ratio above 1 + clip_high."""
+    dual_clip: float | None = Field(None, gt=1)
+    """Bound the loss of negative advantages by this many times the advantage; none: no bound."""
+    kl_coef: float = Field(0.0, ge=0)
+    """Weight of the KL divergence from the model that the stage began with (beta); 0: no reference model is kept."""
+
+
+class GRPOConfig(PolicyConfig):
+    """Group-relative policy optimisation on problems with checkable answers."""
+
+    reward: RewardConfig
+    """A preset's name, a mapping (cases, add, cycle, switch), a Python function, or "module:function"."""
+    steps: int = Field(ge=1)
+    """Steps of sampling and training."""
+    prompts_per_step: int = Field(32, ge=1)
+    """Problems per step."""
+    group_size: int = Field(8, ge=2)
+    """Rollouts per problem; their mean reward is the baseline of each."""
+    max_num_seqs: int = Field(64, ge=1)
+    """Rollouts that the engine samples at once: speed and memory, not results."""
+    log_samples: int = Field(8, ge=0)
+    """Rollouts per step that are written to samples.jsonl."""
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> GRPOConfig:
+        if self.mini_batches > self.prompts_per_step:
+            raise ValueError(
+                f"mini_batches is {self.mini_batches}, but a step has {self.prompts_per_step} groups to divide; "
+                f"take at most {self.prompts_per_step} mini-batches"
+            )
+        return self
+
+
+class DemonstrationsConfig(Config):
+    """How demonstrations of a synthetic task are written."""
+
+    style: Literal["sequential", "parallel"] = "parallel"
+    """One chain after another in flat text, or one block of paths."""
+    p_right: float = Field(0.5, ge=0, le=1)
+    """Probability that a chain is the solution."""
+    paths: PositiveInt | tuple[PositiveInt, ...] = 3
+    """Paths per block, or a list of numbers to choose from at random."""
+    retries: int = Field(0, ge=0)
+    """Further chains that may follow a failed chain on the same path."""
+    labels: Literal["ordered", "random"] = "random"
+    """Numbers of numbered paths: 1..P in order, or any of the dialect's inventory."""
+    strategies: bool = False
+    """Let a path's number determine its first two operators."""
+    summary: Literal["chosen", "reference"] = "chosen"
+    """The summary states what a path came to, or always the reference answer."""
+
+    @model_validator(mode="after")
+    def _some_number_of_paths(self) -> DemonstrationsConfig:
+        if self.paths == ():
+            raise ValueError("paths is a number of paths, or a list of numbers to choose from; the list is empty")
+        return self
+
+    def demo_style(self) -> DemoStyle:
+        """The same as the task takes it."""
+        paths = self.paths if isinstance(self.paths, tuple) else (self.paths,)
+        return DemoStyle(**{**self.model_dump(), "paths": paths})
+
+
+class DataConfig(Config):
+    """One source of traces: a `file`, what a coldstart `stage` kept, or demonstrations of synthetic `problems`."""
+
+    file: str | None = None
+    """JSONL or Parquet file with rows {question, trace, prompt (optional)}."""
+    stage: str | None = None
+    """Name of an earlier coldstart stage, whose kept traces are read."""
+    problems: str | None = None
+    """A synthetic set, such as countdown-hard:train; its demonstrations are made afresh and never repeat."""
+    demonstrations: DemonstrationsConfig | None = None
+    """How the demonstrations of `problems` are written; none: the defaults."""
+    prompt: str | None = None
+    """Prompt of these traces; none: the one that a row names, otherwise the stage's."""
+    mode: Literal[MODES] | None = None
+    """How the traces are laid out; none: the stage's mode."""
+    weight: float | None = Field(None, gt=0)
+    """This source's part of every batch, in any unit; none: its number of traces."""
+    early_join: float = Field(0.0, ge=0, le=1)
+    """Share of traces whose paths are truncated where the shortest one ends."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_demonstrations(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("problems") is not None and data.get("demonstrations") is None:
+            return {**data, "demonstrations": {}}
+        return data
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        if sum(x is not None for x in (self.file, self.stage, self.problems)) != 1:
+            raise ValueError("a source of traces is exactly one of file, stage and problems")
+        if self.problems is None and self.demonstrations is not None:
+            raise ValueError("demonstrations are made of problems; the traces of a file or stage are already written")
+        if self.problems is not None and self.weight is None:
+            raise ValueError("demonstrations have no end; give the weight that they have in every batch")
+        if (self.problems or "").partition(":")[0] == "attribution":
+            given = self.demonstrations
+            if given != DemonstrationsConfig(paths=given.paths, labels=given.labels):
+                raise ValueError("demonstrations of attribution: only paths and labels can be chosen")
+        if self.mode == "sequential" and self.early_join:
+            raise ValueError("early_join truncates paths that run side by side; leave it out with mode: sequential")
+        return self

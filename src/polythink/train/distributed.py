@@ -1,7 +1,8 @@
-"""The places where a trainer must know that it is one of several processes. With one process they do nothing.
+"""Where a training loop must know that it is one of several processes. With one process these functions do nothing.
 
-Everything else in this room reads as if there were one. Parameters, optimiser and gradients need no such place: the
-optimiser is made from `model.parameters()` and the model is only ever called as a whole, so it may be sharded before.
+The losses are ready for several processes: batches are sharded, and token counts are summed before gradients are
+averaged. The rest is not yet: sampling takes a different number of forwards on each rank, every rank would write
+metrics.jsonl, and checkpoints hold whole state dicts. `refuse_many` therefore stops a run that a launcher started.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ Item = TypeVar("Item")
 
 
 def rank() -> int:
+    """This process's number, from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def world_size() -> int:
+    """The number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -32,9 +35,9 @@ def is_main() -> bool:
 
 
 def refuse_many() -> None:
-    """Stop where a launcher started several processes that would each train a model of their own."""
+    """`UserError` where a launcher started several processes: each would train a model of its own."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and world_size() == 1:
-        raise UserError("training in several processes is not built yet; start one process, without torchrun")
+        raise UserError("training in several processes is not supported yet; start one process, without torchrun")
 
 
 def shard(items: Sequence[Item]) -> list[Item]:

@@ -1,8 +1,8 @@
-"""What a policy learns from rollouts with advantages: one step's updates.
+"""What a policy learns from rollouts with advantages: the updates of one step.
 
-What was drawn is what is trained: the old log-probabilities are those the engine recorded, the training forward uses
-the segments' own temperatures, forced tokens carry no loss, and `logprob_gap` says how far drawing and training are
-apart.
+What was sampled is what is trained: the old log-probabilities are those that the engine recorded, the training forward
+uses the segments' own temperatures, forced tokens carry no loss, and `logprob_gap` measures how far apart sampling and
+training are.
 
 Axis legend: P problems (groups), G samples of a group, B rows, T tokens of a row.
 """
@@ -13,37 +13,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from polythink.models.batch import collate
 from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import token_logprobs
-from polythink.trace.layout import MODES, Layout
+from polythink.trace.layout import Layout
 from polythink.trace.rollout import Rollout
 from polythink.train import distributed
-from polythink.train.config import TrainingConfig
-from polythink.train.loss import Aggregation, k3_divergence, policy_loss, sequence_weights
+from polythink.train.config import PolicyConfig
+from polythink.train.loss import k3_divergence, policy_loss, sequence_weights
 from polythink.train.optimiser import autocast, micro_batches, update
-
-
-class PolicyConfig(TrainingConfig):
-    """The objective of a step and how it is divided into updates."""
-
-    mini_batches: int = Field(1, ge=1)  # updates a step, over whole groups
-    train_mode: Literal[MODES] | None = None  # layout of the training forward; None: the one drawn in
-    old_logprobs: Literal["engine", "recomputed"] = "engine"
-    scale_rewards: bool = True
-    negative_scale: float = Field(1.0, ge=0)  # factor on negative advantages
-    drop_zero_spread: bool = True  # leave out groups whose rewards are all equal, also from the means
-    loss_type: Aggregation = "token-mean"
-    clip_low: float = Field(0.2, ge=0, le=1)
-    clip_high: float = Field(0.2, ge=0)
-    dual_clip: float | None = Field(None, gt=1)
-    kl_coef: float = Field(0.0, ge=0)  # weight of the divergence from the model that the stage began with
 
 
 @dataclass(frozen=True)
@@ -58,18 +40,19 @@ class TrainItem:
 
     @property
     def tokens(self) -> int:
-        """How many of its tokens carry loss."""
+        """The number of its tokens that carry loss."""
         return int(self.layout.sampled.sum())
 
 
 def to_items(rollouts: Sequence[Rollout], advantage_PG: torch.Tensor, mode: str | None) -> list[list[TrainItem]]:
-    """The rollouts as groups, laid out in `mode` (None: the one they were drawn in)."""
+    """The rollouts as groups, laid out in `mode` (None: the mode that they were sampled in)."""
     groups, samples = advantage_PG.shape
     flat = [to_item(r, advantage, mode) for r, advantage in zip(rollouts, advantage_PG.flatten().tolist(), strict=True)]
     return [flat[g * samples : (g + 1) * samples] for g in range(groups)]
 
 
 def to_item(rollout: Rollout, advantage: float, mode: str | None) -> TrainItem:
+    """One rollout with its advantage, as arrays along its layout."""
     layout = rollout.layout(mode)
     drawn, temperature = np.zeros(len(layout), np.float32), np.ones(len(layout), np.float32)
     begin = len(rollout.prompt)
@@ -89,24 +72,17 @@ def update_policy(
     lr: float,
     reference: torch.nn.Module | None,
 ) -> dict:
-    """The updates of one step, one a mini-batch of whole groups. Returns their metrics.
+    """The updates of one step, one per mini-batch of whole groups; returns their metrics.
 
     `loss` and `grad_norm` are means over the updates, `clip_fraction` and `kl` over tokens; `logprob_gap` is the
     largest |engine - masked forward| over the tokens of the first mini-batch, before it changes the model.
     """
     lm.model.train()
-    if config.drop_zero_spread:
-        kept = [group for group, dropped in zip(groups, zero_spread_P.tolist(), strict=True) if not dropped]
-    else:
-        kept = list(groups)
+    zero_spread = zero_spread_P.tolist()
+    kept = [g for g, zero in zip(groups, zero_spread, strict=True) if not (zero and config.drop_zero_spread)]
     if not kept:  # nothing to learn from; the gap is measured all the same
-        return {
-            "loss": None,
-            "grad_norm": None,
-            "clip_fraction": None,
-            "kl": None,
-            **measure_gap(lm, config, groups[0]),
-        }
+        nothing = dict.fromkeys(("loss", "grad_norm", "clip_fraction", "kl"))
+        return {**nothing, **measure_gap(lm, config, groups[0])}
     if config.old_logprobs == "recomputed":
         kept = [recompute(lm, config, group) for group in kept]
     parts = []
@@ -127,7 +103,7 @@ def update_policy(
 def accumulate_gradient(
     lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem], reference: torch.nn.Module | None
 ) -> dict:
-    """Add the gradient of the mini-batch's loss; returns sums over its tokens. Forced tokens are in none of them."""
+    """Add the gradient of the mini-batch's loss; returns sums over its sampled tokens."""
     weights = sequence_weights([s.tokens for s in items], config.loss_type, distributed.all_reduce_sum)
     sums = {"loss": 0.0, "tokens": 0, "clipped": 0, "kl": 0.0, "gap_sum": 0.0, "gap_max": 0.0}
     for micro in micro_batches([len(s.layout) for s in items], config.micro_batch):
@@ -157,7 +133,7 @@ def accumulate_gradient(
 def forward(
     model: torch.nn.Module, lm: LanguageModel, config: PolicyConfig, rows: Sequence[TrainItem]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities (B, T) of the sampled tokens at the temperatures they were drawn at, and which those are."""
+    """Log-probabilities (B, T) of the tokens at their sampling temperatures, and (B, T) bool: which were sampled."""
     batch = collate([s.layout for s in rows], lm.pad).to(lm.device)
     temperature = along(batch.tokens, [s.temperature for s in rows], fill=1.0)
     with autocast(config, lm.device):
@@ -174,7 +150,7 @@ def along(like: torch.Tensor, arrays: Sequence[np.ndarray], fill: float = 0.0) -
 
 @torch.no_grad()
 def recompute(lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem]) -> list[TrainItem]:
-    """The items with old log-probabilities of the training forward in place of the engine's."""
+    """The items with old log-probabilities from a training forward instead of the engine."""
     result = list(items)
     for micro in micro_batches([len(s.layout) for s in items], config.micro_batch):
         values, _ = forward(lm.model, lm, config, [items[i] for i in micro])
@@ -184,14 +160,14 @@ def recompute(lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem
 
 
 def measure_gap(lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem]) -> dict:
-    """`logprob_gap` and its mean over the tokens of these rollouts, without training on them."""
+    """`logprob_gap` and its mean over the sampled tokens of these rollouts, without training on them."""
     gaps = [np.abs(s.old - s.drawn)[s.layout.sampled] for s in recompute(lm, config, items)]
     every = np.concatenate(gaps)
     return {"logprob_gap": float(every.max()), "logprob_gap_mean": float(every.mean())}
 
 
 def divide(groups: Sequence[list[TrainItem]], parts: int) -> list[Sequence[list[TrainItem]]]:
-    """The groups in `parts` runs of nearly equal size; fewer where there are fewer groups."""
+    """The groups in `parts` runs of nearly equal size; fewer runs where there are fewer groups."""
     parts = min(parts, len(groups))
     bounds = [len(groups) * i // parts for i in range(parts + 1)]
     return [groups[a:b] for a, b in pairwise(bounds)]

@@ -6,11 +6,11 @@ Axis legend: P problems, G samples of a group, N scored tokens (any shape), S se
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 
-Aggregation = Literal["token-mean", "sequence-mean"]
+from polythink.train.config import LossType
+
 MAX_LOG_RATIO = 20.0  # beyond it the ratio is clipped anyway, and exp() would overflow
 
 
@@ -39,7 +39,7 @@ def policy_loss(
     clip_high: float = 0.2,
     dual_clip: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss (N,) of each token and (N,) bool, where a clip took its gradient away.
+    """Loss (N,) of each token, and (N,) bool: tokens whose gradient the clip set to zero.
 
     max(-r A, -clip(r, 1 - low, 1 + high) A) with r = exp(new - old) (PPO, arXiv 1707.06347, eq. 7; two bounds as in
     DAPO, arXiv 2503.14476). Where A < 0 a `dual_clip` c > 1 bounds it by -c A (arXiv 1912.09729).
@@ -64,17 +64,17 @@ def k3_divergence(new: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 
 def sequence_weights(
-    tokens_S: Sequence[int], aggregation: Aggregation, total: Callable[[float], float] = float
+    tokens_S: Sequence[int], loss_type: LossType, total: Callable[[float], float] = float
 ) -> list[float]:
-    """The weight of each token of each sequence, so that a batch's loss is the plain sum of weight x loss over tokens.
+    """Weight of each token, per sequence, so that a batch's loss is the plain sum of weight x loss over tokens.
 
     `tokens_S` counts the scored tokens of each sequence. `token-mean`: every token of the batch weighs the same.
-    `sequence-mean`: every sequence that has tokens weighs the same. As weights are fixed for the whole batch before it
-    is divided into micro-batches, the division does not change the result. `total` sums a number over processes.
+    `sequence-mean`: every sequence that has tokens weighs the same. Weights are fixed for the whole batch before it is
+    divided into micro-batches, so the division does not change the result. `total` sums a number over processes.
     """
-    if aggregation == "token-mean":
+    if loss_type == "token-mean":
         tokens = total(sum(tokens_S))
         return [1.0 / tokens if tokens else 0.0] * len(tokens_S)
-    assert aggregation == "sequence-mean", aggregation
+    assert loss_type == "sequence-mean", loss_type
     sequences = total(sum(n > 0 for n in tokens_S))
     return [1.0 / (sequences * n) if n else 0.0 for n in tokens_S]

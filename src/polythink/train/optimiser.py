@@ -1,4 +1,4 @@
-"""What all training loops share about a step: its learning rate, the optimiser, the clipped update, micro-batches."""
+"""What all training loops share: learning rate, optimiser, clipped update, micro-batches."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from polythink.train.config import OptimiserConfig
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
-    """The rate of step `step`, counted from 0, of `steps`.
+    """The learning rate of a step, counted from 0, of `steps`.
 
-    `inverse_sqrt` falls with the root of the steps taken, from `lr` at the end of the warm-up (Vaswani et al. 2017).
+    `inverse_sqrt` falls with the square root of the step, from `lr` at the end of the warm-up (Vaswani et al. 2017).
     """
     warmup = round(config.warmup if config.warmup >= 1 else config.warmup * steps)
     if step < warmup:
@@ -31,9 +31,9 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
 
 
 def make_optimiser(model: torch.nn.Module, config: OptimiserConfig, trainable: str = "all") -> torch.optim.AdamW:
-    """AdamW over what is trained, without decay of thought embeddings. Make it after the model is placed or sharded.
+    """AdamW over the trained parameters; thought embeddings do not decay. Place or shard the model first.
 
-    With `trainable` "thoughts" all other parameters are frozen, and stay so.
+    With `trainable` "thoughts" all other parameters are frozen, and stay frozen.
     """
     thoughts = thoughts_of(model)
     table = None if thoughts is None else thoughts.table
@@ -53,11 +53,13 @@ def make_optimiser(model: torch.nn.Module, config: OptimiserConfig, trainable: s
 def update(model: torch.nn.Module, optimiser: torch.optim.Optimizer, lr: float, clip: float) -> float:
     """Clip the gradient (0: do not), step, clear the gradient; returns the gradient's norm before clipping.
 
-    `UserError` where that norm is not finite: the step is not taken, so the last checkpoint can be gone on from.
+    Raises `UserError` where that norm is not finite; the step is then not taken.
     """
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
     if not torch.isfinite(norm):
-        raise UserError(f"the gradient is no longer finite at lr {lr:.3g}; lower lr or clip, and begin the stage again")
+        raise UserError(
+            f"the gradient is not finite at lr {lr:.3g}; lower lr or max_grad_norm, then start again"
+        )
     for group in optimiser.param_groups:
         group["lr"] = lr
     optimiser.step()
@@ -66,10 +68,11 @@ def update(model: torch.nn.Module, optimiser: torch.optim.Optimizer, lr: float, 
 
 
 def micro_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Indices in groups of at most `size`, neighbours in length together so that little is padded; longest first."""
+    """Indices in groups of at most `size`, sorted by length (longest first) so that little is padded."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     return [order[i : i + size] for i in range(0, len(order), size)]
 
 
 def autocast(config: OptimiserConfig, device: torch.device) -> AbstractContextManager:
+    """The arithmetic of forwards: bfloat16 with `autocast`, otherwise that of the weights."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if config.autocast else nullcontext()

@@ -6,51 +6,53 @@ Left out: evaluation during training (an `eval` stage does that), and losses oth
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from pydantic import Field, model_validator
-
+from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
+from polythink.evaluate.study import params_of, prompt_of
 from polythink.models.batch import collate, response_of
-from polythink.models.lm import LanguageModel
+from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import token_logprobs
+from polythink.problems.prompts import Prompt
 from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.trace.layout import Layout
 from polythink.train import distributed
 from polythink.train.checkpoint import load_checkpoint, save_checkpoint, truncate_after
-from polythink.train.config import TrainingConfig
-from polythink.train.data import DataConfig, Mixture, pack_rows
+from polythink.train.config import SFTConfig
+from polythink.train.data import Mixture, TraceEncoder, mixture_of_rows, pack_rows
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser, micro_batches, update
 
 
-class SFTConfig(TrainingConfig):
-    """Fine-tuning on finished traces, laid out in the stage's mode."""
+def train_sft(
+    lm: LanguageModel,
+    config: SFTConfig,
+    data: Mixture | str | Path | Iterable[Mapping[str, Any]],
+    folder: str | Path,
+    *,
+    prompt: Prompt | str | None = None,
+    params: SamplingParams | None = None,
+    seed: int = 0,
+) -> dict:
+    """Fine-tune `lm` in place, or go on from the checkpoint in `folder`; returns a summary.
 
-    kind: Literal["sft"]
-    data: tuple[DataConfig, ...] = Field(min_length=1)
-    steps: int | None = Field(None, ge=1)  # give steps or epochs
-    epochs: float | None = Field(None, gt=0)
-    batch: int = Field(128, ge=1)  # traces a step
-    loss_on: Literal["sampled", "response"] = "sampled"  # what the model itself will write, or every token of it
-    max_tokens: int = Field(4096, ge=2)  # longer traces are dropped and counted
-    pack: int | None = Field(None, ge=2)  # put several traces in one row of at most this many tokens
-
-    @model_validator(mode="after")
-    def _steps_or_epochs(self) -> SFTConfig:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("say either how many steps or how many epochs")
-        return self
-
-
-def train_sft(lm: LanguageModel, config: SFTConfig, data: Mixture, folder: Path) -> dict:
-    """Train `lm` in place, or go on from the checkpoint in `folder`. Returns a summary; metrics.jsonl has the steps."""
+    `data` is a JSONL or Parquet file with rows {question, trace}, such rows, or a `Mixture`. Rows are laid out in the
+    mode of `params` under `prompt` (left out: those of the model's settings) and shuffled by `seed`; a mixture is laid
+    out already. `folder` receives metrics.jsonl (one row per step), checkpoint/ and model/, which `load` reads.
+    Raises `UserError` for data that cannot be trained on.
+    """
+    folder = Path(folder)
+    if not isinstance(data, Mixture):
+        encode = TraceEncoder(lm, params or params_of(lm.settings), prompt_of(lm.settings, prompt))
+        data = mixture_of_rows(data, encode, config, seed)
     model, optimiser = lm.model, make_optimiser(lm.model, config, config.trainable)
     steps = config.steps or data.steps(config.epochs)
     if not steps:
-        raise UserError(f"{config.epochs:g} epochs of the data are less than one batch of {config.batch}")
+        raise UserError(f"{config.epochs:g} epochs of the data are less than one batch of {config.batch} traces")
     done = load_checkpoint(folder / "checkpoint", model, optimiser)
     truncate_after(folder / "metrics.jsonl", done)
     model.train()
@@ -68,15 +70,23 @@ def train_sft(lm: LanguageModel, config: SFTConfig, data: Mixture, folder: Path)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == steps:
                 save_checkpoint(folder / "checkpoint", step + 1, model, optimiser)
     model.eval()
-    rows = read_jsonl(folder / "metrics.jsonl")
+    if lm.dialect.inventory:  # with more paths than this the engine scales attention
+        trained_paths = max(data.most_paths, lm.settings.trained_paths)
+        lm.settings = replace(lm.settings, trained_paths=trained_paths)
+    save(lm, folder / "model")
+    return summarise(read_jsonl(folder / "metrics.jsonl"), data)
+
+
+def summarise(rows: Sequence[dict], data: Mixture) -> dict:
+    """What result.json says: the last loss, and what all steps cost."""
     totals = {name: sum(row[name] for row in rows) for name in ("tokens", "seconds")}
-    return {"steps": steps, "loss": rows[-1]["loss"], "dropped": dict(data.dropped), **totals}
+    return {"steps": len(rows), "loss": rows[-1]["loss"], "dropped": dict(data.dropped), **totals}
 
 
 def accumulate_gradient(lm: LanguageModel, config: SFTConfig, layouts: Sequence[Layout]) -> tuple[float, int]:
-    """Add the gradient of the batch's mean loss over tokens; returns that loss and the number of tokens in it.
+    """Add the gradient of the batch's mean loss over tokens; returns that loss and the number of tokens.
 
-    The mean is over the whole batch: how it is divided into micro-batches does not matter.
+    The mean is over the whole batch, so its division into micro-batches does not change the result.
     """
     rows = pack_rows(layouts, config.pack) if config.pack else layouts
     tokens = int(distributed.all_reduce_sum(sum(count_scored(row, config.loss_on) for row in rows), lm.device))
@@ -92,6 +102,6 @@ def accumulate_gradient(lm: LanguageModel, config: SFTConfig, layouts: Sequence[
 
 
 def count_scored(layout: Layout, loss_on: str) -> int:
-    """How many tokens of a layout the loss is on."""
+    """The number of tokens of a layout that the loss is on."""
     wanted = layout.sampled if loss_on == "sampled" else response_of(layout)
     return int((wanted & (layout.previous >= 0)).sum())

@@ -84,7 +84,7 @@ def test_parts_of_p1():
     source, target = model.encoder.stack, model.decoder
     assert size(source.layers[0].self_attention) == 1_738_605
     assert size(target.layers[0].self_attention) == size(target.layers[0].cross_attention) == 1_047_971
-    assert (size(source.skip), size(target.skip)) == (975_420, 520_560)
+    assert (size(source.shared), size(target.shared)) == (975_420, 520_560)
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,10 @@ from torch import nn
 
 from helpers.shapes import make, make_config, tokens
 from polythink.errors import UserError
-from polythink.models.architectures import ARCHITECTURES, eit
+from polythink.models.architectures import ARCHITECTURES
 from polythink.models.architectures.attention import split
 from polythink.models.architectures.e_eit import EfficientInteractiveAttention
 from polythink.models.architectures.eit import InteractiveAttention
-from polythink.models.architectures.folding import folding_pays
 from polythink.models.architectures.partialformer import PartialAttention
 
 B, T, D_MODEL, HEADS = 2, 7, 32, 4
@@ -106,11 +105,11 @@ def test_partialformer_without_its_parts_is_multi_head_attention():
 def test_partialformer_is_its_formula(head_mlp):
     """Head by head, token by token, as in the docstring of the module; with residual attention from the stack."""
     model = make("partialformer", head_mlp=head_mlp).double()
-    layer, skip, x = model.decoder.layers[0].self_attention, model.decoder.skip, inputs()
+    layer, shared, x = model.decoder.layers[0].self_attention, model.decoder.shared, inputs()
     size, heads, groups = 8, 6, 4 if head_mlp else 6
-    found, _ = layer(x, None, *skip(x, None))
+    found, _ = layer(x, None, *shared(x, None))
     q, k, v, u = (p(x) for p in (layer.q_proj, layer.k_proj, layer.v_proj, layer.gate_proj))
-    q0, k0 = skip.q_proj(skip.norm(x)), skip.k_proj(skip.norm(x))
+    q0, k0 = shared.q_proj(shared.norm(x)), shared.k_proj(shared.norm(x))
 
     def head(y, h):
         return y[..., h * size : (h + 1) * size]
@@ -172,14 +171,7 @@ def test_two_sums_of_products_are_one():
 
 
 INTERACTIVE = pytest.mark.parametrize(
-    ("cls", "name", "fields"),
-    [
-        (InteractiveAttention, "eit", {}),
-        (InteractiveAttention, "eit-wide", {}),
-        (EfficientInteractiveAttention, "e_eit", {}),
-        (EfficientInteractiveAttention, "e_eit-wide", {}),
-        (EfficientInteractiveAttention, "e_eit-wide", {"kernel": 9}),  # wider than the text
-    ],
+    ("cls", "name"), [(InteractiveAttention, "eit"), (EfficientInteractiveAttention, "e_eit")]
 )
 
 
@@ -191,58 +183,45 @@ def with_gradient(module, fold: bool, x: torch.Tensor, **how) -> tuple[torch.Ten
 
 
 @INTERACTIVE
-@pytest.mark.parametrize("how", ["causal", "free", "padded", "one query", "chunks"])
-def test_the_folded_first_convolution_is_the_plain_one(cls, name, fields, how):
-    """In float64, outputs and gradients: under every mask under which it folds."""
+@pytest.mark.parametrize("how", ["causal", "free", "padded", "paths", "one query", "chunks"])
+def test_the_folded_first_convolution_is_the_plain_one(cls, name, how):
+    """In float64, outputs and gradients, under every kind of mask."""
     chunks = {"chunk_elements": 3 * B * T * 4} if how == "chunks" else {}
     role = "source" if how in ("free", "padded") else "target"
-    module, x, masks = attention(cls, name, role, **fields, **chunks), inputs(), {}
+    module, x, masks = attention(cls, name, role, **chunks), inputs(), {}
     if how == "padded":
         masks["mask"] = (torch.arange(T) < torch.tensor([[T - 3], [T]]))[:, None, None]
+    if how == "paths":
+        masks["mask"] = triangle().clone()
+        masks["mask"][..., 5:, 3:5] = False
     x = x[:, :1] if how == "one query" else x
     found, expected = (with_gradient(module, fold, x, **masks) for fold in (True, False))
     torch.testing.assert_close(found[0], expected[0], atol=1e-12, rtol=0)
     torch.testing.assert_close(found[1], expected[1], atol=1e-10, rtol=1e-10)
 
 
-def test_a_causal_fold_has_to_make_its_band_anew(monkeypatch):
-    """Otherwise the folded kernel reads k // 2 keys ahead there: the test above would see it."""
-    module, x = attention(InteractiveAttention, "eit-wide"), inputs()
-    expected = with_gradient(module, False, x)[0]
-    monkeypatch.setattr(eit, "with_band", lambda maps, *rest: maps[..., 3:])
-    assert (with_gradient(module, True, x)[0] - expected).abs().max() > 1e-4
-
-
-def test_masks_of_paths_do_not_fold_wide_kernels():
-    """There neighbours depend on the query: the plain form is taken, whatever is wished."""
-    module, x = attention(InteractiveAttention, "eit-wide"), inputs()
-    found, expected = (with_gradient(module, fold, x, mask=triangle())[0] for fold in (True, False))
-    assert torch.equal(found, expected)
-
-
 def test_folding_is_chosen_where_it_pays():
     """M = 4 heads of 8: by products a cell, and not for the single queries of decoding."""
 
     def pays(name: str, queries: int, **fields) -> bool:
-        return folding_pays(make_config(name, **fields), queries, causal=True)
+        return make_config(name, **fields).folds(queries)
 
     assert not pays("eit", 1000), "32 channels for 16 pairs"
     assert pays("eit", 1000, isi_channels=16)
-    assert pays("eit-wide", 1000), "32 channels for 16 pairs, but 7 keys each"
     assert pays("e_eit", 100)
-    assert pays("e_eit-wide", 100)
-    assert not any(pays(name, 1) for name in ("eit", "eit-wide", "e_eit", "e_eit-wide"))
+    assert not any(pays(name, 1) for name in ("eit", "e_eit"))
+    assert not any(pays(name, 1000) for name in ("eit-wide", "e_eit-wide")), "a wide kernel reads forbidden keys"
 
 
-@pytest.mark.parametrize("frame", ["causal", "seq2seq"])
+@pytest.mark.parametrize("backbone", ["causal", "seq2seq"])
 @pytest.mark.parametrize("name", ["eit", "eit-wide", "e_eit", "partialformer"])
-def test_chunks_of_query_rows_change_nothing(name, frame):
+def test_chunks_of_query_rows_change_nothing(name, backbone):
     """Outputs and gradients, with padding, and with dropout of the attention weights off."""
     ids, real = tokens(2, 11), torch.ones(2, 11, dtype=torch.long)
     real[1, 8:] = 0
     found = {}
     for limit in (1 << 26, 2000, 1):
-        model = make(name, frame, chunk_elements=limit).double().train()
+        model = make(name, backbone, chunk_elements=limit).double().train()
         out = model(ids, attention_mask=real, labels=ids)
         out.loss.backward()
         found[limit] = (out.logits, [p.grad for p in model.parameters()])

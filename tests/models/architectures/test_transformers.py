@@ -1,7 +1,7 @@
 """The models as citizens of transformers: what its own common model tests ask, asked of these classes.
 
 The library's test mixins (`tests/test_modeling_common.py`, `tests/generation/test_utils.py`) are not part of its wheel,
-so what they check is checked here anew, for every variant and both frames where that applies:
+so what they check is checked here anew, for every variant and both backbones where that applies:
 
     test_save_load, test_from_pretrained_no_checkpoint, test_load_save_without_tied_weights,
     test_tied_weights_keys, test_can_use_safetensors                -> saving, tying
@@ -46,20 +46,20 @@ from helpers.shapes import VARIANTS, VOCABULARY, make, make_config, tokens
 from polythink.models.architectures import ARCHITECTURES
 
 ALL = pytest.mark.parametrize("name", VARIANTS)
-FRAMES = pytest.mark.parametrize("frame", ["causal", "seq2seq"])
+BACKBONES = pytest.mark.parametrize("backbone", ["causal", "seq2seq"])
 AUTO = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
 
 
-def batch(frame: str, labels: bool = False) -> dict[str, torch.Tensor]:
+def batch(backbone: str, labels: bool = False) -> dict[str, torch.Tensor]:
     """Inputs with padding."""
     ids, real = tokens(3, 8), torch.ones(3, 8, dtype=torch.long)
     real[1, :3] = 0
     inputs = {"input_ids": ids, "attention_mask": real}
     if labels:
-        target = tokens(3, 6 if frame == "seq2seq" else 8, seed=5)
+        target = tokens(3, 6 if backbone == "seq2seq" else 8, seed=5)
         target[0, -2:] = -100
         inputs["labels"] = target
-    elif frame == "seq2seq":
+    elif backbone == "seq2seq":
         inputs["decoder_input_ids"] = tokens(3, 6, seed=5)
     return inputs
 
@@ -68,36 +68,36 @@ def batch(frame: str, labels: bool = False) -> dict[str, torch.Tensor]:
 
 
 @ALL
-@FRAMES
-def test_saved_and_loaded(name, frame, tmp_path):
+@BACKBONES
+def test_saved_and_loaded(name, backbone, tmp_path):
     """safetensors, one copy of what is tied, and the automatic classes find the right one."""
-    model = make(name, frame)
+    model = make(name, backbone)
     model.save_pretrained(tmp_path)
     assert {"config.json", "model.safetensors"} <= {file.name for file in tmp_path.iterdir()}
-    again = AUTO[frame].from_pretrained(tmp_path)
+    again = AUTO[backbone].from_pretrained(tmp_path)
     assert type(again) is type(model)
     with torch.no_grad():
-        assert torch.equal(model(**batch(frame)).logits, again(**batch(frame)).logits)
+        assert torch.equal(model(**batch(backbone)).logits, again(**batch(backbone)).logits)
     assert again.lm_head.weight is again.get_input_embeddings().weight
     config = AutoConfig.from_pretrained(tmp_path)
     ours = {key: value for key, value in model.config.to_dict().items() if not key.startswith(("_", "transformers"))}
     assert {key: config.to_dict()[key] for key in ours} == ours | {"dtype": config.to_dict()["dtype"]}
 
 
-@FRAMES
-def test_untied(frame, tmp_path):
-    model = make("eit", frame, tie_word_embeddings=False)
+@BACKBONES
+def test_untied(backbone, tmp_path):
+    model = make("eit", backbone, tie_word_embeddings=False)
     assert model.lm_head.weight is not model.get_input_embeddings().weight
-    tied = make("eit", frame)
+    tied = make("eit", backbone)
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in tied.parameters()) + VOCABULARY * 32
     model.save_pretrained(tmp_path)
-    again = AUTO[frame].from_pretrained(tmp_path)
+    again = AUTO[backbone].from_pretrained(tmp_path)
     assert torch.equal(again.lm_head.weight, model.lm_head.weight)
 
 
 @ALL
-@FRAMES
-def test_every_weight_is_drawn(name, frame, tmp_path):
+@BACKBONES
+def test_every_weight_is_drawn(name, backbone, tmp_path):
     """Also those that a checkpoint lacks, which come as empty memory; two draws with one seed are one."""
     from safetensors.torch import load_file, save_file
 
@@ -105,14 +105,14 @@ def test_every_weight_is_drawn(name, frame, tmp_path):
     models = []
     for _ in range(2):
         torch.manual_seed(3)
-        models.append(AUTO[frame].from_config(copy.deepcopy(config)))
+        models.append(AUTO[backbone].from_config(copy.deepcopy(config)))
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(a, b)
     models[0].save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     missing = sorted(weights)[::2]
     save_file({k: v for k, v in weights.items() if k not in missing}, tmp_path / "model.safetensors", {"format": "pt"})
-    state = AUTO[frame].from_pretrained(tmp_path).state_dict()
+    state = AUTO[backbone].from_pretrained(tmp_path).state_dict()
     for key, value in weights.items():
         if key not in missing:
             assert torch.equal(state[key], value), key
@@ -129,24 +129,24 @@ def test_published_embedding_scale():
 # ---- embeddings ----
 
 
-@FRAMES
+@BACKBONES
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("size", [VOCABULARY + 6, VOCABULARY - 6])
-def test_resized_embeddings(frame, tied, size):
-    model = make("partialformer", frame, tie_word_embeddings=tied)
+def test_resized_embeddings(backbone, tied, size):
+    model = make("partialformer", backbone, tie_word_embeddings=tied)
     before = model.get_input_embeddings().weight.detach().clone()
     model.resize_token_embeddings(size)
     assert model.config.vocab_size == size == model.get_output_embeddings().weight.shape[0]
     kept = min(size, VOCABULARY)
     assert torch.equal(model.get_input_embeddings().weight[:kept], before[:kept])
     assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
-    inputs = {key: value.clamp(max=size - 1) for key, value in batch(frame).items()}
+    inputs = {key: value.clamp(max=size - 1) for key, value in batch(backbone).items()}
     assert model(**inputs).logits.shape[-1] == size
 
 
-@FRAMES
-def test_embeddings_given_and_set(frame):
-    model, inputs = make("eit", frame), batch(frame)
+@BACKBONES
+def test_embeddings_given_and_set(backbone):
+    model, inputs = make("eit", backbone), batch(backbone)
     expected = model(**inputs).logits
     given = {**inputs, "inputs_embeds": model.get_input_embeddings()(inputs["input_ids"])}
     del given["input_ids"]
@@ -160,41 +160,41 @@ def test_embeddings_given_and_set(frame):
 # ---- training ----
 
 
-def gradients(model, frame) -> dict[str, torch.Tensor]:
+def gradients(model, backbone) -> dict[str, torch.Tensor]:
     model.zero_grad()
-    model(**batch(frame, labels=True)).loss.backward()
+    model(**batch(backbone, labels=True)).loss.backward()
     return {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
 
 
 @ALL
-@FRAMES
-def test_gradients_reach_every_weight(name, frame):
+@BACKBONES
+def test_gradients_reach_every_weight(name, backbone):
     """But biases that cannot matter: of keys, and the last before a softmax over keys."""
-    model = make(name, frame).train()
-    found = gradients(model, frame)
+    model = make(name, backbone).train()
+    found = gradients(model, backbone)
     unmoved = {key for key, p in model.named_parameters() if key not in found or not found[key].any()}
     assert not {key for key in unmoved if not key.endswith("bias")}
 
 
 @ALL
-@FRAMES
+@BACKBONES
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_gradient_checkpointing_changes_nothing(name, frame, reentrant):
-    model = make(name, frame).train()
-    expected = gradients(model, frame)
+def test_gradient_checkpointing_changes_nothing(name, backbone, reentrant):
+    model = make(name, backbone).train()
+    expected = gradients(model, backbone)
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     model.enable_input_require_grads()
-    found = gradients(model, frame)
+    found = gradients(model, backbone)
     assert set(found) == set(expected)
     for key in expected:
         torch.testing.assert_close(found[key], expected[key], atol=1e-6, rtol=1e-4)
 
 
 @ALL
-@FRAMES
-def test_a_few_steps_lower_the_loss(name, frame):
-    model = make(name, frame).train()
-    optimiser, inputs = torch.optim.Adam(model.parameters(), lr=5e-3), batch(frame, labels=True)
+@BACKBONES
+def test_a_few_steps_lower_the_loss(name, backbone):
+    model = make(name, backbone).train()
+    optimiser, inputs = torch.optim.Adam(model.parameters(), lr=5e-3), batch(backbone, labels=True)
     losses = []
     for _ in range(5):
         optimiser.zero_grad()
@@ -205,31 +205,31 @@ def test_a_few_steps_lower_the_loss(name, frame):
 
 
 def test_the_loss_is_cross_entropy():
-    """Shifted in the decoder-only frame, not in the other; with `num_items_in_batch` the sum over so many."""
-    for frame in ("causal", "seq2seq"):
-        model, inputs = make("vanilla", frame), batch(frame, labels=True)
+    """Shifted in the decoder-only backbone, not in the other; with `num_items_in_batch` the sum over so many."""
+    for backbone in ("causal", "seq2seq"):
+        model, inputs = make("vanilla", backbone), batch(backbone, labels=True)
         out, labels = model(**inputs), inputs["labels"]
-        logits, labels = (out.logits[:, :-1], labels[:, 1:]) if frame == "causal" else (out.logits, labels)
+        logits, labels = (out.logits[:, :-1], labels[:, 1:]) if backbone == "causal" else (out.logits, labels)
         expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
         torch.testing.assert_close(out.loss, expected)
         whole = model(**inputs, num_items_in_batch=torch.tensor(50)).loss
         torch.testing.assert_close(whole, expected * (labels != -100).sum() / 50)
 
 
-@FRAMES
+@BACKBONES
 @pytest.mark.parametrize("name", ["eit", "partialformer"])
-def test_trainers_of_the_library(name, frame, tmp_path):
+def test_trainers_of_the_library(name, backbone, tmp_path):
     """`Trainer` and `Seq2SeqTrainer`, unmodified: smoothed labels, checkpointing, prediction by generation."""
     pytest.importorskip("accelerate", reason="transformers' trainers need accelerate")
     from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 
-    model, data = make(name, frame), batch(frame, labels=True)
+    model, data = make(name, backbone), batch(backbone, labels=True)
     rows = [{key: value[i] for key, value in data.items()} for i in range(3)]
     shared = {
         "output_dir": str(tmp_path), "max_steps": 3, "per_device_train_batch_size": 3, "report_to": [],
         "gradient_checkpointing": True, "logging_steps": 1, "save_steps": 3, "use_cpu": True, "disable_tqdm": True,
     }  # fmt: skip
-    if frame == "causal":
+    if backbone == "causal":
         trainer = Trainer(model, TrainingArguments(**shared), train_dataset=rows)
     else:
         # labels are taken away before a smoothed loss, so the collator makes the decoder's input of them, as here
@@ -242,7 +242,7 @@ def test_trainers_of_the_library(name, frame, tmp_path):
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert len(losses) == 3
     assert losses[-1] < losses[0]
-    if frame == "seq2seq":
+    if backbone == "seq2seq":
         assert trainer.predict(rows).predictions.shape[0] == 3
     assert json.loads((tmp_path / "checkpoint-3" / "config.json").read_text())["model_type"] == name
 
@@ -251,17 +251,17 @@ def test_trainers_of_the_library(name, frame, tmp_path):
 
 
 @ALL
-@FRAMES
-def test_hidden_states_and_attentions(name, frame):
-    model = make(name, frame)
+@BACKBONES
+def test_hidden_states_and_attentions(name, backbone):
+    model = make(name, backbone)
     with torch.no_grad():
-        plain = model(**batch(frame)).logits
-        out = model(**batch(frame), output_hidden_states=True, output_attentions=True)
+        plain = model(**batch(backbone)).logits
+        out = model(**batch(backbone), output_hidden_states=True, output_attentions=True)
     torch.testing.assert_close(out.logits, plain, atol=1e-5, rtol=0)
-    side = "decoder_" if frame == "seq2seq" else ""
+    side = "decoder_" if backbone == "seq2seq" else ""
     assert len(out[f"{side}hidden_states"]) == 3
     kinds = [(out[f"{side}attentions"], 2)]
-    if frame == "seq2seq":
+    if backbone == "seq2seq":
         kinds += [(out.cross_attentions, 2), (out.encoder_attentions, 3)]
         assert len(out.encoder_hidden_states) == 4
     for weights, layers in kinds:
@@ -270,11 +270,11 @@ def test_hidden_states_and_attentions(name, frame):
             torch.testing.assert_close(w.sum(-1), torch.ones(w.shape[:-1]))
 
 
-@FRAMES
-def test_tuples_and_signature(frame):
-    model = make("partialformer", frame)
-    named = model(**batch(frame, labels=True))
-    unnamed = model(**batch(frame, labels=True), return_dict=False)
+@BACKBONES
+def test_tuples_and_signature(backbone):
+    model = make("partialformer", backbone)
+    named = model(**batch(backbone, labels=True))
+    unnamed = model(**batch(backbone, labels=True), return_dict=False)
     assert torch.equal(unnamed[0], named.loss)
     assert torch.equal(unnamed[1], named.logits)
     assert next(iter(inspect.signature(model.forward).parameters)) == "input_ids"
@@ -288,12 +288,12 @@ def test_only_the_logits_that_are_wanted():
 
 
 @pytest.mark.parametrize("name", ["vanilla", "partialformer-full"])
-@FRAMES
-def test_eager_is_sdpa(name, frame):
-    model = make(name, frame)
-    expected = model(**batch(frame)).logits
+@BACKBONES
+def test_eager_is_sdpa(name, backbone):
+    model = make(name, backbone)
+    expected = model(**batch(backbone)).logits
     model.set_attn_implementation("eager")
-    torch.testing.assert_close(model(**batch(frame)).logits, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model(**batch(backbone)).logits, expected, atol=1e-5, rtol=0)
 
 
 # ---- generation ----
@@ -306,11 +306,11 @@ WAYS = {
 
 
 @ALL
-@FRAMES
+@BACKBONES
 @pytest.mark.parametrize("way", WAYS)
-def test_generated_with_and_without_cache(name, frame, way):
+def test_generated_with_and_without_cache(name, backbone, way):
     """The same tokens, with padded prompts of different lengths in the batch."""
-    model, inputs = make(name, frame), batch(frame)
+    model, inputs = make(name, backbone), batch(backbone)
     inputs.pop("decoder_input_ids", None)
     found = []
     for use_cache in (True, False):
@@ -334,7 +334,7 @@ def test_generation_goes_on_from_a_cache(name):
     assert torch.equal(rest.sequences, whole)
 
 
-def test_one_configuration_serves_both_frames():
+def test_one_configuration_serves_both_backbones():
     """Making the second model leaves the first as it was."""
     config = make_config("eit", interaction_in=None)
     _, causal, seq2seq = ARCHITECTURES["eit"]
@@ -343,7 +343,7 @@ def test_one_configuration_serves_both_frames():
     assert [model.config.interacts("target") for model in models] == [True, False]
 
 
-def test_every_architecture_has_both_frames():
+def test_every_architecture_has_both_backbones():
     assert {config().model_type for config, _, _ in ARCHITECTURES.values()} == set(ARCHITECTURES)
     for config, causal, seq2seq in ARCHITECTURES.values():
         assert AutoModelForCausalLM._model_mapping[config] is causal

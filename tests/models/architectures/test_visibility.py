@@ -6,16 +6,18 @@ import pytest
 import torch
 
 from helpers.shapes import VARIANTS, make, tokens
-from polythink.engine import Engine, Request, SamplingParams, reference_generate
-from polythink.models.architectures.neighbours import around, left_of
+from polythink.engine.engine import Engine
+from polythink.engine.params import Request, SamplingParams
+from polythink.engine.reference import reference_generate
+from polythink.errors import UserError
 from polythink.models.batch import collate
 from polythink.models.lm import LanguageModel, ModelSettings
 from polythink.models.logprobs import token_logprobs
 from polythink.models.tokenizers import word_tokenizer
 from polythink.trace.dialect import PARALLEL_R1
 
-WIDE = [name for name in VARIANTS if name.endswith("-wide")]
 ALL = pytest.mark.parametrize("name", VARIANTS)
+TREES = pytest.mark.parametrize("name", [name for name in VARIANTS if not name.endswith("-wide")])
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
 
@@ -30,7 +32,7 @@ def _no_gradients():
 
 @ALL
 def test_the_future_changes_nothing(name):
-    """Exactly 0, in both frames."""
+    """Exactly 0, in both backbones."""
     ids, changed = tokens(2, 12), tokens(2, 12)
     changed[:, 7:] = tokens(2, 5, seed=9)
     model = make(name)
@@ -141,7 +143,7 @@ def tree(lengths=(6, 4, 3, 4)) -> tuple[torch.Tensor, torch.Tensor]:
     return mask[None, None], torch.tensor([positions])
 
 
-@ALL
+@TREES
 def test_a_path_inside_a_trace_is_the_path_alone(name):
     model, ids = make(name), tokens(1, 17)
     mask, positions = tree()
@@ -151,7 +153,7 @@ def test_a_path_inside_a_trace_is_the_path_alone(name):
         torch.testing.assert_close(found[:, span], alone, **CLOSE)
 
 
-@ALL
+@TREES
 def test_a_sibling_changes_nothing_and_the_join_sees_it(name):
     model, ids = make(name), tokens(1, 17)
     other = ids.clone()
@@ -162,66 +164,23 @@ def test_a_sibling_changes_nothing_and_the_join_sees_it(name):
     assert not torch.allclose(a[:, 13:], b[:, 13:], atol=1e-3)
 
 
-def test_neighbours_by_hand():
-    """Prefix 0-2, paths 3-4 and 5-7, join 8-9: who stands beside whom, seen from the two paths and from the join."""
-    mask, positions = tree((3, 2, 3, 2))
-    seen, nobody = mask[:, 0], -1
-    left = left_of(positions, positions, seen)
-    assert left[0].tolist() == [nobody, 0, 1, 2, 3, 2, 5, 6, 7, 8], "the join follows the longest path"
-    found = around(left, seen, reach=2)  # (B, W, T, S): two to the left, one, one to the right, two
-    found = found.masked_fill(~seen[:, None], nobody)[0]  # cells that no one reads
-    first, second, join = 4, 7, 9
-    assert found[1, first].tolist() == [-1, 0, 1, 2, 3, -1, -1, -1, -1, -1]
-    assert found[2, first].tolist() == [1, 2, 3, 4, -1, -1, -1, -1, -1, -1]
-    assert found[3, first].tolist() == [2, 3, 4, -1, -1, -1, -1, -1, -1, -1]
-    assert found[2, second].tolist() == [1, 2, 5, -1, -1, 6, 7, -1, -1, -1]
-    assert found[3, second].tolist() == [2, 5, 6, -1, -1, 7, -1, -1, -1, -1]
-    assert found[0, join].tolist() == [-1, -1, 0, 1, 2, 1, 2, 5, 6, 7]
-    assert found[2, join].tolist() == [1, 2, -1, 4, -1, 6, 7, 8, 9, -1], "nothing beside the fork, two paths follow it"
-    assert found[3, join].tolist() == [2, -1, -1, -1, -1, 7, 8, 9, -1, -1]
+WIDE = pytest.mark.parametrize("name", ["eit-wide", "e_eit-wide"])
 
 
-def test_two_longest_paths_leave_the_join_without_a_left_neighbour():
-    mask, positions = tree((3, 2, 2, 2))
-    assert left_of(positions, positions, mask[:, 0])[0].tolist() == [-1, 0, 1, 2, 3, 2, 5, -1, 7]
-
-
-@pytest.mark.parametrize("name", WIDE)
-def test_plain_text_is_a_path(name):
-    """With a causal mask of its own, wide kernels over chains are the convolutions over memory, also with a cache."""
-    model, ids = make(name), tokens(2, 10)
-    mask = torch.ones(10, 10, dtype=torch.bool).tril().expand(2, 1, -1, -1)
-    expected = model(ids).logits
-    torch.testing.assert_close(model(ids, attention_mask=mask).logits, expected, **CLOSE)
-    first = model(ids[:, :6], use_cache=True)
-    then = model(
-        ids[:, 6:], attention_mask=mask[:, :, 6:], position_ids=torch.arange(6, 10)[None],
-        past_key_values=first.past_key_values,
-    )  # fmt: skip
-    torch.testing.assert_close(then.logits, expected[:, 6:], **CLOSE)
-
-
-@pytest.mark.parametrize("name", WIDE)
-def test_memory_may_lie_in_any_order(name):
-    """Two paths token by token in turn, as they are drawn, are the two paths one after the other, join included."""
-    model, ids = make(name), tokens(1, 17)
+@WIDE
+def test_wide_kernels_are_refused_on_parallel_traces(name):
+    """By the forward, and by the engine before it draws anything."""
     mask, positions = tree()
-    found = model(ids, attention_mask=mask, position_ids=positions).logits
-    order = torch.tensor([*range(6), 6, 10, 11, 7, 12, 8, 9, *range(13, 17)])
-    shuffled = model(
-        ids[:, order], attention_mask=mask[:, :, order][..., order], position_ids=positions[:, order]
-    ).logits
-    torch.testing.assert_close(shuffled, found[:, order], **CLOSE)
+    with pytest.raises(UserError, match=r"kernels wider than one key .* set its kernels to 1 for parallel traces"):
+        make(name)(tokens(1, 17), attention_mask=mask, position_ids=positions)
+    with pytest.raises(UserError, match="set its kernels to 1"):
+        Engine(language_model(name), max_num_seqs=1)
 
 
-@pytest.mark.parametrize("name", WIDE)
-def test_chunks_of_query_rows_keep_their_neighbours(name):
-    ids, (mask, positions) = tokens(1, 17), tree()
-    whole, parts = (
-        make(name, chunk_elements=limit)(ids, attention_mask=mask, position_ids=positions).logits
-        for limit in (1 << 26, 1)
-    )
-    torch.testing.assert_close(parts, whole, **CLOSE)
+@WIDE
+def test_wide_kernels_outside_the_self_attention_of_traces_are_no_matter(name):
+    mask, positions = tree()
+    make(name, interaction_in=["source"])(tokens(1, 17), attention_mask=mask, position_ids=positions)
 
 
 # ---- the engine ----
@@ -244,8 +203,6 @@ def language_model(name: str) -> LanguageModel:
         ("vanilla", "flat"),
         ("eit", "padded"),
         ("e_eit", "padded"),
-        ("eit-wide", "padded"),
-        ("e_eit-wide", "padded"),
         ("partialformer", "padded"),
         ("partialformer-full", "flat"),
         ("partialformer-own", "padded"),
@@ -272,7 +229,7 @@ def test_the_engine_draws_what_its_slow_twin_draws(name, backend):
         torch.testing.assert_close(drawn[sampled], forward[sampled], atol=1e-4, rtol=0)
 
 
-@ALL
+@TREES
 def test_the_engine_takes_half_precision(name):
     """The self-check of a bfloat16 model passes: decoding, one masked forward and each path alone agree."""
     lm = language_model(name)

@@ -19,7 +19,7 @@ from polythink.engine.kv_cache import TreeKVCache
 from polythink.engine.trace_state import TokenInput
 from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import sliding_window
-from polythink.models.thoughts import keywords, thoughts_of
+from polythink.models.thoughts import forward_kwargs, thoughts_of
 
 KINDS = ("flat", "padded")
 
@@ -75,7 +75,7 @@ class TransformersBackend:
         self.arena.plan(tokens, segments, positions, slots, rows)
         extras = {}
         if thoughts_of(self.lm.model) is not None or max(scales) > 1:
-            given = keywords(self.lm.model, torch.tensor(labels), torch.tensor(scales))  # (N,) each
+            given = forward_kwargs(self.lm.model, torch.tensor(labels), torch.tensor(scales))  # (N,) each
             extras = {name: values.to(self.arena.device) for name, values in given.items()}
         forward = self._flat if self.kind == "flat" else self._padded
         logits = forward(torch.tensor(wanted, dtype=torch.long, device=self.arena.device), extras)

@@ -5,7 +5,7 @@ Importing this package registers them with `AutoConfig`, `AutoModelForCausalLM` 
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from polythink.models.architectures.config import FrameConfig
+from polythink.models.architectures.config import BackboneConfig
 from polythink.models.architectures.e_eit import EEITConfig, EEITForCausalLM, EEITForConditionalGeneration
 from polythink.models.architectures.eit import EITConfig, EITForCausalLM, EITForConditionalGeneration
 from polythink.models.architectures.partialformer import (
@@ -33,13 +33,13 @@ for _name, (_config, _causal, _seq2seq) in ARCHITECTURES.items():
 
 __all__ = [
     "ARCHITECTURES",
+    "BackboneConfig",
     "EEITConfig",
     "EEITForCausalLM",
     "EEITForConditionalGeneration",
     "EITConfig",
     "EITForCausalLM",
     "EITForConditionalGeneration",
-    "FrameConfig",
     "PartialFormerConfig",
     "PartialFormerForCausalLM",
     "PartialFormerForConditionalGeneration",

@@ -13,49 +13,49 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache, EncoderDecoderCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from polythink.models.architectures.config import FrameConfig
+from polythink.models.architectures.config import BackboneConfig
 
 ROLES = ("source", "target", "cross")  # encoder self-attention, decoder self-attention, decoder to encoder
 
 
 class Attention(nn.Module):
-    """Base of all attentions: a subclass says what its keys and values are, and how it attends to them.
+    """Base of all attentions: a subclass defines its keys and values, and how it attends to them.
 
     `role` is one of `ROLES`; `layer` numbers the cache slot.
     """
 
-    def __init__(self, config: FrameConfig, role: str, layer: int) -> None:
+    def __init__(self, config: BackboneConfig, role: str, layer: int) -> None:
         super().__init__()
         assert role in ROLES, role
         self.config, self.role, self.layer = config, role, layer
-        self.is_causal = role == "target"  # what no mask at all means; transformers' attention functions read it
+        self.is_causal = role == "target"  # the meaning of no mask; transformers' attention functions read it
 
     def forward(
         self,
         x: torch.Tensor,
         memory: torch.Tensor | None = None,
-        *skip: torch.Tensor,
+        *shared: torch.Tensor,
         mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """x (B, T, d) and mask (B or 1, 1, T or 1, S) bool -> output (B, T, d), weights (B, H, T, S) or None.
 
-        `skip` is what the stack computed once for all its layers (PartialFormer).
+        `shared` is what the stack computed once for all its layers (PartialFormer).
         """
         keys, values = self._read(x if memory is None else memory, past_key_values)
-        return self.attend(x, keys, values, mask, *skip, wanted=output_attentions)
+        return self.attend(x, keys, values, mask, *shared, wanted=output_attentions)
 
     def keys_and_values(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of y (B, S, d): keys and values (B, H, S, D). Their numbers of heads may differ."""
+        """Keys and values (B, H, S, D) of y (B, S, d). Their numbers of heads may differ."""
         raise NotImplementedError
 
-    def attend(self, x, keys, values, mask, *skip, wanted: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The output, and the weights if they are `wanted`."""
+    def attend(self, x, keys, values, mask, *shared, wanted: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The output (B, T, d), and the weights (B, H, T, S) if they are `wanted`."""
         raise NotImplementedError
 
     def _read(self, y: torch.Tensor, past: Cache | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of y and of all that is cached. Those of the encoder's output are computed once."""
+        """Keys and values of y after the cached ones. Those of the encoder's output are computed once."""
         if past is None:
             return self.keys_and_values(y)
         if self.role != "cross":
@@ -87,7 +87,7 @@ def library_attention(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """softmax(q k^T / sqrt(head size)) v by the configured attention function: (B, T, H, D), and weights if `wanted`.
 
-    SDPA unless another is chosen; the fork/join engine puts its own here. Wanted weights are formed eagerly.
+    SDPA unless the model is set to another; the fork/join engine sets its own. Wanted weights are computed eagerly.
     """
     config, implementation = module.config, module.config._attn_implementation
     scaling = config.head_size**-0.5  # of the architecture's heads: the concatenated ones of PartialFormer are wider
@@ -100,8 +100,8 @@ def library_attention(
     return attend(module, query, keys, values, mask, scaling=scaling, dropout=dropout)
 
 
-def refuse_foreign_attention(config: FrameConfig) -> None:
-    """Raises where a foreign attention function is set and the architecture needs maps that it does not compute."""
+def refuse_foreign_attention(config: BackboneConfig) -> None:
+    """`NotImplementedError` for an attention function that does not form the maps which the architecture works on."""
     if config._attn_implementation not in ("sdpa", "eager"):
         raise NotImplementedError(
             f"{config.model_type} works on the attention maps themselves; attention function "
@@ -119,7 +119,7 @@ def mapped_attention(
     *rows: torch.Tensor,
     wanted: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """weigh(query, mask, *rows) v, where `weigh` forms so many `maps`: (B, T, H, D), and the weights if `wanted`."""
+    """weigh(query, mask, *rows) v, where `weigh` forms `maps` maps: (B, T, H, D), and the weights if `wanted`."""
     refuse_foreign_attention(module.config)
     mask = explicit(mask, module.is_causal, query.shape[2], query.device)
     if wanted:
@@ -133,7 +133,7 @@ def mapped_attention(
 
 def to_weights(module: Attention, logits: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Masked softmax over keys, in float32 at least, with the attention's dropout: (B, H, T, S) -> the same."""
-    if mask is not None:  # the least number, not -inf: a row without any key stays finite
+    if mask is not None:  # the smallest number, not -inf: a row without any key stays finite
         logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
     weights = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)).to(logits.dtype)
     return nn.functional.dropout(weights, module.config.attention_dropout, module.training)
@@ -151,8 +151,8 @@ def by_query_rows(
 ) -> torch.Tensor:
     """function(query (B, H, T, D), *rows) -> (B, H, T, D), in chunks of query rows where the maps would be too big.
 
-    `per_row` is the floats of the maps that one query row takes, `limit` those that may be alive. All of `rows` have
-    the queries on axis -2, or one row for all of them, or are None. A chunk's maps are computed again in the backward
+    `per_row` is the number of floats of one query row's maps, `limit` the number that may be alive. Each of `rows` has
+    the queries on axis -2, or one row for all queries, or is None. A chunk's maps are computed again in the backward
     pass. Exact, since no architecture here mixes query rows.
     """
     queries = query.shape[2]

@@ -1,8 +1,8 @@
-"""What every architecture on the two frames has in common: sizes, dropout, special tokens, initialisation.
+"""The configuration that all architectures on the two backbones share: sizes, dropout, special tokens, initialisation.
 
-Field names avoid the prefixes `encoder_` and `decoder_`, which transformers rewrites when it prepares a cache: what has
-no prefix belongs to the generating stack (the decoder, or all there is in a decoder-only model), and `source_..` to the
-encoder.
+Field names avoid the prefixes `encoder_` and `decoder_`, which transformers rewrites when it prepares a cache: a field
+without a prefix belongs to the generating stack (the decoder, or the only stack of a decoder-only model), `source_..`
+to the encoder.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from polythink.errors import UserError
 INITIALISATIONS = ("published", "alive")
 
 
-class FrameConfig(PreTrainedConfig):
-    """Shape of a model on one of the frames; architectures add fields of their own.
+class BackboneConfig(PreTrainedConfig):
+    """Shape of a model on one of the backbones (decoder-only or encoder-decoder); architectures add their own fields.
 
-    `initialisation`: "published" is what the papers' code does; "alive" draws the layers between the logits so that the
-    logits keep their spread (the published one leaves them almost constant over keys).
-    `chunk_elements` bounds the floats of the attention maps of one layer that are alive at a time: above it, query rows
-    are worked on in chunks, and computed again in the backward pass. It changes memory and time, not results.
+    `initialisation`: "published" is what the papers' code does; "alive" initialises the layers between the logits so
+    that the logits keep their spread (the published one leaves them almost constant over keys).
+    `chunk_elements` bounds the number of floats of one layer's attention maps that are alive at a time: above it, query
+    rows are computed in chunks, and again in the backward pass. It changes memory and time, not results.
     """
 
     keys_to_ignore_at_inference = ("past_key_values",)
@@ -31,9 +31,9 @@ class FrameConfig(PreTrainedConfig):
     hidden_size: int = 512
     intermediate_size: int = 2048
     num_hidden_layers: int = 6
-    num_source_layers: int | None = None  # of the encoder; None: as many as the decoder has
+    num_source_layers: int | None = None  # of the encoder; None: the decoder's number
     num_attention_heads: int = 8
-    max_position_embeddings: int = 4096  # positions are sinusoidal: a promise, no parameters
+    max_position_embeddings: int = 4096  # positions are sinusoidal, so this adds no parameters
     dropout: float = 0.1
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0
@@ -58,8 +58,8 @@ class FrameConfig(PreTrainedConfig):
         if self.initialisation not in INITIALISATIONS:
             raise UserError(f"initialisation is {self.initialisation!r}; it must be 'published' or 'alive'")
 
-    def on_frame(self, is_encoder_decoder: bool) -> FrameConfig:
-        """This configuration for that frame: itself where it is one already, otherwise a copy."""
+    def with_encoder(self, is_encoder_decoder: bool) -> BackboneConfig:
+        """Return self if the config is already of this kind (encoder-decoder or not), else a converted copy."""
         if self.is_encoder_decoder == is_encoder_decoder:
             return self
         config = copy.deepcopy(self)
@@ -72,9 +72,12 @@ class FrameConfig(PreTrainedConfig):
 
     @property
     def cache_slots(self) -> int:
-        """How many sets of keys and values decoding keeps: one a layer, and what the stack keeps besides."""
+        """Number of key and value sets that decoding keeps: one per layer, plus those of the stack."""
         return self.num_hidden_layers
 
+    def check_trace_mask(self) -> None:
+        """`UserError` where the architecture cannot take the 4-D mask of a parallel trace."""
+
     def layers_of(self, role: str) -> int:
-        """Layers of the stack in which the attention of this role stands."""
+        """Number of layers of the stack that holds the attentions of this role."""
         return self.num_source_layers if role == "source" else self.num_hidden_layers

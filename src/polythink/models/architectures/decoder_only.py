@@ -1,4 +1,4 @@
-"""The plain decoder-only frame: word embeddings, one causal stack, output layer. An ordinary transformers causal LM.
+"""The decoder-only backbone: word embeddings, one causal stack, output layer. An ordinary transformers causal LM.
 
 It takes 4-D bool masks and explicit `position_ids`, so the fork/join engine, fine-tuning and reinforcement learning
 run on it.
@@ -12,18 +12,18 @@ from transformers import Cache, DynamicCache, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from polythink.models.architectures.config import FrameConfig
+from polythink.models.architectures.config import BackboneConfig
 from polythink.models.architectures.initial import drawn_by, embedding
-from polythink.models.architectures.stack import FrameModel, Stack, causal_mask, positions_of
+from polythink.models.architectures.stack import BackboneModel, Stack, causal_mask, positions_of
 
 
-class DecoderOnlyLM(FrameModel, GenerationMixin):
-    """A causal language model of whatever `parts` a subclass names."""
+class DecoderOnlyLM(BackboneModel, GenerationMixin):
+    """A causal language model made of the `parts` that a subclass names."""
 
     _tied_weights_keys = {"lm_head.weight": "embed_tokens.weight"}  # noqa: RUF012
 
-    def __init__(self, config: FrameConfig) -> None:
-        config = config.on_frame(is_encoder_decoder=False)
+    def __init__(self, config: BackboneConfig) -> None:
+        config = config.with_encoder(is_encoder_decoder=False)
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.decoder = Stack(config, self.parts, "target")
@@ -48,8 +48,10 @@ class DecoderOnlyLM(FrameModel, GenerationMixin):
         """Logits (B, T, V). `attention_mask` is (B, S) of real tokens, or (B, 1, T, S) bool, True = may attend.
 
         Positions not given are counted from the first real token. `labels` (B, T) are shifted here, -100 is left out.
-        `logits_to_keep`: so many of the last positions (0: all), or the indices of those wanted.
+        `logits_to_keep`: the number of last positions that get logits (0: all), or the indices of the positions.
         """
+        if attention_mask is not None and attention_mask.ndim == 4:
+            self.config.check_trace_mask()
         embeddings = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         past_key_values = self._past(use_cache, past_key_values, DynamicCache)
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
@@ -59,7 +61,6 @@ class DecoderOnlyLM(FrameModel, GenerationMixin):
             positions_of(attention_mask, *where) if position_ids is None else position_ids,
             causal_mask(attention_mask, *where),
             past_key_values=past_key_values,
-            paths=attention_mask is not None and attention_mask.ndim == 4,
             output_hidden_states=bool(output_hidden_states or self.config.output_hidden_states),
             output_attentions=bool(output_attentions or self.config.output_attentions),
         )

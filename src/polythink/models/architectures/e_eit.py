@@ -3,13 +3,13 @@
     S  = all M*M maps                                                      as in EIT
     S2 = conv_out(relu(conv_in(S)))    M*M -> channels, grouped by M; channels -> M, not grouped
 
-Its definition is not settled by what is public: this form follows two independent hints, with 2*M channels.
+The public sources do not settle its definition: this form follows two independent hints, with 2*M channels.
 """
 
 from __future__ import annotations
 
 from polythink.models.architectures.decoder_only import DecoderOnlyLM
-from polythink.models.architectures.eit import InteractiveAttention, Mixing, interactive, neighbours
+from polythink.models.architectures.eit import InteractiveAttention, Mixing, interactive
 from polythink.models.architectures.encoder_decoder import EncoderDecoderLM
 from polythink.models.architectures.interaction import InteractionConfig
 from polythink.models.architectures.stack import Parts
@@ -31,7 +31,7 @@ class EfficientInteractiveAttention(InteractiveAttention):
         return [Mixing(config, 0, heads**2, heads, 1)]
 
 
-PARTS = Parts(attention=interactive(EfficientInteractiveAttention), skip=neighbours)
+PARTS = Parts(attention=interactive(EfficientInteractiveAttention))
 
 
 class EEITForCausalLM(DecoderOnlyLM):

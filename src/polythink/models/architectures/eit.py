@@ -8,17 +8,17 @@ With M heads of size D:
     out = concat_i(softmax(mask(S2_i)) V_i) W_o                                                           (T, d)
 
 Kernels are (1, k): one query row, k neighbouring keys. A query row never sees another, so decoding needs ordinary keys
-and values only, and long inputs are worked on in chunks of query rows. With k = 1 each cell (t, s) stands alone. With
-k > 1 a cell reads its neighbours along the keys, so the cells that the mask forbids are set to 0 before every one of
-the convolutions: then nothing leaks, and neither padding nor the cache changes a result. On parallel paths a key's
-neighbours are those of its own path (`neighbours.py`).
+and values only, and long inputs are computed in chunks of query rows. With k = 1 each cell (t, s) stands alone. With
+k > 1 a cell reads its neighbours along the keys, so the cells that the mask forbids are set to 0 before every
+convolution: nothing leaks, and neither padding nor the cache changes a result. In a parallel trace the neighbours in
+memory are not those in the text, so k > 1 is refused there (`InteractionConfig.check_trace_mask`).
 
-Cost of a layer: M*M + isi_channels + csi_channels maps in place of M (chunked above `chunk_elements`), and no flash
-attention. Where it takes fewer products, the first convolution is folded into the keys and the M*M maps are never
-formed (`folding.py`).
+Cost of a layer: M*M + isi_channels + csi_channels maps instead of M (chunked above `chunk_elements`), and no flash
+attention. With k = 1 the first convolution acts on the keys alone, conv(Q K^T)[c] = Q_i (sum_j w[c, j] K_j)^T + b_c for
+channel c of group i: where that takes fewer products (`InteractionConfig.folds`), the M*M maps are never formed.
 
 The published code has k = 7 and 3 with 2*M*M and 8*M channels; the defaults here are the 1 x 1 kernels of the paper's
-first version with 8*M and 4*M. Which attentions interact is configuration: the encoder's for certain.
+first version with 8*M and 4*M. The configuration says which attentions interact; by default the encoder's.
 """
 
 from __future__ import annotations
@@ -31,10 +31,8 @@ from torch import nn
 from polythink.models.architectures.attention import mapped_attention, split, to_weights
 from polythink.models.architectures.decoder_only import DecoderOnlyLM
 from polythink.models.architectures.encoder_decoder import EncoderDecoderLM
-from polythink.models.architectures.folding import folded, folding_pays, mixed_keys, with_band
 from polythink.models.architectures.initial import drawn_by, keep_spread
 from polythink.models.architectures.interaction import InteractionConfig
-from polythink.models.architectures.neighbours import Neighbours, convolve
 from polythink.models.architectures.stack import Parts
 from polythink.models.architectures.vanilla import MultiHeadAttention
 
@@ -65,19 +63,16 @@ class Mixing(nn.Module):
             drawn_by(keep_spread, self.expand)
             drawn_by(partial(keep_spread, gain=2**0.5), self.reduce)
 
-    def forward(self, maps: torch.Tensor, mask: torch.Tensor | None, around: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, maps: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """(B, maps, T, S) -> (B, M, T, S)."""
-        return self.finish(self._convolve(self.expand, maps, mask, around), mask, around)
+        return self.finish(self._convolve(self.expand, maps, mask), mask)
 
-    def finish(self, hidden: torch.Tensor, mask: torch.Tensor | None, around: torch.Tensor | None) -> torch.Tensor:
-        """The second half, of what the first convolution gave."""
-        return self._convolve(self.reduce, hidden.relu(), mask, around)
+    def finish(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """The second half: (B, channels, T, S), the first convolution's output, -> (B, M, T, S)."""
+        return self._convolve(self.reduce, hidden.relu(), mask)
 
-    def _convolve(self, convolution, maps, mask, around) -> torch.Tensor:
-        if mask is None or self.kernel == 1:
-            return convolution(maps)
-        allowed = maps.masked_fill(~mask, 0)
-        return convolution(allowed) if around is None else convolve(convolution, allowed, around)
+    def _convolve(self, convolution: nn.Conv2d, maps: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        return convolution(maps if mask is None or self.kernel == 1 else maps.masked_fill(~mask, 0))
 
 
 class InteractiveAttention(MultiHeadAttention):
@@ -87,48 +82,30 @@ class InteractiveAttention(MultiHeadAttention):
         super().__init__(config, role, layer)
         self.mixings = nn.ModuleList(self.make_mixings(config))
         self.maps = config.num_attention_heads**2 + 2 * sum(channels for _, channels in config.mixings())
-        self.fold: bool | None = None  # None: where it pays
+        self.fold: bool | None = None  # None: where it takes fewer products; tests and benchmarks set it
 
     def make_mixings(self, config: InteractionConfig) -> list[Mixing]:
         heads = config.num_attention_heads
         return [Mixing(config, 0, heads**2, heads, heads), Mixing(config, 1, heads, 1, 1)]
 
-    def attend(self, x, keys, values, mask, *around, wanted) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def attend(self, x, keys, values, mask, *, wanted) -> tuple[torch.Tensor, torch.Tensor | None]:
         query = split(self.q_proj(x), self.config.num_attention_heads) * self.config.head_size**-0.5
-        mixed, own = self._fold(query, keys, mask, *around)
+        fold = self.config.folds(query.shape[2]) if self.fold is None else self.fold
+        # mixed outside of `weigh`, which runs once per chunk of query rows
+        mixed = mixed_keys(keys, self.mixings[0].expand) if fold else None
         weigh = partial(self._weigh, keys, mixed)
-        out, weights = mapped_attention(self, weigh, self.maps, query, values, mask, own, *around, wanted=wanted)
+        out, weights = mapped_attention(self, weigh, self.maps, query, values, mask, wanted=wanted)
         return self.o_proj(out.flatten(2)), weights
 
-    def _fold(self, query, keys, mask, around=None) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Where the first convolution is folded into the keys: those, and (T, 1) the last key of every query.
-
-        A wide kernel folds where all queries may attend the same keys, and where the mask is causal and nothing more.
-        """
-        first, queries = self.mixings[0], query.shape[2]
-        fold = folding_pays(self.config, queries, self.is_causal) if self.fold is None else self.fold
-        wide = first.kernel > 1
-        if not fold or (wide and (around is not None or (mask is not None and mask.shape[-2] > 1))):
-            return None, None
-        if wide and mask is not None:
-            keys = keys.masked_fill(~mask.transpose(-1, -2), 0)
-        mixed, own = mixed_keys(keys, first.expand), None
-        if wide and mask is None and self.is_causal and queries > 1:
-            own = torch.arange(keys.shape[2] - queries, keys.shape[2], device=keys.device)[:, None]
-            mixed = nn.functional.pad(mixed, (0, 0, first.kernel // 2, 0))  # room in which the band may begin
-        return mixed, own
-
-    def _weigh(self, keys, mixed, query, mask, own=None, around=None) -> torch.Tensor:
-        """Weights (B, M, T, S) of scaled queries (B, M, T, D) and keys (B, M, S, D), with neighbours (B, W, T, S)."""
+    def _weigh(self, keys, mixed, query, mask) -> torch.Tensor:
+        """Weights (B, M, T, S) of scaled queries (B, M, T, D) and keys (B, M, S, D) or mixed keys (B, C, S, D)."""
         first, *others = self.mixings
         if mixed is None:
-            logits = first(all_pairs(query, keys), mask, around)
+            logits = first(all_pairs(query, keys), mask)
         else:
-            maps = folded(query, mixed, first.expand)
-            maps = maps if own is None else with_band(maps, query, keys, own, first.expand)
-            logits = first.finish(maps, mask, around)
+            logits = first.finish(folded(query, mixed, first.expand), mask)
         for mixing in others:
-            logits = mixing(logits, mask, around)
+            logits = mixing(logits, mask)
         return to_weights(self, logits, mask)
 
 
@@ -137,8 +114,22 @@ def all_pairs(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     return (query[:, :, None] @ keys[:, None].transpose(-1, -2)).flatten(1, 2)
 
 
+def mixed_keys(keys: torch.Tensor, convolution: nn.Conv2d) -> torch.Tensor:
+    """(B, M, S, D) -> (B, C, S, D): channel c's keys, sum_j w[c, j] K_j, for a kernel of one key."""
+    rows = keys.permute(0, 3, 1, 2).flatten(0, 1)  # (B D, M, S)
+    mixed = nn.functional.conv1d(rows, convolution.weight[:, :, 0].to(keys.dtype))
+    return mixed.unflatten(0, (len(keys), -1)).permute(0, 2, 3, 1)
+
+
+def folded(query: torch.Tensor, mixed: torch.Tensor, convolution: nn.Conv2d) -> torch.Tensor:
+    """convolution(all_pairs(query, keys)) without the pairs: (B, M, T, D), (B, C, S, D) -> (B, C, T, S)."""
+    grouped = mixed.unflatten(1, (query.shape[1], -1))  # (B, M, C/M, S, D)
+    maps = query[:, :, None] @ grouped.transpose(-1, -2)
+    return maps.flatten(1, 2) + convolution.bias.to(query.dtype)[:, None, None]
+
+
 def interactive(attention: type[InteractiveAttention]):
-    """The attention of a role and layer: interactive where configured, plain elsewhere."""
+    """A maker of attentions by role and layer: interactive where the configuration says so, plain elsewhere."""
 
     def make(config: InteractionConfig, role: str, layer: int) -> MultiHeadAttention:
         return (attention if config.interacts(role) else MultiHeadAttention)(config, role, layer)
@@ -146,12 +137,7 @@ def interactive(attention: type[InteractiveAttention]):
     return make
 
 
-def neighbours(config: InteractionConfig, role: str) -> Neighbours | None:
-    """What a decoder-only stack with kernels wider than one key computes once for all its layers."""
-    return Neighbours(config.reach, config.num_hidden_layers) if config.reach else None
-
-
-PARTS = Parts(attention=interactive(InteractiveAttention), skip=neighbours)
+PARTS = Parts(attention=interactive(InteractiveAttention))
 
 
 class EITForCausalLM(DecoderOnlyLM):

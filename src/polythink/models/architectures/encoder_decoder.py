@@ -1,4 +1,4 @@
-"""The plain encoder-decoder frame: one table of word embeddings for source, target and output, two stacks.
+"""The encoder-decoder backbone: one table of word embeddings for source, target and output, two stacks.
 
 The embeddings stand in the encoder, which transformers calls on its own when it generates.
 """
@@ -11,9 +11,9 @@ from transformers import Cache, DynamicCache, EncoderDecoderCache, GenerationMix
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.utils import can_return_tuple
 
-from polythink.models.architectures.config import FrameConfig
+from polythink.models.architectures.config import BackboneConfig
 from polythink.models.architectures.initial import drawn_by, embedding
-from polythink.models.architectures.stack import FrameModel, Parts, Stack, causal_mask, padding_mask, positions_of
+from polythink.models.architectures.stack import BackboneModel, Parts, Stack, causal_mask, padding_mask, positions_of
 
 
 class Encoder(nn.Module):
@@ -21,7 +21,7 @@ class Encoder(nn.Module):
 
     main_input_name = "input_ids"
 
-    def __init__(self, config: FrameConfig, parts: Parts) -> None:
+    def __init__(self, config: BackboneConfig, parts: Parts) -> None:
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
@@ -47,13 +47,13 @@ class Encoder(nn.Module):
         return BaseModelOutput(last_hidden_state=out.last, hidden_states=out.hidden_states, attentions=out.attentions)
 
 
-class EncoderDecoderLM(FrameModel, GenerationMixin):
-    """A sequence-to-sequence model of whatever `parts` a subclass names."""
+class EncoderDecoderLM(BackboneModel, GenerationMixin):
+    """A sequence-to-sequence model made of the `parts` that a subclass names."""
 
     _tied_weights_keys = {"lm_head.weight": "encoder.embed_tokens.weight"}  # noqa: RUF012
 
-    def __init__(self, config: FrameConfig) -> None:
-        config = config.on_frame(is_encoder_decoder=True)
+    def __init__(self, config: BackboneConfig) -> None:
+        config = config.with_encoder(is_encoder_decoder=True)
         super().__init__(config)
         self.encoder = Encoder(config, self.parts)
         self.decoder = Stack(config, self.parts, "target")

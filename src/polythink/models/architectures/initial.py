@@ -1,7 +1,7 @@
-"""Initialisation. These functions leave alone what was loaded from a file, as those of transformers do.
+"""Initialisation. Like those of transformers, these functions leave weights loaded from a file unchanged.
 
-A layer that is not drawn as torch draws it carries the function that does, put there by `drawn_by`: transformers calls
-for initialisation layer by layer, and passes over modules that only hold others.
+transformers initialises leaf modules one by one. A layer with a non-default initialiser carries it as `module.draw`,
+set by `drawn_by`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ PUBLISHED_GAIN = 1 / math.sqrt(2)  # of the projections to queries, keys and val
 
 
 def drawn_by(draw: Callable[[nn.Module], None], module: nn.Module) -> nn.Module:
-    """The module, to be initialised by `draw`."""
+    """Set `draw` as the initialiser of `module` and return the module."""
     module.draw = draw
     return module
 
 
 def initialise(module: nn.Module) -> None:
-    """Draw the weights of one layer; modules that only hold others are left to them."""
+    """Initialise the weights of one leaf module."""
     if hasattr(module, "draw"):
         module.draw(module)
     elif isinstance(module, nn.Linear | nn.Conv2d):
@@ -35,7 +35,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def pytorch_default(module: nn.Linear | nn.Conv2d) -> None:
-    """What the constructors of torch do: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weight and bias."""
+    """The default of torch's constructors: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weight and bias."""
     bound = 1 / math.sqrt(module.weight[0].numel())
     init.uniform_(module.weight, -bound, bound)
     if module.bias is not None:
@@ -43,7 +43,7 @@ def pytorch_default(module: nn.Linear | nn.Conv2d) -> None:
 
 
 def projection(module: nn.Linear) -> None:
-    """Xavier-uniform weights of gain 1/sqrt(2); the bias as torch draws it."""
+    """Xavier-uniform weights of gain 1/sqrt(2); the default bias of torch."""
     pytorch_default(module)
     init.xavier_uniform_(module.weight, gain=PUBLISHED_GAIN)
 
@@ -55,9 +55,9 @@ def output(module: nn.Linear) -> None:
 
 
 def keep_spread(module: nn.Conv2d, gain: float = 1.0) -> None:
-    """Normal weights of standard deviation gain / sqrt(fan_in), zero bias: the output spreads as the input did.
+    """Normal weights of standard deviation gain / sqrt(fan_in), zero bias: the output has the spread of the input.
 
-    After a relu the gain is sqrt(2), since half of what comes in is zero.
+    After a relu the gain is sqrt(2), since half of the input is zero.
     """
     init.normal_(module.weight, std=gain / math.sqrt(module.weight[0].numel()))
     init.zeros_(module.bias)

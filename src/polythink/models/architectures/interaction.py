@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from polythink.errors import UserError
 from polythink.models.architectures.attention import ROLES
-from polythink.models.architectures.config import FrameConfig
-from polythink.models.architectures.neighbours import SLOTS
+from polythink.models.architectures.config import BackboneConfig
 
 
-class InteractionConfig(FrameConfig):
-    """`interaction_in` names the attentions that interact, of `source`, `target` and `cross`.
+class InteractionConfig(BackboneConfig):
+    """`interaction_in` names the attentions whose heads interact: any of `source`, `target` and `cross`.
 
-    None: the encoder's self-attention where there is an encoder, otherwise the decoder's.
+    None: the encoder's self-attention if there is an encoder, otherwise the decoder's.
     """
 
     interaction_in: list[str] | None = None
@@ -37,12 +36,22 @@ class InteractionConfig(FrameConfig):
         """(kernel, channels) of every pair of convolutions, in order."""
         raise NotImplementedError
 
-    @property
-    def reach(self) -> int:
-        """How many keys to either side a cell of a decoder-only model's self-attention reads at once."""
-        wide = self.interacts("target") and not self.is_encoder_decoder
-        return max(kernel for kernel, _ in self.mixings()) // 2 if wide else 0
+    def folds(self, queries: int) -> bool:
+        """Whether folding the first convolution into the keys takes fewer products, with as many keys as `queries`.
 
-    @property
-    def cache_slots(self) -> int:
-        return self.num_hidden_layers + SLOTS * (self.reach > 0)
+        Plain: M M D + C M per cell (all pairs, then the convolution). Folded: C M D per key and C D per cell. Only a
+        kernel of one key folds: a wider one would read keys that the mask forbids.
+        """
+        kernel, channels = self.mixings()[0]
+        heads, width = self.num_attention_heads, self.hidden_size
+        plain = queries * heads * (width + channels)
+        return kernel == 1 and channels * (width + queries * self.head_size) <= plain
+
+    def check_trace_mask(self) -> None:
+        wide = self.interacts("target") and max(kernel for kernel, _ in self.mixings()) > 1
+        if wide:
+            raise UserError(
+                f"{self.model_type} with kernels wider than one key reads neighbouring keys, which a 4-D mask of "
+                "parallel traces does not keep side by side; set its kernels to 1 for parallel traces (wider ones work "
+                "on plain text with a padding mask)"
+            )

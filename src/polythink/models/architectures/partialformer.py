@@ -11,9 +11,9 @@ Symbols: G logit heads, E expanded heads, D = d / H head size, r ratio; x (T, d)
     out = (concat(Z) * relu(x W_u + b_u)) W_o + b_o                                   (T, d)
 
 Without the head MLP (`head_mlp=False`: Q, K: d -> E*D) the two sums of products are one, softmax([Q; Q_0] [K; K_0]^T),
-which SDPA computes. With it E maps are formed: T * S * E floats a layer, in chunks of query rows where that is much,
-and E more that all layers share.
-SamplingParams keeps K and V of every layer and one K_0 of the stack, in a cache slot of its own.
+which SDPA computes. With it E maps are formed: T * S * E floats per layer, in chunks of query rows above
+`chunk_elements`, and E more that all layers share.
+Decoding keeps K and V of every layer and one K_0 of the stack, in a cache slot of its own.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from polythink.models.architectures.attention import (
     split,
     to_weights,
 )
-from polythink.models.architectures.config import FrameConfig
+from polythink.models.architectures.config import BackboneConfig
 from polythink.models.architectures.decoder_only import DecoderOnlyLM
 from polythink.models.architectures.encoder_decoder import EncoderDecoderLM
 from polythink.models.architectures.initial import drawn_by, orthogonal, output, projection
 from polythink.models.architectures.stack import Parts
 
 
-class PartialFormerConfig(FrameConfig):
-    """E, r and residual attention of the decoder (or of all there is); `source_..` of the encoder, None: the same."""
+class PartialFormerConfig(BackboneConfig):
+    """E, r and residual attention of the decoder (or the only stack); `source_..`: of the encoder, None: the same."""
 
     model_type = "partialformer"
 
@@ -69,12 +69,12 @@ class PartialFormerConfig(FrameConfig):
     def ratio(self, role: str) -> int:
         return self._of("ffn_ratio", role)
 
-    def has_skip(self, role: str) -> bool:
+    def has_residual(self, role: str) -> bool:
         return role != "cross" and self._of("residual_attention", role)
 
     @property
     def cache_slots(self) -> int:
-        return self.num_hidden_layers + self.has_skip("target")
+        return self.num_hidden_layers + self.has_residual("target")
 
 
 class ResidualAttention(nn.Module):
@@ -87,7 +87,7 @@ class ResidualAttention(nn.Module):
         wide = (config.hidden_size, self.heads * config.head_size)
         self.q_proj, self.k_proj = (drawn_by(projection, nn.Linear(*wide)) for _ in range(2))
 
-    def forward(self, x: torch.Tensor, past: Cache | None, *where) -> tuple[torch.Tensor, ...]:
+    def forward(self, x: torch.Tensor, past: Cache | None) -> tuple[torch.Tensor, ...]:
         """x (B, T, d) -> logits (B, E, T, S), or without the head MLP query (B, E, T, D) and keys (B, E, S, D)."""
         if self.config.head_mlp:
             refuse_foreign_attention(self.config)
@@ -104,8 +104,8 @@ class ResidualAttention(nn.Module):
 class HeadScaling(nn.Module):
     """G maps -> E maps: W_2 relu(W_1 P + b_1) + b_2 over the head axis.
 
-    As published, torch's default shrinks the logits about tenfold; "alive" draws both orthogonal, with gains sqrt(E/G)
-    and sqrt(2).
+    The published initialisation, torch's default, shrinks the logits about tenfold; "alive" makes both orthogonal, with
+    gains sqrt(E/G) and sqrt(2).
     """
 
     def __init__(self, config: PartialFormerConfig, heads: int) -> None:
@@ -140,30 +140,30 @@ class PartialAttention(Attention):
         """Keys (B, G, S, D), values (B, E, S, D)."""
         return split(self.k_proj(y), self.logit_heads), split(self.v_proj(y), self.heads)
 
-    def attend(self, x, keys, values, mask, *skip, wanted) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def attend(self, x, keys, values, mask, *shared, wanted) -> tuple[torch.Tensor, torch.Tensor | None]:
         query = split(self.q_proj(x), self.logit_heads)
         if self.head_scaling is not None:
             maps = self.logit_heads + 3 * self.heads
             weigh = partial(self._weigh, keys)
-            z, weights = mapped_attention(self, weigh, maps, query, values, mask, *skip, wanted=wanted)
+            z, weights = mapped_attention(self, weigh, maps, query, values, mask, *shared, wanted=wanted)
         else:
-            if skip:
-                query, keys = torch.cat([query, skip[0]], -1), torch.cat([keys, skip[1]], -1)
+            if shared:
+                query, keys = torch.cat([query, shared[0]], -1), torch.cat([keys, shared[1]], -1)
             z, weights = library_attention(self, query, keys, values, mask, wanted)
         z = z + self.reduce(self.dropout(self.expand(z).relu()))  # (B, T, E, D)
         return self.o_proj(z.flatten(2) * self.gate_proj(x).relu()), weights
 
-    def _weigh(self, keys, query, mask, skip=None) -> torch.Tensor:
+    def _weigh(self, keys, query, mask, shared=None) -> torch.Tensor:
         """Weights (B, E, T, S): G maps, head scaling, residual attention, softmax."""
         logits = self.head_scaling(query @ keys.transpose(-1, -2) * self.config.head_size**-0.5)
-        return to_weights(self, logits if skip is None else logits + skip, mask)
+        return to_weights(self, logits if shared is None else logits + shared, mask)
 
 
 def residual_attention(config: PartialFormerConfig, role: str) -> ResidualAttention | None:
-    return ResidualAttention(config, role) if config.has_skip(role) else None
+    return ResidualAttention(config, role) if config.has_residual(role) else None
 
 
-PARTS = Parts(attention=PartialAttention, feed_forward=None, skip=residual_attention)
+PARTS = Parts(attention=PartialAttention, feed_forward=None, shared=residual_attention)
 
 
 class PartialFormerForCausalLM(DecoderOnlyLM):

@@ -1,4 +1,4 @@
-"""A stack of pre-norm layers, encoder or decoder: embeddings in, hidden states out. All that the frames share.
+"""A stack of pre-norm layers, encoder or decoder: embeddings in, hidden states out. Everything the two backbones share.
 
 x <- x + dropout(attention(LN(x)))    for self-attention, then attention to the encoder, then the feed-forward layer
 
@@ -19,13 +19,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from polythink.models.architectures import initial
 from polythink.models.architectures.attention import Attention, own_cache
-from polythink.models.architectures.config import FrameConfig
+from polythink.models.architectures.config import BackboneConfig
 
 
 class FeedForward(nn.Module):
     """relu(x W_1 + b_1) W_2 + b_2, d -> intermediate_size -> d."""
 
-    def __init__(self, config: FrameConfig) -> None:
+    def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
         self.reduce = nn.Linear(config.intermediate_size, config.hidden_size)
@@ -37,18 +37,18 @@ class FeedForward(nn.Module):
 
 @dataclass(frozen=True)
 class Parts:
-    """What an architecture puts on the frames: all in which it differs from another."""
+    """What an architecture puts on the backbones: everything in which it differs from the others."""
 
-    attention: Callable[[FrameConfig, str, int], Attention]  # of a role, in a layer
-    feed_forward: Callable[[FrameConfig], nn.Module] | None = FeedForward
-    # what is computed once a stack, of (input, cache, positions, mask, paths), and given to every layer
-    skip: Callable[[FrameConfig, str], nn.Module | None] | None = None
+    attention: Callable[[BackboneConfig, str, int], Attention]  # of a role, in a layer
+    feed_forward: Callable[[BackboneConfig], nn.Module] | None = FeedForward
+    # computed once per stack from (input, cache) and given to every layer
+    shared: Callable[[BackboneConfig, str], nn.Module | None] | None = None
 
 
 class Layer(GradientCheckpointingLayer):
-    """Self-attention, in a decoder with an encoder cross-attention, feed-forward: each after a norm, around a skip."""
+    """Self-attention, cross-attention (a decoder with an encoder), feed-forward: each after a norm, with a residual."""
 
-    def __init__(self, config: FrameConfig, parts: Parts, role: str, index: int) -> None:
+    def __init__(self, config: BackboneConfig, parts: Parts, role: str, index: int) -> None:
         super().__init__()
         self.self_norm = nn.LayerNorm(config.hidden_size)
         self.self_attention = parts.attention(config, role, index)
@@ -65,16 +65,16 @@ class Layer(GradientCheckpointingLayer):
         self,
         x: torch.Tensor,
         memory: torch.Tensor | None,
-        *skip: torch.Tensor,
+        *shared: torch.Tensor,
         mask: torch.Tensor | None = None,
         memory_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """x (B, T, d) -> x, and the weights of self- and cross-attention if they are wanted."""
+        """x (B, T, d) -> x, and the weights of self- and cross-attention if they are asked for."""
         how = {"past_key_values": past_key_values, "output_attentions": output_attentions}
         cross_weights = None
-        out, weights = self.self_attention(self.self_norm(x), None, *skip, mask=mask, **how)
+        out, weights = self.self_attention(self.self_norm(x), None, *shared, mask=mask, **how)
         x = x + self.dropout(out)
         if self.cross_attention is not None:
             out, cross_weights = self.cross_attention(self.cross_norm(x), memory, mask=memory_mask, **how)
@@ -86,7 +86,7 @@ class Layer(GradientCheckpointingLayer):
 
 @dataclass
 class StackOutput:
-    """What a stack computed; the tuples hold one entry a layer and are None where they were not asked for."""
+    """What a stack computed; the tuples hold one entry per layer and are None where they were not asked for."""
 
     last: torch.Tensor  # (B, T, d)
     hidden_states: tuple[torch.Tensor, ...] | None = None  # the input of every layer, and `last`
@@ -97,11 +97,11 @@ class StackOutput:
 class Stack(nn.Module):
     """The layers of one side. Word embeddings come in; positions are added here."""
 
-    def __init__(self, config: FrameConfig, parts: Parts, role: str) -> None:
+    def __init__(self, config: BackboneConfig, parts: Parts, role: str) -> None:
         super().__init__()
         self.config = config
         self.dropout = nn.Dropout(config.dropout)
-        self.skip = parts.skip(config, role) if parts.skip else None
+        self.shared = parts.shared(config, role) if parts.shared else None
         self.layers = nn.ModuleList(Layer(config, parts, role, i) for i in range(config.layers_of(role)))
         self.norm = nn.LayerNorm(config.hidden_size)
 
@@ -113,23 +113,19 @@ class Stack(nn.Module):
         memory: torch.Tensor | None = None,
         memory_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        paths: bool = False,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> StackOutput:
-        """embeddings (B, T, d), positions (B or 1, T), masks (B or 1, 1, T or 1, S) bool or None for no restriction.
-
-        `paths`: the mask is not just causal, keys that are neighbours in memory may be none in the text.
-        """
+        """embeddings (B, T, d), positions (B or 1, T), masks (B or 1, 1, T or 1, S) bool or None for no restriction."""
         scale = math.sqrt(self.config.hidden_size)
         x = self.dropout(scale * embeddings + sinusoids(positions, self.config.hidden_size).to(embeddings.dtype))
-        skip = () if self.skip is None else self.skip(x, past_key_values, positions, mask, paths)
+        shared = () if self.shared is None else self.shared(x, past_key_values)
         states, weights, cross = [x], [], []
         for layer in self.layers:
             x, *found = layer(
                 x,
                 memory,
-                *skip,
+                *shared,
                 mask=mask,
                 memory_mask=memory_mask,
                 past_key_values=past_key_values,
@@ -149,10 +145,10 @@ class Stack(nn.Module):
         )
 
 
-class FrameModel(PreTrainedModel):
-    """Base of all models here: what transformers has to know of them, and how weights are drawn."""
+class BackboneModel(PreTrainedModel):
+    """Base of all models here: what transformers needs to know about them, and their initialisation."""
 
-    config_class = FrameConfig
+    config_class = BackboneConfig
     parts: Parts
     supports_gradient_checkpointing = True
     _no_split_modules = ("Layer",)
@@ -198,7 +194,7 @@ def positions_of(mask: torch.Tensor | None, past: int, tokens: int, device: torc
 
 
 def causal_mask(mask: torch.Tensor | None, past: int, tokens: int, device: torch.device) -> torch.Tensor | None:
-    """The mask (B or 1, 1, T, S) bool of a decoder, None where it says no more than "causal".
+    """The mask (B or 1, 1, T, S) bool of a decoder, None where it is plainly causal.
 
     A 4-D mask is taken as it is (bool, or additive as eager attention has it). Padding attends to itself alone, so that
     no row is without a key.

@@ -9,21 +9,21 @@ import torch
 from torch import nn
 
 from polythink.models.architectures.attention import Attention, library_attention, split
-from polythink.models.architectures.config import FrameConfig
+from polythink.models.architectures.config import BackboneConfig
 from polythink.models.architectures.decoder_only import DecoderOnlyLM
 from polythink.models.architectures.encoder_decoder import EncoderDecoderLM
 from polythink.models.architectures.initial import drawn_by, output, projection
 from polythink.models.architectures.stack import Parts
 
 
-class VanillaConfig(FrameConfig):
+class VanillaConfig(BackboneConfig):
     model_type = "vanilla"
 
 
 class MultiHeadAttention(Attention):
     """Q, K, V, O: d -> d, with biases."""
 
-    def __init__(self, config: FrameConfig, role: str, layer: int) -> None:
+    def __init__(self, config: BackboneConfig, role: str, layer: int) -> None:
         super().__init__(config, role, layer)
         width = config.hidden_size
         self.q_proj, self.k_proj, self.v_proj = (drawn_by(projection, nn.Linear(width, width)) for _ in range(3))

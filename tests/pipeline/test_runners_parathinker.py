@@ -7,8 +7,9 @@ from collections import Counter
 import pytest
 import torch
 
-from polythink.engine import SamplingParams
-from polythink.models.build import ModelConfig, from_config
+from polythink.engine.params import SamplingParams
+from polythink.models.build import from_config
+from polythink.models.config import ModelConfig
 from polythink.models.lm import load
 from polythink.models.thoughts import thoughts_of
 from polythink.pipeline.recipe import load_recipe, run_recipe
@@ -20,7 +21,8 @@ from polythink.run.jsonl import read_jsonl
 from polythink.teachers.assemble import Assembler, Solutions
 from polythink.trace.dialect import get_dialect
 from polythink.trace.parse import TraceError
-from polythink.train.data import DataConfig, Demonstrations, TraceEncoder
+from polythink.train.config import DataConfig
+from polythink.train.data import Demonstrations, TraceEncoder
 
 SMALL = [
     "model.hidden_size=32", "model.num_hidden_layers=2", "model.num_attention_heads=2", "model.head_dim=16",
@@ -54,8 +56,8 @@ def test_the_model_knows_its_embeddings_and_how_many_paths_it_has_seen(run):
     assert "trained_paths" in read_json(run / "rl" / "model" / "polythink.json")
 
 
-def layouts(lm, n: int, **changes):
-    config = DataConfig(problems="countdown-hard:train", weight=1, **changes)
+def layouts(lm, n: int, early_join: float = 0.0, **demonstrations):
+    config = DataConfig(problems="countdown-hard:train", weight=1, early_join=early_join, demonstrations=demonstrations)
     encode = TraceEncoder(lm, SamplingParams(), get_prompt("countdown_parallel"))
     source = Demonstrations(problems("hard", "train", limit=50), config, encode, seed=0)
     return [source.layout(i) for i in range(n)], source

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from polythink.evaluate import heads
-from polythink.models.architectures.counting import formula, total
+from polythink.models.architectures.counting import counted, total
 from polythink.models.build import architecture_config, new_tokenizer
 from polythink.models.lm import load
 from polythink.pipeline.recipe import load_recipe, run_recipe
@@ -16,8 +16,8 @@ from polythink.run.jsonl import read_jsonl
 # every kind of stage once
 FEW = (
     "base.steps=2", "base.batch=4", "coldstart.limit=4", "sft.steps=2", "sft.batch=4", "after_sft=null", "rl_easy=null",
-    "rl_hard.steps=1", "rl_hard.prompts_per_step=2", "rl_hard.group_size=2", "rl_hard.drop_zero_spread=false", "final.limit=2",
-    "final.samples=1", "final.heads=true",
+    "rl_hard.steps=1", "rl_hard.prompts_per_step=2", "rl_hard.group_size=2", "rl_hard.drop_zero_spread=false",
+    "final.limit=2", "final.samples=1", "final.heads=true",
 )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def test_only_the_backbone_differs(architecture):
     recipe, smoke = load_recipe(f"countdown-smoke-{architecture}"), load_recipe("countdown-smoke")
     config = architecture_config(recipe.model, new_tokenizer(recipe.model, recipe.dialect, VOCABULARY))
     assert config.model_type == architecture
-    assert 0.1e6 < total(*formula(config, 1).values()).parameters < 0.2e6
+    assert 0.1e6 < total(*counted(config, 1).values()).parameters < 0.2e6
     shared = {"name", "model", "stages"}
     assert recipe.model_dump(exclude=shared) == smoke.model_dump(exclude=shared)
     assert list(recipe.stages) == list(smoke.stages)

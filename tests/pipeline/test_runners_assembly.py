@@ -53,7 +53,7 @@ def test_a_coldstart_stage_assembles_and_fine_tuning_reads_it(tmp_path):
 
 
 def test_attribution_is_trained_and_evaluated(tmp_path):
-    data = [{"problems": "attribution:train", "weight": 1, "paths": 3}]
+    data = [{"problems": "attribution:train", "weight": 1, "demonstrations": {"paths": 3}}]
     check = {"kind": "eval", "problems": ["attribution"], "limit": 3, "samples": 2}
     model = {**SHAPE, "tokenizer": "attribution"}
     run_recipe(recipe_of({"sft": {**SFT, "data": data}, "check": check}, prompt="none", model=model), tmp_path / "run",

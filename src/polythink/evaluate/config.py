@@ -1,0 +1,82 @@
+"""Options of the two studies, `compare` and `tunnel`, and the checks that need no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from polythink.errors import UserError
+from polythink.run.config import Config
+from polythink.trace.dialect import Dialect
+
+PATHS = (1, 2, 4, 8, 16)  # the numbers of paths that `compare` takes unless others are given
+
+
+class CompareConfig(Config):
+    """Options of `compare`. Budgets and temperatures are those of the decoding."""
+
+    sequential_prompt: str
+    """Prompt under which the model answers in one sequential response."""
+    paths: tuple[PositiveInt, ...] = ()
+    """Numbers of paths to compare; empty: 1, 2, 4, 8, 16, as far as the dialect has numbers."""
+    samples: int = Field(4, ge=1)
+    """Parallel responses per problem, for each number of paths."""
+    sequential_tokens: int | None = Field(None, ge=1)
+    """Budget of one sequential response; null: those of a path, a summary and main text together."""
+    max_num_seqs: int = Field(64, ge=1)
+    """Responses that the engine draws at once."""
+
+
+class TunnelConfig(Config):
+    """Options of `tunnel`. Either part is left out where its list (`budgets`, `prefixes`) is empty."""
+
+    budgets: tuple[PositiveInt, ...] = ()
+    """Token budgets, each of all paths together."""
+    paths: tuple[PositiveInt, ...] = (1, 4)
+    """Numbers of paths that share each budget."""
+    samples: int = Field(4, ge=1)
+    """Responses per problem, for each budget and number of paths."""
+    sequential_prompt: str | None = None
+    """Prompt of a sequential response with each budget; null: none is drawn."""
+    prefixes: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Lengths of the prefixes: below 1 a share of the median length of a path, else a whole number of tokens."""
+    traces: int = Field(8, ge=1)
+    """Responses of one path per problem; the wrong ones give the prefixes."""
+    continuations: int = Field(64, ge=1)
+    """Continuations per point, at least."""
+    judged_by: Literal["path", "response"] = "path"
+    """A trace is correct by the path's own answer, or by that of the whole response."""
+    max_num_seqs: int = Field(64, ge=1)
+    """Responses that the engine draws at once."""
+
+    @model_validator(mode="after")
+    def _something_to_draw(self) -> TunnelConfig:
+        if not (self.budgets or self.prefixes):
+            raise ValueError("set budgets, prefixes or both: there is nothing to draw")
+        if bad := [n for n in self.prefixes if n >= 1 and n != int(n)]:
+            raise ValueError(f"a prefix is a share below 1 or a whole number of tokens, not {bad[0]:g}")
+        if self.budgets and min(self.paths, default=1) > min(self.budgets):
+            raise ValueError(f"a budget of {min(self.budgets)} has no token for each of {min(self.paths)} paths")
+        return self
+
+
+def numbers_of_paths(given: Sequence[int], mode: str, dialect: Dialect) -> tuple[list[int], list[str]]:
+    """The numbers of paths to draw, and a note on those left out.
+
+    They are those given, or `PATHS` as far as the dialect has numbers. `UserError` for a mode without isolated paths,
+    or for more paths than the dialect has numbers.
+    """
+    if mode != "structured":
+        raise UserError(f"paths are compared in mode structured, which draws them at once; this one is {mode}")
+    most = dialect.inventory or max(*PATHS, *given)
+    if given and max(given) > most:
+        raise UserError(
+            f"{max(given)} paths are more than the {most} numbers of the dialect {dialect.name}; take fewer, or train "
+            f"with a larger inventory"
+        )
+    kept = sorted(set(given)) or [paths for paths in PATHS if paths <= most]
+    left_out = [] if given else [paths for paths in PATHS if paths > most]
+    note = f"{', '.join(map(str, left_out))} paths were left out: the dialect {dialect.name} has {most} numbers"
+    return kept, [note] if left_out else []

@@ -1,0 +1,75 @@
+"""`polythink.json`, the file that makes a transformers folder a polythink model. Importable without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import textwrap
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import TypeAdapter
+
+from polythink.errors import UserError
+
+SETTINGS_FILE = "polythink.json"
+PLACEHOLDER = "{problem}"
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How a model was trained and how it is used: the content of `polythink.json`."""
+
+    dialect: str = "parallel_r1"
+    mode: str = "structured"
+    prompt: str = PLACEHOLDER
+    prompt_name: str = "none"
+    prompt_hash: str = ""
+    chat: bool = False  # the prompt is wrapped in the tokenizer's chat template
+    decoding: dict[str, Any] = field(default_factory=dict)
+    trained_paths: int = 0  # most paths of a block in training; above it the engine scales attention (0: unknown)
+    thoughts: int = 0  # number of path numbers with a thought embedding; the embeddings are in a file of their own
+
+
+class PromptText(Protocol):
+    """A named prompt, such as `problems.prompts.Prompt`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def text(self) -> str: ...
+
+
+def prompt_settings(prompt: str | PromptText) -> dict[str, str]:
+    """The three fields of `ModelSettings` that describe a prompt: a text with one `{problem}`, or a named one."""
+    name, text = ("custom", prompt) if isinstance(prompt, str) else (prompt.name, prompt.text)
+    if text.count(PLACEHOLDER) != 1:
+        raise UserError(
+            f"prompt {textwrap.shorten(text, 60)!r} holds {PLACEHOLDER} {text.count(PLACEHOLDER)} times; give a text "
+            "that holds it once, or a packaged prompt by polythink.problems.prompts.get_prompt(NAME)"
+        )
+    return {"prompt": text, "prompt_name": name, "prompt_hash": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def read_settings(path: Path) -> ModelSettings:
+    """The settings in this file; `UserError` where it is damaged."""
+    try:
+        settings = ModelSettings(**json.loads(path.read_text(encoding="utf-8")))
+        return TypeAdapter(ModelSettings).validate_python(asdict(settings))  # a dataclass checks no types
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{str(path)!r} is damaged ({in_short(error)}); correct it or save the model again") from error
+
+
+def check_path(path: str) -> None:
+    """`UserError` for a path that is no folder and cannot be a hub id. Makes no network request."""
+    could_be_an_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path) and not Path(path).exists()
+    if not (could_be_an_id or Path(path).is_dir()):
+        raise UserError(f"no model folder {path!r}, and an id on the hub is of the form owner/name")
+
+
+def in_short(error: Exception) -> str:
+    """The error's message as one line of at most 240 characters."""
+    return textwrap.shorten(str(error), 240, placeholder=" ..")

@@ -1,0 +1,89 @@
+"""Read a run folder leniently: an unfinished run, or rows without some metric, are taken as far as they go."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polythink.errors import UserError
+from polythink.run.config import parse_yaml
+from polythink.run.folder import read_json
+from polythink.run.jsonl import read_jsonl
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run: its metrics by step, its evaluations (name -> eval.json) and its folder."""
+
+    name: str
+    kind: str
+    folder: Path
+    rows: list[dict]
+    evals: dict[str, dict]
+    result: dict
+    findings: list[dict] = field(default_factory=list)  # of `compare` and `tunnel`, one per problem set
+
+    def series(self, key: str) -> tuple[list[float], list[float]]:
+        """Steps and values of one metric; rows without it are left out."""
+        found = [(row.get("step", i + 1), row[key]) for i, row in enumerate(self.rows) if is_number(row.get(key))]
+        return [float(step) for step, _ in found], [float(value) for _, value in found]
+
+    def samples(self, name: str = "") -> list[dict]:
+        """The rows of its samples file; empty without one."""
+        return _rows(self.folder / f"samples{'-' + name if name else ''}.jsonl")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The contents of a run folder."""
+
+    name: str
+    folder: Path
+    recipe: dict
+    environment: dict
+    stages: list[Stage]
+
+
+def read_run(folder: str | Path) -> RunRecord:
+    """The record of a run. The folder of a single stage or evaluation counts as a run with one stage.
+
+    Raises `UserError` where there is no folder, or nothing of a run in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no run folder {str(folder)!r}; give the folder that `polythink train` or `eval` wrote")
+    text = (folder / "recipe.yaml").read_text(encoding="utf-8") if (folder / "recipe.yaml").is_file() else "{}"
+    recipe = parse_yaml(text, str(folder / "recipe.yaml")) or {}
+    listed = _json(folder / "stages.json") or []
+    stages = [
+        _stage(s.get("name", "?"), s.get("kind", "?"), folder / s.get("folder", s.get("name", ""))) for s in listed
+    ]
+    if not stages:
+        stages = [_stage(folder.name, "eval" if list(folder.glob("eval*.json")) else "?", folder)]
+        if not (recipe or stages[0].rows or stages[0].evals or stages[0].findings):
+            raise UserError(f"{str(folder)!r} holds no run; give the folder that `polythink train` or `eval` wrote")
+    return RunRecord(recipe.get("name", folder.name), folder, recipe, _json(folder / "environment.json") or {}, stages)
+
+
+def _stage(name: str, kind: str, folder: Path) -> Stage:
+    evals = {
+        path.stem.removeprefix("eval").lstrip("-"): _json(path) or {} for path in sorted(folder.glob("eval*.json"))
+    }
+    found = [_json(path) for kind in ("compare", "tunnel") for path in sorted(folder.glob(f"{kind}*.json"))]
+    result = _json(folder / "result.json") or {}
+    return Stage(name, kind, folder, _rows(folder / "metrics.jsonl"), evals, result, found)
+
+
+def _json(path: Path) -> Any:
+    return read_json(path) if path.is_file() else None
+
+
+def _rows(path: Path) -> list[dict]:
+    return read_jsonl(path) if path.is_file() else []
+
+
+def is_number(value: Any) -> bool:
+    """Whether a metric has a value that can be shown: a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
