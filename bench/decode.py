@@ -31,7 +31,8 @@ import torch
 import transformers
 from transformers import StoppingCriteria
 
-from polythink.engine import Engine, Request, SamplingParams
+from polythink.engine.engine import Engine
+from polythink.engine.params import Request, SamplingParams
 from polythink.engine.trace_state import TraceState
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import LanguageModel

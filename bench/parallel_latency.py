@@ -35,7 +35,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: waiting thr
 import torch
 import transformers
 
-from polythink.engine import Engine, Request, SamplingParams
+from polythink.engine.engine import Engine
+from polythink.engine.params import Request, SamplingParams
 from polythink.models.build import ModelConfig, from_config
 from polythink.run.table import markdown_table
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from polythink.engine import Engine, Request, SamplingParams
+from polythink.engine.engine import Engine
+from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.compare import CompareConfig, compare, flat_prompt, reread, sequential_budget
 from polythink.evaluate.methods import chosen, from_paths, summarised

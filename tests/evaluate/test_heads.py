@@ -11,7 +11,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
 from helpers.shapes import VARIANTS, make, tokens
-from polythink.engine import Engine, SamplingParams
+from polythink.engine.engine import Engine
+from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.heads import analyse, analyse_traces, load, map_similarity, save
 from polythink.evaluate.run import make_requests

@@ -8,7 +8,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from polythink.engine import Engine, SamplingParams
+from polythink.engine.engine import Engine
+from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.metrics import interval, read_measures
 from polythink.evaluate.tunnel import Begun, TunnelConfig, plan, tunnel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from polythink.engine import Request
+from polythink.engine.params import Request
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import LanguageModel, ModelSettings
 from polythink.models.tokenizers import word_tokenizer

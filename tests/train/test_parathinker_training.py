@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from polythink.engine import SamplingParams
+from polythink.engine.params import SamplingParams
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import load
 from polythink.models.thoughts import thoughts_of

@@ -1,7 +1,1 @@
-"""Fork/join decoding."""
-
-from polythink.engine.engine import Engine
-from polythink.engine.params import Event, Request, SamplingParams
-from polythink.engine.reference import reference_generate
-
-__all__ = ["Engine", "Event", "Request", "SamplingParams", "reference_generate"]
+"""Fork/join decoding. Import from its modules: `engine`, `params`, `protocol`, `reference`."""

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from helpers.shapes import VARIANTS, make, tokens
-from polythink.engine import Engine, Request, SamplingParams, reference_generate
+from polythink.engine.engine import Engine
+from polythink.engine.params import Request, SamplingParams
+from polythink.engine.reference import reference_generate
 from polythink.models.architectures.neighbours import around, left_of
 from polythink.models.batch import collate
 from polythink.models.lm import LanguageModel, ModelSettings
