@@ -1,13 +1,13 @@
-"""Milliseconds of one decoding step: the engine's backends beside `generate` of transformers with as many sequences.
+"""Milliseconds per decoding step: the engine's backends beside `generate` of transformers with the same sequences.
 
     python bench/decode.py                                   # every case in both dtypes
     python bench/decode.py --cases 1x4 --steps 8 --rounds 1  # a first look
 
-A case is TRACESxPATHS: traces whose one block is being drawn. `32xragged` are 32 traces with 1, 2, 3, 4, 1, .. paths
-and prompts of unequal length. `generate` decodes one sequence a path, in one batch padded on the left, each with a copy
-of its prompt. The model is a random Qwen3 of about 29M parameters; everything samples at temperature 1.
+A case is TRACESxPATHS: traces whose one block is being sampled. `32xragged` are 32 traces with 1, 2, 3, 4, 1, .. paths
+and prompts of unequal length. `generate` decodes one sequence per path, in one batch padded on the left, each with a
+copy of its prompt. The model is a random Qwen3 of about 29M parameters; everything samples at temperature 1.
 
-Timed is a whole step (scheduling, forward, drawing) once the prompts have been read and the paths opened; contenders
+Timed is a whole step (scheduling, forward, sampling) once the prompts have been read and the paths opened; contenders
 take turns, so that a busy machine hits all of them. Not measured: prompts, joins, refills, memory.
 """
 
@@ -31,15 +31,15 @@ import torch
 import transformers
 from transformers import StoppingCriteria
 
-from polythink.engine import Engine, Request, SamplingParams
-from polythink.engine.trace_state import TraceState
+from polythink.engine.engine import Engine
+from polythink.engine.params import Request, SamplingParams
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import LanguageModel
 from polythink.run.table import markdown_table
 
 CASES = ("1x1", "1x2", "1x4", "1x8", "32xragged")
 BACKENDS = ("flat", "padded")
-NEVER = -1e4  # added to the logit of a token that is not to be drawn
+NEVER = -1e4  # added to the logit of a token that is never to be sampled
 
 
 def make_model(dtype: str) -> LanguageModel:
@@ -67,31 +67,21 @@ def now(device: torch.device) -> float:
 
 
 def engine_steps(engine: Engine, prompts: list, bias: torch.Tensor, steps: int) -> list[float]:
-    """Seconds of each step after the fork, which every trace draws first of all and never again."""
-    fork, device, ends = engine.grammar.block_open, bias.device, []
+    """Seconds of each step after the fork, which every trace samples first of all and never again."""
+    fork, ends = engine.lm.tag_ids[engine.dialect.block_open], []
     bias[fork] = -NEVER
-    step = type(engine)._step.__get__(engine)
-
-    def timed(*arguments) -> None:
-        step(*arguments)
-        bias[fork] = NEVER
-        ends.append(now(device))
-
-    engine._step = timed
-    drawings = [
-        TraceState(
-            Request(prompt, "", i), i, settings(paths, steps + 2), engine.grammar, seed=0, context=engine.lm.context
-        )
-        for i, (prompt, paths) in enumerate(prompts)
-    ]
-    with engine.backend.session(len(drawings)):
-        for _ in engine._run(drawings, settings(1, steps + 2)):
-            pass
+    for i, (prompt, paths) in enumerate(prompts):
+        engine.add(Request(prompt, "", i), settings(paths, steps + 2))
+    with engine.backend.hold():
+        while engine.unfinished:
+            engine.step()
+            bias[fork] = NEVER
+            ends.append(now(bias.device))
     return [after - before for before, after in pairwise(ends[1 : steps + 2])]  # without the prompt's and the fork's
 
 
 def settings(paths: int, tokens: int) -> SamplingParams:
-    """One block whose paths are all cut at `tokens`."""
+    """One block whose paths are all truncated after `tokens` tokens."""
     return SamplingParams(
         paths=paths, max_blocks=1, max_main_tokens=1, max_path_tokens=tokens, max_summary_tokens=1,
         max_trace_tokens=1 << 20,
@@ -110,7 +100,7 @@ class Clock(StoppingCriteria):
 
 
 def generate_steps(lm: LanguageModel, prompts: list, bias: torch.Tensor, steps: int) -> list[float]:
-    """Seconds of each step of `generate` behind the first."""
+    """Seconds of each step of `generate` after the first."""
     bias[lm.tag_ids[lm.dialect.block_open]] = NEVER
     sequences = [prompt for prompt, paths in prompts for _ in range(paths)]
     longest = max(map(len, sequences))
@@ -124,7 +114,7 @@ def generate_steps(lm: LanguageModel, prompts: list, bias: torch.Tensor, steps: 
 
 
 def measure(dtype: str, options: argparse.Namespace) -> Iterator[list[str]]:
-    """The rows of the table, one a case, as they are measured."""
+    """The rows of the table, one per case, as they are measured."""
     lm = make_model(dtype)
     vocabulary = lm.model.config.vocab_size
     contenders = {kind: partial(engine_steps, Engine(lm, max_num_seqs=64, backend=kind)) for kind in BACKENDS}
@@ -144,7 +134,7 @@ def measure(dtype: str, options: argparse.Namespace) -> Iterator[list[str]]:
 
 
 def cells(seconds: dict[str, list[float]]) -> list[str]:
-    """Median and quartiles in milliseconds of each contender, and how many times as quick as `generate` it is."""
+    """Median and quartiles in milliseconds of each contender, and its speed relative to `generate`."""
     quartiles = {name: np.percentile(values, (25, 50, 75)) * 1000 for name, values in seconds.items()}
     reference = quartiles["generate"][1]
     return [
@@ -157,8 +147,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=CASES, help="TRACESxPATHS, or TRACESxragged")
     parser.add_argument("--dtypes", nargs="+", default=("float32", "bfloat16"), choices=("float32", "bfloat16"))
-    parser.add_argument("--prompt", type=int, default=256, help="tokens of a prompt, at most of a ragged one")
-    parser.add_argument("--steps", type=int, default=24, help="steps of each contender in a round")
+    parser.add_argument("--prompt", type=int, default=256, help="tokens per prompt (of ragged ones: at most)")
+    parser.add_argument("--steps", type=int, default=24, help="steps per contender and round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()

@@ -1,21 +1,20 @@
-"""What thinking in P paths costs beside one path of the same length: ParaThinker's latency claim, on this engine.
+"""The latency of P paths relative to one path of the same length: ParaThinker's claim, measured on this engine.
 
     python bench/parallel_latency.py                             # P = 1, 2, 4, 8, 16 in both dtypes
     python bench/parallel_latency.py --paths 1 8 --rounds 2 --tokens 16 --layers 2    # a first look
 
 One question is answered with P paths of exactly `--tokens` tokens each and a short summary. The model is a random Qwen3
-whose weights do not fit into a cache; it never draws a tag or the end, so that budgets alone end paths and summary.
+whose weights do not fit into a CPU cache; it never samples a tag or the end, so that budgets end paths and summary.
 The paper (arXiv 2509.04475) compares with one path of the same budget, not with as many tokens in sequence:
 
     total      seconds from the request to the answer: prompt, paths, join, summary
-    step       milliseconds of one decoding step of all paths together, scheduling and drawing included
+    step       milliseconds of one decoding step of all paths together, scheduling and sampling included
     join       milliseconds of the one step that closes the paths and opens the summary
     summary    milliseconds of one decoding step of the summary, which reads all paths
-    CPU        milliseconds that all threads together work in one step: what a busy machine hardly changes
+    CPU        milliseconds of processor time of all threads per step, which other load hardly changes
 
-In every round each P has its turn in each dtype, in an order of its own, so that a busy machine hits all of them. A
-cell is the median over rounds (of the medians over steps) with the least and the greatest; ratios are taken within a
-round.
+Every round measures each P in each dtype once, in random order, so that other load hits all of them. A cell is the
+median over rounds (of the medians over steps) with the least and the greatest; ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -35,11 +34,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: waiting thr
 import torch
 import transformers
 
-from polythink.engine import Engine, Request, SamplingParams
+from polythink.engine.engine import Engine
+from polythink.engine.params import Request, SamplingParams
 from polythink.models.build import ModelConfig, from_config
 from polythink.run.table import markdown_table
 
-NEVER = -1e4  # added to the logit of a token that is not to be drawn
+NEVER = -1e4  # added to the logit of a token that is never to be sampled
 COLUMNS = (
     "dtype", "P", "total s", "total / P=1", "step ms", "step / P=1", "CPU ms", "CPU / P=1", "join ms", "join / step",
     "summary ms",
@@ -47,7 +47,7 @@ COLUMNS = (
 
 
 def make_engine(dtype: str, options: argparse.Namespace) -> Engine:
-    """An engine on a random Qwen3 that draws bytes only."""
+    """An engine on a random Qwen3 that samples bytes only."""
     width = options.width
     shape = dict(hidden_size=width, num_hidden_layers=options.layers, num_attention_heads=width // 64, head_dim=64)
     config = ModelConfig(
@@ -69,29 +69,27 @@ def now(engine: Engine) -> float:
 
 def answer(engine: Engine, paths: int, options: argparse.Namespace) -> dict[str, float]:
     """Seconds of one answer with P paths: `total`, `join`, medians of a `step`, its `cpu` time, a `summary` step."""
-    decoding = SamplingParams(
+    params = SamplingParams(
         paths=paths, max_blocks=1, max_main_tokens=1, max_path_tokens=options.tokens, max_trace_tokens=1 << 20,
         max_summary_tokens=options.summary, length_scaling_above=0,
     )  # fmt: skip
     prompt = tuple(engine.lm.encode("so it goes " * options.prompt)[: options.prompt])
-    spent: list[tuple[int, float, float]] = []  # feeds, seconds and CPU seconds of each step
-    step = type(engine)._step.__get__(engine)
-
-    def timed(feeds: list, *rest) -> None:
-        started, worked = now(engine), time.process_time()
-        step(feeds, *rest)
-        spent.append((len(feeds), now(engine) - started, time.process_time() - worked))
-
-    engine._step = timed
+    tokens, seconds, worked = [], [], []  # of each step: tokens run, wall and processor seconds
     started = now(engine)
-    (rollout,) = engine.generate([Request(prompt)], decoding)
+    engine.add(Request(prompt), params)
+    with engine.backend.hold():
+        while engine.unfinished:
+            before, wall, cpu = engine.forwarded, now(engine), time.process_time()
+            events = engine.step()
+            seconds.append(now(engine) - wall)
+            worked.append(time.process_time() - cpu)
+            tokens.append(engine.forwarded - before)
     total = now(engine) - started
-    drawn = [sum(s.sampled) for s in rollout.segments]
-    assert drawn[: paths + 1] == [options.tokens] * paths + [options.summary], drawn
+    sampled = [sum(s.sampled) for s in events[-1].rollout.segments]
+    assert sampled[: paths + 1] == [options.tokens] * paths + [options.summary], sampled
     # prompt and tags; all tokens but the last of each path; the last ones, the closing tags and <summary>
     sizes = [len(prompt) + paths, *[paths] * (options.tokens - 1), 2 * paths + 1]
-    feeds, seconds, worked = zip(*spent, strict=True)
-    assert list(feeds[: len(sizes)]) == sizes, feeds
+    assert tokens[: len(sizes)] == sizes, tokens
     return {
         "total": total,
         "step": median(seconds[1 : options.tokens]),
@@ -105,7 +103,7 @@ Rounds = dict[tuple[str, int], list[dict[str, float]]]  # by dtype and P
 
 
 def measure(options: argparse.Namespace) -> Rounds:
-    """All rounds of all cases, after a short answer each that is not counted."""
+    """All rounds of all cases, after one short answer per case that is not counted."""
     engines = {dtype: make_engine(dtype, options) for dtype in options.dtypes}
     cases = [(dtype, paths) for dtype in engines for paths in options.paths]
     found: Rounds = defaultdict(list)
@@ -120,7 +118,7 @@ def measure(options: argparse.Namespace) -> Rounds:
 
 
 def rows_of(found: Rounds, options: argparse.Namespace) -> Iterable[list[str]]:
-    """The table, by dtype and P; one path is what everything is compared with."""
+    """The table, by dtype and P; everything is compared with one path."""
     for dtype in options.dtypes:
         alone = found[dtype, 1]
         for paths in options.paths:
@@ -150,7 +148,7 @@ def main() -> None:
     parser.add_argument("--paths", type=int, nargs="+", default=(1, 2, 4, 8, 16), help="numbers of paths, 1 among them")
     parser.add_argument("--dtypes", nargs="+", default=("float32", "bfloat16"), choices=("float32", "bfloat16"))
     parser.add_argument("--prompt", type=int, default=32, help="tokens of the question")
-    parser.add_argument("--tokens", type=int, default=64, help="tokens of every path")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens per path")
     parser.add_argument("--summary", type=int, default=16, help="tokens of the summary")
     parser.add_argument("--width", type=int, default=1024, help="of the model, a multiple of 128")
     parser.add_argument("--layers", type=int, default=12)
@@ -167,7 +165,7 @@ def main() -> None:
     where = torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU, {options.threads} threads"
     print(f"{time.strftime('%Y-%m-%d')}, {where}, torch {torch.__version__}, transformers {transformers.__version__}")
     print(f"load {before:.1f} at the start, {os.getloadavg()[0]:.1f} at the end; width {options.width}, ", end="")
-    print(f"{options.layers} layers; prompt {options.prompt}, {options.tokens} tokens a path, summary ", end="")
+    print(f"{options.layers} layers; prompt {options.prompt}, {options.tokens} tokens per path, summary ", end="")
     print(f"{options.summary}; {options.rounds} rounds: median (least-greatest)\n")
     print(markdown_table(COLUMNS, rows_of(found, options)), end="")
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from helpers.tiny import drawn, family, lean_towards, requests, tiny
-from polythink.engine import Engine, Request, SamplingParams, reference_generate
+from polythink.engine.engine import Engine
+from polythink.engine.params import Request, SamplingParams
+from polythink.engine.reference import reference_generate
 from polythink.errors import UserError
 from polythink.models.batch import collate
 from polythink.models.lm import checkpoint_activations

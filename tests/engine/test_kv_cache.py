@@ -1,4 +1,4 @@
-"""The arena: what a step may write, what an attention may read, and what growth and earlier traces leave behind.
+"""The cache: what a step may write, what an attention may read, and what growth and earlier traces leave behind.
 
 Rung 7 of the parity ladder, and those silent errors of a cache that end in wrong tokens and not in an exception.
 """
@@ -9,45 +9,48 @@ import pytest
 import torch
 
 from helpers.tiny import drawn, requests, tiny
-from polythink.engine import Engine, Request, SamplingParams, kv_cache
+from polythink.engine import kv_cache
+from polythink.engine.engine import Engine
 from polythink.engine.kv_cache import TreeKVCache
+from polythink.engine.params import Request, SamplingParams
 
 BLOCKS = SamplingParams(paths=3, max_blocks=3, max_main_tokens=16, max_path_tokens=9, max_summary_tokens=6,
                   max_trace_tokens=110)  # fmt: skip
 
 
 def watch(engine: Engine, look) -> None:
-    """Call `look(arena, feeds, rows, keys before, keys after)` at every step; keys are layer 0's, (R, C, H, D)."""
-    run = engine.backend.run
+    """Call `look(cache, batch, keys before, keys after)` at every step; keys are layer 0's, (R, C, H, D)."""
+    logits = engine.backend.logits
 
-    def keys(arena: TreeKVCache) -> torch.Tensor:
-        layer = arena.layers[0]
-        shape = (arena.rows, arena.capacity, 1, 32)
+    def keys(cache: TreeKVCache) -> torch.Tensor:
+        layer = cache.layers[0]
+        shape = (cache.rows, cache.slots, 1, 32)
         return layer.keys.transpose(1, 2).clone() if layer.is_initialized else torch.zeros(shape)
 
-    def watched(feeds, rows, wanted):
-        before = keys(engine.backend.arena)
-        logits = run(feeds, rows, wanted)
-        look(engine.backend.arena, feeds, rows, before, keys(engine.backend.arena))
-        return logits
+    def watched(batch):
+        before = keys(engine.backend.cache)
+        found = logits(batch)
+        look(engine.backend.cache, batch, before, keys(engine.backend.cache))
+        return found
 
-    engine.backend.run = watched
+    engine.backend.logits = watched
 
 
 @pytest.mark.parametrize("backend", ["flat", "padded"])
-def test_a_step_writes_the_slots_of_its_feeds_and_no_other(backend):
+def test_a_step_writes_the_slots_of_its_tokens_and_no_other(backend):
     """Padding written over a live slot would be several nats wrong; what was never written is zero, not garbage."""
     lm = tiny()
     engine = Engine(lm, max_num_seqs=4, backend=backend)
     most: dict[int, int] = {}
 
-    def look(arena, feeds, rows, before, after):
-        fed = {(row, feed.slot): feed.token for row, feed in zip(rows, feeds, strict=True)}
+    def look(cache, batch, before, after):
+        places = list(zip(batch.row.tolist(), batch.slot.tolist(), strict=True))
+        written = dict(zip(places, batch.token.tolist(), strict=True))
         change = after.clone()
-        change[:, : before.shape[1]] -= before  # the arena may have grown
-        assert {tuple(place) for place in change.abs().sum((2, 3)).nonzero().tolist()} <= fed.keys()
-        assert all(after[place].any() or token == lm.pad for place, token in fed.items())  # its embedding is zero
-        most.update({row: max(most.get(row, 0), feed.slot) for row, feed in zip(rows, feeds, strict=True)})
+        change[: before.shape[0], : before.shape[1]] -= before  # the cache may have grown
+        assert {tuple(place) for place in change.abs().sum((2, 3)).nonzero().tolist()} <= written.keys()
+        assert all(after[place].any() or token == lm.pad for place, token in written.items())  # its embedding is zero
+        most.update({row: max(most.get(row, 0), slot) for row, slot in places})
         for row in range(4):
             assert not after[row, most.get(row, -1) + 1 :].any()
 
@@ -58,15 +61,15 @@ def test_a_step_writes_the_slots_of_its_feeds_and_no_other(backend):
 
 
 def test_one_slot_a_token():
-    """Peak slots of a row = prompt + response (the last token of a trace is drawn and never fed): forks add none."""
+    """Peak slots of a row = prompt + response (the last token of a trace is never run): forks add none."""
     lm = tiny()
     engine = Engine(lm, max_num_seqs=1)
-    fed = []
-    watch(engine, lambda arena, feeds, rows, before, after: fed.extend(feed.slot for feed in feeds))
+    used = []
+    watch(engine, lambda cache, batch, before, after: used.extend(batch.slot.tolist()))
     (rollout,) = engine.generate([Request(tuple(lm.encode("a b")), "p0", 1)], BLOCKS, seed=3)
     assert any(s.kind == "summary" for s in rollout.segments)
-    assert fed == list(range(len(rollout.prompt) + rollout.tokens - 1))
-    assert engine.backend.arena is None  # all returned at the end
+    assert used == list(range(len(rollout.prompt) + rollout.tokens - 1))
+    assert engine.backend.cache.rows == 0  # all freed at the end
 
 
 @pytest.mark.parametrize("backend", ["flat", "padded"])
@@ -89,15 +92,17 @@ def test_growth_in_the_middle_of_a_run_changes_nothing(backend, monkeypatch):
     plain = Engine(lm, max_num_seqs=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)
     grown = []
     grow = TreeKVCache._grow
-    monkeypatch.setattr(TreeKVCache, "_grow", lambda self, longest: (grown.append(longest), grow(self, longest)))
+    monkeypatch.setattr(
+        TreeKVCache, "_grow", lambda self, *size: grown.append(grow(self, *size) or (self.rows, self.slots))
+    )
     monkeypatch.setattr(kv_cache, "FIRST_SLOTS", 1)
     again = Engine(lm, max_num_seqs=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)
-    assert len(grown) > 5
+    assert len(set(grown)) > 5
     assert [drawn(r) for r in again] == [drawn(r) for r in plain]
 
 
 def test_the_table_is_the_closure_of_what_follows_what_and_forgets_earlier_traces():
-    table = TreeKVCache(layers=1, rows=2, device=torch.device("cpu"))
+    table = TreeKVCache(layers=1, device=torch.device("cpu"))
     tree = [(), (0,), (1,), (1,), (2, 3), (4,), *((5,),) * 6, (6, 7, 8, 9, 10, 11), (12,)]  # more than eight segments
     for segment, follows in enumerate(tree):
         table.open(1, segment, follows)
@@ -109,3 +114,23 @@ def test_the_table_is_the_closure_of_what_follows_what_and_forgets_earlier_trace
     for segment, follows in enumerate([(), (0,), (0,), (1, 2)]):
         table.open(1, segment, follows)
     assert [set(row.nonzero()[0]) for row in table.sees[1, :4]] == [{0}, {0, 1}, {0, 2}, {0, 1, 2, 3}]
+
+
+def test_rows_and_slots_are_added_as_they_are_needed_and_freed_when_nothing_is_live():
+    lm = tiny()
+    engine = Engine(lm, max_num_seqs=5)
+    wanted = requests(lm, 6)
+    engine.add(wanted[0], BLOCKS)
+    engine.step()
+    cache = engine.backend.cache
+    assert (cache.rows, cache.slots) == (1, kv_cache.FIRST_SLOTS)
+    for request in wanted[1:]:
+        engine.add(request, BLOCKS)
+    engine.step()
+    assert engine.backend.cache is cache
+    assert cache.rows == 5  # the sixth request waits
+    while engine.unfinished:
+        assert cache.slots <= max(len(r.prompt) for r in wanted) + BLOCKS.max_trace_tokens
+        engine.step()
+    assert engine.backend.cache.rows == 0
+    assert not engine.backend.cache.layers[0].is_initialized

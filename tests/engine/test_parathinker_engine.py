@@ -1,16 +1,17 @@
-"""ParaThinker on the engine: forced forks, numbers, early finish, strays, budgets, two dialects in one batch."""
+"""ParaThinker on the engine: forced forks, numbers, early joins, misplaced tags, budgets, two dialects in one batch."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from contextlib import contextmanager
 
 import pytest
 import torch
 
 from helpers.tiny import WORDS, drawn, lean_towards, tiny
-from polythink.engine import Engine, Request, SamplingParams, reference_generate
+from polythink.engine.engine import Engine
+from polythink.engine.params import Request, SamplingParams
+from polythink.engine.reference import reference_generate
 from polythink.errors import UserError
 from polythink.models.batch import collate
 from polythink.models.build import ModelConfig, from_config
@@ -148,7 +149,7 @@ def test_only_the_cut_paths_are_cut_when_the_first_is_through():
     assert cut > 20
 
 
-def test_strays_are_replaced_and_counted():
+def test_misplaced_tags_are_replaced_and_counted():
     lm = model(seed=2)
     rollouts = Engine(lm).generate(requests(lm, 20), SamplingParams(paths=4, **BUDGETS), seed=4)
     assert sum(r.misplaced_tags for r in rollouts) > 20
@@ -161,8 +162,8 @@ def test_strays_are_replaced_and_counted():
                 assert lm.eos not in s.tokens
 
 
-def test_what_is_drawn_with_strays_is_valid_graded_and_laid_out_as_drawn():
-    """A stray becomes the segment's own tag, which is text where it opens: for rules, grades, counts and training."""
+def test_what_is_drawn_with_misplaced_tags_is_valid_graded_and_laid_out_as_drawn():
+    """It becomes the segment's own tag, which is text where it opens: for rules, grades, counts and training."""
     lm = from_config(ModelConfig(num_hidden_layers=2), "parathinker:4", (r"\boxed{1}", r"\boxed{2}"), seed=2)
     never = torch.tensor([lm.tokenizer.unk_token_id, lm.tokenizer.pad_token_id])
     lean_towards(lm, {"<think3>": 1.0, "<summary>": 1.0})
@@ -195,7 +196,7 @@ def test_what_is_drawn_with_strays_is_valid_graded_and_laid_out_as_drawn():
     assert seen["answered"] > 5
 
 
-def test_a_stray_tag_ends_main_text():
+def test_a_misplaced_tag_ends_main_text():
     lm = lean_towards(model(), {"<think3>": 6.0, "<summary>": 5.0})
     rollouts = Engine(lm).generate(requests(lm, 12), SamplingParams(paths=2, **BUDGETS), seed=0)
     ended = [r.segments[-1] for r in rollouts if r.segments[-1].kind == "main" and r.segments[-1].misplaced_tags]
@@ -229,26 +230,25 @@ def test_every_token_is_forwarded_once():
 
 
 @pytest.mark.parametrize("paths", [1, 2, 8, 16])
-def test_the_arena_is_as_large_as_prompt_and_paths(paths):
+def test_the_cache_is_as_large_as_prompt_and_paths(paths):
     """Keys and values within 5% of k (L + P T): one slot a token, none for copies, at the end of full paths."""
     lm = model()
     lm = lean_towards(lm, {tag: -100.0 for tag in PARATHINKER.tags[1::2]})
     lm.model.get_output_embeddings().register_forward_hook(lambda module, args, out: _never(out, lm.eos))
     engine, prompt = Engine(lm, max_num_seqs=1), tuple(lm.encode("a b c " * 20))
     held = []
-    session_over = engine.backend.session
+    step = engine.backend.step
 
-    @contextmanager
-    def watched(*args):
-        with session_over(*args):
-            yield
-            held.append(engine.backend.arena.layers[0].keys.shape[2])
+    def watched(batch):
+        found = step(batch)
+        held.append(engine.backend.cache.layers[0].keys.shape[2])
+        return found
 
-    engine.backend.session = watched
+    engine.backend.step = watched
     decoding = SamplingParams(paths=paths, max_path_tokens=60, max_summary_tokens=1, max_main_tokens=1, max_blocks=1)
     (rollout,) = engine.generate([Request(prompt)], decoding, seed=2)
     assert all(s.finish_reason == "length" for s in rollout.segments if s.kind == "path")
-    assert held[0] <= 1.05 * (len(prompt) + paths * 62)
+    assert held[-1] <= 1.05 * (len(prompt) + paths * 62)
 
 
 def _never(logits, token):
@@ -275,7 +275,7 @@ def test_both_dialects_in_one_batch():
     assert not any("<think1>" in r.text and "<Path>" in r.segments[0].text for r in together)
 
 
-def test_openings_are_forced_and_count():
+def test_path_prefixes_are_forced_and_count():
     lm = model(seed=2)
     a, b = lm.encode("a b c a"), lm.encode("b")
     wanted = [Request(r.prompt, r.problem, r.sample, path_prefixes=(tuple(a), tuple(b))) for r in requests(lm, 6)]
@@ -356,7 +356,8 @@ def test_paths_share_the_positions_of_the_context(context, changes):
     """Together they may have more tokens than it has positions, and no position lies beyond it."""
     lm = model(seed=3, max_position_embeddings=context)
     wanted = [Request(r.prompt[:3], r.problem, r.sample) for r in requests(lm, 6)]
-    decoding = SamplingParams(**{**BUDGETS, "max_path_tokens": 5 if "path_position_stride" in changes else 30, **changes})
+    longest = 5 if "path_position_stride" in changes else 30
+    decoding = SamplingParams(**{**BUDGETS, "max_path_tokens": longest, **changes})
     try:
         fast = Engine(lm, max_num_seqs=4).generate(wanted, decoding, seed=5)
     except UserError:

@@ -61,6 +61,18 @@ def test_truncation(top_p, top_k, kept):
     assert torch.allclose(logprob, logits[0][token])  # of the full softmax: what a trainer can recompute
 
 
+def test_every_branch_has_its_own_truncation():
+    """And a branch that does not truncate is not touched by one that does."""
+    torch.manual_seed(0)
+    logits, uniform = torch.randn(50, 9), torch.rand(50, dtype=torch.float64)
+    own = [(1.0, 0), (0.6, 0), (1.0, 2), (0.8, 4), (1.0, 20)]
+    top_p, top_k = (np.array(column * 10) for column in zip(*own, strict=True))
+    together = draw(logits, torch.ones(50), uniform, top_p, top_k)
+    for i, (p, k) in enumerate(own * 10):
+        alone = draw(logits[i : i + 1], torch.ones(1), uniform[i : i + 1], p, k)
+        assert (together[0][i], together[1][i]) == alone
+
+
 def test_greedy_and_the_last_token():
     logits = torch.tensor([[0.0, 3.0, 1.0, -1e9]])
     token, logprob = draw(logits, torch.zeros(1), torch.tensor([0.0], dtype=torch.float64))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from helpers.tiny import family, tiny
-from polythink.engine import Engine
 from polythink.engine.backends.transformers import TransformersBackend
+from polythink.engine.engine import Engine
 from polythink.engine.selfcheck import SelfCheckFailed, check
 from polythink.errors import UserError
 
@@ -51,9 +51,9 @@ def test_a_leak_between_siblings_fails_the_check(kind):
     lm = tiny()
     backend = TransformersBackend(lm, kind)
     check(backend)
-    entered = backend.open_segment
+    entered = backend.open
     # the second path (segment 2) is told that it follows the first
-    backend.open_segment = lambda row, segment, follows: entered(row, segment, (1,) if segment == 2 else follows)
+    backend.open = lambda row, segment, follows: entered(row, segment, (1,) if segment == 2 else follows)
     with pytest.raises(SelfCheckFailed, match="masked forward"):
         check(backend)
 

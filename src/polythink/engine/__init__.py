@@ -1,1 +1,1 @@
-"""Fork/join decoding. Import from the modules: this package itself imports nothing."""
+"""Fork/join decoding. Import from its modules: `engine`, `params`, `protocol`, `reference`."""

@@ -1,53 +1,66 @@
 """Fork/join decoding of many traces at once on an unmodified transformers model.
 
-One step is one ragged list of feeds over all open branches of all rows: a prompt chunk, a fork, a forced tag, a plain
-decoding step are all just that. Finished rows are refilled at once. `reference.py` is the slow twin.
+`add` queues a request, `step` runs one ragged list of tokens over all open branches of all live traces, `abort` drops
+a request, `generate` loops over them. `reference.py` is the slow twin.
 
 Left out: prompt keys shared between the samples of one problem, speculative decoding, paged kernels.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
-from collections.abc import Iterator, Sequence
-
-import numpy as np
-import torch
+from collections.abc import Container, Sequence
+from dataclasses import replace
 
 from polythink.engine.backends.transformers import TransformersBackend
-from polythink.engine.params import OnEvent, Request, SamplingParams
-from polythink.engine.sampling import draw, uniforms
+from polythink.engine.params import Event, OnEvent, Request, SamplingParams
 from polythink.engine.selfcheck import choose_backend
+from polythink.engine.sequential import SequentialState
+from polythink.engine.step import gather
+from polythink.engine.structured import StructuredState
 from polythink.engine.tag_ids import TagIds
-from polythink.engine.trace_state import TokenInput, TraceState
+from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
 from polythink.models.lm import LanguageModel
 from polythink.models.tags import tag_ids
-from polythink.models.thoughts import attach
 from polythink.run.progress import Progress
 from polythink.trace.dialect import Dialect, get_dialect
 from polythink.trace.rollout import Rollout
 
+STATES: dict[str, type[TraceState]] = {"structured": StructuredState, "sequential": SequentialState}  # by mode
+
 
 class Engine:
-    """Draws traces from a language model whose weights it shares with whoever else uses them.
+    """Samples traces from a language model, whose weights it shares with a trainer in the same process.
 
-    `max_num_seqs` traces are drawn at once; prompts are run in chunks of `prefill_chunk` tokens. `backend` is "flat" (the model runs on
-    one row of all feeds), "padded" (a (rows, branches) batch through the model's own attention: slower, the fallback
-    for models whose attention takes extras), or "auto": the first of them that passes the self-check. A model that
-    passes with neither is refused with a `UserError`.
+    At most `max_num_seqs` traces are live at once; prompts are run in chunks of `prefill_chunk` tokens. `backend` is
+    "flat" (the model runs on one row of all tokens), "padded" (a (rows, branches) batch through the model's own
+    attention: slower, for models whose attention takes extras), or "auto": the first of them that passes the
+    self-check. A model that passes with neither is refused with a `UserError`.
+
+    The model is changed (inference mode, attention) only while a step runs or `generate` loops. Between steps its
+    weights may be trained, but a trace that is live then has keys and values of both. Use an engine from one thread;
+    engines on the same model in several threads take turns.
     """
 
     def __init__(
-        self, lm: LanguageModel, max_num_seqs: int = 64, backend: str = "auto", prefill_chunk: int = 512
+        self, lm: LanguageModel, max_num_seqs: int = 64, prefill_chunk: int = 512, backend: str = "auto"
     ) -> None:
         if max_num_seqs < 1 or prefill_chunk < 1:
             raise UserError(
-                f"the engine needs at least one row and one token a chunk; given max_num_seqs={max_num_seqs}, prefill_chunk={prefill_chunk}"
+                "the engine needs at least one sequence and one token per chunk; "
+                f"given max_num_seqs={max_num_seqs}, prefill_chunk={prefill_chunk}"
             )
         self.lm, self.max_num_seqs, self.prefill_chunk = lm, max_num_seqs, prefill_chunk
         self.backend: TransformersBackend = choose_backend(lm, backend)
         self.forwarded = 0  # tokens run through the model since this engine was made
+        self._added = 0
+        self._queued: deque[TraceState] = deque()
+        self._live: dict[int, TraceState] = {}  # by row
+        self._free: list[int] = []  # heap of rows below `len(_live) + len(_free)`: the lowest are reused first
+        self._events: list[Event] = []  # not yet delivered
+        self._tags: dict[tuple[str, str], TagIds] = {}  # by dialect and summary_prefix
 
     @property
     def dialect(self) -> Dialect:
@@ -57,106 +70,169 @@ class Engine:
     def context(self) -> int:
         return self.lm.context
 
+    @property
+    def unfinished(self) -> int:
+        """How many requests are queued or live."""
+        return len(self._queued) + len(self._live)
+
     def encode_prompt(self, text: str) -> list[int]:
         return self.lm.encode_prompt(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.lm.decode(ids)
 
+    # --- the life of a request
+
+    def add(self, request: Request, params: SamplingParams, seed: int = 0, stream: bool = False) -> int:
+        """Queue a request; returns its id, which is never used again.
+
+        With `stream`, `step` reports its tokens, forks, joins and truncations; its "done" is always reported.
+        `UserError` for a request that cannot be sampled, such as a prompt longer than the context.
+        """
+        id, self._added = self._added, self._added + 1
+        tags, trained = self._tags_for(request.dialect, params.summary_prefix), self.trained_paths(params)
+        emit = self._events.append if stream else None
+        try:
+            state = STATES[params.mode](request, params, tags, self.lm.context, seed, trained, id, emit)
+        except UserError:
+            self._take_events((id,))  # a refused request leaves none
+            raise
+        self._queued.append(state)
+        return id
+
+    def step(self) -> list[Event]:
+        """Run one step of all live requests; returns what happened. Nothing happens when nothing is unfinished.
+
+        An error from the model drops all live requests, since their cache is no longer known to be right.
+        """
+        self._advance()
+        return self._take_events()
+
+    def abort(self, id: int) -> None:
+        """Drop a queued or live request and its undelivered events; its row is free at once.
+
+        An id that has finished or was never given is ignored.
+        """
+        self._take_events((id,))
+        self._queued = deque(state for state in self._queued if state.id != id)
+        for row in [row for row, state in self._live.items() if state.id == id]:
+            self._release(row)
+
     def generate(
         self,
         requests: Sequence[Request],
-        decoding: SamplingParams,
+        params: SamplingParams | Sequence[SamplingParams],
         seed: int = 0,
         on_event: OnEvent | None = None,
         label: str = "",
     ) -> list[Rollout]:
-        """One finished rollout a request, in their order. `label` names the progress display."""
-        names = {request.dialect for request in requests}
-        grammars = {name: self._grammar(name, decoding.summary_prefix) for name in names}
-        trained = self.trained_paths(decoding)
-        drawings = [
-            TraceState(request, i, decoding, grammars[request.dialect], seed, self.lm.context, on_event, trained)
-            for i, request in enumerate(requests)
-        ]
-        most = max((len(d.request.prompt) + d.most_tokens for d in drawings), default=1)
-        with (
-            self.backend.session(min(self.max_num_seqs, len(drawings)), most),
-            Progress(len(drawings), label) as progress,
-        ):
-            for drawing in self._run(drawings, decoding):
-                for record in drawing.records[1:]:
-                    record.text = self.lm.decode(record.tokens)
-                progress.advance(1)
-        return [drawing.rollout() for drawing in drawings]
+        """One finished rollout per request, in their order. `params` apply to all requests, or are one per request.
 
-    def trained_paths(self, decoding: SamplingParams) -> int:
-        """Beyond how many paths attention is scaled behind a join, 0: never.
-
-        `UserError` where that is to be done and the model cannot: here, and not in the middle of drawing.
+        `label` names a progress bar. Events carry the index into `requests`. May be called from its own `on_event`.
         """
-        trained = (
-            self.lm.settings.trained_paths if decoding.length_scaling_above is None else decoding.length_scaling_above
-        )
-        if decoding.mode == "structured" and 0 < trained < decoding.paths:
+        each = [params] * len(requests) if isinstance(params, SamplingParams) else list(params)
+        if len(each) != len(requests):
+            raise UserError(f"{len(requests)} requests and {len(each)} SamplingParams; give one for all or one each")
+        index_of: dict[int, int] = {}  # by id
+        rollouts: dict[int, Rollout] = {}  # by index
+        with self.backend.hold(), Progress(len(requests), label) as progress:
             try:
-                with self.backend.lock:
-                    attach(self.lm.model, None)
+                for i, (request, own) in enumerate(zip(requests, each, strict=True)):
+                    index_of[self.add(request, own, seed, stream=on_event is not None)] = i
+                while len(rollouts) < len(requests):
+                    self._advance()
+                    for event in self._take_events(index_of):
+                        index = index_of[event.request]
+                        if event.rollout is not None:
+                            rollouts[index] = event.rollout
+                            progress.advance(1)
+                        if on_event is not None:
+                            on_event(replace(event, request=index))
+            except BaseException:
+                for id in index_of:
+                    self.abort(id)
+                raise
+        return [rollouts[i] for i in range(len(requests))]
+
+    # --- one step
+
+    def _advance(self) -> None:
+        self._admit()
+        if not self._live:
+            return
+        try:
+            live = sorted(self._live.items())
+            for row, state in live:
+                for segment in state.opened:
+                    self.backend.open(row, segment, state.follows[segment])
+                state.opened.clear()
+            batch, owners = gather(live, self.prefill_chunk)
+            self.forwarded += len(batch.token)
+            tokens, logprobs = self.backend.step(batch)
+            for (state, branch), token, logprob in zip(owners, tokens.tolist(), logprobs.tolist(), strict=True):
+                state.on_token(branch, token, logprob)
+            for state in self._live.values():
+                state.join_if_ready()
+        except BaseException:
+            for row in list(self._live):
+                self._release(row)
+            raise
+        for row in [row for row, state in self._live.items() if state.done]:
+            state = self._live[row]
+            self._release(row)
+            self._events.append(state.event("done", state.last, rollout=self._rollout(state)))
+
+    def _admit(self) -> None:
+        """Give rows to queued requests, in their order."""
+        admitted = False
+        while self._queued and len(self._live) < self.max_num_seqs:
+            row = heapq.heappop(self._free) if self._free else len(self._live)
+            self._live[row] = self._queued.popleft()
+            admitted = True
+        if admitted:
+            self.backend.reserve(self.max_num_seqs, max(state.most_slots for state in self._live.values()))
+
+    def _release(self, row: int) -> None:
+        del self._live[row]
+        heapq.heappush(self._free, row)
+        if not self.unfinished:
+            self._free.clear()
+            self.backend.clear()
+
+    def _rollout(self, state: TraceState) -> Rollout:
+        for record in state.records[1:]:
+            record.text = self.lm.decode(record.tokens)
+        return state.rollout()
+
+    def _take_events(self, ids: Container[int] | None = None) -> list[Event]:
+        """Take the undelivered events, or those of some requests: a nested `generate` leaves the others' alone."""
+        taken = [event for event in self._events if ids is None or event.request in ids]
+        kept = [] if ids is None else [event for event in self._events if event.request not in ids]
+        self._events[:] = kept  # in place: states hold its `append`
+        return taken
+
+    # --- what a request needs
+
+    def trained_paths(self, params: SamplingParams) -> int:
+        """With more paths than this, attention is scaled after a join; 0: never.
+
+        `UserError` where it would have to be scaled and the model cannot: before anything is sampled.
+        """
+        above = params.length_scaling_above
+        trained = self.lm.settings.trained_paths if above is None else above
+        if params.mode == "structured" and 0 < trained < params.paths:
+            try:
+                self.backend.check_scaling()
             except UserError as error:
                 raise UserError(
-                    f"{error}; or set length_scaling_above: 0, and the join of {decoding.paths} paths, more than {trained}, is "
-                    "not scaled"
+                    f"{error}; or set length_scaling_above: 0, and the join of {params.paths} paths, more than "
+                    f"{trained}, is not scaled"
                 ) from error
         return trained
 
-    def _grammar(self, name: str, opening: str) -> TagIds:
-        lm, dialect = self.lm, get_dialect(name) if name else self.lm.dialect
-        ids = lm.tag_ids if dialect == lm.dialect else tag_ids(lm.tokenizer, dialect)
-        return TagIds.of(dialect, ids, lm.eos, lm.encode, opening)
-
-    def _run(self, drawings: list[TraceState], decoding: SamplingParams) -> Iterator[TraceState]:
-        """Step all live rows together until every drawing is done; yields each when it is, and refills its row."""
-        waiting = deque(drawings)
-        free = deque(range(min(self.max_num_seqs, len(drawings))))
-        live: dict[int, TraceState] = {}
-        while waiting or live:
-            while free and waiting:
-                live[free.popleft()] = waiting.popleft()
-            feeds: list[TokenInput] = []
-            rows: list[int] = []
-            for row, drawing in sorted(live.items()):
-                while drawing.opened:
-                    segment = drawing.opened.popleft()
-                    self.backend.open_segment(row, segment, drawing.follows[segment])
-                taken = drawing.take(self.prefill_chunk)
-                feeds += taken
-                rows += [row] * len(taken)
-            self._step(feeds, rows, live, decoding)
-            for drawing in live.values():
-                drawing.join_if_ready()
-            for row in [row for row, drawing in live.items() if drawing.done]:
-                free.append(row)
-                yield live.pop(row)
-
-    def _step(
-        self, feeds: list[TokenInput], rows: list[int], live: dict[int, TraceState], decoding: SamplingParams
-    ) -> None:
-        """Run the feeds, draw the wanted tokens, hand them to their branches."""
-        self.forwarded += len(feeds)
-        wanted = [i for i, feed in enumerate(feeds) if feed.branch is not None]
-        logits = self.backend.run(feeds, rows, wanted)
-        if not wanted:
-            return
-        branches = [feeds[i].branch for i in wanted]
-        uniform = uniforms(
-            np.array([b.key for b in branches], np.uint64), np.array([b.drawn for b in branches], np.uint64)
-        )
-        tokens, logprobs = draw(
-            logits,
-            torch.tensor([b.temperature for b in branches], device=logits.device),
-            torch.from_numpy(uniform).to(logits.device),
-            decoding.top_p,
-            decoding.top_k,
-        )
-        for i, branch, token, logprob in zip(wanted, branches, tokens.tolist(), logprobs.tolist(), strict=True):
-            live[rows[i]].on_token(branch, token, logprob)
+    def _tags_for(self, dialect: str, prefix: str) -> TagIds:
+        if (dialect, prefix) not in self._tags:
+            lm, wanted = self.lm, get_dialect(dialect) if dialect else self.lm.dialect
+            ids = lm.tag_ids if wanted == lm.dialect else tag_ids(lm.tokenizer, wanted)
+            self._tags[dialect, prefix] = TagIds.of(wanted, ids, lm.eos, lm.encode, prefix)
+        return self._tags[dialect, prefix]

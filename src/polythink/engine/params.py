@@ -1,4 +1,4 @@
-"""What is asked of the engine, and what it tells while it works."""
+"""What a caller asks of the engine (`SamplingParams`, `Request`) and what it reports while it works (`Event`)."""
 
 from __future__ import annotations
 
@@ -10,37 +10,50 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from polythink.run.config import Config
 from polythink.trace.finish import JOIN_WHEN
+from polythink.trace.rollout import Rollout
 
 
 class SamplingParams(Config):
-    """How a trace is drawn. All budgets are in tokens and are checked before drawing."""
+    """How a trace is sampled. All budgets are in tokens and are checked before a token is sampled."""
 
     mode: Literal["structured", "sequential"] = "structured"
-    paths: int = Field(2, ge=1)  # paths per block (`structured`; in `sequential` mode the model decides)
-    max_blocks: int = Field(4, ge=0)  # opening one more ends the trace, recorded as a cut
-    max_main_tokens: int = Field(2048, ge=1)  # each stretch of main text
-    max_path_tokens: int = Field(1024, ge=1)  # each path, behind its opening tag; a closing tag that is drawn counts
-    max_summary_tokens: int = Field(512, ge=1)  # each summary, in the same way
-    max_trace_tokens: int = Field(4096, ge=1)  # the whole response, forced tokens included
-    fork_at: int | None = Field(None, ge=0)  # force the first fork behind so many main tokens; None: the dialect's way
-    join_when: Literal[JOIN_WHEN] = (
-        "all"  # which path ends its block: the first to be through, that of the half, the last
-    )
-    labels: Literal["ordered", "random"] = "ordered"  # numbers of numbered paths: 1..P, or any of the inventory
-    # from path to path in positions; 0: paths restart together, auto: the most tokens of a path with its tags
+    """`structured`: the runtime forks isolated paths and joins them. `sequential`: one flat text, tags sampled."""
+    paths: int = Field(2, ge=1)
+    """Paths per block in `structured` mode; in `sequential` mode the model decides."""
+    max_blocks: int = Field(4, ge=0)
+    """Blocks per trace; a fork beyond them ends the trace with finish_reason `max_blocks`."""
+    max_main_tokens: int = Field(2048, ge=1)
+    """Sampled tokens per stretch of main text."""
+    max_path_tokens: int = Field(1024, ge=1)
+    """Sampled tokens per path, after its opening tag; a sampled closing tag counts."""
+    max_summary_tokens: int = Field(512, ge=1)
+    """Sampled tokens per summary, after its opening; a sampled closing tag counts."""
+    max_trace_tokens: int = Field(4096, ge=1)
+    """Tokens of the whole response, all paths together, forced tokens included."""
+    fork_at: int | None = Field(None, ge=0)
+    """Force the first fork after N tokens of main text; None: where the dialect forks."""
+    join_when: Literal[JOIN_WHEN] = "all"
+    """Start the summary after the first path has finished, after half of them, or after all."""
+    labels: Literal["ordered", "random"] = "ordered"
+    """Numbers of numbered paths: 1..P in order, or any P of the dialect's inventory."""
     path_position_stride: NonNegativeInt | Literal["auto"] = 0
-    length_scaling_above: int | None = Field(
-        None, ge=0
-    )  # joins of more paths scale attention; 0: none, None: as trained
-    summary_prefix: str = ""  # forced text with which every summary begins
-    temperature: float = Field(1.0, ge=0)  # 0 is greedy
-    path_temperature: float | None = Field(None, ge=0)  # of paths alone; None: `temperature`, and 1.0 if that is 0
+    """Positions between the starts of sibling paths; 0: all start together, `auto`: max_path_tokens + 2."""
+    length_scaling_above: int | None = Field(None, ge=0)
+    """Scale attention after joins of more than N paths; 0: never, None: the number the model was trained with."""
+    summary_prefix: str = ""
+    """Forced text with which every summary begins."""
+    temperature: float = Field(1.0, ge=0)
+    """Sampling temperature; 0 is greedy."""
+    path_temperature: float | None = Field(None, ge=0)
+    """Temperature of paths; None: `temperature`, or 1.0 where that is 0 and there are several paths."""
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)  # 0: no limit
+    """Sample from the smallest set of tokens with this probability mass; 1: no limit."""
+    top_k: int = Field(0, ge=0)
+    """Sample from the K most probable tokens; 0: no limit."""
 
     @property
     def stride(self) -> int:
-        """What sets the paths of a block apart in position: 0, or no less than the tokens of a path with its tags.
+        """Positions between the starts of sibling paths: 0, or at least the longest path with its tags.
 
         ParaThinker's "flattened" encoding (arXiv 2509.04475, rejected there): m = L + i l_max + t.
         """
@@ -52,16 +65,16 @@ class SamplingParams(Config):
     def _paths_do_not_overlap(self) -> SamplingParams:
         if self.stride and self.stride < self.max_path_tokens + 2:
             raise ValueError(
-                f"path_position_stride={self.path_position_stride} lets paths of {self.max_path_tokens} tokens and their tags "
-                f"overlap; it must be at least {self.max_path_tokens + 2}"
+                f"path_position_stride={self.path_position_stride} lets paths of {self.max_path_tokens} tokens and "
+                f"their tags overlap; it must be at least {self.max_path_tokens + 2}"
             )
         return self
 
     def temperature_of(self, kind: str) -> float:
-        """The temperature of a segment of this kind; in `sequential` mode there is one for the whole trace.
+        """The temperature of a segment of this kind; `sequential` mode has one for the whole trace.
 
-        Isolated paths without numbers are copies of each other under greedy decoding, so when the main text is greedy
-        and several isolated paths are drawn they are sampled at 1.0, unless `path_temperature` says otherwise.
+        Isolated paths without numbers are copies of each other under greedy decoding. So several paths are sampled at
+        1.0 where the main text is greedy, unless `path_temperature` is given.
         """
         if kind != "path" or self.mode == "sequential":
             return self.temperature
@@ -72,11 +85,11 @@ class SamplingParams(Config):
 
 @dataclass(frozen=True)
 class Request:
-    """One response wanted: the prompt's token ids, and the names under which its random numbers are drawn.
+    """One wanted response: the prompt's token ids, and the names that select its random numbers.
 
-    `dialect` is that of the model's settings if left out; another one needs its tags in the tokenizer. `path_prefixes` are
-    forced tokens with which the paths of the first block begin, behind their opening tags: path i takes the i-th. In
-    `sequential` mode there must be none.
+    `dialect` defaults to that of the model's settings; another one needs its tags in the tokenizer. `path_prefixes` are
+    forced tokens with which the paths of the first block begin, after their opening tags: the i-th entry belongs to
+    path i. They are refused in `sequential` mode.
     """
 
     prompt: tuple[int, ...]
@@ -88,17 +101,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to one request while it was drawn, in order."""
+    """One step in the life of a request, in order. The last one is "done" and carries the rollout."""
 
     kind: Literal["token", "fork", "join", "cut", "done"]
-    request: int  # index into the list of requests
-    segment: int  # index of the segment in order of opening
-    block: int
-    path: int
+    request: int  # the id that `Engine.add` returned; in `generate`, the index into its list of requests
+    segment: int  # index of the segment in order of opening, the prompt being 0
+    block: int  # -1 for main text
+    path: int  # 1..P inside a block, 0 elsewhere
     token: int = -1  # "token" only
-    forced: bool = False  # "token" only
-    finish_reason: str = ""  # "cut" only: which budget
-    label: int = 0  # the path's number, where it has one
+    forced: bool = False  # "token" only: written by the runtime, not sampled
+    finish_reason: str = ""  # "cut" only: which budget ended the segment
+    label: int = 0  # the number in the path's tags, where it has one
+    rollout: Rollout | None = None  # "done" only
 
 
 OnEvent = Callable[[Event], None]

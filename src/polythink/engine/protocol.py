@@ -1,4 +1,4 @@
-"""What evaluation, training and a server ask of whatever draws rollouts: an engine in this process, or one over HTTP."""
+"""The seam above the engine: what evaluation, training and a server need from anything that samples rollouts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from polythink.trace.rollout import Rollout
 
 
 class RolloutBackend(Protocol):
-    """Draws rollouts. `Engine` is one; tests bring others."""
+    """Samples rollouts. `Engine` does so in this process; a client of an inference server can take its place."""
 
     @property
     def dialect(self) -> Dialect:
@@ -25,7 +25,7 @@ class RolloutBackend(Protocol):
         """Token ids of a prompt, in the chat template where the model's settings say so."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, tags included, end and padding tokens left out."""
+        """The text of token ids: tags included, end and padding tokens left out."""
 
     def generate(
         self,
@@ -35,7 +35,7 @@ class RolloutBackend(Protocol):
         on_event: OnEvent | None = None,
         label: str = "",
     ) -> list[Rollout]:
-        """One finished rollout per request, in their order. `params` hold for all, or are one per request.
+        """One finished rollout per request, in their order. `params` apply to all requests, or are one per request.
 
-        Random streams go by (seed, request.problem, request.sample, segment). `label` names a progress display.
+        Random streams are named by (seed, request.problem, request.sample, segment). `label` names a progress bar.
         """

@@ -1,7 +1,7 @@
 """The slow twin of the engine: one trace at a time, path after path, the whole layout recomputed for every token.
 
-No cache, no feeds, no arena, and control flow of its own, so that it can disagree with the engine about all of them.
-Shared with it: the layout table, the random streams and the rule that turns logits into a token.
+It has no cache, no steps and no state of open branches, and control flow of its own, so that it can disagree with the
+engine about all of them. They share the layout table, the random streams and the rule that turns logits into a token.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from polythink.trace.rollout import Rollout, Segment
 
 
 def reference_generate(
-    lm: LanguageModel, requests: Sequence[Request], decoding: SamplingParams, seed: int = 0
+    lm: LanguageModel, requests: Sequence[Request], params: SamplingParams | Sequence[SamplingParams], seed: int = 0
 ) -> list[Rollout]:
-    """What `Engine.generate` returns, drawn slowly."""
-    write = _write_sequential if decoding.mode == "sequential" else _write_structured
+    """The rollouts that `Engine.generate` returns, sampled slowly. `params` apply to all requests, or are one each."""
+    each = [params] * len(requests) if isinstance(params, SamplingParams) else params
     rollouts = []
-    for request in requests:
-        page = _Page(lm, request, decoding, seed)
-        write(page)
+    for request, own in zip(requests, each, strict=True):
+        page = _Page(lm, request, own, seed)
+        (_write_sequential if own.mode == "sequential" else _write_structured)(page)
         for segment in page.segments:
             segment.text = lm.decode(segment.tokens)
         rollouts.append(page.rollout())
@@ -39,20 +39,18 @@ def reference_generate(
 
 
 class _Page:
-    """What has been written so far, in text order."""
+    """The trace as far as it is written, in text order."""
 
-    def __init__(self, lm: LanguageModel, request: Request, decoding: SamplingParams, seed: int) -> None:
-        self.lm, self.request, self.decoding, self.seed = lm, request, decoding, seed
+    def __init__(self, lm: LanguageModel, request: Request, params: SamplingParams, seed: int) -> None:
+        self.lm, self.request, self.params, self.seed = lm, request, params, seed
         self.segments: list[Segment] = []
         self.dialect = get_dialect(request.dialect) if request.dialect else lm.dialect
-        self.trained = (
-            lm.settings.trained_paths if decoding.length_scaling_above is None else decoding.length_scaling_above
-        )
+        self.trained = lm.settings.trained_paths if params.length_scaling_above is None else params.length_scaling_above
         self.join = [t for text in (self.dialect.block_close, self.dialect.gap) if text for t in lm.encode(text)]
-        self.join += [self.id(self.dialect.summary_open), *lm.encode(decoding.summary_prefix)]
-        flat = decoding.mode == "sequential"
+        self.join += [self.id(self.dialect.summary_open), *lm.encode(params.summary_prefix)]
+        flat = params.mode == "sequential"
         self.budget = (
-            min(decoding.max_trace_tokens, lm.context - len(request.prompt)) if flat else decoding.max_trace_tokens
+            min(params.max_trace_tokens, lm.context - len(request.prompt)) if flat else params.max_trace_tokens
         )
 
     def id(self, tag: str) -> int:
@@ -65,14 +63,14 @@ class _Page:
 
     @property
     def reach(self) -> int:
-        """How many positions the context has from the next token of the last segment on."""
+        """How many positions the context has left, the next token of the last segment included."""
         last = self.segments[-1]
         longer = replace(last, tokens=[*last.tokens, 0], sampled=[*last.sampled, False])
         ahead = replace(self.rollout(), segments=[*self.segments[:-1], longer])
         return self.lm.context - int(ahead.layout().position[-1])
 
     def open(self, kind: str, block: int = -1, path: int = 0, label: int = 0) -> Segment:
-        temperature = self.decoding.temperature_of(kind)
+        temperature = self.params.temperature_of(kind)
         self.segments.append(Segment(kind, block, path, temperature=temperature or 1.0, label=label))
         return self.segments[-1]
 
@@ -84,22 +82,22 @@ class _Page:
 
     @torch.inference_mode()
     def draw(self, stream: int, count: int) -> tuple[int, float]:
-        """The next token of the last segment, or of the segment about to be begun where that one is empty."""
+        """Sample the next token of the last segment, which may still be empty."""
         batch = collate([self.rollout().layout()]).to(self.lm.device)
         logits = masked_logits(self.lm.model, batch)[:, -1]
         key = stream_key(self.seed, self.request.problem, self.request.sample, stream)
         uniform = torch.from_numpy(uniforms(np.array([key], np.uint64), np.array([count], np.uint64)))
-        temperature = torch.tensor([self.decoding.temperature_of(self.segments[-1].kind)])
-        decoding = self.decoding
+        temperature = torch.tensor([self.params.temperature_of(self.segments[-1].kind)])
+        params = self.params
         token, logprob = draw(
-            logits, temperature.to(logits.device), uniform.to(logits.device), decoding.top_p, decoding.top_k
+            logits, temperature.to(logits.device), uniform.to(logits.device), params.top_p, params.top_k
         )
         return int(token), float(logprob)
 
     def rollout(self) -> Rollout:
-        request, decoding = self.request, self.decoding
+        request, params = self.request, self.params
         return Rollout(
-            request.problem, request.sample, decoding.mode, request.prompt, self.segments, decoding.stride, self.trained
+            request.problem, request.sample, params.mode, request.prompt, self.segments, params.stride, self.trained
         )
 
     def put(self, token: int, logprob: float) -> None:
@@ -109,14 +107,14 @@ class _Page:
         segment.logprobs.append(logprob)
 
     def fill(self, stream: int, limit: int, stops: dict[int, str], cut: str, fork_at: int = -1) -> str:
-        """Draw main text up to `limit` tokens; returns why it stopped: a stop token's name, or `cut`.
+        """Sample main text up to `limit` tokens; returns its finish_reason: that of a stop token, or `cut`.
 
-        Where tags are replaced, one that does not belong here is replaced by the end.
+        Where the dialect replaces misplaced tags, one of them is replaced by the end token.
         """
-        strays = {self.id(tag) for tag in self.dialect.tags} if self.dialect.misplaced_tags == "replace" else set()
+        misplaced = {self.id(tag) for tag in self.dialect.tags} if self.dialect.misplaced_tags == "replace" else set()
         for count in range(limit):
             token, logprob = self.draw(stream, count)
-            if token in strays:
+            if token in misplaced:
                 self.segments[-1].misplaced_tags += 1
                 self.force([self.lm.eos])
                 return "eos"
@@ -128,18 +126,18 @@ class _Page:
         return cut
 
     def fill_inner(self, opened: int, close: int, stream: int, limit: int, cut: str) -> tuple[str, int]:
-        """Draw into a path or summary and close it; returns why it stopped, and behind how many draws.
+        """Sample a path or summary and close it; returns its finish_reason and how many tokens were sampled.
 
-        Tags that do not belong there are replaced where they must be.
+        Where the dialect replaces misplaced tags, the segment's own tag takes their place.
         """
         closing = {self.id(tag) for tag in self.dialect.tags[1::2]}
-        strays = (
+        misplaced = (
             {self.id(tag) for tag in self.dialect.tags} - {close} if self.dialect.misplaced_tags == "replace" else set()
         )
         stops = {close: "tag", self.lm.eos: "eos"}
         for count in range(limit):
             token, logprob = self.draw(stream, count)
-            if token in strays:
+            if token in misplaced:
                 self.segments[-1].misplaced_tags += 1
                 self.force([close if token in closing else opened])
                 if token in closing:
@@ -160,25 +158,25 @@ def _limit(most: int, left: int) -> tuple[int, str]:
 
 
 def _write_structured(page: _Page) -> None:
-    decoding, dialect, end = page.decoding, page.dialect, page.lm.eos
+    params, dialect, end = page.params, page.dialect, page.lm.eos
     implicit = not dialect.block_open
-    fork_at = 0 if decoding.fork_at is None and implicit else -1 if decoding.fork_at is None else decoding.fork_at
+    fork_at = 0 if params.fork_at is None and implicit else -1 if params.fork_at is None else params.fork_at
     stops = {end: "eos"} | ({} if implicit else {page.id(dialect.block_open): "fork"})
     blocks = opened = 0  # segments opened so far, the prompt being the first
     while True:
         if not (implicit and blocks == 0 and fork_at == 0):
             main = page.open("main")
             opened += 1
-            limit, cut = _limit(decoding.max_main_tokens, min(page.left, page.reach))
+            limit, cut = _limit(params.max_main_tokens, min(page.left, page.reach))
             forced = fork_at if blocks == 0 else -1
             main.finish_reason = "forced" if forced == 0 else page.fill(opened, limit, stops, cut, forced)
             if main.finish_reason == "forced":
                 page.force([] if implicit else [page.id(dialect.block_open)])
                 main.finish_reason = "fork"
-        room = page.left - 2 * decoding.paths - len(page.join) - 1
-        reserve = max(1, min(decoding.max_summary_tokens, room // (decoding.paths + 1)))
-        share = min((room - reserve) // decoding.paths, _positions_of_a_path(page))
-        refused = "max_blocks" if blocks == decoding.max_blocks else "trace_length" if share < 1 else ""
+        room = page.left - 2 * params.paths - len(page.join) - 1
+        reserve = max(1, min(params.max_summary_tokens, room // (params.paths + 1)))
+        share = min((room - reserve) // params.paths, _positions_of_a_path(page))
+        refused = "max_blocks" if blocks == params.max_blocks else "trace_length" if share < 1 else ""
         if not page.segments and refused:
             raise UserError("no room for the first block")
         if page.segments and main.finish_reason == "fork" and refused:
@@ -186,47 +184,47 @@ def _write_structured(page: _Page) -> None:
         if page.segments and main.finish_reason != "fork":
             return
         _write_block(page, blocks, opened, share)
-        opened += decoding.paths + 1
+        opened += params.paths + 1
         blocks += 1
 
 
 def _write_block(page: _Page, block: int, opened: int, share: int) -> None:
-    decoding, dialect, request = page.decoding, page.dialect, page.request
+    params, dialect, request = page.params, page.dialect, page.request
     key = stream_key(page.seed, request.problem, request.sample, -1 - block)
-    rng = Random(key) if decoding.labels == "random" else None
-    labels = dialect.draw_labels(decoding.paths, rng) or (0,) * decoding.paths
+    rng = Random(key) if params.labels == "random" else None
+    labels = dialect.draw_labels(params.paths, rng) or (0,) * params.paths
     before = len(page.segments)
-    drawn: list[tuple[int, int]] = []  # of each path: tokens drawn, tokens forced before them
+    drawn: list[tuple[int, int]] = []  # of each path: sampled tokens, and forced ones before them
     for number, label in enumerate(labels, start=1):
         path = page.open("path", block, number, label)
         tags = [page.id(tag) for tag in dialect.path_tags(label)]
         forced = request.path_prefixes[number - 1] if block == 0 and number <= len(request.path_prefixes) else ()
         page.force([tags[0], *forced])
-        limit, cut = _limit(decoding.max_path_tokens, share)
+        limit, cut = _limit(params.max_path_tokens, share)
         path.finish_reason, draws = page.fill_inner(*tags, opened + number, limit - len(forced), cut)
         drawn.append((draws, 1 + len(forced)))
-    through = {"first": 0, "half": (len(labels) - 1) // 2, "all": len(labels) - 1}[decoding.join_when]
+    through = {"first": 0, "half": (len(labels) - 1) // 2, "all": len(labels) - 1}[params.join_when]
     last = sorted(draws for draws, _ in drawn)[through]
     for path, (draws, head) in zip(page.segments[before:], drawn, strict=True):
         if draws > last:
             _cut_short(path, head, last, page.id(dialect.path_tags(path.label)[1]))
     summary = page.open("summary", block)
     page.force(page.join)
-    limit, cut = _limit(decoding.max_summary_tokens, min(page.left, page.reach) - 1)
+    limit, cut = _limit(params.max_summary_tokens, min(page.left, page.reach) - 1)
     tags = [page.id(tag) for tag in (dialect.summary_open, dialect.summary_close)]
     summary.finish_reason, _ = page.fill_inner(*tags, opened + len(labels) + 1, limit, cut)
 
 
 def _positions_of_a_path(page: _Page) -> int:
-    """What the context leaves to the last path of a block, and so to each, beside its tags and a summary."""
-    decoding = page.decoding
-    behind = page.rollout().layout().position[-1] + 1 if page.segments else len(page.request.prompt)
-    span = page.lm.context - int(behind) - (decoding.paths - 1) * decoding.stride - len(page.join) - 3
-    return span - max(1, min(decoding.max_summary_tokens, span // 2))
+    """Positions that the context leaves to the last path of a block, and so to each, beside its tags and a summary."""
+    params = page.params
+    start = page.rollout().layout().position[-1] + 1 if page.segments else len(page.request.prompt)
+    span = page.lm.context - int(start) - (params.paths - 1) * params.stride - len(page.join) - 3
+    return span - max(1, min(params.max_summary_tokens, span // 2))
 
 
 def _cut_short(path: Segment, head: int, draws: int, close: int) -> None:
-    """Take a path back to its first `draws` draws, and close it there."""
+    """Truncate a path after its first `draws` sampled tokens and close it. `head`: forced tokens at its start."""
     for values, last in ((path.tokens, close), (path.sampled, False), (path.logprobs, 0.0)):
         values[head + draws :] = [last]
     path.misplaced_tags = path.sampled[head:-1].count(False)
@@ -234,11 +232,11 @@ def _cut_short(path: Segment, head: int, draws: int, close: int) -> None:
 
 
 def _write_sequential(page: _Page) -> None:
-    """A flat text; `where` walks main -> block -> path -> block -> .. -> summary -> main as the tags are drawn.
+    """A flat text; `where` walks main -> block -> path -> block -> .. -> summary -> main as tags are sampled.
 
     Where a block has no tags of its own, main text goes over into a path, and paths into a summary.
     """
-    decoding, dialect = page.decoding, page.dialect
+    params, dialect = page.params, page.dialect
     if page.request.path_prefixes:
         raise UserError("a sequential trace has no paths to force path_prefixes on")
     implicit = not dialect.block_open
@@ -249,14 +247,14 @@ def _write_sequential(page: _Page) -> None:
     where, blocks, count = "main", 0, 0
     close = -1
     page.open("main")
-    limit, cut = _limit(decoding.max_main_tokens, page.left)
+    limit, cut = _limit(params.max_main_tokens, page.left)
     while True:
         if limit < 1:
             page.segments[-1].finish_reason = "trace_length"
             return
         token, logprob = page.draw(1, count)
         count += 1
-        if implicit and where == "main" and token in forks and blocks < decoding.max_blocks:
+        if implicit and where == "main" and token in forks and blocks < params.max_blocks:
             page.segments[-1].finish_reason = "fork"
             where, blocks = "block", blocks + 1
         if where == "block" and (token in opens or token == joins):
@@ -264,7 +262,7 @@ def _write_sequential(page: _Page) -> None:
             label = opens.get(token, 0)
             close = page.id(dialect.path_tags(label)[1] if where == "path" else dialect.summary_close)
             page.open(where, blocks - 1, page.segments[-1].path + 1 if where == "path" else 0, label)
-            most = decoding.max_path_tokens if where == "path" else decoding.max_summary_tokens
+            most = params.max_path_tokens if where == "path" else params.max_summary_tokens
             limit, cut = _limit(most, page.left - 2)  # this tag, and the one that may have to close what it opens
         else:
             limit -= 1
@@ -274,11 +272,11 @@ def _write_sequential(page: _Page) -> None:
             segment.finish_reason = "eos"
             return
         if where == "main" and token in forks:
-            segment.finish_reason = "max_blocks" if blocks == decoding.max_blocks else "fork"
+            segment.finish_reason = "max_blocks" if blocks == params.max_blocks else "fork"
             if segment.finish_reason == "max_blocks":
                 return
             where, blocks = "block", blocks + 1
-            limit, cut = _limit(decoding.max_main_tokens, page.left)
+            limit, cut = _limit(params.max_main_tokens, page.left)
         elif where in ("path", "summary") and (token == close or limit < 1):
             segment.finish_reason = "tag" if token == close else cut
             if token != close:
@@ -288,7 +286,7 @@ def _write_sequential(page: _Page) -> None:
             where = "block" if where == "path" else "main"
             if where == "main":
                 page.open("main")
-            limit, cut = _limit(decoding.max_main_tokens, page.left)
+            limit, cut = _limit(params.max_main_tokens, page.left)
         elif limit < 1:
             segment.finish_reason = cut
             return

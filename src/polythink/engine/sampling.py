@@ -1,4 +1,4 @@
-"""TraceState tokens: one random stream per branch, so that a branch does not depend on what else is in the batch.
+"""Sampling tokens: one random stream per branch, so that a branch does not depend on what else is in the batch.
 
 Axis legend: N branches, V vocabulary.
 """
@@ -32,13 +32,17 @@ def uniforms(keys: np.ndarray, indices: np.ndarray) -> np.ndarray:
 
 
 def draw(
-    logits: torch.Tensor, temperature: torch.Tensor, uniform: torch.Tensor, top_p: float = 1.0, top_k: int = 0
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    uniform: torch.Tensor,
+    top_p: float | np.ndarray = 1.0,
+    top_k: int | np.ndarray = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens (N,) and their log-probabilities (N,) from `logits` (N, V), `temperature` (N,), `uniform` (N,) float64.
 
-    Inverse CDF in vocabulary order; temperature 0 takes the arg max. The log-probability is that of the full softmax at
-    the branch's temperature (at 1 under greedy decoding), before top-k and top-p: it is what a trainer can recompute.
-    `UserError` for logits that are not finite.
+    Inverse CDF in vocabulary order; temperature 0 takes the arg max. `top_p` and `top_k` lie on the host: one number
+    for all, or (N,). The log-probability is that of the full softmax at the branch's temperature (at 1 under greedy
+    decoding), before top-k and top-p: it is what a trainer can recompute. `UserError` for logits that are not finite.
     """
     if not torch.isfinite(logits).all():
         raise UserError(
@@ -48,7 +52,7 @@ def draw(
     greedy = temperature == 0
     scaled = logits.float() / torch.where(greedy, 1.0, temperature)[:, None]
     logprobs = scaled.log_softmax(-1)
-    probs = _truncate(logprobs.exp(), top_p, top_k).double()
+    probs = _truncate(logprobs.exp(), np.asarray(top_p), np.asarray(top_k)).double()
     cdf = probs.cumsum(-1)
     token = torch.searchsorted(cdf, (uniform * cdf[:, -1])[:, None], right=True)[:, 0]
     # rounding can push the search past the last token of non-zero probability
@@ -57,12 +61,17 @@ def draw(
     return token, logprobs.gather(-1, token[:, None])[:, 0]
 
 
-def _truncate(probs: torch.Tensor, top_p: float, top_k: int) -> torch.Tensor:
-    """Zero what is outside the `top_k` most probable tokens and outside the smallest set of mass `top_p`."""
-    if top_p >= 1.0 and not 0 < top_k < probs.shape[1]:
+def _truncate(probs: torch.Tensor, top_p: np.ndarray, top_k: np.ndarray) -> torch.Tensor:
+    """Zero what is outside the `top_k` most probable tokens and outside the smallest set of mass `top_p`.
+
+    No branch pays for a sort unless one of them truncates, and one that does not keeps its probabilities exactly.
+    """
+    vocabulary = probs.shape[1]
+    top_k = np.where(top_k > 0, top_k, vocabulary)
+    if (top_p >= 1).all() and (top_k >= vocabulary).all():
         return probs
+    p, k = (torch.from_numpy(np.atleast_1d(x))[:, None].to(probs.device) for x in (top_p.astype(np.float32), top_k))
     ordered, order = probs.sort(dim=-1, descending=True, stable=True)
-    keep = ordered.cumsum(-1) - ordered < top_p
-    if top_k:
-        keep[:, top_k:] = False
+    keep = (ordered.cumsum(-1) - ordered < p) | (p >= 1)
+    keep &= torch.arange(vocabulary, device=probs.device) < k
     return torch.zeros_like(probs).scatter_(-1, order, ordered * keep)

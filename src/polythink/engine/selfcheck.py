@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import torch
 
 from polythink.engine.backends.transformers import KINDS, TransformersBackend
-from polythink.engine.trace_state import TokenInput
+from polythink.engine.step import StepBatch
 from polythink.errors import UserError, did_you_mean
 from polythink.models.batch import collate
 from polythink.models.lm import LanguageModel
@@ -101,7 +102,7 @@ def check(backend: TransformersBackend) -> None:
 
 
 def _tree(prompt: list[int], first: list[int], second: list[int], join: list[int], labels: tuple[int, int]) -> Layout:
-    """Labelled paths are behind a join that is too wide, as if the model had been trained with single ones."""
+    """Labelled paths come with a join of too many paths, as if the model had been trained with single ones."""
 
     def piece(kind: str, tokens: list[int], block: int = -1, path: int = 0) -> Piece:
         return Piece(kind, tuple(tokens), (False,) * len(tokens), block, path, labels[path - 1] if path else 0)
@@ -116,27 +117,43 @@ def _tree(prompt: list[int], first: list[int], second: list[int], join: list[int
 
 
 def _decoded(backend: TransformersBackend, layout: Layout) -> torch.Tensor:
-    """Logits (T, V) of all tokens of the layout, fed as the engine does it: prompt, then position by position."""
+    """Logits (T, V) of all tokens of the layout, run as the engine does it: prompt, then position by position."""
     prompt = int((layout.segment == 0).sum())
-    waves = [list(range(prompt))]
-    waves += [
-        [i for i in range(prompt, len(layout)) if layout.position[i] == position]
-        for position in range(prompt, int(layout.position.max()) + 1)
-    ]
-    logits: dict[int, torch.Tensor] = {}
-    with backend.session(rows=1):
-        for segment, follows in enumerate(layout.follows):
-            backend.open_segment(0, segment, follows)
-        for wave in waves:
-            feeds = [_feed(layout, i, len(logits) + k) for k, i in enumerate(wave)]
-            rows = backend.run(feeds, [0] * len(feeds), list(range(len(feeds))))
-            logits.update(zip(wave, rows, strict=True))
-        return torch.stack([logits[i] for i in range(len(layout))]).float()
+    position = layout.position[prompt:]
+    waves = [np.arange(prompt), *(prompt + np.flatnonzero(position == p) for p in np.unique(position))]
+    logits = torch.empty(0)
+    with backend.hold():
+        try:
+            for segment, follows in enumerate(layout.follows):
+                backend.open(0, segment, follows)
+            for wave, slot in zip(waves, np.cumsum([0, *map(len, waves)]), strict=False):
+                rows = backend.logits(_step(layout, wave, int(slot))).float()
+                logits = rows.new_empty(len(layout), rows.shape[1]) if not slot else logits
+                logits[torch.from_numpy(wave).to(rows.device)] = rows
+        finally:
+            backend.clear()
+    return logits
 
 
-def _feed(layout: Layout, i: int, slot: int) -> TokenInput:
-    token, segment, position = (int(column[i]) for column in (layout.tokens, layout.segment, layout.position))
-    return TokenInput(token, segment, position, slot, label=layout.labels[segment], scale=layout.scales[segment])
+def _step(layout: Layout, wave: np.ndarray, slot: int) -> StepBatch:
+    """A step of some tokens of the layout, in row 0, from this slot on; the logits after every one are wanted."""
+    n, segment = len(wave), layout.segment[wave].astype(np.int64)
+    zeros = np.zeros(n, np.int64)
+    return StepBatch(
+        token=layout.tokens[wave].astype(np.int64),
+        segment=segment,
+        position=layout.position[wave].astype(np.int64),
+        slot=np.arange(slot, slot + n),
+        row=zeros,
+        label=np.array(layout.labels, np.int64)[segment],
+        scale=np.array(layout.scales, np.float32)[segment],
+        wanted=np.arange(n),
+        key=zeros.astype(np.uint64),
+        count=zeros.astype(np.uint64),
+        temperature=np.ones(n, np.float32),
+        top_p=np.ones(n, np.float32),
+        top_k=zeros,
+    )
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A dialect's tags as token ids, the way a drawing reads and writes them."""
+"""A dialect's tags as token ids: what a trace state compares sampled tokens with, and what it forces."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ class TagIds:
     """The token ids that steer decoding: the tags, the end token, and what the runtime writes at a join."""
 
     block_open: int | None  # None: the runtime forks
-    path_tags: tuple[tuple[int, int], ...]  # of each number from 1, or of all paths where they have none
-    label_of: dict[int, int]  # the number of the path that a tag opens, 0 where paths have none
+    path_tags: tuple[tuple[int, int], ...]  # (open, close) of each path number from 1; one pair where paths have none
+    label_of: dict[int, int]  # path number by opening tag; 0 where paths have none
     summary_open: int
     summary_close: int
     end: int
-    join: tuple[int, ...]  # `</Parallel>`, the gap, `<Summary>`, the summary's forced opening
-    opens_summary: int  # the first tag behind the paths
+    join: tuple[int, ...]  # `</Parallel>`, the gap, `<Summary>`, the summary's forced prefix
+    opens_summary: int  # the first tag after the paths
     dialect: Dialect
-    misplaced_tags: frozenset[int]  # tags that are replaced where they do not belong
+    misplaced_tags: frozenset[int]  # tags that the runtime replaces where they do not belong
     closing: frozenset[int]  # tags that close an element
 
     @classmethod
     def of(
-        cls, dialect: Dialect, tag_ids: dict[str, int], end: int, encode: Callable[[str], Sequence[int]], opening: str
+        cls, dialect: Dialect, tag_ids: dict[str, int], end: int, encode: Callable[[str], Sequence[int]], prefix: str
     ) -> TagIds:
-        """`opening` is the forced text of every summary, `encode` turns text into token ids."""
+        """`prefix` is the forced text of every summary; `encode` turns text into token ids."""
         d, block = dialect, bool(dialect.block_open)
         labels = range(1, d.inventory + 1) if d.inventory else (0,)
         head = (tag_ids[d.block_close],) if block else ()
@@ -41,7 +41,7 @@ class TagIds:
             summary_open=summary,
             summary_close=tag_ids[d.summary_close],
             end=end,
-            join=(*head, *encode(d.gap), summary, *encode(opening)),
+            join=(*head, *encode(d.gap), summary, *encode(prefix)),
             opens_summary=head[0] if block else summary,
             dialect=d,
             misplaced_tags=frozenset(tag_ids.values()) if d.misplaced_tags == "replace" else frozenset(),

@@ -1,0 +1,1 @@
+"""What runs a step: see `polythink.engine.step.Backend`."""

@@ -1,7 +1,7 @@
-"""The engine's attention, registered with transformers: every row of the arena reads what its segments may see.
+"""The engine's attention, registered with transformers: every row of the cache reads what its segments may see.
 
-Linear layers run on the flat list of feeds without padding; only here are feeds put together row by row.
-Axis legend: N feeds, G query heads, H key/value heads, g = G/H, D head size, r rows, Q queries a row, K slots.
+Linear layers run on the flat list of tokens without padding; only here are tokens put together row by row.
+Axis legend: N tokens, G query heads, H key/value heads, g = G/H, D head size, r rows, Q queries of a row, K slots.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from polythink.engine.kv_cache import Group, TreeKVCache
 
-NAME = "polythink_arena"
+NAME = "polythink_tree"
 
-# The arena of the session under way in this thread. A context variable, since not every model hands keyword arguments
+# The cache of the step that runs in this thread. A context variable, because not every model passes keyword arguments
 # of its forward down to its attention.
-ARENA: ContextVar[TreeKVCache] = ContextVar("polythink_arena")
+CACHE: ContextVar[TreeKVCache] = ContextVar("polythink_cache")
 
-# What models hand to their attention beside the tensors, and what makes no difference here.
+# What models hand to their attention beside the tensors and what makes no difference here.
 _HARMLESS = {"is_causal", "position_ids", "use_cache", "output_attentions", "output_hidden_states", "return_dict"}
 
 
-def arena_attention(
+def tree_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -35,23 +35,22 @@ def arena_attention(
     sliding_window: int | None = None,
     **extras,
 ) -> tuple[torch.Tensor, None]:
-    """`query` (1, G, N, D), `key` and `value` the arena's (R, H, C, D); returns (1, N, G, D).
+    """`query` (1, G, N, D), `key` and `value` the cache's (R, H, C, D); returns (1, N, G, D).
 
-    Refuses whatever it would otherwise drop in silence: soft caps, attention sinks, biases, dropout.
+    Refuses what it would otherwise drop silently: soft caps, attention sinks, biases, dropout.
     """
     dropped = sorted(k for k, v in extras.items() if k not in _HARMLESS and v is not None and v is not False)
     if dropped or dropout:
         raise NotImplementedError(f"attention with {', '.join(dropped) or 'dropout'}")
-    arena = ARENA.get()
-    arena.window_seen |= sliding_window is not None
+    cache = CACHE.get()
+    cache.window_seen |= sliding_window is not None
     flat = query[0].transpose(0, 1)  # (N, G, D)
     out = None  # of the attention's dtype, which under autocast is not the query's
-    for group in arena.step.groups:
-        rows = _attend(
-            group, flat, key[group.rows, :, : group.kv], value[group.rows, :, : group.kv], scaling, sliding_window
-        )
+    for group in cache.now.groups:
+        keys, values = (x[group.rows, :, : group.kv] for x in (key, value))
+        rows = _attend(group, flat, keys, values, scaling, sliding_window)
         out = rows.new_empty(*flat.shape[:2], rows.shape[-1]) if out is None else out
-        out[group.feeds] = rows.flatten(0, 1)[group.at]
+        out[group.members] = rows.flatten(0, 1)[group.at]
     return out[None], None
 
 
@@ -62,18 +61,17 @@ def _attend(
     (r, width), (heads, kv_heads) = group.index.shape, (flat.shape[1], key.shape[1])
     share = heads // kv_heads
     query = flat[group.index].view(r, width, kv_heads, share, -1).permute(0, 2, 3, 1, 4).flatten(2, 3)  # (r, H, g*Q, D)
-    mask = group.mask if window is None else group.mask & (group.age < window)
-    mask = mask[:, None].expand(r, share, width, group.kv).reshape(r, 1, share * width, group.kv)
+    mask = group.packed_mask(share, window)
     out = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)  # (r, H, g*Q, D)
     return out.view(r, kv_heads, share, width, -1).permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
 def register() -> None:
     """Make the attention known to transformers, with a mask function: a name without one gets no mask at all."""
-    AttentionInterface.register(NAME, arena_attention)
+    AttentionInterface.register(NAME, tree_attention)
     AttentionMaskInterface.register(NAME, _no_mask)
 
 
 def _no_mask(*args, **kwargs) -> None:
-    """The arena makes its own masks; the model's would be of the wrong shape."""
+    """The cache makes its own masks; the model's would have the wrong shape."""
     return None

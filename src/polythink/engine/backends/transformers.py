@@ -1,8 +1,4 @@
-"""What runs the feeds: an unmodified transformers model over the arena. Another backend would take this one's place.
-
-The engine asks four things of a backend: `session(rows, most)`, `open_segment(row, segment, follows)`, `run(feeds,
-rows, wanted) -> logits`, and that rows may be reused as soon as a new trace's first segment is opened in them.
-"""
+"""The backend that runs steps on an unmodified transformers model, over a `TreeKVCache`."""
 
 from __future__ import annotations
 
@@ -12,24 +8,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 
 from polythink.engine.backends import attention
 from polythink.engine.kv_cache import TreeKVCache
-from polythink.engine.trace_state import TokenInput
+from polythink.engine.sampling import draw, uniforms
+from polythink.engine.step import StepBatch
 from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import sliding_window
-from polythink.models.thoughts import forward_kwargs, thoughts_of
+from polythink.models.thoughts import attach, forward_kwargs, thoughts_of
 
 KINDS = ("flat", "padded")
 
-# A session changes the model (its attention, its training mode), so a model has one at a time: engines that share it in
-# several threads take turns. Whoever else runs the model in another thread meanwhile must wait for them by himself.
+# Holding a model changes its attention and its training mode, so engines that share one in several threads take turns.
+# Code that runs the model directly in another thread must take this lock itself.
 _LOCKS: WeakKeyDictionary[torch.nn.Module, threading.RLock] = WeakKeyDictionary()
 
 
 class TransformersBackend:
-    """`kind` "flat": one row of all feeds, the arena's attention. "padded": a batch, the model's own attention."""
+    """`kind` "flat": one row of all tokens, the engine's attention. "padded": a batch, the model's own attention."""
 
     def __init__(self, lm: LanguageModel, kind: str = "flat") -> None:
         assert kind in KINDS, kind
@@ -38,70 +36,110 @@ class TransformersBackend:
         self.config = lm.model.config.get_text_config()
         self.window = sliding_window(self.config)
         self.lock = _LOCKS.setdefault(lm.model, threading.RLock())
-        self.arena: TreeKVCache | None = None
         self._keeps_logits = "logits_to_keep" in inspect.signature(lm.model.forward).parameters
+        self._held = 0
+        self.clear()
+
+    # --- the model and the cache
 
     @contextmanager
-    def session(self, rows: int, most: int = 1 << 30) -> Iterator[None]:
-        """A fresh arena of `rows` rows of at most `most` slots, and the model in inference mode.
+    def hold(self) -> Iterator[None]:
+        """The model in inference mode, with the engine's attention, as it was again afterwards. Re-entrant.
 
-        Training with checkpointing would drop caches.
+        Out of training mode, because training with checkpointing would drop the cache.
         """
         model = self.lm.model
-        # a stack may keep keys besides those of its layers
-        slots = getattr(self.config, "cache_slots", self.config.num_hidden_layers)
         with self.lock, torch.inference_mode():
-            training, implementation, outer = model.training, model.config._attn_implementation, self.arena
-            self.arena = TreeKVCache(slots, rows, self.lm.device, self.window is not None, self.kind == "padded", most)
-            token = attention.ARENA.set(self.arena)
+            if self._held:
+                yield
+                return
+            training, implementation = model.training, model.config._attn_implementation
+            self._held += 1
             try:
                 model.eval()
                 if self.kind == "flat":
                     model.set_attn_implementation(attention.NAME)
                 yield
             finally:
-                model.set_attn_implementation(implementation)
+                self._held -= 1
+                if self.kind == "flat":
+                    model.set_attn_implementation(implementation)
                 model.train(training)
-                attention.ARENA.reset(token)
-                self.arena = outer
 
-    def open_segment(self, row: int, segment: int, follows: Sequence[int]) -> None:
+    def clear(self) -> None:
+        """Free the cache."""
+        # a stack may keep keys besides those of its layers
+        layers = getattr(self.config, "cache_slots", self.config.num_hidden_layers)
+        self.cache = TreeKVCache(layers, self.lm.device, self.window is not None, self.kind == "padded")
+
+    def reserve(self, rows: int, slots: int) -> None:
+        """Bound the growth of the cache."""
+        self.cache.most_rows, self.cache.most_slots = rows, slots
+
+    def open(self, row: int, segment: int, follows: Sequence[int]) -> None:
         """Enter a segment in the table; segment 0 starts a new trace in that row."""
-        self.arena.open(row, segment, follows)
+        self.cache.open(row, segment, follows)
 
-    def run(self, feeds: Sequence[TokenInput], rows: Sequence[int], wanted: Sequence[int]) -> torch.Tensor:
-        """Logits (len(wanted), V) of the feeds numbered in `wanted`. Feeds come row by row, in the order of slots."""
-        tokens, segments, positions, slots, labels, scales, _ = zip(*feeds, strict=True)
-        self.arena.plan(tokens, segments, positions, slots, rows)
-        extras = {}
-        if thoughts_of(self.lm.model) is not None or max(scales) > 1:
-            given = forward_kwargs(self.lm.model, torch.tensor(labels), torch.tensor(scales))  # (N,) each
-            extras = {name: values.to(self.arena.device) for name, values in given.items()}
-        forward = self._flat if self.kind == "flat" else self._padded
-        logits = forward(torch.tensor(wanted, dtype=torch.long, device=self.arena.device), extras)
+    def check_scaling(self) -> None:
+        """`UserError` where the model's queries cannot be scaled."""
+        with self.lock:
+            attach(self.lm.model, None)
+
+    # --- one step
+
+    def step(self, batch: StepBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Run the tokens and sample: (W,) tokens int64 and (W,) log-probabilities float64, on the host."""
+        with self.hold():
+            logits = self.logits(batch)
+            if not len(batch.wanted):
+                return np.empty(0, np.int64), np.empty(0)
+            uniform, temperature = (
+                torch.from_numpy(x).to(logits.device) for x in (uniforms(batch.key, batch.count), batch.temperature)
+            )
+            tokens, logprobs = draw(logits, temperature, uniform, batch.top_p, batch.top_k)
+            # one transfer for both: a double holds every token id and every float32 exactly
+            tokens, logprobs = torch.stack((tokens.double(), logprobs.double())).cpu().numpy()
+            return tokens.astype(np.int64), logprobs
+
+    def logits(self, batch: StepBatch) -> torch.Tensor:
+        """Run the tokens: logits (W, V) after each wanted one. The self-check reads these."""
+        with self.hold():
+            self.cache.plan(batch)
+            extras = {}
+            if thoughts_of(self.lm.model) is not None or batch.scale.max() > 1:
+                given = forward_kwargs(self.lm.model, torch.from_numpy(batch.label), torch.from_numpy(batch.scale))  # (N,)
+                extras = {name: values.to(self.cache.device) for name, values in given.items()}
+            wanted = torch.from_numpy(batch.wanted).to(self.cache.device)
+            token = attention.CACHE.set(self.cache)
+            try:
+                logits = (self._flat if self.kind == "flat" else self._padded)(wanted, extras)
+            finally:
+                attention.CACHE.reset(token)
         assert len(logits) == len(wanted), "the model does not heed logits_to_keep"
         return logits
 
     def _flat(self, wanted: torch.Tensor, extras: dict[str, torch.Tensor]) -> torch.Tensor:
-        step = self.arena.step
+        step = self.cache.now
         extras = {name: values[None] for name, values in extras.items()}
         if self._keeps_logits:
             extras["logits_to_keep"] = wanted
-        # any 4-D tensor makes the model leave masks alone; the real ones are in the arena's groups
+        # any 4-D tensor makes the model leave masks alone; the real ones are in the cache's groups
         out = self.lm.model(
             input_ids=step.tokens[None],
             position_ids=step.positions[None],
-            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.arena.device),
-            past_key_values=self.arena,
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.cache.device),
+            past_key_values=self.cache,
             use_cache=True,
             **extras,
         )
-        if self.window is not None and not self.arena.window_seen:
+        if self.window is not None and not self.cache.window_seen:
             raise NotImplementedError("attention with a sliding window that it is not told of")
         return out.logits[0] if self._keeps_logits else out.logits[0, wanted]
 
     def _padded(self, wanted: torch.Tensor, extras: dict[str, torch.Tensor]) -> torch.Tensor:
-        step = self.arena.step
+        # in a hold of another engine on this model, its attention would read this batch in silence
+        assert self.lm.model.config._attn_implementation != attention.NAME, "engines of two kinds are nested"
+        step = self.cache.now
         (group,) = step.groups
         width = group.index.shape[1]
         places = group.at[wanted]  # in (r, Q); of a chunk of a prompt only the last token's logits are wanted
@@ -113,7 +151,7 @@ class TransformersBackend:
             input_ids=step.tokens[group.index],
             position_ids=step.positions[group.index],
             attention_mask=self.masks(group.mask, group.age),
-            past_key_values=self.arena,
+            past_key_values=self.cache,
             use_cache=True,
             **extras,
         )
@@ -122,9 +160,8 @@ class TransformersBackend:
     def masks(self, mask: torch.Tensor, age: torch.Tensor | None) -> torch.Tensor | dict[str, torch.Tensor]:
         """(B, Q, K) bool as the model's own attention takes it.
 
-        A window is cut in by hand, since a 4-D mask takes the place of the model's own; models that mix windowed and
-        full layers take one mask for each. Eager attention adds its mask, so it gets a float one: a bool would be added
-        as 0 and 1, without an error.
+        A 4-D mask takes the place of the model's own, so a window has to be added here; models that mix windowed and
+        full layers take one mask for each kind.
         """
         full = self._rendered(mask)
         if self.window is None:
@@ -134,6 +171,7 @@ class TransformersBackend:
         return {"full_attention": full, "sliding_attention": windowed} if kinds else windowed
 
     def _rendered(self, mask: torch.Tensor) -> torch.Tensor:
+        """Eager attention adds its mask, so it gets a float one: it would add a bool as 0 and 1, without an error."""
         mask, model = mask[:, None], self.lm.model
         if model.config._attn_implementation != "eager":
             return mask

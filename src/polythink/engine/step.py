@@ -1,0 +1,96 @@
+"""The seam below the engine: one step as a struct of arrays, and what a backend does with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from polythink.engine.trace_state import Branch, TraceState
+
+
+@dataclass(frozen=True, eq=False)
+class StepBatch:
+    """The tokens of one step: N tokens, grouped by row and in the order of their slots, and W wanted next tokens.
+
+    A prompt chunk, a forced tag and a plain decoding step all look alike here.
+    """
+
+    token: np.ndarray  # (N,) int64
+    segment: np.ndarray  # (N,) int64
+    position: np.ndarray  # (N,) int64
+    slot: np.ndarray  # (N,) int64: the token's place in its cache row
+    row: np.ndarray  # (N,) int64: the cache row of the token's trace, ascending
+    label: np.ndarray  # (N,) int64: path number of the token's segment, 0 elsewhere
+    scale: np.ndarray  # (N,) float32: factor on the query's attention scores
+    wanted: np.ndarray  # (W,) int64: tokens after which the next one is to be sampled
+    key: np.ndarray  # (W,) uint64: random stream
+    count: np.ndarray  # (W,) uint64: numbers already taken from that stream
+    temperature: np.ndarray  # (W,) float32
+    top_p: np.ndarray  # (W,) float32
+    top_k: np.ndarray  # (W,) int64
+
+
+class Backend(Protocol):
+    """Runs steps over a cache of its own: one row per trace, one slot per token."""
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Keep the model ready for steps until the context closes. Re-entrant; `step` enters it by itself."""
+
+    def reserve(self, rows: int, slots: int) -> None:
+        """Announce that no more than `rows` rows of `slots` slots will be needed; memory grows as tokens arrive."""
+
+    def open(self, row: int, segment: int, follows: Sequence[int]) -> None:
+        """Enter a segment, which sees itself and all that those it follows see. Segment 0 starts a new trace."""
+
+    def step(self, batch: StepBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Run the tokens; returns the W sampled tokens (int64) and their log-probabilities (float64)."""
+
+    def clear(self) -> None:
+        """Free the cache: no trace is live."""
+
+    def check_scaling(self) -> None:
+        """Raise `UserError` unless the model can scale its attention scores (`StepBatch.scale`)."""
+
+
+def gather(live: Iterable[tuple[int, TraceState]], chunk: int) -> tuple[StepBatch, list[tuple[TraceState, Branch]]]:
+    """The next step of the live traces, given as (row, state) by row, and the owners of its wanted tokens."""
+    token: list[int] = []
+    segment: list[int] = []
+    position: list[int] = []
+    label: list[int] = []
+    scale: list[float] = []
+    wanted: list[int] = []
+    places: list[tuple[int, int, int]] = []  # of each trace: row, first slot, number of tokens
+    owners: list[tuple[TraceState, Branch]] = []
+    for row, state in live:
+        inputs = state.take(chunk)
+        wanted += [len(token) + index for index, _ in inputs.wanted]
+        owners += [(state, branch) for _, branch in inputs.wanted]
+        places.append((row, inputs.slot, len(inputs.tokens)))
+        token += inputs.tokens
+        segment += inputs.segments
+        position += inputs.positions
+        label += [state.labels[s] for s in inputs.segments]
+        scale += [state.scales[s] for s in inputs.segments]
+    rows, slots, counts = np.array(places, np.int64).reshape(-1, 3).T
+    starts = np.cumsum(counts) - counts
+    batch = StepBatch(
+        token=np.array(token, np.int64),
+        segment=np.array(segment, np.int64),
+        position=np.array(position, np.int64),
+        slot=np.arange(len(token)) + np.repeat(slots - starts, counts),
+        row=np.repeat(rows, counts),
+        label=np.array(label, np.int64),
+        scale=np.array(scale, np.float32),
+        wanted=np.array(wanted, np.int64),
+        key=np.array([branch.key for _, branch in owners], np.uint64),
+        count=np.array([branch.drawn for _, branch in owners], np.uint64),
+        temperature=np.array([branch.temperature for _, branch in owners], np.float32),
+        top_p=np.array([state.params.top_p for state, _ in owners], np.float32),
+        top_k=np.array([state.params.top_k for state, _ in owners], np.int64),
+    )
+    return batch, owners

@@ -1,0 +1,103 @@
+"""The rules of `sequential` mode, fed by hand: walking between segments, budgets, closing by force."""
+
+from __future__ import annotations
+
+import pytest
+
+from helpers.states import END, A, B, Fed
+from polythink.engine.sequential import SequentialState
+from polythink.errors import UserError
+
+BLOCK = ("<Parallel>", "<Path>", A, "</Path>", "<Path>", B, "</Path>", "</Parallel>", "<Summary>", A, "</Summary>")
+
+
+def fed(*args, **params) -> Fed:
+    return Fed(SequentialState, *args, **params)
+
+
+def test_one_branch_walks_from_segment_to_segment():
+    it = fed(prompt=3).feed(A, *BLOCK, B, END)
+    assert it.segments == [
+        "main: a <Parallel> (fork)",
+        "path: <Path> a </Path> (tag)",
+        "path: <Path> b </Path> (tag)",
+        "summary: </Parallel> <Summary> a </Summary> (tag)",
+        "main: b end (eos)",
+    ]
+    assert it.state.follows == [(), (0,), (1,), (2,), (3,), (4,)]
+    assert [s.path for s in it.state.records] == [0, 0, 1, 2, 0, 0]
+    assert it.state.done
+    assert it.state.ends[-1] == 3 + 14 - 1  # positions run on
+    assert it.state.records[1].sampled == [True, True]  # nothing is forced
+
+
+def test_it_is_one_random_stream():
+    it = fed()
+    (branch,) = (branch for _, branch in it.inputs.wanted)
+    key = branch.key
+    it.feed(*BLOCK)
+    assert branch.key == key
+    assert branch.drawn == len(BLOCK)
+    assert branch.segment == 5
+
+
+def test_a_dialect_without_block_tags_begins_a_block_with_its_first_path():
+    it = fed("parathinker").feed(A, "<think1>", B, "</think1>", "<think4>", "</think4>", "<summary>", A, "</summary>")
+    assert it.segments == [
+        "main: a (fork)",
+        "path: <think1> b </think1> (tag)",
+        "path: <think4> </think4> (tag)",
+        "summary: <summary> a </summary> (tag)",
+        "main:  ()",
+    ]
+    assert it.state.labels == [0, 0, 1, 4, 0, 0]
+    assert it.state.blocks == 1
+
+
+def test_paths_and_summaries_are_closed_by_force_at_their_budget():
+    it = fed(max_path_tokens=2, max_summary_tokens=1).feed("<Parallel>", "<Path>", A, B, "</Parallel>", A)
+    assert it.segments == [
+        "main: <Parallel> (fork)",
+        "path: <Path> a b [</Path>] (length)",
+        "summary: </Parallel> a [</Summary>] (length)",
+        "main:  ()",
+    ]
+    assert it.kinds == ["cut", "cut"]
+
+
+def test_a_forced_close_needs_room_in_the_trace():
+    it = fed(max_trace_tokens=4).feed("<Parallel>", "<Path>", A)
+    assert it.segments[-1] == "path: <Path> a [</Path>] (trace_length)"
+    assert it.state.done
+    assert it.state.written == 4
+
+
+def test_text_between_the_segments_of_a_block_has_the_budget_of_main_text():
+    it = fed(max_main_tokens=2).feed("<Parallel>", A, A)
+    assert it.segments == ["main: <Parallel> a a (length)"]
+    assert it.state.done
+
+
+def test_one_block_too_many_ends_the_trace():
+    it = fed(max_blocks=1).feed(*BLOCK, "<Parallel>")
+    assert it.segments[-1] == "main: <Parallel> (max_blocks)"
+    assert it.state.done
+    it = fed("parathinker", max_blocks=0).feed(A, "<think1>")
+    assert it.segments == ["main: a <think1> (max_blocks)"]
+
+
+def test_the_end_token_ends_the_trace_wherever_it_is():
+    for before in ((), ("<Parallel>",), ("<Parallel>", "<Path>", A)):
+        it = fed().feed(*before, END)
+        assert it.state.done
+        assert it.state.rollout().finish_reason == "eos"
+
+
+def test_tags_that_open_nothing_here_are_text():
+    it = fed().feed("</Path>", "<Summary>", "<Path>", A)
+    assert it.segments == ["main: </Path> <Summary> <Path> a ()"]
+
+
+def test_path_prefixes_are_refused():
+    with pytest.raises(UserError, match=r"path_prefixes .* sequential"):
+        fed(prefixes=((A,),))
