@@ -30,8 +30,8 @@ from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
 from polythink.teachers.assemble import run_assembly
 from polythink.teachers.coldstart import run_coldstart
-from polythink.teachers.rows import show_table
 from polythink.teachers.endpoint import Endpoint
+from polythink.teachers.rows import show_table
 from polythink.trace.dialect import get_dialect
 from polythink.train.config import DataConfig
 from polythink.train.data import TraceEncoder, make_mixture

@@ -107,7 +107,9 @@ class TransformersBackend:
             self.cache.plan(batch)
             extras = {}
             if thoughts_of(self.lm.model) is not None or batch.scale.max() > 1:
-                given = forward_kwargs(self.lm.model, torch.from_numpy(batch.label), torch.from_numpy(batch.scale))  # (N,)
+                given = forward_kwargs(
+                    self.lm.model, torch.from_numpy(batch.label), torch.from_numpy(batch.scale)
+                )  # (N,)
                 extras = {name: values.to(self.cache.device) for name, values in given.items()}
             wanted = torch.from_numpy(batch.wanted).to(self.cache.device)
             token = attention.CACHE.set(self.cache)
