@@ -118,7 +118,8 @@ def make_run(folder: Path, name: str = "countdown", seed: int = 0, parallel: flo
         for s in range(1, 401)
     ]
     write_jsonl(folder / "sft" / "metrics.jsonl", [{**row, "grad_norm": 0.4, "seconds": 0.3} for row in loss])
-    taught = {"problems": "countdown-easy:train", "responses": 500, "well_formed_rate": 1.0, "right_rate": 0.62, "kept": 310}
+    rates = {"well_formed_rate": 1.0, "right_rate": 0.62}
+    taught = {"problems": "countdown-easy:train", "responses": 500, **rates, "kept": 310}
     write_json(folder / "cold_start" / "result.json", {"table": [{**taught, "rejected": {"wrong": 190}}], "seconds": 2})
     write_jsonl(folder / "rl_easy" / "metrics.jsonl", grpo_rows(20, 0.5, 0.62, parallel, rng))
     write_jsonl(folder / "rl_hard" / "metrics.jsonl", grpo_rows(80, 0.3, 0.47, parallel, rng))
