@@ -1,4 +1,4 @@
-"""The one exception that users see, and the nearest-name hint that goes with it."""
+"""The exception for users' mistakes, and the hint at the nearest known name in its messages."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: one sentence that says what was given, what is allowed and what to do.
+    """A mistake of the user: one sentence that says what was given, what is allowed and what to do.
 
-    The command line prints it and exits with status 2. Mistakes of our own are assertions, never this.
+    The command line prints it and exits with status 2. Our own mistakes are assertions, never this.
     """
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where a known name is close to `name`, otherwise the list of what is known."""
+    """`; did you mean 'x'?` if a known name is close to `name`, otherwise `; known: ` and the list of names."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"

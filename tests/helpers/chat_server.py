@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import json
-import random
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 
 import pytest
-
-from polythink.problems.problem import Problem
-from polythink.problems.prompts import get_prompt
-from polythink.problems.tasks.countdown import demonstrate, problems
-from polythink.problems.tasks.demonstrations import DemoStyle
-from polythink.teachers.coldstart import run_coldstart
-from polythink.teachers.endpoint import Endpoint, EndpointConfig
-from polythink.teachers.teacher import RetryPolicy
-
-QUICK = RetryPolicy(retries=2, wait=0.01)
 
 
 class ChatServer(ThreadingHTTPServer):
@@ -118,21 +106,3 @@ def server(monkeypatch) -> Iterator[ChatServer]:
         running.closing.set()
         running.shutdown()
         thread.join()
-
-
-def record(server: ChatServer, n: int, p_right: float = 1.0) -> tuple[Problem, ...]:
-    """`n` problems whose responses the server knows."""
-    chosen = problems("easy", "train", limit=n)
-    for problem in chosen:
-        server.recorded[problem.question] = demonstrate(problem, DemoStyle(p_right=p_right), random.Random(problem.key))
-    return chosen
-
-
-def ask(server: ChatServer, chosen: tuple[Problem, ...], out: Path, *, rule: str = "strict", **options) -> list[dict]:
-    """One cold start over the endpoint. The server knows bare questions, so the prompt is empty."""
-    endpoint = {name: options.pop(name) for name in ("timeout", "key_env") if name in options}
-    with Endpoint(EndpointConfig(url=server.base, model="teacher", **endpoint)) as teacher:
-        return run_coldstart(
-            chosen, teacher, get_prompt("none"), rule, out, about_teacher=teacher.about,
-            **{"concurrency": 4, "retry": QUICK, **options},
-        )  # fmt: skip

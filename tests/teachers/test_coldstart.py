@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
-from helpers.chat_server import ChatServer, ask, record
+from helpers.chat_server import ChatServer
+from helpers.coldstart import ask, countdown_run, last_rows, record
 from polythink.errors import UserError
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import get_prompt
@@ -18,11 +18,6 @@ from polythink.teachers.coldstart import run_coldstart
 from polythink.teachers.rows import rejection, show_table
 from polythink.teachers.teacher import TeacherError
 from polythink.trace.dialect import PARATHINKER
-
-
-def last_rows(out: Path) -> dict[str, dict]:
-    return {row["question"]: row for row in read_jsonl(out / "all.jsonl")}
-
 
 # ---- failures of every kind, and resuming ----
 
@@ -157,13 +152,6 @@ def test_real_traces(server, tmp_path, shared_data):
 
 
 # ---- any callable is a teacher ----
-
-
-def countdown_run(out: Path, **options):
-    chosen = problems("easy", "train", limit=60)
-    teacher = CountdownTeacher({"sequential": 1, "parallel": 1}, p_right=0.4)
-    prompt = get_prompt("none")
-    return run_coldstart(chosen, teacher, prompt, "strict", out, about_teacher=teacher.about, samples=2, **options)
 
 
 def test_the_result_does_not_depend_on_threads(tmp_path):

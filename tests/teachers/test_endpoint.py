@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from helpers.chat_server import ask, record
+from helpers.coldstart import ask, record
 from polythink.errors import UserError
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import problems
@@ -127,7 +127,7 @@ def test_addresses():
     assert chat_url("http://h:1/v1/") == chat_url("http://h:1/v1/chat/completions") == "http://h:1/v1/chat/completions"
 
 
-def test_nobody_listens(tmp_path):
+def test_a_server_that_is_down_ends_the_run(tmp_path):
     chosen = problems("easy", "train", limit=30)
     retry = RetryPolicy(retries=1, wait=0.001, give_up_after=5)
     teacher = Endpoint(EndpointConfig(url="http://127.0.0.1:1/v1", model="m"))

@@ -13,27 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from helpers.chat_server import ChatServer, ask, record
+from helpers.chat_server import ChatServer
+from helpers.coldstart import ask, countdown_run, last_rows, record
 from polythink.errors import UserError
 from polythink.problems.answers import Grade, Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import get_prompt
-from polythink.problems.tasks.countdown import CountdownTeacher, demonstrate, problems
+from polythink.problems.tasks.countdown import demonstrate, problems
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
 from polythink.teachers.coldstart import run_coldstart
-
-
-def last_rows(out: Path) -> dict[str, dict]:
-    return {row["question"]: row for row in read_jsonl(out / "all.jsonl")}
-
-
-def countdown_run(out: Path, **options):
-    chosen = problems("easy", "train", limit=60)
-    teacher = CountdownTeacher({"sequential": 1, "parallel": 1}, p_right=0.4)
-    prompt = get_prompt("none")
-    return run_coldstart(chosen, teacher, prompt, "strict", out, about_teacher=teacher.about, samples=2, **options)
 
 
 def test_a_teacher_with_a_bug_stops_the_run_and_what_came_before_is_saved(tmp_path):

@@ -13,7 +13,6 @@ from polythink.trace import layout as layout_module
 from polythink.trace.dialect import PARALLEL_R1
 from polythink.trace.layout import Layout, Piece, lay_out
 from polythink.trace.parse import parse
-from polythink.trace.rollout import Rollout, Segment
 from polythink.trace.tokens import pieces_of
 
 WORD = re.compile(r"</?(?:Parallel|Path|Summary)>|\n|[^\s<]+|<")
@@ -214,7 +213,7 @@ def test_any_number_of_paths_and_blocks(paths, blocks):
 
 
 def test_a_single_path_is_the_flat_text():
-    """The grammar asks for two paths, the layout does not: with one there is nobody to be hidden from."""
+    """The grammar asks for two paths, the layout does not: a single path is hidden from no other."""
     pieces = [
         Piece("prompt", (1, 2), (False, False)),
         Piece("main", (3, 4), (True, True)),
@@ -282,26 +281,6 @@ def test_a_response_may_open_with_a_block_or_hold_none():
     table, words = laid_out("just text", prompt="p")
     assert table.kinds == ("prompt", "main")
     assert table.position.tolist() == [0, 1, 2]
-
-
-# ---- rollouts ----
-
-
-def test_a_rollout_has_the_pieces_and_the_layout_of_its_text():
-    v = Vocabulary()
-    prompt = tuple(v.encode("p q"))
-    pieces = pieces_of(prompt, parse(EXAMPLE), PARALLEL_R1, v.encode, "structured")
-    segments = [
-        Segment(p.kind, p.block, p.path, list(p.tokens), list(p.sampled), [0.0] * len(p.tokens)) for p in pieces[1:]
-    ]
-    cut = Segment(
-        "main", -1, 0, finish_reason="trace_length"
-    )  # a segment that was cut before its first token has no piece
-    rollout = Rollout("problem", 0, "structured", prompt, [*segments, cut])
-    assert rollout.pieces() == pieces
-    assert rollout.layout().position.tolist() == lay_out(pieces, "structured").position.tolist()
-    assert rollout.layout("sequential").position[-1] + 1 == len(rollout.prompt) + rollout.tokens
-    assert (rollout.finish_reason, rollout.truncated) == ("trace_length", 1)
 
 
 def test_an_unknown_mode_is_refused_with_the_nearest_name():

@@ -142,21 +142,3 @@ def test_a_sequential_rollout_in_one_segment_is_measured_by_its_text():
     s = rollout_statistics(one)
     assert (s["blocks"], s["complete_blocks"], s["paths"]) == (1, 1, 2)
     assert s["first_block"] == pytest.approx(len("x y z w ") / len(text))
-
-
-def test_the_critical_path_is_counted_in_steps_not_in_positions():
-    apart = drawn()
-    apart.path_position_stride = 100
-    assert apart.critical_path == drawn().critical_path == 16
-    assert apart.layout().position[-1] == 3 + 4 + 100 + 3 + 4 + 2 - 1
-    assert Rollout("problem", 0, "structured", (7,), []).critical_path == 0
-
-
-def test_a_layout_is_kept_until_the_rollout_grows():
-    rollout = drawn()
-    known = rollout.layout()
-    assert rollout.layout() is known
-    assert rollout.layout("sequential") is not known
-    rollout.segments[-1].tokens.append(1)
-    rollout.segments[-1].sampled.append(True)
-    assert len(rollout.layout()) == len(known) + 1

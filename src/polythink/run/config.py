@@ -1,6 +1,6 @@
-"""Typed configuration: YAML files that extend one another, dotted overrides, digests; one sentence for each mistake.
+"""Typed configuration: YAML files that extend one another, dotted overrides, digests; one sentence per mistake.
 
-The models themselves stand beside the loops they configure; this file only reads and checks.
+The models are defined beside the loops that they configure; this file reads and checks them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ Model = TypeVar("Model", bound=BaseModel)
 class Config(BaseModel):
     """Base of every recipe model: frozen, unknown keys refused with the nearest name, `true` is not the number 1.
 
-    Numbers are finite: JSON, in which recipes are kept and compared, has no others.
+    Numbers must be finite, since recipes are stored and compared as JSON. A key is described by the string directly
+    below it (an attribute docstring), which the command line and the reference print.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
@@ -34,7 +35,7 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_keys(cls, data: Any) -> Any:
-        """What pydantic lets pass or says less well. (A validator on all fields would spoil tagged unions.)"""
+        """Mistakes that pydantic allows or reports poorly. (A validator on all fields would break tagged unions.)"""
         for key, value in data.items() if isinstance(data, dict) else ():
             if key not in cls.model_fields:
                 hint = did_you_mean(str(key), cls.model_fields)
@@ -53,7 +54,7 @@ def _is_number(annotation: Any) -> bool:
 
 
 def parse_config(cls: type[Model], data: Any, where: str) -> Model:
-    """`data` as a `cls`. The first mistake becomes one `UserError` sentence that starts with `where`."""
+    """Validate `data` as a `cls`. The first mistake becomes a `UserError` of one sentence that starts with `where`."""
     try:
         return cls.model_validate(data)
     except ValidationError as error:
@@ -80,7 +81,7 @@ _ALLOWED = {
 
 
 def _sentence(errors: list[ErrorDetails], data: Any) -> str:
-    """The first mistake in words, and how many more there are. The members of a union count as one mistake."""
+    """The first mistake in words, and the number of others. The errors of a union's members count as one mistake."""
     by_key: dict[str, list[ErrorDetails]] = {}
     for error in errors:
         by_key.setdefault(_dotted(error, data), []).append(error)
@@ -90,7 +91,7 @@ def _sentence(errors: list[ErrorDetails], data: Any) -> str:
 
 
 def _dotted(error: ErrorDetails, data: Any) -> str:
-    """The key as the user would write it. Pydantic adds the chosen member of a union to the location: left out here."""
+    """The key as the user writes it: without the member of a union, which pydantic adds to the location."""
     parts: list[str] = []
     here = data
     for part in error["loc"]:
@@ -105,7 +106,7 @@ def _dotted(error: ErrorDetails, data: Any) -> str:
 
 
 def _mistake(key: str, errors: list[ErrorDetails]) -> str:
-    """One mistake in words; several errors are those of the members of one union."""
+    """One mistake in words; several errors come from the members of one union."""
     kind, context = errors[0]["type"], errors[0].get("ctx", {})
     shown = key or "the whole"
     if kind == "missing":
@@ -175,7 +176,7 @@ _Dumper.add_representer(tuple, _Dumper.represent_list)
 
 
 def dump_yaml(data: Any) -> str:
-    """Plain data as YAML that `load_yaml` reads back as it was: keys in their order, lists of scalars on one line."""
+    """Plain data as YAML that `load_yaml` reads back unchanged: keys in order, lists of scalars on one line."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120)
 
 
@@ -190,9 +191,9 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def find_recipe(name_or_path: str | Path, beside: Path = Path()) -> Path:
-    """The file meant by the name of a packaged recipe (with or without .yaml) or by a path relative to `beside`.
+    """The file of a packaged recipe, by name (with or without .yaml), or of a path relative to `beside`.
 
-    A name with a suffix or a folder means a file first: an edited copy of a packaged recipe wins over the original.
+    With a suffix or a folder in the name, files come first: an edited copy of a packaged recipe wins over the original.
     """
     name = str(name_or_path)
     is_name = Path(name).name == name
@@ -241,7 +242,7 @@ def _read(path: Path) -> str:
 
 
 def merge(base: Any, over: Any) -> Any:
-    """`base` with `over` laid on top: mappings merge key by key at every depth, everything else is replaced."""
+    """`base` updated with `over`: mappings merge key by key at every depth, everything else is replaced."""
     if not (isinstance(base, dict) and isinstance(over, dict)):
         return over
     return base | {key: merge(base.get(key), value) for key, value in over.items()}
@@ -251,10 +252,10 @@ def merge(base: Any, over: Any) -> Any:
 
 
 def apply_overrides(data: dict, overrides: Iterable[str], shorthand: str | None = None) -> dict:
-    """A copy of `data` with each `dotted.key=value` set; values are YAML, list items go by number (`terms.0.weight=2`).
+    """A copy of `data` with each `dotted.key=value` set; values are YAML, list items have numbers (`terms.0.weight=2`).
 
-    `shorthand="stages"`: `rl_hard.steps=50` stands for `stages.rl_hard.steps=50` where `rl_hard` is a key of
-    `data["stages"]` and not one of `data`. Names are not checked here but when the result is validated.
+    `shorthand="stages"`: `rl_hard.steps=50` means `stages.rl_hard.steps=50` if `rl_hard` is a key of `data["stages"]`
+    and not of `data`. Names are checked later, when the result is validated.
     """
     data = copy.deepcopy(data)
     for override in overrides:
@@ -291,7 +292,7 @@ def _set(here: Any, parts: list[str], value: Any, override: str) -> None:
 
 
 def digest(obj: Any) -> str:
-    """SHA-256 (hex) of canonical JSON: the same for the same content, whatever the order of keys or the process."""
+    """SHA-256 (hex) of canonical JSON: equal for equal content, in any order of keys and any process."""
     text = json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_jsonable)
     return hashlib.sha256(text.encode()).hexdigest()
 

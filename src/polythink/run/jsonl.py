@@ -30,7 +30,7 @@ def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
     """The rows of a user's `.jsonl` or `.parquet` file, one at a time; blank lines are skipped.
 
     `UserError` at once for a missing file or another suffix, and for a broken row when it is reached: a torn last line
-    is a fault here, since nobody but the user can know what is missing.
+    is an error here, since only the user can know what is missing.
     """
     path = Path(path)
     readers = {".jsonl": _jsonl, ".parquet": _parquet}

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -85,17 +85,7 @@ def run_coldstart(
         nullcontext(grader) if grader else Grader(dialect=dialect) as judging,
     ):
         try:
-            with Progress(len(todo), "cold start") as bar, closing(run_jobs(todo, call, record, concurrency)) as done:
-                failed_in_a_row = 0
-                for _, reply in done:
-                    bar.advance(1)
-                    failed = reply.error and not reply.error.permanent
-                    failed_in_a_row = failed_in_a_row + 1 if failed else 0
-                    if failed_in_a_row == retry.give_up_after:
-                        raise UserError(
-                            f"stopped: the teacher failed for {failed_in_a_row} problems in a row, the last time with "
-                            f"{reply.error}; the responses so far are saved, run the same command again to continue"
-                        )
+            _ask_all(todo, call, record, concurrency, retry.give_up_after)
         finally:
             found = [rows.get(job.identity) for job in jobs]
             kept = ({key: row[key] for key in KEPT} for row in found if row and row["kept"])
@@ -103,6 +93,26 @@ def run_coldstart(
             table = tabulate(found, [job.problem.source for job in jobs])
             write_json(out / "table.json", table)
     return table
+
+
+def _ask_all(
+    jobs: list[Job],
+    call: Callable[[Job, threading.Event], Reply],
+    record: Callable[[Job, Reply], None],
+    concurrency: int,
+    give_up_after: int,
+) -> None:
+    """Ask and record all jobs; `UserError` after `give_up_after` failures in a row."""
+    failed_in_a_row = 0
+    with Progress(len(jobs), "cold start") as bar, closing(run_jobs(jobs, call, record, concurrency)) as done:
+        for _, reply in done:
+            bar.advance(1)
+            failed_in_a_row = failed_in_a_row + 1 if reply.error and not reply.error.permanent else 0
+            if failed_in_a_row == give_up_after:
+                raise UserError(
+                    f"stopped: the teacher failed for {give_up_after} problems in a row, the last time with "
+                    f"{reply.error}; the responses so far are saved, run the same command again to continue"
+                )
 
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ from typing import Literal
 from polythink.errors import UserError, did_you_mean
 
 TAG_KINDS = ("block_open", "block_close", "path_open", "path_close", "summary_open", "summary_close")
-NUMBER = "{n}"  # where a path's number stands in its tags
-MOST_NUMBERS = 1024
+NUMBER = "{n}"  # the place of a path's number in its tags
+MOST_NUMBERS = 1024  # the largest inventory
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Dialect:
     gap: str  # what the runtime writes between a closed block and its summary
     min_paths: int
     inventory: int = 0  # numbers for paths; 0: paths are not numbered
-    nests: bool = True  # blocks may stand inside paths and summaries
-    answer: Literal["after", "summary"] = "after"  # the final answer stands after the summary, or also in it
+    nests: bool = True  # paths and summaries may contain blocks
+    answer: Literal["after", "summary"] = "after"  # the final answer is after the summary, or may be in it
     # What the runtime does with a tag that is not allowed where it was sampled. "replace": by the segment's own closing
-    # or opening tag (the latter stands there as text), and by the end token in main text.
+    # or opening tag (the latter is text there), and by the end token in main text.
     misplaced_tags: Literal["keep", "replace"] = "keep"
     published_check: bool = False  # the published rewards come with a checker of their own: the rule `reference`
 

@@ -19,8 +19,8 @@ def truncate_paths(pieces: Sequence[Piece], join_when: str, close: Callable[[int
     """Truncate all paths to the length at which the block would have ended under `join_when` ("first" or "half"), and
     close them with a forced tag.
 
-    `close(label)` is that tag's token. Training on such traces teaches the summary to read truncated paths. No block
-    may stand inside a path, which would then have several pieces.
+    `close(label)` is that tag's token. Training on such traces teaches the summary to read truncated paths. Paths
+    must not contain blocks: each has to be one piece.
     """
     paths = [piece for piece in pieces if piece.kind == "path"]
     assert len({piece.chain for piece in paths}) == len(paths), "a block inside a path"

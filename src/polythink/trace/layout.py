@@ -2,7 +2,7 @@
 
 A trace is a list of pieces in text order. `wire` decides what each piece follows; everything else is derived:
 `sees` is the closure of `follows`, a segment starts one position after the latest end among those it follows, and a
-token's predecessor is the one before it in its chain. A mode is another wiring of the same pieces.
+token's predecessor is the one before it in its chain. Modes differ only in the wiring of the pieces.
 
 Two more rules change no wiring: `path_position_stride` sets the paths of a block apart in position (the "flattened"
 positions that ParaThinker rejects, arXiv 2509.04475), and `trained_paths` scales attention after a join of more paths

@@ -6,7 +6,7 @@
     summary = <Summary> trace </Summary>
 
 In a dialect whose runtime forks, a block has no tags of its own and begins with its first path; where paths are
-numbered, a path's two tags show the same number, and no number stands twice in a block.
+numbered, a path's two tags show the same number, and no number occurs twice in a block.
 
 Where the runtime replaces misplaced tags (`Dialect.misplaced_tags`), it leaves an element's own opening tag within the
 text. Such a tag is text, not structure, also in a teacher's response, which is trained on as if the runtime had written
@@ -39,7 +39,7 @@ PLACES = {
     "join": "after the paths of the block opened at {opened}",
     "summary": "inside the summary opened at {opened}",
 }
-# (where the parser stands, what it meets) -> reason, where it has a plainer name than that of the rule (`reason_of`)
+# (where the parser is, what it meets) -> reason, for mistakes with a plainer name than the rule gives (`reason_of`)
 REASONS = {
     ("text", "path_open"): "path_outside_block",
     ("text", "summary_open"): "summary_without_block",
@@ -132,7 +132,7 @@ def scan(text: str, dialect: Dialect) -> Iterator[Token]:
     """The tags of a text and the text between them, in order, closed by one `end` token.
 
     Where the runtime replaces misplaced tags, an opening tag that repeats the tag before it is part of the text:
-    nothing nests there, so it stands in the element that it would open.
+    nothing nests there, so it is inside the element that it would open.
     """
     pattern, kinds = _tag_pattern(dialect)
     done, last = 0, ""
@@ -248,7 +248,7 @@ class _Parser:
         return label
 
     def element(self, kind: str, depth: int, close: str, label: int = 0, number: int = 0) -> Trace:
-        """A path or a summary: what stands between its two tags, of which `close` is the second."""
+        """The content of a path or summary; `close` is its closing tag."""
         opened = self.take()
         content = self.trace(depth)
         if (self.token.kind, self.token.label) != (f"{kind}_close", label):
@@ -264,7 +264,7 @@ class _Parser:
         return self.token.kind == kind
 
     def missing_summary(self) -> str:
-        """What stands in place of a summary: text before one is another mistake than having none at all."""
+        """What is in place of a summary: text before a summary is one mistake, no summary at all is another."""
         if self.token.kind == "end" or self.cut_tag():
             return "end"
         after = self.tokens[self.index + 1].kind if self.token.kind == "text" else ""
