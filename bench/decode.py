@@ -72,7 +72,7 @@ def engine_steps(engine: Engine, prompts: list, bias: torch.Tensor, steps: int) 
     bias[fork] = -NEVER
     for i, (prompt, paths) in enumerate(prompts):
         engine.add(Request(prompt, "", i), settings(paths, steps + 2))
-    with engine.backend.hold():
+    with engine.hold():
         while engine.unfinished:
             engine.step()
             bias[fork] = NEVER

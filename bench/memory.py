@@ -1,4 +1,4 @@
-"""What a forward keeps for its backward pass."""
+"""The bytes that a forward keeps for its backward pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def kept_bytes(module: torch.nn.Module, forward: Callable[[], torch.Tensor]) -> int:
-    """Bytes of the distinct tensors that autograd keeps while `forward` runs `module`, its weights left out."""
+    """Bytes of the distinct tensors that autograd keeps while `forward` runs `module`, without its weights."""
     weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
     found: dict[int, int] = {}
 
@@ -19,7 +19,7 @@ def kept_bytes(module: torch.nn.Module, forward: Callable[[], torch.Tensor]) -> 
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = forward()  # alive until all is counted, so that no address is used twice
+        out = forward()  # kept alive until all is counted, so that no address is reused
     total = sum(found.values())
     del out
     return total

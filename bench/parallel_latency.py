@@ -77,7 +77,7 @@ def answer(engine: Engine, paths: int, options: argparse.Namespace) -> dict[str,
     tokens, seconds, worked = [], [], []  # of each step: tokens run, wall and processor seconds
     started = now(engine)
     engine.add(Request(prompt), params)
-    with engine.backend.hold():
+    with engine.hold():
         while engine.unfinished:
             before, wall, cpu = engine.forwarded, now(engine), time.process_time()
             events = engine.step()

@@ -6,16 +6,13 @@ import threading
 from contextlib import nullcontext
 
 import pytest
-import torch
 
-from helpers.tiny import drawn, family, lean_towards, requests, tiny
+from helpers.tiny import drawn, family, gaps, lean_towards, requests, tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.reference import reference_generate
 from polythink.errors import UserError
-from polythink.models.batch import collate
 from polythink.models.lm import checkpoint_activations
-from polythink.models.logprobs import token_logprobs
 from polythink.trace import check
 from polythink.trace.dialect import PARALLEL_R1
 
@@ -32,23 +29,6 @@ SETTINGS = [
 
 def label(decoding: SamplingParams) -> str:
     return f"{decoding.mode}-{decoding.paths}"
-
-
-def gaps(lm, rollouts) -> list[float]:
-    """|log-probability while decoding - one masked forward over the finished trace|, of every sampled token."""
-    found = []
-    for rollout in rollouts:
-        layout = rollout.layout()
-        temperature = torch.ones(1, len(layout))
-        start = len(rollout.prompt)
-        for segment in rollout.segments:
-            temperature[0, start : start + len(segment.tokens)] = segment.temperature
-            start += len(segment.tokens)
-        again = token_logprobs(lm.model, collate([layout]), temperature)[0, len(rollout.prompt) :]
-        recorded = [x for s in rollout.segments for x in s.logprobs]
-        sampled = layout.sampled[len(rollout.prompt) :]
-        found += [abs(a - b) for a, b, drawn in zip(recorded, again.tolist(), sampled, strict=True) if drawn]
-    return found
 
 
 @pytest.mark.parametrize("decoding", SETTINGS, ids=label)
@@ -128,7 +108,7 @@ def test_nothing_is_computed_twice(backend):
     counted = []
     embedding = lm.model.get_input_embeddings()
     embedding.register_forward_hook(lambda module, args, out: counted.append(args[0].numel()))
-    decoding = SETTINGS[2].model_copy(update={"max_trace_tokens": 1000})  # no trace ends behind a summary
+    decoding = SETTINGS[2].model_copy(update={"max_trace_tokens": 1000})  # no trace ends after a summary
     rollouts = engine.generate(requests(lm, 12), decoding, seed=3)
     assert any(s.kind == "summary" for r in rollouts for s in r.segments)
     assert engine.forwarded == sum(len(r.prompt) + r.tokens - 1 for r in rollouts)
@@ -157,7 +137,7 @@ def test_greedy_paths_are_sampled():
 
 @pytest.mark.parametrize("mode", ["structured", "sequential"])
 def test_budgets_hold_at_every_boundary(mode):
-    """Whatever the trace's budget, from one token up: it is kept, each segment keeps its own, and the twin agrees."""
+    """Every budget of the trace, from one token up, is kept, each segment keeps its own, and the twin agrees."""
     tags = {"<Parallel>": 2.0, "<Path>": 2.0, "</Parallel>": 1.5, "</Path>": 1.0, "</Summary>": 1.0}
     lm = lean_towards(tiny(), tags)
     most = {"main": 3, "path": 2, "summary": 1}
@@ -260,7 +240,7 @@ def test_training_mode_and_weights_are_left_as_they_were():
 
 
 def test_engines_in_several_threads_take_turns():
-    """They share one model, whose attention a session exchanges: at the same time both would be wrong."""
+    """They share one model, whose attention a step exchanges: at the same time both would be wrong."""
     lm = tiny()
     wanted, decoding = requests(lm, 2), SETTINGS[1].model_copy(update={"max_trace_tokens": 30})
     flat, padded = Engine(lm, max_num_seqs=1), Engine(lm, max_num_seqs=2, backend="padded")

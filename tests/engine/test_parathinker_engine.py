@@ -8,17 +8,13 @@ from collections import Counter
 import pytest
 import torch
 
-from helpers.tiny import WORDS, drawn, lean_towards, tiny
+from helpers.tiny import WORDS, drawn, gaps, lean_towards, requests, thinker, tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.reference import reference_generate
 from polythink.errors import UserError
-from polythink.models.batch import collate
 from polythink.models.build import ModelConfig, from_config
-from polythink.models.lm import with_settings
-from polythink.models.logprobs import token_logprobs
 from polythink.models.tags import add_tags
-from polythink.models.thoughts import thoughts_of
 from polythink.problems.answers import extract
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
 from polythink.trace.parse import complete_blocks, parse
@@ -29,35 +25,6 @@ from polythink.trace.validity import check
 
 TOLERANCE = 1e-4  # float32; 1e-6 in practice
 BUDGETS = {"max_main_tokens": 6, "max_path_tokens": 9, "max_summary_tokens": 6, "max_trace_tokens": 250}
-
-
-def model(seed: int = 1, dialect: str = "parathinker", **shape):
-    """Random weights, random thought embeddings."""
-    lm = from_config(
-        ModelConfig(**{"num_hidden_layers": 2, "thought_embeddings": True, **shape}), dialect, WORDS, seed=seed
-    )
-    if (thoughts := thoughts_of(lm.model)) is not None:
-        torch.nn.init.normal_(thoughts.table, generator=torch.Generator().manual_seed(0))
-    # tags that belong nowhere are drawn often enough, and ends as well; most of the 34 are rare, for they end main text
-    rare = {tag: -4.0 for tag in lm.dialect.tags}
-    often = {"</summary>": -0.5, "</think1>": -0.5, "</think2>": 0.3, "<think3>": -1.0, "<summary>": -1.5}
-    return lean_towards(lm, rare | often if lm.dialect.inventory else {})
-
-
-def requests(lm, n: int, **more) -> list[Request]:
-    prompt = tuple(lm.encode("a b c c a b b a c b a c"))
-    return [Request(prompt[: (1, 3, 12, 2, 5)[i % 5]], f"p{i // 4}", i % 4, **more) for i in range(n)]
-
-
-def gaps(lm, rollouts) -> list[float]:
-    found = []
-    for rollout in rollouts:
-        layout = rollout.layout()
-        again = token_logprobs(lm.model, collate([layout]))[0, len(rollout.prompt) :]
-        recorded = [x for s in rollout.segments for x in s.logprobs]
-        sampled = layout.sampled[len(rollout.prompt) :]
-        found += [abs(a - b) for a, b, drawn in zip(recorded, again.tolist(), sampled, strict=True) if drawn]
-    return found
 
 
 SETTINGS = {
@@ -92,7 +59,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_engine_agrees_with_its_slow_twin_and_with_one_masked_forward(name):
-    lm = model(seed=3, thought_embeddings="no embedding" not in name)
+    lm = thinker(seed=3, thought_embeddings="no embedding" not in name)
     decoding = SamplingParams(**{**BUDGETS, **SETTINGS[name]})
     wanted = requests(lm, 14)
     fast = Engine(lm, max_num_seqs=4, prefill_chunk=7).generate(wanted, decoding, seed=5)
@@ -110,7 +77,7 @@ def test_the_engine_agrees_with_its_slow_twin_and_with_one_masked_forward(name):
 
 
 def test_a_block_in_sequential_mode_has_its_paths_and_summary():
-    lm = lean_towards(model(seed=3), {"<think1>": 6.0, "<think4>": 5.0, "<summary>": 3.5, "</think1>": 2.5})
+    lm = lean_towards(thinker(seed=3), {"<think1>": 6.0, "<think4>": 5.0, "<summary>": 3.5, "</think1>": 2.5})
     rollouts = Engine(lm).generate(requests(lm, 12), SamplingParams(mode="sequential", **BUDGETS), seed=1)
     slow = reference_generate(lm, requests(lm, 12), SamplingParams(mode="sequential", **BUDGETS), seed=1)
     assert [drawn(r) for r in rollouts] == [drawn(r) for r in slow]
@@ -122,7 +89,7 @@ def test_a_block_in_sequential_mode_has_its_paths_and_summary():
 
 
 def test_the_fork_is_forced_at_the_end_of_the_prompt():
-    lm = model()
+    lm = thinker()
     (rollout,) = Engine(lm).generate(requests(lm, 1), SamplingParams(paths=3, **BUDGETS), seed=0)
     assert [(s.kind, s.path, s.label) for s in rollout.segments[:4]] == [
         ("path", 1, 1), ("path", 2, 2), ("path", 3, 3), ("summary", 0, 0)
@@ -134,7 +101,7 @@ def test_the_fork_is_forced_at_the_end_of_the_prompt():
 
 
 def test_only_the_cut_paths_are_cut_when_the_first_is_through():
-    lm = lean_towards(model(seed=2), {"</think1>": 2.5, "</think2>": 2.0})
+    lm = lean_towards(thinker(seed=2), {"</think1>": 2.5, "</think2>": 2.0})
     decoding = SamplingParams(paths=6, join_when="first", **BUDGETS)
     rollouts = Engine(lm).generate(requests(lm, 20), decoding, seed=4)
     cut = 0
@@ -150,7 +117,7 @@ def test_only_the_cut_paths_are_cut_when_the_first_is_through():
 
 
 def test_misplaced_tags_are_replaced_and_counted():
-    lm = model(seed=2)
+    lm = thinker(seed=2)
     rollouts = Engine(lm).generate(requests(lm, 20), SamplingParams(paths=4, **BUDGETS), seed=4)
     assert sum(r.misplaced_tags for r in rollouts) > 20
     for rollout in rollouts:
@@ -197,7 +164,7 @@ def test_what_is_drawn_with_misplaced_tags_is_valid_graded_and_laid_out_as_drawn
 
 
 def test_a_misplaced_tag_ends_main_text():
-    lm = lean_towards(model(), {"<think3>": 6.0, "<summary>": 5.0})
+    lm = lean_towards(thinker(), {"<think3>": 6.0, "<summary>": 5.0})
     rollouts = Engine(lm).generate(requests(lm, 12), SamplingParams(paths=2, **BUDGETS), seed=0)
     ended = [r.segments[-1] for r in rollouts if r.segments[-1].kind == "main" and r.segments[-1].misplaced_tags]
     assert len(ended) > 6
@@ -213,7 +180,7 @@ def test_a_misplaced_tag_ends_main_text():
 
 def test_every_token_is_forwarded_once():
     """Prompt, paths and summary, each token once: nothing is computed again at the join, counted inside the model."""
-    lm = model()
+    lm = thinker()
     seen = []
     lm.model.model.embed_tokens.register_forward_hook(lambda module, args, out: seen.append(args[0].numel()))
     engine = Engine(lm, max_num_seqs=3)
@@ -232,7 +199,7 @@ def test_every_token_is_forwarded_once():
 @pytest.mark.parametrize("paths", [1, 2, 8, 16])
 def test_the_cache_is_as_large_as_prompt_and_paths(paths):
     """Keys and values within 5% of k (L + P T): one slot a token, none for copies, at the end of full paths."""
-    lm = model()
+    lm = thinker()
     lm = lean_towards(lm, {tag: -100.0 for tag in PARATHINKER.tags[1::2]})
     lm.model.get_output_embeddings().register_forward_hook(lambda module, args, out: _never(out, lm.eos))
     engine, prompt = Engine(lm, max_num_seqs=1), tuple(lm.encode("a b c " * 20))
@@ -276,7 +243,7 @@ def test_both_dialects_in_one_batch():
 
 
 def test_path_prefixes_are_forced_and_count():
-    lm = model(seed=2)
+    lm = thinker(seed=2)
     a, b = lm.encode("a b c a"), lm.encode("b")
     wanted = [Request(r.prompt, r.problem, r.sample, path_prefixes=(tuple(a), tuple(b))) for r in requests(lm, 6)]
     decoding = SamplingParams(paths=3, **BUDGETS)
@@ -309,67 +276,6 @@ def test_parallel_r1_can_be_forced_to_fork():
         forced = [r for r in rollouts if r.segments[0].finish_reason == "fork" and not r.segments[0].sampled[-1]]
         assert len(forced) == 8 if at == 0 else forced
         assert all(len(r.segments[0].tokens) == at + 1 for r in forced)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"paths": 17}, "17 paths are more than the 16 numbers"),
-        ({"paths": 8, "max_trace_tokens": 25}, "max_trace_tokens 25 .* leave no room for 8 paths"),
-        ({"paths": 16, "max_trace_tokens": 4000, "max_path_tokens": 4000}, None),
-        ({"paths": 2, "max_blocks": 0}, "max_blocks is 0"),
-    ],
-)
-def test_what_cannot_be_drawn_is_said_before_drawing(changes, words):
-    lm = model()
-    decoding = SamplingParams(**{**BUDGETS, **changes})
-    if words is None:
-        assert Engine(lm).generate(requests(lm, 1), decoding)
-        return
-    with pytest.raises(UserError, match=words):
-        Engine(lm).generate(requests(lm, 1), decoding)
-
-
-@pytest.mark.parametrize("architecture", ["vanilla", "eit", "partialformer"])
-def test_a_model_whose_queries_cannot_be_scaled_is_refused_before_drawing(architecture):
-    lm = model(architecture=architecture, thought_embeddings=None)
-    engine = Engine(with_settings(lm, trained_paths=2))
-    events = []
-    with pytest.raises(UserError, match=r"cannot take .*; or set length_scaling_above: 0, and the join of 3 paths"):
-        engine.generate(requests(lm, 1), SamplingParams(paths=3, **BUDGETS), on_event=events.append)
-    assert not events
-    for changes in ({"paths": 2}, {"paths": 3, "length_scaling_above": 0}, {"paths": 3, "mode": "sequential"}):
-        engine.generate(requests(lm, 1), SamplingParams(**changes, **BUDGETS))
-
-
-def test_a_context_without_room_for_the_summary_is_refused():
-    lm = model(max_position_embeddings=17)
-    with pytest.raises(UserError, match="context of 17 positions, 12 of them the prompt's"):
-        Engine(lm).generate([requests(lm, 3)[2]], SamplingParams(paths=10, **BUDGETS))
-
-
-@pytest.mark.parametrize(
-    "changes", [{"paths": 16}, {"paths": 4, "path_position_stride": "auto"}, {"paths": 3, "fork_at": 2}]
-)
-@pytest.mark.parametrize("context", [26, 30, 40])
-def test_paths_share_the_positions_of_the_context(context, changes):
-    """Together they may have more tokens than it has positions, and no position lies beyond it."""
-    lm = model(seed=3, max_position_embeddings=context)
-    wanted = [Request(r.prompt[:3], r.problem, r.sample) for r in requests(lm, 6)]
-    longest = 5 if "path_position_stride" in changes else 30
-    decoding = SamplingParams(**{**BUDGETS, "max_path_tokens": longest, **changes})
-    try:
-        fast = Engine(lm, max_num_seqs=4).generate(wanted, decoding, seed=5)
-    except UserError:
-        assert "path_position_stride" in changes  # four stretches of seven positions each
-        with pytest.raises(UserError):
-            reference_generate(lm, wanted, decoding, seed=5)
-        return
-    slow = reference_generate(lm, wanted, decoding, seed=5)
-    assert [drawn(r) for r in fast] == [drawn(r) for r in slow]
-    assert max(int(r.layout().position.max()) for r in fast) < context
-    if changes == {"paths": 16}:
-        assert min(r.tokens for r in fast) > context
 
 
 def test_greedy_paths_with_numbers_need_not_be_alike():

@@ -6,8 +6,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from polythink.engine.params import Request
+from polythink.models.batch import collate
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import LanguageModel, ModelSettings
+from polythink.models.logprobs import token_logprobs
+from polythink.models.thoughts import thoughts_of
 from polythink.models.tokenizers import word_tokenizer
 from polythink.trace.dialect import PARALLEL_R1
 
@@ -53,3 +56,33 @@ def lean_towards(lm: LanguageModel, weights: dict[str, float]) -> LanguageModel:
         bias[lm.tag_ids[tag]] = weight
     lm.model.get_output_embeddings().register_forward_hook(lambda module, args, out: out + bias)
     return lm
+
+
+def thinker(seed: int = 1, dialect: str = "parathinker", **shape):
+    """A tiny ParaThinker: random weights, random thought embeddings, tags sampled now and then."""
+    lm = from_config(
+        ModelConfig(**{"num_hidden_layers": 2, "thought_embeddings": True, **shape}), dialect, WORDS, seed=seed
+    )
+    if (thoughts := thoughts_of(lm.model)) is not None:
+        torch.nn.init.normal_(thoughts.table, generator=torch.Generator().manual_seed(0))
+    # tags that belong nowhere are drawn often enough, and ends as well; most of the 34 are rare, for they end main text
+    rare = {tag: -4.0 for tag in lm.dialect.tags}
+    often = {"</summary>": -0.5, "</think1>": -0.5, "</think2>": 0.3, "<think3>": -1.0, "<summary>": -1.5}
+    return lean_towards(lm, rare | often if lm.dialect.inventory else {})
+
+
+def gaps(lm, rollouts) -> list[float]:
+    """|log-probability while decoding - one masked forward over the finished trace|, of every sampled token."""
+    found = []
+    for rollout in rollouts:
+        layout = rollout.layout()
+        temperature = torch.ones(1, len(layout))
+        start = len(rollout.prompt)
+        for segment in rollout.segments:
+            temperature[0, start : start + len(segment.tokens)] = segment.temperature
+            start += len(segment.tokens)
+        again = token_logprobs(lm.model, collate([layout]), temperature)[0, len(rollout.prompt) :]
+        recorded = [x for s in rollout.segments for x in s.logprobs]
+        sampled = layout.sampled[len(rollout.prompt) :]
+        found += [abs(a - b) for a, b, drawn in zip(recorded, again.tolist(), sampled, strict=True) if drawn]
+    return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Container, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from polythink.engine.backends.transformers import TransformersBackend
@@ -81,6 +82,14 @@ class Engine:
     def decode(self, ids: Sequence[int]) -> str:
         return self.lm.decode(ids)
 
+    def hold(self) -> AbstractContextManager[None]:
+        """Keep the model in the engine's state until the context closes; re-entrant.
+
+        `generate` does so for its whole loop. A loop over `step` may too: changing the model there and back costs
+        milliseconds per step with many layers. No training inside.
+        """
+        return self.backend.hold()
+
     # --- the life of a request
 
     def add(self, request: Request, params: SamplingParams, seed: int = 0, stream: bool = False) -> int:
@@ -135,7 +144,7 @@ class Engine:
             raise UserError(f"{len(requests)} requests and {len(each)} SamplingParams; give one for all or one each")
         index_of: dict[int, int] = {}  # by id
         rollouts: dict[int, Rollout] = {}  # by index
-        with self.backend.hold(), Progress(len(requests), label) as progress:
+        with self.hold(), Progress(len(requests), label) as progress:
             try:
                 for i, (request, own) in enumerate(zip(requests, each, strict=True)):
                     index_of[self.add(request, own, seed, stream=on_event is not None)] = i
