@@ -6,10 +6,11 @@ from itertools import product
 
 import pytest
 
+from polythink.problems.problem import ProblemSet
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
 from polythink.text.config import TextEvalOptions, TextModelConfig, TokenizerConfig
-from polythink.text.data.pairs import Pair, TextSet
+from polythink.text.data.pairs import Pair
 from polythink.text.evaluate import (
     encode_set,
     evaluate_texts,
@@ -24,7 +25,7 @@ from polythink.text.model import Example, create_text_model, forward_losses
 from polythink.text.tokenizers import train_tokenizer
 
 SHAPE = TextModelConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, dropout=0)
-TEXTS = TextSet("few", (Pair("a b c", "c b a"), Pair("a", "a"), Pair("d a b c", "c b a d")), ("a note",))
+TEXTS = ProblemSet("few", (Pair("a b c", "c b a"), Pair("a", "a"), Pair("d a b c", "c b a d")), ("a note",))
 END, MOST = 1, 3
 
 
@@ -45,7 +46,7 @@ def test_beam_search_finds_the_best_text_under_its_length_penalty(penalty):
     """Against every text of the four words, by beams that are enough for all of them."""
     lm = make(seed=6)
     lm.model.generation_config.update(bad_words_ids=[[0], [2], [3]])  # special tokens, which are no words
-    (example,) = encode_set(lm, TextSet("one", TEXTS.pairs[:1]))
+    (example,) = encode_set(lm, ProblemSet("one", TEXTS.problems[:1]))
     texts = [list(words) for length in range(MOST + 1) for words in product((4, 5, 6, 7), repeat=length)]
     best = max(texts, key=lambda ids: score(lm, example, ids, penalty))
     (found,) = generate(lm, [example], TextEvalOptions(beams=80, length_penalty=penalty, max_new_tokens=MOST))
@@ -97,7 +98,7 @@ def test_an_evaluation_in_its_files(tmp_path):
 
 def test_references_are_what_was_given_and_not_what_the_tokenizer_made_of_them(tmp_path):
     lm = make()
-    texts = TextSet("odd", (Pair("a b", "a  zebra ﬁ"), Pair("a", "")))
+    texts = ProblemSet("odd", (Pair("a b", "a  zebra ﬁ"), Pair("a", "")))
     rows = measure(lm, texts, TextEvalOptions(max_new_tokens=1))
     assert [row["reference"] for row in rows] == ["a  zebra ﬁ", ""]
     assert plain("a  zebra ﬁ ") == "a zebra fi"

@@ -30,7 +30,6 @@ from polythink.text.train import (
     load_average,
     newest_checkpoint,
     train_text,
-    weights_file,
 )
 from polythink.train.optimiser import learning_rate
 
@@ -126,11 +125,11 @@ def test_the_mean_of_checkpoints_by_hand(tmp_path):
     for step, value in ((2, 1.0), (4, 2.0), (6, 6.0)):
         torch.nn.init.constant_(model.weight, value)
         torch.nn.init.constant_(model.bias, -value)
-        torch.save(model.state_dict(), weights_file(tmp_path, step))
-    load_average(model, tmp_path, [2, 4, 6])
+        torch.save(model.state_dict(), tmp_path / f"{step}.pt")
+    load_average(model, [tmp_path / f"{step}.pt" for step in (2, 4, 6)])
     assert model.weight.tolist() == [[3.0, 3.0]]
     assert model.bias.tolist() == [-3.0]
-    load_average(model, tmp_path, [4, 6])
+    load_average(model, [tmp_path / "4.pt", tmp_path / "6.pt"])
     assert model.bias.tolist() == [-4.0]
 
 

@@ -68,8 +68,8 @@ def test_sentences_by_hand(sentence, source, translation):
 
 def test_the_pairs_of_the_benchmark_stay_what_they_are():
     train = load_texts("grammar:train", 1000)
-    assert train.pairs == load_texts("grammar:train", 1000).pairs
-    assert train.pairs[:10] == load_texts("grammar", 10).pairs, "the first split is the one for training"
+    assert train.problems == load_texts("grammar:train", 1000).problems
+    assert train.problems[:10] == load_texts("grammar", 10).problems, "the first split is the one for training"
     assert max(len(pair.source.split()) for pair in train) <= 28
     assert 15 < sum(len(pair.source.split()) for pair in train) / 1000 < 19
     assert all(len(pair.source.split()) == len(pair.target.split()) for pair in train)
@@ -125,7 +125,7 @@ def test_two_files_line_by_line(tmp_path):
     (tmp_path / "x.en").write_text("a dog\nthe cat\n\nx\u2028y\n", encoding="utf-8")
     (tmp_path / "x.de").write_text("ein Hund\ndie Katze\nleer\nx y\n", encoding="utf-8")
     found = load_texts(f"{tmp_path}/x.{{en,de}}")
-    assert found.pairs == (Pair("a dog", "ein Hund"), Pair("the cat", "die Katze"), Pair("x\u2028y", "x y"))
+    assert found.problems == (Pair("a dog", "ein Hund"), Pair("the cat", "die Katze"), Pair("x\u2028y", "x y"))
     assert found.notes == ("1 pairs with an empty side were dropped",)
     assert len(load_texts(f"{tmp_path}/x.{{en,de}}", 1)) == 1
 
@@ -135,8 +135,8 @@ def test_one_file_of_each_form(tmp_path):
     (tmp_path / "x.jsonl").write_text("".join(json.dumps({"source": s, "target": t}) + "\n" for s, t in ("ab", "cd")))
     (tmp_path / "x.txt").write_text("a\n\nb\n")
     pairs = (Pair("a", "b"), Pair("c", "d"))
-    assert load_texts(str(tmp_path / "x.tsv")).pairs == load_texts(str(tmp_path / "x.jsonl")).pairs == pairs
-    assert load_texts(str(tmp_path / "x.txt")).pairs == (Pair("", "a"), Pair("", ""), Pair("", "b"))
+    assert load_texts(str(tmp_path / "x.tsv")).problems == load_texts(str(tmp_path / "x.jsonl")).problems == pairs
+    assert load_texts(str(tmp_path / "x.txt")).problems == (Pair("", "a"), Pair("", ""), Pair("", "b"))
     assert has_source(str(tmp_path / "x.tsv"))
     assert not has_source(str(tmp_path / "x.txt"))
 
@@ -193,7 +193,7 @@ def test_rows_of_the_hub(monkeypatch):
             return rows["train"]
 
     monkeypatch.setitem(sys.modules, "datasets", Datasets)
-    assert load_texts("wmt14-en-de:valid").pairs == (Pair("a dog", "ein Hund"),)
+    assert load_texts("wmt14-en-de:valid").problems == (Pair("a dog", "ein Hund"),)
     assert asked == [("wmt/wmt14", "de-en", "validation")]
     with pytest.raises(UserError, match=r"row 0 of cnn-dailymail:test has no text in 'article'"):
         load_texts("cnn-dailymail:test")

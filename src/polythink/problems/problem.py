@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 # How an answer is graded: `math` compares values, `countdown` compares words (see `problems.answers`), `attribution`
 # compares the summary with the paths (see `problems.tasks.attribution`).
@@ -22,16 +23,19 @@ class Problem:
     solution: str = ""  # a worked solution, if the set has one
 
 
+Item = TypeVar("Item")  # Problem; in the text room, a pair of texts
+
+
 @dataclass(frozen=True)
-class ProblemSet:
+class ProblemSet(Generic[Item]):
     """Problems under a name. `notes` are sentences to be shown beside every number measured on the set."""
 
     name: str
-    problems: tuple[Problem, ...]
+    problems: tuple[Item, ...]
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.problems)
 
-    def __iter__(self) -> Iterator[Problem]:
+    def __iter__(self) -> Iterator[Item]:
         return iter(self.problems)

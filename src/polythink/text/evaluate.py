@@ -19,18 +19,19 @@ from pathlib import Path
 import torch
 
 from polythink.evaluate.study import result_of
+from polythink.problems.problem import ProblemSet
 from polythink.run.folder import os_errors, write_json
 from polythink.run.jsonl import write_jsonl
 from polythink.run.progress import Progress
 from polythink.text.config import TASKS, TextEvalOptions
-from polythink.text.data.pairs import TextSet
+from polythink.text.data.pairs import Pair
 from polythink.text.model import Example, TextModel, forward_losses, make_batch
 from polythink.text.scores import score_rows
 
 # ---- token ids ----
 
 
-def encode_set(lm: TextModel, texts: TextSet) -> list[Example]:
+def encode_set(lm: TextModel, texts: ProblemSet[Pair]) -> list[Example]:
     """The pairs as token ids."""
     return [
         Example(array("i", lm.encode(pair.source) if lm.has_encoder else ()), array("i", lm.encode(pair.target)))
@@ -113,7 +114,7 @@ def generate(lm: TextModel, examples: Sequence[Example], options: TextEvalOption
 
 def evaluate_texts(
     lm: TextModel,
-    texts: TextSet,
+    texts: ProblemSet[Pair],
     task: str,
     options: TextEvalOptions,
     out: Path,
@@ -142,7 +143,7 @@ def evaluate_texts(
     return result
 
 
-def measure(lm: TextModel, texts: TextSet, options: TextEvalOptions) -> list[dict]:
+def measure(lm: TextModel, texts: ProblemSet[Pair], options: TextEvalOptions) -> list[dict]:
     """One row per pair, or per block of running text, for samples.jsonl."""
     examples = encode_set(lm, texts)
     if lm.has_encoder:

@@ -12,7 +12,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -24,11 +24,12 @@ from transformers.modeling_outputs import ModelOutput
 
 from polythink.errors import UserError
 from polythink.models.lm import writing_model
+from polythink.problems.problem import ProblemSet
 from polythink.run.folder import read_json
 from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.text.config import TextConfig
-from polythink.text.data.pairs import TextSet
+from polythink.text.data.pairs import Pair
 from polythink.text.evaluate import encode_set, group_by_tokens, mean_loss, running_text
 from polythink.text.model import Example, TextModel, make_batch, token_losses
 from polythink.train.checkpoint import truncate_after
@@ -37,8 +38,9 @@ from polythink.train.optimiser import learning_rate, make_optimiser, micro_batch
 
 
 def train_text(
-    lm: TextModel, config: TextConfig, train: TextSet, valid: TextSet | None, folder: Path, *, seed: int = 0
-) -> dict:
+    lm: TextModel, config: TextConfig, train: ProblemSet[Pair], valid: ProblemSet[Pair] | None, folder: Path, *,
+    seed: int = 0,
+) -> dict:  # fmt: skip
     """Train `lm` in place, or resume from the newest checkpoint in `folder`. Returns a summary for result.json.
 
     `seed` decides the order of the examples and dropout. Metrics of every step go to `folder`/metrics.jsonl.
@@ -53,14 +55,14 @@ def train_text(
     truncate_after(folder / "metrics.jsonl", done)
     with JsonlWriter(folder / "metrics.jsonl") as rows, Progress(forwards.steps, "text") as bar:
         bar.advance(done)
-        metrics = Metrics(lm, config, running_text(checks, config.block) if config.block else checks, rows, bar)
+        checks = running_text(checks, config.block) if config.block else checks
+        metrics = Metrics(lm, config, checks, rows, bar, {step: weights_file(folder, step) for step in averaged})
         trainer = make_trainer(lm, config, forwards, metrics, folder / "checkpoint", seed)
-        trainer.add_callback(KeepWeights(lm, folder / "checkpoint", averaged))
         with writing_model(folder / "checkpoint"):
             trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.unwrap_model(lm.model, keep_fp32_wrapper=False)  # autocast ends with the training
     if averaged:
-        load_average(lm.model, folder / "checkpoint", averaged)
+        load_average(lm.model, [weights_file(folder, step) for step in averaged])
     lm.model.eval()
     return summarise(read_jsonl(folder / "metrics.jsonl"), dropped, len(examples))
 
@@ -156,12 +158,13 @@ class Forwards:
 
 
 class Metrics(TrainerCallback):
-    """The loss of a step, and its row of metrics.jsonl."""
+    """The loss of a step and its row of metrics.jsonl; at the steps of `keep` also its weights, to be averaged."""
 
     def __init__(
-        self, lm: TextModel, config: TextConfig, checks: Sequence[Example], rows: JsonlWriter, bar: Progress
-    ) -> None:
-        self.lm, self.config, self.checks, self.rows, self.bar = lm, config, checks, rows, bar
+        self, lm: TextModel, config: TextConfig, checks: Sequence[Example], rows: JsonlWriter, bar: Progress,
+        keep: Mapping[int, Path],
+    ) -> None:  # fmt: skip
+        self.lm, self.config, self.checks, self.rows, self.bar, self.keep = lm, config, checks, rows, bar, keep
         self.plain, self.tokens, self.started = 0.0, 0, 0.0
 
     def loss(self, output: ModelOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor) -> torch.Tensor:
@@ -188,6 +191,8 @@ class Metrics(TrainerCallback):
         if self.checks and (row["step"] % self.config.validate_every == 0 or row["step"] == state.max_steps):
             row["valid_loss"] = mean_loss(self.lm, self.checks)
         self.rows.write(row)
+        if path := self.keep.get(row["step"]):
+            torch.save(self.lm.model.state_dict(), path)
         self.bar.advance(1, loss=row["loss"])
 
 
@@ -218,26 +223,15 @@ def averaged_steps(steps: int, count: int, every: int) -> list[int]:
     return sorted(range(steps, 0, -every)[:count]) if count > 1 else []
 
 
-class KeepWeights(TrainerCallback):
-    """Writes the weights after these steps, to be averaged at the end."""
-
-    def __init__(self, lm: TextModel, folder: Path, steps: Sequence[int]) -> None:
-        self.lm, self.folder, self.steps = lm, folder, steps
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step in self.steps:
-            torch.save(self.lm.model.state_dict(), weights_file(self.folder, state.global_step))
-
-
 def weights_file(folder: Path, step: int) -> Path:
-    return folder / f"weights-{step}.pt"
+    return folder / "checkpoint" / f"weights-{step}.pt"
 
 
-def load_average(model: torch.nn.Module, folder: Path, steps: Sequence[int]) -> None:
-    """Load the mean of the weights kept after these steps."""
+def load_average(model: torch.nn.Module, files: Sequence[Path]) -> None:
+    """Load the mean of the weights in these files."""
     mean: dict[str, torch.Tensor] = {}
-    for step in steps:
-        weights = torch.load(weights_file(folder, step), map_location="cpu", weights_only=True)
+    for file in files:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
         for name, value in weights.items():
-            mean[name] = mean.get(name, 0) + value.double() / len(steps)
+            mean[name] = mean.get(name, 0) + value.double() / len(files)
     model.load_state_dict({name: value.to(weights[name].dtype) for name, value in mean.items()})

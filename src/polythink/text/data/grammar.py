@@ -22,6 +22,7 @@ separated by single spaces.
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 
 from polythink.text.data.pairs import SIZES, Pair, generate_pairs
@@ -42,20 +43,7 @@ NOUNS = _words(
     "girl:niro wolf:hatum horse:zefi sailor:pirak baker:dolem painter:cusav student:yemin driver:rakol "
     "hunter:temus lawyer:wolan soldier:jubet poet:falin dancer:gosur monk:hilep robber:kuvan"
 )
-FEMININE = {
-    "cat",
-    "teacher",
-    "singer",
-    "queen",
-    "wolf",
-    "baker",
-    "student",
-    "hunter",
-    "poet",
-    "dancer",
-    "bird",
-    "lawyer",
-}
+FEMININE = re.findall(r"\w+", "cat teacher singer queen wolf baker student hunter poet dancer bird lawyer")
 VERBS = _words(
     "see:dap follow:lir love:mok hear:sut fear:bel help:gim find:rov call:nas greet:pog guide:fud guard:zil trust:wem "
     "paint:hok carry:jat blame:vun know:tec"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import random
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -30,21 +30,6 @@ class Pair:
 
     source: str
     target: str
-
-
-@dataclass(frozen=True)
-class TextSet:
-    """Named pairs; `notes` are sentences that belong beside every number measured on the set."""
-
-    name: str
-    pairs: tuple[Pair, ...]
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __iter__(self) -> Iterator[Pair]:
-        return iter(self.pairs)
 
 
 def split_of(source: str) -> str:

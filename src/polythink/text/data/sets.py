@@ -12,7 +12,7 @@ Sets of the hub come from `datasets` (the extra `data`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -21,25 +21,23 @@ from typing import Any
 
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.hub import hub_rows
+from polythink.problems.problem import ProblemSet
+from polythink.problems.sets import Source
 from polythink.run.jsonl import read_rows
 from polythink.text.data import grammar
-from polythink.text.data.pairs import LANGUAGES, LIST_SPLITS, ORDERS, SHARES, Pair, TextSet, list_pairs, number_pairs
+from polythink.text.data.pairs import LANGUAGES, LIST_SPLITS, ORDERS, SHARES, Pair, list_pairs, number_pairs
 
 FORMS = "two files as NAME.{en,de}, or one file .tsv, .jsonl, .parquet, or .txt without sources"
 
 
-@dataclass(frozen=True)
-class TextSource:
-    """Where a named set comes from. The first split is the default."""
+@dataclass(frozen=True, kw_only=True)
+class TextSource(Source):
+    """The source of a named set of texts: a generator, or a set of the hub and its columns."""
 
-    about: str
-    splits: Sequence[str]
-    draw: Callable[[str, int | None], tuple[Pair, ...]] | None = None  # (split, limit) -> pairs, of a generated set
-    repo: str = ""  # on the hub
-    config: str | None = None
-    source: str = ""  # columns, `translation.en` for en inside translation; no source in language modelling
+    draw: Callable[[str, int | None], tuple[Pair, ...]] | None = None  # (split, limit) -> pairs
+    source: str = ""  # column, `translation.en` for en inside translation; none in language modelling
     target: str = ""
-    hub_splits: Mapping[str, str] = field(default_factory=lambda: {"valid": "validation"})  # named otherwise there
+    hub_splits: Mapping[str, str] = field(default_factory=lambda: {"valid": "validation"})
 
 
 def _wmt(year: int, source: str, target: str, about: str) -> TextSource:
@@ -50,14 +48,14 @@ def _wmt(year: int, source: str, target: str, about: str) -> TextSource:
 
 TEXTS: dict[str, TextSource] = {
     "grammar": TextSource(
-        "synthetic: a compositional grammar with reversed word order and agreement", tuple(SHARES), grammar.pairs
+        "synthetic: a compositional grammar with reversed word order and agreement", tuple(SHARES), draw=grammar.pairs
     ),
     **{
-        f"numbers-{to}": TextSource(f"number words, en-{to}", tuple(SHARES), partial(number_pairs, to))
+        f"numbers-{to}": TextSource(f"number words, en-{to}", tuple(SHARES), draw=partial(number_pairs, to))
         for to in LANGUAGES
     },
     **{
-        order: TextSource(f"synthetic: {order} a list of words", LIST_SPLITS, partial(list_pairs, order))
+        order: TextSource(f"synthetic: {order} a list of words", LIST_SPLITS, draw=partial(list_pairs, order))
         for order in ORDERS
     },
     "wmt14-en-de": _wmt(14, "en", "de", "WMT 2014 English-German"),
@@ -78,7 +76,7 @@ TEXTS: dict[str, TextSource] = {
 }  # fmt: skip
 
 
-def load_texts(name_or_files: str, limit: int | None = None) -> TextSet:
+def load_texts(name_or_files: str, limit: int | None = None) -> ProblemSet[Pair]:
     """The pairs of a named set or of files, the first `limit` of them.
 
     Pairs with an empty side are dropped, and a note says how many; a text without a source may be empty.
@@ -88,7 +86,7 @@ def load_texts(name_or_files: str, limit: int | None = None) -> TextSet:
     source, split = find_texts(name_or_files)
     name = f"{name_or_files.partition(':')[0]}:{split}"
     if source.draw is not None:
-        return TextSet(name, source.draw(split, limit))
+        return ProblemSet(name, source.draw(split, limit))
     rows = hub_rows(name, source.repo, source.config, source.hub_splits.get(split, split), f"give {FORMS}")
     return _whole(name, (_pair(name, i, row, source.source, source.target) for i, row in enumerate(rows)), limit)
 
@@ -196,7 +194,7 @@ def _column(name: str, number: int, row: Mapping[str, Any], path: str) -> str:
     return value
 
 
-def _whole(name: str, pairs: Iterable[Pair], limit: int | None) -> TextSet:
+def _whole(name: str, pairs: Iterable[Pair], limit: int | None) -> ProblemSet[Pair]:
     kept: list[Pair] = []
     empty = 0
     with_source = has_source(name)
@@ -207,4 +205,4 @@ def _whole(name: str, pairs: Iterable[Pair], limit: int | None) -> TextSet:
             kept.append(pair)
     if not kept:
         raise UserError(f"{name} has no pairs")
-    return TextSet(name, tuple(kept), (f"{empty:,} pairs with an empty side were dropped",) if empty else ())
+    return ProblemSet(name, tuple(kept), (f"{empty:,} pairs with an empty side were dropped",) if empty else ())
