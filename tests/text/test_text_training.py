@@ -219,7 +219,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     changes.append(f"train.data={tmp_path}/train.{{source,target}}")
     plan = load_recipe("translation-reverse", [*changes, "train.checkpoint_every=5", "train.average=2"]).plan()[0]
     run_stage(plan, tmp_path / "whole", log=lambda text: None)
-    killed(plan, tmp_path / "killed", rows=23)
+    killed(plan, tmp_path / "killed", 23)
     assert not (tmp_path / "killed" / "result.json").exists()
     run_stage(plan, tmp_path / "killed", resume=True, log=lambda text: None)
     rows = [without_times(read_jsonl(tmp_path / name / "metrics.jsonl")) for name in ("whole", "killed")]

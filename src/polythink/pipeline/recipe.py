@@ -110,9 +110,7 @@ class Recipe(Config):
         for key in ("problems", "prompts") if isinstance(stage, EvalStageBase) else ():
             given = getattr(stage, key, ())
             if len({file_name(x) for x in given}) < len(given):
-                raise UserError(
-                    f"stages.{name}.{key}: two of them would write the same files; use two stages"
-                )
+                raise UserError(f"stages.{name}.{key}: two of them would write the same files; use two stages")
         for problems in getattr(stage, "problems", ()):
             check_problems(problems, f"stages.{name}.problems")
         known = [plan.name for plan in before if isinstance(plan.stage, ColdstartConfig)]

@@ -57,9 +57,7 @@ def update(model: torch.nn.Module, optimiser: torch.optim.Optimizer, lr: float, 
     """
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
     if not torch.isfinite(norm):
-        raise UserError(
-            f"the gradient is not finite at lr {lr:.3g}; lower lr or max_grad_norm, then start again"
-        )
+        raise UserError(f"the gradient is not finite at lr {lr:.3g}; lower lr or max_grad_norm, then start again")
     for group in optimiser.param_groups:
         group["lr"] = lr
     optimiser.step()
