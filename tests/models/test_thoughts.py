@@ -26,7 +26,7 @@ from polythink.models.config import ModelConfig
 from polythink.models.lm import LanguageModel, load, save, with_settings
 from polythink.models.logprobs import masked_logits, token_logprobs
 from polythink.models.thoughts import THOUGHTS_FILE, Thoughts, attach, thoughts_of
-from polythink.pipeline.stage import first_model
+from polythink.pipeline.runners import first_model
 from polythink.trace.dialect import DIALECTS
 from polythink.trace.layout import Layout, Piece, lay_out
 from polythink.train.checkpoint import load_checkpoint, save_checkpoint
