@@ -1,13 +1,13 @@
-"""What came out of `polythink experiment translation-grammar-experiment`, and what each architecture costs.
+"""Results of `polythink experiment translation-grammar-experiment`, and the cost of each architecture.
 
     python bench/grammar.py runs/translation-grammar             # the learning rate of each architecture, and the table
     python bench/grammar.py runs/translation-grammar --speed     # seed-0 models of the table, in turns, one thread
 
 Arms that differ in the learning rate alone (NAME_lr...) are one architecture: the rate with the lower validation loss,
-averaged over seeds, stands for it; test pairs have no part in the choice. Intervals are 95% t intervals over seeds,
+averaged over seeds, represents it; test pairs play no part in the choice. Intervals are 95% t intervals over seeds,
 differences to the first architecture are taken seed by seed. Multiply-accumulates are those of one teacher-forced pass
-over 16 source and 16 target tokens. Speeds are those of one thread, in its own processor time, all models in turns: the
-ratio to the first is the median over rounds of the ratio in a round, so that what else the machine does weighs on both.
+over 16 source and 16 target tokens. Speeds are processor time on one thread, all models in turns; "relative" is the
+median over rounds of a round's ratio to the first model, so that other load on the machine affects both alike.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from polythink.pipeline.results_table import over_seeds
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
 from polythink.run.table import markdown_table
+from polythink.text.config import TextEvalOptions
 from polythink.text.data.sets import load_texts
-from polythink.text.evaluate import TextEvalOptions, encode_set, generate
-from polythink.text.model import load_text_model, make_batch, token_losses
+from polythink.text.evaluate import encode_set, generate
+from polythink.text.model import forward_losses, load_text_model
 
 LENGTH = 16  # source and target tokens of the pass whose multiply-accumulates are counted
 EARLY, LEVEL = 300, 1.0  # the step of the first loss, and the loss of the transition
@@ -51,12 +52,12 @@ class Trained:
 
     @property
     def transition(self) -> float | None:
-        """The first step, of those measured, with a validation loss under `LEVEL`."""
+        """The first measured step with a validation loss under `LEVEL`."""
         return next((step for step, loss in sorted(self.valid.items()) if loss < LEVEL), None)
 
 
 def read(folder: Path) -> dict[str, dict[int, Trained]]:
-    """Arm -> seed -> what was trained; runs that are not finished are left out."""
+    """Arm -> seed -> trained model; unfinished runs are left out."""
     found: dict[str, dict[int, Trained]] = {}
     for run in sorted((folder / "runs").iterdir(), key=lambda run: run.stat().st_ctime_ns):
         arm, _, seed = run.name.rpartition("-seed")
@@ -68,7 +69,7 @@ def read(folder: Path) -> dict[str, dict[int, Trained]]:
         (values,) = read_json(test / "result.json")["evaluations"].values()
         found.setdefault(arm, {})[int(seed)] = Trained(train / "model", valid, values)
     if not found:
-        raise UserError(f"{folder} holds no finished run of the experiment")
+        raise UserError(f"{folder} has no finished run of the experiment")
     return found
 
 
@@ -137,16 +138,15 @@ def speed_table(found: dict[str, dict[int, Trained]], best: dict[str, str], roun
     seconds: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in models}
     for turn in range(rounds + 1):  # the first one warms up
         for name, lm in models.items():
-            batch = make_batch(lm, examples)
             lm.model.train()
             started = time.process_time()
-            token_losses(lm, batch)[0].mean().backward()
+            forward_losses(lm, examples).mean().backward()
             trained = time.process_time()
             written = sum(len(ids) + 1 for ids in generate(lm, examples, TextEvalOptions(max_new_tokens=40)))
-            drawn = time.process_time()
+            generated = time.process_time()
             if turn:
                 seconds[name][0].append((trained - started) / tokens)
-                seconds[name][1].append((drawn - trained) / written)
+                seconds[name][1].append((generated - trained) / written)
     base = next(iter(seconds.values()))
     rows = []
     for name, pair in seconds.items():
@@ -156,16 +156,9 @@ def speed_table(found: dict[str, dict[int, Trained]], best: dict[str, str], roun
             cells += [f"{1 / statistics.median(own):.0f}", f"{ratio:.2f}"]
         lm = models[name]
         lm.model.train()
-        kept = kept_bytes(lm.model, lambda lm=lm: token_losses(lm, make_batch(lm, examples))[0])
+        kept = kept_bytes(lm.model, lambda lm=lm: forward_losses(lm, examples))
         rows.append([name, *cells, f"{kept / tokens / 1024:.1f}"])
-    columns = [
-        "",
-        "training tokens/s",
-        "of the first",
-        "decoding tokens/s",
-        "of the first",
-        "kept for backward, kB/token",
-    ]
+    columns = ["", "training tokens/s", "relative", "decoding tokens/s", "relative", "kept for backward, kB/token"]
     return markdown_table(columns, rows)
 
 

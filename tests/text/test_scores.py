@@ -9,8 +9,9 @@ import pytest
 from sacrebleu.metrics import BLEU
 
 from polythink.evaluate.metrics import difference
+from polythink.text.config import TASKS
 from polythink.text.rouge import longest_common, rouge_l, rouge_n, words
-from polythink.text.scores import TASKS, bleu, mean_of, score_rows, text_measures
+from polythink.text.scores import bleu, mean_of, score_rows, text_measures
 
 OUTPUTS = ["the cat sat on the mat", "a dog, he said, barks", "nothing at all", "the the the the"]
 REFERENCES = ["the cat sat on a mat", "a dog, she said, barks loudly", "something else", "the cat is here"]

@@ -8,9 +8,9 @@ import pytest
 
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
+from polythink.text.config import TextEvalOptions, TextModelConfig, TokenizerConfig
 from polythink.text.data.pairs import Pair, TextSet
 from polythink.text.evaluate import (
-    TextEvalOptions,
     encode_set,
     evaluate_texts,
     generate,
@@ -20,8 +20,8 @@ from polythink.text.evaluate import (
     plain,
     running_text,
 )
-from polythink.text.model import Example, TextModelConfig, create_text_model, make_batch, token_losses
-from polythink.text.tokenizers import TokenizerConfig, train_tokenizer
+from polythink.text.model import Example, create_text_model, forward_losses
+from polythink.text.tokenizers import train_tokenizer
 
 SHAPE = TextModelConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, dropout=0)
 TEXTS = TextSet("few", (Pair("a b c", "c b a"), Pair("a", "a"), Pair("d a b c", "c b a d")), ("a note",))
@@ -36,7 +36,7 @@ def make(encoder: bool = True, seed: int = 0):
 def score(lm, example: Example, ids: list[int], penalty: float) -> float:
     """sum(log p) / tokens^penalty by one forward; a text of `MOST` tokens is cut, a shorter one has its end."""
     tokens = ids if len(ids) == MOST else [*ids, END]
-    nll = token_losses(lm, make_batch(lm, [Example(example.source, tokens)]))[0].sum().item()
+    nll = forward_losses(lm, [Example(example.source, tokens)]).sum().item()
     return -nll / len(tokens) ** penalty
 
 

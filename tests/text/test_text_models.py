@@ -9,19 +9,22 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from polythink.errors import UserError
+from polythink.models import architectures
 from polythink.run.config import parse_config
+from polythink.text.config import ARCHITECTURES, TextModelConfig, TokenizerConfig
 from polythink.text.model import (
     IGNORED,
     Example,
     TextModel,
-    TextModelConfig,
+    architecture_config,
     create_text_model,
+    forward_losses,
     load_text_model,
     make_batch,
     save_text_model,
     token_losses,
 )
-from polythink.text.tokenizers import TokenizerConfig, bpe_tokenizer, train_sentencepiece, train_tokenizer
+from polythink.text.tokenizers import bpe_tokenizer, train_sentencepiece, train_tokenizer, vocabulary_size
 
 SMALL = TextModelConfig(
     hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, dropout=0, num_source_layers=1
@@ -52,35 +55,37 @@ def test_words_have_their_ids_and_the_end():
 
 def test_a_batch_by_hand():
     batch = make_batch(make(), EXAMPLES[:2])
-    assert batch.inputs["input_ids"].tolist() == [[4, 5, 6, 1], [9, 1, 0, 0]]
-    assert batch.inputs["attention_mask"].tolist() == [[True] * 4, [True, True, False, False]]
-    assert batch.inputs["decoder_input_ids"].tolist() == [[3, 7, 8, 1, 0], [3, 10, 11, 4, 5]]
-    assert batch.labels.tolist() == [[7, 8, 1, IGNORED, IGNORED], [10, 11, 4, 5, 1]]
-    assert batch.tokens == 8
+    assert batch["input_ids"].tolist() == [[4, 5, 6, 1], [9, 1, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[True] * 4, [True, True, False, False]]
+    assert batch["decoder_input_ids"].tolist() == [[3, 7, 8, 1, 0], [3, 10, 11, 4, 5]]
+    assert batch["labels"].tolist() == [[7, 8, 1, IGNORED, IGNORED], [10, 11, 4, 5, 1]]
     alone = make_batch(make(encoder=False), EXAMPLES[:2])
-    assert alone.inputs.keys() == {"input_ids"}
-    assert alone.inputs["input_ids"].tolist() == batch.inputs["decoder_input_ids"].tolist()
+    assert alone.keys() == {"input_ids", "labels"}
+    assert alone["input_ids"].tolist() == [[3, 7, 8, 1, 0, 0], [3, 10, 11, 4, 5, 1]]
+    assert alone["labels"].tolist() == [[IGNORED, 7, 8, 1, IGNORED, IGNORED], [IGNORED, 10, 11, 4, 5, 1]]
 
 
 @pytest.mark.parametrize("encoder", [True, False])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
-def test_losses_are_those_of_torch(encoder, smoothing):
+def test_losses_are_those_of_the_model_and_smoothed_as_published(encoder):
     lm = make(encoder)
     batch = make_batch(lm, EXAMPLES)
-    plain, smoothed = token_losses(lm, batch, smoothing)
-    logits = lm.model(**batch.inputs).logits.flatten(0, 1)
-    for ours, how in ((plain, {}), (smoothed, {"label_smoothing": smoothing})):
-        theirs = torch.nn.functional.cross_entropy(logits, batch.labels.flatten(), reduction="none", **how)
-        torch.testing.assert_close(ours.flatten(), theirs, rtol=1e-5, atol=1e-6)
-    assert (plain[batch.labels == IGNORED] == 0).all()
+    output = lm.model(**batch)
+    plain = token_losses(lm, output.logits, batch["labels"])
+    tokens = sum(len(example.target) for example in EXAMPLES)
+    assert plain.sum().item() / tokens == pytest.approx(output.loss.item(), rel=1e-6)
+    torch.testing.assert_close(forward_losses(lm, EXAMPLES), plain)
+    assert [(row > 0).sum() for row in plain] == [len(example.target) for example in EXAMPLES], "0 where padded"
+    smoothed = token_losses(lm, output.logits, batch["labels"], 0.3)
+    uniform = -output.logits.log_softmax(-1).mean(-1)[:, : plain.shape[1]].masked_fill(plain == 0, 0)
+    torch.testing.assert_close(smoothed, 0.7 * plain + 0.3 * uniform)
 
 
-@pytest.mark.parametrize("architecture", ["vanilla", "eit", "e_eit", "partialformer"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("encoder", [True, False])
 def test_a_text_loses_the_same_alone_and_in_a_batch(encoder, architecture):
     lm = make(encoder, architecture=architecture)
-    together = token_losses(lm, make_batch(lm, EXAMPLES))[0].sum(1)
-    alone = torch.stack([token_losses(lm, make_batch(lm, [example]))[0].sum() for example in EXAMPLES])
+    together = forward_losses(lm, EXAMPLES).sum(1)
+    alone = torch.stack([forward_losses(lm, [example]).sum() for example in EXAMPLES])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
@@ -93,7 +98,7 @@ def test_a_saved_model_is_an_ordinary_folder(tmp_path, encoder, auto):
     assert again.encode("a b zebra") == lm.encode("a b zebra")
     for model in (again.model, auto.from_pretrained(tmp_path)):
         batch = make_batch(lm, EXAMPLES)
-        torch.testing.assert_close(model.eval()(**batch.inputs).logits, lm.model(**batch.inputs).logits)
+        torch.testing.assert_close(model.eval()(**batch).logits, lm.model(**batch).logits)
     assert AutoTokenizer.from_pretrained(tmp_path).eos_token == "</s>"
 
 
@@ -117,7 +122,13 @@ def test_mistakes_in_a_shape(data, message):
 
 def test_options_of_another_architecture():
     with pytest.raises(UserError, match=r"model.options: eit has no 'ffn_ratio'"):
-        SMALL.model_copy(update={"architecture": "eit", "options": {"ffn_ratio": 2}}).frame(100, True)
+        architecture_config(
+            SMALL.model_copy(update={"architecture": "eit", "options": {"ffn_ratio": 2}}), 100, encoder=True
+        )
+
+
+def test_the_architectures_of_recipes_are_those_of_the_package():
+    assert set(ARCHITECTURES) == set(architectures.ARCHITECTURES)
 
 
 def test_a_folder_without_a_model(tmp_path):
@@ -157,7 +168,7 @@ def test_more_pieces_than_there_are():
 
 def test_bytes_hold_any_text():
     tokenizer = train_tokenizer(TokenizerConfig(kind="bytes"), [])
-    assert len(tokenizer) == TokenizerConfig(kind="bytes").vocabulary == 260
+    assert len(tokenizer) == vocabulary_size(TokenizerConfig(kind="bytes")) == 260
     for text in (*TEXTS, "日本 ", "\n\t"):
         ids = tokenizer.backend_tokenizer.encode(text).ids
         assert len(ids) == len(text.encode())

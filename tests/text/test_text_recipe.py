@@ -49,14 +49,14 @@ def digests(recipe: TextRecipe) -> dict[str, str]:
     ],
 )
 def test_shapes_have_the_parameters_that_are_known(name, parameters):
-    assert total(*counted(load_recipe(name).frame(), 16, 16).values()).parameters == parameters
+    assert total(*counted(load_recipe(name).architecture_config(), 16, 16).values()).parameters == parameters
 
 
 def test_published_values_of_translation():
     recipe = load_recipe("translation-wmt14-ende-partialformer")
     train, test = recipe.stages["train"], recipe.stages["test"]
     assert (train.lr, train.schedule, train.warmup, train.betas) == (2e-3, "inverse_sqrt", 16_000, (0.9, 0.997))
-    assert (train.label_smoothing, train.clip, train.weight_decay) == (0.1, 0, 0)
+    assert (train.label_smoothing, train.max_grad_norm, train.weight_decay) == (0.1, 0, 0)
     assert (train.batch_tokens * train.accumulate, train.epochs, train.average) == (8 * 4096 * 2, 30, 10)
     assert (test.beams, test.length_penalty) == (4, 0.6)
     enro, enfr = (load_recipe(f"translation-{pair}-partialformer") for pair in ("wmt16-enro", "wmt14-enfr"))
@@ -108,7 +108,7 @@ def test_identity_follows_the_content_of_files(small, tmp_path):
         ("train.data=nowhere/x.tsv", "stages.train.data: no file nowhere/x.tsv"),
         ("test.data=[wikitext-103]", "wikitext-103 has no sources, which translation needs"),
         ("test.data=[copy:test, copy:test]", "two of them would write the same files"),
-        ("train.block=8", "translation knows no running text"),
+        ("train.block=8", "translation reads pairs, not running text"),
         ("train=null", "there is no model to measure yet"),
         ("model.architecture=qwen3", "no architecture 'qwen3' for text"),
         ("model.options={ffn_ratio: 2}", "vanilla has no 'ffn_ratio'"),

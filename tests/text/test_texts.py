@@ -1,4 +1,4 @@
-"""Texts to learn from: generated ones by hand and by split, files line by line, and what is said of mistakes."""
+"""Sets of texts: generated ones by hand and by split, files line by line, and error messages."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 
 from polythink.errors import UserError
 from polythink.text.data.grammar import Clause, NounPhrase, Place, Sentence, english, target
-from polythink.text.data.numerals import in_words
-from polythink.text.data.pairs import SHARES, Pair, split_of
+from polythink.text.data.pairs import ORDERS, SHARES, Pair, generate_pairs, in_words, split_of
 from polythink.text.data.sets import TEXTS, check_texts, has_source, load_texts
 
 THE, A, THIS = ("the", "the"), ("a", "some"), ("this", "these")
@@ -95,8 +94,6 @@ def test_the_shares_of_the_splits():
 
 @pytest.mark.parametrize(("order", "words"), [("copy", "c a b"), ("reverse", "b a c"), ("sort", "a b c")])
 def test_lists_in_order(order, words):
-    from polythink.text.data.sequences import ORDERS
-
     assert " ".join(ORDERS[order](["c", "a", "b"])) == words
     for split, low, high in (("train", 3, 12), ("long", 13, 20)):
         for pair in load_texts(f"{order}:{split}", 100):
@@ -117,10 +114,8 @@ def test_number_words_need_their_package(monkeypatch):
 
 
 def test_a_split_that_is_used_up():
-    from polythink.text.data.pairs import drawn
-
-    with pytest.raises(UserError, match="few:train has no more than about"):
-        drawn("few", lambda rng: Pair(str(rng.randrange(10)), "x"), "train", 100)
+    with pytest.raises(UserError, match="few:train has only about"):
+        generate_pairs("few", lambda rng: Pair(str(rng.randrange(10)), "x"), "train", 100)
 
 
 # ---- files ----
@@ -153,8 +148,8 @@ def test_one_file_of_each_form(tmp_path):
         ({"x.en": "a\n"}, "x.{en,de}", r"cannot read .*x\.de: No such file"),
         ({"x.tsv": "a\tb\nc\n"}, "x.tsv", r"x\.tsv, line 2: must be source, tab, target; it has 0 tabs"),
         ({"x.jsonl": '{"source": "a"}\n'}, "x.jsonl", r"row 0 of .* has no text in 'target'"),
-        ({"x.csv": "a,b\n"}, "x.csv", r"x\.csv is no file of texts; give two files as NAME"),
-        ({"x.tsv": ""}, "x.tsv", "holds no pairs"),
+        ({"x.csv": "a,b\n"}, "x.csv", r"x\.csv is not a file of texts; give two files as NAME"),
+        ({"x.tsv": ""}, "x.tsv", "has no pairs"),
         ({"x.txt": b"\xff\xfe"}, "x.txt", "it is not UTF-8 text"),
     ],
 )

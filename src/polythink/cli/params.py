@@ -124,13 +124,13 @@ def configurations(recipe: Recipe | TextRecipe, beside: list[str]) -> dict[str, 
 
 
 def text_configurations(recipe: TextRecipe, beside: Sequence[str]) -> dict[str, PreTrainedConfig]:
-    """The same for a recipe of plain text. A vocabulary of words is counted in the texts, others have their size."""
+    """The same for a text recipe. A vocabulary of words is counted in the texts; the others have a known size."""
     from polythink.text.data.sets import load_texts
     from polythink.text.tokenizers import train_tokenizer
 
-    frame = recipe.frame()
+    vocabulary = None
     if recipe.tokenizer.kind == "words":
         data = next(stage.data for stage in recipe.stages.values() if stage.kind == "text")
         texts = (text for pair in load_texts(data) for text in (pair.source, pair.target))
-        frame = recipe.model.frame(len(train_tokenizer(recipe.tokenizer, texts)), recipe.has_encoder)
-    return in_shape_of(frame, beside)
+        vocabulary = len(train_tokenizer(recipe.tokenizer, texts))
+    return in_shape_of(recipe.architecture_config(vocabulary), beside)

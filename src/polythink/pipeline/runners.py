@@ -17,8 +17,9 @@ from polythink.models.build import from_config, from_pretrained
 from polythink.models.config import ModelConfig
 from polythink.models.lm import LanguageModel, checkpoint_activations, load, with_settings
 from polythink.pipeline.plan import ColdstartConfig, CountdownTeacherConfig, EvalConfig, Plan, StagePlan, file_name
-from polythink.pipeline.stage import MODEL, PLAN, Log, earlier, left_model
+from polythink.pipeline.stage import PLAN, Log, earlier, left_model
 from polythink.pipeline.text import TextPlan
+from polythink.pipeline.text_stages import evaluate_stage, train_stage
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import get_prompt
@@ -30,19 +31,11 @@ from polythink.run.jsonl import read_jsonl
 from polythink.teachers.assemble import run_assembly
 from polythink.teachers.coldstart import run_coldstart, show_table
 from polythink.teachers.endpoint import Endpoint
-from polythink.text.data.sets import load_texts
-from polythink.text.evaluate import encode_set, evaluate_texts
-from polythink.text.model import create_text_model, load_text_model, make_batch, save_text_model
-from polythink.text.tokenizers import train_tokenizer
-from polythink.text.train import train_text
 from polythink.trace.dialect import get_dialect
 from polythink.train.config import DataConfig
 from polythink.train.data import TraceEncoder, make_mixture
 from polythink.train.grpo import train_grpo
 from polythink.train.sft import train_sft
-
-HEAD_TEXTS = 8  # pairs over which the heads of a model of texts are compared
-
 
 # ---- models, problems and data ----
 
@@ -183,34 +176,11 @@ def summary_of(found: dict[str, dict]) -> dict:
 
 
 def text(plan: TextPlan, folder: Path, previous: Path | None, log: Log) -> dict:
-    stage, train = plan.stage, load_texts(plan.stage.data)
-    valid = load_texts(stage.valid, stage.valid_limit) if stage.valid else None
-    for note in train.notes:
-        log(f"note on {train.name}: {note}")
-    if left := left_model(previous):
-        lm = load_text_model(left)
-    else:
-        sides = ("source", "target") if plan.has_encoder else ("target",)
-        tokenizer = train_tokenizer(plan.tokenizer, (getattr(pair, side) for pair in train for side in sides))
-        lm = create_text_model(plan.model, tokenizer, plan.has_encoder, plan.seed)
-    summary = train_text(lm, stage, train, valid, plan.seed, folder)
-    save_text_model(lm, folder / MODEL)
-    return summary
+    return train_stage(plan, folder, left_model(previous), log)
 
 
 def text_evaluation(plan: TextPlan, folder: Path, previous: Path | None, log: Log) -> dict:
-    stage, lm = plan.stage, load_text_model(left_model(previous))
-    found: dict[str, dict] = {}
-    for name in stage.data:
-        label = file_name(name)
-        if (done := folder / f"eval-{label}.json").is_file():  # before the stage was stopped
-            found[label] = read_json(done)
-        else:
-            found[label] = evaluate_texts(lm, load_texts(name, stage.limit), plan.task, stage, folder, label, log)
-    if stage.heads and not (folder / head_file.FILE).is_file():
-        batch = make_batch(lm, encode_set(lm, load_texts(stage.data[0], HEAD_TEXTS)))
-        head_file.save(heads.analyse(lm.model, {**batch.inputs, "labels": batch.labels}), folder / head_file.FILE)
-    return summary_of(found)
+    return summary_of(evaluate_stage(plan, folder, left_model(previous), log))
 
 
 RUNNERS: dict[str, Callable[[Plan, Path, Path | None, Log], dict]] = {

@@ -5,37 +5,53 @@ Everything else is as in `recipe.py`: stages in order, planned, identified by co
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from polythink.errors import UserError
-from polythink.models.architectures import BackboneConfig
 from polythink.pipeline.plan import Plan, file_name, hash_of_path, names_of_folders
 from polythink.run.config import Config
+from polythink.text.config import TASKS, TextConfig, TextEvalOptions, TextModelConfig, TokenizerConfig
 from polythink.text.data.sets import check_texts, files_of, has_source, is_file
-from polythink.text.evaluate import TextEvalOptions
-from polythink.text.model import TextModelConfig
-from polythink.text.scores import TASKS
-from polythink.text.tokenizers import TokenizerConfig
-from polythink.text.train import TextConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+class TextStageConfig(TextConfig):
+    """Training on a set of texts."""
+
+    kind: Literal["text"]
+    data: str
+    """Training set: a name, or files (see `text.data.sets`)."""
+    valid: str | None = None
+    """Set on which the validation loss is measured during training."""
+    valid_limit: int | None = Field(None, ge=1)
+    """Pairs of the validation set; all if left out."""
+    seed: int | None = None
+    """Seed of weights, order and dropout; the recipe's if left out."""
 
 
 class TextEvalConfig(TextEvalOptions):
     """The model of the last training stage is measured on sets of texts."""
 
     kind: Literal["text_eval"]
-    data: tuple[str, ...] = Field(min_length=1)  # names of sets, or files (see `problems/texts.py`)
-    limit: int | None = Field(None, ge=1)  # pairs of each
-    heads: bool = False  # also compare the attention heads on the first pairs, for the report
+    data: tuple[str, ...] = Field(min_length=1)
+    """Sets to measure: names, or files (see `text.data.sets`)."""
+    limit: int | None = Field(None, ge=1)
+    """Pairs of each set; all if left out."""
+    heads: bool = False
+    """Also compare the attention heads on the first pairs, for the report."""
     seed: int | None = None
+    """Seed of the stage; the recipe's if left out."""
 
 
-TextStage = Annotated[TextConfig | TextEvalConfig, Field(discriminator="kind")]
+TextStage = Annotated[TextStageConfig | TextEvalConfig, Field(discriminator="kind")]
 
 
 class TextPlan(Plan):
-    """A stage of such a recipe."""
+    """A stage of a text recipe."""
 
     task: Literal[tuple(TASKS)]
     stage: TextStage
@@ -52,7 +68,7 @@ class TextPlan(Plan):
         return {str(path): hash_of_path(path) for path in files if path.exists()}
 
 
-def sets_of(stage: TextConfig | TextEvalConfig) -> list[str]:
+def sets_of(stage: TextStageConfig | TextEvalConfig) -> list[str]:
     """The sets of texts that a stage reads."""
     if isinstance(stage, TextEvalConfig):
         return list(stage.data)
@@ -63,11 +79,17 @@ class TextRecipe(Config):
     """Stages, and the model and tokenizer that they share. The first training stage makes both."""
 
     name: str
+    """Name of the recipe."""
     task: Literal[tuple(TASKS)]
+    """translation, summarisation (both with an encoder) or language_modelling (a decoder alone)."""
     seed: int = 0
+    """Seed of every stage that sets none."""
     tokenizer: TokenizerConfig = TokenizerConfig()
+    """How text is tokenised."""
     model: TextModelConfig = TextModelConfig()
+    """The shape of the model."""
     stages: dict[str, TextStage] = Field(min_length=1)
+    """Stages in order, by name."""
 
     _names = field_validator("stages")(names_of_folders)
 
@@ -75,13 +97,15 @@ class TextRecipe(Config):
     def has_encoder(self) -> bool:
         return self.task != "language_modelling"
 
-    def frame(self) -> BackboneConfig:
-        """The transformers configuration of its model."""
-        return self.model.frame(self.tokenizer.vocabulary, self.has_encoder)
+    def architecture_config(self, vocabulary: int | None = None) -> PreTrainedConfig:
+        """The transformers configuration of its model, with the tokenizer's vocabulary unless one is given."""
+        from polythink.text.model import architecture_config
+        from polythink.text.tokenizers import vocabulary_size
+
+        return architecture_config(self.model, vocabulary or vocabulary_size(self.tokenizer), self.has_encoder)
 
     def plan(self) -> list[TextPlan]:
-        """One plan a stage, in order; `UserError` for what cannot be run as it stands."""
-        self.frame()
+        """One plan per stage, in order; `UserError` for what cannot run."""
         plans: list[TextPlan] = []
         before: TextPlan | None = None
         for name, stage in self.stages.items():
@@ -97,9 +121,10 @@ class TextRecipe(Config):
             ).with_digest(before.digest if before else None)
             plans.append(plan)
             before = before if isinstance(stage, TextEvalConfig) else plan
+        self.architecture_config()  # last, since it imports torch
         return plans
 
-    def _check(self, name: str, stage: TextConfig | TextEvalConfig, before: TextPlan | None) -> None:
+    def _check(self, name: str, stage: TextStageConfig | TextEvalConfig, before: TextPlan | None) -> None:
         for data in sets_of(stage):
             check_texts(data, f"stages.{name}.data")
             if self.has_encoder and not has_source(data):
@@ -110,4 +135,4 @@ class TextRecipe(Config):
             if len({file_name(data) for data in stage.data}) < len(stage.data):
                 raise UserError(f"stages.{name}.data: two of them would write the same files; measure them apart")
         if stage.block and self.has_encoder:
-            raise UserError(f"stages.{name}.block: {self.task} knows no running text; leave it out")
+            raise UserError(f"stages.{name}.block: {self.task} reads pairs, not running text; leave it out")

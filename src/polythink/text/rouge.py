@@ -1,4 +1,4 @@
-"""ROUGE (Lin 2004): overlap of a summary with its reference in words, pairs of words, and the longest common sequence.
+"""ROUGE (Lin 2004): overlap of a summary with its reference in words, word pairs, and the longest common subsequence.
 
 F1 each, over lower-case letters and digits, on the text as one sentence. Left out: stemming, and ROUGE-Lsum, which
 published tables on CNN/DailyMail report as ROUGE-L: values here are a little lower.
@@ -16,13 +16,13 @@ def words(text: str) -> list[str]:
 
 
 def rouge_n(output: Sequence[str], reference: Sequence[str], n: int) -> float:
-    """F1 of the n-grams that both have, each counted as often as in the text where it is rarer."""
+    """F1 of the n-grams in common, each counted as often as in the text where it is rarer."""
     ours, theirs = (Counter(zip(*(text[i:] for i in range(n)), strict=False)) for text in (output, reference))
     return f1((ours & theirs).total(), ours.total(), theirs.total())
 
 
 def rouge_l(output: Sequence[str], reference: Sequence[str]) -> float:
-    """F1 of the longest sequence of words that both have in this order."""
+    """F1 of the longest common subsequence of words."""
     return f1(longest_common(output, reference), len(output), len(reference))
 
 

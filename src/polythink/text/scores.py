@@ -1,6 +1,6 @@
 """Scores of generated texts and of losses, each with its interval by bootstrap over pairs.
 
-A row is one of samples.jsonl: reference, output, exact (bool), nll (of all its target tokens together), tokens, and in
+A row is one of samples.jsonl: reference, output, exact (bool), nll (summed over its target tokens), tokens, and in
 language modelling words. Shares (BLEU and ROUGE too) lie between 0 and 1.
 """
 
@@ -15,12 +15,6 @@ import numpy as np
 from polythink.errors import UserError
 from polythink.evaluate.metrics import DRAWS, Estimate, Metric
 from polythink.text import rouge
-
-TASKS = {  # task -> its metrics, the first ones first
-    "translation": ("exact", "bleu", "loss", "perplexity"),
-    "summarisation": ("rouge1", "rouge2", "rougeL", "loss", "perplexity"),
-    "language_modelling": ("loss", "perplexity", "word_perplexity"),
-}
 
 
 def score_rows(rows: Sequence[dict], wanted: Sequence[str], tokenize: str = "13a") -> dict[str, Score]:
@@ -44,7 +38,7 @@ def score_rows(rows: Sequence[dict], wanted: Sequence[str], tokenize: str = "13a
 
 @dataclass(frozen=True)
 class Score:
-    """A score of a whole set: a function of the sums, over pairs, of some numbers that each pair has."""
+    """A score of a whole set: a function of sums over pairs. `numbers_PK` holds K numbers for each of P pairs."""
 
     numbers_PK: np.ndarray
     of_sums: Callable[[np.ndarray], float]
@@ -74,13 +68,13 @@ def _columns(rows: Sequence[dict], *names: str) -> np.ndarray:
 
 
 def bleu(outputs: Sequence[str], references: Sequence[str], tokenize: str) -> Score:
-    """Corpus BLEU as a share, by sacrebleu (Post 2018); `tokenize` as there. From n-gram counts, pair by pair."""
+    """Corpus BLEU as a share, by sacreBLEU (Post 2018), from the n-gram counts of each pair."""
     try:
         from sacrebleu.metrics import BLEU
     except ImportError:
         raise UserError("BLEU needs `pip install 'polythink[translation]'`") from None
 
-    metric = BLEU(tokenize=tokenize, effective_order=True)  # of one pair; the counts are the same
+    metric = BLEU(tokenize=tokenize, effective_order=True)  # for one pair; its counts are those of corpus BLEU
     found = [metric.sentence_score(o, [r]) for o, r in zip(outputs, references, strict=True)]
     numbers = np.array([[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in found], float)
 
@@ -95,7 +89,7 @@ def bleu(outputs: Sequence[str], references: Sequence[str], tokenize: str) -> Sc
 
 
 def text_measures(rows: Sequence[dict]) -> dict[str, Metric]:
-    """The scores that are ratios of sums, pair by pair, for differences over the same pairs."""
+    """The scores that are ratios of sums, pair by pair, for paired differences."""
     keys = tuple(str(i) for i in range(len(rows)))
     found = {"loss": Metric(keys, *_columns(rows, "nll", "tokens").T)}
     if "exact" in rows[0]:

@@ -1,6 +1,6 @@
 """Tokenizers for plain text, in hub format: a closed vocabulary of words, SentencePiece BPE, raw bytes.
 
-All begin with the same special tokens.
+All start with the same special tokens.
 """
 
 from __future__ import annotations
@@ -9,52 +9,41 @@ import io
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from typing import Literal
 
-from pydantic import Field
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
-from tokenizers.models import BPE, WordLevel
+from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from polythink.errors import UserError
-from polythink.run.config import Config
+from polythink.models.tokenizers import byte_level, word_level
+from polythink.text.config import TokenizerConfig
 
 PAD, END, UNKNOWN, START = SPECIALS = ("<pad>", "</s>", "<unk>", "<s>")
 
 
-class TokenizerConfig(Config):
-    """How text is cut. One vocabulary serves source and target."""
-
-    kind: Literal["words", "bpe", "bytes"] = "words"
-    size: int = Field(32_768, ge=8)  # tokens, special ones included: of words at most so many, of bpe exactly
-    sentences: int = Field(2_000_000, ge=1)  # bpe is trained on so many of them at most, drawn at random
-
-    @property
-    def vocabulary(self) -> int:
-        """How many tokens it is going to have; of words fewer, where the texts have fewer."""
-        return len(SPECIALS) + 256 if self.kind == "bytes" else self.size
+def vocabulary_size(config: TokenizerConfig) -> int:
+    """Size of the trained vocabulary (an upper bound for kind "words")."""
+    return len(SPECIALS) + 256 if config.kind == "bytes" else config.size
 
 
 def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """The tokenizer of these texts."""
+    """A tokenizer for these texts."""
     if config.kind == "bpe":
         return bpe_tokenizer(train_sentencepiece(texts, config.size, config.sentences))
-    return word_tokenizer(texts, config.size) if config.kind == "words" else byte_tokenizer()
+    return _frequent_words(texts, config.size) if config.kind == "words" else _in_hub_format(byte_level(SPECIALS))
 
 
-def word_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
-    """One token for each of the most frequent words, words separated by white space; the others are unknown."""
+def _frequent_words(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
+    """One token for each of the most frequent words, separated by white space; other words are unknown."""
     counts = Counter(word for text in texts for word in text.split())
     words = sorted(counts, key=lambda word: (-counts[word], word))[: size - len(SPECIALS)]
-    tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate((*SPECIALS, *sorted(words)))}, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return _in_hub_format(tokenizer)
+    return _in_hub_format(word_level((*SPECIALS, *sorted(words)), UNKNOWN))
 
 
 def train_sentencepiece(texts: Iterable[str], size: int, sentences: int = 2_000_000) -> bytes:
     """A SentencePiece BPE model (Kudo and Richardson 2018) with the special tokens first.
 
-    Texts are normalised by NFKC before, and by nothing inside. `UserError` where they do not have so many pieces.
+    Texts are normalised by NFKC first, and not by SentencePiece. `UserError` if they have fewer than `size` pieces.
     """
     try:
         import sentencepiece
@@ -77,8 +66,8 @@ def train_sentencepiece(texts: Iterable[str], size: int, sentences: int = 2_000_
 def bpe_tokenizer(model: bytes) -> PreTrainedTokenizerFast:
     """A SentencePiece BPE model in hub format: the same pieces for the same text.
 
-    Where SentencePiece joins the neighbours that make the best piece, the hub's BPE follows a list of pairs: all pairs
-    of pieces that make a piece, the best piece's first.
+    SentencePiece always merges the neighbours that form the best piece; the hub's BPE follows a list of merges. The
+    list holds every pair of pieces that forms a piece, best piece first.
     """
     from sentencepiece import SentencePieceProcessor
 
@@ -96,15 +85,6 @@ def bpe_tokenizer(model: bytes) -> PreTrainedTokenizerFast:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    return _in_hub_format(tokenizer)
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(BPE({c: i for i, c in enumerate((*SPECIALS, *alphabet))}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
     return _in_hub_format(tokenizer)
 
 

@@ -1,136 +1,243 @@
-"""Training on plain text: translation, summarisation, language modelling. Teacher forcing, one loop.
+"""Training on plain text with transformers' `Seq2SeqTrainer`: translation, summarisation, language modelling.
 
-Left out: sharding over processes, and pairs of texts that are too many for memory.
+The trainer runs forwards, backwards, clipping, optimiser and checkpoints. Ours are the order of the examples (one pass
+of the trainer is the whole training, all epochs of it), the loss over all target tokens of a step, and metrics.jsonl.
+
+Left out: sharding over processes, and data sets that do not fit in memory.
 """
 
 from __future__ import annotations
 
+import math
+import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from shutil import rmtree
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+from transformers.modeling_outputs import ModelOutput
 
 from polythink.errors import UserError
+from polythink.models.lm import writing_model
+from polythink.run.folder import read_json
 from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
-from polythink.text.batches import ByCount, ByTokens, by_tokens, without_long
+from polythink.text.config import TextConfig
 from polythink.text.data.pairs import TextSet
-from polythink.text.evaluate import encode_set, mean_loss, running_text
+from polythink.text.evaluate import encode_set, group_by_tokens, mean_loss, running_text
 from polythink.text.model import Example, TextModel, make_batch, token_losses
-from polythink.train.checkpoint import average_weights, keep_weights, load_checkpoint, save_checkpoint, truncate_after
-from polythink.train.config import OptimiserConfig
-from polythink.train.optimiser import autocast, learning_rate, make_optimiser, update
-
-
-class TextConfig(OptimiserConfig):
-    """Training on pairs of texts, or for language modelling on their targets."""
-
-    kind: Literal["text"]
-    data: str  # name of a set, or files (see `problems/texts.py`)
-    valid: str | None = None  # measured on the way,
-    valid_limit: int | None = Field(None, ge=1)  # so many pairs of it
-    steps: int | None = Field(None, ge=1)  # give steps or epochs
-    epochs: float | None = Field(None, gt=0)
-    batch: int | None = Field(None, ge=1)  # examples a step,
-    micro_batch: int = Field(64, ge=1)  # so many of them in a forward, neighbours in length together; or
-    batch_tokens: int | None = Field(None, ge=1)  # tokens of the longer side in a forward, padding included,
-    accumulate: int = Field(1, ge=1)  # and so many forwards a step
-    max_tokens: int = Field(256, ge=1)  # of a side; longer pairs are dropped and counted
-    block: int | None = Field(None, ge=2)  # language modelling: read as running text, in blocks of so many tokens
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    validate_every: int = Field(100, ge=1)  # steps; the last one always
-    average: int = Field(1, ge=1)  # the model is the mean of so many checkpoints, the last step's among them,
-    average_every: int | None = Field(None, ge=1)  # which are so many steps apart; an epoch if left out
-    seed: int | None = None
-
-    @model_validator(mode="after")
-    def _one_of_each(self) -> TextConfig:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("say either how many steps or how many epochs")
-        if (self.batch is None) == (self.batch_tokens is None):
-            raise ValueError("say either batch (examples) or batch_tokens")
-        return self
+from polythink.train.checkpoint import truncate_after
+from polythink.train.data import epoch_index
+from polythink.train.optimiser import learning_rate, make_optimiser, micro_batches
 
 
 def train_text(
-    lm: TextModel, config: TextConfig, train: TextSet, valid: TextSet | None, seed: int, folder: Path
+    lm: TextModel, config: TextConfig, train: TextSet, valid: TextSet | None, folder: Path, *, seed: int = 0
 ) -> dict:
-    """Train `lm` in place, or go on from the checkpoint in `folder`. Returns a summary; metrics.jsonl has the steps.
+    """Train `lm` in place, or resume from the newest checkpoint in `folder`. Returns a summary for result.json.
 
-    `seed` decides the order of the examples and dropout.
+    `seed` decides the order of the examples and dropout. Metrics of every step go to `folder`/metrics.jsonl.
     """
     dropped: Counter[str] = Counter()
-    batches = make_batches(encode_set(lm, train), config, seed, dropped)
+    examples = encode_set(lm, train)
+    examples = running_text(examples, config.block) if config.block else drop_long(examples, config, dropped)
     checks = encode_set(lm, valid) if valid else []
-    checks = running_text(checks, config.block) if config.block else checks
-    model, optimiser = lm.model, make_optimiser(lm.model, config)
-    steps = config.steps or int(config.epochs * batches.an_epoch)
-    if not steps:
-        raise UserError(f"{config.epochs:g} epochs of {train.name} are less than one step")
-    averaged = last_ones(steps, config.average, config.average_every or max(1, round(batches.an_epoch)))
-    torch.manual_seed(seed)
-    done = load_checkpoint(folder / "checkpoint", model, optimiser)
+    forwards = Forwards(examples, config, seed)
+    averaged = averaged_steps(forwards.steps, config.average, config.average_every or max(1, round(forwards.epoch)))
+    done, checkpoint = newest_checkpoint(folder / "checkpoint")
     truncate_after(folder / "metrics.jsonl", done)
-    with JsonlWriter(folder / "metrics.jsonl") as metrics, Progress(steps, "text") as bar:
+    with JsonlWriter(folder / "metrics.jsonl") as rows, Progress(forwards.steps, "text") as bar:
         bar.advance(done)
-        for step in range(done, steps):
-            started, last = time.perf_counter(), step + 1 == steps
-            model.train()
-            losses = accumulate_gradient(lm, config, batches.forwards(step))
-            lr = learning_rate(config, step, steps)
-            norm = update(model, optimiser, lr, config.max_grad_norm)
-            row = {"step": step + 1, **losses, "lr": lr, "grad_norm": norm, "seconds": time.perf_counter() - started}
-            if checks and ((step + 1) % config.validate_every == 0 or last):
-                row["valid_loss"] = mean_loss(lm, checks)
-            metrics.write(row)
-            bar.advance(1, loss=row["loss"])
-            if step + 1 in averaged:
-                keep_weights(folder / "checkpoint", step + 1, model)
-            if (step + 1) % config.checkpoint_every == 0 or last:
-                save_checkpoint(folder / "checkpoint", step + 1, model, optimiser)
+        metrics = Metrics(lm, config, running_text(checks, config.block) if config.block else checks, rows, bar)
+        trainer = make_trainer(lm, config, forwards, metrics, folder / "checkpoint", seed)
+        trainer.add_callback(KeepWeights(lm, folder / "checkpoint", averaged))
+        with writing_model(folder / "checkpoint"):
+            trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.accelerator.unwrap_model(lm.model, keep_fp32_wrapper=False)  # autocast ends with the training
     if averaged:
-        average_weights(folder / "checkpoint", averaged, model)
-    model.eval()
-    return summarise(read_jsonl(folder / "metrics.jsonl"), dropped, len(batches.examples))
+        load_average(lm.model, folder / "checkpoint", averaged)
+    lm.model.eval()
+    return summarise(read_jsonl(folder / "metrics.jsonl"), dropped, len(examples))
 
 
-def accumulate_gradient(lm: TextModel, config: TextConfig, forwards: Sequence[Sequence[Example]]) -> dict:
-    """Add the gradient of the mean smoothed loss over all target tokens of a step.
+def make_trainer(
+    lm: TextModel, config: TextConfig, forwards: Forwards, metrics: Metrics, folder: Path, seed: int
+) -> Seq2SeqTrainer:
+    """transformers' trainer under `config`, with our order of examples, loss, optimiser and schedule."""
+    arguments = Seq2SeqTrainingArguments(
+        output_dir=str(folder), seed=seed, max_steps=forwards.steps, max_grad_norm=config.max_grad_norm,
+        gradient_accumulation_steps=forwards.per_step, bf16=config.autocast, use_cpu=lm.device.type == "cpu",
+        logging_steps=1, logging_nan_inf_filter=False, save_strategy="steps", save_steps=config.checkpoint_every,
+        save_total_limit=1, report_to="none", disable_tqdm=True, remove_unused_columns=False,
+    )  # fmt: skip
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process, one device: no DataParallel over all that are visible
+    optimiser = make_optimiser(lm.model, config)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: learning_rate(config, step, forwards.steps) / config.lr
+    )
+    trainer = _Trainer(
+        lm.model, arguments, train_dataset=forwards.examples, data_collator=lambda batch: make_batch(lm, batch),
+        compute_loss_func=metrics.loss, callbacks=[metrics], optimizers=(optimiser, schedule),
+    )  # fmt: skip
+    trainer.forwards = forwards
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
-    Returns the mean loss without smoothing, and the number of tokens.
+
+class _Trainer(Seq2SeqTrainer):
+    forwards: Forwards
+
+    def get_train_dataloader(self) -> DataLoader:
+        own = torch.Generator()  # the loader draws a number when it starts: not from the stream that dropout uses
+        return DataLoader(self.train_dataset, batch_sampler=self.forwards, collate_fn=self.data_collator, generator=own)
+
+
+# ---- what a step reads ----
+
+
+def drop_long(examples: Sequence[Example], config: TextConfig, dropped: Counter) -> list[Example]:
+    """The examples with at most `max_tokens` tokens per side; the others are counted in `dropped`."""
+    kept = [example for example in examples if example.longest <= config.max_tokens]
+    dropped["too long"] += len(examples) - len(kept)
+    if not kept:
+        raise UserError(
+            f"none of the {len(examples)} pairs has at most {config.max_tokens} tokens per side; raise max_tokens"
+        )
+    return kept
+
+
+class Forwards:
+    """The examples of every forward, as indices, `per_step` forwards per step, over all steps of the training.
+
+    They depend on (seed, step) alone, so a resumed run reads what an uninterrupted one would have read. With `batch`
+    every step draws its examples, and sorts them by length into forwards of `micro_batch`; with `batch_tokens` the
+    forwards are fixed groups of similar length, in another order each epoch.
     """
-    batches = [make_batch(lm, examples) for examples in forwards]
-    tokens = sum(batch.tokens for batch in batches)
-    loss = 0.0
-    for batch in batches:
-        with autocast(config, lm.device):
-            plain, smoothed = token_losses(lm, batch, config.label_smoothing)
-        (smoothed.sum() / tokens).backward()
-        loss += plain.sum().item() / tokens
-    return {"loss": loss, "tokens": tokens}
+
+    def __init__(self, examples: Sequence[Example], config: TextConfig, seed: int) -> None:
+        self.examples, self.config, self.seed = examples, config, seed
+        self.groups: list[list[int]] = []
+        if config.batch is not None:
+            self.per_step, self.epoch = math.ceil(config.batch / config.micro_batch), len(examples) / config.batch
+        else:
+            order = list(range(len(examples)))
+            random.Random(seed).shuffle(order)
+            order.sort(key=lambda i: (len(examples[i].source), len(examples[i].target)))
+            self.groups = group_by_tokens(order, examples, config.batch_tokens)
+            self.per_step, self.epoch = config.accumulate, len(self.groups) / config.accumulate
+        self.steps: int = config.steps or int(config.epochs * self.epoch)
+        if not self.steps:
+            raise UserError(f"{config.epochs:g} epochs of {len(examples)} examples are less than one step")
+
+    def of_step(self, step: int) -> list[list[int]]:
+        """The forwards of a step, counted from 0."""
+        size = self.config.batch or self.per_step
+        count = len(self.groups or self.examples)
+        drawn = [epoch_index(count, self.seed, place) for place in range(step * size, (step + 1) * size)]
+        if self.groups:
+            return [self.groups[i] for i in drawn]
+        lengths = [self.examples[i].longest for i in drawn]
+        return [[drawn[i] for i in micro] for micro in micro_batches(lengths, self.config.micro_batch)]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.steps):
+            yield from self.of_step(step)
+
+    def __len__(self) -> int:
+        return self.steps * self.per_step
 
 
-def last_ones(steps: int, count: int, every: int) -> list[int]:
-    """The steps whose checkpoints are averaged: the last one and those before it; none where one would be all."""
-    return sorted(range(steps, 0, -every)[:count]) if count > 1 else []
+# ---- metrics, validation ----
 
 
-def make_batches(examples: list[Example], config: TextConfig, seed: int, dropped: Counter) -> ByCount | ByTokens:
-    if config.block:
-        rows = running_text(examples, config.block)
-    else:
-        rows = without_long(examples, config.max_tokens, dropped)
-    if config.batch is not None:
-        return ByCount(rows, config.batch, config.micro_batch, seed)
-    return by_tokens(rows, config.batch_tokens, config.accumulate, seed)
+class Metrics(TrainerCallback):
+    """The loss of a step, and its row of metrics.jsonl."""
+
+    def __init__(
+        self, lm: TextModel, config: TextConfig, checks: Sequence[Example], rows: JsonlWriter, bar: Progress
+    ) -> None:
+        self.lm, self.config, self.checks, self.rows, self.bar = lm, config, checks, rows, bar
+        self.plain, self.tokens, self.started = 0.0, 0, 0.0
+
+    def loss(self, output: ModelOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor) -> torch.Tensor:
+        """Smoothed loss of a forward, divided by the target tokens of the whole step; the plain loss is added up."""
+        smoothed = plain = token_losses(self.lm, output.logits, labels)
+        if self.config.label_smoothing:
+            smoothed = token_losses(self.lm, output.logits, labels, self.config.label_smoothing)
+        self.tokens = int(num_items_in_batch)
+        self.plain += plain.sum().item() / self.tokens
+        return smoothed.sum() / self.tokens
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.plain, self.started = 0.0, time.perf_counter()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        """After the update, before the checkpoint. `UserError` for a gradient that is not finite."""
+        if "grad_norm" not in logs:  # the trainer's own summary at the end
+            return
+        lr, norm = logs["learning_rate"], float(logs["grad_norm"])
+        if not math.isfinite(norm):
+            raise UserError(f"the gradient is not finite at lr {lr:.3g}; lower lr or max_grad_norm, and start again")
+        row = {"step": state.global_step, "loss": self.plain, "tokens": self.tokens, "lr": lr, "grad_norm": norm}
+        row["seconds"] = time.perf_counter() - self.started
+        if self.checks and (row["step"] % self.config.validate_every == 0 or row["step"] == state.max_steps):
+            row["valid_loss"] = mean_loss(self.lm, self.checks)
+        self.rows.write(row)
+        self.bar.advance(1, loss=row["loss"])
 
 
 def summarise(rows: Sequence[dict], dropped: Counter, examples: int) -> dict:
-    """What result.json says: the last step's losses, and what all steps cost."""
+    """The content of result.json: the last step's losses, and the totals over all steps."""
     last = {name: rows[-1][name] for name in ("loss", "valid_loss") if name in rows[-1]}
     totals = {name: sum(row[name] for row in rows) for name in ("tokens", "seconds")}
     return {"steps": len(rows), **last, "examples": examples, "dropped": dict(dropped), **totals}
+
+
+# ---- checkpoints ----
+
+
+def newest_checkpoint(folder: Path) -> tuple[int, str | None]:
+    """Steps done and the trainer's newest whole checkpoint; a torn one, left by a kill, is deleted."""
+    found = {int(path.name.rpartition("-")[2]): path for path in folder.glob("checkpoint-*")}
+    for step in sorted(found, reverse=True):
+        try:
+            read_json(found[step] / "trainer_state.json")  # the trainer writes it last
+            return step, str(found[step])
+        except UserError:
+            rmtree(found[step])
+    return 0, None
+
+
+def averaged_steps(steps: int, count: int, every: int) -> list[int]:
+    """The steps whose weights are averaged: the last step and those before it; none if the last would be all."""
+    return sorted(range(steps, 0, -every)[:count]) if count > 1 else []
+
+
+class KeepWeights(TrainerCallback):
+    """Writes the weights after these steps, to be averaged at the end."""
+
+    def __init__(self, lm: TextModel, folder: Path, steps: Sequence[int]) -> None:
+        self.lm, self.folder, self.steps = lm, folder, steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step in self.steps:
+            torch.save(self.lm.model.state_dict(), weights_file(self.folder, state.global_step))
+
+
+def weights_file(folder: Path, step: int) -> Path:
+    return folder / f"weights-{step}.pt"
+
+
+def load_average(model: torch.nn.Module, folder: Path, steps: Sequence[int]) -> None:
+    """Load the mean of the weights kept after these steps."""
+    mean: dict[str, torch.Tensor] = {}
+    for step in steps:
+        weights = torch.load(weights_file(folder, step), map_location="cpu", weights_only=True)
+        for name, value in weights.items():
+            mean[name] = mean.get(name, 0) + value.double() / len(steps)
+    model.load_state_dict({name: value.to(weights[name].dtype) for name, value in mean.items()})

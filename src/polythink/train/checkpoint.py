@@ -5,7 +5,6 @@ A step's data and random numbers depend on (seed, step) alone, so model, optimis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -60,27 +59,6 @@ def load_checkpoint(folder: Path, model: torch.nn.Module, optimiser: torch.optim
     if torch.cuda.is_available() and state["cuda_rng"]:
         torch.cuda.set_rng_state_all(state["cuda_rng"])
     return int(state["step"])
-
-
-def keep_weights(folder: Path, step: int, model: torch.nn.Module) -> None:
-    """Write the weights alone, to be averaged at the end."""
-    if distributed.is_main():
-        with atomic_write(_weights_file(folder, step)) as temporary:
-            _save(model.state_dict(), temporary)
-
-
-def average_weights(folder: Path, steps: Sequence[int], model: torch.nn.Module) -> None:
-    """Put the mean of the weights kept after these steps into the model."""
-    mean: dict[str, torch.Tensor] = {}
-    for step in steps:
-        weights = torch.load(_weights_file(folder, step), map_location="cpu", weights_only=True)
-        for name, value in weights.items():
-            mean[name] = mean.get(name, 0) + value.double() / len(steps)
-    model.load_state_dict({name: value.to(weights[name].dtype) for name, value in mean.items()})
-
-
-def _weights_file(folder: Path, step: int) -> Path:
-    return folder / f"weights-{step}.pt"
 
 
 def truncate_after(path: Path, step: int) -> None:

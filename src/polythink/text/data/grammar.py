@@ -1,4 +1,4 @@
-"""A compositional grammar between two small languages: the order of words turns around, and endings agree.
+"""A compositional grammar between two small languages: word order is reversed, and endings agree.
 
     source   the dog that sees some cats follows these girls today
     target   oma man morank dapit ke to kelu son nironk lirit
@@ -15,7 +15,7 @@ Target of the same tree:
          |  NP/nominative V ko                         with the noun as its object
          |  NP/nominative P                            a place
 
-Source verbs and nouns mark number by an s, as in English. A noun's gender is to be learnt by heart. All words are
+Source verbs and nouns mark number by an s, as in English. A noun's gender has to be memorised. All words are
 separated by single spaces.
 """
 
@@ -24,12 +24,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from polythink.text.data.pairs import SIZES, Pair, drawn
+from polythink.text.data.pairs import SIZES, Pair, generate_pairs
 
 NAME = "grammar"
 MODIFIED = (0.8, 0.6, 0.4, 0.2, 0.0)  # probability that a noun has a clause or a place, at each depth
 ADJECTIVE, PLURAL, ADVERB, PLACE = 0.25, 0.5, 0.25, 0.33
-LONGEST = 28  # words of a source; longer ones are drawn again
+LONGEST = 28  # words of a source; longer ones are sampled again
 
 
 def _words(text: str) -> dict[str, str]:
@@ -70,7 +70,7 @@ DETERMINERS = {("the", "the"): "t", ("a", "some"): "m", ("this", "these"): "s"} 
 
 @dataclass(frozen=True)
 class NounPhrase:
-    """A noun with all that hangs on it."""
+    """A noun with its determiner, adjective and modifier."""
 
     determiner: tuple[str, str]
     noun: str
@@ -167,7 +167,7 @@ def _target_phrase(phrase: NounPhrase, case: str) -> list[str]:
 
 def pairs(split: str, limit: int | None = None, seed: int = 0) -> tuple[Pair, ...]:
     """Pairs of a split: 30,000 to train on, 1,024 to validate and 1,024 to test on unless `limit` says otherwise."""
-    return drawn(NAME, draw_pair, split, limit or SIZES.get(split, 0), seed)
+    return generate_pairs(NAME, draw_pair, split, limit or SIZES.get(split, 0), seed)
 
 
 def draw_pair(rng: random.Random) -> Pair:

@@ -2,9 +2,9 @@
 
     grammar:train                 a named set and its split
     corpus/train.{en,de}          two files, line by line: source, then target
-    corpus/train.tsv              a pair a line, source and target with a tab between them
+    corpus/train.tsv              one pair per line, source and target separated by a tab
     corpus/train.jsonl            rows {source, target}; also .parquet
-    corpus/train.txt              a text a line, for language modelling
+    corpus/train.txt              one text per line, for language modelling
 
 Sets of the hub come from `datasets` (the extra `data`).
 """
@@ -22,15 +22,15 @@ from typing import Any
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.hub import hub_rows
 from polythink.run.jsonl import read_rows
-from polythink.text.data import grammar, numerals, sequences
-from polythink.text.data.pairs import SHARES, Pair, TextSet
+from polythink.text.data import grammar
+from polythink.text.data.pairs import LANGUAGES, LIST_SPLITS, ORDERS, SHARES, Pair, TextSet, list_pairs, number_pairs
 
 FORMS = "two files as NAME.{en,de}, or one file .tsv, .jsonl, .parquet, or .txt without sources"
 
 
 @dataclass(frozen=True)
 class TextSource:
-    """Where a named set comes from. The first split is the one that is meant when none is named."""
+    """Where a named set comes from. The first split is the default."""
 
     about: str
     splits: Sequence[str]
@@ -50,17 +50,15 @@ def _wmt(year: int, source: str, target: str, about: str) -> TextSource:
 
 TEXTS: dict[str, TextSource] = {
     "grammar": TextSource(
-        "synthetic: words that turn around and agree, in a compositional grammar", tuple(SHARES), grammar.pairs
+        "synthetic: a compositional grammar with reversed word order and agreement", tuple(SHARES), grammar.pairs
     ),
     **{
-        f"numbers-{language}": TextSource(
-            f"number words, en-{language}", tuple(SHARES), partial(numerals.pairs, language)
-        )
-        for language in numerals.LANGUAGES
+        f"numbers-{to}": TextSource(f"number words, en-{to}", tuple(SHARES), partial(number_pairs, to))
+        for to in LANGUAGES
     },
     **{
-        order: TextSource(f"synthetic: {order} a list of words", sequences.SPLITS, partial(sequences.pairs, order))
-        for order in sequences.ORDERS
+        order: TextSource(f"synthetic: {order} a list of words", LIST_SPLITS, partial(list_pairs, order))
+        for order in ORDERS
     },
     "wmt14-en-de": _wmt(14, "en", "de", "WMT 2014 English-German"),
     "wmt14-en-fr": _wmt(14, "en", "fr", "WMT 2014 English-French"),
@@ -74,7 +72,7 @@ TEXTS: dict[str, TextSource] = {
         config="3.0.0", source="article", target="highlights",
     ),
     "wikitext-103": TextSource(
-        "WikiText-103, words as they were cut, for language modelling", tuple(SHARES), repo="Salesforce/wikitext",
+        "WikiText-103, pre-tokenised words, for language modelling", tuple(SHARES), repo="Salesforce/wikitext",
         config="wikitext-103-v1", target="text",
     ),
 }  # fmt: skip
@@ -96,7 +94,7 @@ def load_texts(name_or_files: str, limit: int | None = None) -> TextSet:
 
 
 def check_texts(name_or_files: str, where: str) -> None:
-    """`UserError` unless the set is known or its files are there; nothing is loaded."""
+    """`UserError` unless the set is known or its files exist; nothing is loaded."""
     try:
         if not is_file(name_or_files):
             find_texts(name_or_files)
@@ -109,7 +107,7 @@ def check_texts(name_or_files: str, where: str) -> None:
 
 
 def find_texts(name: str) -> tuple[TextSource, str]:
-    """The source and the split that a name means; nothing is loaded."""
+    """The source and split that a name refers to; nothing is loaded."""
     base, _, split = name.partition(":")
     if base not in TEXTS:
         raise UserError(f"no set of texts {base!r}{did_you_mean(base, TEXTS)}; or give {FORMS}")
@@ -120,7 +118,7 @@ def find_texts(name: str) -> tuple[TextSource, str]:
 
 
 def has_source(name_or_files: str) -> bool:
-    """Whether there is something to translate or to summarise in it."""
+    """Whether its pairs have sources: text to translate or to summarise."""
     if is_file(name_or_files):
         return Path(name_or_files).suffix != ".txt"
     source, _ = find_texts(name_or_files)
@@ -135,7 +133,7 @@ def is_file(name_or_files: str) -> bool:
 
 
 def files_of(name: str) -> list[Path]:
-    """The file of that name, or both that `NAME.{en,de}` means."""
+    """The file of that name, or both files of `NAME.{en,de}`."""
     if not (ends := re.search(r"\{([^{},]+),([^{},]+)\}", name)):
         return [Path(name)]
     return [Path(name[: ends.start()] + end + name[ends.end() :]) for end in ends.groups()]
@@ -152,21 +150,20 @@ def _file_pairs(name: str) -> Iterator[Pair]:
     elif suffix == ".txt":
         yield from (Pair("", line) for line in _lines(files[0]))
     else:
-        raise UserError(f"{name} is no file of texts; give {FORMS}")
+        raise UserError(f"{name} is not a file of texts; give {FORMS}")
 
 
 def _line_by_line(source: Path, target: Path) -> Iterator[Pair]:
     sources, targets = list(_lines(source)), list(_lines(target))
     if len(sources) != len(targets):
         raise UserError(
-            f"{source} has {len(sources)} lines and {target} has {len(targets)}; lines that belong together must have "
-            "the same number"
+            f"{source} has {len(sources)} lines and {target} has {len(targets)}; they must match line by line"
         )
     return map(Pair, sources, targets)
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines without their ends. Only a line feed ends one: some texts hold other separators."""
+    """The lines without their ends. Only a line feed ends a line: some texts contain other separators."""
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             yield from (line.rstrip("\r\n") for line in file)
@@ -209,5 +206,5 @@ def _whole(name: str, pairs: Iterable[Pair], limit: int | None) -> TextSet:
         else:
             kept.append(pair)
     if not kept:
-        raise UserError(f"{name} holds no pairs")
+        raise UserError(f"{name} has no pairs")
     return TextSet(name, tuple(kept), (f"{empty:,} pairs with an empty side were dropped",) if empty else ())

@@ -1,0 +1,60 @@
+"""The stages of a text recipe: training and evaluation. Imported when such a stage runs, since it needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from polythink.errors import UserError
+from polythink.evaluate import head_file, heads
+from polythink.pipeline.plan import file_name
+from polythink.pipeline.text import TextEvalConfig, TextPlan, TextStageConfig
+from polythink.run.folder import read_json
+from polythink.text.data.sets import load_texts
+from polythink.text.evaluate import encode_set, evaluate_texts
+from polythink.text.model import create_text_model, load_text_model, make_batch, save_text_model
+from polythink.text.tokenizers import train_tokenizer
+
+HEAD_TEXTS = 8  # pairs over which attention heads are compared
+
+
+def train_stage(plan: TextPlan, folder: Path, start: Path | None, log: Callable[[str], None]) -> dict:
+    """Train the model in `start`, or a new one with a new tokenizer; returns the content of result.json.
+
+    `UserError` if accelerate, which transformers' trainer needs, is not installed.
+    """
+    try:
+        from polythink.text.train import train_text
+    except ImportError as error:
+        raise UserError("training on texts needs `pip install 'polythink[translation]'`") from error
+    stage = plan.stage
+    assert isinstance(stage, TextStageConfig)
+    train, valid = load_texts(stage.data), load_texts(stage.valid, stage.valid_limit) if stage.valid else None
+    for note in train.notes:
+        log(f"note on {train.name}: {note}")
+    if start:
+        lm = load_text_model(start)
+    else:
+        sides = ("source", "target") if plan.has_encoder else ("target",)
+        tokenizer = train_tokenizer(plan.tokenizer, (getattr(pair, side) for pair in train for side in sides))
+        lm = create_text_model(plan.model, tokenizer, plan.has_encoder, plan.seed)
+    summary = train_text(lm, stage, train, valid, folder, seed=plan.seed)
+    save_text_model(lm, folder / "model")
+    return summary
+
+
+def evaluate_stage(plan: TextPlan, folder: Path, model: Path, log: Callable[[str], None]) -> dict[str, dict]:
+    """The results of all sets of the stage, by the names in their files; finished ones are not measured again."""
+    stage, lm = plan.stage, load_text_model(model)
+    assert isinstance(stage, TextEvalConfig)
+    found: dict[str, dict] = {}
+    for name in stage.data:
+        label = file_name(name)
+        if (done := folder / f"eval-{label}.json").is_file():
+            found[label] = read_json(done)
+        else:
+            found[label] = evaluate_texts(lm, load_texts(name, stage.limit), plan.task, stage, folder, label, log)
+    if stage.heads and not (folder / head_file.FILE).is_file():
+        batch = make_batch(lm, encode_set(lm, load_texts(stage.data[0], HEAD_TEXTS)))
+        head_file.save(heads.analyse(lm.model, batch), folder / head_file.FILE)
+    return found

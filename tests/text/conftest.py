@@ -1,3 +1,0 @@
-"""Fixtures of the training tests."""
-
-from helpers.training import lm, mini  # noqa: F401
