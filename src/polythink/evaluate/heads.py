@@ -175,4 +175,4 @@ def analyse_traces(
     traces = collate([rollout.layout() for rollout in engine.generate(requests, params, seed)])
     inputs = {"input_ids": traces.tokens, "attention_mask": traces.mask, "position_ids": traces.positions}
     model = engine.lm.model
-    return analyse(model, inputs | keywords(model, traces.path_ids, traces.query_scale))
+    return analyse(model, inputs | forward_kwargs(model, traces.path_ids, traces.query_scale))
