@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -64,19 +63,26 @@ def without_times(rows: list[dict]) -> list[dict]:
     return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
 
 
-def killed(plan, folder: Path, rows: int) -> None:
-    """Run a stage in a process of its own and kill it once it has written this many rows of metrics."""
+SELF_KILL = """
+import os, signal, sys
+from polythink.pipeline.stage import main
+from polythink.run.jsonl import JsonlWriter
+write = JsonlWriter.write
+def write_and_die(self, row):
+    write(self, row)
+    if self.path.name == "metrics.jsonl" and row["step"] == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+JsonlWriter.write = write_and_die
+main([sys.argv[1]])
+"""
+
+
+def killed(plan, folder: Path, step: int) -> None:
+    """Run a stage in a process of its own that is killed as soon as it has written the metrics of `step`."""
     spec = folder.parent / "spec.json"
     write_json(spec, {"plan": plan.model_dump(mode="json"), "folder": str(folder), "previous": None})
-    process = subprocess.Popen([sys.executable, "-m", "polythink.pipeline.stage", str(spec)])
-    metrics = folder / "metrics.jsonl"
-    try:
-        while not metrics.exists() or len(metrics.read_bytes().splitlines()) < rows:
-            assert process.poll() is None, "the stage ended before it could be killed"
-            time.sleep(0.005)
-    finally:
-        process.kill()
-    assert process.wait() == -signal.SIGKILL
+    done = subprocess.run([sys.executable, "-c", SELF_KILL, str(spec), str(step)])
+    assert done.returncode == -signal.SIGKILL
 
 
 @pytest.fixture

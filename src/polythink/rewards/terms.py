@@ -149,7 +149,7 @@ def bleu(candidate: str, reference: str, order: int = 4) -> float:
     return math.exp(brevity + logs / len(matches))
 
 
-# what stands alone: ASCII symbols but for ' , - . ; a point or comma that is not inside a number; a dash behind a digit
+# tokens of their own: ASCII symbols except ' , - . ; a point or comma that is not inside a number; a dash after a digit
 _ALONE = re.compile(r"([!-&(-+/:-@\[-`{-~]|(?<![0-9])[.,]|[.,](?![0-9])|(?<=[0-9])-)")
 
 

@@ -68,7 +68,7 @@ def train_grpo(
     seed: int = 0,
     grader: Grader | None = None,
 ) -> dict:
-    """Train `lm` in place, or go on from the checkpoint in `folder`; returns a summary.
+    """Train `lm` in place, resuming from the checkpoint in `folder` if there is one; returns a summary.
 
     `problems` is a list of problems, a `ProblemSet`, or what `load_problems` takes. Prompt and sampling parameters are
     those of the model's settings if left out. `folder` receives metrics.jsonl (one row per step; each term of the

@@ -38,7 +38,7 @@ def train_sft(
     params: SamplingParams | None = None,
     seed: int = 0,
 ) -> dict:
-    """Fine-tune `lm` in place, or go on from the checkpoint in `folder`; returns a summary.
+    """Fine-tune `lm` in place, resuming from the checkpoint in `folder` if there is one; returns a summary.
 
     `data` is a JSONL or Parquet file with rows {question, trace}, such rows, or a `Mixture`. Rows are laid out in the
     mode of `params` under `prompt` (left out: those of the model's settings) and shuffled by `seed`; a mixture is laid
