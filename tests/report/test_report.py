@@ -144,15 +144,13 @@ def test_metrics_without_a_value_leave_an_empty_cell(tmp_path):
 
 
 def test_arms_are_compared_on_one_page(arm_folders, tmp_path):
-    out = compare_report(
-        "Three arms", arm_folders, tmp_path / "compare.html", "<table><tr><td>42.0</td></tr></table>", "Why.", ["do it"]
-    )
+    out = compare_report("Three arms", arm_folders, tmp_path / "compare.html", "<table><tr><td>42.0</td></tr></table>")
     found = outline(out)
     assert found.heads[:2] == ["Three arms", "Results"]
     assert {"Stage rl_easy", "Stage rl_hard", "Stage sft"} <= set(found.heads)
     assert [head for head in found.heads if head.startswith("Traces: ")] == [f"Traces: {arm}" for arm in arm_folders]
     assert "42.0" in found.text
-    assert "do it" in found.text
+    assert "polythink train accuracy.yaml" in found.text
     assert out.read_text().count('aria-label="Parallel ratio"') == 2
     assert all(found.text.count(arm) >= 3 for arm in arm_folders)
 

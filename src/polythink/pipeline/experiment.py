@@ -103,11 +103,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The table of an experiment in Markdown, a paragraph per failed stage, and the files to read (table, report)."""
+    """The table of an experiment in Markdown, and a paragraph per failed stage."""
 
     table: str
     failures: tuple[str, ...]
-    files: tuple[Path, ...] = ()
 
 
 Load = Callable[[str | Path, Sequence[str]], "Recipe | TextRecipe"]
@@ -149,8 +148,8 @@ def run_experiment(
     evaluated = [found for run in runs for found in evaluations(run, stages)]
     table = make_table(experiment.name, next(iter(experiment.arms)), evaluated, experiment.columns)
     table.write(out)
-    report = _write_reports(table, runs, out)
-    return Outcome(table.markdown, tuple(schedule.failures.values()), (out / "table.md", report))
+    _write_reports(table, runs, out)
+    return Outcome(table.markdown, tuple(schedule.failures.values()))
 
 
 def resolve(experiment: Experiment, load: Load) -> list[Run]:
@@ -220,9 +219,9 @@ def _load_recipe(name_or_path: str | Path, overrides: Sequence[str]) -> Recipe |
     return load_recipe(name_or_path, overrides)
 
 
-def _write_reports(table: Table, runs: Sequence[Run], out: Path) -> Path:
+def _write_reports(table: Table, runs: Sequence[Run], out: Path) -> None:
     arms: dict[str, list[Path]] = {}
     for run in progress(runs, "reports"):
         write_report(out / "runs" / run.name)
         arms.setdefault(run.arm, []).append(out / "runs" / run.name)
-    return compare_report(table.name, arms, out / "report.html", table.html, findings=curves(table.columns))
+    compare_report(table.name, arms, out / "report.html", table.html, findings=curves(table.columns))

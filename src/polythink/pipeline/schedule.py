@@ -101,7 +101,7 @@ class Schedule:
                 self._start(digest, job)
 
     def _start(self, digest: str, job: Job) -> None:
-        """Start the job, unless another process runs it (then it goes on waiting) or has just finished it."""
+        """Start the job, unless another process runs it (then it keeps waiting) or has just finished it."""
         lock = take_lock(job.folder / "lock")
         if lock is None:
             self.notes[digest] = ELSEWHERE

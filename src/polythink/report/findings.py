@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from html import escape
 
 from polythink.evaluate.methods import METHODS
-from polythink.evaluate.metrics import show
+from polythink.evaluate.metrics import describe, show
 from polythink.report.page import grid, legend, small, table
 from polythink.report.plots import COLOURS, Line, Panel, chart
 from polythink.report.runs import is_number
@@ -154,7 +154,10 @@ def comparison_table(result: Mapping) -> tuple[list[str], list[list]]:
         "critical path": lambda row: amount(row["critical_path"]["value"]),
         "forwarded": lambda row: amount(row["forwarded"]),
         "ms": lambda row: amount(row["seconds"] and 1000 * row["seconds"]),
-        "summary correct given a correct path": lambda row: show("summary_right", row.get("summary_right") or {}),
+        **{
+            describe(key).label: lambda row, key=key: show(key, row.get(key) or {})
+            for key in ("right_path", "summary_right")
+        },
     }
     return _tabulate(columns, rows)
 

@@ -22,10 +22,6 @@ def section(title: str, content: str) -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
 
 
-def paragraph(text: str) -> str:
-    return f"<p>{escape(text)}</p>" if text else ""
-
-
 def commands_block(commands: Sequence[str]) -> str:
     return f'<pre class="command">{escape(chr(10).join(commands))}</pre>' if commands else ""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from polythink.evaluate.metrics import METRICS, describe, general_key, show
 from polythink.report.findings import comparison_section, notes, tunnel_section
 from polythink.report.heads import heads_section
-from polythink.report.page import commands_block, grid, legend, page, paragraph, section, table
+from polythink.report.page import commands_block, grid, legend, page, section, table
 from polythink.report.plots import COLOURS, MORE_PANELS, PANELS, Panel, arms_chart, stage_chart
 from polythink.report.runs import RunRecord, Stage, read_run
 from polythink.report.samples import arm_traces_section, texts_section, traces_section
@@ -22,7 +22,7 @@ def write_report(run_folder: str | Path) -> Path:
     """Write `report.html` into a run folder and return its path. Stages that have not run yet are left out."""
     run = read_run(run_folder)
     body = [
-        _heading(run),
+        _heading(run.name, run.environment, seed=run.recipe.get("seed", ""), mode=run.recipe.get("mode", "")),
         _pipeline(run.stages),
         _results(run.stages),
         *(_cold_start(stage) if stage.kind == "coldstart" else _curves(stage) for stage in run.stages),
@@ -42,18 +42,15 @@ def compare_report(
     runs: Mapping[str, Sequence[Path]],
     out: str | Path,
     table_html: str = "",
-    intro: str = "",
-    commands: Sequence[str] = (),
     findings: str = "",
 ) -> Path:
     """Write one file that compares arms: a table, findings, learning curves in common charts, a few traces of each.
 
-    `runs` maps each arm to its run folders, one per seed; `out` is the file. `table_html` and `findings` are HTML,
-    `intro` is plain text.
+    `runs` maps each arm to its run folders, one per seed; `out` is the file. `table_html` and `findings` are HTML.
     """
     arms = {label: [read_run(folder) for folder in folders] for label, folders in runs.items()}
     body = [
-        f"<header><h1>{escape(title)}</h1>{paragraph(intro)}{commands_block(commands)}</header>",
+        _heading(title, next(iter(arms.values()))[0].environment),
         section("Results", f'<div class="wide">{table_html}</div>') if table_html else "",
         findings,
         _arm_curves(arms),
@@ -67,8 +64,8 @@ def compare_report(
 # ---- the parts of a run's report ----
 
 
-def _heading(run: RunRecord) -> str:
-    env = run.environment
+def _heading(title: str, env: Mapping, **more: object) -> str:
+    """The title, where and when it ran, and the command."""
     facts = [
         ("", str(env.get("time", "")).replace("T", " ").replace("+00:00", " UTC")),
         ("commit", str(env.get("git") or "")[:12]),
@@ -76,13 +73,12 @@ def _heading(run: RunRecord) -> str:
         ("torch", env.get("torch") or ""),
         ("", str(env.get("platform", "")).split("-")[0]),
         ("", f"{env['cpus']} cores" if env.get("cpus") else ""),
-        ("seed", run.recipe.get("seed", "")),
-        ("mode", run.recipe.get("mode", "")),
+        *more.items(),
     ]
     line = " · ".join(f"{name} {value}".strip() for name, value in facts if value != "")
     command = env.get("command")
     commands = [" ".join(["polythink", *map(str, command[1:])])] if isinstance(command, list) and command[1:] else []
-    return f'<header><h1>{escape(run.name)}</h1><p class="soft">{escape(line)}</p>{commands_block(commands)}</header>'
+    return f'<header><h1>{escape(title)}</h1><p class="soft">{escape(line)}</p>{commands_block(commands)}</header>'
 
 
 def _pipeline(stages: Sequence[Stage]) -> str:
