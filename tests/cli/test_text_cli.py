@@ -40,7 +40,7 @@ def test_translation_from_text_to_bleu(polythink, tmp_path):
         "BLEU",
         "exact match",
         "validation",
-        "Loss (nats a token)",
+        "Loss (nats per token)",
         "6 texts",
         "Heads, test",
     ):
@@ -66,7 +66,7 @@ def test_language_modelling(polythink, tmp_path):
     metrics = read_json(evaluation)["metrics"]
     assert metrics.keys() == {"loss", "perplexity", "word_perplexity"}
     assert metrics["word_perplexity"]["value"] > metrics["perplexity"]["value"] > 1
-    assert "perplexity, words" in (tmp_path / "run/report.html").read_text()
+    assert "word perplexity" in (tmp_path / "run/report.html").read_text()
 
 
 def test_lines_that_do_not_belong_together(polythink, tmp_path):

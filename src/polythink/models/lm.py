@@ -229,19 +229,30 @@ def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None =
     thoughts = thoughts_of(lm.model)
     folder, settings = Path(folder), replace(settings or lm.settings, thoughts=thoughts.inventory if thoughts else 0)
     weights = {name: x for name, x in lm.model.state_dict().items() if not name.startswith(f"{MODULE_NAME}.")}
+    with writing_model(folder):
+        lm.model.save_pretrained(folder, state_dict=weights)
+        lm.tokenizer.save_pretrained(folder)
+        if settings.thoughts:
+            save_thoughts(thoughts, folder)
+        else:
+            (folder / THOUGHTS_FILE).unlink(missing_ok=True)
+    write_text(folder / "README.md", _card(lm, settings))
+    write_json(folder / SETTINGS_FILE, asdict(settings))
+
+
+@contextmanager
+def writing_model(folder: Path) -> Iterator[None]:
+    """Makes the folder; a full disk, for which torch and safetensors raise errors of their own, is a `UserError`."""
     try:
         with quietly(), os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            lm.model.save_pretrained(folder, state_dict=weights)
-            lm.tokenizer.save_pretrained(folder)
-            if settings.thoughts:
-                save_thoughts(thoughts, folder)
-            else:
-                (folder / THOUGHTS_FILE).unlink(missing_ok=True)
-    except SafetensorError as error:  # safetensors reports a full disk so
+            yield
+    except SafetensorError as error:
         raise UserError(f"cannot write {folder}: {error}") from error
-    write_text(folder / "README.md", _card(lm, settings))
-    write_json(folder / SETTINGS_FILE, asdict(settings))
+    except RuntimeError as error:
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise UserError(f"cannot write {folder}: {error.__context__.strerror}") from error
 
 
 def with_settings(lm: LanguageModel, **changes: Any) -> LanguageModel:

@@ -15,20 +15,28 @@ END, PAD, UNKNOWN = "<|end|>", "<|pad|>", "<|unknown|>"
 
 def word_tokenizer(words: Sequence[str], dialect: Dialect) -> PreTrainedTokenizerFast:
     """One token per word, words separated by white space. Any other word becomes the unknown token."""
-    vocabulary = {w: i for i, w in enumerate(dict.fromkeys((PAD, END, UNKNOWN, *words)))}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return _finish(tokenizer, dialect, unk_token=UNKNOWN)
+    return _finish(word_level((PAD, END, UNKNOWN, *words), UNKNOWN), dialect, unk_token=UNKNOWN)
 
 
 def byte_tokenizer(dialect: Dialect) -> PreTrainedTokenizerFast:
     """One token per byte: encodes any text, into long sequences."""
+    return _finish(byte_level((PAD, END)), dialect)
+
+
+def word_level(words: Sequence[str], unknown: str) -> Tokenizer:
+    """One token per word, ids in this order; `unknown`, one of the words, stands for all others."""
+    tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate(dict.fromkeys(words))}, unk_token=unknown))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer
+
+
+def byte_level(special: Sequence[str]) -> Tokenizer:
+    """One token per byte, after the special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {c: i for i, c in enumerate((PAD, END, *alphabet))}
-    tokenizer = Tokenizer(BPE(vocabulary, merges=[]))
+    tokenizer = Tokenizer(BPE({c: i for i, c in enumerate((*special, *alphabet))}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return _finish(tokenizer, dialect)
+    return tokenizer
 
 
 def _finish(tokenizer: Tokenizer, dialect: Dialect, **special: str) -> PreTrainedTokenizerFast:

@@ -27,9 +27,9 @@ from transformers import (
 
 from polythink.errors import UserError, did_you_mean
 from polythink.models.architectures import ARCHITECTURES, BackboneConfig
-from polythink.models.lm import pick_device, quietly, to_device
+from polythink.models.lm import pick_device, quietly, to_device, writing_model
 from polythink.models.settings import in_short
-from polythink.run.folder import os_errors, write_text
+from polythink.run.folder import write_text
 from polythink.text.config import TextModelConfig
 
 IGNORED = -100  # label of tokens that are not predicted
@@ -98,14 +98,11 @@ def load_text_model(folder: str | Path) -> TextModel:
 
 def save_text_model(lm: TextModel, folder: str | Path) -> None:
     """Write model, tokenizer and a model card."""
-    try:
-        with quietly(), os_errors(folder):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            lm.model.save_pretrained(folder)
-            lm.tokenizer.save_pretrained(folder)
-    except SafetensorError as error:  # raised for a full disk
-        raise UserError(f"cannot write {folder}: {error}") from error
-    write_text(Path(folder) / "README.md", _card(lm))
+    folder = Path(folder)
+    with writing_model(folder):
+        lm.model.save_pretrained(folder)
+        lm.tokenizer.save_pretrained(folder)
+    write_text(folder / "README.md", _card(lm))
 
 
 def _card(lm: TextModel) -> str:

@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
-from tokenizers.models import BPE, WordLevel
+from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from polythink.errors import UserError
+from polythink.models.tokenizers import byte_level, word_level
 from polythink.text.config import TokenizerConfig
 
 PAD, END, UNKNOWN, START = SPECIALS = ("<pad>", "</s>", "<unk>", "<s>")
@@ -29,16 +30,14 @@ def train_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> PreTrained
     """A tokenizer for these texts."""
     if config.kind == "bpe":
         return bpe_tokenizer(train_sentencepiece(texts, config.size, config.sentences))
-    return _frequent_words(texts, config.size) if config.kind == "words" else _raw_bytes()
+    return _frequent_words(texts, config.size) if config.kind == "words" else _in_hub_format(byte_level(SPECIALS))
 
 
 def _frequent_words(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
     """One token for each of the most frequent words, separated by white space; other words are unknown."""
     counts = Counter(word for text in texts for word in text.split())
     words = sorted(counts, key=lambda word: (-counts[word], word))[: size - len(SPECIALS)]
-    tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate((*SPECIALS, *sorted(words)))}, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return _in_hub_format(tokenizer)
+    return _in_hub_format(word_level((*SPECIALS, *sorted(words)), UNKNOWN))
 
 
 def train_sentencepiece(texts: Iterable[str], size: int, sentences: int = 2_000_000) -> bytes:
@@ -86,15 +85,6 @@ def bpe_tokenizer(model: bytes) -> PreTrainedTokenizerFast:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    return _in_hub_format(tokenizer)
-
-
-def _raw_bytes() -> PreTrainedTokenizerFast:
-    """One token per byte."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(BPE({c: i for i, c in enumerate((*SPECIALS, *alphabet))}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
     return _in_hub_format(tokenizer)
 
 

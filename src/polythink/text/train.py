@@ -13,20 +13,18 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 from transformers.modeling_outputs import ModelOutput
 
 from polythink.errors import UserError
-from polythink.models.lm import quietly
-from polythink.run.folder import os_errors, read_json
+from polythink.models.lm import writing_model
+from polythink.run.folder import read_json
 from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.text.config import TextConfig
@@ -58,7 +56,7 @@ def train_text(
         metrics = Metrics(lm, config, running_text(checks, config.block) if config.block else checks, rows, bar)
         trainer = make_trainer(lm, config, forwards, metrics, folder / "checkpoint", seed)
         trainer.add_callback(KeepWeights(lm, folder / "checkpoint", averaged))
-        with quietly(), write_errors(folder / "checkpoint"):
+        with writing_model(folder / "checkpoint"):
             trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.unwrap_model(lm.model, keep_fp32_wrapper=False)  # autocast ends with the training
     if averaged:
@@ -97,20 +95,6 @@ class _Trainer(Seq2SeqTrainer):
     def get_train_dataloader(self) -> DataLoader:
         own = torch.Generator()  # the loader draws a number when it starts: not from the stream that dropout uses
         return DataLoader(self.train_dataset, batch_sampler=self.forwards, collate_fn=self.data_collator, generator=own)
-
-
-@contextmanager
-def write_errors(path: Path) -> Iterator[None]:
-    """A full disk as one sentence: torch and safetensors raise errors of their own for it."""
-    try:
-        with os_errors(path):
-            yield
-    except SafetensorError as error:
-        raise UserError(f"cannot write {path}: {error}") from error
-    except RuntimeError as error:
-        if isinstance(error.__context__, OSError):
-            raise UserError(f"cannot write {path}: {error.__context__.strerror}") from error
-        raise
 
 
 # ---- what a step reads ----
@@ -242,7 +226,6 @@ class KeepWeights(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step in self.steps:
-            self.folder.mkdir(parents=True, exist_ok=True)
             torch.save(self.lm.model.state_dict(), weights_file(self.folder, state.global_step))
 
 
