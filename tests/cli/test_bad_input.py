@@ -36,12 +36,12 @@ stages:
   start: {kind: coldstart, problems: ["countdown-easy:train"], limit: 20,
           teacher: {kind: countdown, styles: {parallel: 1}}}
   sft: {kind: sft, steps: 20, batch: 4, lr: 3e-3, data: [{stage: start}], checkpoint_every: 4}
-  rl: {kind: grpo, problems: ["countdown-mini:train"], steps: 7, groups: 2, samples: 2, lr: 1e-3, checkpoint_every: 2,
-       reward: {cases: [{when: [right], value: 1}]}, drop_zero_spread: false}
+  rl: {kind: grpo, problems: ["countdown-mini:train"], steps: 7, prompts_per_step: 2, group_size: 2, lr: 1e-3,
+       checkpoint_every: 2, reward: {cases: [{when: [right], value: 1}]}, drop_zero_spread: false}
   check: {kind: eval, problems: ["countdown-mini:heldout"], limit: 4, samples: 2}
 """
 ONLY = {  # one stage that takes the recipe's own model
-    "sft": 'stages={only: {kind: sft, steps: 1, data: [{problems: "countdown-easy:train", share: 1}]}}',
+    "sft": 'stages={only: {kind: sft, steps: 1, data: [{problems: "countdown-easy:train", weight: 1}]}}',
     "grpo": 'stages={only: {kind: grpo, problems: ["countdown-easy:train"], steps: 1, reward: accuracy}}',
 }
 
@@ -79,7 +79,7 @@ def sentence(status: int, err: str) -> str:
         ("stf.steps=1", "unknown key stf; did you mean 'sft'?"),
         ("rl.stepz=1", "unknown key stages.rl.stepz; did you mean 'steps'?"),
         ("rl.reward.cases.0.wen=[right]", "unknown key stages.rl.reward.cases.0.wen; did you mean 'when'?"),
-        ("sft.data.0.shar=1", "unknown key stages.sft.data.0.shar; did you mean 'share'?"),
+        ("sft.data.0.weigt=1", "unknown key stages.sft.data.0.weigt; did you mean 'weight'?"),
         ("start.teacher.stiles={parallel: 1}", "unknown key stages.start.teacher.stiles; did you mean 'styles'?"),
         ("check.decoding.pathz=1", "decoding of stage check: unknown key pathz; did you mean 'paths'?"),
         ("model.head_dimm=1", "unknown key model.head_dimm; did you mean 'head_dim'?"),
@@ -287,7 +287,7 @@ def test_a_run_that_is_stopped_again_and_again_comes_to_what_an_unstopped_one_do
     assert killed == (-signal.SIGKILL, "")
     assert not (run / "rl" / "result.json").exists()
     status, _, err = polythink("train", recipe, "--out", run)
-    assert "holds a run already; resume it" in sentence(status, err)
+    assert "holds a run already; add --resume" in sentence(status, err)
     assert polythink("train", recipe, "--out", run, "--resume")[0] == 0
     assert outcome(run) == outcome(whole)
 

@@ -87,7 +87,7 @@ def test_tunnel_prints_both_tables_and_leaves_a_report(models, polythink, tmp_pa
         ([*COMPARE, "mode=sequential"], "mode structured"),
         (["--compare", "--tunnel"], "run them one after another"),
         (["compare.paths=[1,2]"], "compare.paths=[1,2] belongs to --compare, which was not given"),
-        (["--tunnel"], "say budgets, prefixes or both"),
+        (["--tunnel"], "set budgets, prefixes or both"),
         (["--tunnel", "tunnel.prefixes=[0.5,x]"], "prefixes.1"),
         (["--tunnel", "tunnel.prefixes=[50]"], "leaves nothing of max_path_tokens=9"),
     ],

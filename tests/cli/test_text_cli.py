@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
 
@@ -25,7 +27,8 @@ def test_translation_from_text_to_bleu(polythink, tmp_path):
     )
     status, printed, err = polythink("train", "translation-numbers", *TINY, *own, "--out", out)
     assert (status, err) == (0, "")
-    assert printed.splitlines()[-1] == str(out / "report.html")
+    assert printed.splitlines()[-1] == f"report: {out / 'report.html'}"
+    assert re.search(r"^\| problems +\| stage \| +exact \| +bleu \|", printed, re.MULTILINE)
     rows = read_jsonl(out / "train/metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert [row["step"] for row in rows if "valid_loss" in row] == [2, 4]

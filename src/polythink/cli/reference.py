@@ -25,7 +25,7 @@ def recipe_keys() -> str:
         "NAME is a name of your own, N a number in a list, from 0. `polythink explain KEY` prints the same.",
     ]
     for file, found in recipe_sections().items():
-        parts.append(f"## Keys of {'an' if file[0] in 'aeiou' else 'a'} {file}")
+        parts.append(f"## Keys of {file}")
         parts += [_section(section) for section in found if ".reward." not in f".{section.place}."]
     return _page(parts)
 
@@ -44,7 +44,7 @@ def rewards() -> str:
     ]
     parts += [
         _section(section)
-        for section in recipe_sections()["recipe"]
+        for section in recipe_sections()["a recipe"]
         if section.place.endswith(".reward") or ".reward." in section.place
     ]
     return _page(parts)
@@ -81,10 +81,11 @@ def _page(parts: Sequence[str]) -> str:
 
 
 def main(folder: str) -> None:
+    """Write the pages into a folder."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
         (Path(folder) / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
     main(sys.argv[1])

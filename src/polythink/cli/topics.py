@@ -46,16 +46,16 @@ def recipe_sections() -> dict[str, list[Section]]:
     from polythink.pipeline.text import TextRecipe
 
     return {
-        "recipe": sections(Recipe, {"decoding": SamplingParams}),
-        "recipe for plain text": sections(TextRecipe, {}),
-        "experiment": sections(Experiment, {}),
+        "a recipe": sections(Recipe, {"decoding": SamplingParams}),
+        "a recipe for plain text": sections(TextRecipe, {}),
+        "an experiment": sections(Experiment, {}),
     }
 
 
 def key_topics() -> list[Topic]:
     """One topic per key and section, `stages.NAME.lr`, with the section's title as its first fact."""
     found = [
-        Topic(f"key of a {file}", f"{section.place}.{key.name}".lstrip("."), key.text or "(no description)",
+        Topic(f"key of {file}", f"{section.place}.{key.name}".lstrip("."), key.text or "(no description)",
               (section.title, key.facts))
         for file, several in recipe_sections().items()
         for section in several

@@ -1,0 +1,66 @@
+"""docs/reference is what the code says, and names every file and column that a run writes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from polythink.cli.outputs import COLUMNS, FILES
+from polythink.cli.reference import main, pages
+from polythink.pipeline.recipe import load_recipe, run_recipe
+from polythink.run.jsonl import read_jsonl
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+RECIPE = """
+name: small
+prompt: countdown_parallel
+decoding: {paths: 2, max_main_tokens: 16, max_path_tokens: 8, max_summary_tokens: 4, max_trace_tokens: 60}
+model: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, head_dim: 16, intermediate_size: 64}
+stages:
+  start: {kind: coldstart, problems: ["countdown-easy:train"], limit: 4,
+          teacher: {kind: countdown, styles: {parallel: 1}}}
+  sft: {kind: sft, steps: 1, batch: 4, lr: 3e-3, data: [{stage: start}]}
+  rl: {kind: grpo, problems: ["countdown-mini:train"], steps: 1, prompts_per_step: 2, group_size: 2, reward: accuracy}
+  check: {kind: eval, problems: ["countdown-mini:heldout"], limit: 2, samples: 2, greedy: true, heads: true}
+"""
+
+
+@pytest.mark.parametrize("name", pages())
+def test_the_reference_is_current(name: str) -> None:
+    written = (REFERENCE / name).read_text(encoding="utf-8")
+    assert written == pages()[name], "write it anew: python -m polythink.cli.reference docs/reference"
+
+
+def test_the_reference_is_written_into_a_folder(tmp_path) -> None:
+    main(str(tmp_path / "new"))
+    assert {file.name for file in (tmp_path / "new").iterdir()} == set(pages())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "small.yaml").write_text(RECIPE)
+    run_recipe(load_recipe(folder / "small.yaml"), folder / "run", log=lambda text: None)
+    return folder / "run"
+
+
+def test_every_file_of_a_run_is_described(run: Path) -> None:
+    known = {name for files in FILES.values() for key in files for name in key.split(", ")}
+    patterns = [re.compile(re.escape(name).replace("NAME", r"[\w.-]+") + "$") for name in known]
+    for file in run.rglob("*"):
+        if file.is_file() and "checkpoint" not in file.parts:
+            assert any(pattern.match(file.name) for pattern in patterns), file.relative_to(run)
+
+
+def test_every_column_of_a_run_is_described(run: Path) -> None:
+    known = {title: set(columns) for title, columns in COLUMNS.items()}
+    every = known["metrics.jsonl, every kind"]
+    samples = {key for file in run.glob("*/samples*.jsonl") for row in read_jsonl(file) for key in row}
+    assert samples - known["samples.jsonl"] == set()
+    for stage, columns in (("sft", every), ("rl", every | known["metrics.jsonl, grpo"])):
+        found = {
+            re.sub("^reward/.*", "reward/NAME", key) for row in read_jsonl(run / stage / "metrics.jsonl") for key in row
+        }
+        assert found - columns == set(), stage
