@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -23,12 +25,20 @@ LAYERS = {  # the one list of rooms: README and CONTRIBUTING print it from here
     "pipeline": 7,
     "cli": 8,
 }  # fmt: skip
-EVERYWHERE = {"polythink.errors"}  # the one exception type that users see
-WITHOUT_TORCH = (  # rooms, and single modules of other rooms
-    "trace", "run", "problems", "rewards", "teachers", "report", "cli",
-    "pipeline.experiment", "pipeline.schedule", "pipeline.board", "pipeline.results_table", "pipeline.curves",
+EVERYWHERE = {"polythink.errors", "polythink.__version__"}  # the one exception that users see
+WITHOUT_TORCH = ("trace", "run", "problems", "rewards", "teachers", "report", "cli")  # whole rooms
+LIGHT_MODULES = (  # of the other rooms: what reads and checks a recipe
+    "polythink", "polythink.engine", "polythink.engine.params", "polythink.engine.protocol", "polythink.evaluate",
+    "polythink.evaluate.config", "polythink.models.config", "polythink.models.settings", "polythink.pipeline.plan",
+    "polythink.pipeline.recipe", "polythink.pipeline.stage", "polythink.pipeline.experiment", "polythink.train.config",
+    "polythink.pipeline.schedule", "polythink.pipeline.board", "polythink.pipeline.results_table", "polythink.pipeline.curves",
 )  # fmt: skip
 FILES = sorted(PACKAGE.glob("*/**/*.py"))
+
+
+def module_of(file: Path) -> str:
+    parts = ("polythink", *file.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imported(tree: ast.AST) -> set[str]:
@@ -77,11 +87,60 @@ def test_a_wrong_import_is_seen(room: str, line: str, broken: bool) -> None:
     assert bool(breaches(room, imported(ast.parse(line)))) == broken
 
 
-@pytest.mark.parametrize("room", WITHOUT_TORCH)
-def test_the_light_rooms_import_without_torch(room: str) -> None:
-    modules = [".".join(("polythink", *f.relative_to(PACKAGE).with_suffix("").parts)) for f in FILES]
-    modules = [m for m in modules if f"polythink.{room}" in (m, m.rpartition(".")[0])]
-    assert modules
+def test_every_room_has_its_layer_and_no_other() -> None:
+    assert {file.relative_to(PACKAGE).parts[0] for file in FILES} == set(LAYERS)
+
+
+# ---- circles ----
+
+
+def at_the_top(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports that run when a module is imported: none inside functions, none for type checkers alone."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from at_the_top(node)
+
+
+def modules_named(tree: ast.AST, modules: set[str]) -> set[str]:
+    """The modules of ours that a file imports at its top; `from package import name` may name a module or an object."""
+    names = set()
+    for node in at_the_top(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        else:
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= (inside & modules) or {node.module}
+    return names & modules
+
+
+def test_no_circle_among_modules() -> None:
+    trees = {module_of(file): ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
+    graph = {name: modules_named(tree, set(trees)) - {name} for name, tree in trees.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+    graph["polythink.trace.dialect"].add("polythink.trace.parse")
+    with pytest.raises(CycleError):
+        TopologicalSorter(graph).prepare()
+
+
+# ---- torch ----
+
+
+def import_without_torch(modules: list[str]) -> None:
     code = f"import sys; sys.modules['torch'] = None; import importlib; [importlib.import_module(m) for m in {modules}]"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("room", WITHOUT_TORCH)
+def test_the_light_rooms_import_without_torch(room: str) -> None:
+    modules = [module_of(file) for file in FILES if file.relative_to(PACKAGE).parts[0] == room]
+    assert modules
+    import_without_torch(modules)
+
+
+def test_what_reads_a_recipe_imports_without_torch() -> None:
+    import_without_torch(list(LIGHT_MODULES))

@@ -5,8 +5,8 @@ from polythink import SFTConfig, load, train_sft
 traces = [
     {
         "question": "9 8 5 -> 12",
-        "trace": "<Parallel><Path> 9 + 8 = 17 ; 17 - 5 = 12 ok </Path><Path> 9 - 8 = 1 ; 1 + 5 = 6 no </Path></Parallel>\n"
-        "<Summary> 9 + 8 - 5 </Summary> \\boxed{ 9 + 8 - 5 }",
+        "trace": "<Parallel><Path> 9 + 8 = 17 - 5 = 12 ok </Path><Path> 9 - 8 = 1 + 5 = 6 no </Path></Parallel>\n"
+        "<Summary> + - </Summary> \\boxed{ 9 + 8 - 5 }",
     },
     {"question": "7 4 -> 11", "trace": "7 + 4 = 11 ok \\boxed{ 7 + 4 }"},
 ]

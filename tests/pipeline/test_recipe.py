@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,12 +75,12 @@ def test_published_hyper_parameters_of_parathinker():
     recipe = load_recipe("parathinker-deepseek-1.5b")
     sft = recipe.stages["sft"]
     assert (sft.epochs, sft.lr, sft.schedule, sft.warmup, sft.weight_decay) == (3, 1e-5, "constant", 0.1, 0.05)
-    assert (sft.clip, sft.batch, sft.max_tokens, sft.autocast) == (0.5, 64, 28_672, True)
+    assert (sft.max_grad_norm, sft.batch, sft.max_tokens, sft.autocast) == (0.5, 64, 28_672, True)
     assert recipe.model.thought_embeddings
     assert recipe.model.gradient_checkpointing
     (plan,) = [plan for plan in recipe.plan() if plan.name == "final"]
     d = plan.decoding
-    assert (d.paths, d.finish, d.max_path_tokens, d.temperature, d.top_p) == (8, "first", 16_384, 0.5, 1.0)
+    assert (d.paths, d.join_when, d.max_path_tokens, d.temperature, d.top_p) == (8, "first", 16_384, 0.5, 1.0)
     assert get_dialect(plan.dialect).inventory == 8
     assert plan.decoding.summary_prefix in recipe.stages["teach"].assemble.template  # so that it is forced
 
@@ -88,15 +90,16 @@ def test_published_hyper_parameters():
     seen, unseen = load_recipe("parallel-r1-seen-qwen3-4b"), load_recipe("parallel-r1-unseen-qwen3-4b")
     sft = seen.stages["sft"]
     assert (sft.batch, sft.lr, sft.weight_decay, sft.schedule, sft.warmup) == (128, 1e-5, 0.01, "cosine", 0.1)
-    assert (sft.betas, sft.clip, sft.max_tokens, sft.steps) == ((0.9, 0.95), 1.0, 4096, 58)
+    assert (sft.betas, sft.max_grad_norm, sft.max_tokens, sft.steps) == ((0.9, 0.95), 1.0, 4096, 58)
     assert unseen.stages["sft"].steps == 230
     form = seen.stages["rl_gsm8k"]
-    assert (form.groups, form.samples, form.lr, form.steps) == (1024, 5, 1e-6, 35)
+    assert (form.prompts_per_step, form.group_size, form.lr, form.steps) == (1024, 5, 1e-6, 35)
     assert "rl_gsm8k" not in unseen.stages
     for recipe in (seen, unseen):
         rl = recipe.stages["rl_dapo"]
-        assert (rl.groups, rl.samples, rl.mini_batches, rl.lr, rl.steps) == (256, 8, 2, 1e-6, 300)
-        assert (rl.dual_clip, rl.kl, rl.clip_low, rl.scale_rewards, rl.aggregation) == (3, 0, 0.2, True, "token-mean")
+        assert (rl.prompts_per_step, rl.group_size, rl.mini_batches, rl.lr, rl.steps) == (256, 8, 2, 1e-6, 300)
+        assert (rl.dual_clip, rl.kl_coef, rl.clip_low, rl.clip_high) == (3, 0, 0.2, 0.2 if recipe is seen else 0.28)
+        assert (rl.scale_rewards, rl.loss_type) == (True, "token-mean")
         assert not rl.drop_zero_spread
         decoding = recipe.plan()[-1].decoding
         assert (decoding.paths, decoding.max_blocks, decoding.max_trace_tokens) == (2, 4, 3000)
@@ -131,7 +134,7 @@ def test_identity_follows_content_down_the_chain(small):
     assert {name for name in plain if plain[name] != changed[name]} == {"sft", "check", "rl"}
     seeded = digests(load_recipe(small, ["seed=1", "base.seed=0", "start.seed=0", "sft.seed=0"]))
     assert {name for name in plain if plain[name] != seeded[name]} == {"check", "rl"}
-    assert digests(load_recipe(small, ["check=null"]))["rl"] == plain["rl"], "an evaluation changes nothing behind it"
+    assert digests(load_recipe(small, ["check=null"]))["rl"] == plain["rl"], "an evaluation changes nothing after it"
     assert digests(load_recipe(small, ["rl.checkpoint_every=7", "name=other"])) == plain
     prompted = digests(load_recipe(small, ["rl.prompt=countdown_sequential"]))
     assert {name for name in plain if plain[name] != prompted[name]} == {"rl"}
@@ -178,7 +181,7 @@ def test_a_recipe_that_extends_another_is_a_handful_of_lines(small, tmp_path):
         ("sft.data=[{stage: strat}]", "no earlier coldstart stage 'strat'; did you mean 'start'"),
         ("base.data=[{stage: start}]", "stages.base.data: no earlier coldstart stage 'start'"),
         ("sft.data=[{file: nowhere.jsonl}]", "stages.sft.data: no file nowhere.jsonl"),
-        ("sft.data=[{problems: gsm8k, share: 1}]", "synthetic sets only"),
+        ("sft.data=[{problems: gsm8k, weight: 1}]", "synthetic sets only"),
         ("rl.problems=[countdown-hrad]", "did you mean 'countdown-hard'"),
         ("rl.problems=[gsm8k:dev]", "gsm8k has no split 'dev'"),
         ("rl.problems=[nowhere.parquet]", "stages.rl.problems: no file nowhere.parquet"),
@@ -188,6 +191,9 @@ def test_a_recipe_that_extends_another_is_a_handful_of_lines(small, tmp_path):
         ("stages.a b={kind: eval, problems: [gsm8k]}", "a stage's name becomes a folder"),
         ("stages={}", "stages"),
         ("model.hidden=3", "unknown key model.hidden"),
+        ("base.data.0.demonstrations.stile=parallel", "data.0.demonstrations.stile; did you mean 'style'"),
+        ("sft.data.0.demonstrations={}", "demonstrations are made of problems"),
+        ("rl.reward=nowhere_at_all:f", "no module 'nowhere_at_all'"),
     ],
 )
 def test_mistakes_get_one_sentence(small, override, message):
@@ -222,3 +228,22 @@ def test_unknown_recipes_are_told_the_nearest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="did you mean 'countdown-smoke'"):
         load_recipe("countdown-smok")
+
+
+def test_a_recipe_is_read_and_a_typo_found_without_torch():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from polythink.errors import UserError\n"
+        "from polythink.pipeline.recipe import load_recipe\n"
+        "from polythink.run.config import dump_yaml\n"
+        "recipe = load_recipe('countdown-smoke', ['rl_easy.steps=5'])\n"
+        "print(dump_yaml(recipe.model_dump(mode='json'))[:20], [plan.name for plan in recipe.plan()])\n"
+        "for override in ('rl_easy.stepz=5', 'rl_easy.problems=[countdown-hrad]', 'rl_easy.reward=acuracy'):\n"
+        "    try:\n"
+        "        load_recipe('countdown-smoke', [override])\n"
+        "    except UserError as error:\n"
+        "        print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("did you mean") == 3

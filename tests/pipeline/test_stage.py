@@ -16,8 +16,9 @@ from helpers.training import SHAPE, killed, make_lm, same_bits, without_times
 from polythink.errors import UserError
 from polythink.evaluate.run import evaluate
 from polythink.models.lm import load, save
+from polythink.pipeline.plan import file_name
 from polythink.pipeline.recipe import Recipe, run_recipe
-from polythink.pipeline.stage import check_folder, file_name, main, run_stage
+from polythink.pipeline.stage import check_folder, main, run_stage
 from polythink.problems.prompts import get_prompt
 from polythink.run.config import parse_config
 from polythink.run.folder import folder_lock, read_json, write_json
@@ -40,7 +41,7 @@ def sft(**changes) -> dict:
 
 
 def grpo(**changes) -> dict:
-    plain = {"kind": "grpo", "problems": [EASY], "reward": "tiered", "steps": 2, "prompts_per_step": 2, "samples": 2}
+    plain = {"kind": "grpo", "problems": [EASY], "reward": "tiered", "steps": 2, "prompts_per_step": 2, "group_size": 2}
     return {**plain, "lr": 1e-3, "drop_zero_spread": False, **changes}
 
 
@@ -107,13 +108,12 @@ def test_models_go_from_stage_to_stage_and_say_how_to_use_them(whole):
 def test_resuming_a_finished_run_runs_nothing(whole, monkeypatch):
     recipe, out, _ = whole
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*") if path.is_file()}
-    monkeypatch.setattr("polythink.pipeline.stage.train_sft", None)
-    monkeypatch.setattr("polythink.pipeline.stage.train_grpo", None)
+    monkeypatch.setattr("polythink.pipeline.runners.RUNNERS", {})
     run_recipe(recipe, out, resume=True, log=quiet)
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*") if path.is_file()} == before
 
 
-def test_a_stage_can_be_added_behind(whole, tmp_path):
+def test_a_stage_can_be_added_at_the_end(whole, tmp_path):
     recipe, out, _ = whole
     longer = recipe.model_copy(update={"stages": {**recipe.stages, "again": recipe.stages["check"]}})
     run_recipe(longer, out, resume=True, log=quiet)
@@ -173,7 +173,7 @@ def test_a_killed_stage_resumes_to_the_same_bits(tmp_path, stage, kill_at):
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """No file may grow beyond so many bytes: what a full disk is to whoever writes."""
+    """No file may grow beyond `size` bytes: to a program the same as a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -201,7 +201,7 @@ def test_killed_while_the_model_was_written(tmp_path, monkeypatch):
         raise UserError("cannot write: no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("polythink.pipeline.stage.save", full_disk)
+        patch.setattr("polythink.train.sft.save", full_disk)
         with pytest.raises(UserError, match="no space"):
             run_stage(plan, tmp_path, log=quiet)
     assert check_folder(plan, tmp_path) == "begun"
@@ -220,7 +220,7 @@ def test_finished_evaluations_are_kept_and_their_time_counts(tmp_path, monkeypat
         return evaluate(*args, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr("polythink.pipeline.stage.evaluate", stopped_at_the_second)
+        patch.setattr("polythink.pipeline.runners.evaluate", stopped_at_the_second)
         with pytest.raises(UserError, match="stopped"):
             run_stage(plan, tmp_path, log=quiet)
     write_json(first, {**read_json(first), "seconds": 1000})

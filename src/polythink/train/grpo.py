@@ -22,6 +22,7 @@ from polythink.engine.params import Request, SamplingParams
 from polythink.engine.protocol import RolloutBackend
 from polythink.errors import UserError
 from polythink.evaluate.samples import sample_row
+from polythink.evaluate.study import Problems, params_of, problem_set_of, prompt_of
 from polythink.models.lm import LanguageModel, save
 from polythink.problems.answers import Grade, Grader
 from polythink.problems.problem import Problem
