@@ -30,8 +30,9 @@ WITHOUT_TORCH = ("trace", "run", "problems", "rewards", "teachers", "report", "c
 LIGHT_MODULES = (  # of the other rooms: what reads and checks a recipe
     "polythink", "polythink.engine", "polythink.engine.params", "polythink.engine.protocol", "polythink.evaluate",
     "polythink.evaluate.config", "polythink.models.config", "polythink.models.settings", "polythink.pipeline.plan",
-    "polythink.pipeline.recipe", "polythink.pipeline.stage", "polythink.pipeline.experiment", "polythink.pipeline.schedule",
-    "polythink.pipeline.board", "polythink.pipeline.results_table", "polythink.pipeline.curves", "polythink.train.config",
+    "polythink.pipeline.recipe", "polythink.pipeline.stage", "polythink.pipeline.experiment", "polythink.train.config",
+    "polythink.pipeline.schedule", "polythink.pipeline.board", "polythink.pipeline.results_table",
+    "polythink.pipeline.curves",
 )  # fmt: skip
 FILES = sorted(PACKAGE.glob("*/**/*.py"))
 

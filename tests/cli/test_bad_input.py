@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -288,7 +289,10 @@ def test_a_run_that_is_stopped_again_and_again_comes_to_what_an_unstopped_one_do
     assert not (run / "rl" / "result.json").exists()
     status, _, err = polythink("train", recipe, "--out", run)
     assert "holds a run already; add --resume" in sentence(status, err)
-    assert polythink("train", recipe, "--out", run, "--resume")[0] == 0
+    status, out, _ = polythink("train", recipe, "--out", run, "--resume")
+    assert status == 0
+    assert f"report: {run / 'report.html'}\nnext: polythink generate {run} " in out
+    assert re.search(r"^\| countdown-mini-heldout +\| check +\| +[\d.]+% ", out, re.MULTILINE)
     assert outcome(run) == outcome(whole)
 
 

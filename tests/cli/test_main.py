@@ -43,8 +43,11 @@ def test_the_help_of_a_command_is_short_and_has_an_example(command: str) -> None
     assert len(done.output.splitlines()) < 80
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["eval", "-h"], ["recipes"], ["data", "list"]])
-def test_help_and_lists_import_no_heavy_library(arguments: list[str]) -> None:
+LIGHT = "--help | train --help | eval -h | recipes | data list | train countdown-smoke --dry-run | explain lr"
+
+
+@pytest.mark.parametrize("arguments", [line.split() for line in LIGHT.split(" | ")], ids=" ".join)
+def test_what_is_only_looked_up_imports_no_heavy_library(arguments: list[str]) -> None:
     code = f"import sys\ntry:\n    {MAIN}\nfinally:\n    print(sorted(sys.modules))"
     done = polythink(*arguments, code=code)
     modules = done.stdout.splitlines()[-1]

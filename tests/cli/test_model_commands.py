@@ -190,7 +190,7 @@ def test_eval_writes_samples_and_metrics(run_folder, problems, tmp_path) -> None
     for name in ("mean@2", "pass@2", "maj@2", "greedy", "tokens"):
         assert f"| {name} " in done.output
     polythink("report", out)
-    assert "Which heads are alike: decoder" in (out / "report.html").read_text(encoding="utf-8")
+    assert "Similarity of maps" in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_eval_with_the_models_own_prompt_records_it(run_folder, problems, tmp_path) -> None:

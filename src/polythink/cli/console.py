@@ -26,7 +26,8 @@ def set_level(chosen: Level) -> None:
     Progress.hidden = chosen == "quiet"
     if chosen == "normal":
         return
-    os.environ["TRANSFORMERS_VERBOSITY"] = "error" if chosen == "quiet" else "info"
+    if chosen == "quiet":
+        os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # read when transformers is imported; warnings otherwise
     warnings.simplefilter("ignore" if chosen == "quiet" else "default")
     logging.basicConfig(
         level=logging.ERROR if chosen == "quiet" else logging.INFO,

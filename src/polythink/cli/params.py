@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polythink.cli.model import model_folder
+from polythink.cli.model import find_model
 from polythink.cli.options import Overrides, complete_recipe
+from polythink.cli.recipes import packaged
 from polythink.errors import UserError, did_you_mean
 from polythink.run.table import markdown_table
 
@@ -44,7 +45,8 @@ def params(
     Example: polythink params countdown-smoke model.architecture=eit --tokens 256
     """
     names = [name for name in beside.split(",") if name]
-    if (folder := model_folder(Path(recipe))).is_dir():
+    if Path(recipe).is_dir() and recipe not in packaged():
+        folder = find_model(recipe)
         if overrides:
             raise UserError(f"{recipe} is a model; overrides such as {overrides[0]!r} are for recipes, leave them out")
         configs = in_shape_of(config_of(folder), names)

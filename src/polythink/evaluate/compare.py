@@ -45,8 +45,9 @@ def compare(
         for note in (*left_out, *_short_of_room(study, params, numbers)):
             study.note(note)
         parallel = _parallel(study, params, options.samples, numbers)
-        pools = {"parallel": parallel, "reread": _reread(study, params, parallel)}
-        paid = _sequential(study, params, options, alone, pools)
+        sequential, longer, paid = _sequential(study, params, options, alone, parallel)
+        again = _reread(study, params, parallel)
+        pools = {"parallel": parallel, "reread": again, "sequential": sequential, "sequential_longer": longer}
         results = [
             reduce_samples(name, 1 if name == "sequential" else paths, samples, method.responses(paths, paid[paths]))
             for paths in numbers
@@ -96,12 +97,12 @@ def _reread(study: Study, params: SamplingParams, parallel: Pool) -> Pool:
 
 
 def _sequential(
-    study: Study, params: SamplingParams, options: CompareConfig, prompt: Prompt, pools: dict[str, Pool]
-) -> dict[int, int]:
-    """Add the pools of sequential responses; returns how many of them P paths' tokens pay for, by P.
+    study: Study, params: SamplingParams, options: CompareConfig, prompt: Prompt, parallel: Pool
+) -> tuple[Pool, Pool, dict[int, int]]:
+    """Sequential responses of one path's budget, those of P paths' budget, and how many of the former P paths pay for.
 
-    One pool serves every method, and is as large as the largest of them needs. Longer responses are drawn where some of
-    the pool were cut.
+    The former are one pool for every P, as large as the largest method needs. The latter are drawn where some of that
+    pool were cut.
     """
 
     def draw(paths: int, end: int, start: int = 0) -> Samples:
@@ -109,7 +110,6 @@ def _sequential(
         requests = study.requests(end, prompt, start)
         return study.draw(requests, in_sequence(params, tokens), f"sequential, {tokens} tokens")
 
-    parallel = pools["parallel"]
     size = max(options.samples, *parallel)
     pool = draw(1, size)
     each = sum(row["tokens"] for row in pool.rows) / len(pool.rows)
@@ -119,14 +119,13 @@ def _sequential(
         pool += draw(1, max(paid.values()), size)
     study.write_rows("samples", pool.rows, "sequential")
     wide = sorted(paths for paths in parallel if paths > 1 and any(row["truncated"] for row in pool.rows))
-    pools |= {"sequential": dict.fromkeys(parallel, pool), "sequential_longer": {}}
-    for paths in wide:
-        pools["sequential_longer"][paths] = longer = draw(paths, options.samples)
-        study.write_rows("samples", longer.rows, f"sequential_longer-{paths}")
+    longer = {paths: draw(paths, options.samples) for paths in wide}
+    for paths, samples in longer.items():
+        study.write_rows("samples", samples.rows, f"sequential_longer-{paths}")
     longest = sequential_budget(params, options.sequential_tokens, max(wide, default=1))
     if _longest(study, prompt) + longest > study.backend.context:
         study.note(f"the context of {study.backend.context} positions cuts sequential budgets of {longest} tokens")
-    return paid
+    return dict.fromkeys(parallel, pool), longer, paid
 
 
 def _short_of_room(study: Study, params: SamplingParams, numbers: Sequence[int]) -> list[str]:

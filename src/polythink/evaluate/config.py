@@ -69,7 +69,7 @@ def numbers_of_paths(given: Sequence[int], mode: str, dialect: Dialect) -> tuple
     or for more paths than the dialect has numbers.
     """
     if mode != "structured":
-        raise UserError(f"paths are compared in mode structured, which draws them at once; this one is {mode}")
+        raise UserError(f"paths are compared in the mode structured, which draws them at once; this one is {mode}")
     most = dialect.inventory or max(*PATHS, *given)
     if given and max(given) > most:
         raise UserError(
