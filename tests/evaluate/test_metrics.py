@@ -176,12 +176,12 @@ def block_row(problem: str, verdict: str, extracted: str, paths: list[bool | Non
 def test_measures_of_a_set_by_hand():
     rows = [
         block_row("p", "right", "7", [True, False]),
-        block_row("p", "wrong", "8", [True, True], valid=False),
+        block_row("p", "wrong", "8", [True, True], well_formed=False),
         row("p", "wrong", "8"),
         row("p", "right", " $7$. "),
         row("q", "unparsed"),
         row("q", "timeout"),
-        block_row("q", "wrong", "1", [False, None], cuts=2),
+        block_row("q", "wrong", "1", [False, None], truncated=2),
         row("q", "right", "2"),
     ]
     found = {name: measure.value for name, measure in compute_metrics(rows, best_of=[2]).items()}
