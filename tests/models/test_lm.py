@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import httpx
 import pytest
 import torch
@@ -179,6 +182,17 @@ def test_what_is_no_folder_and_no_hub_id_is_refused_without_a_request(tmp_path, 
         from_pretrained(ModelConfig(path=path), "parallel_r1")
     check_path("Qwen/Qwen3-4B-Base")
     check_path("gpt2")
+
+
+def test_settings_and_recipes_of_models_are_read_without_torch():
+    code = "import sys; sys.modules.update(torch=None, transformers=None); import polythink.models.{}"
+    for module in ("config", "settings"):
+        done = subprocess.run([sys.executable, "-c", code.format(module)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_every_key_of_the_model_has_a_description():
+    assert all(field.description for field in ModelConfig.model_fields.values())
 
 
 # ---- models that polythink did not write ----

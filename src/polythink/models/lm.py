@@ -127,13 +127,16 @@ def load(
     where = pick_device(device)
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"no dtype {dtype!r}; use one of {', '.join(DTYPES)}, or leave it out to take the saved one")
-    changes = {"dialect": dialect, "mode": mode, "chat": chat} | (prompt_settings(prompt) if prompt else {})
+    changes = {"dialect": dialect, "mode": mode, "chat": chat}
     changes = {name: value for name, value in changes.items() if value is not None}
+    if prompt is not None:
+        changes |= prompt_settings(prompt)
     get_dialect(changes.get("dialect", "parallel_r1"))
     check_mode(changes.get("mode", "structured"))
     offline = _check_there(path)
     settings_file, thoughts_file = (_side_file(path, name, offline) for name in (SETTINGS_FILE, THOUGHTS_FILE))
-    _check_thoughts(path, settings := read_settings(settings_file) if settings_file else None, thoughts_file)
+    settings = None if settings_file is None else read_settings(settings_file)
+    _check_thoughts(path, settings, thoughts_file)
     model, tokenizer = _load_weights(path, dtype, offline)
     settings = replace(settings or ModelSettings(chat=bool(tokenizer.chat_template)), **changes)
     rules = get_dialect(settings.dialect)

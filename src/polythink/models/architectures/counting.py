@@ -13,7 +13,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
 
+from polythink.errors import UserError
 from polythink.models.architectures.config import BackboneConfig
+from polythink.models.settings import in_short
 
 
 class Count(NamedTuple):
@@ -51,12 +53,18 @@ def total(*counts: Count) -> Count:
 
 
 def counted(config: PreTrainedConfig, tokens: int, source: int = 0) -> dict[str, Count]:
-    """Row of `MODULES` -> its count, for T = `tokens` and, with an encoder, S = `source`. Empty rows are left out."""
-    with torch.device("meta"):
-        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = auto.from_config(config, attn_implementation="sdpa").eval()
-        model.tie_weights()
-        macs = _macs(model, tokens, source)
+    """Row of `MODULES` -> its count, for T = `tokens` and, with an encoder, S = `source`. Empty rows are left out.
+
+    `UserError` for models of transformers that do not run on the meta device.
+    """
+    try:
+        with torch.device("meta"):
+            auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+            model = auto.from_config(config).eval()
+            model.tie_weights()
+            macs = _macs(model, tokens, source)
+    except (RuntimeError, ValueError, TypeError, AttributeError, ImportError) as error:
+        raise UserError(f"cannot count the parts of {config.model_type}: {in_short(error)}") from error
     counts = dict.fromkeys(MODULES, Count())
     for name, parameter in model.named_parameters():
         row = _row_of(name.rpartition(".")[0], inside=True)
