@@ -8,7 +8,7 @@ import pytest
 
 from helpers.training import SHAPE
 from polythink.errors import UserError
-from polythink.evaluate.metrics import paired_difference, read_measures
+from polythink.evaluate.metrics import difference, read_measures
 from polythink.pipeline.experiment import Arm, Experiment, evaluations, resolve
 from polythink.pipeline.recipe import Recipe, run_recipe
 from polythink.pipeline.results_table import Evaluated, bounds, is_count, make_table
@@ -103,7 +103,7 @@ def test_what_measures_leaves_no_model_behind() -> None:
     ("stages", "message"),
     [
         ({"x": {**COMPARE, "paths": [1, 17]}}, "stages.x: 17 paths are more than the 16 numbers"),
-        ({"x": {**COMPARE, "mode": "sequential"}}, "stages.x: paths are compared in the mode structured"),
+        ({"x": {**COMPARE, "mode": "sequential"}}, "stages.x: paths are compared in mode structured"),
         ({"x": {**TUNNEL, "paths": [1, 17], "budgets": [40]}}, "stages.x: 17 paths are more than"),
         ({"x": {**COMPARE, "sequential_prompt": "countdown_sequentia"}}, "did you mean 'countdown_sequential'"),
         ({"x": {k: v for k, v in COMPARE.items() if k != "sequential_prompt"}}, "sequential_prompt"),
@@ -153,7 +153,7 @@ def test_arms_are_compared_problem_by_problem(whole, tmp_path) -> None:
     name = "countdown-mini-heldout"
     found = make_table("trial", "a", one).columns[1].differences[name]
     mine, yours = (read_measures(folder / f"measures-{name}.jsonl")["parallel.tokens@2"] for folder in folders)
-    assert found["parallel.tokens@2"] == paired_difference(yours, mine)
+    assert found["parallel.tokens@2"] == difference(yours, mine)
     over_seeds = [replace(one[0], seed=0), replace(one[1], arm="a", seed=1)]
     (column,) = make_table("trial", "a", over_seeds).columns
     tokens = column.results[name]["parallel.tokens@2"]
