@@ -14,12 +14,10 @@ from test_imports import LAYERS
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line.partition("  #")[0].strip()
-    for block in re.findall(r"^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    for line in block.splitlines()
-    if line.startswith("polythink ")
-]
+# command lines: those of the code blocks, and those in the first column of the table of commands
+SHOWN = [line.partition("  #")[0].strip() for line in README.splitlines() if line.startswith("polythink ")]
+TABLE = re.findall(r"^\| `(polythink [^`]+)`", README, re.MULTILINE)
+COMMANDS = [*SHOWN, *(line.replace("[", "").replace("]", "") for line in TABLE if "," not in line)]
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "docs" / "scripts").glob("*.py")), ids=lambda path: path.stem)
@@ -42,6 +40,7 @@ def test_contributing_lists_the_rooms_as_the_import_test_does() -> None:
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_of_the_readme_exists_with_its_options(line: str) -> None:
+    assert len(SHOWN) > 4 < len(TABLE)
     words = shlex.split(line)[1:]
     command = load(words.pop(0))
     while hasattr(command, "commands"):
