@@ -13,8 +13,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from polythink.cli.app import app
+from polythink.cli.generate import watch
 from polythink.cli.model import ModelChoice, find_model, params_for, settings_of
-from polythink.cli.watch import watch
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError

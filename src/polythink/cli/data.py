@@ -11,8 +11,7 @@ from typing import Annotated
 
 import typer
 
-from polythink.cli.assemble import assemble
-from polythink.cli.coldstart import coldstart
+from polythink.cli.coldstart import assemble, coldstart
 from polythink.cli.options import complete_problems
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.answers import VERDICTS, Grader
@@ -27,7 +26,9 @@ from polythink.text.data.sets import TEXTS
 KEYS_WIDTH = 48  # columns for a finding's problems in the table; --json has them all
 CHUNK = 64  # texts that are graded between two steps of the progress bar
 
-app = typer.Typer(help="List and inspect problem sets, make a cold start, grade texts.", no_args_is_help=True)
+app = typer.Typer(
+    help="List and inspect problem sets, make a cold start, grade texts.", no_args_is_help=True, add_completion=False
+)
 app.command("coldstart")(coldstart)
 app.command("assemble")(assemble)
 
@@ -53,7 +54,7 @@ def show(
     problems: Annotated[
         str,
         typer.Argument(
-            metavar="PROBLEMS", help="A name such as math or gsm8k:train, or a file.", show_default=False,
+            metavar="PROBLEMS", help="A name such as math or gsm8k:train, or a file.",
             autocompletion=complete_problems,
         ),
     ],
@@ -76,9 +77,9 @@ def show(
 
 @app.command("grade")
 def grade(
-    file: Annotated[Path, typer.Argument(help="A .jsonl or .parquet file.", show_default=False)],
-    text: Annotated[str, typer.Option(help="Name of the column with the responses.", show_default=False)],
-    answer: Annotated[str, typer.Option(help="Name of the column with the reference answers.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="A .jsonl or .parquet file.")],
+    text: Annotated[str, typer.Option(help="Name of the column with the responses.")],
+    answer: Annotated[str, typer.Option(help="Name of the column with the reference answers.")],
     checker: Annotated[str, typer.Option(help=f"One of {', '.join(CHECKERS)}.")] = "math",
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds that one answer may take.")] = 5.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")] = False,

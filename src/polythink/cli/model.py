@@ -1,37 +1,93 @@
-"""What the commands that use a model have in common: where it is, how it is prompted, how it is decoded.
+"""What the commands that use a model have in common: their options, where the model is, and how it is decoded.
 
-Everything here but `load_model` works without torch, so that a mistake is found before it is imported.
+Everything here but `open_engine` works without torch, so that a mistake is found before it is imported.
 """
 
 from __future__ import annotations
 
-import difflib
+import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
+
+import typer
 
 from polythink.cli import console
+from polythink.cli.options import complete_prompt
 from polythink.errors import UserError, did_you_mean
 from polythink.run.config import apply_overrides, parse_config
 from polythink.run.folder import read_json
+from polythink.trace.dialect import DIALECTS, get_dialect
 
 if TYPE_CHECKING:
+    from polythink.engine.engine import Engine
     from polythink.engine.params import SamplingParams
-    from polythink.models.lm import LanguageModel
     from polythink.problems.prompts import Prompt
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
+DTYPES = ("float32", "bfloat16", "float16")
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Folder of a model, a stage, or a run (its last model), or a name on the Hugging Face hub.",
+    ),
+]
+DecodingOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Changes to its decoding, such as paths=4 or temperature=0.6."),
+]
+PromptName = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt", help="Name or file of a prompt; the model's own if left out.", autocompletion=complete_prompt
+    ),
+]
+
+
+def _option(*names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel="Model", **more)
 
 
 class ModelChoice(NamedTuple):
-    """What was asked for on the command line; None: what the model's own polythink.json says."""
+    """The options about the model; None: what the model's own polythink.json says."""
 
-    dialect: str | None = None
-    mode: str | None = None
-    chat: bool | None = None
-    device: str | None = None
-    dtype: str | None = None
+    dialect: Annotated[
+        str | None,
+        _option(
+            help="Dialect of its tags; what its polythink.json says if left out.", autocompletion=lambda: [*DIALECTS]
+        ),
+    ] = None
+    mode: Annotated[str | None, _option(help="structured or sequential; what its polythink.json says if left out.")] = (
+        None
+    )
+    chat: Annotated[bool | None, _option("--chat/--no-chat", help="Wrap prompts in the tokenizer's chat template.")] = (
+        None
+    )
+    device: Annotated[str | None, _option(help="cpu, cuda, cuda:1, mps; a GPU if there is one.")] = None
+    dtype: Annotated[str | None, _option(help="float32, bfloat16 or float16; as the model was saved if left out.")] = (
+        None
+    )
+    max_num_seqs: Annotated[
+        int | None, _option(min=1, help="Responses that are generated at once; 64 if left out.")
+    ] = None
+
+
+def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of `ModelChoice`, which it takes together as its parameter `choice`."""
+
+    def wrapped(**given: Any) -> None:
+        choice = ModelChoice(*(given.pop(name) for name in ModelChoice._fields))
+        command(**given, choice=choice)
+
+    hints = {**get_type_hints(command, include_extras=True), **get_type_hints(ModelChoice, include_extras=True)}
+    own = [each for each in inspect.signature(command).parameters.values() if each.name != "choice"]
+    shared = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in ModelChoice._fields]
+    signature = inspect.Signature([each.replace(annotation=hints[each.name]) for each in (*own, *shared)])
+    wrapped.__signature__, wrapped.__annotations__, wrapped.__doc__ = signature, hints, command.__doc__
+    return wrapped
 
 
 def find_model(given: str) -> str:
@@ -41,21 +97,21 @@ def find_model(given: str) -> str:
     """
     path = Path(given).expanduser()
     if path.is_dir():
-        folder = model_folder(path)
+        folder = _model_folder(path)
         if (folder / "config.json").is_file():
             return str(folder)
-        raise UserError(f"{given} holds no model{_other_folder(path)}")
+        runs = [path.parent, *sorted(file.parent for file in path.glob("*/stages.json"))]
+        with_model = [run for run in runs if (_model_folder(run) / "config.json").is_file()]
+        hint = f"{with_model[0]} does" if with_model else "give a folder with config.json, or a folder of a run"
+        raise UserError(f"{given} holds no model; {hint}")
     if HUB_NAME.fullmatch(given) and not path.parent.is_dir():
         return given
-    beside = (
-        [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent != Path() and path.parent.is_dir() else []
-    )
-    close = difflib.get_close_matches(given, beside, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ", and a name on the hub has the form owner/name"
+    hint = did_you_mean(given, map(str, path.parent.glob("*/")))
+    hint = hint if "did you mean" in hint else ", and a name on the hub has the form owner/name"
     raise UserError(f"no model folder {given!r}{hint}")
 
 
-def model_folder(path: Path) -> Path:
+def _model_folder(path: Path) -> Path:
     """The model meant by a model folder, a stage folder or a run folder (the last of its stages that has a model)."""
     if (path / "model").is_dir():
         return path / "model"
@@ -65,17 +121,8 @@ def model_folder(path: Path) -> Path:
     return path
 
 
-def _other_folder(path: Path) -> str:
-    """`; RUN does`, where a folder above or right below has a model."""
-    runs = [path.parent, *sorted(file.parent for file in path.glob("*/stages.json"))]
-    with_model = [run for run in runs if (model_folder(run) / "config.json").is_file()]
-    return f"; {with_model[0]} does" if with_model else "; give a folder with config.json, or a folder of a run"
-
-
 def settings_of(model: str, choice: ModelChoice) -> dict[str, Any]:
     """What polythink.json says, with what was chosen on the command line; checked as far as it can be without torch."""
-    from polythink.trace.dialect import get_dialect
-
     file = Path(model) / "polythink.json"
     try:
         own = read_json(file) if file.is_file() else {}
@@ -84,8 +131,8 @@ def settings_of(model: str, choice: ModelChoice) -> dict[str, Any]:
     chosen = {key: value for key in ("dialect", "mode", "chat") if (value := getattr(choice, key)) is not None}
     settings = {"dialect": "parallel_r1", "mode": "structured", "decoding": {}, **own, **chosen}
     get_dialect(settings["dialect"])
-    if choice.dtype not in (None, "float32", "bfloat16", "float16"):
-        raise UserError(f"no dtype {choice.dtype!r}{did_you_mean(choice.dtype, ('float32', 'bfloat16', 'float16'))}")
+    if choice.dtype not in (None, *DTYPES):
+        raise UserError(f"no dtype {choice.dtype!r}{did_you_mean(choice.dtype, DTYPES)}")
     if choice.device and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", choice.device):
         raise UserError(f"no device {choice.device!r}; known: cpu, cuda, cuda:N, mps")
     return settings
@@ -99,23 +146,12 @@ def params_for(settings: Mapping[str, Any], overrides: Sequence[str]) -> Samplin
     return parse_config(SamplingParams, apply_overrides(data, overrides), "decoding")
 
 
-def given_prompt(name: str | None) -> Prompt | None:
-    """The prompt of that name or file; None for the model's own."""
-    from polythink.problems.prompts import get_prompt
-
-    return get_prompt(name) if name else None
-
-
-def load_model(model: str, choice: ModelChoice) -> LanguageModel:
-    """The language model, as chosen."""
+def open_engine(model: str, choice: ModelChoice, prompt: Prompt | None, max_num_seqs: int = 64) -> Engine:
+    """An engine for the model as chosen, with this prompt in place of its own."""
     console.announce(f"loading {model} ...")
+    from polythink.engine.engine import Engine
     from polythink.models.lm import load
 
-    return load(model, **{key: value for key, value in choice._asdict().items() if value is not None})
-
-
-def prompt_of(lm: LanguageModel) -> Prompt:
-    """The prompt that the model was trained with."""
-    from polythink.problems.prompts import Prompt
-
-    return Prompt(lm.settings.prompt_name, lm.settings.prompt)
+    chosen = choice._asdict()
+    max_num_seqs = chosen.pop("max_num_seqs") or max_num_seqs
+    return Engine(load(model, prompt=prompt, **chosen), max_num_seqs=max_num_seqs)

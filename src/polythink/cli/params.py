@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polythink.cli.model import find_model
-from polythink.cli.options import Overrides, complete_recipe
-from polythink.cli.recipes import packaged
+from polythink.cli.options import Overrides
+from polythink.cli.recipes import complete_recipe, packaged
 from polythink.errors import UserError, did_you_mean
 from polythink.run.table import markdown_table
 
@@ -29,7 +29,6 @@ def params(
         typer.Argument(
             metavar="RECIPE",
             help="A packaged recipe, a YAML file, or the folder of a model, a stage or a run.",
-            show_default=False,
             autocompletion=complete_recipe,
         ),
     ],

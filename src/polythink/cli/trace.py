@@ -26,16 +26,20 @@ from polythink.trace.parse import TraceError, first_block, parse
 from polythink.trace.render import render
 from polythink.trace.validity import RULES, check, check_rule
 
-app = typer.Typer(help="Check traces against a rule, convert them, or draw one in the terminal.", no_args_is_help=True)
+app = typer.Typer(
+    help="Check traces against a rule, convert them, or draw one in the terminal.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
-File = Annotated[Path, typer.Argument(help="A .jsonl or .parquet file.", show_default=False)]
+File = Annotated[Path, typer.Argument(help="A .jsonl or .parquet file.")]
 DialectName = Annotated[str, typer.Option("--dialect", help="Format of the tags.")]
 
 
 @app.command("check")
 def check_file(
     file: File,
-    field: Annotated[str, typer.Option(help="Name of the column that holds the traces.", show_default=False)],
+    field: Annotated[str, typer.Option(help="Name of the column that holds the traces.")],
     rule: Annotated[str, typer.Option(help=f"One of {', '.join(RULES)}.")] = "strict",
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")] = False,
     each: Annotated[bool, typer.Option("--each", help="Print a JSON line {row, valid, reason} for each row.")] = False,
@@ -70,7 +74,7 @@ def show(
         str | None, typer.Option(help="Name of the column; the first one with a block in it if left out.")
     ] = None,
     dialect: DialectName = PARALLEL_R1.name,
-    svg: Annotated[Path | None, typer.Option(help="Write the drawing to this file.", show_default=False)] = None,
+    svg: Annotated[Path | None, typer.Option(help="Write the drawing to this file.")] = None,
 ) -> None:
     """Draw one trace as forks and joins: paths side by side, the summary below.
 
@@ -93,7 +97,7 @@ def show(
 @app.command("convert")
 def convert_file(
     file: File,
-    field: Annotated[str, typer.Option(help="Name of the column that holds the traces.", show_default=False)],
+    field: Annotated[str, typer.Option(help="Name of the column that holds the traces.")],
     to: Annotated[str, typer.Option(help="The dialect to write: parathinker, parathinker:64, parallel_r1.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .jsonl file to write; all other columns are kept.")],
     dialect: DialectName = PARALLEL_R1.name,
