@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from polythink.cli.app import app
 from polythink.cli.generate import watch
-from polythink.cli.model import ModelChoice, find_model, params_for, settings_of
+from polythink.cli.model import ModelChoice, find_model, params_for
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
@@ -83,13 +83,12 @@ def test_a_model_is_found_in_its_run_its_stage_and_itself(run_folder, tmp_path) 
 
 
 def test_decoding_is_the_models_own_with_changes(run_folder) -> None:
-    settings = settings_of(find_model(str(run_folder)), ModelChoice())
-    params = params_for(settings, ["paths=2", "temperature=0.5"])
+    model = find_model(str(run_folder))
+    params = params_for(model, ModelChoice(), ["paths=2", "temperature=0.5"])
     assert params == SamplingParams(**BUDGETS | {"paths": 2, "temperature": 0.5})
-    chosen = settings_of(find_model(str(run_folder)), ModelChoice(mode="sequential"))
-    assert params_for(chosen, []).mode == "sequential"
+    assert params_for(model, ModelChoice(mode="sequential"), []).mode == "sequential"
     with pytest.raises(UserError, match="decoding: unknown key path; did you mean 'paths'"):
-        params_for(settings, ["path=2"])
+        params_for(model, ModelChoice(), ["path=2"])
 
 
 def test_generate_prints_the_trace_that_the_engine_draws(lm, seed, run_folder) -> None:

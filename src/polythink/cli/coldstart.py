@@ -15,6 +15,7 @@ from polythink.cli.options import (
     EndpointModel,
     KeyEnv,
     Limit,
+    argument,
     complete_problems,
     complete_prompt,
 )
@@ -27,10 +28,7 @@ TEACHERS = ("countdown",)
 
 
 def coldstart(
-    problems: Annotated[
-        list[str],
-        typer.Argument(metavar="PROBLEMS", help="Names of problem sets, or files.", autocompletion=complete_problems),
-    ],
+    problems: Annotated[list[str], argument("PROBLEMS", "Names of problem sets, or files.", complete_problems)],
     out: DataFolder,
     endpoint: Endpoint = None,
     model: EndpointModel = None,
@@ -52,13 +50,16 @@ def coldstart(
     Example: polythink data coldstart gsm8k:train --endpoint http://localhost:8000/v1 --model NAME --out runs/cold
     """
     from polythink.problems.sets import load_problems
+    from polythink.problems.tasks.countdown import CountdownTeacher
     from polythink.teachers.coldstart import run_coldstart
 
     if (endpoint is None) == (teacher is None):
         raise UserError("a cold start needs either --endpoint URL or --teacher NAME")
+    if teacher not in (None, *TEACHERS):
+        raise UserError(f"no teacher {teacher!r}{did_you_mean(teacher, TEACHERS)}")
     asked = _ask_endpoint(endpoint, model, key_env, temperature=temperature, max_tokens=max_tokens)
     chosen = get_prompt(prompt or ("countdown_parallel" if teacher else "parallel"))
-    with _synthetic(teacher) if teacher else asked as source:
+    with nullcontext(CountdownTeacher({"parallel": 1})) if teacher else asked as source:
         found = [problem for name in problems for problem in load_problems(name, limit=limit)]
         how = {"samples": samples, "concurrency": concurrency, "about_teacher": source.about}
         print(show_table(run_coldstart(found, source, chosen, rule, out, **how)), end="")
@@ -67,8 +68,7 @@ def coldstart(
 def assemble(
     solutions: Annotated[Path, typer.Argument(help="Folder of a cold start with several samples per problem.")],
     overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="How, such as paths=[2,3,4], filter=mixed or summary=teacher."),
+        list[str] | None, argument("KEY=VALUE", "How, such as paths=[2,3,4], filter=mixed or summary=teacher.")
     ] = None,
     out: DataFolder = ...,
     dialect: Annotated[str, typer.Option(help="Dialect of the traces.")] = "parathinker",
@@ -99,14 +99,6 @@ def assemble(
     with asked as summariser:
         how = {"seed": seed, "summariser": summariser, "concurrency": concurrency}
         print(show_table(run_assembly(solutions, out, config, chosen, numbered, **how)), end="")
-
-
-def _synthetic(name: str) -> AbstractContextManager[Any]:
-    from polythink.problems.tasks.countdown import CountdownTeacher
-
-    if name not in TEACHERS:
-        raise UserError(f"no teacher {name!r}{did_you_mean(name, TEACHERS)}")
-    return nullcontext(CountdownTeacher({"parallel": 1}))
 
 
 def _ask_endpoint(url: str | None, model: str | None, key_env: str | None, **how: Any) -> AbstractContextManager[Any]:

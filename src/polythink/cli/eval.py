@@ -9,20 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polythink.cli import console
-from polythink.cli.model import (
-    DecodingOverrides,
-    Model,
-    ModelChoice,
-    PromptName,
-    find_model,
-    open_engine,
-    params_for,
-    settings_of,
-    with_model_options,
-)
+from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, params_for, with_model_options
 from polythink.cli.options import Limit, complete_problems
 from polythink.errors import UserError
-from polythink.problems.prompts import get_prompt
 
 if TYPE_CHECKING:
     from polythink.engine.engine import Engine
@@ -33,11 +22,12 @@ if TYPE_CHECKING:
 @with_model_options
 def evaluate(
     model: Model,
-    overrides: DecodingOverrides = None,
+    overrides: Decoding = None,
     problems: Annotated[
         str,
         typer.Option(
-            metavar="PROBLEMS", help="Name of a problem set, or a .jsonl or .parquet file.",
+            metavar="PROBLEMS",
+            help="Name of a problem set, or a .jsonl or .parquet file.",
             autocompletion=complete_problems,
         ),
     ] = ...,
@@ -46,13 +36,12 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="Split of the problem set.")] = None,
     limit: Limit = None,
     seed: Annotated[int, typer.Option(help="Of --limit and of sampling.")] = 0,
-    prompt: PromptName = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="One greedy response to each problem as well.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Compare ways to answer instead.")] = False,
     tunnel: Annotated[bool, typer.Option("--tunnel", help="Look for tunnel vision instead.")] = False,
     heads: Annotated[bool, typer.Option("--heads", help="Compare attention heads too.")] = False,
     choice: ModelChoice = ModelChoice(),
-) -> None:  # fmt: skip
+) -> None:
     """Measure a model on a set of problems.
 
     Samples responses, grades them, and writes eval.json: mean@k, pass@k, maj@k with intervals. --compare and --tunnel
@@ -75,16 +64,14 @@ def evaluate(
     kind = "compare" if compare else "tunnel" if tunnel else ""
     options, changes = options_of(kind, overrides or [], samples)
     place = find_model(model)
-    asked: dict[str, Any] = {"params": params_for(settings_of(place, choice), changes), "seed": seed, "out": out}
+    asked: dict[str, Any] = {"params": params_for(place, choice, changes), "seed": seed, "out": out}
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out names a folder")
-    given = get_prompt(prompt) if prompt else None
     found = load_problems(problems, split=split, limit=limit, seed=seed)
     if options is None:
-        engine = open_engine(place, choice, given)
-        _evaluate(engine, found, heads, **asked, samples=samples, greedy=greedy)
+        _evaluate(open_engine(place, choice), found, heads, **asked, samples=samples, greedy=greedy)
     else:
-        _study(open_engine(place, choice, given, options.max_num_seqs), found, options, **asked)
+        _study(open_engine(place, choice, options.max_num_seqs), found, options, **asked)
 
 
 def options_of(kind: str, overrides: Sequence[str], samples: int) -> tuple[Config | None, list[str]]:

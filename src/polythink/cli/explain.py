@@ -6,15 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
-import typer
-
 from polythink.cli.console import print_definitions
-from polythink.cli.topics import TOPICS, Topic
+from polythink.cli.options import argument
+from polythink.cli.topics import TOPICS, Topic, every_topic
 from polythink.errors import UserError, did_you_mean
-
-
-def every_topic() -> list[Topic]:
-    return [topic for make in TOPICS.values() for topic in make()]
 
 
 def short_names(topics: Iterable[Topic]) -> list[str]:
@@ -25,12 +20,13 @@ def short_names(topics: Iterable[Topic]) -> list[str]:
 def explain(
     name: Annotated[
         str | None,
-        typer.Argument(
-            metavar="NAME", help="Such as lr, rl.lr, decoding.paths, tiered, grpo, mean@8, parallel_r1.",
-            autocompletion=lambda: short_names(every_topic()),
+        argument(
+            "NAME",
+            "Such as lr, rl.lr, decoding.paths, tiered, grpo, mean@8, parallel_r1.",
+            lambda: short_names(every_topic()),
         ),
     ] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Explain a recipe key, a reward, a stage, a metric, a dialect, a problem set or a prompt; list them without NAME.
 
     Example: polythink explain decoding.paths

@@ -12,19 +12,9 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from polythink.cli.model import (
-    DecodingOverrides,
-    Model,
-    ModelChoice,
-    PromptName,
-    find_model,
-    open_engine,
-    params_for,
-    settings_of,
-    with_model_options,
-)
+from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, params_for, with_model_options
+from polythink.cli.options import argument
 from polythink.errors import UserError, did_you_mean
-from polythink.problems.prompts import get_prompt
 from polythink.report.terminal import LiveTrace
 
 if TYPE_CHECKING:
@@ -38,11 +28,9 @@ def generate(
     model: Model,
     problem: Annotated[
         str | None,
-        typer.Argument(
-            metavar="PROMPT", help="The problem; the model's prompt goes around it. - reads one per line from stdin."
-        ),
+        argument("PROMPT", "The problem; the model's prompt goes around it. - reads one per line from stdin."),
     ] = None,
-    overrides: DecodingOverrides = None,
+    overrides: Decoding = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="Prompts: .txt, one per line; .jsonl, .parquet: a column.")
     ] = None,
@@ -52,7 +40,6 @@ def generate(
     temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed samples another response.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per response and line.")] = False,
-    prompt: PromptName = None,
     choice: ModelChoice = ModelChoice(),
 ) -> None:
     """Answer prompts, paths side by side.
@@ -70,8 +57,8 @@ def generate(
     texts = [text for text in read_prompts(problem, file, column) for _ in range(samples)]
     place = find_model(model)
     keys += _as_keys(keys, paths=paths, temperature=temperature)
-    params = params_for(settings_of(place, choice), keys)
-    engine = open_engine(place, choice, get_prompt(prompt) if prompt else None)
+    params = params_for(place, choice, keys)
+    engine = open_engine(place, choice)
 
     from polythink.engine.params import Request
     from polythink.evaluate.study import prompt_of

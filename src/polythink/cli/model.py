@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
 from polythink.cli import console
-from polythink.cli.options import complete_prompt
+from polythink.cli.options import argument, complete_prompt
 from polythink.errors import UserError, did_you_mean
+from polythink.models.settings import SETTINGS_FILE, ModelSettings, read_settings
+from polythink.problems.prompts import get_prompt
 from polythink.run.config import apply_overrides, parse_config
 from polythink.run.folder import read_json
 from polythink.trace.dialect import DIALECTS, get_dialect
@@ -23,27 +25,15 @@ from polythink.trace.dialect import DIALECTS, get_dialect
 if TYPE_CHECKING:
     from polythink.engine.engine import Engine
     from polythink.engine.params import SamplingParams
-    from polythink.problems.prompts import Prompt
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
 DTYPES = ("float32", "bfloat16", "float16")
 
 Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="Folder of a model, a stage, or a run (its last model), or a name on the Hugging Face hub.",
-    ),
+    str, argument("MODEL", "Folder of a model, a stage, or a run (its last model), or a name on the Hugging Face hub.")
 ]
-DecodingOverrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Changes to its decoding, such as paths=4 or temperature=0.6."),
-]
-PromptName = Annotated[
-    str | None,
-    typer.Option(
-        "--prompt", help="Name or file of a prompt; the model's own if left out.", autocompletion=complete_prompt
-    ),
+Decoding = Annotated[
+    list[str] | None, argument("KEY=VALUE", "Changes to its decoding, such as paths=4 or temperature=0.6.")
 ]
 
 
@@ -54,6 +44,10 @@ def _option(*names: str, help: str, **more: Any) -> Any:
 class ModelChoice(NamedTuple):
     """The options about the model; None: what the model's own polythink.json says."""
 
+    prompt: Annotated[
+        str | None,
+        _option(help="Name or file of a prompt; the model's own if left out.", autocompletion=complete_prompt),
+    ] = None
     dialect: Annotated[
         str | None,
         _option(
@@ -121,37 +115,32 @@ def _model_folder(path: Path) -> Path:
     return path
 
 
-def settings_of(model: str, choice: ModelChoice) -> dict[str, Any]:
-    """What polythink.json says, with what was chosen on the command line; checked as far as it can be without torch."""
-    file = Path(model) / "polythink.json"
-    try:
-        own = read_json(file) if file.is_file() else {}
-    except ValueError:
-        own = {}  # loading the model says what is wrong with it
-    chosen = {key: value for key in ("dialect", "mode", "chat") if (value := getattr(choice, key)) is not None}
-    settings = {"dialect": "parallel_r1", "mode": "structured", "decoding": {}, **own, **chosen}
-    get_dialect(settings["dialect"])
+def params_for(model: str, choice: ModelChoice, overrides: Sequence[str]) -> SamplingParams:
+    """How the model's settings and the choice say it is to be decoded, with the overrides applied.
+
+    `UserError` for what can be seen to be wrong with the choice without torch.
+    """
+    from polythink.engine.params import SamplingParams
+
+    file = Path(model) / SETTINGS_FILE
+    settings = read_settings(file) if file.is_file() else ModelSettings()
+    get_dialect(choice.dialect or settings.dialect)
+    if choice.prompt:
+        get_prompt(choice.prompt)
     if choice.dtype not in (None, *DTYPES):
         raise UserError(f"no dtype {choice.dtype!r}{did_you_mean(choice.dtype, DTYPES)}")
     if choice.device and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", choice.device):
         raise UserError(f"no device {choice.device!r}; known: cpu, cuda, cuda:N, mps")
-    return settings
-
-
-def params_for(settings: Mapping[str, Any], overrides: Sequence[str]) -> SamplingParams:
-    """How the model's settings say it is to be decoded, with the overrides applied."""
-    from polythink.engine.params import SamplingParams
-
-    data = {**settings["decoding"], "mode": settings["mode"]}
+    data = {**settings.decoding, "mode": choice.mode or settings.mode}
     return parse_config(SamplingParams, apply_overrides(data, overrides), "decoding")
 
 
-def open_engine(model: str, choice: ModelChoice, prompt: Prompt | None, max_num_seqs: int = 64) -> Engine:
-    """An engine for the model as chosen, with this prompt in place of its own."""
+def open_engine(model: str, choice: ModelChoice, max_num_seqs: int = 64) -> Engine:
+    """An engine for the model as chosen; `max_num_seqs` holds where the choice names none."""
     console.announce(f"loading {model} ...")
     from polythink.engine.engine import Engine
     from polythink.models.lm import load
 
-    chosen = choice._asdict()
+    chosen = {**choice._asdict(), "prompt": get_prompt(choice.prompt) if choice.prompt else None}
     max_num_seqs = chosen.pop("max_num_seqs") or max_num_seqs
-    return Engine(load(model, prompt=prompt, **chosen), max_num_seqs=max_num_seqs)
+    return Engine(load(model, **chosen), max_num_seqs=max_num_seqs)

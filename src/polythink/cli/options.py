@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 
+def argument(metavar: str, help: str, complete: Callable[[], list[str]] | None = None) -> Any:
+    """An argument; `complete` gives the names among which the shell finds those that begin as typed."""
+    return typer.Argument(metavar=metavar, help=help, autocompletion=complete)
+
+
 def complete_problems() -> list[str]:
-    """Names of problem sets, with and without their splits. Typer picks those that begin as typed."""
+    """Names of problem sets, with and without their splits."""
     from polythink.problems.sets import SOURCES
 
     return [*SOURCES, *(f"{name}:{split}" for name, source in SOURCES.items() for split in source.splits)]
@@ -22,12 +28,12 @@ def complete_prompt() -> list[str]:
 
 
 Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Changes to it, such as rl.steps=50; `polythink explain KEY` says more."),
+    list[str] | None, argument("KEY=VALUE", "Changes to it, such as rl.steps=50; `polythink explain KEY` says more.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder; runs/NAME if left out.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most N problems of each set.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")]
+File = Annotated[Path, typer.Argument(help="A .jsonl or .parquet file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 # ---- a teacher behind an endpoint ----
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polythink.cli.model import find_model
-from polythink.cli.options import Overrides
+from polythink.cli.options import Overrides, argument
 from polythink.cli.recipes import complete_recipe, packaged
 from polythink.errors import UserError, did_you_mean
 from polythink.run.table import markdown_table
@@ -26,10 +26,8 @@ if TYPE_CHECKING:
 def params(
     recipe: Annotated[
         str,
-        typer.Argument(
-            metavar="RECIPE",
-            help="A packaged recipe, a YAML file, or the folder of a model, a stage or a run.",
-            autocompletion=complete_recipe,
+        argument(
+            "RECIPE", "A packaged recipe, a YAML file, or the folder of a model, a stage or a run.", complete_recipe
         ),
     ],
     overrides: Overrides = None,
@@ -107,14 +105,14 @@ def in_shape_of(config: PreTrainedConfig, beside: Sequence[str]) -> dict[str, Pr
     return configs
 
 
-def configurations(recipe: Recipe | TextRecipe, beside: list[str]) -> dict[str, PreTrainedConfig]:
+def configurations(recipe: Recipe | TextRecipe, beside: Sequence[str]) -> dict[str, PreTrainedConfig]:
     """The configuration of the recipe's model under its architecture's name, and others in the same shape."""
     from polythink.models.build import architecture_config, new_tokenizer
     from polythink.pipeline.text import TextRecipe
     from polythink.problems.vocabulary import words_of
 
     if isinstance(recipe, TextRecipe):
-        return text_configurations(recipe, beside)
+        return in_shape_of(recipe.architecture_config(_words_in_texts(recipe)), beside)
     model = recipe.model
     if model.path is not None:
         raise UserError(
@@ -122,22 +120,22 @@ def configurations(recipe: Recipe | TextRecipe, beside: list[str]) -> dict[str, 
             "(set model.path=null and model.hidden_size and the like to count one of that shape)"
         )
     tokenizer = new_tokenizer(model, recipe.dialect, words_of(model.tokenizer))
-    configs = {}
-    for name in (model.architecture, *beside):
-        own = name == model.architecture
-        shaped = model.model_copy(update={"architecture": name, "options": model.options if own else {}})
-        configs.setdefault(name, architecture_config(shaped, tokenizer))
+    configs = {model.architecture: architecture_config(model, tokenizer)}
+    for name in beside:
+        if name not in configs:
+            shaped = model.model_copy(update={"architecture": name, "options": {}})
+            configs[name] = architecture_config(shaped, tokenizer)
     return configs
 
 
-def text_configurations(recipe: TextRecipe, beside: Sequence[str]) -> dict[str, PreTrainedConfig]:
-    """The same for a text recipe. A vocabulary of words is counted in the texts; the others have a known size."""
+def _words_in_texts(recipe: TextRecipe) -> int | None:
+    """The size of a vocabulary of words, which is counted in the texts; None for others, whose size is known."""
     from polythink.text.data.sets import load_texts
     from polythink.text.tokenizers import train_tokenizer
 
-    vocabulary = None
-    if recipe.tokenizer.kind == "words":
-        data = next(stage.data for stage in recipe.stages.values() if stage.kind == "text")
-        texts = (text for pair in load_texts(data) for text in (pair.source, pair.target))
-        vocabulary = len(train_tokenizer(recipe.tokenizer, texts))
-    return in_shape_of(recipe.architecture_config(vocabulary), beside)
+    if recipe.tokenizer.kind != "words":
+        return None
+    data = next(stage.data for stage in recipe.stages.values() if stage.kind == "text")
+    return len(
+        train_tokenizer(recipe.tokenizer, (text for pair in load_texts(data) for text in (pair.source, pair.target)))
+    )

@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import typer
-
 from polythink.cli.console import print_definitions
+from polythink.cli.options import argument
 from polythink.run.config import RECIPES, find_recipe, load_yaml
 
 
@@ -47,10 +46,7 @@ def complete_experiment() -> list[str]:
 
 def recipes(
     name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="NAME", help="Print this one, with its comments.", autocompletion=lambda: list(packaged())
-        ),
+        str | None, argument("NAME", "Print this one, with its comments.", lambda: list(packaged()))
     ] = None,
 ) -> None:
     """List the packaged recipes with a line each, or print one with its comments.

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from polythink.cli import console
-from polythink.cli.options import Out, Overrides
+from polythink.cli.options import Out, Overrides, argument
 from polythink.cli.recipes import complete_experiment, complete_recipe, is_experiment
 from polythink.errors import UserError
+from polythink.run.jsonl import read_rows
+
+if TYPE_CHECKING:
+    from polythink.report.runs import Stage
 
 COLUMNS = {"mean@k", "pass@k", "maj@k", "greedy", "parallel_ratio", "well_formed", "tokens", "critical_path",
            "exact", "bleu", "rouge1", "rougeL", "loss", "perplexity"}  # fmt: skip
@@ -19,17 +23,13 @@ COLUMNS = {"mean@k", "pass@k", "maj@k", "greedy", "parallel_ratio", "well_formed
 
 def train(
     recipe: Annotated[
-        str,
-        typer.Argument(
-            metavar="RECIPE", help="A packaged recipe (see `polythink recipes`), or a YAML file.",
-            autocompletion=complete_recipe,
-        ),
+        str, argument("RECIPE", "A packaged recipe (see `polythink recipes`), or a YAML file.", complete_recipe)
     ],
     overrides: Overrides = None,
     out: Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and do nothing.")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Run the stages of a recipe, one after another, and write a report.
 
     Recipes with a task (translation, summarisation, language_modelling) train on plain text.
@@ -54,18 +54,12 @@ def train(
 
 
 def experiment(
-    file: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE", help="Name of a packaged experiment, or a YAML file.",
-            autocompletion=complete_experiment,
-        ),
-    ],
+    file: Annotated[str, argument("FILE", "Name of a packaged experiment, or a YAML file.", complete_experiment)],
     out: Out = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Stages that run at once; as the file says if left out.")
     ] = None,
-) -> None:  # fmt: skip
+) -> None:
     """Compare recipes (arms) over seeds and print one table.
 
     Stages that arms have in common run once. Stopped at any moment, the same command goes on. Exit status 1 if a
@@ -89,7 +83,7 @@ def experiment(
         raise typer.Exit(1)
 
 
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]) -> None:
+def report(run: Annotated[Path, argument("RUN", "Folder of a run.")]) -> None:
     """Write the report of a run: learning curves, results, traces.
 
     RUN/report.html is one self-contained page. The run may still be going on.
@@ -123,14 +117,12 @@ def _print_end(folder: Path, report: Path) -> None:
     if columns:
         print(f"\n{markdown_table(['problems', 'stage', *columns], rows)}")
     print(f"report: {report}")
-    if question := next(filter(None, (_question(stage.folder) for stage in reversed(stages))), None):
+    if question := next(filter(None, map(_question, reversed(stages))), None):
         console.log(f"next: polythink generate {shlex.quote(str(folder))} {shlex.quote(question)}")
 
 
-def _question(stage: Path) -> str:
+def _question(stage: Stage) -> str:
     """A short problem that a stage sampled, to try the model with; "" where it has none."""
-    from polythink.run.jsonl import read_rows
-
-    rows = (next(read_rows(file), {}) for file in sorted(stage.glob("samples*.jsonl")))
+    rows = (next(read_rows(file), {}) for file in sorted(stage.folder.glob("samples*.jsonl")))
     asked = (row.get("question", "") for row in rows)
     return next((text for text in asked if 0 < len(text) <= 60 and "\n" not in text), "")

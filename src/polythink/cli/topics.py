@@ -14,6 +14,18 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
+from polythink.cli.recipes import packaged
+from polythink.engine.params import SamplingParams
+from polythink.evaluate.metrics import METRICS
+from polythink.pipeline.experiment import Experiment
+from polythink.pipeline.recipe import Recipe
+from polythink.pipeline.text import TextRecipe
+from polythink.problems.prompts import PROMPTS, get_prompt
+from polythink.problems.sets import SOURCES
+from polythink.rewards.combine import PRESETS, PUBLISHED
+from polythink.rewards.terms import CONDITIONS, TERMS
+from polythink.trace.dialect import DIALECTS, NUMBER
+
 
 class Topic(NamedTuple):
     """One name and what there is to say about it. `facts` are lines below the sentence."""
@@ -51,11 +63,6 @@ class Section(NamedTuple):
 
 def recipe_sections() -> dict[str, list[Section]]:
     """The keys of recipes, recipes for plain text, and experiments."""
-    from polythink.engine.params import SamplingParams
-    from polythink.pipeline.experiment import Experiment
-    from polythink.pipeline.recipe import Recipe
-    from polythink.pipeline.text import TextRecipe
-
     return {
         "a recipe": _sections(Recipe, {"decoding": SamplingParams}),
         "a recipe for plain text": _sections(TextRecipe, {}),
@@ -178,8 +185,6 @@ def stage_topics() -> Iterator[Topic]:
 
 
 def reward_topics() -> Iterator[Topic]:
-    from polythink.rewards.combine import PRESETS, PUBLISHED
-
     for name, data in PRESETS.items():
         yield Topic("reward", name, _in_words(data))
     for key, name in PUBLISHED.items():
@@ -187,8 +192,6 @@ def reward_topics() -> Iterator[Topic]:
 
 
 def term_topics() -> Iterator[Topic]:
-    from polythink.rewards.terms import CONDITIONS, TERMS
-
     for name, function in {**CONDITIONS, **TERMS, **CONDITIONS}.items():
         yield Topic(f"reward {'condition' if name in CONDITIONS else 'term'}", name, _first_paragraph(function))
 
@@ -215,16 +218,7 @@ def _in_words(reward: Any) -> str:
 # ---- the rest ----
 
 
-def metric_topics() -> Iterator[Topic]:
-    from polythink.evaluate.metrics import METRICS
-
-    for key, info in METRICS.items():
-        yield Topic("metric", key, info.meaning, (f"unit: {info.unit}",) if info.unit else ())
-
-
 def dialect_topics() -> Iterator[Topic]:
-    from polythink.trace.dialect import DIALECTS, NUMBER
-
     for name, d in DIALECTS.items():
         paths = "".join(f"{d.path_open}..{d.path_close}".replace(NUMBER, number) for number in "12")
         numbers = f"path numbers 1 to {d.inventory}; {name}:N for N of them" if d.inventory else "paths without numbers"
@@ -233,23 +227,21 @@ def dialect_topics() -> Iterator[Topic]:
         yield Topic("dialect", name, shape, (fewest, numbers))
 
 
-def data_topics() -> Iterator[Topic]:
-    from polythink.problems.sets import SOURCES
+def metric_topics() -> Iterator[Topic]:
+    for key, info in METRICS.items():
+        yield Topic("metric", key, info.meaning, (f"unit: {info.unit}",) if info.unit else ())
 
+
+def data_topics() -> Iterator[Topic]:
     for name, source in SOURCES.items():
         yield Topic("problem set", name, source.about, (f"splits: {', '.join(source.splits)}",))
 
 
 def prompt_topics() -> Iterator[Topic]:
-    from polythink.problems.prompts import PROMPTS, get_prompt
-
-    for name in PROMPTS:
-        yield Topic("prompt", name, get_prompt(name).text)
+    return (Topic("prompt", name, get_prompt(name).text) for name in PROMPTS)
 
 
 def recipe_topics() -> Iterator[Topic]:
-    from polythink.cli.recipes import packaged
-
     for name, about in packaged().items():
         yield Topic("experiment" if about.experiment else "recipe", name, about.sentence)
 
@@ -265,3 +257,7 @@ TOPICS: Mapping[str, Callable[[], Iterator[Topic]]] = {
     "recipes": recipe_topics,
     "keys": key_topics,
 }
+
+
+def every_topic() -> list[Topic]:
+    return [topic for make in TOPICS.values() for topic in make()]
