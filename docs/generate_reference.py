@@ -49,7 +49,7 @@ def rewards() -> str:
 
 
 def _section(section: Section) -> str:
-    rows = ((key.name, key.type, key.default or "(required)", key.text) for key in section.keys)
+    rows = ((name, type_, default or "(required)", text) for _, name, text, (type_, default) in section.keys)
     return f"### {section.title}\n\n{section.about}\n\n{_table(('key', 'type', 'default', 'what it is'), rows)}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import re
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -16,25 +16,18 @@ from polythink.errors import UserError
 TRAINING, MODELS, FILES, HELP = "Train and compare", "Use a model", "Problems and traces", "Look things up"
 
 
-class Entry(NamedTuple):
-    """A command: where in this package its function or its own group `app` is, and what the main help says of it."""
-
-    place: str  # module:attribute
-    panel: str
-    help: str
-
-
+# name: module and attribute in this package (a function, or a group of commands), panel and text in the main help
 COMMANDS = {
-    "train": Entry("runs:train", TRAINING, "Run the stages of a recipe and write a report."),
-    "experiment": Entry("runs:experiment", TRAINING, "Compare recipes (arms) over seeds."),
-    "report": Entry("runs:report", TRAINING, "Write the report of a run: curves, results, traces."),
-    "params": Entry("params:params", TRAINING, "Count parameters and operations by module."),
-    "generate": Entry("generate:generate", MODELS, "Answer prompts, paths side by side."),
-    "eval": Entry("eval:evaluate", MODELS, "Measure a model on a set of problems."),
-    "data": Entry("data:app", FILES, "List problem sets, make a cold start, grade texts."),
-    "trace": Entry("trace:app", FILES, "Check, convert or draw traces."),
-    "recipes": Entry("recipes:recipes", HELP, "List the packaged recipes, or print one."),
-    "explain": Entry("explain:explain", HELP, "Explain a recipe key, a reward, a metric, ..."),
+    "train": ("runs:train", TRAINING, "Run the stages of a recipe and write a report."),
+    "experiment": ("runs:experiment", TRAINING, "Compare recipes (arms) over seeds."),
+    "report": ("runs:report", TRAINING, "Write the report of a run: curves, results, traces."),
+    "params": ("params:params", TRAINING, "Count parameters and operations by module."),
+    "generate": ("generate:generate", MODELS, "Answer prompts, paths side by side."),
+    "eval": ("eval:evaluate", MODELS, "Measure a model on a set of problems."),
+    "data": ("data:app", FILES, "List problem sets, make a cold start, grade texts."),
+    "trace": ("trace:app", FILES, "Check, convert or draw traces."),
+    "recipes": ("recipes:recipes", HELP, "List the packaged recipes, or print one."),
+    "explain": ("explain:explain", HELP, "Explain a recipe key, a reward, a metric, ..."),
 }
 EPILOG = """Begin with: polythink train countdown-smoke --out runs/smoke
 
@@ -62,8 +55,8 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        for name, entry in COMMANDS.items():
-            self.commands.setdefault(name, TyperCommand(name, help=entry.help, rich_help_panel=entry.panel))
+        for name, (_, panel, text) in COMMANDS.items():
+            self.commands.setdefault(name, TyperCommand(name, help=text, rich_help_panel=panel))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         if args and args[0] in COMMANDS:
@@ -73,7 +66,7 @@ class LazyGroup(TyperGroup):
 
 def load(name: str) -> TyperCommand | TyperGroup:
     """The command of that name, with the options --quiet and --verbose, which all commands have."""
-    module, _, attribute = COMMANDS[name].place.partition(":")
+    module, _, attribute = COMMANDS[name][0].partition(":")
     found = getattr(importlib.import_module(f"polythink.cli.{module}"), attribute)
     if not isinstance(found, typer.Typer):
         function, found = found, typer.Typer(add_completion=False)

@@ -92,9 +92,7 @@ def assemble(
     config = parse_config(AssembleConfig, apply_overrides({}, overrides or []), "data assemble")
     asked = _ask_endpoint(endpoint, model, key_env)
     if (config.summary == "teacher") != (endpoint is not None):
-        raise UserError(
-            "summary=teacher and --endpoint URL go together: the teacher at the endpoint writes the summaries"
-        )
+        raise UserError("summary=teacher and --endpoint URL go together: that teacher writes the summaries")
     chosen, numbered = get_prompt(prompt), get_dialect(dialect)
     with asked as summariser:
         how = {"seed": seed, "summariser": summariser, "concurrency": concurrency}

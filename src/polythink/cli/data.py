@@ -27,9 +27,8 @@ KEYS_WIDTH = 48  # columns for a finding's problems in the table; --json has the
 CUT = {"completed": "completed from the column solution", "cut": "no answer can equal them"}  # of references
 CHUNK = 64  # texts that are graded between two steps of the progress bar
 
-app = typer.Typer(
-    help="List and inspect problem sets, make a cold start, grade texts.", no_args_is_help=True, add_completion=False
-)
+ABOUT = "List and inspect problem sets, make a cold start, grade texts."
+app = typer.Typer(help=ABOUT, no_args_is_help=True, add_completion=False)
 app.command("coldstart")(coldstart)
 app.command("assemble")(assemble)
 
@@ -44,17 +43,15 @@ def list_sets() -> None:
     head = ("splits", "from", "what")
     rows = [(name, " ".join(source.splits), _origin(source), source.about) for name, source in SOURCES.items()]
     print(markdown_table(("problems", *head), rows))
-    rows = [(name, " ".join(text.splits), _hub(text.repo) or "made here", text.about) for name, text in TEXTS.items()]
+    origins = {name: f"hub: {text.repo}" if text.repo else "made here" for name, text in TEXTS.items()}
+    rows = [(name, " ".join(text.splits), origins[name], text.about) for name, text in TEXTS.items()]
     print(markdown_table(("texts", *head), rows), end="")
 
 
 def _origin(source: Source) -> str:
     files = ", ".join(str(file) for split in source.splits if (file := local_file(source, split)))
-    return "made here" if source.level else files or _hub(source.repo) or "a file only"
-
-
-def _hub(repo: str | None) -> str:
-    return f"hub: {repo}" if repo else ""
+    on_hub = f"hub: {source.repo}" if source.repo else "a file only"
+    return "made here" if source.level else files or on_hub
 
 
 @app.command("show")
@@ -120,18 +117,15 @@ def grade(
 def _print_set(problem_set: ProblemSet, found: Audit, limit: int) -> None:
     print(f"{problem_set.name}: {len(problem_set):,} problems")
     known = known_notes(problem_set)  # in the table below
-    for note in problem_set.notes:
-        if note not in known:
-            print(f"note: {note}")
+    for note in (note for note in problem_set.notes if note not in known):
+        print(f"note: {note}")
     for problem in problem_set.problems[:limit]:
         print(f"\n[{problem.key}] {problem.question}\n  answer: {problem.answer}")
     if not found.findings:
         print("\nno faults found")
         return
-    rows = [
-        (len(f.groups), f.meaning, textwrap.shorten(" ".join(f.keys), KEYS_WIDTH, placeholder=" ..."))
-        for f in found.findings
-    ]
+    keys = [textwrap.shorten(" ".join(f.keys), KEYS_WIDTH, placeholder=" ...") for f in found.findings]
+    rows = [(len(f.groups), f.meaning, shown) for f, shown in zip(found.findings, keys, strict=True)]
     print("\n" + markdown_table(("count", "fault", "problems"), rows), end="")
 
 

@@ -12,6 +12,11 @@ from polythink.cli import console
 from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, params_for, with_model_options
 from polythink.cli.options import Limit, complete_problems
 from polythink.errors import UserError
+from polythink.evaluate.config import CompareConfig, TunnelConfig
+from polythink.evaluate.metrics import describe, show
+from polythink.problems.sets import load_problems
+from polythink.run.config import apply_overrides, parse_config
+from polythink.run.table import markdown_table
 
 if TYPE_CHECKING:
     from polythink.engine.engine import Engine
@@ -55,12 +60,8 @@ def evaluate(
     Example: polythink eval runs/smoke --problems countdown-hard:heldout --limit 100 --out runs/smoke-tunnel
     --tunnel "tunnel.budgets=[8,16]"
     """
-    from polythink.problems.sets import load_problems
-
     if compare + tunnel + (greedy or heads) > 1:
-        raise UserError(
-            "--compare, --tunnel and --greedy or --heads are three things to do; run them one after another"
-        )
+        raise UserError("--compare, --tunnel, and --greedy or --heads are three things; run them one after another")
     kind = "compare" if compare else "tunnel" if tunnel else ""
     options, changes = options_of(kind, overrides or [], samples)
     place = find_model(model)
@@ -76,9 +77,6 @@ def evaluate(
 
 def options_of(kind: str, overrides: Sequence[str], samples: int) -> tuple[Config | None, list[str]]:
     """What --compare or --tunnel (`kind`) is asked to do, None without either, and the overrides that are left."""
-    from polythink.evaluate.config import CompareConfig, TunnelConfig
-    from polythink.run.config import apply_overrides, parse_config
-
     kinds = {"compare": (CompareConfig, {"samples": samples}),
              "tunnel": (TunnelConfig, {"samples": samples, "traces": samples})}  # fmt: skip
     own = [text for text in overrides if text.partition(".")[0] in kinds]
@@ -93,9 +91,7 @@ def options_of(kind: str, overrides: Sequence[str], samples: int) -> tuple[Confi
 
 def _evaluate(engine: Engine, found: ProblemSet, heads: bool, **asked: Any) -> None:
     """Evaluate with the arguments of `evaluate.run.evaluate`; a table of the metrics on the console."""
-    from polythink.evaluate.metrics import describe, show
     from polythink.evaluate.run import evaluate as run_evaluation
-    from polythink.run.table import markdown_table
 
     result = run_evaluation(engine, found, log=console.log, **asked)
     rows = [(name, show(name, estimate), describe(name).unit) for name, estimate in result["metrics"].items()]
@@ -105,23 +101,19 @@ def _evaluate(engine: Engine, found: ProblemSet, heads: bool, **asked: Any) -> N
         from polythink.evaluate.heads import analyse_traces
         from polythink.evaluate.study import prompt_of
 
-        prompt = prompt_of(engine.lm.settings)
-        save(analyse_traces(engine, found, prompt, asked["params"], asked["seed"]), asked["out"] / FILE)
+        found_heads = analyse_traces(engine, found, prompt_of(engine.lm.settings), asked["params"], asked["seed"])
+        save(found_heads, asked["out"] / FILE)
 
 
 def _study(engine: Engine, found: ProblemSet, options: Config, **asked: Any) -> None:
     """Compare, or look for tunnel vision; a table on the console, everything in the report."""
     from polythink.evaluate.compare import compare
-    from polythink.evaluate.config import CompareConfig
     from polythink.evaluate.tunnel import tunnel
     from polythink.report.findings import budget_table, comparison_table, recovery_table
     from polythink.report.report import write_report
-    from polythink.run.table import markdown_table
 
-    if isinstance(options, CompareConfig):
-        run, tables = compare, (comparison_table,)
-    else:
-        run, tables = tunnel, (budget_table, recovery_table)
+    run = compare if isinstance(options, CompareConfig) else tunnel
+    tables = (comparison_table,) if run is compare else (budget_table, recovery_table)
     result = run(engine, found, options, log=console.log, **asked)
     for table in tables:
         head, rows = table(result)

@@ -56,11 +56,10 @@ def find(name: str, topics: Sequence[Topic]) -> list[Topic]:
     if exact and not exact[0].kind.startswith("key"):
         return exact
     parts = name.split(".")
-    while parts:
-        suffix = "." + ".".join(parts)
+    for start in range(len(parts)):
+        suffix = "." + ".".join(parts[start:])
         if found := [topic for topic in topics if f".{topic.name}".endswith(suffix)]:
             return found
-        parts = parts[1:]
     return []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,10 @@ from rich.live import Live
 from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, params_for, with_model_options
 from polythink.cli.options import argument
 from polythink.errors import UserError, did_you_mean
+from polythink.problems.sets import QUESTION_COLUMNS
 from polythink.report.terminal import LiveTrace
+from polythink.run.config import read_text
+from polythink.run.jsonl import read_rows
 
 if TYPE_CHECKING:
     from polythink.engine.params import Request, SamplingParams
@@ -56,7 +59,10 @@ def generate(
         problem, keys = None, [problem, *keys]
     texts = [text for text in read_prompts(problem, file, column) for _ in range(samples)]
     place = find_model(model)
-    keys += _as_keys(keys, paths=paths, temperature=temperature)
+    for key, value in (("paths", paths), ("temperature", temperature)):
+        if value is not None and any(text.partition("=")[0] == key for text in keys):
+            raise UserError(f"--{key} and {key}=... are the same setting; give one of them")
+        keys += [] if value is None else [f"{key}={value}"]
     params = params_for(place, choice, keys)
     engine = open_engine(place, choice)
 
@@ -77,15 +83,6 @@ def generate(
         if len(texts) > 1:
             print(f"# prompt {i // samples + 1}, sample {rollout.sample + 1}: {texts[i]}")
         print(rollout.text)
-
-
-def _as_keys(keys: Sequence[str], **given: float | None) -> list[str]:
-    """Options as KEY=VALUE; `UserError` where a key says the same thing."""
-    given = {key: value for key, value in given.items() if value is not None}
-    for key in given:
-        if any(text.partition("=")[0] == key for text in keys):
-            raise UserError(f"--{key} and {key}=... are the same setting; give one of them")
-    return [f"{key}={value}" for key, value in given.items()]
 
 
 def to_json(prompt: str, rollout: Rollout, seed: int) -> dict[str, Any]:
@@ -138,7 +135,7 @@ def read_prompts(prompt: str | None, file: Path | None, column: str | None) -> l
     if file is None or file == Path("-"):
         found, where = _lines(sys.stdin.read()), "standard input"
     else:
-        found, where = (_lines(_text(file)) if file.suffix == ".txt" else _column(file, column)), str(file)
+        found, where = (_lines(read_text(file)) if file.suffix == ".txt" else _column(file, column)), str(file)
     if not found:
         raise UserError(f"{where} holds no prompts; give one per line")
     return found
@@ -148,20 +145,8 @@ def _lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"cannot read {file}: it is not UTF-8 text") from None
-
-
 def _column(file: Path, column: str | None) -> list[str]:
     """The texts in a column of a .jsonl or .parquet file: the named one, else the first that problem sets use."""
-    from polythink.problems.sets import QUESTION_COLUMNS
-    from polythink.run.jsonl import read_rows
-
     found = []
     for number, row in enumerate(read_rows(file)):
         name = column or next((key for key in QUESTION_COLUMNS if key in row), None)

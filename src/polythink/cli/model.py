@@ -37,36 +37,22 @@ Decoding = Annotated[
 ]
 
 
-def _option(*names: str, help: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel="Model", **more)
+def _option(help: str, complete: Callable[[], list[str]] | None = None, **more: Any) -> Any:
+    return typer.Option(help=help, autocompletion=complete, rich_help_panel="Model", **more)
 
 
 class ModelChoice(NamedTuple):
     """The options about the model; None: what the model's own polythink.json says."""
 
-    prompt: Annotated[
-        str | None,
-        _option(help="Name or file of a prompt; the model's own if left out.", autocompletion=complete_prompt),
-    ] = None
+    prompt: Annotated[str | None, _option("Name or file of a prompt; its own if left out.", complete_prompt)] = None
     dialect: Annotated[
-        str | None,
-        _option(
-            help="Dialect of its tags; what its polythink.json says if left out.", autocompletion=lambda: [*DIALECTS]
-        ),
+        str | None, _option("Dialect of its tags; what its polythink.json says if left out.", lambda: [*DIALECTS])
     ] = None
-    mode: Annotated[str | None, _option(help="structured or sequential; what its polythink.json says if left out.")] = (
-        None
-    )
-    chat: Annotated[bool | None, _option("--chat/--no-chat", help="Wrap prompts in the tokenizer's chat template.")] = (
-        None
-    )
-    device: Annotated[str | None, _option(help="cpu, cuda, cuda:1, mps; a GPU if there is one.")] = None
-    dtype: Annotated[str | None, _option(help="float32, bfloat16 or float16; as the model was saved if left out.")] = (
-        None
-    )
-    max_num_seqs: Annotated[
-        int | None, _option(min=1, help="Responses that are generated at once; 64 if left out.")
-    ] = None
+    mode: Annotated[str | None, _option("structured or sequential; what its polythink.json says if left out.")] = None
+    chat: Annotated[bool | None, _option("Wrap prompts in the tokenizer's chat template.")] = None
+    device: Annotated[str | None, _option("cpu, cuda, cuda:1, mps; a GPU if there is one.")] = None
+    dtype: Annotated[str | None, _option("float32, bfloat16 or float16; as the model was saved if left out.")] = None
+    max_num_seqs: Annotated[int | None, _option("Responses that are generated at once; 64 if left out.", min=1)] = None
 
 
 def with_model_options(command: Callable[..., None]) -> Callable[..., None]:

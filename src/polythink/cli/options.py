@@ -8,6 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from polythink.problems.prompts import PROMPTS
+from polythink.problems.sets import SOURCES
+
 
 def argument(metavar: str, help: str, complete: Callable[[], list[str]] | None = None) -> Any:
     """An argument; `complete` gives the names among which the shell finds those that begin as typed."""
@@ -16,14 +19,10 @@ def argument(metavar: str, help: str, complete: Callable[[], list[str]] | None =
 
 def complete_problems() -> list[str]:
     """Names of problem sets, with and without their splits."""
-    from polythink.problems.sets import SOURCES
-
     return [*SOURCES, *(f"{name}:{split}" for name, source in SOURCES.items() for split in source.splits)]
 
 
 def complete_prompt() -> list[str]:
-    from polythink.problems.prompts import PROMPTS
-
     return list(PROMPTS)
 
 

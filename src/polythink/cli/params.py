@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,7 @@ from polythink.cli.model import find_model
 from polythink.cli.options import Overrides, argument
 from polythink.cli.recipes import complete_recipe, packaged
 from polythink.errors import UserError, did_you_mean
+from polythink.models.settings import in_short
 from polythink.run.table import markdown_table
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ def params(
     recipe: Annotated[
         str,
         argument(
-            "RECIPE", "A packaged recipe, a YAML file, or the folder of a model, a stage or a run.", complete_recipe
+            "RECIPE",
+            "A packaged recipe, a YAML file, or a folder of a model, a stage or a run.",
+            complete_recipe,
         ),
     ],
     overrides: Overrides = None,
@@ -41,16 +43,16 @@ def params(
 
     Example: polythink params countdown-smoke model.architecture=eit --tokens 256
     """
-    names = [name for name in beside.split(",") if name]
+    others = [name for name in beside.split(",") if name]
     if Path(recipe).is_dir() and recipe not in packaged():
         folder = find_model(recipe)
         if overrides:
             raise UserError(f"{recipe} is a model; overrides such as {overrides[0]!r} are for recipes, leave them out")
-        configs = in_shape_of(config_of(folder), names)
+        configs = in_shape_of(config_of(folder), others)
     else:
         from polythink.pipeline.recipe import load_recipe
 
-        configs = configurations(load_recipe(recipe, overrides or []), names)
+        configs = configurations(load_recipe(recipe, overrides or []), others)
     print_counts(configs, tokens, source)
 
 
@@ -84,23 +86,20 @@ def config_of(folder: str | Path) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        why = textwrap.shorten(str(error), 240, placeholder=" ..")
-        raise UserError(f"cannot read {Path(folder) / 'config.json'}: {why}") from error
+        raise UserError(f"cannot read {Path(folder) / 'config.json'}: {in_short(error)}") from error
 
 
 def in_shape_of(config: PreTrainedConfig, beside: Sequence[str]) -> dict[str, PreTrainedConfig]:
     """The configuration under its architecture's name, and others of the package with the same sizes and backbone."""
     from polythink.models.architectures import ARCHITECTURES, BackboneConfig
 
-    if not isinstance(config, BackboneConfig):
-        return {config.model_type: config}
-    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(BackboneConfig)}
     configs = {config.model_type: config}
+    if not isinstance(config, BackboneConfig):
+        return configs
+    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(BackboneConfig)}
     for name in beside:
         if name not in ARCHITECTURES:
-            raise UserError(
-                f"no architecture {name!r} to compare with {config.model_type}{did_you_mean(name, ARCHITECTURES)}"
-            )
+            raise UserError(f"no architecture {name!r} to compare with{did_you_mean(name, ARCHITECTURES)}")
         configs.setdefault(name, ARCHITECTURES[name][0](**shared))
     return configs
 

@@ -23,7 +23,8 @@ COLUMNS = {"mean@k", "pass@k", "maj@k", "greedy", "parallel_ratio", "well_formed
 
 def train(
     recipe: Annotated[
-        str, argument("RECIPE", "A packaged recipe (see `polythink recipes`), or a YAML file.", complete_recipe)
+        str,
+        argument("RECIPE", "A packaged recipe (see `polythink recipes`), or a YAML file.", complete_recipe),
     ],
     overrides: Overrides = None,
     out: Out = None,

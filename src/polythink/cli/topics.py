@@ -36,22 +36,16 @@ class Topic(NamedTuple):
     facts: tuple[str, ...] = ()
 
 
-class Key(NamedTuple):
-    """One key of a configuration. `default` is YAML; "" for a key that must be given."""
-
-    name: str
-    type: str
-    default: str
-    text: str
-
-
 class Section(NamedTuple):
-    """A mapping of a recipe: `place` is where it stands (`stages.NAME`, `model`), `kind` tells stages apart."""
+    """A mapping of a recipe: `place` is where it stands (`stages.NAME`, `model`), `kind` tells stages apart.
+
+    The facts of its keys are type and default: YAML, or "" for a key that must be given.
+    """
 
     place: str
     kind: str
     about: str
-    keys: tuple[Key, ...]
+    keys: tuple[Topic, ...]
 
     @property
     def title(self) -> str:
@@ -83,17 +77,12 @@ def _sections(root: type[BaseModel], also: Mapping[str, type[BaseModel]]) -> lis
             continue
         fields = dict(cls.model_fields)
         kind = fields.pop("kind").annotation if "kind" in fields else None
-        keys = tuple(Key(name, *_describe(field)) for name, field in fields.items())
+        keys = tuple(_key(name, field) for name, field in fields.items())
         found[cls] = Section(place, get_args(kind)[0] if kind else "", _first_paragraph(cls), keys)
         for name, field in fields.items():
             opened = list(_inside(field.annotation))
-            many = (
-                ".NAME"
-                if get_origin(field.annotation) is dict
-                else ".N"
-                if any(each in (tuple, list) for each in opened)
-                else ""
-            )
+            listed = any(each in (tuple, list) for each in opened)
+            many = ".NAME" if get_origin(field.annotation) is dict else ".N" if listed else ""
             inner = [("", also[name])] if name in also else [(many, each) for each in opened if _is_model(each)]
             waiting += [(f"{place}.{name}{suffix}".lstrip("."), model) for suffix, model in inner]
     return list(found.values())
@@ -114,8 +103,7 @@ def _first_paragraph(described: Any) -> str:
     return " ".join((described.__doc__ or "").split("\n\n")[0].split())
 
 
-def _describe(field: FieldInfo) -> tuple[str, str, str]:
-    """Type, default and description of a key."""
+def _key(name: str, field: FieldInfo) -> Topic:
     default = "" if field.is_required() else field.get_default(call_default_factory=True)
     if isinstance(default, BaseModel):
         default = "as below"
@@ -123,7 +111,8 @@ def _describe(field: FieldInfo) -> tuple[str, str, str]:
         default = json.dumps(to_jsonable_python(default))
     elif not (default or field.is_required()):
         default = '""'
-    return _type(field.annotation, _limits(field.metadata)), default, " ".join((field.description or "").split())
+    text = " ".join((field.description or "").split())
+    return Topic("key", name, text, (_type(field.annotation, _limits(field.metadata)), default))
 
 
 _WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false", Any: "anything"}
@@ -164,10 +153,9 @@ def key_topics() -> Iterator[Topic]:
     """One topic per key and section, `stages.NAME.lr`, with the section's title as its first fact."""
     for file, several in recipe_sections().items():
         for section in several:
-            for key in section.keys:
-                facts = f"{key.type}; {f'default {key.default}' if key.default else 'required'}"
-                name = f"{section.place}.{key.name}".lstrip(".")
-                yield Topic(f"key of {file}", name, key.text or "(no description)", (section.title, facts))
+            for _, name, text, (type_, default) in section.keys:
+                facts = (section.title, f"{type_}; {f'default {default}' if default else 'required'}")
+                yield Topic(f"key of {file}", f"{section.place}.{name}".lstrip("."), text or "(no description)", facts)
     kinds = ", ".join(topic.name for topic in stage_topics())
     about = f"What the stage does: {kinds}."
     yield Topic("key of a recipe", "stages.NAME.kind", about, ("stages.NAME", "text; required"))
@@ -213,9 +201,6 @@ def _in_words(reward: Any) -> str:
         sign = "plus" if term["weight"] > 0 else "minus"
         said += f"; {sign} {abs(term['weight']):g} x {term.get('term', 'one')}{where}{decay}"
     return said
-
-
-# ---- the rest ----
 
 
 def dialect_topics() -> Iterator[Topic]:

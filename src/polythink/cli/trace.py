@@ -26,11 +26,8 @@ from polythink.trace.parse import TraceError, first_block, parse
 from polythink.trace.render import render
 from polythink.trace.validity import RULES, check, check_rule
 
-app = typer.Typer(
-    help="Check traces against a rule, convert them, or draw one in the terminal.",
-    no_args_is_help=True,
-    add_completion=False,
-)
+ABOUT = "Check traces against a rule, convert them, or draw one in the terminal."
+app = typer.Typer(help=ABOUT, no_args_is_help=True, add_completion=False)
 
 FieldName = Annotated[str, typer.Option("--field", help="Name of the column that holds the traces.")]
 DialectName = Annotated[str, typer.Option("--dialect", help="Format of the tags.")]
