@@ -27,9 +27,7 @@ def params(
     recipe: Annotated[
         str,
         argument(
-            "RECIPE",
-            "A packaged recipe, a YAML file, or a folder of a model, a stage or a run.",
-            complete_recipe,
+            "RECIPE", "A packaged recipe, a YAML file, or the folder of a model, a stage or a run.", complete_recipe
         ),
     ],
     overrides: Overrides = None,

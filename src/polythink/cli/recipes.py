@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -37,11 +36,12 @@ def is_experiment(name_or_path: str | Path) -> bool:
     return "arms" in load_yaml(find_recipe(name_or_path))
 
 
-def _names(experiments: bool) -> list[str]:
-    return [name for name, about in packaged().items() if about.experiment == experiments]
+def complete_recipe() -> list[str]:
+    return [name for name, about in packaged().items() if not about.experiment]
 
 
-complete_recipe, complete_experiment = partial(_names, False), partial(_names, True)
+def complete_experiment() -> list[str]:
+    return [name for name, about in packaged().items() if about.experiment]
 
 
 def recipes(
