@@ -6,12 +6,13 @@ import io
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
+from helpers.program import SHAPE, invoke
 from polythink.cli.app import app
 from polythink.cli.generate import watch
 from polythink.cli.model import ModelChoice, find_model, params_for
@@ -23,11 +24,8 @@ from polythink.models.lm import LanguageModel, ModelSettings, load, save
 from polythink.run.folder import write_json
 from polythink.run.jsonl import write_jsonl
 
+polythink = partial(invoke, app)
 BUDGETS = {"max_main_tokens": 400, "max_path_tokens": 12, "max_summary_tokens": 9, "max_trace_tokens": 500, "paths": 3}
-SHAPE = {
-    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
-    "intermediate_size": 48,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +42,6 @@ def run_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def lm(run_folder) -> LanguageModel:
     return load(run_folder / "sft" / "model")
-
-
-def polythink(*arguments: object, **options):
-    """The result of a command; a `UserError` passes through, for `main` to print."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments], **options)
-    if isinstance(result.exception, Exception):
-        raise result.exception
-    return result
 
 
 @pytest.fixture(scope="module")

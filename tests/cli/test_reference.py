@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.program import HEAD
 from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.run.jsonl import read_jsonl
 
@@ -15,18 +16,16 @@ GENERATOR = Path(__file__).parents[2] / "docs" / "generate_reference.py"
 spec = importlib.util.spec_from_file_location("generate_reference", GENERATOR)
 generator = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(generator)
-RECIPE = """
-name: small
-prompt: countdown_parallel
-decoding: {paths: 2, max_main_tokens: 16, max_path_tokens: 8, max_summary_tokens: 4, max_trace_tokens: 60}
-model: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, head_dim: 16, intermediate_size: 64}
-stages:
+RECIPE = (
+    HEAD
+    + """\
   start: {kind: coldstart, problems: ["countdown-easy:train"], limit: 4,
           teacher: {kind: countdown, styles: {parallel: 1}}}
   sft: {kind: sft, steps: 1, batch: 4, lr: 3e-3, data: [{stage: start}]}
   rl: {kind: grpo, problems: ["countdown-mini:train"], steps: 1, prompts_per_step: 2, group_size: 2, reward: accuracy}
   check: {kind: eval, problems: ["countdown-mini:heldout"], limit: 2, samples: 2, greedy: true, heads: true}
 """
+)
 
 
 @pytest.mark.parametrize("name", generator.pages())
