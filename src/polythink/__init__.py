@@ -1,4 +1,4 @@
-"""polythink: train, run, evaluate and serve language models that think in parallel.
+"""polythink: train, run and evaluate language models that think in parallel.
 
 The names below are the front door. Each is imported from its room when it is first used (PEP 562), so that
 `import polythink`, and every room that needs no torch, stays without torch.

@@ -16,7 +16,7 @@ from polythink.models.build import add_thoughts, from_config, from_pretrained
 from polythink.models.config import ModelConfig
 from polythink.models.lm import load, save
 from polythink.models.thoughts import THOUGHTS_FILE, attach, thoughts_of
-from polythink.pipeline.stage import first_model
+from polythink.pipeline.runners import first_model
 from polythink.trace.dialect import DIALECTS
 
 

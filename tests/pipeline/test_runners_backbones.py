@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from polythink.evaluate import heads
+from polythink.evaluate import head_file
 from polythink.models.architectures.counting import counted, total
 from polythink.models.build import architecture_config, new_tokenizer
 from polythink.models.lm import load
@@ -32,7 +32,7 @@ def test_the_smoke_recipe(architecture, tmp_path):
     assert 0 <= step["logprob_gap"] < 1e-4
     lm = load(tmp_path / "run" / "rl_hard" / "model")
     assert lm.model.config.model_type == architecture
-    layers = heads.load(tmp_path / "run" / "final" / "heads.npz").at("decoder")
+    layers = head_file.load(tmp_path / "run" / "final" / "heads.npz").at("decoder")
     assert len(layers) == 3
     assert "Heads, final" in report.read_text(encoding="utf-8")
 

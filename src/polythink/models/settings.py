@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
-from polythink.errors import UserError
+from polythink.errors import UserError, did_you_mean
 
 SETTINGS_FILE = "polythink.json"
 PLACEHOLDER = "{problem}"
@@ -64,9 +64,17 @@ def read_settings(path: Path) -> ModelSettings:
 
 
 def check_path(path: str) -> None:
-    """`UserError` for a path that is no folder and cannot be a hub id. Makes no network request."""
-    could_be_an_id = re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path) and not Path(path).exists()
-    if not (could_be_an_id or Path(path).is_dir()):
+    """`UserError` for a path that is no folder and cannot be a hub id. Makes no network request.
+
+    `runs/smok` has the form of a hub id; where there is a folder `runs`, it is taken for a mistyped path.
+    """
+    here = Path(path)
+    if here.is_dir():
+        return
+    if here.parent != Path() and here.parent.is_dir():
+        beside = [str(folder) for folder in here.parent.iterdir() if folder.is_dir()]
+        raise UserError(f"no model folder {path!r}{did_you_mean(path, beside) if beside else ''}")
+    if here.exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path):
         raise UserError(f"no model folder {path!r}, and an id on the hub is of the form owner/name")
 
 
