@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from helpers.program import HEAD
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import ModelSettings, save
 from polythink.models.tokenizers import word_tokenizer
@@ -28,12 +29,9 @@ from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl, write_jsonl
 from polythink.trace.dialect import PARALLEL_R1
 
-RECIPE = """
-name: small
-prompt: countdown_parallel
-decoding: {paths: 2, max_main_tokens: 16, max_path_tokens: 8, max_summary_tokens: 4, max_trace_tokens: 60}
-model: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, head_dim: 16, intermediate_size: 64}
-stages:
+RECIPE = (
+    HEAD
+    + """\
   start: {kind: coldstart, problems: ["countdown-easy:train"], limit: 20,
           teacher: {kind: countdown, styles: {parallel: 1}}}
   sft: {kind: sft, steps: 20, batch: 4, lr: 3e-3, data: [{stage: start}], checkpoint_every: 4}
@@ -41,6 +39,7 @@ stages:
        checkpoint_every: 2, reward: {cases: [{when: [right], value: 1}]}, drop_zero_spread: false}
   check: {kind: eval, problems: ["countdown-mini:heldout"], limit: 4, samples: 2}
 """
+)
 ONLY = {  # one stage that takes the recipe's own model
     "sft": 'stages={only: {kind: sft, steps: 1, data: [{problems: "countdown-easy:train", weight: 1}]}}',
     "grpo": 'stages={only: {kind: grpo, problems: ["countdown-easy:train"], steps: 1, reward: accuracy}}',

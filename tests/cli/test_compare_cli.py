@@ -7,16 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from helpers.program import SHAPE
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import ModelSettings, save
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.run.jsonl import write_jsonl
 
-SHAPE = {
-    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
-    "intermediate_size": 48,
-}  # fmt: skip
 BUDGETS = dict(paths=2, max_blocks=1, max_main_tokens=8, max_path_tokens=9, max_summary_tokens=6, max_trace_tokens=80)
 SYNTHETIC = ("--problems", "countdown-mini:heldout", "--limit", 3, "--samples", 2)
 COMPARE = ("--compare", "compare.sequential_prompt=countdown_sequential")

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
+from helpers.program import invoke
 from polythink.cli.data import app
 from polythink.errors import UserError
 
@@ -18,10 +18,8 @@ def no_data_folder(monkeypatch):
 
 
 def run(*arguments: object) -> str:
-    """What the command prints; its user error, if it has one, is raised."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception:
-        raise result.exception
+    """What the command prints."""
+    result = invoke(app, *arguments)
     assert result.exit_code == 0
     return result.stdout
 

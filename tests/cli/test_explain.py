@@ -59,7 +59,6 @@ def test_without_a_name_everything_is_listed(polythink) -> None:
         assert text in out
 
 
-@pytest.mark.xfail(strict=True, reason="until the descriptions of engine/params.py and teachers/ are merged")
 def test_every_key_has_a_description() -> None:
     assert {topic.name for topic in key_topics() if topic.text == "(no description)"} == set()
 

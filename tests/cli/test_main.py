@@ -53,7 +53,7 @@ def test_what_is_only_looked_up_imports_no_heavy_library(arguments: list[str]) -
     modules = done.stdout.splitlines()[-1]
     heavy = {"torch", "transformers", "matplotlib", "sympy", "math_verify", "httpx"}
     if arguments[0] == "--help":
-        heavy |= {"numpy", "pyarrow", "pydantic", "yaml", "polythink.cli.train"}
+        heavy |= {"numpy", "pyarrow", "pydantic", "yaml", "polythink.cli.runs"}
     for name in heavy:
         assert f"'{name}'" not in modules, name
 

@@ -6,15 +6,16 @@ import io
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
+from helpers.program import SHAPE, invoke
 from polythink.cli.app import app
-from polythink.cli.model import ModelChoice, find_model, params_for, settings_of
-from polythink.cli.watch import watch
+from polythink.cli.generate import watch
+from polythink.cli.model import ModelChoice, find_model, params_for
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
@@ -23,11 +24,8 @@ from polythink.models.lm import LanguageModel, ModelSettings, load, save
 from polythink.run.folder import write_json
 from polythink.run.jsonl import write_jsonl
 
+polythink = partial(invoke, app)
 BUDGETS = {"max_main_tokens": 400, "max_path_tokens": 12, "max_summary_tokens": 9, "max_trace_tokens": 500, "paths": 3}
-SHAPE = {
-    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
-    "intermediate_size": 48,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +42,6 @@ def run_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def lm(run_folder) -> LanguageModel:
     return load(run_folder / "sft" / "model")
-
-
-def polythink(*arguments: object, **options):
-    """The result of a command; a `UserError` passes through, for `main` to print."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments], **options)
-    if isinstance(result.exception, Exception):
-        raise result.exception
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +73,12 @@ def test_a_model_is_found_in_its_run_its_stage_and_itself(run_folder, tmp_path) 
 
 
 def test_decoding_is_the_models_own_with_changes(run_folder) -> None:
-    settings = settings_of(find_model(str(run_folder)), ModelChoice())
-    params = params_for(settings, ["paths=2", "temperature=0.5"])
+    model = find_model(str(run_folder))
+    params = params_for(model, ModelChoice(), ["paths=2", "temperature=0.5"])
     assert params == SamplingParams(**BUDGETS | {"paths": 2, "temperature": 0.5})
-    chosen = settings_of(find_model(str(run_folder)), ModelChoice(mode="sequential"))
-    assert params_for(chosen, []).mode == "sequential"
+    assert params_for(model, ModelChoice(mode="sequential"), []).mode == "sequential"
     with pytest.raises(UserError, match="decoding: unknown key path; did you mean 'paths'"):
-        params_for(settings, ["path=2"])
+        params_for(model, ModelChoice(), ["path=2"])
 
 
 def test_generate_prints_the_trace_that_the_engine_draws(lm, seed, run_folder) -> None:

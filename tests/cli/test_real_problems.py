@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.program import SHAPE
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import ModelSettings, save
 from polythink.problems.answers import VERDICTS
@@ -14,10 +15,6 @@ from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
 
-SHAPE = {
-    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
-    "intermediate_size": 48,
-}  # fmt: skip
 BUDGETS = {"max_main_tokens": 60, "max_path_tokens": 12, "max_summary_tokens": 9, "max_trace_tokens": 160}
 
 

@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
-from polythink.cli.outputs import COLUMNS, FILES
-from polythink.cli.reference import main, pages
+from helpers.program import HEAD
 from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.run.jsonl import read_jsonl
 
-REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
-RECIPE = """
-name: small
-prompt: countdown_parallel
-decoding: {paths: 2, max_main_tokens: 16, max_path_tokens: 8, max_summary_tokens: 4, max_trace_tokens: 60}
-model: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, head_dim: 16, intermediate_size: 64}
-stages:
+GENERATOR = Path(__file__).parents[2] / "docs" / "generate_reference.py"
+spec = importlib.util.spec_from_file_location("generate_reference", GENERATOR)
+generator = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(generator)
+RECIPE = (
+    HEAD
+    + """\
   start: {kind: coldstart, problems: ["countdown-easy:train"], limit: 4,
           teacher: {kind: countdown, styles: {parallel: 1}}}
   sft: {kind: sft, steps: 1, batch: 4, lr: 3e-3, data: [{stage: start}]}
   rl: {kind: grpo, problems: ["countdown-mini:train"], steps: 1, prompts_per_step: 2, group_size: 2, reward: accuracy}
   check: {kind: eval, problems: ["countdown-mini:heldout"], limit: 2, samples: 2, greedy: true, heads: true}
 """
+)
 
 
-@pytest.mark.parametrize("name", pages())
+@pytest.mark.parametrize("name", generator.pages())
 def test_the_reference_is_current(name: str) -> None:
-    written = (REFERENCE / name).read_text(encoding="utf-8")
-    assert written == pages()[name], "write it anew: python -m polythink.cli.reference docs/reference"
+    written = (generator.FOLDER / name).read_text(encoding="utf-8")
+    assert written == generator.pages()[name], "write it anew: python docs/generate_reference.py"
 
 
-def test_the_reference_is_written_into_a_folder(tmp_path) -> None:
-    main(str(tmp_path / "new"))
-    assert {file.name for file in (tmp_path / "new").iterdir()} == set(pages())
+def described() -> dict[str, set[str]]:
+    """The names in the first column of each table of outputs.md, by the heading above it."""
+    sections = (generator.FOLDER / "outputs.md").read_text(encoding="utf-8").split("\n## ")[1:]
+    return {
+        section.splitlines()[0]: {
+            name for cell in re.findall(r"^\| `(.+?)` \|", section, re.MULTILINE) for name in cell.split(", ")
+        }
+        for section in sections
+    }
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +54,7 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_every_file_of_a_run_is_described(run: Path) -> None:
-    known = {name for files in FILES.values() for key in files for name in key.split(", ")}
+    known = {name for names in described().values() for name in names}
     patterns = [re.compile(re.escape(name).replace("NAME", r"[\w.-]+") + "$") for name in known]
     for file in run.rglob("*"):
         if file.is_file() and "checkpoint" not in file.parts:
@@ -55,7 +62,7 @@ def test_every_file_of_a_run_is_described(run: Path) -> None:
 
 
 def test_every_column_of_a_run_is_described(run: Path) -> None:
-    known = {title: set(columns) for title, columns in COLUMNS.items()}
+    known = described()
     every = known["metrics.jsonl, every kind"]
     samples = {key for file in run.glob("*/samples*.jsonl") for row in read_jsonl(file) for key in row}
     assert samples - known["samples.jsonl"] == set()

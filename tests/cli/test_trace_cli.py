@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
+from helpers.program import invoke
 from polythink.cli.trace import app
 from polythink.errors import UserError
 from polythink.problems.answers import extract
@@ -21,11 +22,7 @@ ONE_PATH = "<Parallel><Path>a</Path></Parallel><Summary>s</Summary>"
 
 
 def run(*arguments, width: int = 80):
-    """The result of a command; a `UserError` passes through, for `main` to print."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": str(width)})
-    if isinstance(result.exception, Exception):
-        raise result.exception
-    return result
+    return invoke(app, *arguments, env={"COLUMNS": str(width)})
 
 
 @pytest.fixture

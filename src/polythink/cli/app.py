@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import re
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -17,25 +16,18 @@ from polythink.errors import UserError
 TRAINING, MODELS, FILES, HELP = "Train and compare", "Use a model", "Problems and traces", "Look things up"
 
 
-class Entry(NamedTuple):
-    """A command: where its function or its own group `app` is, and what the main help says about it."""
-
-    place: str  # module:attribute
-    panel: str
-    help: str
-
-
+# name: module and attribute in this package (a function, or a group of commands), panel and text in the main help
 COMMANDS = {
-    "train": Entry("polythink.cli.train:train", TRAINING, "Run the stages of a recipe and write a report."),
-    "experiment": Entry("polythink.cli.experiment:experiment", TRAINING, "Compare recipes (arms) over seeds."),
-    "report": Entry("polythink.cli.report:report", TRAINING, "Write the report of a run: curves, results, traces."),
-    "params": Entry("polythink.cli.params:params", TRAINING, "Count parameters and operations by module."),
-    "generate": Entry("polythink.cli.generate:generate", MODELS, "Answer prompts, paths side by side."),
-    "eval": Entry("polythink.cli.eval:evaluate", MODELS, "Measure a model on a set of problems."),
-    "data": Entry("polythink.cli.data:app", FILES, "List problem sets, make a cold start, grade texts."),
-    "trace": Entry("polythink.cli.trace:app", FILES, "Check, convert or draw traces."),
-    "recipes": Entry("polythink.cli.recipes:recipes", HELP, "List the packaged recipes, or print one."),
-    "explain": Entry("polythink.cli.explain:explain", HELP, "Explain a recipe key, a reward, a metric, ..."),
+    "train": ("runs:train", TRAINING, "Run the stages of a recipe and write a report."),
+    "experiment": ("runs:experiment", TRAINING, "Compare recipes (arms) over seeds."),
+    "report": ("runs:report", TRAINING, "Write the report of a run: curves, results, traces."),
+    "params": ("params:params", TRAINING, "Count parameters and operations by module."),
+    "generate": ("generate:generate", MODELS, "Answer prompts, paths side by side."),
+    "eval": ("eval:evaluate", MODELS, "Measure a model on a set of problems."),
+    "data": ("data:app", FILES, "List problem sets, make a cold start, grade texts."),
+    "trace": ("trace:app", FILES, "Check, convert or draw traces."),
+    "recipes": ("recipes:recipes", HELP, "List the packaged recipes, or print one."),
+    "explain": ("explain:explain", HELP, "Explain a recipe key, a reward, a metric, ..."),
 }
 EPILOG = """Begin with: polythink train countdown-smoke --out runs/smoke
 
@@ -44,15 +36,17 @@ Exit status: 0 success, 1 something was found wrong (an invalid trace, a failed 
 
 
 class Command(TyperCommand):
-    """A command that says what to do about `--seed=5` where KEY=VALUE is meant."""
+    """A command that says what to do about `--seed=5` and `--rl.steps 5`, where KEY=VALUE is meant."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         takes_keys = any(parameter.metavar == "KEY=VALUE" for parameter in self.params)
         known = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
         for given in args if takes_keys else ():
+            if given == "--":
+                break
             name, equals, _ = given.partition("=")
-            if equals and name.startswith("--") and name not in known:
-                raise UserError(f"no option {name}; if a key is meant: keys go without dashes: {given[2:]}")
+            if re.fullmatch(r"--?[A-Za-z_][\w.-]*", name) and name not in known and (equals or "." in name):
+                raise UserError(f"no option {name}; if a key is meant: keys go without dashes: {given.lstrip('-')}")
         return super().parse_args(ctx, args)
 
 
@@ -61,10 +55,8 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        stubs = {
-            name: TyperCommand(name, help=entry.help, rich_help_panel=entry.panel) for name, entry in COMMANDS.items()
-        }
-        self.commands = {**stubs, **self.commands}
+        for name, (_, panel, text) in COMMANDS.items():
+            self.commands.setdefault(name, TyperCommand(name, help=text, rich_help_panel=panel))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         if args and args[0] in COMMANDS:
@@ -73,53 +65,26 @@ class LazyGroup(TyperGroup):
 
 
 def load(name: str) -> TyperCommand | TyperGroup:
-    """The command of that name, with the options that all commands have."""
-    module, _, attribute = COMMANDS[name].place.partition(":")
-    found = getattr(importlib.import_module(module), attribute)
-    if isinstance(found, typer.Typer):
-        command = typer.main.get_group(found)
-        command.name = name
-        members = list(command.commands.values())
-    else:
-        single = typer.Typer(add_completion=False)
-        single.command(name, cls=Command)(found)
-        command = typer.main.get_command(single)
-        members = [command]
-    for member in members:
-        member.params += _level_options()
+    """The command of that name, with the options --quiet and --verbose, which all commands have."""
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    found = getattr(importlib.import_module(f"polythink.cli.{module}"), attribute)
+    if not isinstance(found, typer.Typer):
+        function, found = found, typer.Typer(add_completion=False)
+        found.command(name, cls=Command)(function)
+    command = typer.main.get_command(found)
+    command.name = name
+    for member in command.commands.values() if isinstance(command, TyperGroup) else [command]:
+        for option in typer.main.get_group(app).params:
+            if option.name in ("quiet", "verbose"):
+                option.expose_value = False  # the commands' functions do not take them
+                member.params.append(option)
     return command
 
 
-# ---- options of every command ----
-
-
-def _set_level(chosen: console.Level) -> Callable[[bool], bool]:
-    def set_it(wanted: bool) -> bool:
-        if wanted:
-            console.set_level(chosen)
-        return wanted
-
-    return set_it
-
-
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", callback=_set_level("quiet"), help="Print results and errors only.")
-]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", callback=_set_level("verbose"), help="Library warnings and times as well.")
-]
-
-
-def _level_options() -> list[Any]:
-    carrier = typer.Typer(add_completion=False)
-
-    @carrier.command()
-    def options(quiet: Quiet = False, verbose: Verbose = False) -> None: ...
-
-    made = typer.main.get_command(carrier).params
-    for option in made:
-        option.expose_value = False  # the commands themselves do not take them
-    return made
+def _set_level(option: typer.CallbackParam, wanted: bool) -> bool:
+    if wanted:
+        console.set_level(option.name)
+    return wanted
 
 
 def _version(wanted: bool) -> None:
@@ -144,18 +109,13 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", callback=_set_level, help="Print results and errors only.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", callback=_set_level, help="Library warnings and times as well.")
+    ] = False,
 ) -> None:
     if not (quiet or verbose):  # the command's own -q and -v are read later
         console.set_level("normal")
     context.call_on_close(console.print_times)
-
-
-def refuse_dashed_keys(arguments: Sequence[str]) -> None:
-    """`UserError` for `--rl_easy.steps=5`: no option has a dot in its name, so a key is meant."""
-    for given in arguments:
-        if given == "--":
-            return
-        if re.match(r"--?[A-Za-z_]\w*\.[\w.]+(=|$)", given):
-            raise UserError(f"keys go without dashes: {given.lstrip('-')}")

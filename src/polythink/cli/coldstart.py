@@ -1,8 +1,9 @@
-"""`polythink data coldstart`: a teacher's responses, filtered into data for fine-tuning."""
+"""`polythink data coldstart` and `data assemble`: a teacher's responses, made into data for fine-tuning."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,90 +14,99 @@ from polythink.cli.options import (
     Endpoint,
     EndpointModel,
     KeyEnv,
+    Limit,
+    argument,
     complete_problems,
     complete_prompt,
 )
 from polythink.errors import UserError, did_you_mean
+from polythink.problems.prompts import get_prompt
+from polythink.teachers.rows import show_table
 from polythink.trace.validity import RULES
 
 TEACHERS = ("countdown",)
 
 
 def coldstart(
-    problems: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PROBLEMS", help="Names of problem sets, or files.", show_default=False,
-            autocompletion=complete_problems,
-        ),
-    ],
+    problems: Annotated[list[str], argument("PROBLEMS", "Names of problem sets, or files.", complete_problems)],
     out: DataFolder,
     endpoint: Endpoint = None,
     model: EndpointModel = None,
     key_env: KeyEnv = None,
-    teacher: Annotated[
-        str | None, typer.Option(help=f"Instead of an endpoint: {', '.join(TEACHERS)}.", show_default=False)
-    ] = None,
+    teacher: Annotated[str | None, typer.Option(help=f"Instead of an endpoint: {', '.join(TEACHERS)}.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Responses to each problem.")] = 1,
     rule: Annotated[str, typer.Option(help=f"What is well formed: {', '.join(RULES)}.")] = "strict",
     prompt: Annotated[
         str | None,
-        typer.Option(
-            help="Name or file of the prompt; parallel if left out.", show_default=False, autocompletion=complete_prompt
-        ),
+        typer.Option(help="Name or file of the prompt; parallel if left out.", autocompletion=complete_prompt),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most N problems of each set.", show_default=False)
-    ] = None,
+    limit: Limit = None,
     concurrency: Concurrency = 8,
     temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature of the endpoint.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest response of the endpoint.")] = 4096,
-) -> None:  # fmt: skip
+) -> None:
     """Ask a teacher, keep the responses that are well formed and right, and count why others are not kept.
 
     Example: polythink data coldstart gsm8k:train --endpoint http://localhost:8000/v1 --model NAME --out runs/cold
     """
-    from polythink.problems.prompts import get_prompt
     from polythink.problems.sets import load_problems
+    from polythink.problems.tasks.countdown import CountdownTeacher
     from polythink.teachers.coldstart import run_coldstart
-    from polythink.teachers.rows import show_table
 
     if (endpoint is None) == (teacher is None):
         raise UserError("a cold start needs either --endpoint URL or --teacher NAME")
-    if teacher is not None and (model or key_env):
-        raise UserError("--model and --key-env belong to --endpoint, not to --teacher")
-    asked = _synthetic(teacher) if teacher else ask_endpoint(endpoint, model, key_env, temperature, max_tokens)
+    if teacher not in (None, *TEACHERS):
+        raise UserError(f"no teacher {teacher!r}{did_you_mean(teacher, TEACHERS)}")
+    asked = _ask_endpoint(endpoint, model, key_env, temperature=temperature, max_tokens=max_tokens)
     chosen = get_prompt(prompt or ("countdown_parallel" if teacher else "parallel"))
-    sets = [load_problems(name, limit=limit) for name in problems]
-    with asked as source:
-        table = run_coldstart(
-            [problem for found in sets for problem in found],
-            source,
-            chosen,
-            rule,
-            out,
-            samples=samples,
-            concurrency=concurrency,
-            about_teacher=source.about,
-        )
-    print(show_table(table), end="")
+    with nullcontext(CountdownTeacher({"parallel": 1})) if teacher else asked as source:
+        found = [problem for name in problems for problem in load_problems(name, limit=limit)]
+        how = {"samples": samples, "concurrency": concurrency, "about_teacher": source.about}
+        print(show_table(run_coldstart(found, source, chosen, rule, out, **how)), end="")
 
 
-def _synthetic(name: str) -> AbstractContextManager[Any]:
-    from polythink.problems.tasks.countdown import CountdownTeacher
+def assemble(
+    solutions: Annotated[Path, typer.Argument(help="Folder of a cold start with several samples per problem.")],
+    overrides: Annotated[
+        list[str] | None, argument("KEY=VALUE", "How, such as paths=[2,3,4], filter=mixed or summary=teacher.")
+    ] = None,
+    out: DataFolder = ...,
+    dialect: Annotated[str, typer.Option(help="Dialect of the traces.")] = "parathinker",
+    prompt: Annotated[
+        str, typer.Option(help="Name or file of the prompt of training.", autocompletion=complete_prompt)
+    ] = "parathinker",
+    seed: Annotated[int, typer.Option(help="Of the choice of solutions and numbers.")] = 0,
+    endpoint: Endpoint = None,
+    model: EndpointModel = None,
+    key_env: KeyEnv = None,
+    concurrency: Concurrency = 8,
+) -> None:
+    """Put solutions of the same problem together as the paths of one trace, with a summary after them.
 
-    if name not in TEACHERS:
-        raise UserError(f"no teacher {name!r}{did_you_mean(name, TEACHERS)}")
-    return nullcontext(CountdownTeacher({"parallel": 1}))
+    Example: polythink data assemble runs/solutions "paths=[4,6]" filter=mixed wrong=0.3 --out runs/paths
+    """
+    from polythink.run.config import apply_overrides, parse_config
+    from polythink.teachers.assemble import AssembleConfig, run_assembly
+    from polythink.trace.dialect import get_dialect
+
+    config = parse_config(AssembleConfig, apply_overrides({}, overrides or []), "data assemble")
+    asked = _ask_endpoint(endpoint, model, key_env)
+    if (config.summary == "teacher") != (endpoint is not None):
+        raise UserError("summary=teacher and --endpoint URL go together: that teacher writes the summaries")
+    chosen, numbered = get_prompt(prompt), get_dialect(dialect)
+    with asked as summariser:
+        how = {"seed": seed, "summariser": summariser, "concurrency": concurrency}
+        print(show_table(run_assembly(solutions, out, config, chosen, numbered, **how)), end="")
 
 
-def ask_endpoint(
-    url: str, model: str | None, key_env: str | None, temperature: float = 1.0, max_tokens: int = 4096
-) -> AbstractContextManager[Any]:
-    """A teacher behind an OpenAI-compatible address, with its connections open."""
-    from polythink.teachers.endpoint import Endpoint, EndpointConfig
-
+def _ask_endpoint(url: str | None, model: str | None, key_env: str | None, **how: Any) -> AbstractContextManager[Any]:
+    """A teacher at an OpenAI-compatible address, with its connections open; None inside without an address."""
+    if url is None:
+        if model or key_env:
+            raise UserError("--model and --key-env belong to --endpoint, which was not given")
+        return nullcontext()
     if not model:
         raise UserError("--endpoint needs --model NAME: the model to ask for at the endpoint")
-    config = EndpointConfig(url=url, model=model, key_env=key_env, temperature=temperature, max_tokens=max_tokens)
-    return Endpoint(config)
+    from polythink.teachers.endpoint import Endpoint, EndpointConfig
+
+    return Endpoint(EndpointConfig(url=url, model=model, key_env=key_env, **how))

@@ -22,17 +22,13 @@ def set_level(chosen: Level) -> None:
     global level
     from polythink.run.progress import Progress
 
-    level = chosen
-    Progress.hidden = chosen == "quiet"
-    if chosen == "normal":
-        return
+    level, Progress.hidden = chosen, chosen == "quiet"
     if chosen == "quiet":
         os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # read when transformers is imported; warnings otherwise
-    warnings.simplefilter("ignore" if chosen == "quiet" else "default")
-    logging.basicConfig(
-        level=logging.ERROR if chosen == "quiet" else logging.INFO,
-        format="%(relativeCreated)6d ms  %(name)s: %(message)s",
-    )
+    if chosen != "normal":
+        warnings.simplefilter("ignore" if chosen == "quiet" else "default")
+        shown = logging.ERROR if chosen == "quiet" else logging.INFO
+        logging.basicConfig(level=shown, format="%(relativeCreated)6d ms  %(name)s: %(message)s")
 
 
 def log(text: str) -> None:

@@ -11,9 +11,8 @@ from typing import Annotated
 
 import typer
 
-from polythink.cli.assemble import assemble
-from polythink.cli.coldstart import coldstart
-from polythink.cli.options import complete_problems
+from polythink.cli.coldstart import assemble, coldstart
+from polythink.cli.options import AsJson, File, argument, complete_problems
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.answers import VERDICTS, Grader
 from polythink.problems.audit import Audit, audit, known_notes
@@ -25,9 +24,11 @@ from polythink.run.table import markdown_table
 from polythink.text.data.sets import TEXTS
 
 KEYS_WIDTH = 48  # columns for a finding's problems in the table; --json has them all
+CUT = {"completed": "completed from the column solution", "cut": "no answer can equal them"}  # of references
 CHUNK = 64  # texts that are graded between two steps of the progress bar
 
-app = typer.Typer(help="List and inspect problem sets, make a cold start, grade texts.", no_args_is_help=True)
+ABOUT = "List and inspect problem sets, make a cold start, grade texts."
+app = typer.Typer(help=ABOUT, no_args_is_help=True, add_completion=False)
 app.command("coldstart")(coldstart)
 app.command("assemble")(assemble)
 
@@ -39,28 +40,27 @@ def list_sets() -> None:
     Files need no name: every command that takes a set takes a .parquet or .jsonl file as well, and recipes for texts
     take two files line by line, as in corpus/train.{en,de}.
     """
+    head = ("splits", "from", "what")
     rows = [(name, " ".join(source.splits), _origin(source), source.about) for name, source in SOURCES.items()]
-    print(markdown_table(("problems", "splits", "from", "what"), rows))
-    rows = [
-        (name, " ".join(text.splits), f"hub: {text.repo}" if text.repo else "made here", text.about)
-        for name, text in TEXTS.items()
-    ]
-    print(markdown_table(("texts", "splits", "from", "what"), rows), end="")
+    print(markdown_table(("problems", *head), rows))
+    origins = {name: f"hub: {text.repo}" if text.repo else "made here" for name, text in TEXTS.items()}
+    rows = [(name, " ".join(text.splits), origins[name], text.about) for name, text in TEXTS.items()]
+    print(markdown_table(("texts", *head), rows), end="")
+
+
+def _origin(source: Source) -> str:
+    files = ", ".join(str(file) for split in source.splits if (file := local_file(source, split)))
+    on_hub = f"hub: {source.repo}" if source.repo else "a file only"
+    return "made here" if source.level else files or on_hub
 
 
 @app.command("show")
 def show(
-    problems: Annotated[
-        str,
-        typer.Argument(
-            metavar="PROBLEMS", help="A name such as math or gsm8k:train, or a file.", show_default=False,
-            autocompletion=complete_problems,
-        ),
-    ],
+    problems: Annotated[str, argument("PROBLEMS", "A name such as math or gsm8k:train, or a file.", complete_problems)],
     limit: Annotated[int, typer.Option(min=0, help="How many problems to print.")] = 3,
     against: Annotated[str | None, typer.Option(help="Another set or file: which problems are also in it?")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
-) -> None:  # fmt: skip
+    as_json: AsJson = False,
+) -> None:
     """Show a problem set, its known faults and those that can be found in it.
 
     Example: polythink data show amc23 --against dapo
@@ -76,12 +76,12 @@ def show(
 
 @app.command("grade")
 def grade(
-    file: Annotated[Path, typer.Argument(help="A .jsonl or .parquet file.", show_default=False)],
-    text: Annotated[str, typer.Option(help="Name of the column with the responses.", show_default=False)],
-    answer: Annotated[str, typer.Option(help="Name of the column with the reference answers.", show_default=False)],
+    file: File,
+    text: Annotated[str, typer.Option(help="Name of the column with the responses.")],
+    answer: Annotated[str, typer.Option(help="Name of the column with the reference answers.")],
     checker: Annotated[str, typer.Option(help=f"One of {', '.join(CHECKERS)}.")] = "math",
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds that one answer may take.")] = 5.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")] = False,
+    as_json: AsJson = False,
     each: Annotated[bool, typer.Option("--each", help="Print a JSON line {row, verdict, extracted} for each.")] = False,
 ) -> None:
     """Grade texts that were written elsewhere.
@@ -90,7 +90,7 @@ def grade(
     """
     if checker not in CHECKERS:
         raise UserError(f"no checker {checker!r}{did_you_mean(checker, CHECKERS)}")
-    counts: Counter[str] = Counter(dict.fromkeys((*VERDICTS, "completed", "cut"), 0))
+    counts: Counter[str] = Counter()
     answered = list(_answered(file, text, answer, checker, counts))
     if not answered:
         raise UserError(f"{file} holds no rows")
@@ -102,36 +102,30 @@ def grade(
                     row = {"row": int(problem.key), "verdict": graded.verdict, "extracted": graded.extracted}
                     print(json.dumps(row, ensure_ascii=False))
             bar.advance(len(chunk))
+    total, verdicts = len(answered), {verdict: counts[verdict] for verdict in VERDICTS}
     if as_json:
-        verdicts = {verdict: counts[verdict] for verdict in VERDICTS}
-        broken = {"completed": counts["completed"], "cut": counts["cut"]}
-        print(json.dumps({"file": str(file), "rows": len(answered), "verdicts": verdicts, **broken}))
+        broken = {fate: counts[fate] for fate in CUT}
+        print(json.dumps({"file": str(file), "rows": total, "verdicts": verdicts, **broken}))
     elif not each:
-        _print_counts(len(answered), counts)
-
-
-def _origin(source: Source) -> str:
-    if source.level:
-        return "made here"
-    files = filter(None, (local_file(source, split) for split in source.splits))
-    return ", ".join(str(file) for file in files) or (f"hub: {source.repo}" if source.repo else "a file only")
+        rows = [(verdict, count, 100 * count / total) for verdict, count in verdicts.items()]
+        print(markdown_table(("verdict", "texts", "%"), rows), end="")
+        for fate, meaning in CUT.items():
+            if counts[fate]:
+                print(f"{counts[fate]:,} reference answers are cut inside a brace: {meaning}")
 
 
 def _print_set(problem_set: ProblemSet, found: Audit, limit: int) -> None:
     print(f"{problem_set.name}: {len(problem_set):,} problems")
     known = known_notes(problem_set)  # in the table below
-    for note in problem_set.notes:
-        if note not in known:
-            print(f"note: {note}")
+    for note in (note for note in problem_set.notes if note not in known):
+        print(f"note: {note}")
     for problem in problem_set.problems[:limit]:
         print(f"\n[{problem.key}] {problem.question}\n  answer: {problem.answer}")
     if not found.findings:
         print("\nno faults found")
         return
-    rows = [
-        (len(f.groups), f.meaning, textwrap.shorten(" ".join(f.keys), KEYS_WIDTH, placeholder=" ..."))
-        for f in found.findings
-    ]
+    keys = [textwrap.shorten(" ".join(f.keys), KEYS_WIDTH, placeholder=" ...") for f in found.findings]
+    rows = [(len(f.groups), f.meaning, shown) for f, shown in zip(found.findings, keys, strict=True)]
     print("\n" + markdown_table(("count", "fault", "problems"), rows), end="")
 
 
@@ -151,10 +145,3 @@ def _answered(file: Path, text: str, answer: str, checker: str, counts: Counter[
         counts["completed"] += completed
         counts["cut"] += reference.count("{") > reference.count("}")
         yield row[text] or "", Problem(str(number), "", reference, checker)
-
-
-def _print_counts(rows: int, counts: Counter[str]) -> None:
-    print(markdown_table(("verdict", "texts", "%"), [(v, counts[v], 100 * counts[v] / rows) for v in VERDICTS]), end="")
-    for fate, what in (("completed", "completed from the column solution"), ("cut", "no answer can equal them")):
-        if counts[fate]:
-            print(f"{counts[fate]:,} reference answers are cut inside a brace: {what}")

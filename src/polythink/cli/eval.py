@@ -4,64 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from polythink.cli import console
-from polythink.cli.model import ModelChoice, find_model, given_prompt, load_model, params_for, prompt_of, settings_of
-from polythink.cli.options import (
-    Chat,
-    DecodingOverrides,
-    Device,
-    DialectName,
-    Dtype,
-    MaxNumSeqs,
-    Mode,
-    Model,
-    Prompt,
-    complete_problems,
-)
+from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, params_for, with_model_options
+from polythink.cli.options import Limit, complete_problems
 from polythink.errors import UserError
+from polythink.evaluate.config import CompareConfig, TunnelConfig
+from polythink.evaluate.metrics import describe, show
+from polythink.problems.sets import load_problems
+from polythink.run.config import apply_overrides, parse_config
+from polythink.run.table import markdown_table
 
 if TYPE_CHECKING:
-    from polythink.models.lm import LanguageModel
+    from polythink.engine.engine import Engine
     from polythink.problems.problem import ProblemSet
     from polythink.run.config import Config
 
 
-Problems = Annotated[
-    str,
-    typer.Option(
-        metavar="PROBLEMS", help="Name of a problem set, or a .jsonl or .parquet file.", show_default=False,
-        autocompletion=complete_problems,
-    ),
-]  # fmt: skip
-Folder = Annotated[
-    Path, typer.Option("--out", "-o", help="Folder for eval.json and samples.jsonl.", show_default=False)
-]
-
-
+@with_model_options
 def evaluate(
     model: Model,
-    overrides: DecodingOverrides = None,
-    problems: Problems = ...,
+    overrides: Decoding = None,
+    problems: Annotated[
+        str,
+        typer.Option(
+            metavar="PROBLEMS",
+            help="Name of a problem set, or a .jsonl or .parquet file.",
+            autocompletion=complete_problems,
+        ),
+    ] = ...,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses to each problem.")] = 8,
-    out: Folder = ...,
-    split: Annotated[str | None, typer.Option(help="Split of the problem set.", show_default=False)] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most N problems.", show_default=False)] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for eval.json and samples.jsonl.")] = ...,
+    split: Annotated[str | None, typer.Option(help="Split of the problem set.")] = None,
+    limit: Limit = None,
     seed: Annotated[int, typer.Option(help="Of --limit and of sampling.")] = 0,
-    prompt: Prompt = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="One greedy response to each problem as well.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Compare ways to answer instead.")] = False,
     tunnel: Annotated[bool, typer.Option("--tunnel", help="Look for tunnel vision instead.")] = False,
     heads: Annotated[bool, typer.Option("--heads", help="Compare attention heads too.")] = False,
-    dialect: DialectName = None,
-    mode: Mode = None,
-    chat: Chat = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    max_num_seqs: MaxNumSeqs = None,
+    choice: ModelChoice = ModelChoice(),
 ) -> None:
     """Measure a model on a set of problems.
 
@@ -76,37 +60,23 @@ def evaluate(
     Example: polythink eval runs/smoke --problems countdown-hard:heldout --limit 100 --out runs/smoke-tunnel
     --tunnel "tunnel.budgets=[8,16]"
     """
-    from polythink.problems.sets import load_problems
-
-    kind = _kind(compare, tunnel, greedy or heads)
+    if compare + tunnel + (greedy or heads) > 1:
+        raise UserError("--compare, --tunnel, and --greedy or --heads are three things; run them one after another")
+    kind = "compare" if compare else "tunnel" if tunnel else ""
     options, changes = options_of(kind, overrides or [], samples)
-    choice = ModelChoice(dialect, mode, chat, device, dtype)
     place = find_model(model)
-    params = params_for(settings_of(place, choice), changes)
+    asked: dict[str, Any] = {"params": params_for(place, choice, changes), "seed": seed, "out": out}
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out names a folder")
-    asked = {"prompt": given_prompt(prompt), "params": params, "seed": seed, "out": out}
     found = load_problems(problems, split=split, limit=limit, seed=seed)
-    lm = load_model(place, choice)
-    if options is not None:
-        _study(lm, found, options, asked, max_num_seqs)
+    if options is None:
+        _evaluate(open_engine(place, choice), found, heads, **asked, samples=samples, greedy=greedy)
     else:
-        _evaluate(lm, found, {**asked, "samples": samples, "greedy": greedy}, heads, max_num_seqs)
-
-
-def _kind(compare: bool, tunnel: bool, evaluate: bool) -> str:
-    if compare + tunnel + evaluate > 1:
-        raise UserError(
-            "--compare, --tunnel and --greedy or --heads are three things to do; run them one after another"
-        )
-    return "compare" if compare else "tunnel" if tunnel else ""
+        _study(open_engine(place, choice, options.max_num_seqs), found, options, **asked)
 
 
 def options_of(kind: str, overrides: Sequence[str], samples: int) -> tuple[Config | None, list[str]]:
     """What --compare or --tunnel (`kind`) is asked to do, None without either, and the overrides that are left."""
-    from polythink.evaluate.config import CompareConfig, TunnelConfig
-    from polythink.run.config import apply_overrides, parse_config
-
     kinds = {"compare": (CompareConfig, {"samples": samples}),
              "tunnel": (TunnelConfig, {"samples": samples, "traces": samples})}  # fmt: skip
     own = [text for text in overrides if text.partition(".")[0] in kinds]
@@ -119,43 +89,32 @@ def options_of(kind: str, overrides: Sequence[str], samples: int) -> tuple[Confi
     return options, [text for text in overrides if text not in own]
 
 
-def _evaluate(lm: LanguageModel, found: ProblemSet, asked: dict, heads: bool, max_num_seqs: int | None) -> None:
-    from polythink.engine.engine import Engine
-    from polythink.evaluate.metrics import describe, show
+def _evaluate(engine: Engine, found: ProblemSet, heads: bool, **asked: Any) -> None:
+    """Evaluate with the arguments of `evaluate.run.evaluate`; a table of the metrics on the console."""
     from polythink.evaluate.run import evaluate as run_evaluation
-    from polythink.problems.answers import Grader
-    from polythink.run.table import markdown_table
 
-    engine, prompt = Engine(lm, max_num_seqs=max_num_seqs or 64), asked["prompt"] or prompt_of(lm)
-    with Grader(dialect=lm.dialect) as grader:
-        result = run_evaluation(engine, found, log=console.log, grader=grader, **{**asked, "prompt": prompt})
+    result = run_evaluation(engine, found, log=console.log, **asked)
     rows = [(name, show(name, estimate), describe(name).unit) for name, estimate in result["metrics"].items()]
     print(markdown_table(["metric", "value [95% interval]", "unit"], rows))
     if heads:
         from polythink.evaluate.head_file import FILE, save
         from polythink.evaluate.heads import analyse_traces
+        from polythink.evaluate.study import prompt_of
 
-        save(analyse_traces(engine, found, prompt, asked["params"], asked["seed"]), asked["out"] / FILE)
+        found_heads = analyse_traces(engine, found, prompt_of(engine.lm.settings), asked["params"], asked["seed"])
+        save(found_heads, asked["out"] / FILE)
 
 
-def _study(lm: LanguageModel, found: ProblemSet, options: Config, asked: dict, max_num_seqs: int | None) -> None:
+def _study(engine: Engine, found: ProblemSet, options: Config, **asked: Any) -> None:
     """Compare, or look for tunnel vision; a table on the console, everything in the report."""
-    from polythink.engine.engine import Engine
     from polythink.evaluate.compare import compare
-    from polythink.evaluate.config import CompareConfig
     from polythink.evaluate.tunnel import tunnel
-    from polythink.problems.answers import Grader
     from polythink.report.findings import budget_table, comparison_table, recovery_table
     from polythink.report.report import write_report
-    from polythink.run.table import markdown_table
 
-    if isinstance(options, CompareConfig):
-        run, tables = compare, (comparison_table,)
-    else:
-        run, tables = tunnel, (budget_table, recovery_table)
-    engine, prompt = Engine(lm, max_num_seqs=max_num_seqs or options.max_num_seqs), asked["prompt"] or prompt_of(lm)
-    with Grader(dialect=lm.dialect) as grader:
-        result = run(engine, found, options, log=console.log, grader=grader, **{**asked, "prompt": prompt})
+    run = compare if isinstance(options, CompareConfig) else tunnel
+    tables = (comparison_table,) if run is compare else (budget_table, recovery_table)
+    result = run(engine, found, options, log=console.log, **asked)
     for table in tables:
         head, rows = table(result)
         if rows:

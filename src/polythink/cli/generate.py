@@ -4,58 +4,46 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.live import Live
 
-from polythink.cli.model import ModelChoice, find_model, given_prompt, load_model, params_for, prompt_of, settings_of
-from polythink.cli.options import Chat, DecodingOverrides, Device, DialectName, Dtype, MaxNumSeqs, Mode, Model, Prompt
-from polythink.cli.prompts import read_prompts, split_arguments
-from polythink.errors import UserError
+from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, params_for, with_model_options
+from polythink.cli.options import argument
+from polythink.errors import UserError, did_you_mean
+from polythink.problems.sets import QUESTION_COLUMNS
+from polythink.report.terminal import LiveTrace
+from polythink.run.config import read_text
+from polythink.run.jsonl import read_rows
 
 if TYPE_CHECKING:
+    from polythink.engine.params import Request, SamplingParams
+    from polythink.engine.protocol import RolloutBackend
     from polythink.trace.rollout import Rollout
 
 
-PromptText = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="PROMPT", help="The problem; the model's prompt goes around it. - reads one per line from stdin.",
-        show_default=False,
-    ),
-]  # fmt: skip
-File = Annotated[
-    Path | None,
-    typer.Option("--file", "-f", help="Prompts: .txt, one per line; .jsonl, .parquet: a column.", show_default=False),
-]
-Column = Annotated[
-    str | None, typer.Option(help="Its column; question, problem or prompt if left out.", show_default=False)
-]
-Paths = Annotated[int | None, typer.Option(min=1, help="Paths in each block.", show_default=False)]
-Temperature = Annotated[float | None, typer.Option(min=0, help="0 is greedy.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per response and line.")]
-
-
+@with_model_options
 def generate(
     model: Model,
-    problem: PromptText = None,
-    overrides: DecodingOverrides = None,
-    file: File = None,
-    column: Column = None,
+    problem: Annotated[
+        str | None,
+        argument("PROMPT", "The problem; the model's prompt goes around it. - reads one per line from stdin."),
+    ] = None,
+    overrides: Decoding = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Prompts: .txt, one per line; .jsonl, .parquet: a column.")
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Its column; question, problem or prompt if left out.")] = None,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses to each prompt.")] = 1,
-    paths: Paths = None,
-    temperature: Temperature = None,
+    paths: Annotated[int | None, typer.Option(min=1, help="Paths in each block.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed samples another response.")] = 0,
-    as_json: AsJson = False,
-    prompt: Prompt = None,
-    dialect: DialectName = None,
-    mode: Mode = None,
-    chat: Chat = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    max_num_seqs: MaxNumSeqs = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per response and line.")] = False,
+    choice: ModelChoice = ModelChoice(),
 ) -> None:
     """Answer prompts, paths side by side.
 
@@ -66,25 +54,27 @@ def generate(
 
     Example: polythink generate runs/smoke --file problems.txt -n 4 --json > responses.jsonl
     """
-    problem, keys = split_arguments(problem, overrides or [], file)
-    problems = read_prompts(problem, file, column)
-    choice = ModelChoice(dialect, mode, chat, device, dtype)
+    keys = list(overrides or [])
+    if file is not None and problem is not None:  # with --file the first free argument is a KEY=VALUE like the others
+        problem, keys = None, [problem, *keys]
+    texts = [text for text in read_prompts(problem, file, column) for _ in range(samples)]
     place = find_model(model)
-    params = params_for(settings_of(place, choice), [*keys, *_as_keys(keys, paths=paths, temperature=temperature)])
-    around = given_prompt(prompt)
-    lm = load_model(place, choice)
+    for key, value in (("paths", paths), ("temperature", temperature)):
+        if value is not None and any(text.partition("=")[0] == key for text in keys):
+            raise UserError(f"--{key} and {key}=... are the same setting; give one of them")
+        keys += [] if value is None else [f"{key}={value}"]
+    params = params_for(place, choice, keys)
+    engine = open_engine(place, choice)
 
-    from polythink.engine.engine import Engine
     from polythink.engine.params import Request
+    from polythink.evaluate.study import prompt_of
 
-    around = around or prompt_of(lm)
-    texts = [text for text in problems for _ in range(samples)]
-    requests = [Request(tuple(lm.encode_prompt(around.fill(text))), sample=i % samples) for i, text in enumerate(texts)]
-    engine = Engine(lm, max_num_seqs=max_num_seqs or 64)
+    around = prompt_of(engine.lm.settings)
+    requests = [
+        Request(tuple(engine.encode_prompt(around.fill(text))), sample=i % samples) for i, text in enumerate(texts)
+    ]
     if sys.stdout.isatty() and len(requests) == 1 and not as_json:
-        from polythink.cli.watch import watch
-
-        watch(engine, lm.tag_ids.values(), requests[0], params, seed)
+        watch(engine, engine.lm.tag_ids.values(), requests[0], params, seed)
         return
     for i, rollout in enumerate(engine.generate(requests, params, seed, label="generating")):
         if as_json:
@@ -95,32 +85,75 @@ def generate(
         print(rollout.text)
 
 
-def _as_keys(keys: Sequence[str], **given: float | None) -> list[str]:
-    """Options as KEY=VALUE; `UserError` where a key says the same thing."""
-    given = {key: value for key, value in given.items() if value is not None}
-    for key in given:
-        if any(text.partition("=")[0] == key for text in keys):
-            raise UserError(f"--{key} and {key}=... are the same setting; give one of them")
-    return [f"{key}={value}" for key, value in given.items()]
-
-
-def to_json(prompt: str, rollout: Rollout, seed: int) -> dict:
+def to_json(prompt: str, rollout: Rollout, seed: int) -> dict[str, Any]:
     """A response as `--json` prints it."""
+
+    def fields(of: object, *names: str) -> dict[str, Any]:
+        return {name: getattr(of, name) for name in names}
+
     segments = [
-        {
-            **{key: getattr(segment, key) for key in ("kind", "block", "path", "label", "text", "finish_reason")},
-            "tokens": len(segment.tokens),
-        }
+        {**fields(segment, "kind", "block", "path", "label", "text", "finish_reason"), "tokens": len(segment.tokens)}
         for segment in rollout.segments
     ]
-    return {
-        "prompt": prompt,
-        "sample": rollout.sample,
-        "text": rollout.text,
-        "segments": segments,
-        "tokens": rollout.tokens,
-        "critical_path": rollout.critical_path,
-        "truncated": rollout.truncated,
-        "finish_reason": rollout.finish_reason,
-        "seed": seed,
-    }
+    counts = fields(rollout, "tokens", "critical_path", "truncated", "finish_reason")
+    return {"prompt": prompt, **fields(rollout, "sample", "text"), "segments": segments, **counts, "seed": seed}
+
+
+def watch(
+    engine: RolloutBackend,
+    tags: Collection[int],
+    request: Request,
+    params: SamplingParams,
+    seed: int,
+    console: Console | None = None,
+) -> Rollout:
+    """Generate one response and show it while it grows, within the terminal's height; at the end print it whole.
+
+    `tags` are the token ids that are not shown.
+    """
+    view = LiveTrace(engine.decode, tags)
+    with Live(view, console=console, refresh_per_second=10, vertical_overflow="crop", transient=True) as live:
+        (rollout,) = engine.generate([request], params, seed, on_event=view.on_event)
+    live.console.print(view)
+    truncated = f", {rollout.truncated} truncated segments" if rollout.truncated else ""
+    end = f"{rollout.tokens} tokens, {rollout.critical_path} on the critical path{truncated}, seed {seed}"
+    live.console.print(end, highlight=False)
+    return rollout
+
+
+# ---- prompts ----
+
+
+def read_prompts(prompt: str | None, file: Path | None, column: str | None) -> list[str]:
+    """The prompts in their order. `-` stands for standard input; `UserError` for an empty prompt, and for none."""
+    if prompt is None and file is None:
+        raise UserError("give a prompt, or --file FILE, or - for one prompt per line of standard input")
+    if prompt is not None and prompt != "-":
+        if not prompt.strip():
+            raise UserError("the prompt is empty; give the problem that the model is to answer")
+        return [prompt]
+    if file is None or file == Path("-"):
+        found, where = _lines(sys.stdin.read()), "standard input"
+    else:
+        found, where = (_lines(read_text(file)) if file.suffix == ".txt" else _column(file, column)), str(file)
+    if not found:
+        raise UserError(f"{where} holds no prompts; give one per line")
+    return found
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _column(file: Path, column: str | None) -> list[str]:
+    """The texts in a column of a .jsonl or .parquet file: the named one, else the first that problem sets use."""
+    found = []
+    for number, row in enumerate(read_rows(file)):
+        name = column or next((key for key in QUESTION_COLUMNS if key in row), None)
+        if name is None or name not in row:
+            asked = f"no column {name!r}{did_you_mean(name, row)}" if name else f"none of {', '.join(QUESTION_COLUMNS)}"
+            raise UserError(f"row {number} of {file} has {asked}; name the column with --column: {', '.join(row)}")
+        if not isinstance(row[name], str) or not row[name].strip():
+            raise UserError(f"row {number} of {file}: {name} is not a prompt but {row[name]!r}")
+        found.append(row[name])
+    return found

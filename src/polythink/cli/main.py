@@ -39,9 +39,8 @@ def _run() -> None:
     from polythink.errors import UserError
 
     try:
-        from polythink.cli.app import app, refuse_dashed_keys
+        from polythink.cli.app import app
 
-        refuse_dashed_keys(sys.argv[1:])
         app(prog_name="polythink")
     except UserError as error:
         _stop(str(error), 2)

@@ -1,37 +1,73 @@
-"""What the commands that use a model have in common: where it is, how it is prompted, how it is decoded.
+"""What the commands that use a model have in common: their options, where the model is, and how it is decoded.
 
-Everything here but `load_model` works without torch, so that a mistake is found before it is imported.
+Everything here but `open_engine` works without torch, so that a mistake is found before it is imported.
 """
 
 from __future__ import annotations
 
-import difflib
+import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
+
+import typer
 
 from polythink.cli import console
+from polythink.cli.options import argument, complete_prompt
 from polythink.errors import UserError, did_you_mean
+from polythink.models.settings import SETTINGS_FILE, ModelSettings, read_settings
+from polythink.problems.prompts import get_prompt
 from polythink.run.config import apply_overrides, parse_config
 from polythink.run.folder import read_json
+from polythink.trace.dialect import DIALECTS, get_dialect
 
 if TYPE_CHECKING:
+    from polythink.engine.engine import Engine
     from polythink.engine.params import SamplingParams
-    from polythink.models.lm import LanguageModel
-    from polythink.problems.prompts import Prompt
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
+DTYPES = ("float32", "bfloat16", "float16")
+
+Model = Annotated[
+    str, argument("MODEL", "Folder of a model, a stage, or a run (its last model), or a name on the Hugging Face hub.")
+]
+Decoding = Annotated[
+    list[str] | None, argument("KEY=VALUE", "Changes to its decoding, such as paths=4 or temperature=0.6.")
+]
+
+
+def _option(help: str, complete: Callable[[], list[str]] | None = None, **more: Any) -> Any:
+    return typer.Option(help=help, autocompletion=complete, rich_help_panel="Model", **more)
 
 
 class ModelChoice(NamedTuple):
-    """What was asked for on the command line; None: what the model's own polythink.json says."""
+    """The options about the model; None: what the model's own polythink.json says."""
 
-    dialect: str | None = None
-    mode: str | None = None
-    chat: bool | None = None
-    device: str | None = None
-    dtype: str | None = None
+    prompt: Annotated[str | None, _option("Name or file of a prompt; its own if left out.", complete_prompt)] = None
+    dialect: Annotated[
+        str | None, _option("Dialect of its tags; what its polythink.json says if left out.", lambda: [*DIALECTS])
+    ] = None
+    mode: Annotated[str | None, _option("structured or sequential; what its polythink.json says if left out.")] = None
+    chat: Annotated[bool | None, _option("Wrap prompts in the tokenizer's chat template.")] = None
+    device: Annotated[str | None, _option("cpu, cuda, cuda:1, mps; a GPU if there is one.")] = None
+    dtype: Annotated[str | None, _option("float32, bfloat16 or float16; as the model was saved if left out.")] = None
+    max_num_seqs: Annotated[int | None, _option("Responses that are generated at once; 64 if left out.", min=1)] = None
+
+
+def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of `ModelChoice`, which it takes together as its parameter `choice`."""
+
+    def wrapped(**given: Any) -> None:
+        choice = ModelChoice(*(given.pop(name) for name in ModelChoice._fields))
+        command(**given, choice=choice)
+
+    hints = {**get_type_hints(command, include_extras=True), **get_type_hints(ModelChoice, include_extras=True)}
+    own = [each for each in inspect.signature(command).parameters.values() if each.name != "choice"]
+    shared = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in ModelChoice._fields]
+    signature = inspect.Signature([each.replace(annotation=hints[each.name]) for each in (*own, *shared)])
+    wrapped.__signature__, wrapped.__annotations__, wrapped.__doc__ = signature, hints, command.__doc__
+    return wrapped
 
 
 def find_model(given: str) -> str:
@@ -41,21 +77,21 @@ def find_model(given: str) -> str:
     """
     path = Path(given).expanduser()
     if path.is_dir():
-        folder = model_folder(path)
+        folder = _model_folder(path)
         if (folder / "config.json").is_file():
             return str(folder)
-        raise UserError(f"{given} holds no model{_other_folder(path)}")
+        runs = [path.parent, *sorted(file.parent for file in path.glob("*/stages.json"))]
+        with_model = [run for run in runs if (_model_folder(run) / "config.json").is_file()]
+        hint = f"{with_model[0]} does" if with_model else "give a folder with config.json, or a folder of a run"
+        raise UserError(f"{given} holds no model; {hint}")
     if HUB_NAME.fullmatch(given) and not path.parent.is_dir():
         return given
-    beside = (
-        [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent != Path() and path.parent.is_dir() else []
-    )
-    close = difflib.get_close_matches(given, beside, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ", and a name on the hub has the form owner/name"
+    hint = did_you_mean(given, map(str, path.parent.glob("*/")))
+    hint = hint if "did you mean" in hint else ", and a name on the hub has the form owner/name"
     raise UserError(f"no model folder {given!r}{hint}")
 
 
-def model_folder(path: Path) -> Path:
+def _model_folder(path: Path) -> Path:
     """The model meant by a model folder, a stage folder or a run folder (the last of its stages that has a model)."""
     if (path / "model").is_dir():
         return path / "model"
@@ -65,57 +101,32 @@ def model_folder(path: Path) -> Path:
     return path
 
 
-def _other_folder(path: Path) -> str:
-    """`; RUN does`, where a folder above or right below has a model."""
-    runs = [path.parent, *sorted(file.parent for file in path.glob("*/stages.json"))]
-    with_model = [run for run in runs if (model_folder(run) / "config.json").is_file()]
-    return f"; {with_model[0]} does" if with_model else "; give a folder with config.json, or a folder of a run"
+def params_for(model: str, choice: ModelChoice, overrides: Sequence[str]) -> SamplingParams:
+    """How the model's settings and the choice say it is to be decoded, with the overrides applied.
 
-
-def settings_of(model: str, choice: ModelChoice) -> dict[str, Any]:
-    """What polythink.json says, with what was chosen on the command line; checked as far as it can be without torch."""
-    from polythink.trace.dialect import get_dialect
-
-    file = Path(model) / "polythink.json"
-    try:
-        own = read_json(file) if file.is_file() else {}
-    except ValueError:
-        own = {}  # loading the model says what is wrong with it
-    chosen = {key: value for key in ("dialect", "mode", "chat") if (value := getattr(choice, key)) is not None}
-    settings = {"dialect": "parallel_r1", "mode": "structured", "decoding": {}, **own, **chosen}
-    get_dialect(settings["dialect"])
-    if choice.dtype not in (None, "float32", "bfloat16", "float16"):
-        raise UserError(f"no dtype {choice.dtype!r}{did_you_mean(choice.dtype, ('float32', 'bfloat16', 'float16'))}")
-    if choice.device and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", choice.device):
-        raise UserError(f"no device {choice.device!r}; known: cpu, cuda, cuda:N, mps")
-    return settings
-
-
-def params_for(settings: Mapping[str, Any], overrides: Sequence[str]) -> SamplingParams:
-    """How the model's settings say it is to be decoded, with the overrides applied."""
+    `UserError` for what can be seen to be wrong with the choice without torch.
+    """
     from polythink.engine.params import SamplingParams
 
-    data = {**settings["decoding"], "mode": settings["mode"]}
+    file = Path(model) / SETTINGS_FILE
+    settings = read_settings(file) if file.is_file() else ModelSettings()
+    get_dialect(choice.dialect or settings.dialect)
+    if choice.prompt:
+        get_prompt(choice.prompt)
+    if choice.dtype not in (None, *DTYPES):
+        raise UserError(f"no dtype {choice.dtype!r}{did_you_mean(choice.dtype, DTYPES)}")
+    if choice.device and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", choice.device):
+        raise UserError(f"no device {choice.device!r}; known: cpu, cuda, cuda:N, mps")
+    data = {**settings.decoding, "mode": choice.mode or settings.mode}
     return parse_config(SamplingParams, apply_overrides(data, overrides), "decoding")
 
 
-def given_prompt(name: str | None) -> Prompt | None:
-    """The prompt of that name or file; None for the model's own."""
-    from polythink.problems.prompts import get_prompt
-
-    return get_prompt(name) if name else None
-
-
-def load_model(model: str, choice: ModelChoice) -> LanguageModel:
-    """The language model, as chosen."""
+def open_engine(model: str, choice: ModelChoice, max_num_seqs: int = 64) -> Engine:
+    """An engine for the model as chosen; `max_num_seqs` holds where the choice names none."""
     console.announce(f"loading {model} ...")
+    from polythink.engine.engine import Engine
     from polythink.models.lm import load
 
-    return load(model, **{key: value for key, value in choice._asdict().items() if value is not None})
-
-
-def prompt_of(lm: LanguageModel) -> Prompt:
-    """The prompt that the model was trained with."""
-    from polythink.problems.prompts import Prompt
-
-    return Prompt(lm.settings.prompt_name, lm.settings.prompt)
+    chosen = {**choice._asdict(), "prompt": get_prompt(choice.prompt) if choice.prompt else None}
+    max_num_seqs = chosen.pop("max_num_seqs") or max_num_seqs
+    return Engine(load(model, **chosen), max_num_seqs=max_num_seqs)

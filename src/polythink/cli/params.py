@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polythink.cli.model import find_model
-from polythink.cli.options import Overrides, complete_recipe
-from polythink.cli.recipes import packaged
+from polythink.cli.options import Overrides, argument
+from polythink.cli.recipes import complete_recipe, packaged
 from polythink.errors import UserError, did_you_mean
+from polythink.models.settings import in_short
 from polythink.run.table import markdown_table
 
 if TYPE_CHECKING:
@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 def params(
     recipe: Annotated[
         str,
-        typer.Argument(
-            metavar="RECIPE",
-            help="A packaged recipe, a YAML file, or the folder of a model, a stage or a run.",
-            show_default=False,
-            autocompletion=complete_recipe,
+        argument(
+            "RECIPE", "A packaged recipe, a YAML file, or the folder of a model, a stage or a run.", complete_recipe
         ),
     ],
     overrides: Overrides = None,
@@ -44,16 +41,16 @@ def params(
 
     Example: polythink params countdown-smoke model.architecture=eit --tokens 256
     """
-    names = [name for name in beside.split(",") if name]
+    others = [name for name in beside.split(",") if name]
     if Path(recipe).is_dir() and recipe not in packaged():
         folder = find_model(recipe)
         if overrides:
             raise UserError(f"{recipe} is a model; overrides such as {overrides[0]!r} are for recipes, leave them out")
-        configs = in_shape_of(config_of(folder), names)
+        configs = in_shape_of(config_of(folder), others)
     else:
         from polythink.pipeline.recipe import load_recipe
 
-        configs = configurations(load_recipe(recipe, overrides or []), names)
+        configs = configurations(load_recipe(recipe, overrides or []), others)
     print_counts(configs, tokens, source)
 
 
@@ -87,35 +84,32 @@ def config_of(folder: str | Path) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        why = textwrap.shorten(str(error), 240, placeholder=" ..")
-        raise UserError(f"cannot read {Path(folder) / 'config.json'}: {why}") from error
+        raise UserError(f"cannot read {Path(folder) / 'config.json'}: {in_short(error)}") from error
 
 
 def in_shape_of(config: PreTrainedConfig, beside: Sequence[str]) -> dict[str, PreTrainedConfig]:
     """The configuration under its architecture's name, and others of the package with the same sizes and backbone."""
     from polythink.models.architectures import ARCHITECTURES, BackboneConfig
 
-    if not isinstance(config, BackboneConfig):
-        return {config.model_type: config}
-    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(BackboneConfig)}
     configs = {config.model_type: config}
+    if not isinstance(config, BackboneConfig):
+        return configs
+    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(BackboneConfig)}
     for name in beside:
         if name not in ARCHITECTURES:
-            raise UserError(
-                f"no architecture {name!r} to compare with {config.model_type}{did_you_mean(name, ARCHITECTURES)}"
-            )
+            raise UserError(f"no architecture {name!r} to compare with{did_you_mean(name, ARCHITECTURES)}")
         configs.setdefault(name, ARCHITECTURES[name][0](**shared))
     return configs
 
 
-def configurations(recipe: Recipe | TextRecipe, beside: list[str]) -> dict[str, PreTrainedConfig]:
+def configurations(recipe: Recipe | TextRecipe, beside: Sequence[str]) -> dict[str, PreTrainedConfig]:
     """The configuration of the recipe's model under its architecture's name, and others in the same shape."""
     from polythink.models.build import architecture_config, new_tokenizer
     from polythink.pipeline.text import TextRecipe
     from polythink.problems.vocabulary import words_of
 
     if isinstance(recipe, TextRecipe):
-        return text_configurations(recipe, beside)
+        return in_shape_of(recipe.architecture_config(_words_in_texts(recipe)), beside)
     model = recipe.model
     if model.path is not None:
         raise UserError(
@@ -123,22 +117,22 @@ def configurations(recipe: Recipe | TextRecipe, beside: list[str]) -> dict[str, 
             "(set model.path=null and model.hidden_size and the like to count one of that shape)"
         )
     tokenizer = new_tokenizer(model, recipe.dialect, words_of(model.tokenizer))
-    configs = {}
-    for name in (model.architecture, *beside):
-        own = name == model.architecture
-        shaped = model.model_copy(update={"architecture": name, "options": model.options if own else {}})
-        configs.setdefault(name, architecture_config(shaped, tokenizer))
+    configs = {model.architecture: architecture_config(model, tokenizer)}
+    for name in beside:
+        if name not in configs:
+            shaped = model.model_copy(update={"architecture": name, "options": {}})
+            configs[name] = architecture_config(shaped, tokenizer)
     return configs
 
 
-def text_configurations(recipe: TextRecipe, beside: Sequence[str]) -> dict[str, PreTrainedConfig]:
-    """The same for a text recipe. A vocabulary of words is counted in the texts; the others have a known size."""
+def _words_in_texts(recipe: TextRecipe) -> int | None:
+    """The size of a vocabulary of words, which is counted in the texts; None for others, whose size is known."""
     from polythink.text.data.sets import load_texts
     from polythink.text.tokenizers import train_tokenizer
 
-    vocabulary = None
-    if recipe.tokenizer.kind == "words":
-        data = next(stage.data for stage in recipe.stages.values() if stage.kind == "text")
-        texts = (text for pair in load_texts(data) for text in (pair.source, pair.target))
-        vocabulary = len(train_tokenizer(recipe.tokenizer, texts))
-    return in_shape_of(recipe.architecture_config(vocabulary), beside)
+    if recipe.tokenizer.kind != "words":
+        return None
+    data = next(stage.data for stage in recipe.stages.values() if stage.kind == "text")
+    return len(
+        train_tokenizer(recipe.tokenizer, (text for pair in load_texts(data) for text in (pair.source, pair.target)))
+    )

@@ -6,10 +6,8 @@ import re
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import typer
-
 from polythink.cli.console import print_definitions
-from polythink.cli.options import complete_any_recipe
+from polythink.cli.options import argument
 from polythink.run.config import RECIPES, find_recipe, load_yaml
 
 
@@ -22,32 +20,35 @@ class About(NamedTuple):
 
 def packaged() -> dict[str, About]:
     """The packaged recipes by name, in the order of their names."""
-    return {
-        path.stem: about(path.read_text(encoding="utf-8"))
-        for path in sorted(RECIPES.glob("*.yaml"), key=lambda p: p.stem)
-    }
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    return {name: about(find_recipe(name).read_text(encoding="utf-8")) for name in names}
 
 
 def about(text: str) -> About:
     """The first sentence of a recipe's comments, and whether it is an experiment (it has `arms:`)."""
-    comments = []
-    for line in text.splitlines():
-        if not line.startswith("# "):
-            break
-        comments.append(line[2:].strip())
-    first = re.split(r"(?<=[.!?])\s+(?=[A-Z])", " ".join(comments), maxsplit=1)[0]
+    comments = re.match(r"(?:# .*\n)*", text)[0].replace("\n# ", " ").removeprefix("# ")
+    first = re.split(r"(?<=[.!?])\s+(?=[A-Z])", comments.strip(), maxsplit=1)[0]
     return About(first, re.search(r"^arms:", text, re.MULTILINE) is not None)
+
+
+def is_experiment(name_or_path: str | Path) -> bool:
+    """Whether the file has `arms`, as experiments do and recipes do not."""
+    return "arms" in load_yaml(find_recipe(name_or_path))
+
+
+def complete_recipe() -> list[str]:
+    return [name for name, about in packaged().items() if not about.experiment]
+
+
+def complete_experiment() -> list[str]:
+    return [name for name, about in packaged().items() if about.experiment]
 
 
 def recipes(
     name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="NAME", help="Print this one, with its comments.", show_default=False,
-            autocompletion=complete_any_recipe,
-        ),
+        str | None, argument("NAME", "Print this one, with its comments.", lambda: list(packaged()))
     ] = None,
-) -> None:  # fmt: skip
+) -> None:
     """List the packaged recipes with a line each, or print one with its comments.
 
     Those marked "experiment" compare recipes over seeds: polythink experiment NAME. The others: polythink train NAME.
@@ -57,10 +58,4 @@ def recipes(
     if name is not None:
         print(find_recipe(name).read_text(encoding="utf-8"), end="")
         return
-    rows = {name: ("experiment: " if e.experiment else "") + e.sentence for name, e in packaged().items()}
-    print_definitions(rows)
-
-
-def is_experiment(name_or_path: str | Path) -> bool:
-    """Whether the file has `arms`, as experiments do and recipes do not."""
-    return "arms" in load_yaml(find_recipe(name_or_path))
+    print_definitions({name: "experiment: " * e.experiment + e.sentence for name, e in packaged().items()})

@@ -1,35 +1,33 @@
 """What `polythink explain` knows and docs/reference prints: keys, rewards, stages, metrics, dialects, data, prompts.
 
-Nothing is described here that has its description beside its definition.
+Nothing is described here: every sentence stands beside the definition of what it is about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import json
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from polythink.cli.config_keys import Section, sections
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
-CONDITIONS_IN_WORDS = {
-    "right": "The final answer is correct.",
-    "wrong": "The final answer is not correct.",
-    "answered": "An answer could be extracted from the response.",
-    "unanswered": "No answer could be extracted from the response.",
-    "parallel": "At least one block is opened, well formed or not.",
-    "no_block": "No block is opened.",
-    "well_formed": "The response is valid under the reward's rule.",
-    "malformed": "The response is not valid under the reward's rule.",
-    "one": "1 for every response: the weight alone.",
-    "blocks": "Number of blocks opened.",
-    "sqrt_blocks": "Square root of the number of blocks opened.",
-    "tokens": "Length of the response in tokens, all paths counted.",
-    "critical_path": "Number of sequential steps of the response.",
-}
+from polythink.cli.recipes import packaged
+from polythink.engine.params import SamplingParams
+from polythink.evaluate.metrics import METRICS
+from polythink.pipeline.experiment import Experiment
+from polythink.pipeline.recipe import Recipe
+from polythink.pipeline.text import TextRecipe
+from polythink.problems.prompts import PROMPTS, get_prompt
+from polythink.problems.sets import SOURCES
+from polythink.rewards.combine import PRESETS, PUBLISHED
+from polythink.rewards.terms import CONDITIONS, TERMS
+from polythink.trace.dialect import DIALECTS, NUMBER
 
 
-@dataclass(frozen=True)
-class Topic:
+class Topic(NamedTuple):
     """One name and what there is to say about it. `facts` are lines below the sentence."""
 
     kind: str
@@ -38,82 +36,163 @@ class Topic:
     facts: tuple[str, ...] = ()
 
 
+class Section(NamedTuple):
+    """A mapping of a recipe: `place` is where it stands (`stages.NAME`, `model`), `kind` tells stages apart.
+
+    The facts of its keys are type and default: YAML, or "" for a key that must be given.
+    """
+
+    place: str
+    kind: str
+    about: str
+    keys: tuple[Topic, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.place or 'top level'}{f' (kind: {self.kind})' if self.kind else ''}"
+
+
+# ---- keys: read from the pydantic models ----
+
+
 def recipe_sections() -> dict[str, list[Section]]:
     """The keys of recipes, recipes for plain text, and experiments."""
-    from polythink.engine.params import SamplingParams
-    from polythink.pipeline.experiment import Experiment
-    from polythink.pipeline.recipe import Recipe
-    from polythink.pipeline.text import TextRecipe
-
     return {
-        "a recipe": sections(Recipe, {"decoding": SamplingParams}),
-        "a recipe for plain text": sections(TextRecipe, {}),
-        "an experiment": sections(Experiment, {}),
+        "a recipe": _sections(Recipe, {"decoding": SamplingParams}),
+        "a recipe for plain text": _sections(TextRecipe, {}),
+        "an experiment": _sections(Experiment, {}),
     }
 
 
-def key_topics() -> list[Topic]:
+def _sections(root: type[BaseModel], also: Mapping[str, type[BaseModel]]) -> list[Section]:
+    """The mappings of a configuration, outermost first, each class once.
+
+    `also` gives the class of keys that are plain mappings in their model, by name: `decoding` is a `SamplingParams`.
+    """
+    found: dict[type[BaseModel], Section] = {}
+    waiting = [("", root)]
+    while waiting:
+        place, cls = waiting.pop(0)
+        if cls in found:
+            continue
+        fields = dict(cls.model_fields)
+        kind = fields.pop("kind").annotation if "kind" in fields else None
+        keys = tuple(_key(name, field) for name, field in fields.items())
+        found[cls] = Section(place, get_args(kind)[0] if kind else "", _first_paragraph(cls), keys)
+        for name, field in fields.items():
+            opened = list(_inside(field.annotation))
+            listed = any(each in (tuple, list) for each in opened)
+            many = ".NAME" if get_origin(field.annotation) is dict else ".N" if listed else ""
+            inner = [("", also[name])] if name in also else [(many, each) for each in opened if _is_model(each)]
+            waiting += [(f"{place}.{name}{suffix}".lstrip("."), model) for suffix, model in inner]
+    return list(found.values())
+
+
+def _inside(annotation: Any) -> Iterator[Any]:
+    """An annotation's class, its origin, and all that is inside it."""
+    yield get_origin(annotation) or annotation
+    for member in get_args(annotation):
+        yield from _inside(member)
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _first_paragraph(described: Any) -> str:
+    return " ".join((described.__doc__ or "").split("\n\n")[0].split())
+
+
+def _key(name: str, field: FieldInfo) -> Topic:
+    default = "" if field.is_required() else field.get_default(call_default_factory=True)
+    if isinstance(default, BaseModel):
+        default = "as below"
+    elif not isinstance(default, str):
+        default = json.dumps(to_jsonable_python(default))
+    elif not (default or field.is_required()):
+        default = '""'
+    text = " ".join((field.description or "").split())
+    return Topic("key", name, text, (_type(field.annotation, _limits(field.metadata)), default))
+
+
+_WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false", Any: "anything"}
+_BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "up to {}", "lt": "below {}", "multiple_of": "a multiple of {}"}
+
+
+def _limits(metadata: Any) -> str:
+    """The bounds of a number, as `from 0 up to 1`."""
+    given = [(words, getattr(item, name, None)) for item in metadata for name, words in _BOUNDS.items()]
+    return " ".join(words.format(f"{value:g}") for words, value in given if value is not None)
+
+
+def _type(annotation: Any, limits: str = "") -> str:
+    """A type in words: `whole number from 1 or null`."""
+    origin, members = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(members[0], _limits(members[1:]) or limits)
+    if origin in (Union, types.UnionType):
+        shown = [_type(member, limits) for member in members if member is not type(None)]
+        if all("mapping" in each for each in shown):
+            shown = ["mapping"]
+        return " or ".join(dict.fromkeys([*shown, *(["null"] if type(None) in members else [])]))
+    if origin is Literal:
+        return " | ".join(map(str, members))
+    if origin in (tuple, list):
+        return "list of " + _type(members[0]).replace("mapping", "mappings")
+    if origin is dict:
+        inner = _type(members[1])
+        return "mapping" if inner in ("anything", "mapping") else f"mapping to {inner}"
+    if _is_model(annotation):
+        return "mapping"
+    if origin is not None:  # of collections.abc: a Python function
+        return "function"
+    return f"{_WORDS.get(annotation, getattr(annotation, '__name__', str(annotation)))} {limits}".strip()
+
+
+def key_topics() -> Iterator[Topic]:
     """One topic per key and section, `stages.NAME.lr`, with the section's title as its first fact."""
-    found = [
-        Topic(f"key of {file}", f"{section.place}.{key.name}".lstrip("."), key.text or "(no description)",
-              (section.title, key.facts))
-        for file, several in recipe_sections().items()
-        for section in several
-        for key in section.keys
-    ]  # fmt: skip
+    for file, several in recipe_sections().items():
+        for section in several:
+            for _, name, text, (type_, default) in section.keys:
+                facts = (section.title, f"{type_}; {f'default {default}' if default else 'required'}")
+                yield Topic(f"key of {file}", f"{section.place}.{name}".lstrip("."), text or "(no description)", facts)
     kinds = ", ".join(topic.name for topic in stage_topics())
-    return [
-        *found,
-        Topic(
-            "key of a recipe", "stages.NAME.kind", f"What the stage does: {kinds}.", ("stages.NAME", "text; required")
-        ),
-    ]
+    about = f"What the stage does: {kinds}."
+    yield Topic("key of a recipe", "stages.NAME.kind", about, ("stages.NAME", "text; required"))
 
 
-def stage_topics() -> list[Topic]:
-    return [
-        Topic("stage", section.kind, section.about, (f"keys: {', '.join(key.name for key in section.keys)}",))
-        for found in recipe_sections().values()
-        for section in found
-        if section.kind and section.place.startswith("stages.NAME") and section.place.count(".") == 1
-    ]
+def stage_topics() -> Iterator[Topic]:
+    for found in recipe_sections().values():
+        for section in found:
+            if section.kind and section.place == "stages.NAME":
+                keys = ", ".join(key.name for key in section.keys)
+                yield Topic("stage", section.kind, section.about, (f"keys: {keys}",))
 
 
 # ---- rewards ----
 
 
-def reward_topics() -> list[Topic]:
-    from polythink.rewards.combine import PRESETS, PUBLISHED
-
-    own = [Topic("reward", name, _in_words(data)) for name, data in PRESETS.items()]
-    return own + [Topic("reward", key, f"Published name of the reward {name}.") for key, name in PUBLISHED.items()]
-
-
-def term_topics() -> list[Topic]:
-    from polythink.rewards.terms import CONDITIONS, TERMS
-
-    conditions = [Topic("reward condition", name, _said(name, f)) for name, f in CONDITIONS.items()]
-    return conditions + [
-        Topic("reward term", name, _said(name, f)) for name, f in TERMS.items() if name not in CONDITIONS
-    ]
+def reward_topics() -> Iterator[Topic]:
+    for name, data in PRESETS.items():
+        yield Topic("reward", name, _in_words(data))
+    for key, name in PUBLISHED.items():
+        yield Topic("reward", key, f"Published name of the reward {name}.")
 
 
-def _said(name: str, function: Callable) -> str:
-    """The first paragraph of a function's docstring, or what stands above."""
-    said = " ".join((getattr(function, "__doc__", None) or "").split("\n\n")[0].split())
-    return CONDITIONS_IN_WORDS.get(name) or said
+def term_topics() -> Iterator[Topic]:
+    for name, function in {**CONDITIONS, **TERMS, **CONDITIONS}.items():
+        yield Topic(f"reward {'condition' if name in CONDITIONS else 'term'}", name, _first_paragraph(function))
 
 
 def _in_words(reward: Any) -> str:
     """A preset as a sentence: `1.2 where right, parallel, well_formed; else 1 where right, no_block; else -1`."""
     if isinstance(reward, str):
         return reward
-    if phases := reward.get("cycle"):
-        return "Over and over: " + ", then ".join(f"{p['steps']} steps of {_in_words(p['reward'])}" for p in phases)
-    if phases := reward.get("switch"):
-        *first, last = phases
-        return ", then ".join([*(f"{p['steps']} steps of {_in_words(p['reward'])}" for p in first),
-                               f"{_in_words(last['reward'])} for good"])  # fmt: skip
+    phases = [(phase.get("steps"), _in_words(phase["reward"])) for key in ("cycle", "switch")
+              for phase in reward.get(key, ())]  # fmt: skip
+    if phases:
+        said = ", then ".join(f"{steps} steps of {inner}" if steps else f"{inner} for good" for steps, inner in phases)
+        return f"Over and over: {said}" if "cycle" in reward else said
     cases = [f"{case['value']:g} where {', '.join(case['when'])}" for case in reward.get("cases", ())]
     said = "; else ".join([*cases, f"{reward.get('otherwise', 0):g}"])
     for term in reward.get("add", ()):
@@ -124,55 +203,35 @@ def _in_words(reward: Any) -> str:
     return said
 
 
-# ---- the rest ----
+def dialect_topics() -> Iterator[Topic]:
+    for name, d in DIALECTS.items():
+        paths = "".join(f"{d.path_open}..{d.path_close}".replace(NUMBER, number) for number in "12")
+        numbers = f"path numbers 1 to {d.inventory}; {name}:N for N of them" if d.inventory else "paths without numbers"
+        fewest = f"at least {d.min_paths} path{'s' * (d.min_paths > 1)} per block"
+        shape = f"{d.block_open}{paths}{d.block_close}{d.summary_open}..{d.summary_close}"
+        yield Topic("dialect", name, shape, (fewest, numbers))
 
 
-def metric_topics() -> list[Topic]:
-    from polythink.evaluate.metrics import METRICS
-
-    return [
-        Topic("metric", key, info.meaning, (f"unit: {info.unit}",) if info.unit else ())
-        for key, info in METRICS.items()
-    ]
+def metric_topics() -> Iterator[Topic]:
+    for key, info in METRICS.items():
+        yield Topic("metric", key, info.meaning, (f"unit: {info.unit}",) if info.unit else ())
 
 
-def dialect_topics() -> list[Topic]:
-    from polythink.trace.dialect import DIALECTS, NUMBER
-
-    def shape(d: Any) -> str:
-        first, second = (f"{d.path_open}..{d.path_close}".replace(NUMBER, n) for n in "12")
-        return f"{d.block_open}{first}{second}{d.block_close}{d.summary_open}..{d.summary_close}"
-
-    return [
-        Topic("dialect", name, shape(dialect), (
-            f"at least {dialect.min_paths} path{'s' * (dialect.min_paths > 1)} per block",
-            f"path numbers 1 to {dialect.inventory}; {name}:N for N of them" if dialect.inventory
-            else "paths without numbers",
-        ))
-        for name, dialect in DIALECTS.items()
-    ]  # fmt: skip
+def data_topics() -> Iterator[Topic]:
+    for name, source in SOURCES.items():
+        yield Topic("problem set", name, source.about, (f"splits: {', '.join(source.splits)}",))
 
 
-def data_topics() -> list[Topic]:
-    from polythink.problems.sets import SOURCES
-
-    return [Topic("problem set", name, s.about, (f"splits: {', '.join(s.splits)}",)) for name, s in SOURCES.items()]
+def prompt_topics() -> Iterator[Topic]:
+    return (Topic("prompt", name, get_prompt(name).text) for name in PROMPTS)
 
 
-def prompt_topics() -> list[Topic]:
-    from polythink.problems.prompts import PROMPTS, get_prompt
-
-    return [Topic("prompt", name, get_prompt(name).text) for name in PROMPTS]
-
-
-def recipe_topics() -> list[Topic]:
-    from polythink.cli.recipes import packaged
-
-    kinds = {True: "experiment", False: "recipe"}
-    return [Topic(kinds[about.experiment], name, about.sentence) for name, about in packaged().items()]
+def recipe_topics() -> Iterator[Topic]:
+    for name, about in packaged().items():
+        yield Topic("experiment" if about.experiment else "recipe", name, about.sentence)
 
 
-TOPICS: Mapping[str, Callable[[], list[Topic]]] = {
+TOPICS: Mapping[str, Callable[[], Iterator[Topic]]] = {
     "stages": stage_topics,
     "rewards": reward_topics,
     "reward terms and conditions": term_topics,
@@ -183,3 +242,7 @@ TOPICS: Mapping[str, Callable[[], list[Topic]]] = {
     "recipes": recipe_topics,
     "keys": key_topics,
 }
+
+
+def every_topic() -> list[Topic]:
+    return [topic for make in TOPICS.values() for topic in make()]

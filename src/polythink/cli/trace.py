@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -13,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from polythink.cli.options import AsJson, File
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.answers import extract, with_boxed_answer
 from polythink.report.fork_drawing import flow_of_row, flow_of_trace, trace_svg
@@ -26,18 +26,19 @@ from polythink.trace.parse import TraceError, first_block, parse
 from polythink.trace.render import render
 from polythink.trace.validity import RULES, check, check_rule
 
-app = typer.Typer(help="Check traces against a rule, convert them, or draw one in the terminal.", no_args_is_help=True)
+ABOUT = "Check traces against a rule, convert them, or draw one in the terminal."
+app = typer.Typer(help=ABOUT, no_args_is_help=True, add_completion=False)
 
-File = Annotated[Path, typer.Argument(help="A .jsonl or .parquet file.", show_default=False)]
+FieldName = Annotated[str, typer.Option("--field", help="Name of the column that holds the traces.")]
 DialectName = Annotated[str, typer.Option("--dialect", help="Format of the tags.")]
 
 
 @app.command("check")
 def check_file(
     file: File,
-    field: Annotated[str, typer.Option(help="Name of the column that holds the traces.", show_default=False)],
+    field: FieldName,
     rule: Annotated[str, typer.Option(help=f"One of {', '.join(RULES)}.")] = "strict",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")] = False,
+    as_json: AsJson = False,
     each: Annotated[bool, typer.Option("--each", help="Print a JSON line {row, valid, reason} for each row.")] = False,
     dialect: DialectName = PARALLEL_R1.name,
 ) -> None:
@@ -48,17 +49,21 @@ def check_file(
     tags = get_dialect(dialect)
     check_rule(rule, tags)
     reasons: Counter[str] = Counter()
-    texts = _texts(file, field)
-    for row, text in texts if each else progress(texts, "checking"):  # lines on the screen are progress enough
-        verdict = check(text, rule, tags)
+    rows = read_rows(file)
+    for row, record in enumerate(rows if each else progress(rows, "checking")):  # printed lines are progress enough
+        verdict = check(_text(file, row, record, field), rule, tags)
         reasons[verdict.reason] += 1
         if each:
             print(json.dumps({"row": row, "valid": verdict.valid, "reason": verdict.reason}))
+    if not reasons:
+        raise UserError(f"{file} holds no rows")
+    count, valid = reasons.total(), reasons["ok"]
     if as_json:
-        print(json.dumps(_counts(file, field, rule, reasons)))
+        counts = {"file": str(file), "field": field, "rule": rule, "rows": count, "valid": valid}
+        print(json.dumps({**counts, "invalid": count - valid, "reasons": dict(reasons.most_common())}))
     elif not each:
-        _print_counts(rule, reasons)
-    if set(reasons) != {"ok"}:
+        _print_reasons(f"{valid} of {count} traces are valid under the rule {rule}", reasons)
+    if valid < count:
         raise typer.Exit(1)
 
 
@@ -70,7 +75,7 @@ def show(
         str | None, typer.Option(help="Name of the column; the first one with a block in it if left out.")
     ] = None,
     dialect: DialectName = PARALLEL_R1.name,
-    svg: Annotated[Path | None, typer.Option(help="Write the drawing to this file.", show_default=False)] = None,
+    svg: Annotated[Path | None, typer.Option(help="Write the drawing to this file.")] = None,
 ) -> None:
     """Draw one trace as forks and joins: paths side by side, the summary below.
 
@@ -93,7 +98,7 @@ def show(
 @app.command("convert")
 def convert_file(
     file: File,
-    field: Annotated[str, typer.Option(help="Name of the column that holds the traces.", show_default=False)],
+    field: FieldName,
     to: Annotated[str, typer.Option(help="The dialect to write: parathinker, parathinker:64, parallel_r1.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .jsonl file to write; all other columns are kept.")],
     dialect: DialectName = PARALLEL_R1.name,
@@ -120,20 +125,9 @@ def convert_file(
         else:
             rows.append({**record, field: text})
     write_jsonl(out, rows)
-    print(f"{len(rows)} of {len(rows) + reasons.total()} traces written to {out}")
-    for reason, count in reasons.most_common():
-        print(f"{count:8d}  {reason}")
+    _print_reasons(f"{len(rows)} of {len(rows) + reasons.total()} traces written to {out}", reasons)
     if reasons:
         raise typer.Exit(1)
-
-
-def _texts(file: Path, field: str) -> Iterator[tuple[int, str]]:
-    """The rows' numbers from 0 and their traces."""
-    row = -1
-    for row, record in enumerate(read_rows(file)):
-        yield row, _text(file, row, record, field)
-    if row < 0:
-        raise UserError(f"{file} holds no rows")
 
 
 def _text(file: Path, row: int, record: dict[str, Any], field: str) -> str:
@@ -145,12 +139,5 @@ def _text(file: Path, row: int, record: dict[str, Any], field: str) -> str:
     return record[field]
 
 
-def _counts(file: Path, field: str, rule: str, reasons: Counter[str]) -> dict[str, Any]:
-    counts = {"file": str(file), "field": field, "rule": rule, "rows": reasons.total(), "valid": reasons["ok"]}
-    return {**counts, "invalid": reasons.total() - reasons["ok"], "reasons": dict(reasons.most_common())}
-
-
-def _print_counts(rule: str, reasons: Counter[str]) -> None:
-    print(f"{reasons['ok']} of {reasons.total()} traces are valid under the rule {rule}")
-    for reason, count in reasons.most_common():
-        print(f"{count:8d}  {reason}")
+def _print_reasons(sentence: str, reasons: Counter[str]) -> None:
+    print("\n".join([sentence, *(f"{count:8d}  {reason}" for reason, count in reasons.most_common())]))

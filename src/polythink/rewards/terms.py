@@ -70,18 +70,24 @@ class RewardInput:
 Term = Callable[[RewardInput], float]
 
 
+def _described(term: Term, sentence: str) -> Term:
+    """The same function with this docstring, which `polythink explain` and docs/reference print."""
+    term.__doc__ = sentence
+    return term
+
+
 # ---- conditions ----
 
 
 CONDITIONS: dict[str, Callable[[RewardInput], bool]] = {
-    "right": lambda r: r.right,
-    "wrong": lambda r: not r.right,
-    "answered": lambda r: r.answered,
-    "unanswered": lambda r: not r.answered,
-    "parallel": lambda r: r.blocks > 0,
-    "no_block": lambda r: r.blocks == 0,
-    "well_formed": lambda r: r.well_formed,
-    "malformed": lambda r: not r.well_formed,
+    "right": _described(lambda r: r.right, "The final answer is correct."),
+    "wrong": _described(lambda r: not r.right, "The final answer is not correct."),
+    "answered": _described(lambda r: r.answered, "An answer could be extracted from the response."),
+    "unanswered": _described(lambda r: not r.answered, "No answer could be extracted from the response."),
+    "parallel": _described(lambda r: r.blocks > 0, "At least one block is opened, well formed or not."),
+    "no_block": _described(lambda r: r.blocks == 0, "No block is opened."),
+    "well_formed": _described(lambda r: r.well_formed, "The response is valid under the reward's rule."),
+    "malformed": _described(lambda r: not r.well_formed, "The response is not valid under the reward's rule."),
 }
 
 
@@ -114,12 +120,12 @@ def efficiency(given: RewardInput) -> float:
 
 
 TERMS: dict[str, Term] = {
-    "one": lambda r: 1.0,
+    "one": _described(lambda r: 1.0, "1 for every response: the weight alone."),
     **{name: lambda r, holds=holds: float(holds(r)) for name, holds in CONDITIONS.items()},
-    "blocks": lambda r: float(r.blocks),
-    "sqrt_blocks": lambda r: math.sqrt(r.blocks),
-    "tokens": lambda r: float(r.tokens),
-    "critical_path": lambda r: float(r.critical_path),
+    "blocks": _described(lambda r: float(r.blocks), "Number of blocks opened."),
+    "sqrt_blocks": _described(lambda r: math.sqrt(r.blocks), "Square root of the number of blocks opened."),
+    "tokens": _described(lambda r: float(r.tokens), "Length of the response in tokens, all paths counted."),
+    "critical_path": _described(lambda r: float(r.critical_path), "Number of sequential steps of the response."),
     "self_bleu": self_bleu,
     "efficiency": efficiency,
 }

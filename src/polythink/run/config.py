@@ -221,7 +221,7 @@ def _load(path: Path, chain: tuple[Path, ...]) -> dict:
     if resolved in chain:
         circle = " -> ".join(str(p.name) for p in (*chain[chain.index(resolved) :], resolved))
         raise UserError(f"{path}: extends itself: {circle}; break the circle")
-    data = parse_yaml(_read(path), str(path))
+    data = parse_yaml(read_text(path), str(path))
     if not isinstance(data, dict):
         raise UserError(f"{path}: must hold a mapping (key: value), got {_short(data)}")
     base = data.pop("extends", None)
@@ -232,7 +232,8 @@ def _load(path: Path, chain: tuple[Path, ...]) -> dict:
     return merge(_load(find_recipe(base, path.parent), (*chain, resolved)), data)
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file; `UserError` where it cannot be read or is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:

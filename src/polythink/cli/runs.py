@@ -1,0 +1,129 @@
+"""`polythink train`, `experiment` and `report`: run a recipe, run several over seeds, write the page of a run."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from polythink.cli import console
+from polythink.cli.options import Out, Overrides, argument
+from polythink.cli.recipes import complete_experiment, complete_recipe, is_experiment
+from polythink.errors import UserError
+from polythink.run.jsonl import read_rows
+
+if TYPE_CHECKING:
+    from polythink.report.runs import Stage
+
+COLUMNS = {"mean@k", "pass@k", "maj@k", "greedy", "parallel_ratio", "well_formed", "tokens", "critical_path",
+           "exact", "bleu", "rouge1", "rougeL", "loss", "perplexity"}  # fmt: skip
+
+
+def train(
+    recipe: Annotated[
+        str,
+        argument("RECIPE", "A packaged recipe (see `polythink recipes`), or a YAML file.", complete_recipe),
+    ],
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and do nothing.")] = False,
+) -> None:
+    """Run the stages of a recipe, one after another, and write a report.
+
+    Recipes with a task (translation, summarisation, language_modelling) train on plain text.
+
+    Example: polythink train countdown-smoke rl_easy.steps=5 --out runs/smoke
+    """
+    if is_experiment(recipe):
+        raise UserError(f"{recipe} is an experiment, not a recipe; run it with: polythink experiment {recipe}")
+    from polythink.pipeline.recipe import load_recipe, run_recipe
+    from polythink.run.config import dump_yaml
+
+    resolved = load_recipe(recipe, overrides or [])
+    if dry_run:
+        print(dump_yaml(resolved.model_dump(mode="json")), end="")
+        return
+    folder = out or Path("runs") / resolved.name
+    if (folder / "recipe.yaml").exists() and not resume:
+        raise UserError(f"{folder} holds a run already; add --resume to go on with it, or give another --out")
+    console.announce(f"{resolved.name}: {len(resolved.stages)} stages in {folder}; importing torch ...")
+    report = run_recipe(resolved, folder, resume, log=console.log)
+    _print_end(folder, report)
+
+
+def experiment(
+    file: Annotated[str, argument("FILE", "Name of a packaged experiment, or a YAML file.", complete_experiment)],
+    out: Out = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Stages that run at once; as the file says if left out.")
+    ] = None,
+) -> None:
+    """Compare recipes (arms) over seeds and print one table.
+
+    Stages that arms have in common run once. Stopped at any moment, the same command goes on. Exit status 1 if a
+    stage failed.
+
+    Example: polythink experiment countdown-experiment --out runs/countdown --jobs 2
+    """
+    if not is_experiment(file):
+        raise UserError(f"{file} is a recipe, not an experiment (it has no arms); run it with: polythink train {file}")
+    from polythink.pipeline.experiment import load_experiment, run_experiment
+
+    found = load_experiment(file)
+    folder = out or Path("runs") / found.name
+    console.announce(f"{found.name}: {len(found.arms)} arms, {len(found.seeds)} seeds in {folder}")
+    outcome = run_experiment(found, folder, jobs)
+    print(outcome.table)
+    for name in ("table.md", "report.html"):
+        print(f"{name.partition('.')[0]}: {folder / name}")
+    if outcome.failures:
+        print("\n\n".join(outcome.failures))
+        raise typer.Exit(1)
+
+
+def report(run: Annotated[Path, argument("RUN", "Folder of a run.")]) -> None:
+    """Write the report of a run: learning curves, results, traces.
+
+    RUN/report.html is one self-contained page. The run may still be going on.
+
+    Example: polythink report runs/smoke
+    """
+    from polythink.report.report import write_report
+
+    print(write_report(run))
+
+
+def _print_end(folder: Path, report: Path) -> None:
+    """The evaluations by problem set, stages in their order; the report's path; and what to type next."""
+    from polythink.evaluate.metrics import general_key, show
+    from polythink.report.report import ordered
+    from polythink.report.runs import read_run
+    from polythink.run.table import markdown_table
+
+    stages = read_run(folder).stages
+    found: dict[str, dict[str, dict]] = {}
+    for stage in stages:
+        for problems, metrics in stage.result.get("evaluations", {}).items():
+            found.setdefault(problems, {})[stage.name] = metrics
+    names = ordered(name for by_stage in found.values() for metrics in by_stage.values() for name in metrics)
+    columns = [name for name in names if general_key(name) in COLUMNS]
+    rows = [
+        [problems, stage, *(show(name, {"value": metrics.get(name)}) for name in columns)]
+        for problems, by_stage in found.items()
+        for stage, metrics in by_stage.items()
+    ]
+    if columns:
+        print(f"\n{markdown_table(['problems', 'stage', *columns], rows)}")
+    print(f"report: {report}")
+    if question := next(filter(None, map(_question, reversed(stages))), None):
+        console.log(f"next: polythink generate {shlex.quote(str(folder))} {shlex.quote(question)}")
+
+
+def _question(stage: Stage) -> str:
+    """A short problem that a stage sampled, to try the model with; "" where it has none."""
+    rows = (next(read_rows(file), {}) for file in sorted(stage.folder.glob("samples*.jsonl")))
+    asked = (row.get("question", "") for row in rows)
+    return next((text for text in asked if 0 < len(text) <= 60 and "\n" not in text), "")
