@@ -8,8 +8,8 @@ from itertools import takewhile
 
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.sampling import stream_key
-from polythink.evaluate.study import Samples, Study
-from polythink.evaluate.votes import Paths, fork_end
+from polythink.evaluate.samples import Paths, Samples, fork_end
+from polythink.evaluate.study import Study
 from polythink.trace.rollout import Rollout
 
 
@@ -68,7 +68,7 @@ def flat_prompt(rollout: Rollout, join: Sequence[int]) -> tuple[int, ...]:
 def _row(study: Study, row: dict, first: Rollout, paths: Paths, join: Sequence[int], second: Rollout) -> dict:
     """The row of the parallel response with another summary."""
     backend, head = study.backend, first.segments[: fork_end(first)]
-    problem = study.by_key[row["problem"]]
+    problem = next(p for p in study.problems if p.key == row["problem"])
     opened, *rest = second.segments
     summary = backend.decode([*join, *opened.tokens]) + "".join(s.text for s in rest)
     closed = backend.dialect.summary_close in summary  # else the tag is added, as the runtime does at a join

@@ -26,11 +26,11 @@ from polythink.engine.params import Request, SamplingParams
 from polythink.engine.protocol import RolloutBackend
 from polythink.engine.sampling import stream_key
 from polythink.errors import UserError
-from polythink.evaluate.budgets import in_sequence, with_fixed_path_temperature, with_paths
 from polythink.evaluate.config import TunnelConfig, numbers_of_paths
-from polythink.evaluate.methods import Result, reduce_samples
+from polythink.evaluate.methods import Result, in_sequence, reduce_samples, with_fixed_path_temperature, with_paths
 from polythink.evaluate.metrics import Metric, by_problem, interval, is_right, mean_over, paired_difference
-from polythink.evaluate.study import Problems, Samples, Study, StudyOptions, open_study
+from polythink.evaluate.samples import Samples
+from polythink.evaluate.study import Problems, Study, StudyOptions, open_study
 from polythink.problems.prompts import get_prompt
 
 if TYPE_CHECKING:
