@@ -139,13 +139,13 @@ def open_study(
     """
     found = problem_set_of(problems)
     settings = getattr(getattr(backend, "lm", backend), "settings", None)
-    prompt, params = prompt_of(settings, prompt), params or params_of(settings)
     if not hasattr(backend, "generate"):  # a LanguageModel: asked without importing torch for other backends
         from polythink.engine.engine import Engine
 
         backend = Engine(backend)
     with nullcontext(grader) if grader else Grader(dialect=backend.dialect) as grader:
-        study = Study(backend, found, prompt, params, seed, grader, Path(out) if out is not None else None, name, log)
+        prompt, params, out = prompt_of(settings, prompt), params or params_of(settings), Path(out) if out else None
+        study = Study(backend, found, prompt, params, seed, grader, out, name, log)
         for note in found.notes:
             study.note(note)
         yield study

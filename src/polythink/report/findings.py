@@ -228,10 +228,9 @@ def tunnel_section(result: Mapping) -> str:
         parts += [table(budget_table(result)), small(text)]
     if recovery:
         family = families["Recovery"]
-        judged = "its path's own answer" if result["judged_by"] == "path" else "the answer of the whole response"
         text = (
             f"{recovery['traces']} traces of one path, {recovery['wrong']} of them wrong, median length "
-            f"{recovery['median']:g} tokens; a trace is graded by {judged}. "
+            f"{recovery['median']:g} tokens; a trace is graded by its path's own answer. "
             + "; ".join(f"{style.head}: {style.what}" for style in PREFIXES.values())
             + ". All three on the same problems; only traces longer than the prefix are taken. "
             "Brackets: 95% intervals by bootstrap over these problems."
