@@ -122,7 +122,7 @@ def share_chart(title: str, along: str, lines: Sequence[Line]) -> str | None:
     if not lines:
         return None
     x = [x for line in lines for x in line.steps]
-    return chart(lines, Panel(title, {}, percent=True, exact=True, along=along, doubling=max(x) > 4 * min(x)))
+    return chart(lines, Panel(title, (), percent=True, exact=True, along=along, doubling=max(x) > 4 * min(x)))
 
 
 def estimate_line(style: Style, along: Sequence[float], estimates: Sequence[Mapping[str, float]]) -> Line:
