@@ -76,9 +76,8 @@ class Study:
         label = f"{self.problems.name}, {label}" if label else self.problems.name
         before, started = getattr(self.backend, "forwarded", nan), time.perf_counter()
         rollouts = self.backend.generate(requests, params, self.seed if seed is None else seed, label=label)
-        seconds, after = time.perf_counter() - started, getattr(self.backend, "forwarded", nan)
-        graded = grade_rollouts(rollouts, self.problems, self.grader, self.backend.dialect)
-        return Samples(rollouts, *graded, seconds, after - before)
+        cost = time.perf_counter() - started, getattr(self.backend, "forwarded", nan) - before
+        return Samples(rollouts, *grade_rollouts(rollouts, self.problems, self.grader, self.backend.dialect), *cost)
 
     # ---- files ----
 

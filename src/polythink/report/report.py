@@ -87,12 +87,9 @@ def _pipeline(stages: Sequence[Stage]) -> str:
 
 
 def _facts(stage: Stage) -> list[str]:
-    last = stage.rows[-1] if stage.rows else {}
-    facts = [f"{last.get('step', len(stage.rows))} steps"] if stage.rows else []
-    seconds = stage.result.get("seconds") or 0
-    seconds = seconds or sum(
-        row.get(k) or 0 for row in stage.rows for k in ("seconds", "draw_seconds", "train_seconds")
-    )
+    facts = [f"{stage.rows[-1].get('step', len(stage.rows))} steps"] if stage.rows else []
+    timed = (row.get(key) or 0 for row in stage.rows for key in ("seconds", "draw_seconds", "train_seconds"))
+    seconds = stage.result.get("seconds") or sum(timed)
     facts += [f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"] if seconds else []
     facts += [f"{len(stage.evals)} problem sets"] if len(stage.evals) > 1 else []
     return facts
@@ -118,10 +115,8 @@ def _results(stages: Sequence[Stage]) -> str:
     )  # fmt: skip
     meaning = " ".join(f"<b>{escape(m.label)}</b>: {escape(m.meaning)}" for m in columns.values() if m.meaning)
     warnings = notes({"notes": dict.fromkeys(note for result in everything for note in result.get("notes", []))})
-    explained = (
-        f'<p class="soft small">Below each value its 95% interval, by bootstrap over problems or texts. {meaning}</p>'
-    )
-    return section("Results", f"{_summary(by_set)}{body}{warnings}{explained}")
+    how = "Below each value its 95% interval, by bootstrap over problems or texts."
+    return section("Results", f'{_summary(by_set)}{body}{warnings}<p class="soft small">{how} {meaning}</p>')
 
 
 def ordered(keys: Iterable[str]) -> list[str]:
@@ -145,17 +140,14 @@ def _summary(by_set: Mapping[str, Sequence[tuple[str, dict]]]) -> str:
         if key is None or len(results) < 2:
             continue
         before, after = (show(key, {"value": r["metrics"][key].get("value")}) for r in (a, b))
-        lines.append(
-            f"<b>{escape(name)}</b>: {key} {before} after {escape(first)}, <b>{after}</b> after {escape(last)}"
-        )
-    return "".join(f"<p>{line}</p>" for line in lines)
+        line = f"<b>{escape(name)}</b>: {key} {before} after {escape(first)}, <b>{after}</b> after {escape(last)}"
+        lines.append(f"<p>{line}</p>")
+    return "".join(lines)
 
 
 def _size(result: dict) -> str:
-    if "samples" not in result:
-        return f"{result.get('n', '?')} texts"
-    each = result["samples"]
-    return f"{result.get('n', '?')} problems, {each} sample{'s' if each != 1 else ''} per problem"
+    n, each = result.get("n", "?"), result.get("samples")
+    return f"{n} problems, {each} sample{'s' if each != 1 else ''} per problem" if each else f"{n} texts"
 
 
 def _labelled(results: Sequence[tuple[str, dict]]) -> list[tuple[str, dict]]:
@@ -202,8 +194,7 @@ def _curves(stage: Stage) -> str:
         return ""
     more = [stage_chart(stage, panel) for panel in MORE_PANELS.get(stage.kind, ())]
     folded = f"<details><summary>More curves</summary>{grid(more)}</details>" if any(more) else ""
-    hint = _shading_hint(stage)
-    return section(f"Stage {stage.name}", hint + grid(charts) + folded)
+    return section(f"Stage {stage.name}", _shading_hint(stage) + grid(charts) + folded)
 
 
 def _shading_hint(stage: Stage) -> str:
@@ -211,9 +202,8 @@ def _shading_hint(stage: Stage) -> str:
     if not names:
         return ""
     shaded = f"; shaded steps: <b>{escape(', '.join(names[1:]))}</b>" if len(names) > 1 else ""
-    return (
-        f'<p class="soft small">Reward: <b>{escape(names[0])}</b>{shaded}. Pale: each step; bold: moving average.</p>'
-    )
+    hint = f"Reward: <b>{escape(names[0])}</b>{shaded}. Pale: each step; bold: moving average."
+    return f'<p class="soft small">{hint}</p>'
 
 
 def _details(run: RunRecord) -> str:
@@ -240,10 +230,7 @@ def _arm_curves(arms: Mapping[str, Sequence[RunRecord]]) -> str:
         folders = [{stage.folder.resolve() for stage in own} for own in by_arm.values()]
         if len(by_arm) > 1 and all(own == folders[0] for own in folders):
             by_arm = {"all arms": next(iter(by_arm.values()))}
-        charts = [arms_chart(by_arm, panel) for panel in PANELS[kind]]
-        sections.append(section(f"Stage {name}", legend(_entries(by_arm)) + grid(charts)) if any(charts) else "")
+        if any(charts := [arms_chart(by_arm, panel) for panel in PANELS[kind]]):
+            names = [(arm, COLOURS[i % len(COLOURS)], False) for i, (arm, own) in enumerate(by_arm.items()) if own]
+            sections.append(section(f"Stage {name}", legend(names) + grid(charts)))
     return "".join(sections)
-
-
-def _entries(arms: Mapping[str, Sequence[Stage]]) -> list[tuple[str, str, bool]]:
-    return [(label, COLOURS[i % len(COLOURS)], False) for i, (label, stages) in enumerate(arms.items()) if stages]

@@ -65,11 +65,8 @@ def choose_samples(rows: Sequence[dict], most: int) -> list[dict]:
 
 def _sample(row: dict) -> str:
     verdict = row.get("verdict", "")
-    facts = [
-        f"{row[key]:.0f} {name}"
-        for key, name in (("tokens", "tokens"), ("critical_path", "on the critical path"))
-        if is_number(row.get(key))
-    ]
+    costs = {"tokens": "tokens", "critical_path": "on the critical path"}
+    facts = [f"{row[key]:.0f} {name}" for key, name in costs.items() if is_number(row.get(key))]
     facts += [row["reason"].replace("_", " ")] if row.get("well_formed") is False and row.get("reason") else []
     answers = [f"answer {row['answer']}"] if row.get("answer") else []
     answers += [f"extracted {row['extracted']}"] if row.get("extracted") and verdict != "right" else []
