@@ -55,7 +55,7 @@ def test_similarity_is_its_definition():
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_architecture(name):
-    """All attentions are there, in order; maps are those that the model reports; the model is left as it was."""
+    """All attentions are there, in order, of the maps that the model reports; the model is left as it was."""
     model, batch = make(name, "seq2seq").train(), seq2seq_batch()
     found = analyse(model, batch)
     assert [(h.place, h.layer) for h in found.attentions] == [
@@ -65,11 +65,14 @@ def test_every_architecture(name):
     assert model.config._attn_implementation == "sdpa"
     assert not any(m._forward_pre_hooks for m in model.modules())
     shown = model.eval()(**batch, output_attentions=True)
-    for place, weights, t, s in (
-        ("encoder", shown.encoder_attentions, 7, 7), ("decoder", shown.decoder_attentions, 4, 4),
-        ("cross", shown.cross_attentions, 4, 7),
+    for place, weights, real in (
+        ("encoder", shown.encoder_attentions, (7, 9)), ("decoder", shown.decoder_attentions, (4, 6)),
+        ("cross", shown.cross_attentions, (4, 6)),
     ):  # fmt: skip
-        np.testing.assert_allclose(found.at(place)[1].maps, weights[1][0, :, :t, :s].detach(), atol=1e-6)
+        first = int(place == "decoder")  # its first query has one key
+        chosen = [weights[1][text, :, first:t].transpose(0, 1) for text, t in enumerate(real)]
+        similarity = map_similarity(torch.cat(chosen).detach())
+        np.testing.assert_allclose(found.at(place)[1].similarity, similarity, atol=1e-5)
     for heads in found.attentions:
         for matrix in (heads.similarity, heads.outputs):
             np.testing.assert_allclose(matrix, matrix.T, atol=1e-6)
@@ -92,7 +95,7 @@ def test_padding_counts_nowhere(frame):
             "attention_mask": (torch.arange(11) > 2)[None],
         }
     for a, b in zip(analyse(model, batch).attentions, analyse(model, bare).attentions, strict=True):
-        for name in ("maps", "similarity", "outputs", "entropy"):
+        for name in ("similarity", "outputs", "entropy"):
             np.testing.assert_allclose(getattr(a, name), getattr(b, name), atol=1e-5)
 
 
@@ -154,11 +157,18 @@ def tree_batch() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("make_model", [qwen3, lambda: make("eit"), lambda: make("partialformer-full")])
 def test_parallel_paths(make_model):
     """Masks of their own hold in every model: a path has no weight on its sibling, and padding is left out."""
-    found = analyse(make_model(), tree_batch())
-    for heads in found.attentions:
-        assert heads.maps.shape[1:] == (10, 10)
-        assert (heads.maps[:, 6:8, 4:6] == 0).all()
-        np.testing.assert_allclose(heads.maps.sum(-1), 1, atol=1e-5)
+    model, batch = make_model(), tree_batch()
+    found = analyse(model, batch)
+    model.set_attn_implementation("eager")
+    shown = model(**{**batch, "attention_mask": additive(batch["attention_mask"])}, output_attentions=True)
+    for heads, weights in zip(found.attentions, shown.attentions, strict=True):
+        assert (weights[0, :, 6:8, 4:6] == 0).all()
+        similarity = map_similarity(weights[0, :, 1:10].transpose(0, 1).detach())  # the first query has one key
+        np.testing.assert_allclose(heads.similarity, similarity, atol=1e-5)
+
+
+def additive(mask: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
 
 
 @pytest.mark.parametrize("trained", [0, 1])
@@ -169,7 +179,7 @@ def test_thought_embeddings_and_scaled_queries_count(trained):
     torch.nn.init.normal_(thoughts_of(lm.model).table, std=3, generator=torch.Generator().manual_seed(0))
     engine, prompt = Engine(lm), get_prompt("countdown_parallel")
     decoding = SamplingParams(paths=3, max_path_tokens=6, max_summary_tokens=6, max_main_tokens=3, max_trace_tokens=80)
-    found = load_problems("countdown-mini:heldout", limit=2)
+    found = load_problems("countdown-mini:heldout", limit=1)
     heads = analyse_traces(engine, found, prompt, decoding, seed=0)
     layout = engine.generate(make_requests(engine, found, prompt, 1), decoding, 0)[0].layout()
     batch = collate([layout])
@@ -177,12 +187,12 @@ def test_thought_embeddings_and_scaled_queries_count(trained):
     with torch.no_grad():
         shown = lm.model(
             input_ids=batch.tokens, position_ids=batch.positions, path_ids=batch.path_ids,
-            attention_mask=torch.zeros(batch.mask.shape).masked_fill(~batch.mask, torch.finfo(torch.float32).min),
-            query_scale=batch.query_scale, output_attentions=True,
+            attention_mask=additive(batch.mask), query_scale=batch.query_scale, output_attentions=True,
         ).attentions  # fmt: skip
     assert max(layout.scales) > 1 or not trained
     for layer, weights in zip(heads.attentions, shown, strict=True):
-        np.testing.assert_allclose(layer.maps, weights[0], atol=1e-5)
+        similarity = map_similarity(weights[0, :, 1:].transpose(0, 1))
+        np.testing.assert_allclose(layer.similarity, similarity, atol=1e-5)
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path):
@@ -193,7 +203,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     assert again.places == ["encoder", "decoder", "cross"]
     for a, b in zip(found.attentions, again.attentions, strict=True):
         assert (a.place, a.layer) == (b.place, b.layer)
-        assert all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("maps", "similarity", "outputs", "entropy"))
+        assert all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("similarity", "outputs", "entropy"))
 
 
 def test_what_cannot_be_compared(tmp_path):

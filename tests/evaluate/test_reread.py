@@ -11,8 +11,8 @@ import torch
 from helpers.backends import CannedBackend, RecordingEngine
 from polythink.engine.params import SamplingParams
 from polythink.evaluate.reread import flat_prompt, reread, summary_opening
-from polythink.evaluate.study import Samples, Study, open_study
-from polythink.evaluate.votes import Paths
+from polythink.evaluate.samples import Paths, Samples
+from polythink.evaluate.study import Study, open_study
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import LanguageModel
 from polythink.problems.problem import Problem, ProblemSet

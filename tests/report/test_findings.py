@@ -58,7 +58,7 @@ POINTS = [
     for n in (4, 8)
 ]  # fmt: skip
 TUNNEL = {
-    "kind": "tunnel", "problems": "hard", "n": 10, "samples": 2, "judged_by": "path", "notes": [], "budget": BUDGET,
+    "kind": "tunnel", "problems": "hard", "n": 10, "samples": 2, "notes": [], "budget": BUDGET,
     "recovery": {"traces": 40, "wrong": 30, "median": 12.0, "points": POINTS},
     "metrics": {
         **{f"{point['way']}@{point['budget']}": point["accuracy"] for point in BUDGET},

@@ -11,9 +11,8 @@ from polythink.report.heads import heads_section, others
 
 
 def analysis(heads: int) -> HeadAnalysis:
-    alike, maps = np.full((heads, heads), 0.5), np.full((heads, 3, 3), 1 / 3)
-    attentions = [Heads(place, layer, maps, alike, alike, np.full(heads, 0.25)) for place in ("encoder", "decoder")
-                  for layer in (0, 1)]  # fmt: skip
+    alike, even = np.full((heads, heads), 0.5), np.full(heads, 0.25)
+    attentions = [Heads(place, layer, alike, alike, even) for place in ("encoder", "decoder") for layer in (0, 1)]
     return HeadAnalysis(tuple(attentions), 2)
 
 

@@ -198,15 +198,15 @@ def test_rows_without_a_metric_leave_a_gap(tmp_path):
     ]
     stage = Stage("rl", "grpo", tmp_path, rows, {}, {})
     assert stage.series("first_block") == ([1, 4], [0.1, 0.3])
-    assert stage_chart(stage, Panel("KL", {"kl": "kl"})) is None
+    assert stage_chart(stage, Panel("KL", ("kl",))) is None
 
 
 @pytest.mark.parametrize("values", [[0.5], [1.0, 1.0], [0.0] * 20, [1e-7, 1e-3], [-1.0, 1.0]])
 def test_charts_of_awkward_values(values):
     for panel in (
-        Panel("t", {"a": "a"}),
-        Panel("t", {"a": "a"}, percent=True),
-        Panel("t", {"a": "a", "b": "b"}, log=True),
+        Panel("t", ("a",)),
+        Panel("t", ("a",), percent=True),
+        Panel("t", ("a", "b"), log=True),
     ):
         svg = chart([Line("a", "#123456", range(len(values)), values)], panel)
         assert svg.startswith("<svg ")

@@ -11,18 +11,26 @@ compare-NAME.json and so on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Unpack
 
 from polythink.engine.params import SamplingParams
 from polythink.engine.protocol import RolloutBackend
-from polythink.evaluate.budgets import in_sequence, sequential_budget, with_fixed_path_temperature, with_paths
 from polythink.evaluate.config import CompareConfig, numbers_of_paths
-from polythink.evaluate.methods import METHODS, Result, reduce_samples
+from polythink.evaluate.methods import (
+    METHODS,
+    Result,
+    in_sequence,
+    reduce_samples,
+    sequential_budget,
+    with_fixed_path_temperature,
+    with_paths,
+)
 from polythink.evaluate.metrics import Metric, by_problem, mean_over, paired_difference
 from polythink.evaluate.reread import reread
-from polythink.evaluate.study import Problems, Samples, Study, StudyOptions, open_study
+from polythink.evaluate.samples import Samples
+from polythink.evaluate.study import Problems, Study, StudyOptions, open_study
 from polythink.problems.prompts import Prompt, get_prompt
 
 if TYPE_CHECKING:
@@ -42,7 +50,7 @@ def compare(
         alone = get_prompt(options.sequential_prompt)
         numbers, left_out = numbers_of_paths(options.paths, study.params.mode, study.backend.dialect)
         params = with_fixed_path_temperature(study.params)
-        for note in (*left_out, *_short_of_room(study, params, numbers)):
+        for note in left_out:
             study.note(note)
         parallel = _parallel(study, params, options.samples, numbers)
         sequential, longer, paid = _sequential(study, params, options, alone, parallel)
@@ -56,17 +64,49 @@ def compare(
             and not (name == "sequential" and paths > numbers[0])  # the same for every P
             and not (name == "marked_path" and None in (found.marked for found in samples.paths))
         ]
-        by_paths = {result.paths: result for result in results if result.method == "parallel"}
+        metrics = _metrics(results)
         return study.conclude(
             "compare",
-            _metrics(results, by_paths),
+            metrics,
             samples=options.samples,
             sequential_prompt={"name": alone.name, "hash": alone.hash},
             sequential_tokens=sequential_budget(params, options.sequential_tokens),
             paths=numbers,
-            methods=[result.row(by_paths.get(result.paths)) for result in results],
+            methods=[_row(result, metrics.get(f"gain_{result.method}@{result.paths}")) for result in results],
         )
 
+
+def _row(result: Result, difference: Metric | None) -> dict:
+    """A row of compare.json. `difference` is the accuracy of as many parallel paths minus this one, paired."""
+    facts = {key: getattr(result, key) for key in ("method", "paths", "responses", "seconds", "forwarded")}
+    found = result.metrics | ({"difference": difference} if difference else {})
+    return facts | {key: vars(metric.estimate) for key, metric in found.items()}
+
+
+def _metrics(results: Sequence[Result]) -> dict[str, Metric]:
+    """METHOD@P is an accuracy, METHOD.tokens@P and so on its costs and other shares.
+
+    gain_METHOD@P is the accuracy of P parallel paths minus that of the method, paired; gain_fewer@P minus that of the
+    next smaller number of paths.
+    """
+    parallel = {result.paths: result for result in results if result.method == "parallel"}
+    found = {
+        f"{result.method}{'' if key == 'accuracy' else '.' + key}@{result.paths}": metric
+        for result in results
+        for key, metric in result.metrics.items()
+    }
+
+    def gain(paths: int, other: Result) -> Metric:
+        return paired_difference(parallel[paths].metrics["accuracy"], other.metrics["accuracy"])
+
+    for result in results:
+        if result.method != "parallel":
+            rivals = parallel if result.method == "sequential" else (result.paths,)
+            found |= {f"gain_{result.method}@{paths}": gain(paths, result) for paths in rivals}
+    return found | {f"gain_fewer@{more}": gain(more, parallel[fewer]) for fewer, more in pairwise(sorted(parallel))}
+
+
+# ---- the pools ----
 
 Pool = dict[int, Samples]  # by number of paths
 
@@ -122,41 +162,4 @@ def _sequential(
     longer = {paths: draw(paths, options.samples) for paths in wide}
     for paths, samples in longer.items():
         study.write_rows("samples", samples.rows, f"sequential_longer-{paths}")
-    longest = sequential_budget(params, options.sequential_tokens, max(wide, default=1))
-    if _longest(study, prompt) + longest > study.backend.context:
-        study.note(f"the context of {study.backend.context} positions cuts sequential budgets of {longest} tokens")
     return dict.fromkeys(parallel, pool), longer, paid
-
-
-def _short_of_room(study: Study, params: SamplingParams, numbers: Sequence[int]) -> list[str]:
-    """A note where the context has too few positions for paths and a summary with their whole budgets."""
-    once = _longest(study, study.prompt) + params.max_path_tokens + 2 + params.max_summary_tokens
-    short = [str(paths) for paths in numbers if once + (paths - 1) * params.stride > study.backend.context]
-    cut = f"the context of {study.backend.context} positions cuts the budgets of {', '.join(short)} paths"
-    return [cut] if short else []
-
-
-def _longest(study: Study, prompt: Prompt) -> int:
-    return max(len(request.prompt) for request in study.requests(1, prompt))
-
-
-def _metrics(results: Sequence[Result], parallel: Mapping[int, Result]) -> dict[str, Metric]:
-    """METHOD@P is an accuracy, METHOD.tokens@P and so on its costs and other shares.
-
-    gain_METHOD@P is the accuracy of P parallel paths minus that of the method, paired; gain_fewer@P minus that of the
-    next smaller number of paths.
-    """
-    found = {
-        f"{result.method}{'' if key == 'accuracy' else '.' + key}@{result.paths}": metric
-        for result in results
-        for key, metric in result.metrics.items()
-    }
-
-    def gain(paths: int, other: Result) -> Metric:
-        return paired_difference(parallel[paths].metrics["accuracy"], other.metrics["accuracy"])
-
-    for result in results:
-        if result.method != "parallel":
-            rivals = parallel if result.method == "sequential" else (result.paths,)
-            found |= {f"gain_{result.method}@{paths}": gain(paths, result) for paths in rivals}
-    return found | {f"gain_fewer@{more}": gain(more, parallel[fewer]) for fewer, more in pairwise(sorted(parallel))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -46,8 +46,6 @@ class TunnelConfig(Config):
     """Responses of one path per problem; the wrong ones give the prefixes."""
     continuations: int = Field(64, ge=1)
     """Continuations per point, at least."""
-    judged_by: Literal["path", "response"] = "path"
-    """A trace is correct by the path's own answer, or by that of the whole response."""
     max_num_seqs: int = Field(64, ge=1)
     """Responses that the engine draws at once."""
 

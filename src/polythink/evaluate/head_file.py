@@ -1,6 +1,6 @@
 """The similarity of attention heads as a record and as a file, heads.npz. Measured by `evaluate.heads`; without torch.
 
-Axis legend: H heads, T queries, S keys.
+Axis legend: H heads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ class Heads:
 
     place: str  # a key of PLACES; "decoder" also in a model that has nothing else
     layer: int  # from 0
-    maps: np.ndarray  # (H, T, S) weights in the batch's first text, without padding
     similarity: np.ndarray  # (H, H)
     outputs: np.ndarray  # (H, H)
     entropy: np.ndarray  # (H,)
@@ -62,12 +61,8 @@ def load(path: str | Path) -> HeadAnalysis:
     try:
         with os_errors(path), np.load(path) as content:
             names = dict.fromkeys(tuple(key.split("/")[:2]) for key in content if "/" in key)
-            attentions = [
-                Heads(place, int(layer), *(content[f"{place}/{layer}/{name}"] for name in _ARRAYS))
-                for place, layer in names
-            ]
-            return HeadAnalysis(tuple(attentions), int(content["texts"]))
+            arrays = {(p, layer): [content[f"{p}/{layer}/{name}"] for name in _ARRAYS] for p, layer in names}
+            attentions = tuple(Heads(place, int(layer), *own) for (place, layer), own in arrays.items())
+            return HeadAnalysis(attentions, int(content["texts"]))
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{str(path)!r} is no analysis of heads ({error}); delete it and run the evaluation again"
-        ) from error
+        raise UserError(f"{path} is no analysis of heads ({error}); delete it and run the evaluation again") from error

@@ -28,7 +28,7 @@ from torch.nn.functional import normalize
 from polythink.engine.engine import Engine
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
-from polythink.evaluate.head_file import HeadAnalysis, Heads
+from polythink.evaluate.head_file import PLACES, HeadAnalysis, Heads
 from polythink.evaluate.samples import make_requests
 from polythink.models.batch import collate
 from polythink.models.thoughts import KEYWORDS, forward_kwargs
@@ -51,18 +51,16 @@ def analyse(model: Any, batch: Mapping[str, torch.Tensor]) -> HeadAnalysis:
     inputs = {name: batch[name].to(model.device) for name in INPUTS if batch.get(name) is not None}
     with _watched(model) as entered:
         shown = {**inputs, "attention_mask": _additive(inputs.get("attention_mask"), model.dtype)}
-        found = model(**shown, output_attentions=True, use_cache=False, return_dict=True)
-    by_place = _weights(found)
+        by_place = _weights(model(**shown, output_attentions=True, use_cache=False, return_dict=True))
     cells = _cells(inputs, {place: layers[0].shape for place, layers in by_place.items()})
     attentions = []
     for place, layers in by_place.items():
         projections = [entry for name, entry in entered.items() if _place(name) == place]
         if len(projections) != len(layers):
-            raise UserError(
-                f"{model.config.model_type} has no output projection named o_proj in each of its attentions"
-            )
+            raise UserError(f"{model.config.model_type} has no output projection o_proj in each of its attentions")
         for index, (weights, (z, projection)) in enumerate(zip(layers, projections, strict=True)):
-            attentions.append(_compare(place, index, weights.float(), z.float(), projection.float(), cells[place]))
+            found = _compare(weights.float(), z.float(), projection.float(), cells[place])
+            attentions.append(Heads(place, index, *(array.float().cpu().numpy() for array in found)))
     return HeadAnalysis(tuple(attentions), len(inputs["input_ids"]))
 
 
@@ -101,14 +99,11 @@ def _additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | N
 
 def _weights(found: Any) -> dict[str, tuple[torch.Tensor, ...]]:
     """place -> (B, H, T, S) of every layer."""
-    names = {"encoder": "encoder_attentions", "decoder": "decoder_attentions", "cross": "cross_attentions"}
-    by_place = {place: getattr(found, name, None) for place, name in names.items()}
+    by_place = {place: getattr(found, f"{place}_attentions", None) for place in PLACES}
     by_place["decoder"] = by_place["decoder"] or getattr(found, "attentions", None)
     by_place = {place: layers for place, layers in by_place.items() if layers}
     if not by_place or any(weights is None for layers in by_place.values() for weights in layers):
-        raise UserError(
-            "the model returns no attention maps; heads can be compared only where eager attention returns them"
-        )
+        raise UserError("the model returns no attention maps; only heads whose eager attention returns them compare")
     return by_place
 
 
@@ -135,9 +130,12 @@ def _cells(inputs: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size])
 
 
 def _compare(
-    place: str, layer: int, weights: torch.Tensor, z: torch.Tensor, projection: torch.Tensor, cells: torch.Tensor
-) -> Heads:
-    """From weights (B, H, T, S), the projection's input (B, T, H D) and weight (d, H D), and cells (B, T, S)."""
+    weights: torch.Tensor, z: torch.Tensor, projection: torch.Tensor, cells: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Similarity, outputs and entropy, in the order of `Heads`, of one attention.
+
+    From weights (B, H, T, S), the projection's input (B, T, H D) and weight (d, H D), and cells (B, T, S).
+    """
     heads, choice = weights.shape[1], cells.sum(-1)  # (B, T)
     compared = choice > 1
     if not compared.any():
@@ -145,15 +143,9 @@ def _compare(
     chosen = weights.transpose(1, 2)[compared]  # (N, H, S)
     added = torch.einsum("nhe,dhe->nhd", z[compared].unflatten(-1, (heads, -1)), projection.unflatten(-1, (heads, -1)))
     directions = normalize(added, dim=-1)
+    outputs = torch.einsum("nhd,ngd->hg", directions, directions) / len(directions)
     entropy = torch.special.entr(chosen).sum(-1) / choice[compared][:, None].log()
-    first = cells[0]
-    arrays = {
-        "maps": weights[0][:, first.any(1)][..., first.any(0)],
-        "similarity": map_similarity(chosen),
-        "outputs": torch.einsum("nhd,ngd->hg", directions, directions) / len(directions),
-        "entropy": entropy.mean(0),
-    }
-    return Heads(place, layer, **{name: array.float().cpu().numpy() for name, array in arrays.items()})
+    return map_similarity(chosen), outputs, entropy.mean(0)
 
 
 def map_similarity(weights: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Ways to answer a problem, as a table: which samples a method reads, and what it makes of them.
+"""Ways to answer a problem, as a table: which samples a method reads, what it makes of them, how they are sampled.
 
 P is the number of paths of the parallel response that a method is compared with. Ties count their expected share. The
 samples of a problem are one pool: the accuracy of k of them is the exact expectation over draws without replacement.
@@ -14,18 +14,19 @@ from polythink.evaluate.metrics import (
     Metric,
     by_problem,
     expected_max,
-    interval,
     is_right,
     mark_or_vote,
     mean_at_k,
     measure,
-    paired_difference,
+    share,
     vote,
 )
 
-if TYPE_CHECKING:  # the table is read without the engine's parameters
-    from polythink.evaluate.study import Samples
-    from polythink.evaluate.votes import Paths
+if TYPE_CHECKING:  # reports read the table, which needs neither the engine's parameters nor a grader
+    from polythink.engine.params import SamplingParams
+    from polythink.evaluate.samples import Paths, Samples
+
+ROOM_AT_A_JOIN = 256  # tokens for tags and a forced prefix of the summary
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,6 @@ class Result:
     seconds: float | None  # per answer; None for a choice among the paths of another method's responses
     forwarded: float | None  # tokens run through the model per answer, prompts included
 
-    def row(self, parallel: Result | None) -> dict:
-        """A row of compare.json. `difference` is the accuracy of as many parallel paths minus this one, paired."""
-        found = dict(self.metrics)
-        if parallel not in (None, self):
-            found["difference"] = paired_difference(parallel.metrics["accuracy"], self.metrics["accuracy"])
-        facts = {key: getattr(self, key) for key in ("method", "paths", "responses", "seconds", "forwarded")}
-        return facts | {key: vars(interval(metric)) for key, metric in found.items()}
-
 
 def reduce_samples(name: str, paths: int, samples: Samples, k: int = 1) -> Result:
     """The method `name` at `paths` paths, where one answer takes k of a problem's samples."""
@@ -125,15 +118,52 @@ def reduce_samples(name: str, paths: int, samples: Samples, k: int = 1) -> Resul
         return sample.paths.block and any(sample.paths.right)
 
     metrics = {
-        "accuracy": measure(groups, lambda g: method.accuracy(g, k)),
-        "tokens": measure(groups, lambda g: k * sum(cost(g, "tokens")) / len(g)),
-        "critical_path": measure(groups, lambda g: expected_max(cost(g, "critical_path"), k)),
+        "accuracy": measure(groups, lambda group: method.accuracy(group, k)),
+        "tokens": measure(groups, lambda group: k * sum(cost(group, "tokens")) / len(group)),
+        "critical_path": measure(groups, lambda group: expected_max(cost(group, "critical_path"), k)),
     }
     if method.accuracy is _summary:
-        with_path = {key: list(filter(has_right_path, group)) for key, group in groups.items()}
-        metrics["right_path"] = measure(
-            groups, lambda g: sum(map(has_right_path, g)), lambda g: sum(sample.paths.block for sample in g)
+        metrics["right_path"] = share(groups, has_right_path, lambda sample: sample.paths.block)
+        metrics["summary_right"] = share(
+            groups, lambda sample: has_right_path(sample) and is_right(sample.row), has_right_path
         )
-        metrics["summary_right"] = measure(with_path, lambda g: sum(is_right(sample.row) for sample in g), len)
     each = [None if method.among_paths else k * x / len(samples.rows) for x in (samples.seconds, samples.forwarded)]
     return Result(name, paths, k, metrics, *each)
+
+
+# ---- sampling parameters ----
+
+
+def with_fixed_path_temperature(params: SamplingParams) -> SamplingParams:
+    """Set the temperature of paths to that of several paths, so that it does not depend on their number."""
+    several = params.model_copy(update={"paths": max(2, params.paths)})
+    return params.model_copy(update={"path_temperature": several.temperature_of("path")})
+
+
+def with_paths(params: SamplingParams, paths: int, path_tokens: int | None = None) -> SamplingParams:
+    """The same decoding with `paths` paths of `path_tokens` each; the trace's budget grows where they need more.
+
+    A path_position_stride stays as it is, since the model was trained with it, unless the paths would overlap.
+    """
+    tokens = path_tokens or params.max_path_tokens
+    block = paths * (tokens + 2) + params.max_summary_tokens + ROOM_AT_A_JOIN
+    whole = params.max_main_tokens + max(1, params.max_blocks) * block
+    changes = {"paths": paths, "max_path_tokens": tokens, "max_trace_tokens": max(params.max_trace_tokens, whole)}
+    stride = max(params.stride, tokens + 2) if params.stride else 0
+    return params.model_copy(update=changes | {"path_position_stride": stride})
+
+
+def in_sequence(params: SamplingParams, tokens: int) -> SamplingParams:
+    """One ordinary response of at most `tokens` tokens, at the temperature of paths."""
+    temperature = params.temperature_of("path")
+    changes = {"mode": "sequential", "temperature": temperature, "max_main_tokens": tokens, "max_trace_tokens": tokens}
+    return params.model_copy(update=changes)
+
+
+def sequential_budget(params: SamplingParams, sequential_tokens: int | None = None, paths: int = 1) -> int:
+    """Tokens of a sequential response that may be as long as `paths` paths, a summary and main text.
+
+    `sequential_tokens` is given for one path, or None.
+    """
+    once = params.max_path_tokens + params.max_summary_tokens + params.max_main_tokens
+    return (sequential_tokens or once) + (paths - 1) * params.max_path_tokens

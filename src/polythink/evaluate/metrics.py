@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import comb, isfinite
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,11 @@ class Metric:
         total = self.denominator.sum()
         return float(self.numerator.sum() / total) if total else float("nan")
 
+    @cached_property
+    def estimate(self) -> Estimate:
+        """The value with its 95% bootstrap interval."""
+        return interval(self)
+
 
 def measure(
     groups: Mapping[str, Sequence[Any]],
@@ -196,6 +202,13 @@ def measure(
     """`top` and `bottom` of each problem's items."""
     columns = (np.array([f(group) for group in groups.values()], float) for f in (top, bottom))
     return Metric(tuple(groups), *columns)
+
+
+def share(
+    groups: Mapping[str, Sequence[Any]], top: Callable[[Any], float], bottom: Callable[[Any], float] = lambda item: 1
+) -> Metric:
+    """The sum of `top` over all items, divided by that of `bottom`: by default the mean of all items."""
+    return measure(groups, lambda group: sum(map(top, group)), lambda group: sum(map(bottom, group)))
 
 
 def mean_over(groups: Mapping[str, Sequence[Any]], value: Callable[[Any], float]) -> Metric:
@@ -220,30 +233,28 @@ class Estimate:
     high: float
 
 
-def interval(measure: Metric, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """Percentile bootstrap over problems. A seed resamples the same problems for every metric of P problems."""
-    return _percentiles(measure.value, _bootstrap(measure, draws, seed), level)
+def interval(metric: Metric, draws: int = DRAWS, seed: int = 0) -> Estimate:
+    """95% percentile bootstrap over problems. A seed resamples the same problems for every metric of P problems."""
+    return _percentiles(metric.value, _bootstrap(metric, draws, seed))
 
 
-def difference(a: Metric, b: Metric, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Estimate:
+def difference(a: Metric, b: Metric) -> Estimate:
     """The paired difference a - b of metrics on the same problems; each draw resamples the same problems for both."""
     assert a.keys == b.keys, "a paired difference needs the same problems in the same order"
-    return _percentiles(a.value - b.value, _bootstrap(a, draws, seed) - _bootstrap(b, draws, seed), level)
+    return _percentiles(a.value - b.value, _bootstrap(a) - _bootstrap(b))
 
 
-def _bootstrap(measure: Metric, draws: int, seed: int) -> np.ndarray:
+def _bootstrap(metric: Metric, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
     """(B,) the metric over problems drawn with replacement; nan where a draw holds no case of the metric."""
-    n = len(measure.keys)
+    n = len(metric.keys)
     chosen_BP = np.random.default_rng(seed).integers(0, n, size=(draws, n))
-    top, bottom = measure.numerator[chosen_BP].sum(1), measure.denominator[chosen_BP].sum(1)
+    top, bottom = metric.numerator[chosen_BP].sum(1), metric.denominator[chosen_BP].sum(1)
     return np.divide(top, bottom, out=np.full(draws, np.nan), where=bottom > 0)
 
 
-def _percentiles(value: float, drawn: np.ndarray, level: float) -> Estimate:
+def _percentiles(value: float, drawn: np.ndarray) -> Estimate:
     drawn = drawn[~np.isnan(drawn)]
-    if not drawn.size:
-        return Estimate(value, float("nan"), float("nan"))
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(drawn, [0.025, 0.975]) if drawn.size else (np.nan, np.nan)
     return Estimate(value, float(low), float(high))
 
 
@@ -260,31 +271,18 @@ def compute_metrics(rows: Sequence[dict], best_of: Sequence[int] = ()) -> dict[s
     sizes = {len(group) for group in groups.values()}
     assert len(sizes) == 1, f"problems have different numbers of samples: {sorted(sizes)}"
     (k,) = sizes
-    found: dict[str, Metric] = {}
-
-    def add(name: str, *sums: Callable[[Sequence[dict]], float]) -> None:
-        found[name] = measure(groups, *sums)
-
-    def mean_of(name: str, value: Callable[[dict], float]) -> None:
-        add(name, lambda g: sum(value(row) for row in g), len)
-
-    add(f"mean@{k}", lambda g: mean_at_k(list(map(is_right, g))))
-    add(f"pass@{k}", lambda g: pass_at_k(k, sum(map(is_right, g)), k))
-    add(f"maj@{k}", lambda g: vote(g, k))
-    for n in best_of:
-        add(f"best_of_{n}", lambda g, n=n: mark_or_vote(g, n))
-    mean_of("parallel_ratio", lambda row: row["complete_blocks"] > 0)
-    mean_of("well_formed", lambda row: row["well_formed"])
-    add("right_path", lambda g: sum(map(_has_right_path, g)), lambda g: sum(row["blocks"] > 0 for row in g))
-    add(
-        "summary_right",
-        lambda g: sum(_has_right_path(row) and is_right(row) for row in g),
-        lambda g: sum(map(_has_right_path, g)),
-    )
-    shown = ("right_lines",) if all("right_lines" in row for row in rows) else ()
-    for name in (*shown, "tokens", "critical_path", "truncated"):
-        mean_of(name, lambda row, name=name: row[name])
-    return found
+    amounts = ["right_lines"] * all("right_lines" in row for row in rows) + ["tokens", "critical_path", "truncated"]
+    return {
+        f"mean@{k}": measure(groups, lambda group: mean_at_k(list(map(is_right, group)))),
+        f"pass@{k}": measure(groups, lambda group: pass_at_k(k, sum(map(is_right, group)), k)),
+        f"maj@{k}": measure(groups, lambda group: vote(group, k)),
+        **{f"best_of_{n}": measure(groups, lambda group, n=n: mark_or_vote(group, n)) for n in best_of},
+        "parallel_ratio": share(groups, lambda row: row["complete_blocks"] > 0),
+        "well_formed": share(groups, lambda row: row["well_formed"]),
+        "right_path": share(groups, _has_right_path, lambda row: row["blocks"] > 0),
+        "summary_right": share(groups, lambda row: _has_right_path(row) and is_right(row), _has_right_path),
+        **{key: share(groups, lambda row, key=key: row[key]) for key in amounts},
+    }
 
 
 def by_problem(rows: Sequence[dict], items: Iterable[Any] | None = None) -> dict[str, list[Any]]:
@@ -297,9 +295,7 @@ def by_problem(rows: Sequence[dict], items: Iterable[Any] | None = None) -> dict
 
 def normalise(answer: str | None) -> str | None:
     """An extracted answer as a vote: without white space, `$` and a final point; None if nothing is left."""
-    if answer is None:
-        return None
-    return "".join(answer.split()).replace("$", "").rstrip(".") or None
+    return "".join((answer or "").split()).replace("$", "").rstrip(".") or None
 
 
 def is_right(row: dict) -> bool:

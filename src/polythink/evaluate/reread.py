@@ -8,8 +8,9 @@ from itertools import takewhile
 
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.sampling import stream_key
-from polythink.evaluate.study import Samples, Study
-from polythink.evaluate.votes import Paths, fork_end
+from polythink.evaluate.samples import Paths, Samples, fork_end
+from polythink.evaluate.study import Study
+from polythink.problems.problem import Problem
 from polythink.trace.rollout import Rollout
 
 
@@ -39,9 +40,10 @@ def reread(study: Study, drawn: Samples, params: SamplingParams) -> Samples | No
     }
     seed = stream_key(study.seed, "reread", 0, 0)  # the paths' own random numbers must not come again after them
     again = study.draw(requests, params.model_copy(update=changes), f"{params.paths} paths reread", seed)
-    rows = list(drawn.rows)
+    rows, by_key = list(drawn.rows), {problem.key: problem for problem in study.problems}
     for i, rollout in zip(forked, again.rollouts, strict=True):
-        rows[i] = _row(study, drawn.rows[i], drawn.rollouts[i], drawn.paths[i], join, rollout)
+        first = drawn.rollouts[i]
+        rows[i] = _row(study, by_key[first.problem], rows[i], first, drawn.paths[i], join, rollout)
     # after its paths the parallel response forwarded every token but the last, which nothing follows
     unused = sum(drawn.rows[i]["tokens"] - drawn.paths[i].tokens - 1 for i in forked)
     seconds, forwarded = drawn.seconds + again.seconds, drawn.forwarded - unused + again.forwarded
@@ -65,10 +67,11 @@ def flat_prompt(rollout: Rollout, join: Sequence[int]) -> tuple[int, ...]:
     return (*rollout.prompt, *head, *join)
 
 
-def _row(study: Study, row: dict, first: Rollout, paths: Paths, join: Sequence[int], second: Rollout) -> dict:
+def _row(
+    study: Study, problem: Problem, row: dict, first: Rollout, paths: Paths, join: Sequence[int], second: Rollout
+) -> dict:
     """The row of the parallel response with another summary."""
     backend, head = study.backend, first.segments[: fork_end(first)]
-    problem = study.by_key[row["problem"]]
     opened, *rest = second.segments
     summary = backend.decode([*join, *opened.tokens]) + "".join(s.text for s in rest)
     closed = backend.dialect.summary_close in summary  # else the tag is added, as the runtime does at a join

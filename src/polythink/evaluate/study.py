@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields
-from functools import cached_property
+from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -14,16 +13,14 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.protocol import RolloutBackend
 from polythink.errors import UserError
-from polythink.evaluate.metrics import Estimate, Metric, interval, write_measures
-from polythink.evaluate.samples import grade_rollouts, make_requests
-from polythink.evaluate.votes import Paths, paths_of
+from polythink.evaluate.metrics import Estimate, Metric, write_measures
+from polythink.evaluate.samples import Samples, grade_rollouts, make_requests
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem, ProblemSet
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.problems.sets import load_problems
 from polythink.run.folder import os_errors, write_json
 from polythink.run.jsonl import write_jsonl
-from polythink.trace.rollout import Rollout
 
 if TYPE_CHECKING:
     from polythink.models.lm import LanguageModel
@@ -34,29 +31,15 @@ Problems = ProblemSet | Sequence[Problem] | str | Path
 
 
 class StudyOptions(TypedDict, total=False):
-    """Keyword arguments of `compare` and `tunnel`, as those of `evaluate`."""
+    """Keyword arguments of `evaluate`, `compare` and `tunnel`; `open_study` says what they are without them."""
 
-    prompt: Prompt | str | None
+    prompt: Prompt | str | None  # itself or by name
     params: SamplingParams | None
-    seed: int
+    seed: int  # random streams are named by it, the problem's key and the sample's number
     grader: Grader | None
-    out: str | Path | None
-    name: str
+    out: str | Path | None  # the folder to write to; None: nothing is written
+    name: str  # part of every file name, so that one folder holds several problem sets
     log: Log
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Graded samples of one call of the backend, with what they cost."""
-
-    rollouts: list[Rollout]
-    rows: list[dict]  # of samples.jsonl, one per rollout
-    paths: list[Paths]  # of the first block of each
-    seconds: float
-    forwarded: float  # tokens run through the model, prompts included; nan where the backend does not count them
-
-    def __add__(self, other: Samples) -> Samples:
-        return Samples(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -69,8 +52,8 @@ class Study:
     params: SamplingParams
     seed: int
     grader: Grader
-    out: Path | None  # None: nothing is written
-    name: str  # part of every file name, so that one folder holds several problem sets
+    out: Path | None
+    name: str
     log: Log
     notes: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
@@ -79,10 +62,6 @@ class Study:
         """Log a sentence that belongs beside the numbers, and keep it for the result."""
         self.log(f"note on {self.problems.name}: {text}")
         self.notes.append(text)
-
-    @cached_property
-    def by_key(self) -> dict[str, Problem]:
-        return {problem.key: problem for problem in self.problems}
 
     def requests(self, samples: int, prompt: Prompt | None = None, start: int = 0) -> list[Request]:
         return make_requests(self.backend, self.problems, prompt or self.prompt, samples, start)
@@ -97,15 +76,12 @@ class Study:
         label = f"{self.problems.name}, {label}" if label else self.problems.name
         before, started = getattr(self.backend, "forwarded", nan), time.perf_counter()
         rollouts = self.backend.generate(requests, params, self.seed if seed is None else seed, label=label)
-        seconds, after = time.perf_counter() - started, getattr(self.backend, "forwarded", nan)
-        rows = grade_rollouts(rollouts, self.problems, self.grader, self.backend.dialect)
-        paths = [paths_of(row, r, self.by_key[r.problem], self.grader) for row, r in zip(rows, rollouts, strict=True)]
-        return Samples(rollouts, rows, paths, seconds, after - before)
+        cost = time.perf_counter() - started, getattr(self.backend, "forwarded", nan) - before
+        return Samples(rollouts, *grade_rollouts(rollouts, self.problems, self.grader, self.backend.dialect), *cost)
 
     # ---- files ----
 
     def file(self, stem: str, ending: str) -> Path:
-        assert self.out is not None
         return self.out / f"{stem}{f'-{self.name}' if self.name else ''}{ending}"
 
     def write_rows(self, stem: str, rows: Iterable[dict], of: str = "") -> None:
@@ -119,13 +95,13 @@ class Study:
             kind,
             problems=self.problems.name,
             n=len(self.problems),
-            decoding=self.params.model_dump(mode="json"),
-            notes=self.notes,
-            metrics={key: interval(metric) for key, metric in found.items()},
-            seconds=time.monotonic() - self.started,
             prompt={"name": self.prompt.name, "hash": self.prompt.hash},
             seed=self.seed,
             **facts,
+            decoding=self.params.model_dump(mode="json"),
+            notes=self.notes,
+            metrics={key: metric.estimate for key, metric in found.items()},
+            seconds=time.monotonic() - self.started,
         )
         if self.out is not None:
             if kind != "eval":  # whose metrics can be computed from its samples
@@ -134,28 +110,10 @@ class Study:
         return result
 
 
-def result_of(
-    kind: str,
-    *,
-    problems: str,
-    n: int,
-    decoding: Mapping[str, Any],
-    notes: Iterable[str],
-    metrics: Mapping[str, Estimate],
-    seconds: float,
-    **facts: Any,
-) -> dict:
-    """The content of eval.json, compare.json and tunnel.json: of `n` problems (or texts), with 95% intervals."""
-    return {
-        "kind": kind,
-        "problems": problems,
-        "n": n,
-        **facts,
-        "decoding": dict(decoding),
-        "notes": list(notes),
-        "metrics": {key: vars(estimate) for key, estimate in metrics.items()},
-        "seconds": round(seconds, 3),
-    }
+def result_of(kind: str, *, metrics: Mapping[str, Estimate], seconds: float, **facts: Any) -> dict:
+    """The content of eval.json, compare.json and tunnel.json; each has `problems`, `n`, `decoding` and `notes`."""
+    estimates = {key: vars(estimate) for key, estimate in metrics.items()}
+    return {"kind": kind, **facts, "metrics": estimates, "seconds": round(seconds, 3)}
 
 
 # ---- opening a study ----
@@ -180,13 +138,13 @@ def open_study(
     """
     found = problem_set_of(problems)
     settings = getattr(getattr(backend, "lm", backend), "settings", None)
-    prompt, params = prompt_of(settings, prompt), params or params_of(settings)
     if not hasattr(backend, "generate"):  # a LanguageModel: asked without importing torch for other backends
         from polythink.engine.engine import Engine
 
         backend = Engine(backend)
     with nullcontext(grader) if grader else Grader(dialect=backend.dialect) as grader:
-        study = Study(backend, found, prompt, params, seed, grader, Path(out) if out is not None else None, name, log)
+        prompt, params, out = prompt_of(settings, prompt), params or params_of(settings), Path(out) if out else None
+        study = Study(backend, found, prompt, params, seed, grader, out, name, log)
         for note in found.notes:
             study.note(note)
         yield study

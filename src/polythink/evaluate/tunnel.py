@@ -15,7 +15,7 @@ Writes, under `out`: tunnel.json, measures.jsonl, and recovery.jsonl, one row pe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from random import Random
@@ -26,11 +26,11 @@ from polythink.engine.params import Request, SamplingParams
 from polythink.engine.protocol import RolloutBackend
 from polythink.engine.sampling import stream_key
 from polythink.errors import UserError
-from polythink.evaluate.budgets import in_sequence, with_fixed_path_temperature, with_paths
 from polythink.evaluate.config import TunnelConfig, numbers_of_paths
-from polythink.evaluate.methods import Result, reduce_samples
-from polythink.evaluate.metrics import Metric, by_problem, interval, is_right, mean_over, paired_difference
-from polythink.evaluate.study import Problems, Samples, Study, StudyOptions, open_study
+from polythink.evaluate.methods import Result, in_sequence, reduce_samples, with_fixed_path_temperature, with_paths
+from polythink.evaluate.metrics import Metric, by_problem, mean_over, paired_difference
+from polythink.evaluate.samples import Samples
+from polythink.evaluate.study import Problems, Study, StudyOptions, open_study
 from polythink.problems.prompts import get_prompt
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ def tunnel(
         fixed = with_fixed_path_temperature(study.params)
         points, found = Recovery(study, fixed, options).measure() if options.prefixes else (None, {})
         curve, accuracies = budget_curve(study, fixed, options) if options.budgets else (None, {})
-        facts = {"samples": options.samples, "judged_by": options.judged_by, "budget": curve, "recovery": points}
-        return study.conclude("tunnel", found | accuracies, **facts)
+        return study.conclude("tunnel", found | accuracies, samples=options.samples, budget=curve, recovery=points)
 
 
 def _check(study: Study, options: TunnelConfig) -> None:
@@ -73,29 +72,27 @@ def budget_curve(study: Study, params: SamplingParams, options: TunnelConfig) ->
     for budget in sorted(set(options.budgets)):
         for way, result in _spent(study, params, options, budget):
             accuracies[f"{way}@{budget}"] = result.metrics["accuracy"]
-            estimates = {k: vars(interval(result.metrics[k])) for k in ("accuracy", "tokens", "critical_path")}
+            estimates = {key: vars(result.metrics[key].estimate) for key in ("accuracy", "tokens", "critical_path")}
             points.append({"way": way, "paths": result.paths, "budget": budget, **estimates})
     return points, accuracies
 
 
-def _spent(study: Study, params: SamplingParams, options: TunnelConfig, budget: int) -> list[tuple[str, Result]]:
+def _spent(study: Study, params: SamplingParams, options: TunnelConfig, budget: int) -> Iterator[tuple[str, Result]]:
     """The ways to spend one budget: P paths and a summary, the majority of P paths, one sequential response."""
-    found = []
     for paths in sorted(set(options.paths)):
         if budget < paths:
             study.note(f"a budget of {budget} has no token for each of {paths} paths: that point was left out")
             continue
         shared = with_paths(params, paths, budget // paths)
         drawn = study.draw(study.requests(options.samples), shared, f"{paths} paths of {budget}")
-        found.append((f"paths{paths}", reduce_samples("parallel", paths, drawn)))
+        yield f"paths{paths}", reduce_samples("parallel", paths, drawn)
         if paths > 1:
-            found.append((f"majority{paths}", reduce_samples("majority_paths", paths, drawn)))
+            yield f"majority{paths}", reduce_samples("majority_paths", paths, drawn)
     if options.sequential_prompt is not None:  # with the summary and main text that paths have besides their budget
         tokens = budget + params.max_summary_tokens + params.max_main_tokens
         requests = study.requests(options.samples, get_prompt(options.sequential_prompt))
         drawn = study.draw(requests, in_sequence(params, tokens), f"sequential of {budget}")
-        found.append(("sequential", reduce_samples("sequential", 1, drawn)))
-    return found
+        yield "sequential", reduce_samples("sequential", 1, drawn)
 
 
 # ---- recovery from a prefix ----
@@ -150,13 +147,19 @@ class Recovery:
             self.study.note("paths are greedy: all continuations of a prefix are the same")
         traces = self._traces()
         everything = [trace for own in traces.values() for trace in own]
-        if all(trace.right for trace in everything):
+        wrong = sum(not trace.right for trace in everything)
+        if not wrong:
             raise UserError(
                 f"none of {len(everything)} traces on {self.study.problems.name} is wrong, so there is nothing to "
                 "recover from; take harder problems, or more traces"
             )
         typical = median(len(trace.tokens) for trace in everything)
         picks = self._picks(traces, typical)
+        if not picks:
+            raise UserError(
+                f"all {wrong} wrong traces on {self.study.problems.name} are as short as the shortest prefix "
+                f"({self._lengths(typical)[0][1]} tokens); take shorter prefixes"
+            )
         fresh = self._fresh(list(picks.values()))
         found: dict[str, Metric] = {}
         rows: list[dict] = []
@@ -166,55 +169,42 @@ class Recovery:
             for kind in ("wrong", "any"):
                 rates[kind], continued = self._continued(length, own, kind)
                 rows += continued
-            gain = paired_difference(rates["any"], rates["wrong"])
-            points.append(_point(given, length, own, {**rates, "difference": gain}))
-            names = {"wrong": "wrong_prefix", "any": "any_prefix", "fresh": "fresh"}
+            rates["difference"] = paired_difference(rates["any"], rates["wrong"])
+            points.append(_point(given, length, own, rates))
+            names = {"fresh": "fresh", "wrong": "wrong_prefix", "any": "any_prefix", "difference": "gain_any_prefix"}
             found |= {f"{names[kind]}@{given:g}": rate for kind, rate in rates.items()}
-            found[f"gain_any_prefix@{given:g}"] = gain
         self.study.write_rows("recovery", rows)
-        wrong = sum(not trace.right for trace in everything)
         return {"traces": len(everything), "wrong": wrong, "median": typical, "points": points}, found
 
     def _traces(self) -> dict[str, list[PathTrace]]:
         """The traces of each problem; those whose response has no path are left out."""
         drawn = self.study.draw(self.study.requests(self.options.traces), self.single, "traces")
         found: dict[str, list[PathTrace]] = {key: [] for key in self.prompts}
-        for rollout, right in zip(drawn.rollouts, self._judged(drawn), strict=True):
+        for rollout, right in zip(drawn.rollouts, _grades(drawn), strict=True):
             path = next((s for s in rollout.segments if s.kind == "path"), None)
             if path is not None:
                 found[rollout.problem].append(PathTrace(tuple(path.tokens[1:-1]), right))
         return found
 
-    def _judged(self, drawn: Samples) -> list[bool]:
-        """Whether each response is correct: by what its path says, or by what the whole response says."""
-        if self.options.judged_by == "response":
-            return [is_right(row) for row in drawn.rows]
-        return [any(paths.right) for paths in drawn.paths]
+    def _lengths(self, typical: float) -> list[tuple[float, int]]:
+        """The prefixes as given and in tokens, shortest first; below 1 they are shares of the median length."""
+        lengths = [(n, max(1, round(n * typical)) if n < 1 else int(n)) for n in self.options.prefixes]
+        return sorted(lengths, key=lambda pair: pair[0] * typical if pair[0] < 1 else pair[0])
 
     def _picks(
         self, traces: Mapping[str, Sequence[PathTrace]], typical: float
     ) -> dict[tuple[float, int], dict[str, Picks]]:
-        """(prefix as given, in tokens) -> the traces to continue, shortest first; `UserError` where none can be.
-
-        `typical` is the median length, of which a prefix below 1 is a share. Equal lengths are continued once.
-        """
+        """(prefix as given, in tokens) -> the traces to continue. Equal lengths are continued once."""
         found: dict[tuple[float, int], dict[str, Picks]] = {}
-        lengths: set[int] = set()
-        for prefix in sorted(self.options.prefixes, key=lambda prefix: prefix * typical if prefix < 1 else prefix):
-            tokens = max(1, round(prefix * typical)) if prefix < 1 else int(prefix)
-            if tokens in lengths:
-                self.study.note(f"prefix {prefix:g} comes to {tokens} tokens, as another does, and was left out")
+        seen: set[int] = set()
+        for given, tokens in self._lengths(typical):
+            if tokens in seen:
+                self.study.note(f"prefix {given:g} comes to {tokens} tokens, as another does, and was left out")
             elif picks := pick_prefixes(traces, tokens, self.options.continuations, self.study.seed):
-                found[prefix, tokens] = picks
+                found[given, tokens] = picks
             else:
                 self.study.note(f"no wrong trace is longer than {tokens} tokens: that prefix was left out")
-            lengths.add(tokens)
-        if not found:
-            raise UserError(
-                f"all {sum(not trace.right for own in traces.values() for trace in own)} wrong traces on "
-                f"{self.study.problems.name} are as short as the shortest prefix ({min(lengths)} tokens); take shorter "
-                "prefixes"
-            )
+            seen.add(tokens)
         return found
 
     def _continued(self, length: int, picks: Mapping[str, Picks], kind: str) -> tuple[Metric, list[dict]]:
@@ -229,7 +219,7 @@ class Recovery:
         ]
         seed = stream_key(self.study.seed, "prefix", length, 0)
         drawn = self.study.draw(requests, self.single, f"{kind} prefixes of {length}", seed)
-        grades = self._judged(drawn)
+        grades = _grades(drawn)
         rows = [
             {"prefix": length, "kind": kind, "problem": r.problem, "sample": r.sample, "text": r.text, "right": right}
             for r, right in zip(drawn.rollouts, grades, strict=True)
@@ -242,12 +232,17 @@ class Recovery:
         keys = dict.fromkeys(key for by_key in picks for key in by_key)
         requests = [Request(self.prompts[key], key, i) for key in keys for i in range(each)]
         drawn = self.study.draw(requests, self.single, "fresh", stream_key(self.study.seed, "fresh", 0, 0))
-        return by_problem(drawn.rows, self._judged(drawn))
+        return by_problem(drawn.rows, _grades(drawn))
+
+
+def _grades(drawn: Samples) -> list[bool]:
+    """Whether the path of each response is correct, by its own answer."""
+    return [any(paths.right) for paths in drawn.paths]
 
 
 def _point(given: float, length: int, picks: Mapping[str, Picks], rates: Mapping[str, Metric]) -> dict:
     """One length of prefix in tunnel.json; `control_right` is the share of its control that are correct traces."""
     controls = [trace.right for own in picks.values() for trace in own.any]
     facts = {"given": given, "prefix": length, "problems": len(picks), "continuations": len(controls)}
-    estimates = {kind: vars(interval(rate)) for kind, rate in rates.items()}
+    estimates = {kind: vars(rate.estimate) for kind, rate in rates.items()}
     return {**facts, "control_right": sum(controls) / len(controls), **estimates}

@@ -8,9 +8,9 @@ seed by seed. The caption says which. The gain of an arm is the paired differenc
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import isnan, sqrt
+from math import inf, isnan, nan, sqrt
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -93,7 +93,7 @@ class Column:
 def over_seeds(values: Sequence[float]) -> Estimate:
     """Mean and 95% t interval of one value per seed; no interval for one seed."""
     if len(values) == 1:
-        return Estimate(values[0], float("nan"), float("nan"))
+        return Estimate(values[0], nan, nan)
     df = len(values) - 1
     t = T_95[df - 1] if df <= len(T_95) else 1.95996 + 2.372 / df + 2.82 / df**2
     half = t * stdev(values) / sqrt(len(values))
@@ -113,29 +113,10 @@ def results(runs: Sequence[Evaluated]) -> Estimates:
         if any(m is None or m["value"] is None for m in found):
             return None
         if measured_once(runs):
-            return Estimate(
-                *(float("nan") if x is None else x for x in (found[0][k] for k in ("value", "low", "high")))
-            )
-        return clamp(over_seeds([m["value"] for m in found]), *bounds(metric))
+            return Estimate(*(nan if found[0][key] is None else found[0][key] for key in ("value", "low", "high")))
+        return _possible(metric, over_seeds([m["value"] for m in found]))
 
-    return {name: _present({m: measured(name, m) for m in metrics}) for name, metrics in _metrics(runs).items()}
-
-
-def is_count(metric: str) -> bool:
-    """Whether it is an amount rather than a share: `tokens`, or `parallel.tokens@8` of a comparison."""
-    return describe(metric).unit != "percent"
-
-
-def bounds(metric: str) -> tuple[float, float]:
-    """The smallest and largest possible value; a paired gain of a comparison may be negative."""
-    return (0.0, float("inf")) if is_count(metric) else (-1.0 if metric.startswith("gain_") else 0.0, 1.0)
-
-
-def clamp(estimate: Estimate, least: float, most: float) -> Estimate:
-    """The part of an interval that lies between `least` and `most`."""
-    if isnan(estimate.low):
-        return estimate
-    return Estimate(estimate.value, max(least, estimate.low), min(most, estimate.high))
+    return _estimates(runs, measured)
 
 
 def differences(runs: Sequence[Evaluated], others: Sequence[Evaluated]) -> Estimates:
@@ -152,17 +133,25 @@ def differences(runs: Sequence[Evaluated], others: Sequence[Evaluated]) -> Estim
         a, b = (run.metrics[name].get(metric) for run in pairs[0])
         return difference(a, b) if a and b and a.keys == b.keys else None
 
-    return {name: _present({m: compare(name, m) for m in metrics}) for name, metrics in _metrics(runs).items()}
+    return _estimates(runs, compare)
 
 
-def _metrics(runs: Sequence[Evaluated]) -> dict[str, list[str]]:
-    """The problem sets of a column and the metrics of each, in order."""
-    names = dict.fromkeys(name for run in runs for name in run.sets)
-    return {n: list(dict.fromkeys(m for run in runs if n in run.sets for m in run.sets[n]["metrics"])) for n in names}
+def _estimates(runs: Sequence[Evaluated], of: Callable[[str, str], Estimate | None]) -> Estimates:
+    """`of` for each problem set of a column and each of its metrics, in order; without a value it is left out."""
+    found: Estimates = {}
+    for name in dict.fromkeys(name for run in runs for name in run.sets):
+        metrics = dict.fromkeys(m for run in runs if name in run.sets for m in run.sets[name]["metrics"])
+        found[name] = {metric: one for metric in metrics if (one := of(name, metric)) is not None}
+    return found
 
 
-def _present(found: dict[str, Estimate | None]) -> dict[str, Estimate]:
-    return {metric: estimate for metric, estimate in found.items() if estimate is not None}
+def _possible(metric: str, estimate: Estimate) -> Estimate:
+    """The part of an interval that the metric can take: an amount is not negative, a share lies between 0 and 1."""
+    if isnan(estimate.low):
+        return estimate
+    least = -1.0 if metric.startswith("gain_") else 0.0  # the paired gain of a comparison may be negative
+    most = 1.0 if describe(metric).unit == "percent" else inf
+    return Estimate(estimate.value, max(least, estimate.low), min(most, estimate.high))
 
 
 # ---- the table ----
@@ -219,17 +208,11 @@ class Table:
 
     def write(self, folder: Path) -> None:
         """Write table.md, table.json and table.html."""
-        numbers = {
-            "name": self.name,
-            "caption": self.caption,
-            "seeds": self.seeds,
-            "columns": [*map(asdict, self.columns)],
-        }
-        write_json(folder / "table.json", numbers)
+        facts = {key: getattr(self, key) for key in ("name", "caption", "seeds")}
+        write_json(folder / "table.json", {**facts, "columns": [*map(asdict, self.columns)]})
         write_text(folder / "table.md", self.markdown)
-        write_text(
-            folder / "table.html", page(self.name, [f"<h1>{self.name}</h1>", f'<div class="wide">{self.html}</div>'])
-        )
+        body = [f"<h1>{self.name}</h1>", f'<div class="wide">{self.html}</div>']
+        write_text(folder / "table.html", page(self.name, body))
 
 
 def make_table(name: str, first_arm: str, evaluated: Sequence[Evaluated], wanted: Sequence[str] = ()) -> Table:
@@ -294,15 +277,12 @@ def _titles(found: Sequence[Column]) -> list[str]:
     seeds = {seed for column in found for seed in column.seeds}
     who = ["all arms" if len(column.arms) == len(arms) > 1 else ", ".join(column.arms) for column in found]
     plain = [f"{w}, after {column.after}" for w, column in zip(who, found, strict=True)]
-    titles = []
-    for title, column in zip(plain, found, strict=True):
-        missing = len(column.seeds) < len(seeds)
-        titles.append(
-            title
-            + (f" ({column.stage})" if plain.count(title) > 1 else "")
-            + (f" ({len(column.seeds)} of {len(seeds)} seeds)" if missing else "")
-        )
-    return titles
+    return [
+        title
+        + (f" ({column.stage})" if plain.count(title) > 1 else "")
+        + (f" ({len(column.seeds)} of {len(seeds)} seeds)" if len(column.seeds) < len(seeds) else "")
+        for title, column in zip(plain, found, strict=True)
+    ]
 
 
 def _cell(metric: str, estimate: Estimate | None, sign: str = "") -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
 from polythink.evaluate.methods import METHODS
-from polythink.evaluate.metrics import describe, show
+from polythink.evaluate.metrics import METRICS, show
 from polythink.report.page import grid, legend, small, table
 from polythink.report.plots import COLOURS, Line, Panel, chart
 from polythink.report.runs import is_number
@@ -49,10 +49,11 @@ def budget_style(way: str, number: int) -> Style:
     """The style of a way to spend a budget; `number` is the index of its number of paths, and picks the colour."""
     if way == "sequential":
         return Style("sequential", "one response of that many tokens, and room for its answer", GREY)
-    paths, colour = int(way.removeprefix("majority").removeprefix("paths")), COLOURS[number % len(COLOURS)]
-    if way.startswith("majority"):
+    kind, paths = re.fullmatch(r"(paths|majority)(\d+)", way).groups()
+    colour = COLOURS[number % len(COLOURS)]
+    if kind == "majority":
         return Style(f"majority of {paths}", "the most frequent of the same paths' own answers", colour, True)
-    if paths == 1:
+    if paths == "1":
         return Style("one path", "and a summary", colour)
     return Style(f"{paths} paths", "that share the budget, and a summary", colour)
 
@@ -74,43 +75,39 @@ def chart_families(metrics: Iterable[str]) -> list[Family]:
     """The charts of an evaluation with these metrics: of a comparison, or of a study of tunnel vision."""
     ways = dict.fromkeys(metric.partition("@")[0] for metric in metrics)
     if "parallel" in ways:
-        styles = {way: style for way, style in STYLES.items() if way in ways}
-        return [Family("Accuracy by number of paths", "P", styles)]
-    numbers = sorted({int(found[1]) for way in ways if (found := re.fullmatch(r"paths(\d+)", way))})
-    spent = {
-        f"{kind}{n}": budget_style(f"{kind}{n}", i) for i, n in enumerate(numbers) for kind in ("paths", "majority")
-    }
-    spent["sequential"] = budget_style("sequential", 0)
+        return [Family("Accuracy by number of paths", "P", {way: STYLES[way] for way in STYLES if way in ways})]
     families = []
-    if numbers:
-        budgets = {way: style for way, style in spent.items() if way in ways}
-        families.append(Family("Accuracy by budget", "tokens of all paths together", budgets))
+    if numbers := sorted({int(found[1]) for way in ways if (found := re.fullmatch(r"paths(\d+)", way))}):
+        spent = [(f"{kind}{n}", i) for i, n in enumerate(numbers) for kind in ("paths", "majority")]
+        styles = {way: budget_style(way, i) for way, i in [*spent, ("sequential", 0)] if way in ways}
+        families.append(Family("Accuracy by budget", "tokens of all paths together", styles))
     if "wrong_prefix" in ways:
-        prefixes = {way: PREFIXES[way.removesuffix("_prefix")] for way in ("fresh", "any_prefix", "wrong_prefix")}
-        families.append(Family("Recovery", "prefix: tokens, below 1 a share of the median", prefixes))
+        styles = {kind if kind == "fresh" else f"{kind}_prefix": style for kind, style in PREFIXES.items()}
+        families.append(Family("Recovery", "prefix: tokens, below 1 a share of the median", styles))
     return families
 
 
 def family_lines(family: Family, found: Estimates) -> dict[str, Line]:
     """The curve of every way that has points."""
-    lines: dict[str, Line] = {}
-    for way, style in family.styles.items():
-        points = []
-        for metric, estimate in found.items():
-            name, at, x = metric.partition("@")
-            cost = found.get(f"{way}.{family.over}@{x}", {}).get("value")
-            if name == way and at and is_number(estimate["value"]) and (not family.over or is_number(cost)):
-                points.append((cost if family.over else float(x), estimate))
-        if points:
-            points.sort(key=lambda point: point[0])
-            lines[way] = estimate_line(style, [x for x, _ in points], [estimate for _, estimate in points])
-    longest = max(lines.values(), key=lambda line: len(line.steps), default=None)
-    if (alone := lines.get("sequential")) and len(alone.steps) == 1 and not family.over:  # the same for every P
-        n = len(longest.steps)
-        lines["sequential"] = replace(
-            alone, steps=longest.steps, values=[*alone.values] * n, low=[*alone.low] * n, high=[*alone.high] * n
-        )
-    return lines
+    points: dict[str, list[tuple[float, Mapping[str, float]]]] = {}
+    for metric, estimate in found.items():
+        way, at, number = metric.partition("@")
+        if way in family.styles and at and is_number(estimate["value"]):
+            x = found.get(f"{way}.{family.over}@{number}", {}).get("value") if family.over else float(number)
+            points.setdefault(way, []).extend([(x, estimate)] if is_number(x) else ())
+    alone = points.get("sequential", ())
+    if len(alone) == 1 and not family.over:  # the same for every P
+        points["sequential"] = [(x, alone[0][1]) for x, _ in max(points.values(), key=len)]
+    return {way: _line(style, points[way]) for way, style in family.styles.items() if points.get(way)}
+
+
+def _line(style: Style, points: Iterable[tuple[float, Mapping[str, float]]]) -> Line:
+    x, estimates = zip(*sorted(points, key=lambda point: point[0]), strict=True)
+    values, low, high = (
+        [math.nan if estimate[key] is None else estimate[key] for estimate in estimates]
+        for key in ("value", "low", "high")
+    )
+    return Line(style.head, style.colour, list(x), values, low=low, high=high, dashed=style.dashed)
 
 
 def family_chart(family: Family, found: Estimates, title: str = "") -> str | None:
@@ -122,19 +119,16 @@ def share_chart(title: str, along: str, lines: Sequence[Line]) -> str | None:
     if not lines:
         return None
     x = [x for line in lines for x in line.steps]
-    return chart(lines, Panel(title, {}, percent=True, exact=True, along=along, doubling=max(x) > 4 * min(x)))
-
-
-def estimate_line(style: Style, along: Sequence[float], estimates: Sequence[Mapping[str, float]]) -> Line:
-    values, low, high = (
-        [math.nan if estimate[key] is None else estimate[key] for estimate in estimates]
-        for key in ("value", "low", "high")
-    )
-    return Line(style.head, style.colour, along, values, low=low, high=high, dashed=style.dashed)
+    return chart(lines, Panel(title, (), percent=True, exact=True, along=along, doubling=max(x) > 4 * min(x)))
 
 
 def style_legend(styles: Iterable[Style]) -> str:
     return legend(((style.head, style.colour, style.dashed) for style in styles), lines=True)
+
+
+def charts_section(styles: Iterable[Style], families: Iterable[Family], found: Estimates) -> str:
+    """A legend and the charts below it."""
+    return style_legend(styles) + grid(family_chart(family, found) for family in families)
 
 
 # ---- compare ----
@@ -143,23 +137,18 @@ def style_legend(styles: Iterable[Style]) -> str:
 def comparison_table(result: Mapping) -> tuple[list[str], list[list]]:
     """Head and rows: a method per row, by number of paths."""
     order = list(METHODS)
-    rows = sorted(result["methods"], key=lambda row: (row["paths"], order.index(row["method"])))
-    columns = {
-        "P": lambda row: row["paths"],
-        "method": lambda row: METHODS[row["method"]].heading,
-        "responses": lambda row: row["responses"],
-        "accuracy": lambda row: show("accuracy", row["accuracy"]),
-        "parallel minus this": lambda row: show("accuracy", row.get("difference") or {}, sign="+"),
-        "tokens": lambda row: amount(row["tokens"]["value"]),
-        "critical path": lambda row: amount(row["critical_path"]["value"]),
-        "forwarded": lambda row: amount(row["forwarded"]),
-        "ms": lambda row: amount(row["seconds"] and 1000 * row["seconds"]),
-        **{
-            describe(key).label: lambda row, key=key: show(key, row.get(key) or {})
-            for key in ("right_path", "summary_right")
-        },
-    }
-    return _tabulate(columns, rows)
+    head = ["P", "method", "responses", "accuracy", "parallel minus this", "tokens", "critical path", "forwarded", "ms"]
+    given = ("right_path", "summary_right")
+    rows = [
+        [
+            row["paths"], METHODS[row["method"]].heading, row["responses"], show("accuracy", row["accuracy"]),
+            show("accuracy", row.get("difference") or {}, sign="+"), amount(row["tokens"]["value"]),
+            amount(row["critical_path"]["value"]), amount(row["forwarded"]),
+            amount(row["seconds"] and 1000 * row["seconds"]), *(show(key, row.get(key) or {}) for key in given),
+        ]
+        for row in sorted(result["methods"], key=lambda row: (row["paths"], order.index(row["method"])))
+    ]  # fmt: skip
+    return [*head, *(METRICS[key].label for key in given)], rows
 
 
 def comparison_section(result: Mapping) -> str:
@@ -177,11 +166,10 @@ def comparison_section(result: Mapping) -> str:
         "Milliseconds come from one pass over many answers at once, and are not a benchmark. Methods without them "
         "choose among the paths of the parallel responses. "
     )
-    meaning = "; ".join(f"{style.head}: {style.what}" for style in family.styles.values())
     return (
-        f"<h3>{escape(result['problems'])}</h3>{notes(result)}{style_legend(family.styles.values())}"
-        f"{grid(family_chart(one, result['metrics']) for one in charts)}"
-        f"{table(comparison_table(result))}{small(f'{conditions}{meaning}.')}"
+        f"<h3>{escape(result['problems'])}</h3>{notes(result)}"
+        f"{charts_section(family.styles.values(), charts, result['metrics'])}"
+        f"{table(comparison_table(result))}{small(f'{conditions}{explain(family.styles)}.')}"
     )
 
 
@@ -190,53 +178,46 @@ def comparison_section(result: Mapping) -> str:
 
 def budget_table(result: Mapping) -> tuple[list[str], list[list]]:
     """Head and rows: a budget and a way to spend it per row."""
-    columns = {
-        "budget": lambda point: point["budget"],
-        "spent on": lambda point: budget_style(point["way"], 0).head,
-        "accuracy": lambda point: show("accuracy", point["accuracy"]),
-        "tokens": lambda point: amount(point["tokens"]["value"]),
-        "critical path": lambda point: amount(point["critical_path"]["value"]),
-    }
-    return _tabulate(columns, result["budget"] or ())
+    rows = [
+        [point["budget"], budget_style(point["way"], 0).head, show("accuracy", point["accuracy"]),
+         *(amount(point[key]["value"]) for key in ("tokens", "critical_path"))]
+        for point in result["budget"] or ()
+    ]  # fmt: skip
+    return ["budget", "spent on", "accuracy", "tokens", "critical path"], rows
 
 
 def recovery_table(result: Mapping) -> tuple[list[str], list[list]]:
     """Head and rows: a length of prefix per row."""
-    columns = {
-        "prefix": lambda point: point["prefix"],
-        "problems": lambda point: point["problems"],
-        "continuations": lambda point: point["continuations"],
-        **{s.head: lambda point, kind=kind: show("accuracy", point[kind]) for kind, s in PREFIXES.items()},
-        "random minus wrong": lambda point: show("accuracy", point["difference"], sign="+"),
-        "right traces among random": lambda point: f"{100 * point['control_right']:.1f}%",
-    }
-    return _tabulate(columns, (result["recovery"] or {}).get("points", ()))
+    facts = ("prefix", "problems", "continuations")
+    rows = [
+        [*(point[key] for key in facts), *(show("accuracy", point[kind]) for kind in PREFIXES),
+         show("accuracy", point["difference"], sign="+"), f"{100 * point['control_right']:.1f}%"]
+        for point in (result["recovery"] or {}).get("points", ())
+    ]  # fmt: skip
+    styles = (style.head for style in PREFIXES.values())
+    return [*facts, *styles, "random minus wrong", "right traces among random"], rows
 
 
 def tunnel_section(result: Mapping) -> str:
     """One problem set's tunnel vision as HTML: both parts, each with its curves and its table."""
-    budget, recovery = result["budget"] or (), result["recovery"]
-    costs = {f"{point['way']}.tokens@{point['budget']}": point["tokens"] for point in budget}
-    families = {family.title: family for family in chart_families(result["metrics"])}
+    budget, recovery, metrics = result["budget"] or (), result["recovery"], result["metrics"]
+    families = {family.title: family for family in chart_families(metrics)}
     parts = [f"<h3>{escape(result['problems'])}</h3>", notes(result)]
     if budget:
         family = families["Accuracy by budget"]
         charts = [family, replace(family, title="Accuracy by tokens", along="tokens used", over="tokens")]
+        costs = {f"{point['way']}.tokens@{point['budget']}": point["tokens"] for point in budget}
         text = f"{result['n']} problems, {result['samples']} responses each. All paths together share the budget."
-        parts += [style_legend(family.styles.values())]
-        parts += [grid(family_chart(one, {**result["metrics"], **costs}) for one in charts)]
+        parts.append(charts_section(family.styles.values(), charts, {**metrics, **costs}))
         parts += [table(budget_table(result)), small(text)]
     if recovery:
-        family = families["Recovery"]
-        judged = "its path's own answer" if result["judged_by"] == "path" else "the answer of the whole response"
         text = (
             f"{recovery['traces']} traces of one path, {recovery['wrong']} of them wrong, median length "
-            f"{recovery['median']:g} tokens; a trace is graded by {judged}. "
-            + "; ".join(f"{style.head}: {style.what}" for style in PREFIXES.values())
-            + ". All three on the same problems; only traces longer than the prefix are taken. "
+            f"{recovery['median']:g} tokens; a trace is graded by its path's own answer. {explain(PREFIXES)}. "
+            "All three on the same problems; only traces longer than the prefix are taken. "
             "Brackets: 95% intervals by bootstrap over these problems."
         )
-        parts += [style_legend(PREFIXES.values()), grid([family_chart(family, result["metrics"])])]
+        parts.append(charts_section(PREFIXES.values(), [families["Recovery"]], metrics))
         parts += [table(recovery_table(result)), small(text)]
     return "".join(parts)
 
@@ -244,10 +225,8 @@ def tunnel_section(result: Mapping) -> str:
 # ---- common parts ----
 
 
-def _tabulate(
-    columns: Mapping[str, Callable[[Mapping], object]], rows: Iterable[Mapping]
-) -> tuple[list[str], list[list]]:
-    return list(columns), [[cell(row) for cell in columns.values()] for row in rows]
+def explain(styles: Mapping[str, Style]) -> str:
+    return "; ".join(f"{style.head}: {style.what}" for style in styles.values())
 
 
 def notes(result: Mapping) -> str:

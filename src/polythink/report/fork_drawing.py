@@ -185,7 +185,7 @@ class Box:
 
 def trace_svg(flow: Flow, columns: int = 44) -> str:
     """The drawing as a standalone SVG file, text wrapped at `columns` characters."""
-    box = _stack([_box(node, columns) for node in flow])
+    box = _flow_box(flow, columns)
     width, height = box.width + 2 * PAD, box.height + 2 * PAD
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '
@@ -194,15 +194,11 @@ def trace_svg(flow: Flow, columns: int = 44) -> str:
     )
 
 
-def _box(node: Card | Fork, columns: int) -> Box:
-    if isinstance(node, Card):
-        return _card_box(node, columns)
-    summary = [_box(n, columns) for n in node.summary]
-    return _stack([_paths_box([_stack([_box(n, columns) for n in path]) for path in node.paths]), *summary])
-
-
-def _stack(boxes: Sequence[Box]) -> Box:
-    """Boxes under each other, joined by stems."""
+def _flow_box(flow: Flow, columns: int) -> Box:
+    """Cards and forks under each other, joined by stems; the summary of a fork stands under its paths."""
+    boxes = []
+    for node in flow:
+        boxes += [_card_box(node, columns)] if isinstance(node, Card) else _fork_boxes(node, columns)
     boxes = [box for box in boxes if box.width]
     width = max((box.width for box in boxes), default=0)
     parts, y = [], 0.0
@@ -215,8 +211,9 @@ def _stack(boxes: Sequence[Box]) -> Box:
     return Box(width, y, "".join(parts))
 
 
-def _paths_box(paths: Sequence[Box]) -> Box:
-    """Paths side by side between two bars."""
+def _fork_boxes(fork: Fork, columns: int) -> list[Box]:
+    """Paths side by side between two bars, and the summary."""
+    paths = [_flow_box(path, columns) for path in fork.paths]
     bottom = max((path.height for path in paths), default=0) + 2 * STEM
     parts, middles, x = [], [], 0.0
     for path in paths:
@@ -225,7 +222,7 @@ def _paths_box(paths: Sequence[Box]) -> Box:
         parts.append(path.at(x, STEM))
         x += path.width + GAP
     parts += [_line(middles[0], y, middles[-1], y) for y in (0, bottom) if middles]
-    return Box(max(0, x - GAP), bottom, "".join(parts))
+    return [Box(max(0, x - GAP), bottom, "".join(parts)), _flow_box(fork.summary, columns)]
 
 
 def _card_box(card: Card, columns: int) -> Box:
@@ -235,8 +232,8 @@ def _card_box(card: Card, columns: int) -> Box:
     top = 14 if head else 0
     height = top + len(lines) * LINE + PAD
     text = "".join(
-        f'<text x="{PAD}" y="{top + (i + 1) * LINE}" xml:space="preserve">{escape(line)}</text>'
-        for i, line in enumerate(lines)
+        f'<text x="{PAD}" y="{top + i * LINE}" xml:space="preserve">{escape(line)}</text>'
+        for i, line in enumerate(lines, start=1)
     )
     label = f'<text x="{PAD}" y="15" font-size="11" fill="{card.colour}" {_SANS}>{escape(head)}</text>' if head else ""
     frame = f'fill="{"#eef1f4" if card.kind == "problem" else "#fff"}" stroke="{card.colour}" stroke-width="1.4"'

@@ -40,8 +40,8 @@ def legend(entries: Iterable[tuple[str, str, bool]], lines: bool = False) -> str
     return f'<p class="legend{" lines" if lines else ""}">{"".join(spans)}</p>'
 
 
-def table(content: tuple[list[str], list[list]]) -> str:
-    return f'<div class="wide">{html_table(*content)}</div>'
+def table(content: tuple[list[str], list[list]], caption: str = "") -> str:
+    return f'<div class="wide">{html_table(*content, caption)}</div>'
 
 
 def small(text: str) -> str:
@@ -53,7 +53,6 @@ _CSS = """
 body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; color: #24292f;
   background: #fff; max-width: 1080px; margin: 0 auto; padding: 28px 24px 60px; }
 h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 0 0 8px; }
-h3 { font-size: 14px; margin: 14px 0 2px; }
 section { margin-top: 34px; border-top: 1px solid #e5e7eb; padding-top: 18px; }
 p { margin: 6px 0; } .soft { color: #6b7280; } .small { font-size: 13px; }
 .small b { font-weight: 600; color: #4b5563; }
@@ -72,9 +71,8 @@ caption span { display: block; max-width: 1030px; }
 th, td { text-align: left; padding: 5px 9px; vertical-align: top; border-bottom: 1px solid #edeff2; }
 thead th { font-size: 12.5px; font-weight: 600; color: #4b5563; border-bottom: 1px solid #c9ced6;
   vertical-align: bottom; }
-th.number, td.number { text-align: right; } td small { display: block; color: #8a93a0; font-size: 11.5px;
-  white-space: nowrap; }
-tr.set th { padding-top: 14px; } tr.set span { font-weight: 400; color: #6b7280; font-size: 13px; }
+th.number, td.number { text-align: right; }
+td.number { color: #8a93a0; font-size: 11.5px; } td.number::first-line { color: #24292f; font-size: 14px; }
 .note { background: #fdf6e3; border-left: 3px solid #d8a73a; padding: 6px 12px; font-size: 14px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 14px 20px;
   margin-top: 10px; }
@@ -84,7 +82,7 @@ tr.set th { padding-top: 14px; } tr.set span { font-weight: 400; color: #6b7280;
   vertical-align: middle; background: currentColor; }
 .legend.lines i { height: 0; background: none; border-top: 3px solid; border-radius: 0; width: 24px; }
 .legend.lines i.dashed { border-top-style: dashed; }
-.wide td.number { white-space: nowrap; } h3 { font-size: 15px; margin: 14px 0 4px; }
+.wide td.number { white-space: pre; } h3 { font-size: 15px; margin: 14px 0 4px; }
 .sample { border: 1px solid #e5e7eb; border-radius: 8px; background: #fafbfc; padding: 12px 14px; margin: 14px 0; }
 .sample .head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 14px; margin-bottom: 12px; }
 .sample .head .soft { font-size: 13px; }

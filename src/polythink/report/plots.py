@@ -6,18 +6,19 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from polythink.evaluate.metrics import METRICS
 from polythink.report.runs import Stage
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One small chart: its title, the metrics in it (key -> label), and its axes."""
+    """One small chart: its title, the metrics in it, and its axes."""
 
     title: str
-    keys: Mapping[str, str]
+    keys: tuple[str, ...]
     percent: bool = False
     log: bool = False
     exact: bool = False  # the values are not noisy: no smoothing
@@ -25,34 +26,27 @@ class Panel:
     doubling: bool = False  # the horizontal axis is logarithmic, base 2
 
 
+_OPTIMISER = (Panel("Gradient norm", ("grad_norm",)), Panel("Learning rate", ("lr",), exact=True))
 PANELS: dict[str, tuple[Panel, ...]] = {
-    "text": (
-        Panel("Loss (nats per token)", {"valid_loss": "validation", "loss": "training"}),
-        Panel("Gradient norm", {"grad_norm": "norm"}),
-        Panel("Learning rate", {"lr": "learning rate"}, exact=True),
-    ),
-    "sft": (
-        Panel("Loss (nats per token)", {"loss": "loss"}),
-        Panel("Gradient norm", {"grad_norm": "norm"}),
-        Panel("Learning rate", {"lr": "learning rate"}, exact=True),
-    ),
+    "text": (Panel("Loss (nats per token)", ("valid_loss", "loss")), *_OPTIMISER),
+    "sft": (Panel("Loss (nats per token)", ("loss",)), *_OPTIMISER),
     "grpo": (
-        Panel("Reward", {"reward": "reward"}),
-        Panel("Accuracy", {"accuracy": "accuracy"}, percent=True),
-        Panel("Parallel ratio", {"parallel_ratio": "parallel ratio"}, percent=True),
-        Panel("Length in tokens", {"tokens": "all tokens", "critical_path": "critical path"}),
-        Panel("Position of the first block", {"first_block": "first block"}, percent=True),
-        Panel("Log-probability gap (nats)", {"logprob_gap": "largest gap"}, log=True),
+        Panel("Reward", ("reward",)),
+        Panel("Accuracy", ("accuracy",), percent=True),
+        Panel("Parallel ratio", ("parallel_ratio",), percent=True),
+        Panel("Length in tokens", ("tokens", "critical_path")),
+        Panel("Position of the first block", ("first_block",), percent=True),
+        Panel("Log-probability gap (nats)", ("logprob_gap",), log=True),
     ),
 }
 MORE_PANELS: dict[str, tuple[Panel, ...]] = {
     "grpo": (
-        Panel("Well-formed traces", {"well_formed": "well formed"}, percent=True),
-        Panel("Groups without spread", {"zero_spread": "zero spread"}, percent=True),
-        Panel("Truncated segments per trace", {"truncated": "truncated"}),
-        Panel("Entropy (nats per token)", {"entropy": "entropy"}),
-        Panel("Gradient norm", {"grad_norm": "norm"}),
-        Panel("KL to the reference (nats per token)", {"kl": "KL"}),
+        Panel("Well-formed traces", ("well_formed",), percent=True),
+        Panel("Groups without spread", ("zero_spread",), percent=True),
+        Panel("Truncated segments per trace", ("truncated",)),
+        Panel("Entropy (nats per token)", ("entropy",)),
+        Panel("Gradient norm", ("grad_norm",)),
+        Panel("KL to the reference (nats per token)", ("kl",)),
     ),
 }
 COLOURS = ("#2f6db3", "#d1722b", "#3a8f6b", "#8a5fb0", "#b8434e", "#6f7782")
@@ -78,9 +72,13 @@ class Line:
 
 def stage_chart(stage: Stage, panel: Panel) -> str | None:
     """The panel of one stage; None where none of its metrics was written."""
-    lines = [Line(label, COLOURS[i], *stage.series(key)) for i, (key, label) in enumerate(panel.keys.items())]
+    lines = [Line(label(key), COLOURS[i], *stage.series(key)) for i, key in enumerate(panel.keys)]
     lines = [line for line in lines if line.values]
     return chart(lines, panel, shaded=_other_reward_spans(stage)) if lines else None
+
+
+def label(key: str) -> str:
+    return METRICS[key].label if key in METRICS else key.replace("_", " ")
 
 
 def arms_chart(arms: Mapping[str, Sequence[Stage]], panel: Panel) -> str | None:
@@ -88,16 +86,17 @@ def arms_chart(arms: Mapping[str, Sequence[Stage]], panel: Panel) -> str | None:
 
     Each arm has one stage per seed. With several seeds, each is a thin line and their mean is bold.
     """
-    key = next(iter(panel.keys))
+    key, *others = panel.keys
+    panel = replace(panel, title=f"{panel.title} ({label(key)})" if others else panel.title, keys=(key,))
     lines = []
-    for i, (label, stages) in enumerate(arms.items()):
+    for i, (arm, stages) in enumerate(arms.items()):
         colour = COLOURS[i % len(COLOURS)]
         seeds = [(steps, values) for steps, values in (stage.series(key) for stage in stages) if values]
         if len(seeds) > 1:
             lines += [Line("", colour, *series, weight="thin") for series in seeds]
-            lines.append(Line(label, colour, *_mean_series(seeds), weight="bold"))
+            lines.append(Line(arm, colour, *_mean_series(seeds), weight="bold"))
         elif seeds:
-            lines.append(Line(label, colour, *seeds[0]))
+            lines.append(Line(arm, colour, *seeds[0]))
     return chart(lines, panel) if lines else None
 
 
@@ -168,10 +167,9 @@ def _draw(axes: Any, line: Line, smoothed: bool) -> None:
     dot = "o" if len(values) == 1 or line.low else None
     if line.low:
         axes.fill_between(line.steps, line.low, line.high, color=line.colour, alpha=0.13, linewidth=0)
-    label = line.label or None
     axes.plot(
-        line.steps, values, color=line.colour, linewidth=width, alpha=alpha, label=label, marker=dot, markersize=3,
-        linestyle="--" if line.dashed else "-",
+        line.steps, values, color=line.colour, linewidth=width, alpha=alpha, label=line.label or None, marker=dot,
+        markersize=3, linestyle="--" if line.dashed else "-",
     )  # fmt: skip
 
 
@@ -210,14 +208,10 @@ def _scale_axes(axes: Any, panel: Panel, lines: Sequence[Line]) -> None:
 def _inline(svg: str, title: str) -> str:
     """The <svg> element alone: size and font left to the page, a name for screen readers, no ids that could clash."""
     svg = svg[svg.index("<svg") :]
-    for noise in (
-        r"\s*<metadata>.*?</metadata>",
-        r"\s*<style.*?</style>",
-        r' id="[A-Za-z.]+[\d.]*_\d+"',
-        r' xmlns:xlink="[^"]*"',
-        r' transform="rotate\(-0 [^"]*"',
-    ):
-        svg = re.sub(noise, "", svg, flags=re.DOTALL)
+    noise = (
+        r"\s*<metadata>.*?</metadata>", r"\s*<style.*?</style>", r' id="[A-Za-z.]+[\d.]*_\d+"', r' xmlns:xlink="[^"]*"',
+        r' transform="rotate\(-0 [^"]*"', r"font-family: [^;\"]*;",
+    )  # fmt: skip
+    svg = re.sub("|".join(noise), "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2).replace("xlink:href", "href")
-    svg = re.sub(r"font-family: [^;\"]*;", "", svg)
     return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from polythink.evaluate.metrics import METRICS, describe, general_key, show
 from polythink.report.findings import comparison_section, notes, tunnel_section
 from polythink.report.heads import heads_section
 from polythink.report.page import commands_block, grid, legend, page, section, table
-from polythink.report.plots import COLOURS, MORE_PANELS, PANELS, Panel, arms_chart, stage_chart
+from polythink.report.plots import COLOURS, MORE_PANELS, PANELS, arms_chart, stage_chart
 from polythink.report.runs import RunRecord, Stage, read_run
-from polythink.report.samples import arm_traces_section, texts_section, traces_section
+from polythink.report.samples import texts_section, traces_section
 from polythink.run.config import dump_yaml
 from polythink.run.folder import write_text
 
@@ -38,11 +38,7 @@ def write_report(run_folder: str | Path) -> Path:
 
 
 def compare_report(
-    title: str,
-    runs: Mapping[str, Sequence[Path]],
-    out: str | Path,
-    table_html: str = "",
-    findings: str = "",
+    title: str, runs: Mapping[str, Sequence[Path]], out: str | Path, table_html: str = "", findings: str = ""
 ) -> Path:
     """Write one file that compares arms: a table, findings, learning curves in common charts, a few traces of each.
 
@@ -54,7 +50,7 @@ def compare_report(
         section("Results", f'<div class="wide">{table_html}</div>') if table_html else "",
         findings,
         _arm_curves(arms),
-        *(arm_traces_section(label, records[0].stages) for label, records in arms.items() if records),
+        *(traces_section(records[0].stages, 2, label) for label, records in arms.items() if records),
         *(texts_section(records[0].stages, 2) for records in arms.values() if records),
     ]
     write_text(out, page(title, body))
@@ -91,19 +87,16 @@ def _pipeline(stages: Sequence[Stage]) -> str:
 
 
 def _facts(stage: Stage) -> list[str]:
-    last = stage.rows[-1] if stage.rows else {}
-    facts = [f"{last.get('step', len(stage.rows))} steps"] if stage.rows else []
-    seconds = stage.result.get("seconds") or 0
-    seconds = seconds or sum(
-        row.get(k) or 0 for row in stage.rows for k in ("seconds", "draw_seconds", "train_seconds")
-    )
+    facts = [f"{stage.rows[-1].get('step', len(stage.rows))} steps"] if stage.rows else []
+    timed = (row.get(key) or 0 for row in stage.rows for key in ("seconds", "draw_seconds", "train_seconds"))
+    seconds = stage.result.get("seconds") or sum(timed)
     facts += [f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"] if seconds else []
     facts += [f"{len(stage.evals)} problem sets"] if len(stage.evals) > 1 else []
     return facts
 
 
 def _results(stages: Sequence[Stage]) -> str:
-    """One table: a block of rows per problem set, its evaluations in the order of the run."""
+    """A table per problem set, its evaluations in the order of the run."""
     by_set: dict[str, list[tuple[str, dict]]] = {}
     for stage in stages:
         for name, result in stage.evals.items():
@@ -114,19 +107,16 @@ def _results(stages: Sequence[Stage]) -> str:
         return section("Results", '<p class="soft">No evaluation has finished yet.</p>')
     everything = [result for results in by_set.values() for _, result in results]
     columns = {key: describe(key) for key in ordered(key for result in everything for key in result.get("metrics", {}))}
-    heads = "".join(f'<th class="number" title="{escape(m.meaning)}">{escape(m.label)}</th>' for m in columns.values())
-    rows = [
-        f'<tr class="set"><th colspan="{len(columns) + 1}">{escape(name)} <span>{_size(results[0][1])}</span></th></tr>'
-        + "".join(_result_row(stage, result, columns) for stage, result in _labelled(results))
+    head = ["after", *(info.label for info in columns.values())]
+    body = "".join(
+        table((head, [[stage, *(_cell(key, result) for key in columns)] for stage, result in _labelled(results)]),
+              f"{name}: {_size(results[0][1])}")
         for name, results in by_set.items()
-    ]
-    body = f"<table><thead><tr><th>after</th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )  # fmt: skip
     meaning = " ".join(f"<b>{escape(m.label)}</b>: {escape(m.meaning)}" for m in columns.values() if m.meaning)
     warnings = notes({"notes": dict.fromkeys(note for result in everything for note in result.get("notes", []))})
-    explained = (
-        f'<p class="soft small">Below each value its 95% interval, by bootstrap over problems or texts. {meaning}</p>'
-    )
-    return section("Results", f'{_summary(by_set)}<div class="wide">{body}</div>{warnings}{explained}')
+    how = "Below each value its 95% interval, by bootstrap over problems or texts."
+    return section("Results", f'{_summary(by_set)}{body}{warnings}<p class="soft small">{how} {meaning}</p>')
 
 
 def ordered(keys: Iterable[str]) -> list[str]:
@@ -150,17 +140,14 @@ def _summary(by_set: Mapping[str, Sequence[tuple[str, dict]]]) -> str:
         if key is None or len(results) < 2:
             continue
         before, after = (show(key, {"value": r["metrics"][key].get("value")}) for r in (a, b))
-        lines.append(
-            f"<b>{escape(name)}</b>: {key} {before} after {escape(first)}, <b>{after}</b> after {escape(last)}"
-        )
-    return "".join(f"<p>{line}</p>" for line in lines)
+        line = f"<b>{escape(name)}</b>: {key} {before} after {escape(first)}, <b>{after}</b> after {escape(last)}"
+        lines.append(f"<p>{line}</p>")
+    return "".join(lines)
 
 
 def _size(result: dict) -> str:
-    if "samples" not in result:
-        return f"{result.get('n', '?')} texts"
-    each = result["samples"]
-    return f"{result.get('n', '?')} problems, {each} sample{'s' if each != 1 else ''} per problem"
+    n, each = result.get("n", "?"), result.get("samples")
+    return f"{n} problems, {each} sample{'s' if each != 1 else ''} per problem" if each else f"{n} texts"
 
 
 def _labelled(results: Sequence[tuple[str, dict]]) -> list[tuple[str, dict]]:
@@ -170,33 +157,23 @@ def _labelled(results: Sequence[tuple[str, dict]]) -> list[tuple[str, dict]]:
     return [(f"{s}, prompt {p}" if several else s, result) for (s, result), p in zip(results, prompts, strict=True)]
 
 
-def _result_row(stage: str, result: dict, keys: Iterable[str]) -> str:
-    cells = "".join(_estimate_cell(key, result.get("metrics", {}).get(key) or {}) for key in keys)
-    return f"<tr><td>{escape(stage)}</td>{cells}</tr>"
-
-
-def _estimate_cell(key: str, estimate: dict) -> str:
+def _cell(key: str, result: Mapping) -> str:
     """The value, and its interval below it where it has one."""
-    value, _, interval = show(key, estimate).partition(" ")
+    value, _, interval = show(key, result.get("metrics", {}).get(key) or {}).partition(" ")
     low, _, high = interval.strip("[]").partition(", ")
-    below = f"<small>{low}–{high}</small>" if low != high else ""
-    return f'<td class="number">{value}{below}</td>'
+    return f"{value}\n{low}–{high}" if low != high else value
 
 
 def _cold_start(stage: Stage) -> str:
     """The teacher's table: how many responses were well formed, right and kept, and why the others were not kept."""
-    columns = {
-        "problems": "problems", "responses": "responses", "well_formed_rate": "well formed", "right_rate": "right",
-        "kept": "kept", "rejected": "rejected",
-    }  # fmt: skip
-    rows = [
-        [
-            _reasons(row[key]) if key == "rejected" else f"{100 * row[key]:.1f}%" if "rate" in key else row[key]
-            for key in columns
-        ]
-        for row in stage.result.get("table") or []
-        if row.keys() >= columns.keys()
-    ]
+    columns = {"problems": "problems", "responses": "responses", "well_formed_rate": "well formed",
+               "right_rate": "right", "kept": "kept", "rejected": "rejected"}  # fmt: skip
+
+    def cell(key: str, value: Any) -> object:
+        return _reasons(value) if key == "rejected" else f"{100 * value:.1f}%" if "rate" in key else value
+
+    listed = [row for row in stage.result.get("table") or [] if row.keys() >= columns.keys()]
+    rows = [[cell(key, row[key]) for key in columns] for row in listed]
     return section(f"Stage {stage.name}", table((list(columns.values()), rows))) if rows else ""
 
 
@@ -217,8 +194,7 @@ def _curves(stage: Stage) -> str:
         return ""
     more = [stage_chart(stage, panel) for panel in MORE_PANELS.get(stage.kind, ())]
     folded = f"<details><summary>More curves</summary>{grid(more)}</details>" if any(more) else ""
-    hint = _shading_hint(stage)
-    return section(f"Stage {stage.name}", hint + grid(charts) + folded)
+    return section(f"Stage {stage.name}", _shading_hint(stage) + grid(charts) + folded)
 
 
 def _shading_hint(stage: Stage) -> str:
@@ -226,9 +202,8 @@ def _shading_hint(stage: Stage) -> str:
     if not names:
         return ""
     shaded = f"; shaded steps: <b>{escape(', '.join(names[1:]))}</b>" if len(names) > 1 else ""
-    return (
-        f'<p class="soft small">Reward: <b>{escape(names[0])}</b>{shaded}. Pale: each step; bold: moving average.</p>'
-    )
+    hint = f"Reward: <b>{escape(names[0])}</b>{shaded}. Pale: each step; bold: moving average."
+    return f'<p class="soft small">{hint}</p>'
 
 
 def _details(run: RunRecord) -> str:
@@ -255,17 +230,7 @@ def _arm_curves(arms: Mapping[str, Sequence[RunRecord]]) -> str:
         folders = [{stage.folder.resolve() for stage in own} for own in by_arm.values()]
         if len(by_arm) > 1 and all(own == folders[0] for own in folders):
             by_arm = {"all arms": next(iter(by_arm.values()))}
-        charts = [arms_chart(by_arm, _first_metric(panel)) for panel in PANELS[kind]]
-        sections.append(section(f"Stage {name}", legend(_entries(by_arm)) + grid(charts)) if any(charts) else "")
+        if any(charts := [arms_chart(by_arm, panel) for panel in PANELS[kind]]):
+            names = [(arm, COLOURS[i % len(COLOURS)], False) for i, (arm, own) in enumerate(by_arm.items()) if own]
+            sections.append(section(f"Stage {name}", legend(names) + grid(charts)))
     return "".join(sections)
-
-
-def _first_metric(panel: Panel) -> Panel:
-    """The panel with its first metric only; the title names that metric where there were several."""
-    key, label = next(iter(panel.keys.items()))
-    title = f"{panel.title} ({label})" if len(panel.keys) > 1 else panel.title
-    return replace(panel, title=title, keys={key: label})
-
-
-def _entries(arms: Mapping[str, Sequence[Stage]]) -> list[tuple[str, str, bool]]:
-    return [(label, COLOURS[i % len(COLOURS)], False) for i, (label, stages) in enumerate(arms.items()) if stages]

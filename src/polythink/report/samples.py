@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from itertools import zip_longest
 
 from polythink.report.fork_drawing import flow_of_row, trace_html
 from polythink.report.page import section
@@ -18,19 +19,15 @@ _TRACE_HINT = (
 )
 
 
-def traces_section(stages: Sequence[Stage], most: int = 6) -> str:
+def traces_section(stages: Sequence[Stage], most: int = 6, arm: str = "") -> str:
+    """A few traces of the last stage with samples; in a report on several arms, of the arm of that name."""
     stage, rows = _last_samples(stages)
     chosen = choose_samples(rows, most)
     if stage is None or not chosen:
         return ""
-    hint = f'<p class="soft small">From stage <b>{escape(stage.name)}</b>. {_TRACE_HINT}</p>'
-    return section("Traces", hint + "".join(map(_sample, chosen)))
-
-
-def arm_traces_section(label: str, stages: Sequence[Stage], most: int = 2) -> str:
-    chosen = choose_samples(_last_samples(stages)[1], most)
-    hint = f'<p class="soft small">{_TRACE_HINT}</p>'
-    return section(f"Traces: {label}", hint + "".join(map(_sample, chosen))) if chosen else ""
+    source = "" if arm else f"From stage <b>{escape(stage.name)}</b>. "
+    hint = f'<p class="soft small">{source}{_TRACE_HINT}</p>'
+    return section(f"Traces: {arm}" if arm else "Traces", hint + "".join(map(_sample, chosen)))
 
 
 def _last_samples(stages: Sequence[Stage]) -> tuple[Stage | None, list[dict]]:
@@ -59,32 +56,28 @@ def choose_samples(rows: Sequence[dict], most: int) -> list[dict]:
             return 2 if True in paths else 3
         return 4 if right else 5
 
-    sorts: list[list[dict]] = [[] for _ in range(6)]
-    seen: set[tuple[int, str]] = set()
+    sorts: list[dict[str, dict]] = [{} for _ in range(6)]  # the first sample of each problem
     for row in rows:
-        if (sort_of(row), row.get("problem", "")) not in seen:
-            sorts[sort_of(row)].append(row)
-            seen.add((sort_of(row), row.get("problem", "")))
-    rounds = [sort[i] for i in range(most) for sort in sorts if i < len(sort)]
+        sorts[sort_of(row)].setdefault(row.get("problem", ""), row)
+    rounds = [row for group in zip_longest(*(sort.values() for sort in sorts)) for row in group if row is not None]
     return sorted(rounds[:most], key=sort_of)
 
 
 def _sample(row: dict) -> str:
     verdict = row.get("verdict", "")
-    facts = [
-        f"{row[key]:.0f} {name}"
-        for key, name in (("tokens", "tokens"), ("critical_path", "on the critical path"))
-        if is_number(row.get(key))
-    ]
+    costs = {"tokens": "tokens", "critical_path": "on the critical path"}
+    facts = [f"{row[key]:.0f} {name}" for key, name in costs.items() if is_number(row.get(key))]
     facts += [row["reason"].replace("_", " ")] if row.get("well_formed") is False and row.get("reason") else []
     answers = [f"answer {row['answer']}"] if row.get("answer") else []
     answers += [f"extracted {row['extracted']}"] if row.get("extracted") and verdict != "right" else []
     line = escape(" · ".join([*answers, *facts]))
-    return (
-        f'<article class="sample"><div class="head"><span class="verdict {escape(verdict)}">'
-        f"{escape(VERDICTS.get(verdict, verdict))}</span>"
-        f'<span class="soft">{line}</span></div>{trace_html(flow_of_row(row))}</article>'
-    )
+    facts = f'<span class="soft">{line}</span>'
+    return _article(verdict, VERDICTS.get(verdict, verdict), facts, trace_html(flow_of_row(row)))
+
+
+def _article(verdict: str, shown: str, facts: str, content: str) -> str:
+    head = f'<div class="head"><span class="verdict {escape(verdict)}">{escape(shown)}</span>{facts}</div>'
+    return f'<article class="sample">{head}{content}</article>'
 
 
 # ---- texts ----
@@ -108,7 +101,4 @@ def _text(row: dict) -> str:
         for name in ("source", "reference", "output")
         if not (name == "output" and row.get("exact"))
     )
-    return (
-        f'<article class="sample"><div class="head"><span class="verdict {verdict[0]}">{verdict[1]}</span></div>'
-        f"<table>{lines}</table></article>"
-    )
+    return _article(*verdict, "", f"<table>{lines}</table>")
