@@ -22,12 +22,10 @@ separated by single spaces.
 from __future__ import annotations
 
 import random
-import re
 from dataclasses import dataclass
 
-from polythink.text.data.pairs import SIZES, Pair, generate_pairs
+from polythink.text.data.pairs import Pair
 
-NAME = "grammar"
 MODIFIED = (0.8, 0.6, 0.4, 0.2, 0.0)  # probability that a noun has a clause or a place, at each depth
 ADJECTIVE, PLURAL, ADVERB, PLACE = 0.25, 0.5, 0.25, 0.33
 LONGEST = 28  # words of a source; longer ones are sampled again
@@ -43,7 +41,20 @@ NOUNS = _words(
     "girl:niro wolf:hatum horse:zefi sailor:pirak baker:dolem painter:cusav student:yemin driver:rakol "
     "hunter:temus lawyer:wolan soldier:jubet poet:falin dancer:gosur monk:hilep robber:kuvan"
 )
-FEMININE = re.findall(r"\w+", "cat teacher singer queen wolf baker student hunter poet dancer bird lawyer")
+FEMININE = [
+    "cat",
+    "teacher",
+    "singer",
+    "queen",
+    "wolf",
+    "baker",
+    "student",
+    "hunter",
+    "poet",
+    "dancer",
+    "bird",
+    "lawyer",
+]
 VERBS = _words(
     "see:dap follow:lir love:mok hear:sut fear:bel help:gim find:rov call:nas greet:pog guide:fud guard:zil trust:wem "
     "paint:hok carry:jat blame:vun know:tec"
@@ -92,78 +103,54 @@ class Sentence:
     adverb: str | None = None
 
 
-# ---- the source language ----
+# ---- the two languages ----
 
 
-def english(sentence: Sentence) -> list[str]:
-    verb = _english_verb(sentence.verb, sentence.subject)
+def translate(sentence: Sentence) -> tuple[list[str], list[str]]:
+    """The words of the sentence in the source and in the target language."""
+    source, target = _phrase(sentence.subject)
+    object_source, object_target = _phrase(sentence.object, case="k")
+    verb_source, verb_target = _verb(sentence.verb, sentence.subject)
     adverb = [sentence.adverb] if sentence.adverb else []
-    return [*_english_phrase(sentence.subject), verb, *_english_phrase(sentence.object), *adverb]
+    return (
+        [*source, verb_source, *object_source, *adverb],
+        [*(ADVERBS[word] for word in adverb), *target, *object_target, verb_target],
+    )
 
 
-def _english_verb(verb: str, subject: NounPhrase) -> str:
-    return verb if subject.plural else f"{verb}s"
+def _verb(verb: str, subject: NounPhrase) -> tuple[str, str]:
+    return (verb, VERBS[verb] + "unt") if subject.plural else (f"{verb}s", VERBS[verb] + "it")
 
 
-def _english_phrase(phrase: NounPhrase) -> list[str]:
-    words = [phrase.determiner[phrase.plural]]
-    words += [phrase.adjective] if phrase.adjective else []
-    words.append(f"{phrase.noun}s" if phrase.plural else phrase.noun)
-    match phrase.modifier:
-        case None:
-            return words
-        case Place(preposition, other):
-            return [*words, preposition, *_english_phrase(other)]
-        case Clause(verb, other, head_is_subject=True):
-            return [*words, "that", _english_verb(verb, phrase), *_english_phrase(other)]
-        case Clause(verb, other):
-            return [*words, "that", *_english_phrase(other), _english_verb(verb, other)]
-
-
-# ---- the target language ----
-
-
-def target(sentence: Sentence) -> list[str]:
-    adverb = [ADVERBS[sentence.adverb]] if sentence.adverb else []
-    verb = _target_verb(sentence.verb, sentence.subject)
-    return [*adverb, *_target_phrase(sentence.subject, ""), *_target_phrase(sentence.object, "k"), verb]
-
-
-def _target_verb(verb: str, subject: NounPhrase) -> str:
-    return VERBS[verb] + ("unt" if subject.plural else "it")
-
-
-def _target_phrase(phrase: NounPhrase, case: str) -> list[str]:
-    """`case` is the noun's ending: none for the nominative, k for the accusative."""
+def _phrase(phrase: NounPhrase, case: str = "") -> tuple[list[str], list[str]]:
+    """`case` is the ending of the noun in the target language: none for the nominative, k for the accusative."""
     agreement = ("a" if phrase.noun in FEMININE else "o") + "n" * phrase.plural
-    noun = NOUNS[phrase.noun] + "n" * phrase.plural + case
-    words = [DETERMINERS[phrase.determiner] + agreement, noun]
-    words += [ADJECTIVES[phrase.adjective] + agreement] if phrase.adjective else []
+    adjective = [phrase.adjective] if phrase.adjective else []
+    source = [phrase.determiner[phrase.plural], *adjective, phrase.noun + "s" * phrase.plural]
+    target = [DETERMINERS[phrase.determiner] + agreement, NOUNS[phrase.noun] + "n" * phrase.plural + case]
+    target += [ADJECTIVES[word] + agreement for word in adjective]
     match phrase.modifier:
-        case None:
-            return words
         case Place(preposition, other):
-            return [*_target_phrase(other, ""), PLACES[preposition], *words]
-        case Clause(verb, other, head_is_subject=True):
-            return [*_target_phrase(other, "k"), _target_verb(verb, phrase), "ke", *words]
-        case Clause(verb, other):
-            return [*_target_phrase(other, ""), _target_verb(verb, other), "ko", *words]
+            other_source, other_target = _phrase(other)
+            source += [preposition, *other_source]
+            target = [*other_target, PLACES[preposition], *target]
+        case Clause(verb, other, head_is_subject):
+            other_source, other_target = _phrase(other, "k" if head_is_subject else "")
+            verb_source, verb_target = _verb(verb, phrase if head_is_subject else other)
+            clause = [verb_source, *other_source] if head_is_subject else [*other_source, verb_source]
+            source += ["that", *clause]
+            target = [*other_target, verb_target, "ke" if head_is_subject else "ko", *target]
+    return source, target
 
 
 # ---- drawing ----
 
 
-def pairs(split: str, limit: int | None = None, seed: int = 0) -> tuple[Pair, ...]:
-    """Pairs of a split: 30,000 to train on, 1,024 to validate and 1,024 to test on unless `limit` says otherwise."""
-    return generate_pairs(NAME, draw_pair, split, limit or SIZES.get(split, 0), seed)
-
-
 def draw_pair(rng: random.Random) -> Pair:
     while True:
-        sentence = draw_sentence(rng)
-        words = english(sentence)
-        if len(words) <= LONGEST:
-            return Pair(" ".join(words), " ".join(target(sentence)))
+        source, target = translate(draw_sentence(rng))
+        if len(source) <= LONGEST:
+            return Pair(" ".join(source), " ".join(target))
 
 
 def draw_sentence(rng: random.Random) -> Sentence:
