@@ -7,7 +7,7 @@ decoding parameters that the model was trained with.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -305,26 +305,25 @@ def to_device(lm: LanguageModel, device: torch.device) -> LanguageModel:
 
 
 def _card(lm: LanguageModel, settings: ModelSettings) -> str:
-    parameters = sum(p.numel() for p in lm.model.parameters())
+    about = {
+        "architecture": f"{lm.model.config.model_type}, {lm.model.num_parameters():,} parameters",
+        "dialect": f"`{settings.dialect}`: {', '.join(f'`{tag}`' for tag in lm.dialect.tags)}",
+        "mode": f"`{settings.mode}`",
+        "prompt": f"`{settings.prompt_name}` (sha256 {settings.prompt_hash[:12] or 'not recorded'})",
+    }
+    lost = ""
+    if settings.thoughts:
+        about["thought embeddings"] = f"for {settings.thoughts} path numbers, in `{THOUGHTS_FILE}`"
+        lost = ", and without its thought embeddings"
     ours = isinstance(lm.model.config, BackboneConfig)
     registered = " after `import polythink.models.architectures`" if ours else ""
-    thoughts, lost = "", ""
-    if settings.thoughts:
-        thoughts = f"\n| thought embeddings | for {settings.thoughts} path numbers, in `{THOUGHTS_FILE}` |"
-        lost = ", and without its thought embeddings"
-    return f"""---
-library_name: transformers
-tags: [polythink, parallel-thinking]
----
-# A model that thinks in parallel
+    text = f"""`polythink generate FOLDER "PROBLEM"` samples from it, `polythink eval FOLDER --problems NAME`
+evaluates it. Plain `transformers` loads it too{registered}, but writes its paths one after another{lost}."""
+    return model_card("A model that thinks in parallel", about, text, "parallel-thinking")
 
-| | |
-| --- | --- |
-| architecture | {lm.model.config.model_type}, {parameters:,} parameters |
-| dialect | `{settings.dialect}`: {", ".join(f"`{tag}`" for tag in lm.dialect.tags)} |
-| mode | `{settings.mode}` |
-| prompt | `{settings.prompt_name}` (sha256 {settings.prompt_hash[:12] or "not recorded"}) |{thoughts}
 
-`polythink generate FOLDER "PROBLEM"` samples from it, `polythink eval FOLDER --problems NAME` evaluates it. Plain
-`transformers` loads it too{registered}, but writes its paths one after another{lost}.
-"""
+def model_card(title: str, about: Mapping[str, str], text: str, *tags: str) -> str:
+    """README.md of a model's folder: a table of what the model is, and how to use it."""
+    rows = "\n".join(f"| {name} | {value} |" for name, value in about.items())
+    head = f"---\nlibrary_name: transformers\ntags: [{', '.join(('polythink', *tags))}]\n---\n# {title}"
+    return f"{head}\n\n| | |\n| --- | --- |\n{rows}\n\n{text}\n"
