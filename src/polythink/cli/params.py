@@ -93,7 +93,8 @@ def config_of(folder: str | Path) -> PreTrainedConfig:
 
 def in_shape_of(config: PreTrainedConfig, beside: Sequence[str]) -> dict[str, PreTrainedConfig]:
     """The configuration under its architecture's name, and others of the package with the same sizes and backbone."""
-    from polythink.models.architectures import ARCHITECTURES, BackboneConfig
+    from polythink.models.architectures import ARCHITECTURES
+    from polythink.models.architectures.config import BackboneConfig
 
     if not isinstance(config, BackboneConfig):
         return {config.model_type: config}

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedToken
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from polythink.errors import UserError, did_you_mean
-from polythink.models.architectures import BackboneConfig
+from polythink.models.architectures.config import BackboneConfig
 from polythink.models.config import ModelConfig
 from polythink.models.lm import LanguageModel, load, pick_device, to_device, with_settings
 from polythink.models.settings import ModelSettings, in_short

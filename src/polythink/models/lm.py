@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from polythink.errors import UserError
 from polythink.models import tags
-from polythink.models.architectures import BackboneConfig
+from polythink.models.architectures.config import BackboneConfig
 from polythink.models.settings import (
     SETTINGS_FILE,
     ModelSettings,
@@ -184,8 +184,7 @@ def _check_there(path: str) -> bool:
 def _side_file(path: str, name: str, offline: bool) -> Path | None:
     """One of polythink's own files beside the weights, None where there is none."""
     if Path(path).is_dir():
-        file = Path(path) / name
-        return file if file.is_file() else None
+        return file if (file := Path(path) / name).is_file() else None
     try:
         return Path(hf_hub_download(path, name, local_files_only=offline))
     except EntryNotFoundError:
@@ -194,17 +193,12 @@ def _side_file(path: str, name: str, offline: bool) -> Path | None:
 
 def _check_thoughts(path: str, settings: ModelSettings | None, thoughts_file: Path | None) -> None:
     """`UserError` for thought embeddings without the number that says how to use them."""
-    if thoughts_file is None or (settings is not None and settings.thoughts):
-        return
-    if settings is None:
+    if thoughts_file is not None and not (settings and settings.thoughts):
+        lack = f"its {SETTINGS_FILE} does not say so" if settings else f"no {SETTINGS_FILE} that says how to use it"
         raise UserError(
-            f"{path!r} has {THOUGHTS_FILE} but no {SETTINGS_FILE} that says how to use it; restore that file, or "
-            "delete the thought embeddings to use the model without them"
+            f"{path!r} has {THOUGHTS_FILE}, but {lack}; restore that file (with `thoughts`, the number of embeddings), "
+            "or delete the thought embeddings to use the model without them"
         )
-    raise UserError(
-        f"{path!r} has {THOUGHTS_FILE}, but its {SETTINGS_FILE} does not say so; set its thoughts to the number of "
-        "embeddings, or delete them"
-    )
 
 
 def _load_weights(path: str, dtype: str | None, offline: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

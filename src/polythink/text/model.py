@@ -22,12 +22,13 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from polythink.errors import UserError
-from polythink.models.architectures import ARCHITECTURES, BackboneConfig
+from polythink.models.architectures import ARCHITECTURES
 from polythink.models.build import with_options
 from polythink.models.lm import model_card, pick_device, quietly, to_device, writing_model
 from polythink.models.settings import in_short
@@ -58,7 +59,7 @@ class TextModel:
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def architecture_config(config: TextModelConfig, vocabulary: int, encoder: bool) -> BackboneConfig:
+def architecture_config(config: TextModelConfig, vocabulary: int, encoder: bool) -> PreTrainedConfig:
     """The transformers configuration, special tokens as in `text.tokenizers`; `UserError` for impossible shapes."""
     shape = config.model_dump(exclude={"architecture", "options"})
     special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3, "decoder_start_token_id": 3}
