@@ -108,9 +108,12 @@ class EncoderDecoderLM(BackboneModel, GenerationMixin):
             past_key_values=past_key_values,
             **wanted,
         )
-        logits = self.lm_head(out.last_hidden_state)
+        logits, loss = self.lm_head(out.last_hidden_state), None
+        if labels is not None:  # `shift_labels`: they stand where they are predicted
+            sizes = {"vocab_size": self.config.vocab_size, "num_items_in_batch": num_items_in_batch}
+            loss = self.loss_function(logits=logits, labels=None, shift_labels=labels, **sizes)
         return Seq2SeqLMOutput(
-            loss=None if labels is None else label_loss(logits, labels, num_items_in_batch),
+            loss=loss,
             logits=logits,
             past_key_values=past_key_values,
             decoder_hidden_states=out.hidden_states,
@@ -120,12 +123,3 @@ class EncoderDecoderLM(BackboneModel, GenerationMixin):
             encoder_hidden_states=encoder_outputs.hidden_states,
             encoder_attentions=encoder_outputs.attentions,
         )
-
-
-def label_loss(
-    logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
-) -> torch.Tensor:
-    """Cross-entropy in float32 over labels that are not -100: their mean, or their sum over `num_items_in_batch`."""
-    reduction = "mean" if num_items_in_batch is None else "sum"
-    loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction=reduction)
-    return loss if num_items_in_batch is None else loss / num_items_in_batch

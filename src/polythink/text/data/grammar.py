@@ -67,80 +67,63 @@ PLACES = _words("near:uri behind:apu beside:exa under:inde above:opla")
 DETERMINERS = {("the", "the"): "t", ("a", "some"): "m", ("this", "these"): "s"}  # singular and plural -> stem
 
 
-@dataclass(frozen=True)
-class NounPhrase:
-    """A noun with its determiner, adjective and modifier."""
-
-    determiner: tuple[str, str]
-    noun: str
-    plural: bool
-    adjective: str | None = None
-    modifier: Clause | Place | None = None
-
-
-@dataclass(frozen=True)
-class Clause:
-    """A relative clause: the head noun is its subject or its object, `other` the rest."""
-
-    verb: str
-    other: NounPhrase
-    head_is_subject: bool
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a noun is: near another one."""
-
-    preposition: str
-    other: NounPhrase
-
-
-@dataclass(frozen=True)
-class Sentence:
-    subject: NounPhrase
-    verb: str
-    object: NounPhrase
-    adverb: str | None = None
-
-
 # ---- the two languages ----
 
 
-def translate(sentence: Sentence) -> tuple[list[str], list[str]]:
-    """The words of the sentence in the source and in the target language."""
-    source, target = _phrase(sentence.subject)
-    object_source, object_target = _phrase(sentence.object, case="k")
-    verb_source, verb_target = _verb(sentence.verb, sentence.subject)
-    adverb = [sentence.adverb] if sentence.adverb else []
-    return (
-        [*source, verb_source, *object_source, *adverb],
-        [*(ADVERBS[word] for word in adverb), *target, *object_target, verb_target],
-    )
+@dataclass(frozen=True)
+class Phrase:
+    """A noun phrase as words of both languages; the target in both cases."""
+
+    source: list[str]
+    nominative: list[str]
+    accusative: list[str]
+    plural: bool
 
 
-def _verb(verb: str, subject: NounPhrase) -> tuple[str, str]:
-    return (verb, VERBS[verb] + "unt") if subject.plural else (f"{verb}s", VERBS[verb] + "it")
+Place = tuple[str, Phrase]  # preposition, and what the noun is near to
+Clause = tuple[str, Phrase, bool]  # relative clause: verb, other noun, whether the head is the subject
 
 
-def _phrase(phrase: NounPhrase, case: str = "") -> tuple[list[str], list[str]]:
-    """`case` is the ending of the noun in the target language: none for the nominative, k for the accusative."""
-    agreement = ("a" if phrase.noun in FEMININE else "o") + "n" * phrase.plural
-    adjective = [phrase.adjective] if phrase.adjective else []
-    source = [phrase.determiner[phrase.plural], *adjective, phrase.noun + "s" * phrase.plural]
-    target = [DETERMINERS[phrase.determiner] + agreement, NOUNS[phrase.noun] + "n" * phrase.plural + case]
-    target += [ADJECTIVES[word] + agreement for word in adjective]
-    match phrase.modifier:
-        case Place(preposition, other):
-            other_source, other_target = _phrase(other)
-            source += [preposition, *other_source]
-            target = [*other_target, PLACES[preposition], *target]
-        case Clause(verb, other, head_is_subject):
-            other_source, other_target = _phrase(other, "k" if head_is_subject else "")
-            verb_source, verb_target = _verb(verb, phrase if head_is_subject else other)
-            clause = [verb_source, *other_source] if head_is_subject else [*other_source, verb_source]
-            source += ["that", *clause]
-            target = [*other_target, verb_target, "ke" if head_is_subject else "ko", *target]
-    return source, target
+def noun_phrase(
+    determiner: tuple[str, str], noun: str, plural: bool, adjective: str | None = None,
+    modifier: Place | Clause | None = None,
+) -> Phrase:  # fmt: skip
+    """A noun with its determiner, adjective and modifier. `determiner` is its singular and its plural."""
+    agreement = ("a" if noun in FEMININE else "o") + "n" * plural
+    adjectives = [adjective] if adjective else []
+    source = [determiner[plural], *adjectives, noun + "s" * plural]
+    before: list[str] = []  # of the target
+    match modifier:
+        case (preposition, other):
+            source += [preposition, *other.source]
+            before = [*other.nominative, PLACES[preposition]]
+        case (verb, other, True):
+            words, target_verb = _verb(verb, plural)
+            source += ["that", words, *other.source]
+            before = [*other.accusative, target_verb, "ke"]
+        case (verb, other, False):
+            words, target_verb = _verb(verb, other.plural)
+            source += ["that", *other.source, words]
+            before = [*other.nominative, target_verb, "ko"]
+
+    def target(case: str) -> list[str]:
+        stem = NOUNS[noun] + "n" * plural + case
+        return [*before, DETERMINERS[determiner] + agreement, stem, *(ADJECTIVES[x] + agreement for x in adjectives)]
+
+    return Phrase(source, target(""), target("k"), plural)
+
+
+def _verb(verb: str, plural: bool) -> tuple[str, str]:
+    return (verb, VERBS[verb] + "unt") if plural else (f"{verb}s", VERBS[verb] + "it")
+
+
+def sentence(subject: Phrase, verb: str, object_: Phrase, adverb: str | None = None) -> Pair:
+    """The sentence in the source and in the target language."""
+    source_verb, target_verb = _verb(verb, subject.plural)
+    adverbs = [adverb] if adverb else []
+    source = [*subject.source, source_verb, *object_.source, *adverbs]
+    target = [*(ADVERBS[x] for x in adverbs), *subject.nominative, *object_.accusative, target_verb]
+    return Pair(" ".join(source), " ".join(target))
 
 
 # ---- drawing ----
@@ -148,18 +131,14 @@ def _phrase(phrase: NounPhrase, case: str = "") -> tuple[list[str], list[str]]:
 
 def draw_pair(rng: random.Random) -> Pair:
     while True:
-        source, target = translate(draw_sentence(rng))
-        if len(source) <= LONGEST:
-            return Pair(" ".join(source), " ".join(target))
+        adverb = rng.choice(list(ADVERBS)) if rng.random() < ADVERB else None
+        pair = sentence(_draw_phrase(rng), rng.choice(list(VERBS)), _draw_phrase(rng), adverb)
+        if len(pair.source.split()) <= LONGEST:
+            return pair
 
 
-def draw_sentence(rng: random.Random) -> Sentence:
-    adverb = rng.choice(list(ADVERBS)) if rng.random() < ADVERB else None
-    return Sentence(_draw_phrase(rng), rng.choice(list(VERBS)), _draw_phrase(rng), adverb)
-
-
-def _draw_phrase(rng: random.Random, depth: int = 0) -> NounPhrase:
-    return NounPhrase(
+def _draw_phrase(rng: random.Random, depth: int = 0) -> Phrase:
+    return noun_phrase(
         determiner=rng.choice(list(DETERMINERS)),
         noun=rng.choice(list(NOUNS)),
         plural=rng.random() < PLURAL,
@@ -168,8 +147,8 @@ def _draw_phrase(rng: random.Random, depth: int = 0) -> NounPhrase:
     )
 
 
-def _draw_modifier(rng: random.Random, depth: int) -> Clause | Place:
+def _draw_modifier(rng: random.Random, depth: int) -> Place | Clause:
     other = _draw_phrase(rng, depth + 1)
     if rng.random() < PLACE:
-        return Place(rng.choice(list(PLACES)), other)
-    return Clause(rng.choice(list(VERBS)), other, head_is_subject=rng.random() < 0.5)
+        return rng.choice(list(PLACES)), other
+    return rng.choice(list(VERBS)), other, rng.random() < 0.5
