@@ -168,8 +168,10 @@ class Metrics(TrainerCallback):
     def loss(self, output: ModelOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor) -> torch.Tensor:
         """Smoothed loss of a forward, divided by the target tokens of the whole step; the plain loss is added up."""
         self.tokens = int(num_items_in_batch)
-        self.plain += token_losses(self.lm, output.logits, labels).sum().item() / self.tokens
-        return token_losses(self.lm, output.logits, labels, self.config.label_smoothing).sum() / self.tokens
+        plain, smoothing = token_losses(self.lm, output.logits, labels), self.config.label_smoothing
+        self.plain += plain.sum().item() / self.tokens
+        smoothed = token_losses(self.lm, output.logits, labels, smoothing) if smoothing else plain
+        return smoothed.sum() / self.tokens
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.plain, self.started = 0.0, time.perf_counter()
