@@ -54,7 +54,7 @@ class TextSettings(Config):
     """What a text recipe and the plans of its stages share."""
 
     name: str
-    """Name of the recipe, or of the stage."""
+    """Name of the recipe."""
     task: Literal[tuple(TASKS)]
     """translation, summarisation (both with an encoder) or language_modelling (a decoder alone)."""
     seed: int = 0
