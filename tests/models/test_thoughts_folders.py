@@ -80,7 +80,7 @@ def resettle(folder, **changes) -> None:
         (lambda f: resettle(f, thoughts=0), "has thoughts.safetensors, but its polythink.json does not say so"),
         (lambda f: resettle(f, thoughts=-1), "at least one path number, given -1"),
         (lambda f: resettle(f, thoughts="many"), "is damaged .*thoughts"),
-        (lambda f: (f / "polythink.json").unlink(), "has thoughts.safetensors but no polythink.json"),
+        (lambda f: (f / "polythink.json").unlink(), "has thoughts.safetensors, but no polythink.json"),
         (lambda f: (f / THOUGHTS_FILE).write_bytes(b"\0" * 30), r"thoughts.safetensors' is damaged"),
         (lambda f: save_file({"tabel": torch.zeros(1)}, f / THOUGHTS_FILE), r"thoughts.safetensors' is damaged"),
     ],
@@ -96,7 +96,7 @@ def test_folders_whose_tables_do_not_fit(tmp_path, spoil, message):
 def test_a_folder_with_tables_is_not_adopted_without_them(tmp_path):
     save(make("qwen3"), tmp_path)
     (tmp_path / "polythink.json").unlink()
-    with pytest.raises(UserError, match=r"has thoughts\.safetensors but no polythink\.json"):
+    with pytest.raises(UserError, match=r"has thoughts\.safetensors, but no polythink\.json"):
         from_pretrained(ModelConfig(path=str(tmp_path)), "parallel_r1")
 
 

@@ -10,8 +10,7 @@ from sacrebleu.metrics import BLEU
 
 from polythink.evaluate.metrics import difference
 from polythink.text.config import TASKS
-from polythink.text.rouge import longest_common, rouge_l, rouge_n, words
-from polythink.text.scores import bleu, mean_of, score_rows, text_measures
+from polythink.text.scores import bleu, longest_common, mean_of, rouge_l, rouge_n, score_rows, text_measures, words
 
 OUTPUTS = ["the cat sat on the mat", "a dog, he said, barks", "nothing at all", "the the the the"]
 REFERENCES = ["the cat sat on a mat", "a dog, she said, barks loudly", "something else", "the cat is here"]

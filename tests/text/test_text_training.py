@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections import Counter
 
 import pytest
 import torch
@@ -85,12 +84,14 @@ def test_a_forward_holds_at_most_batch_tokens_of_the_longer_side():
     assert two.epoch == forwards.epoch / 2
 
 
-def test_long_examples_are_dropped_and_counted():
-    dropped = Counter()
-    assert drop_long(examples((3, 9), (2, 2), (8, 8)), config_of(max_tokens=8), dropped) == examples((2, 2), (8, 8))
-    assert dropped == {"too long": 1}
+def test_long_examples_are_dropped_and_counted(tmp_path):
+    assert drop_long(examples((3, 9), (2, 2), (8, 8)), 8) == examples((2, 2), (8, 8))
     with pytest.raises(UserError, match="none of the 1 pairs has at most 2 tokens per side"):
-        drop_long(examples((3, 1)), config_of(max_tokens=2), dropped)
+        drop_long(examples((3, 1)), 2)
+    lengths = [len(pair.source.split()) + 1 for pair in TRAIN]
+    result = train_text(make(), config_of(steps=1, max_tokens=9), TRAIN, None, tmp_path)
+    assert result["dropped"] == {"too long": sum(length > 9 for length in lengths)}
+    assert 0 < result["dropped"]["too long"] == len(TRAIN) - result["examples"]
 
 
 @pytest.mark.parametrize("encoder", [True, False])

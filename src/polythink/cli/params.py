@@ -89,7 +89,8 @@ def config_of(folder: str | Path) -> PreTrainedConfig:
 
 def in_shape_of(config: PreTrainedConfig, beside: Sequence[str]) -> dict[str, PreTrainedConfig]:
     """The configuration under its architecture's name, and others of the package with the same sizes and backbone."""
-    from polythink.models.architectures import ARCHITECTURES, BackboneConfig
+    from polythink.models.architectures import ARCHITECTURES
+    from polythink.models.architectures.config import BackboneConfig
 
     configs = {config.model_type: config}
     if not isinstance(config, BackboneConfig):

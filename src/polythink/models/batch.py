@@ -65,24 +65,18 @@ def pack(layouts: Sequence[Layout]) -> Layout:
     tokens_before = np.cumsum([0, *(len(x) for x in layouts)])
     segments_before = np.cumsum([0, *(len(x.kinds) for x in layouts)])
     sees = np.zeros((segments_before[-1],) * 2, bool)
-    for layout, s in zip(layouts, segments_before, strict=False):
-        sees[s : s + len(layout.kinds), s : s + len(layout.kinds)] = layout.sees
+    segment, previous, follows = [], [], []
+    for layout, t, s in zip(layouts, tokens_before[:-1], segments_before[:-1], strict=True):
+        own = slice(s, s + len(layout.kinds))
+        sees[own, own] = layout.sees
+        segment.append(layout.segment + s)
+        previous.append(np.where(layout.previous < 0, -1, layout.previous + t))
+        follows += [tuple(int(f + s) for f in before) for before in layout.follows]
     return Layout(
-        tokens=np.concatenate([x.tokens for x in layouts]),
-        segment=np.concatenate([x.segment + s for x, s in zip(layouts, segments_before, strict=False)]),
-        position=np.concatenate([x.position for x in layouts]),
-        previous=np.concatenate(
-            [np.where(x.previous < 0, -1, x.previous + t) for x, t in zip(layouts, tokens_before, strict=False)]
-        ),
-        sampled=np.concatenate([x.sampled for x in layouts]),
-        kinds=tuple(kind for x in layouts for kind in x.kinds),
-        paths=tuple(path for x in layouts for path in x.paths),
-        labels=tuple(label for x in layouts for label in x.labels),
-        scales=tuple(scale for x in layouts for scale in x.scales),
-        follows=tuple(
-            tuple(int(f + s) for f in before)
-            for x, s in zip(layouts, segments_before, strict=False)
-            for before in x.follows
-        ),
+        segment=np.concatenate(segment),
+        previous=np.concatenate(previous),
+        follows=tuple(follows),
         sees=sees,
+        **{name: np.concatenate([getattr(x, name) for x in layouts]) for name in ("tokens", "position", "sampled")},
+        **{name: sum((getattr(x, name) for x in layouts), ()) for name in ("kinds", "paths", "labels", "scales")},
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedToken
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from polythink.errors import UserError, did_you_mean
-from polythink.models.architectures import BackboneConfig
+from polythink.models.architectures.config import BackboneConfig
 from polythink.models.config import ModelConfig
 from polythink.models.lm import LanguageModel, load, pick_device, to_device, with_settings
 from polythink.models.settings import ModelSettings, in_short
@@ -47,33 +48,28 @@ def architecture_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase)
             f"{did_you_mean(config.architecture, CONFIG_MAPPING)}"
         )
     config_class = CONFIG_MAPPING[config.architecture]
-    known = {f.name for f in fields(config_class)}
-    for name in config.options:
-        if name not in known:
-            raise UserError(f"model.options: {config.architecture} has no {name!r}{did_you_mean(name, known)}")
-    shape = config.model_dump(
-        include={
-            "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings",
-            "tie_word_embeddings",
-        }
-    )  # fmt: skip
-    shape |= {
-        "vocab_size": len(tokenizer),
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": None,
-    }
+    shared = {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings"}
+    shape = config.model_dump(include=shared | {"tie_word_embeddings"})
+    shape |= {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    shape |= {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     if issubclass(config_class, BackboneConfig):
-        # no dropout by default: log-probabilities in training must be those of decoding
-        return config_class(**{**shape, "dropout": 0.0, **config.options})
-    shape |= {
-        "num_key_value_heads": config.num_key_value_heads,
-        "head_dim": config.head_dim,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "attention_dropout": 0.0,
-        "use_sliding_window": False,
-    }
-    return config_class(**{**shape, **config.options})
+        shape["dropout"] = 0.0  # by default: log-probabilities in training must be those of decoding
+    else:
+        shape |= config.model_dump(include={"num_key_value_heads", "head_dim"})
+        shape |= {"rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta}}
+        shape |= {"attention_dropout": 0.0, "use_sliding_window": False}
+    return with_options(config_class, shape, config.options)
+
+
+def with_options(
+    config_class: type[PreTrainedConfig], shape: Mapping[str, Any], options: Mapping[str, Any]
+) -> PreTrainedConfig:
+    """A configuration of this shape; `options` win. `UserError` for an option that is no field of its class."""
+    known = {f.name for f in fields(config_class)}
+    for name in options:
+        if name not in known:
+            raise UserError(f"model.options: {config_class.model_type} has no {name!r}{did_you_mean(name, known)}")
+    return config_class(**{**shape, **options})
 
 
 def from_pretrained(config: ModelConfig, dialect: str) -> LanguageModel:

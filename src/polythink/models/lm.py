@@ -7,7 +7,7 @@ decoding parameters that the model was trained with.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from polythink.errors import UserError
 from polythink.models import tags
-from polythink.models.architectures import BackboneConfig
+from polythink.models.architectures.config import BackboneConfig
 from polythink.models.settings import (
     SETTINGS_FILE,
     ModelSettings,
@@ -184,8 +184,7 @@ def _check_there(path: str) -> bool:
 def _side_file(path: str, name: str, offline: bool) -> Path | None:
     """One of polythink's own files beside the weights, None where there is none."""
     if Path(path).is_dir():
-        file = Path(path) / name
-        return file if file.is_file() else None
+        return file if (file := Path(path) / name).is_file() else None
     try:
         return Path(hf_hub_download(path, name, local_files_only=offline))
     except EntryNotFoundError:
@@ -194,17 +193,12 @@ def _side_file(path: str, name: str, offline: bool) -> Path | None:
 
 def _check_thoughts(path: str, settings: ModelSettings | None, thoughts_file: Path | None) -> None:
     """`UserError` for thought embeddings without the number that says how to use them."""
-    if thoughts_file is None or (settings is not None and settings.thoughts):
-        return
-    if settings is None:
+    if thoughts_file is not None and not (settings and settings.thoughts):
+        lack = f"its {SETTINGS_FILE} does not say so" if settings else f"no {SETTINGS_FILE} that says how to use it"
         raise UserError(
-            f"{path!r} has {THOUGHTS_FILE} but no {SETTINGS_FILE} that says how to use it; restore that file, or "
-            "delete the thought embeddings to use the model without them"
+            f"{path!r} has {THOUGHTS_FILE}, but {lack}; restore that file (with `thoughts`, the number of embeddings), "
+            "or delete the thought embeddings to use the model without them"
         )
-    raise UserError(
-        f"{path!r} has {THOUGHTS_FILE}, but its {SETTINGS_FILE} does not say so; set its thoughts to the number of "
-        "embeddings, or delete them"
-    )
 
 
 def _load_weights(path: str, dtype: str | None, offline: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -305,26 +299,25 @@ def to_device(lm: LanguageModel, device: torch.device) -> LanguageModel:
 
 
 def _card(lm: LanguageModel, settings: ModelSettings) -> str:
-    parameters = sum(p.numel() for p in lm.model.parameters())
+    about = {
+        "architecture": f"{lm.model.config.model_type}, {lm.model.num_parameters():,} parameters",
+        "dialect": f"`{settings.dialect}`: {', '.join(f'`{tag}`' for tag in lm.dialect.tags)}",
+        "mode": f"`{settings.mode}`",
+        "prompt": f"`{settings.prompt_name}` (sha256 {settings.prompt_hash[:12] or 'not recorded'})",
+    }
+    lost = ""
+    if settings.thoughts:
+        about["thought embeddings"] = f"for {settings.thoughts} path numbers, in `{THOUGHTS_FILE}`"
+        lost = ", and without its thought embeddings"
     ours = isinstance(lm.model.config, BackboneConfig)
     registered = " after `import polythink.models.architectures`" if ours else ""
-    thoughts, lost = "", ""
-    if settings.thoughts:
-        thoughts = f"\n| thought embeddings | for {settings.thoughts} path numbers, in `{THOUGHTS_FILE}` |"
-        lost = ", and without its thought embeddings"
-    return f"""---
-library_name: transformers
-tags: [polythink, parallel-thinking]
----
-# A model that thinks in parallel
+    text = f"""`polythink generate FOLDER "PROBLEM"` samples from it, `polythink eval FOLDER --problems NAME`
+evaluates it. Plain `transformers` loads it too{registered}, but writes its paths one after another{lost}."""
+    return model_card("A model that thinks in parallel", about, text, "parallel-thinking")
 
-| | |
-| --- | --- |
-| architecture | {lm.model.config.model_type}, {parameters:,} parameters |
-| dialect | `{settings.dialect}`: {", ".join(f"`{tag}`" for tag in lm.dialect.tags)} |
-| mode | `{settings.mode}` |
-| prompt | `{settings.prompt_name}` (sha256 {settings.prompt_hash[:12] or "not recorded"}) |{thoughts}
 
-`polythink generate FOLDER "PROBLEM"` samples from it, `polythink eval FOLDER --problems NAME` evaluates it. Plain
-`transformers` loads it too{registered}, but writes its paths one after another{lost}.
-"""
+def model_card(title: str, about: Mapping[str, str], text: str, *tags: str) -> str:
+    """README.md of a model's folder: a table of what the model is, and how to use it."""
+    rows = "\n".join(f"| {name} | {value} |" for name, value in about.items())
+    head = f"---\nlibrary_name: transformers\ntags: [{', '.join(('polythink', *tags))}]\n---\n# {title}"
+    return f"{head}\n\n| | |\n| --- | --- |\n{rows}\n\n{text}\n"

@@ -21,15 +21,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache
 
 from polythink.errors import UserError
 from polythink.run.folder import atomic_write
 
 THOUGHTS_FILE = "thoughts.safetensors"
-MODULE_NAME = "thoughts"  # attribute of the model that holds the module
 KEYWORDS = ("path_ids", "query_scale")
+MODULE_NAME = "thoughts"  # attribute of the model that holds the module
 
 
 class _HookState(NamedTuple):
@@ -53,24 +52,13 @@ class Thoughts(nn.Module):
     of `merge_and_unload()`: `save` refuses a model with adapters in it.
     """
 
-    def __init__(self, model: nn.Module, inventory: int | None) -> None:
+    def __init__(self, model: nn.Module, attentions: Sequence[nn.Module], inventory: int | None) -> None:
         super().__init__()
-        attentions = _attentions(model)
         self.layers, self.head_dim = len(attentions), attentions[0].head_dim
         self.now: _HookState | None = None
         self.register_parameter("table", None)
         if inventory is not None:
             self.add_table(inventory, model)
-
-    def hook(self, attentions: Sequence[nn.Module]) -> list[RemovableHandle]:
-        return [
-            handle
-            for attention in attentions
-            for handle in (
-                attention.register_forward_pre_hook(self._enter, with_kwargs=True),
-                attention.register_forward_hook(self._leave, always_call=True),
-            )
-        ]
 
     def add_table(self, inventory: int, like: nn.Module) -> None:
         """Add a table of zeros, on the device and of the type of the model."""
@@ -93,14 +81,14 @@ class Thoughts(nn.Module):
             )
 
     def _enter(self, attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        path_ids, scale = (kwargs.get(name) for name in KEYWORDS)
+        path_ids, scale = (kwargs.pop(name, None) for name in KEYWORDS)
         if self.table is not None or scale is not None:
             sites = _sites(attention)
             for site in sites:  # every time: an adapter may have replaced a projection
                 if self._change not in site._forward_hooks.values():
                     site.register_forward_hook(self._change)
             self.now = _HookState(*sites, self._vectors(attention.layer_idx, path_ids), scale)
-        return args, {name: value for name, value in kwargs.items() if name not in KEYWORDS}
+        return args, kwargs
 
     def _leave(self, *_) -> None:
         self.now = None
@@ -158,8 +146,10 @@ def attach(model: nn.Module, inventory: int | None) -> Thoughts:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # unwrap an adapter
     thoughts = thoughts_of(inner)
     if thoughts is None:
-        thoughts = Thoughts(inner, inventory)
-        handles = thoughts.hook(_attentions(inner))
+        attentions = _attentions(inner)
+        thoughts = Thoughts(inner, attentions, inventory)
+        handles = [a.register_forward_pre_hook(thoughts._enter, with_kwargs=True) for a in attentions]
+        handles += [a.register_forward_hook(thoughts._leave, always_call=True) for a in attentions]
         try:
             _verify_hooks(inner, thoughts)
         except UserError:

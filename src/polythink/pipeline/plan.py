@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -228,6 +229,24 @@ class StagePlan(Plan):
             if source := source_of(function):
                 hashes[f"function {function}"] = hash_of_path(source)
         return hashes
+
+
+def plans_in_order(
+    recipe: Any, measures: type[Config], make: Callable[[str, Any, list[Plan]], dict[str, Any]], kind: type[Plan]
+) -> list[Plan]:
+    """One plan of this kind per stage; `make(name, stage, earlier plans)` gives what is not common to all recipes.
+
+    Stages of the type `measures` leave no model: what follows continues from the stage before them.
+    """
+    plans: list[Plan] = []
+    before: Plan | None = None
+    for name, stage in recipe.stages.items():
+        own = make(name, stage, plans)
+        seed = recipe.seed if stage.seed is None else stage.seed
+        plan = kind(name=name, stage=stage, model=recipe.model, seed=seed, previous=before and before.name, **own)
+        plans.append(plan.with_digest(before and before.digest))
+        before = before if isinstance(stage, measures) else plans[-1]
+    return plans
 
 
 def names_of_folders(stages: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from polythink.pipeline.plan import (
     StagePlan,
     file_name,
     names_of_folders,
+    plans_in_order,
 )
 from polythink.pipeline.stage import Log, check_folder, run_stage
 from polythink.problems.sets import SUFFIXES, get_source
@@ -72,27 +73,18 @@ class Recipe(Config):
         get_dialect(self.dialect)
         if self.model.path is not None:
             check_path(self.model.path)
-        plans: list[StagePlan] = []
-        before: StagePlan | None = None
-        for name, stage in self.stages.items():
-            self._check(name, stage, plans)
-            mode = stage.mode or self.mode
-            plan = StagePlan(
-                name=name,
-                stage=stage,
-                model=self.model,
-                dialect=self.dialect,
-                mode=mode,
-                chat=self.chat,
-                prompt=stage.prompt or self.prompt,
-                decoding=self._decoding(name, stage, mode),
-                seed=self.seed if stage.seed is None else stage.seed,
-                previous=before.name if before else None,
-            ).with_digest(before.digest if before else None)
+        plans = plans_in_order(self, EvalStageBase, self._plan_of, StagePlan)
+        for plan in plans:
             check_drawing(plan)
-            plans.append(plan)
-            before = before if isinstance(stage, EvalStageBase) else plan
         return plans
+
+    def _plan_of(self, name: str, stage: Stage, earlier: Sequence[StagePlan]) -> dict[str, Any]:
+        self._check(name, stage, earlier)
+        mode = stage.mode or self.mode
+        return {
+            "dialect": self.dialect, "mode": mode, "chat": self.chat, "prompt": stage.prompt or self.prompt,
+            "decoding": self._decoding(name, stage, mode),
+        }  # fmt: skip
 
     def _decoding(self, name: str, stage: Stage, mode: str) -> SamplingParams:
         keys = self.decoding | stage.decoding

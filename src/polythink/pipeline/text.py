@@ -5,12 +5,12 @@ Everything else is as in `recipe.py`: stages in order, planned, identified by co
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from polythink.errors import UserError
-from polythink.pipeline.plan import Plan, file_name, hash_of_path, names_of_folders
+from polythink.pipeline.plan import Plan, file_name, hash_of_path, names_of_folders, plans_in_order
 from polythink.run.config import Config
 from polythink.text.config import TASKS, TextConfig, TextEvalOptions, TextModelConfig, TokenizerConfig
 from polythink.text.data.sets import check_texts, files_of, has_source, is_file
@@ -50,17 +50,29 @@ class TextEvalConfig(TextEvalOptions):
 TextStage = Annotated[TextStageConfig | TextEvalConfig, Field(discriminator="kind")]
 
 
-class TextPlan(Plan):
-    """A stage of a text recipe."""
+class TextSettings(Config):
+    """What a text recipe and the plans of its stages share."""
 
+    name: str
+    """Name of the recipe."""
     task: Literal[tuple(TASKS)]
-    stage: TextStage
-    model: TextModelConfig
-    tokenizer: TokenizerConfig
+    """translation, summarisation (both with an encoder) or language_modelling (a decoder alone)."""
+    seed: int = 0
+    """Seed of every stage that sets none."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """How text is tokenised."""
+    model: TextModelConfig = TextModelConfig()
+    """The shape of the model."""
 
     @property
     def has_encoder(self) -> bool:
         return self.task != "language_modelling"
+
+
+class TextPlan(Plan, TextSettings):
+    """A stage of a text recipe."""
+
+    stage: TextStage
 
     def inputs(self) -> dict[str, str]:
         """Hashes of the files that the plan names: their content counts, not only their names."""
@@ -75,27 +87,13 @@ def sets_of(stage: TextStageConfig | TextEvalConfig) -> list[str]:
     return [stage.data, *([stage.valid] if stage.valid else ())]
 
 
-class TextRecipe(Config):
+class TextRecipe(TextSettings):
     """Stages, and the model and tokenizer that they share. The first training stage makes both."""
 
-    name: str
-    """Name of the recipe."""
-    task: Literal[tuple(TASKS)]
-    """translation, summarisation (both with an encoder) or language_modelling (a decoder alone)."""
-    seed: int = 0
-    """Seed of every stage that sets none."""
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    """How text is tokenised."""
-    model: TextModelConfig = TextModelConfig()
-    """The shape of the model."""
     stages: dict[str, TextStage] = Field(min_length=1)
     """Stages in order, by name."""
 
     _names = field_validator("stages")(names_of_folders)
-
-    @property
-    def has_encoder(self) -> bool:
-        return self.task != "language_modelling"
 
     def architecture_config(self, vocabulary: int | None = None) -> PreTrainedConfig:
         """The transformers configuration of its model, with the tokenizer's vocabulary unless one is given."""
@@ -106,33 +104,20 @@ class TextRecipe(Config):
 
     def plan(self) -> list[TextPlan]:
         """One plan per stage, in order; `UserError` for what cannot run."""
-        plans: list[TextPlan] = []
-        before: TextPlan | None = None
-        for name, stage in self.stages.items():
-            self._check(name, stage, before)
-            plan = TextPlan(
-                name=name,
-                task=self.task,
-                stage=stage,
-                model=self.model,
-                tokenizer=self.tokenizer,
-                seed=self.seed if stage.seed is None else stage.seed,
-                previous=before.name if before else None,
-            ).with_digest(before.digest if before else None)
-            plans.append(plan)
-            before = before if isinstance(stage, TextEvalConfig) else plan
+        plans = plans_in_order(self, TextEvalConfig, self._plan_of, TextPlan)
         self.architecture_config()  # last, since it imports torch
         return plans
 
-    def _check(self, name: str, stage: TextStageConfig | TextEvalConfig, before: TextPlan | None) -> None:
+    def _plan_of(self, name: str, stage: TextStageConfig | TextEvalConfig, earlier: list[TextPlan]) -> dict[str, Any]:
         for data in sets_of(stage):
             check_texts(data, f"stages.{name}.data")
             if self.has_encoder and not has_source(data):
                 raise UserError(f"stages.{name}.data: {data} has no sources, which {self.task} needs")
         if isinstance(stage, TextEvalConfig):
-            if before is None:
+            if not any(isinstance(plan.stage, TextStageConfig) for plan in earlier):
                 raise UserError(f"stages.{name}: there is no model to measure yet; put a stage of kind text before it")
             if len({file_name(data) for data in stage.data}) < len(stage.data):
                 raise UserError(f"stages.{name}.data: two of them would write the same files; measure them apart")
         if stage.block and self.has_encoder:
             raise UserError(f"stages.{name}.block: {self.task} reads pairs, not running text; leave it out")
+        return {"task": self.task, "tokenizer": self.tokenizer}

@@ -27,6 +27,7 @@ from polythink.text.config import TASKS, TextEvalOptions
 from polythink.text.data.pairs import Pair
 from polythink.text.model import Example, TextModel, forward_losses, make_batch
 from polythink.text.scores import score_rows
+from polythink.train.optimiser import micro_batches
 
 # ---- token ids ----
 
@@ -53,7 +54,8 @@ def losses(lm: TextModel, examples: Sequence[Example], tokens: int = 4096) -> li
     """-log p of each target, summed over its tokens. `tokens` per forward changes speed, not results."""
     lm.model.eval()
     found = [0.0] * len(examples)
-    for places in group_by_tokens(longest_first(examples), examples, tokens):
+    order = sorted(range(len(examples)), key=lambda i: (-examples[i].longest, i))
+    for places in group_by_tokens(order, examples, tokens):
         sums = forward_losses(lm, [examples[i] for i in places]).double().sum(1).tolist()
         for i, value in zip(places, sums, strict=True):
             found[i] = value
@@ -63,11 +65,6 @@ def losses(lm: TextModel, examples: Sequence[Example], tokens: int = 4096) -> li
 def mean_loss(lm: TextModel, examples: Sequence[Example]) -> float:
     """Nats per target token, over all targets."""
     return sum(losses(lm, examples)) / sum(len(e.target) for e in examples)
-
-
-def longest_first(examples: Sequence[Example]) -> list[int]:
-    """The indices of the examples, sorted by length so that little is padded."""
-    return sorted(range(len(examples)), key=lambda i: (-examples[i].longest, i))
 
 
 def group_by_tokens(order: Sequence[int], examples: Sequence[Example], tokens: int) -> list[list[int]]:
@@ -96,8 +93,7 @@ def generate(lm: TextModel, examples: Sequence[Example], options: TextEvalOption
     found: list[list[int]] = [[] for _ in examples]
     end = lm.tokenizer.eos_token_id
     with Progress(len(examples), label) as bar:
-        order = longest_first(examples)
-        for places in (order[i : i + options.max_num_seqs] for i in range(0, len(order), options.max_num_seqs)):
+        for places in micro_batches([example.longest for example in examples], options.max_num_seqs):
             inputs = make_batch(lm, [examples[i] for i in places])
             out = lm.model.generate(
                 inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=False, num_beams=options.beams,
@@ -113,14 +109,9 @@ def generate(lm: TextModel, examples: Sequence[Example], options: TextEvalOption
 
 
 def evaluate_texts(
-    lm: TextModel,
-    texts: ProblemSet[Pair],
-    task: str,
-    options: TextEvalOptions,
-    out: Path,
-    name: str,
+    lm: TextModel, texts: ProblemSet[Pair], task: str, options: TextEvalOptions, out: Path, name: str,
     log: Callable[[str], None] = print,
-) -> dict:
+) -> dict:  # fmt: skip
     """Measure the model on pairs and write the files above; returns the content of eval-NAME.json."""
     for note in texts.notes:
         log(f"note on {texts.name}: {note}")
@@ -131,14 +122,10 @@ def evaluate_texts(
     write_jsonl(out / f"samples-{name}.jsonl", rows)
     scores = score_rows(rows, TASKS[task], options.tokenize)
     result = result_of(
-        "eval",
-        problems=texts.name,
-        n=len(rows),
+        "eval", problems=texts.name, n=len(rows), notes=texts.notes, seconds=time.perf_counter() - started,
         decoding={key: getattr(options, key) for key in TextEvalOptions.model_fields},
-        notes=texts.notes,
         metrics={metric: score.estimate() for metric, score in scores.items()},
-        seconds=time.perf_counter() - started,
-    )
+    )  # fmt: skip
     write_json(out / f"eval-{name}.json", result)
     return result
 

@@ -9,29 +9,33 @@ Axis legend: B rows, S source tokens, T target tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
-from polythink.errors import UserError, did_you_mean
-from polythink.models.architectures import ARCHITECTURES, BackboneConfig
-from polythink.models.lm import pick_device, quietly, to_device, writing_model
+from polythink.errors import UserError
+from polythink.models.architectures import ARCHITECTURES
+from polythink.models.build import with_options
+from polythink.models.lm import model_card, pick_device, quietly, to_device, writing_model
 from polythink.models.settings import in_short
 from polythink.run.folder import write_text
 from polythink.text.config import TextModelConfig
 
+_AUTO = {True: AutoModelForSeq2SeqLM, False: AutoModelForCausalLM}  # by whether there is an encoder
 IGNORED = -100  # label of tokens that are not predicted
 
 
@@ -41,10 +45,6 @@ class TextModel:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
 
     @property
     def has_encoder(self) -> bool:
@@ -59,18 +59,12 @@ class TextModel:
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def architecture_config(config: TextModelConfig, vocabulary: int, encoder: bool) -> BackboneConfig:
+def architecture_config(config: TextModelConfig, vocabulary: int, encoder: bool) -> PreTrainedConfig:
     """The transformers configuration, special tokens as in `text.tokenizers`; `UserError` for impossible shapes."""
-    config_class = ARCHITECTURES[config.architecture][0]
-    known = {f.name for f in fields(config_class)}
-    for name in config.options:
-        if name not in known:
-            raise UserError(f"model.options: {config.architecture} has no {name!r}{did_you_mean(name, known)}")
     shape = config.model_dump(exclude={"architecture", "options"})
     special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3, "decoder_start_token_id": 3}
-    return config_class(
-        **{**shape, **special, "vocab_size": vocabulary, "is_encoder_decoder": encoder, **config.options}
-    )
+    shape |= {**special, "vocab_size": vocabulary, "is_encoder_decoder": encoder}
+    return with_options(ARCHITECTURES[config.architecture][0], shape, config.options)
 
 
 def create_text_model(
@@ -80,7 +74,7 @@ def create_text_model(
     settings = architecture_config(config, len(tokenizer), encoder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = (AutoModelForSeq2SeqLM if encoder else AutoModelForCausalLM).from_config(settings)
+        model = _AUTO[encoder].from_config(settings)
     return to_device(TextModel(model, tokenizer), pick_device(None))
 
 
@@ -88,8 +82,7 @@ def load_text_model(folder: str | Path) -> TextModel:
     """A model that `save_text_model` wrote, on the GPU if there is one."""
     try:
         with quietly():
-            encoder = AutoConfig.from_pretrained(folder).is_encoder_decoder
-            model = (AutoModelForSeq2SeqLM if encoder else AutoModelForCausalLM).from_pretrained(folder)
+            model = _AUTO[AutoConfig.from_pretrained(folder).is_encoder_decoder].from_pretrained(folder)
             tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"cannot load a model from {str(folder)!r}: {in_short(error)}") from error
@@ -106,23 +99,15 @@ def save_text_model(lm: TextModel, folder: str | Path) -> None:
 
 
 def _card(lm: TextModel) -> str:
-    parameters = sum(p.numel() for p in lm.model.parameters())
-    auto = "AutoModelForSeq2SeqLM" if lm.has_encoder else "AutoModelForCausalLM"
-    return f"""---
-library_name: transformers
-tags: [polythink]
----
-# A {"sequence-to-sequence" if lm.has_encoder else "language"} model for plain text
-
-| | |
-| --- | --- |
-| architecture | {lm.model.config.model_type}, {"encoder and decoder" if lm.has_encoder else "decoder only"} |
-| parameters | {parameters:,} |
-| vocabulary | {len(lm.tokenizer):,} tokens |
-
-`{auto}.from_pretrained(FOLDER)` loads it after `import polythink.models.architectures`. Every text, sources included,
-ends with the end token; the decoder starts from `<s>`.
-"""
+    kind, auto = ("encoder and decoder", _AUTO[True]) if lm.has_encoder else ("decoder only", _AUTO[False])
+    about = {
+        "architecture": f"{lm.model.config.model_type}, {kind}",
+        "parameters": f"{lm.model.num_parameters():,}",
+        "vocabulary": f"{len(lm.tokenizer):,} tokens",
+    }
+    text = f"""`{auto.__name__}.from_pretrained(FOLDER)` loads it after `import polythink.models.architectures`.
+Every text, sources included, ends with the end token; the decoder starts from `<s>`."""
+    return model_card("A model for plain text", about, text)
 
 
 # ---- batches and their loss ----
@@ -147,19 +132,18 @@ def make_batch(lm: TextModel, examples: Sequence[Example]) -> dict[str, torch.Te
     (B, 1 + T); as in transformers, its labels stand under the inputs, and the model shifts them itself.
     """
     config = lm.model.config
-    labels = _padded([e.target for e in examples], IGNORED).to(lm.device)
+    labels = _padded([e.target for e in examples], IGNORED).to(lm.model.device)
     start = torch.full_like(labels[:, :1], config.bos_token_id)
     read = torch.cat([start, labels.clamp(min=config.pad_token_id)], dim=1)
     if not lm.has_encoder:
         return {"input_ids": read, "labels": torch.cat([torch.full_like(start, IGNORED), labels], dim=1)}
-    source = _padded([e.source for e in examples], config.pad_token_id).to(lm.device)
+    source = _padded([e.source for e in examples], config.pad_token_id).to(lm.model.device)
     mask = source != config.pad_token_id
     return {"input_ids": source, "attention_mask": mask, "decoder_input_ids": read[:, :-1], "labels": labels}
 
 
 def _padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=filler)
 
 
 def token_losses(lm: TextModel, logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 from transformers.modeling_outputs import ModelOutput
@@ -45,43 +45,44 @@ def train_text(
 
     `seed` decides the order of the examples and dropout. Metrics of every step go to `folder`/metrics.jsonl.
     """
-    dropped: Counter[str] = Counter()
-    examples = encode_set(lm, train)
-    examples = running_text(examples, config.block) if config.block else drop_long(examples, config, dropped)
-    checks = encode_set(lm, valid) if valid else []
+    given, checks = encode_set(lm, train), encode_set(lm, valid) if valid else []
+    if config.block:
+        examples, checks, dropped = running_text(given, config.block), running_text(checks, config.block), {}
+    else:
+        examples = drop_long(given, config.max_tokens)
+        dropped = {"too long": len(given) - len(examples)}
     forwards = Forwards(examples, config, seed)
     averaged = averaged_steps(forwards.steps, config.average, config.average_every or max(1, round(forwards.epoch)))
+    kept = {step: folder / "checkpoint" / f"weights-{step}.pt" for step in averaged}
     done, checkpoint = newest_checkpoint(folder / "checkpoint")
     truncate_after(folder / "metrics.jsonl", done)
     with JsonlWriter(folder / "metrics.jsonl") as rows, Progress(forwards.steps, "text") as bar:
         bar.advance(done)
-        checks = running_text(checks, config.block) if config.block else checks
-        metrics = Metrics(lm, config, checks, rows, bar, {step: weights_file(folder, step) for step in averaged})
-        trainer = make_trainer(lm, config, forwards, metrics, folder / "checkpoint", seed)
+        trainer = make_trainer(lm, forwards, Metrics(lm, config, checks, rows, bar, kept), folder / "checkpoint")
         with writing_model(folder / "checkpoint"):
             trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.unwrap_model(lm.model, keep_fp32_wrapper=False)  # autocast ends with the training
-    if averaged:
-        load_average(lm.model, [weights_file(folder, step) for step in averaged])
+    if kept:
+        load_average(lm.model, list(kept.values()))
     lm.model.eval()
-    return summarise(read_jsonl(folder / "metrics.jsonl"), dropped, len(examples))
+    found = read_jsonl(folder / "metrics.jsonl")
+    last = {name: found[-1][name] for name in ("loss", "valid_loss") if name in found[-1]}
+    totals = {name: sum(row[name] for row in found) for name in ("tokens", "seconds")}
+    return {"steps": len(found), **last, "examples": len(examples), "dropped": dropped, **totals}
 
 
-def make_trainer(
-    lm: TextModel, config: TextConfig, forwards: Forwards, metrics: Metrics, folder: Path, seed: int
-) -> Seq2SeqTrainer:
-    """transformers' trainer under `config`, with our order of examples, loss, optimiser and schedule."""
+def make_trainer(lm: TextModel, forwards: Forwards, metrics: Metrics, folder: Path) -> Seq2SeqTrainer:
+    """transformers' trainer with our order of examples, loss, optimiser and schedule."""
+    config = forwards.config
     arguments = Seq2SeqTrainingArguments(
-        output_dir=str(folder), seed=seed, max_steps=forwards.steps, max_grad_norm=config.max_grad_norm,
-        gradient_accumulation_steps=forwards.per_step, bf16=config.autocast, use_cpu=lm.device.type == "cpu",
+        output_dir=str(folder), seed=forwards.seed, max_steps=forwards.steps, max_grad_norm=config.max_grad_norm,
+        gradient_accumulation_steps=forwards.per_step, bf16=config.autocast, use_cpu=lm.model.device.type == "cpu",
         logging_steps=1, logging_nan_inf_filter=False, save_strategy="steps", save_steps=config.checkpoint_every,
         save_total_limit=1, report_to="none", disable_tqdm=True, remove_unused_columns=False,
     )  # fmt: skip
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one process, one device: no DataParallel over all that are visible
     optimiser = make_optimiser(lm.model, config)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: learning_rate(config, step, forwards.steps) / config.lr
-    )
+    schedule = LambdaLR(optimiser, lambda step: learning_rate(config, step, forwards.steps) / config.lr)
     trainer = _Trainer(
         lm.model, arguments, train_dataset=forwards.examples, data_collator=lambda batch: make_batch(lm, batch),
         compute_loss_func=metrics.loss, callbacks=[metrics], optimizers=(optimiser, schedule),
@@ -102,14 +103,11 @@ class _Trainer(Seq2SeqTrainer):
 # ---- what a step reads ----
 
 
-def drop_long(examples: Sequence[Example], config: TextConfig, dropped: Counter) -> list[Example]:
-    """The examples with at most `max_tokens` tokens per side; the others are counted in `dropped`."""
-    kept = [example for example in examples if example.longest <= config.max_tokens]
-    dropped["too long"] += len(examples) - len(kept)
+def drop_long(examples: Sequence[Example], most: int) -> list[Example]:
+    """The examples with at most `most` tokens per side; `UserError` if there are none."""
+    kept = [example for example in examples if example.longest <= most]
     if not kept:
-        raise UserError(
-            f"none of the {len(examples)} pairs has at most {config.max_tokens} tokens per side; raise max_tokens"
-        )
+        raise UserError(f"none of the {len(examples)} pairs has at most {most} tokens per side; raise max_tokens")
     return kept
 
 
@@ -169,11 +167,10 @@ class Metrics(TrainerCallback):
 
     def loss(self, output: ModelOutput, labels: torch.Tensor, num_items_in_batch: torch.Tensor) -> torch.Tensor:
         """Smoothed loss of a forward, divided by the target tokens of the whole step; the plain loss is added up."""
-        smoothed = plain = token_losses(self.lm, output.logits, labels)
-        if self.config.label_smoothing:
-            smoothed = token_losses(self.lm, output.logits, labels, self.config.label_smoothing)
         self.tokens = int(num_items_in_batch)
+        plain, smoothing = token_losses(self.lm, output.logits, labels), self.config.label_smoothing
         self.plain += plain.sum().item() / self.tokens
+        smoothed = token_losses(self.lm, output.logits, labels, smoothing) if smoothing else plain
         return smoothed.sum() / self.tokens
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -191,16 +188,9 @@ class Metrics(TrainerCallback):
         if self.checks and (row["step"] % self.config.validate_every == 0 or row["step"] == state.max_steps):
             row["valid_loss"] = mean_loss(self.lm, self.checks)
         self.rows.write(row)
-        if path := self.keep.get(row["step"]):
-            torch.save(self.lm.model.state_dict(), path)
+        if row["step"] in self.keep:
+            torch.save(self.lm.model.state_dict(), self.keep[row["step"]])
         self.bar.advance(1, loss=row["loss"])
-
-
-def summarise(rows: Sequence[dict], dropped: Counter, examples: int) -> dict:
-    """The content of result.json: the last step's losses, and the totals over all steps."""
-    last = {name: rows[-1][name] for name in ("loss", "valid_loss") if name in rows[-1]}
-    totals = {name: sum(row[name] for row in rows) for name in ("tokens", "seconds")}
-    return {"steps": len(rows), **last, "examples": examples, "dropped": dict(dropped), **totals}
 
 
 # ---- checkpoints ----
@@ -221,10 +211,6 @@ def newest_checkpoint(folder: Path) -> tuple[int, str | None]:
 def averaged_steps(steps: int, count: int, every: int) -> list[int]:
     """The steps whose weights are averaged: the last step and those before it; none if the last would be all."""
     return sorted(range(steps, 0, -every)[:count]) if count > 1 else []
-
-
-def weights_file(folder: Path, step: int) -> Path:
-    return folder / "checkpoint" / f"weights-{step}.pt"
 
 
 def load_average(model: torch.nn.Module, files: Sequence[Path]) -> None:

@@ -5,7 +5,6 @@ Importing this package registers them with `AutoConfig`, `AutoModelForCausalLM` 
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from polythink.models.architectures.config import BackboneConfig
 from polythink.models.architectures.e_eit import EEITConfig, EEITForCausalLM, EEITForConditionalGeneration
 from polythink.models.architectures.eit import EITConfig, EITForCausalLM, EITForConditionalGeneration
 from polythink.models.architectures.partialformer import (
@@ -30,20 +29,3 @@ for _name, (_config, _causal, _seq2seq) in ARCHITECTURES.items():
     AutoConfig.register(_name, _config)
     AutoModelForCausalLM.register(_config, _causal)
     AutoModelForSeq2SeqLM.register(_config, _seq2seq)
-
-__all__ = [
-    "ARCHITECTURES",
-    "BackboneConfig",
-    "EEITConfig",
-    "EEITForCausalLM",
-    "EEITForConditionalGeneration",
-    "EITConfig",
-    "EITForCausalLM",
-    "EITForConditionalGeneration",
-    "PartialFormerConfig",
-    "PartialFormerForCausalLM",
-    "PartialFormerForConditionalGeneration",
-    "VanillaConfig",
-    "VanillaForCausalLM",
-    "VanillaForConditionalGeneration",
-]

@@ -61,11 +61,11 @@ class DecoderOnlyLM(BackboneModel, GenerationMixin):
             positions_of(attention_mask, *where) if position_ids is None else position_ids,
             causal_mask(attention_mask, *where),
             past_key_values=past_key_values,
-            output_hidden_states=bool(output_hidden_states or self.config.output_hidden_states),
-            output_attentions=bool(output_attentions or self.config.output_attentions),
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(out.last[:, keep])
+        logits = self.lm_head(out.last_hidden_state[:, keep])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_kwargs)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 from transformers import Cache, DynamicCache, EncoderDecoderCache, GenerationMixin
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
-from transformers.utils import can_return_tuple
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions, Seq2SeqLMOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from polythink.models.architectures.config import BackboneConfig
 from polythink.models.architectures.initial import drawn_by, embedding
@@ -33,18 +33,11 @@ class Encoder(nn.Module):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> BaseModelOutput:
+        **wanted: bool | None,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
         embeddings = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        out = self.stack(
-            embeddings,
-            positions_of(attention_mask, 0, embeddings.shape[1], embeddings.device),
-            padding_mask(attention_mask),
-            output_hidden_states=bool(output_hidden_states or self.config.output_hidden_states),
-            output_attentions=bool(output_attentions or self.config.output_attentions),
-        )
-        return BaseModelOutput(last_hidden_state=out.last, hidden_states=out.hidden_states, attentions=out.attentions)
+        positions = positions_of(attention_mask, 0, embeddings.shape[1], embeddings.device)
+        return self.stack(embeddings, positions, padding_mask(attention_mask), **wanted)
 
 
 class EncoderDecoderLM(BackboneModel, GenerationMixin):
@@ -94,7 +87,7 @@ class EncoderDecoderLM(BackboneModel, GenerationMixin):
         wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, **wanted)
-        elif not isinstance(encoder_outputs, BaseModelOutput):
+        elif not isinstance(encoder_outputs, ModelOutput):
             encoder_outputs = BaseModelOutput(*encoder_outputs)
         if decoder_input_ids is None and decoder_inputs_embeds is None and labels is not None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
@@ -113,12 +106,14 @@ class EncoderDecoderLM(BackboneModel, GenerationMixin):
             memory=encoder_outputs.last_hidden_state,
             memory_mask=padding_mask(attention_mask),
             past_key_values=past_key_values,
-            output_hidden_states=bool(output_hidden_states or self.config.output_hidden_states),
-            output_attentions=bool(output_attentions or self.config.output_attentions),
+            **wanted,
         )
-        logits = self.lm_head(out.last)
+        logits, loss = self.lm_head(out.last_hidden_state), None
+        if labels is not None:  # `shift_labels`: they stand where they are predicted
+            sizes = {"vocab_size": self.config.vocab_size, "num_items_in_batch": num_items_in_batch}
+            loss = self.loss_function(logits=logits, labels=None, shift_labels=labels, **sizes)
         return Seq2SeqLMOutput(
-            loss=None if labels is None else label_loss(logits, labels, num_items_in_batch),
+            loss=loss,
             logits=logits,
             past_key_values=past_key_values,
             decoder_hidden_states=out.hidden_states,
@@ -128,12 +123,3 @@ class EncoderDecoderLM(BackboneModel, GenerationMixin):
             encoder_hidden_states=encoder_outputs.hidden_states,
             encoder_attentions=encoder_outputs.attentions,
         )
-
-
-def label_loss(
-    logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
-) -> torch.Tensor:
-    """Cross-entropy in float32 over labels that are not -100: their mean, or their sum over `num_items_in_batch`."""
-    reduction = "mean" if num_items_in_batch is None else "sum"
-    loss = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction=reduction)
-    return loss if num_items_in_batch is None else loss / num_items_in_batch

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from polythink.models.architectures import initial
 from polythink.models.architectures.attention import Attention, own_cache
@@ -84,16 +85,6 @@ class Layer(GradientCheckpointingLayer):
         return x, weights, cross_weights
 
 
-@dataclass
-class StackOutput:
-    """What a stack computed; the tuples hold one entry per layer and are None where they were not asked for."""
-
-    last: torch.Tensor  # (B, T, d)
-    hidden_states: tuple[torch.Tensor, ...] | None = None  # the input of every layer, and `last`
-    attentions: tuple[torch.Tensor, ...] | None = None  # (B, H, T, S)
-    cross_attentions: tuple[torch.Tensor, ...] | None = None
-
-
 class Stack(nn.Module):
     """The layers of one side. Word embeddings come in; positions are added here."""
 
@@ -113,35 +104,31 @@ class Stack(nn.Module):
         memory: torch.Tensor | None = None,
         memory_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
-    ) -> StackOutput:
-        """embeddings (B, T, d), positions (B or 1, T), masks (B or 1, 1, T or 1, S) bool or None for no restriction."""
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """embeddings (B, T, d), positions (B or 1, T), masks (B or 1, 1, T or 1, S) bool or None for no restriction.
+
+        Hidden states are the input of every layer, and the output; attentions are (B, H, T, S) per layer.
+        """
         scale = math.sqrt(self.config.hidden_size)
         x = self.dropout(scale * embeddings + sinusoids(positions, self.config.hidden_size).to(embeddings.dtype))
         shared = () if self.shared is None else self.shared(x, past_key_values)
-        states, weights, cross = [x], [], []
+        with_states = bool(output_hidden_states or self.config.output_hidden_states)
+        with_weights = bool(output_attentions or self.config.output_attentions)
+        how = {"mask": mask, "memory_mask": memory_mask, "past_key_values": past_key_values}
+        states, weights, cross = (), (), ()
         for layer in self.layers:
-            x, *found = layer(
-                x,
-                memory,
-                *shared,
-                mask=mask,
-                memory_mask=memory_mask,
-                past_key_values=past_key_values,
-                output_attentions=output_attentions,
-            )
-            if output_hidden_states:
-                states.append(x)
-            if output_attentions:
-                weights.append(found[0])
-                cross.append(found[1])
+            states += (x,) if with_states else ()  # not kept alive unless they are asked for
+            x, own, to_memory = layer(x, memory, *shared, **how, output_attentions=with_weights)
+            weights, cross = (*weights, own), (*cross, to_memory)
         x = self.norm(x)
-        return StackOutput(
-            last=x,
-            hidden_states=(*states[:-1], x) if output_hidden_states else None,
-            attentions=tuple(weights) if output_attentions else None,
-            cross_attentions=tuple(cross) if output_attentions and memory is not None else None,
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=x,
+            past_key_values=past_key_values,
+            hidden_states=(*states, x) if with_states else None,
+            attentions=weights if with_weights else None,
+            cross_attentions=cross if with_weights and memory is not None else None,
         )
 
 

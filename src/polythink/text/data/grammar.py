@@ -22,12 +22,10 @@ separated by single spaces.
 from __future__ import annotations
 
 import random
-import re
 from dataclasses import dataclass
 
-from polythink.text.data.pairs import SIZES, Pair, generate_pairs
+from polythink.text.data.pairs import Pair
 
-NAME = "grammar"
 MODIFIED = (0.8, 0.6, 0.4, 0.2, 0.0)  # probability that a noun has a clause or a place, at each depth
 ADJECTIVE, PLURAL, ADVERB, PLACE = 0.25, 0.5, 0.25, 0.33
 LONGEST = 28  # words of a source; longer ones are sampled again
@@ -43,7 +41,20 @@ NOUNS = _words(
     "girl:niro wolf:hatum horse:zefi sailor:pirak baker:dolem painter:cusav student:yemin driver:rakol "
     "hunter:temus lawyer:wolan soldier:jubet poet:falin dancer:gosur monk:hilep robber:kuvan"
 )
-FEMININE = re.findall(r"\w+", "cat teacher singer queen wolf baker student hunter poet dancer bird lawyer")
+FEMININE = [
+    "cat",
+    "teacher",
+    "singer",
+    "queen",
+    "wolf",
+    "baker",
+    "student",
+    "hunter",
+    "poet",
+    "dancer",
+    "bird",
+    "lawyer",
+]
 VERBS = _words(
     "see:dap follow:lir love:mok hear:sut fear:bel help:gim find:rov call:nas greet:pog guide:fud guard:zil trust:wem "
     "paint:hok carry:jat blame:vun know:tec"
@@ -56,123 +67,78 @@ PLACES = _words("near:uri behind:apu beside:exa under:inde above:opla")
 DETERMINERS = {("the", "the"): "t", ("a", "some"): "m", ("this", "these"): "s"}  # singular and plural -> stem
 
 
-@dataclass(frozen=True)
-class NounPhrase:
-    """A noun with its determiner, adjective and modifier."""
+# ---- the two languages ----
 
-    determiner: tuple[str, str]
-    noun: str
+
+@dataclass(frozen=True)
+class Phrase:
+    """A noun phrase as words of both languages; the target in both cases."""
+
+    source: list[str]
+    nominative: list[str]
+    accusative: list[str]
     plural: bool
-    adjective: str | None = None
-    modifier: Clause | Place | None = None
 
 
-@dataclass(frozen=True)
-class Clause:
-    """A relative clause: the head noun is its subject or its object, `other` the rest."""
-
-    verb: str
-    other: NounPhrase
-    head_is_subject: bool
+Place = tuple[str, Phrase]  # preposition, and what the noun is near to
+Clause = tuple[str, Phrase, bool]  # relative clause: verb, other noun, whether the head is the subject
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a noun is: near another one."""
+def noun_phrase(
+    determiner: tuple[str, str], noun: str, plural: bool, adjective: str | None = None,
+    modifier: Place | Clause | None = None,
+) -> Phrase:  # fmt: skip
+    """A noun with its determiner, adjective and modifier. `determiner` is its singular and its plural."""
+    agreement = ("a" if noun in FEMININE else "o") + "n" * plural
+    adjectives = [adjective] if adjective else []
+    source = [determiner[plural], *adjectives, noun + "s" * plural]
+    before: list[str] = []  # of the target
+    match modifier:
+        case (preposition, other):
+            source += [preposition, *other.source]
+            before = [*other.nominative, PLACES[preposition]]
+        case (verb, other, True):
+            words, target_verb = _verb(verb, plural)
+            source += ["that", words, *other.source]
+            before = [*other.accusative, target_verb, "ke"]
+        case (verb, other, False):
+            words, target_verb = _verb(verb, other.plural)
+            source += ["that", *other.source, words]
+            before = [*other.nominative, target_verb, "ko"]
 
-    preposition: str
-    other: NounPhrase
+    def target(case: str) -> list[str]:
+        stem = NOUNS[noun] + "n" * plural + case
+        return [*before, DETERMINERS[determiner] + agreement, stem, *(ADJECTIVES[x] + agreement for x in adjectives)]
 
-
-@dataclass(frozen=True)
-class Sentence:
-    subject: NounPhrase
-    verb: str
-    object: NounPhrase
-    adverb: str | None = None
-
-
-# ---- the source language ----
-
-
-def english(sentence: Sentence) -> list[str]:
-    verb = _english_verb(sentence.verb, sentence.subject)
-    adverb = [sentence.adverb] if sentence.adverb else []
-    return [*_english_phrase(sentence.subject), verb, *_english_phrase(sentence.object), *adverb]
-
-
-def _english_verb(verb: str, subject: NounPhrase) -> str:
-    return verb if subject.plural else f"{verb}s"
-
-
-def _english_phrase(phrase: NounPhrase) -> list[str]:
-    words = [phrase.determiner[phrase.plural]]
-    words += [phrase.adjective] if phrase.adjective else []
-    words.append(f"{phrase.noun}s" if phrase.plural else phrase.noun)
-    match phrase.modifier:
-        case None:
-            return words
-        case Place(preposition, other):
-            return [*words, preposition, *_english_phrase(other)]
-        case Clause(verb, other, head_is_subject=True):
-            return [*words, "that", _english_verb(verb, phrase), *_english_phrase(other)]
-        case Clause(verb, other):
-            return [*words, "that", *_english_phrase(other), _english_verb(verb, other)]
+    return Phrase(source, target(""), target("k"), plural)
 
 
-# ---- the target language ----
+def _verb(verb: str, plural: bool) -> tuple[str, str]:
+    return (verb, VERBS[verb] + "unt") if plural else (f"{verb}s", VERBS[verb] + "it")
 
 
-def target(sentence: Sentence) -> list[str]:
-    adverb = [ADVERBS[sentence.adverb]] if sentence.adverb else []
-    verb = _target_verb(sentence.verb, sentence.subject)
-    return [*adverb, *_target_phrase(sentence.subject, ""), *_target_phrase(sentence.object, "k"), verb]
-
-
-def _target_verb(verb: str, subject: NounPhrase) -> str:
-    return VERBS[verb] + ("unt" if subject.plural else "it")
-
-
-def _target_phrase(phrase: NounPhrase, case: str) -> list[str]:
-    """`case` is the noun's ending: none for the nominative, k for the accusative."""
-    agreement = ("a" if phrase.noun in FEMININE else "o") + "n" * phrase.plural
-    noun = NOUNS[phrase.noun] + "n" * phrase.plural + case
-    words = [DETERMINERS[phrase.determiner] + agreement, noun]
-    words += [ADJECTIVES[phrase.adjective] + agreement] if phrase.adjective else []
-    match phrase.modifier:
-        case None:
-            return words
-        case Place(preposition, other):
-            return [*_target_phrase(other, ""), PLACES[preposition], *words]
-        case Clause(verb, other, head_is_subject=True):
-            return [*_target_phrase(other, "k"), _target_verb(verb, phrase), "ke", *words]
-        case Clause(verb, other):
-            return [*_target_phrase(other, ""), _target_verb(verb, other), "ko", *words]
+def sentence(subject: Phrase, verb: str, object_: Phrase, adverb: str | None = None) -> Pair:
+    """The sentence in the source and in the target language."""
+    source_verb, target_verb = _verb(verb, subject.plural)
+    adverbs = [adverb] if adverb else []
+    source = [*subject.source, source_verb, *object_.source, *adverbs]
+    target = [*(ADVERBS[x] for x in adverbs), *subject.nominative, *object_.accusative, target_verb]
+    return Pair(" ".join(source), " ".join(target))
 
 
 # ---- drawing ----
 
 
-def pairs(split: str, limit: int | None = None, seed: int = 0) -> tuple[Pair, ...]:
-    """Pairs of a split: 30,000 to train on, 1,024 to validate and 1,024 to test on unless `limit` says otherwise."""
-    return generate_pairs(NAME, draw_pair, split, limit or SIZES.get(split, 0), seed)
-
-
 def draw_pair(rng: random.Random) -> Pair:
     while True:
-        sentence = draw_sentence(rng)
-        words = english(sentence)
-        if len(words) <= LONGEST:
-            return Pair(" ".join(words), " ".join(target(sentence)))
+        adverb = rng.choice(list(ADVERBS)) if rng.random() < ADVERB else None
+        pair = sentence(_draw_phrase(rng), rng.choice(list(VERBS)), _draw_phrase(rng), adverb)
+        if len(pair.source.split()) <= LONGEST:
+            return pair
 
 
-def draw_sentence(rng: random.Random) -> Sentence:
-    adverb = rng.choice(list(ADVERBS)) if rng.random() < ADVERB else None
-    return Sentence(_draw_phrase(rng), rng.choice(list(VERBS)), _draw_phrase(rng), adverb)
-
-
-def _draw_phrase(rng: random.Random, depth: int = 0) -> NounPhrase:
-    return NounPhrase(
+def _draw_phrase(rng: random.Random, depth: int = 0) -> Phrase:
+    return noun_phrase(
         determiner=rng.choice(list(DETERMINERS)),
         noun=rng.choice(list(NOUNS)),
         plural=rng.random() < PLURAL,
@@ -181,8 +147,8 @@ def _draw_phrase(rng: random.Random, depth: int = 0) -> NounPhrase:
     )
 
 
-def _draw_modifier(rng: random.Random, depth: int) -> Clause | Place:
+def _draw_modifier(rng: random.Random, depth: int) -> Place | Clause:
     other = _draw_phrase(rng, depth + 1)
     if rng.random() < PLACE:
-        return Place(rng.choice(list(PLACES)), other)
-    return Clause(rng.choice(list(VERBS)), other, head_is_subject=rng.random() < 0.5)
+        return rng.choice(list(PLACES)), other
+    return rng.choice(list(VERBS)), other, rng.random() < 0.5

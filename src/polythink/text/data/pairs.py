@@ -16,12 +16,11 @@ import random
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 
-from polythink.errors import UserError, did_you_mean
+from polythink.errors import UserError
 
 SHARES = {"train": 80, "valid": 8, "test": 12}  # of all sources, in percent
-SIZES = {"train": 30_000, "valid": 1024, "test": 1024}  # pairs generated where no limit is given
 
 
 @dataclass(frozen=True)
@@ -42,16 +41,12 @@ def split_of(source: str) -> str:
     raise AssertionError("the shares add up to less than 100")
 
 
-def generate_pairs(
-    name: str, draw: Callable[[random.Random], Pair], split: str, limit: int, seed: int = 0
-) -> tuple[Pair, ...]:
-    """The first `limit` pairs with distinct sources that `draw` yields for this split, the same for the same seed.
+def generate_pairs(name: str, draw: Callable[[random.Random], Pair], split: str, limit: int) -> tuple[Pair, ...]:
+    """The first `limit` pairs with distinct sources that `draw` yields for this split; always the same.
 
     `UserError` if the split has fewer sources.
     """
-    if split not in SHARES:
-        raise UserError(f"{name} has no split {split!r}{did_you_mean(split, SHARES)}")
-    rng = random.Random(f"{name}/{split}/{seed}")
+    rng = random.Random(f"{name}/{split}/0")
     found: dict[str, Pair] = {}
     idle = 0  # draws since the last new source
     while len(found) < limit:
@@ -68,18 +63,12 @@ def generate_pairs(
 # ---- number words ----
 
 LANGUAGES = ("de", "fr")
-NUMBERS = 10_000  # training pairs; writing the words takes time
 
 
-def number_pairs(language: str, split: str, limit: int | None = None, seed: int = 0) -> tuple[Pair, ...]:
+def draw_number(language: str, rng: random.Random) -> Pair:
     """English number words and those of `language`; the lengths from one to six digits are equally likely."""
-
-    def draw(rng: random.Random) -> Pair:
-        number = rng.randrange(10 ** rng.randint(1, 6))
-        return Pair(in_words(number, "en"), in_words(number, language))
-
-    limit = limit or (NUMBERS if split == "train" else SIZES.get(split, 0))
-    return generate_pairs(f"numbers-{language}", draw, split, limit, seed)
+    number = rng.randrange(10 ** rng.randint(1, 6))
+    return Pair(in_words(number, "en"), in_words(number, language))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -98,17 +87,10 @@ ORDERS: dict[str, Callable[[Sequence[str]], list[str]]] = {
     "reverse": lambda words: list(reversed(words)),
     "sort": sorted,
 }
-LIST_SPLITS = (*SHARES, "long")
 SHORT, LONG = (3, 12), (13, 20)  # words, both ends included
 
 
-def list_pairs(order: str, split: str, limit: int | None = None, seed: int = 0) -> tuple[Pair, ...]:
-    """Lists of letters and the same letters in another order."""
-    if split == "long":  # from the test share of longer sources: none was ever trained on
-        return generate_pairs(f"{order}-long", partial(_draw_list, order, LONG), "test", limit or SIZES["test"], seed)
-    return generate_pairs(order, partial(_draw_list, order, SHORT), split, limit or SIZES.get(split, 0), seed)
-
-
-def _draw_list(order: str, lengths: tuple[int, int], rng: random.Random) -> Pair:
+def draw_list(order: str, lengths: tuple[int, int], rng: random.Random) -> Pair:
+    """Letters, and the same letters in another order."""
     words = rng.choices(string.ascii_lowercase, k=rng.randint(*lengths))
     return Pair(" ".join(words), " ".join(ORDERS[order](words)))

@@ -11,8 +11,9 @@ Sets of the hub come from `datasets` (the extra `data`).
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -24,8 +25,8 @@ from polythink.problems.hub import hub_rows
 from polythink.problems.problem import ProblemSet
 from polythink.problems.sets import Source
 from polythink.run.jsonl import read_rows
-from polythink.text.data import grammar
-from polythink.text.data.pairs import LANGUAGES, LIST_SPLITS, ORDERS, SHARES, Pair, list_pairs, number_pairs
+from polythink.text.data import grammar, pairs
+from polythink.text.data.pairs import SHARES, Pair, generate_pairs
 
 FORMS = "two files as NAME.{en,de}, or one file .tsv, .jsonl, .parquet, or .txt without sources"
 
@@ -34,43 +35,51 @@ FORMS = "two files as NAME.{en,de}, or one file .tsv, .jsonl, .parquet, or .txt 
 class TextSource(Source):
     """The source of a named set of texts: a generator, or a set of the hub and its columns."""
 
-    draw: Callable[[str, int | None], tuple[Pair, ...]] | None = None  # (split, limit) -> pairs
+    splits: Sequence[str] = tuple(SHARES)
+    draw: Callable[[random.Random], Pair] | None = None
+    draw_long: Callable[[random.Random], Pair] | None = None  # for the split `long`
+    train_size: int = 30_000  # generated pairs without a limit (number words take time); 1,024 in other splits
     source: str = ""  # column, `translation.en` for en inside translation; none in language modelling
     target: str = ""
     hub_splits: Mapping[str, str] = field(default_factory=lambda: {"valid": "validation"})
 
+    def generate(self, name: str, split: str, limit: int | None) -> tuple[Pair, ...]:
+        limit = limit or (self.train_size if split == "train" else 1024)
+        if split == "long":  # from the test share of longer sources: none was ever trained on
+            return generate_pairs(f"{name}-long", self.draw_long, "test", limit)
+        return generate_pairs(name, self.draw, split, limit)
 
-def _wmt(year: int, source: str, target: str, about: str) -> TextSource:
-    other = target if source == "en" else source
+
+def _translation(about: str, repo: str, config: str, source: str, target: str) -> TextSource:
     columns = {"source": f"translation.{source}", "target": f"translation.{target}"}
-    return TextSource(about, tuple(SHARES), repo=f"wmt/wmt{year}", config=f"{other}-en", **columns)
+    return TextSource(about, repo=repo, config=config, **columns)
 
 
 TEXTS: dict[str, TextSource] = {
     "grammar": TextSource(
-        "synthetic: a compositional grammar with reversed word order and agreement", tuple(SHARES), draw=grammar.pairs
+        "synthetic: a compositional grammar with reversed word order and agreement", draw=grammar.draw_pair
     ),
     **{
-        f"numbers-{to}": TextSource(f"number words, en-{to}", tuple(SHARES), draw=partial(number_pairs, to))
-        for to in LANGUAGES
+        f"numbers-{to}": TextSource(f"number words, en-{to}", draw=partial(pairs.draw_number, to), train_size=10_000)
+        for to in pairs.LANGUAGES
     },
     **{
-        order: TextSource(f"synthetic: {order} a list of words", LIST_SPLITS, draw=partial(list_pairs, order))
-        for order in ORDERS
+        order: TextSource(
+            f"synthetic: {order} a list of words", splits=(*SHARES, "long"),
+            draw=partial(pairs.draw_list, order, pairs.SHORT), draw_long=partial(pairs.draw_list, order, pairs.LONG),
+        )
+        for order in pairs.ORDERS
     },
-    "wmt14-en-de": _wmt(14, "en", "de", "WMT 2014 English-German"),
-    "wmt14-en-fr": _wmt(14, "en", "fr", "WMT 2014 English-French"),
-    "wmt16-en-ro": _wmt(16, "en", "ro", "WMT 2016 English-Romanian"),
-    "iwslt14-de-en": TextSource(
-        "IWSLT 2014 German-English", tuple(SHARES), repo="bbaaaa/iwslt14-de-en", config="de-en",
-        source="translation.de", target="translation.en",
-    ),
+    "wmt14-en-de": _translation("WMT 2014 English-German", "wmt/wmt14", "de-en", "en", "de"),
+    "wmt14-en-fr": _translation("WMT 2014 English-French", "wmt/wmt14", "fr-en", "en", "fr"),
+    "wmt16-en-ro": _translation("WMT 2016 English-Romanian", "wmt/wmt16", "ro-en", "en", "ro"),
+    "iwslt14-de-en": _translation("IWSLT 2014 German-English", "bbaaaa/iwslt14-de-en", "de-en", "de", "en"),
     "cnn-dailymail": TextSource(
-        "CNN/DailyMail 3.0.0, articles and their highlights", tuple(SHARES), repo="abisee/cnn_dailymail",
-        config="3.0.0", source="article", target="highlights",
+        "CNN/DailyMail 3.0.0, articles and their highlights", repo="abisee/cnn_dailymail", config="3.0.0",
+        source="article", target="highlights",
     ),
     "wikitext-103": TextSource(
-        "WikiText-103, pre-tokenised words, for language modelling", tuple(SHARES), repo="Salesforce/wikitext",
+        "WikiText-103, pre-tokenised words, for language modelling", repo="Salesforce/wikitext",
         config="wikitext-103-v1", target="text",
     ),
 }  # fmt: skip
@@ -83,10 +92,10 @@ def load_texts(name_or_files: str, limit: int | None = None) -> ProblemSet[Pair]
     """
     if is_file(name_or_files):
         return _whole(name_or_files, _file_pairs(name_or_files), limit)
-    source, split = find_texts(name_or_files)
-    name = f"{name_or_files.partition(':')[0]}:{split}"
+    base, source, split = find_texts(name_or_files)
+    name = f"{base}:{split}"
     if source.draw is not None:
-        return ProblemSet(name, source.draw(split, limit))
+        return ProblemSet(name, source.generate(base, split, limit))
     rows = hub_rows(name, source.repo, source.config, source.hub_splits.get(split, split), f"give {FORMS}")
     return _whole(name, (_pair(name, i, row, source.source, source.target) for i, row in enumerate(rows)), limit)
 
@@ -96,30 +105,28 @@ def check_texts(name_or_files: str, where: str) -> None:
     try:
         if not is_file(name_or_files):
             find_texts(name_or_files)
-            return
-        for path in files_of(name_or_files):
-            if not path.is_file():
-                raise UserError(f"no file {path}")
+        elif missing := [path for path in files_of(name_or_files) if not path.is_file()]:
+            raise UserError(f"no file {missing[0]}")
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
 
-def find_texts(name: str) -> tuple[TextSource, str]:
-    """The source and split that a name refers to; nothing is loaded."""
+def find_texts(name: str) -> tuple[str, TextSource, str]:
+    """The set, its source and the split that a name refers to; nothing is loaded."""
     base, _, split = name.partition(":")
     if base not in TEXTS:
         raise UserError(f"no set of texts {base!r}{did_you_mean(base, TEXTS)}; or give {FORMS}")
     source = TEXTS[base]
     if split and split not in source.splits:
         raise UserError(f"{base} has no split {split!r}{did_you_mean(split, source.splits)}")
-    return source, split or source.splits[0]
+    return base, source, split or source.splits[0]
 
 
 def has_source(name_or_files: str) -> bool:
     """Whether its pairs have sources: text to translate or to summarise."""
     if is_file(name_or_files):
         return Path(name_or_files).suffix != ".txt"
-    source, _ = find_texts(name_or_files)
+    _, source, _ = find_texts(name_or_files)
     return source.draw is not None or bool(source.source)
 
 
@@ -140,15 +147,14 @@ def files_of(name: str) -> list[Path]:
 def _file_pairs(name: str) -> Iterator[Pair]:
     files, suffix = files_of(name), Path(name).suffix
     if len(files) == 2:
-        yield from _line_by_line(*files)
-    elif suffix in (".jsonl", ".parquet"):
-        yield from (_pair(name, i, row, "source", "target") for i, row in enumerate(read_rows(name)))
-    elif suffix == ".tsv":
-        yield from (_split_pair(name, number, line) for number, line in enumerate(_lines(files[0]), 1))
-    elif suffix == ".txt":
-        yield from (Pair("", line) for line in _lines(files[0]))
-    else:
-        raise UserError(f"{name} is not a file of texts; give {FORMS}")
+        return _line_by_line(*files)
+    if suffix in (".jsonl", ".parquet"):
+        return (_pair(name, i, row, "source", "target") for i, row in enumerate(read_rows(name)))
+    if suffix == ".tsv":
+        return (_split_pair(name, number, line) for number, line in enumerate(_lines(files[0]), 1))
+    if suffix == ".txt":
+        return (Pair("", line) for line in _lines(files[0]))
+    raise UserError(f"{name} is not a file of texts; give {FORMS}")
 
 
 def _line_by_line(source: Path, target: Path) -> Iterator[Pair]:
@@ -182,27 +188,24 @@ def _split_pair(name: str, number: int, line: str) -> Pair:
 
 
 def _pair(name: str, number: int, row: Mapping[str, Any], source: str, target: str) -> Pair:
-    return Pair(_column(name, number, row, source) if source else "", _column(name, number, row, target))
+    """The texts in these two columns of a row; no source where its column is ""."""
+
+    def text(column: str) -> str:
+        value: Any = row
+        for key in column.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if not isinstance(value, str):
+            raise UserError(f"row {number} of {name} has no text in {column!r}; every row needs one")
+        return value
+
+    return Pair(text(source) if source else "", text(target))
 
 
-def _column(name: str, number: int, row: Mapping[str, Any], path: str) -> str:
-    value: Any = row
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    if not isinstance(value, str):
-        raise UserError(f"row {number} of {name} has no text in {path!r}; every row needs one")
-    return value
-
-
-def _whole(name: str, pairs: Iterable[Pair], limit: int | None) -> ProblemSet[Pair]:
-    kept: list[Pair] = []
-    empty = 0
-    with_source = has_source(name)
-    for pair in islice(pairs, limit):
-        if with_source and not (pair.source.strip() and pair.target.strip()):
-            empty += 1
-        else:
-            kept.append(pair)
+def _whole(name: str, found: Iterable[Pair], limit: int | None) -> ProblemSet[Pair]:
+    """The first `limit` pairs, without those with an empty side."""
+    given = tuple(islice(found, limit))
+    kept = tuple(pair for pair in given if pair.source.strip() and pair.target.strip()) if has_source(name) else given
     if not kept:
         raise UserError(f"{name} has no pairs")
-    return ProblemSet(name, tuple(kept), (f"{empty:,} pairs with an empty side were dropped",) if empty else ())
+    empty = len(given) - len(kept)
+    return ProblemSet(name, kept, (f"{empty:,} pairs with an empty side were dropped",) if empty else ())
