@@ -64,6 +64,7 @@ def breaches(room: str, names: set[str]) -> set[str]:
     return {name for name in names if not fine(name)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_imports_go_down_only(file: Path) -> None:
     room = file.relative_to(PACKAGE).parts[0]
@@ -118,6 +119,7 @@ def modules_named(tree: ast.AST, modules: set[str]) -> set[str]:
     return names & modules
 
 
+@pytest.mark.slow
 def test_no_circle_among_modules() -> None:
     trees = {module_of(file): ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
     graph = {name: modules_named(tree, set(trees)) - {name} for name, tree in trees.items()}
@@ -136,6 +138,7 @@ def import_without_torch(modules: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", WITHOUT_TORCH)
 def test_the_light_rooms_import_without_torch(room: str) -> None:
     modules = [module_of(file) for file in FILES if file.relative_to(PACKAGE).parts[0] == room]
@@ -143,5 +146,6 @@ def test_the_light_rooms_import_without_torch(room: str) -> None:
     import_without_torch(modules)
 
 
+@pytest.mark.slow
 def test_what_reads_a_recipe_imports_without_torch() -> None:
     import_without_torch(list(LIGHT_MODULES))

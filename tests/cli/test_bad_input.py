@@ -170,6 +170,7 @@ def test_a_model_that_cannot_be_used_is_refused_before_it_is_trained(polythink, 
     assert not (run / "only" / "model").exists()
 
 
+@pytest.mark.slow
 def test_an_architecture_that_cannot_fork_or_be_made_is_refused(polythink, recipe):
     for architecture, said in (
         ("bloom", "(ALiBi)"),
@@ -277,6 +278,7 @@ def outcome(run: Path) -> tuple:
     return rows, [(run / name).read_bytes() for name in files], samples
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_again_and_again_comes_to_what_an_unstopped_one_does(polythink, recipe, whole):
     run = recipe.parent / "run"
     interrupted = stop_at(start(recipe, run), run / "sft/metrics.jsonl", 6, signal.SIGINT)
@@ -295,6 +297,7 @@ def test_a_run_that_is_stopped_again_and_again_comes_to_what_an_unstopped_one_do
     assert outcome(run) == outcome(whole)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_full_disk_goes_on_when_there_is_room(polythink, recipe, whole):
     run = recipe.parent / "run"
     checkpoint = (whole / "sft" / "checkpoint" / "checkpoint.pt").stat().st_size

@@ -30,6 +30,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", ["parathinker", "parallel_r1"])
 def test_compare_prints_a_table_and_leaves_a_report(dialect, models, polythink, tmp_path) -> None:
     out = tmp_path / "out"

@@ -52,6 +52,7 @@ def test_list_names_every_set_and_its_file(shared_data: Path, monkeypatch):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_show_reports_known_faults(shared_data: Path):
     shown = run("show", shared_data / "math300.parquet", "--limit", 1)
     assert shown.startswith("math300: 316 problems\n")
@@ -65,6 +66,7 @@ def test_show_reports_known_faults(shared_data: Path):
 PUBLISHED = ("several answers", "minus one", "shared", "lost text", "lost base")  # faults that need another set to see
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stem", "counts"),
     [
@@ -97,6 +99,7 @@ def test_show_a_synthetic_set():
     assert "no faults found" in shown
 
 
+@pytest.mark.slow
 def test_grade_counts_all_verdicts(graded: Path):
     columns = ("--text", "text", "--answer", "answer", "--deadline", 2.5)
     printed = run("grade", graded, *columns, "--json", "--each").splitlines()
@@ -113,6 +116,7 @@ def test_grade_counts_all_verdicts(graded: Path):
     assert counts["rows"] == 6
 
 
+@pytest.mark.slow
 def test_grade_the_math_solutions(shared_data: Path):
     file = shared_data / "math_test.parquet"
     counts = json.loads(run("grade", file, "--text", "solution", "--answer", "answer", "--json"))

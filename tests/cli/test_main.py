@@ -46,6 +46,7 @@ def test_the_help_of_a_command_is_short_and_has_an_example(command: str) -> None
 LIGHT = "--help | train --help | eval -h | recipes | data list | train countdown-smoke --dry-run | explain lr"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [line.split() for line in LIGHT.split(" | ")], ids=" ".join)
 def test_what_is_only_looked_up_imports_no_heavy_library(arguments: list[str]) -> None:
     code = f"import sys\ntry:\n    {MAIN}\nfinally:\n    print(sorted(sys.modules))"
@@ -73,6 +74,7 @@ def test_every_command_has_short_help_and_says_how_much(command: str) -> None:
         assert "--verbose" in done.output
 
 
+@pytest.mark.slow
 def test_the_shell_completes_commands_recipes_and_names() -> None:
     def complete(*words: str) -> list[str]:
         asked = {
@@ -92,6 +94,7 @@ def test_the_shell_completes_commands_recipes_and_names() -> None:
     assert complete("polythink", "generate", "--prompt", "seq") == ["sequential"]
 
 
+@pytest.mark.slow
 def test_verbose_ends_with_the_time_and_quiet_is_quiet(tmp_path) -> None:
     (tmp_path / "row.jsonl").write_text('{"text": "plain"}\n')
     command = ("trace", "check", str(tmp_path / "row.jsonl"), "--field", "text")
@@ -116,6 +119,7 @@ def test_threads_do_not_spin_unless_the_user_says_so() -> None:
 # ---- what goes wrong ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -147,6 +151,7 @@ sys.meta_path.insert(0, Interrupts())
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "polythink: interrupted\n")
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_not_utf8_is_no_traceback(tmp_path) -> None:
     block = "<Parallel><Path>α</Path><Path>b</Path></Parallel>\n<Summary>s</Summary>"
     (tmp_path / "row.jsonl").write_text(json.dumps({"text": block}))
@@ -229,6 +234,7 @@ def test_a_mistake_is_found_before_torch_is_imported(answers_without_torch, numb
     assert WITHOUT_TORCH[number][1] in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["trian"], ["train"], ["report", "--wide", "x"]])
 def test_a_wrong_command_line_is_status_2_without_a_traceback(arguments: list[str]) -> None:
     done = polythink(*arguments)
@@ -248,6 +254,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_status_2() -> None:
     full = Path("/dev/full")
     assert full.exists()

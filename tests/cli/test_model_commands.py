@@ -81,6 +81,7 @@ def test_decoding_is_the_models_own_with_changes(run_folder) -> None:
         params_for(model, ModelChoice(), ["path=2"])
 
 
+@pytest.mark.slow
 def test_generate_prints_the_trace_that_the_engine_draws(lm, seed, run_folder) -> None:
     done = polythink("generate", run_folder, "1+1", "--seed", seed)
     (rollout,) = Engine(lm).generate([request_of(lm)], SamplingParams(**BUDGETS), seed)

@@ -29,6 +29,7 @@ def models(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["structured", "sequential"])
 @pytest.mark.parametrize("stem", ["gsm8k_test", "aime24"])
 def test_twenty_problems_are_drawn_graded_and_reported(polythink, models, shared_data, tmp_path, stem, mode):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
 
@@ -14,6 +16,7 @@ TINY = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_translation_from_text_to_bleu(polythink, tmp_path):
     (tmp_path / "x.en").write_text("a small dog\nthe cat\nthis is a house\nmy house is small\n" * 8)
     (tmp_path / "x.de").write_text("ein kleiner Hund\ndie Katze\ndas ist ein Haus\nmein Haus ist klein\n" * 8)

@@ -31,6 +31,7 @@ def label(decoding: SamplingParams) -> str:
     return f"{decoding.mode}-{decoding.paths}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoding", SETTINGS, ids=label)
 def test_logprobs_equal_one_masked_forward(decoding):
     lm = tiny()
@@ -44,6 +45,7 @@ def test_logprobs_equal_one_masked_forward(decoding):
         assert {s.path for r in rollouts for s in r.segments} >= {0, 1, decoding.paths}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoding", SETTINGS, ids=label)
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_tokens_equal_the_slow_twin(decoding, temperature):
@@ -60,6 +62,7 @@ def test_tokens_equal_the_slow_twin(decoding, temperature):
             assert s.logprobs == pytest.approx(t.logprobs, abs=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("top_p", "top_k"), [(0.7, 0), (1.0, 3), (0.8, 4)])
 def test_truncated_sampling_equals_the_slow_twin(top_p, top_k):
     lm = tiny(seed=4)
@@ -70,6 +73,7 @@ def test_truncated_sampling_equals_the_slow_twin(top_p, top_k):
     assert max(gaps(lm, fast)) < TOLERANCE  # recorded before truncation
 
 
+@pytest.mark.slow
 def test_a_branch_does_not_depend_on_its_batch_mates():
     """Same tokens alone, in any number of rows, in any order, with either backend.
 
@@ -88,6 +92,7 @@ def test_a_branch_does_not_depend_on_its_batch_mates():
     assert [drawn(r) for r in shuffled] == [drawn(base[i]) for i in order]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["flat", "padded"])
 def test_chunks_and_models_without_logits_to_keep_change_nothing(backend):
     lm = tiny()
@@ -100,6 +105,7 @@ def test_chunks_and_models_without_logits_to_keep_change_nothing(backend):
     assert [drawn(r) for r in chunked.generate(wanted, decoding, seed=0)] == [drawn(r) for r in whole]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["flat", "padded"])
 def test_nothing_is_computed_twice(backend):
     """Tokens run through the model = prompt + paths + summaries + main, each once; the last of each trace never."""
@@ -135,6 +141,7 @@ def test_greedy_paths_are_sampled():
         assert all(len(set(b)) == 1 for b in blocks) == copies
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["structured", "sequential"])
 def test_budgets_hold_at_every_boundary(mode):
     """Every budget of the trace, from one token up, is kept, each segment keeps its own, and the twin agrees."""
@@ -282,6 +289,7 @@ def test_half_precision_stays_close():
     assert sum(found) / len(found) < 2e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "mistral", "gemma3_text", "gpt2", "stablelm", "gemma2"])
 def test_other_families(model_type):
     """Among them a sliding window that our mask must contain, positions that are learned, and a soft cap (eager)."""

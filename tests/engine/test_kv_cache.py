@@ -72,6 +72,7 @@ def test_one_slot_a_token():
     assert engine.backend.cache.rows == 0  # all freed at the end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["flat", "padded"])
 def test_no_uninitialised_memory_is_read(backend):
     """A masked NaN is still NaN (0 x NaN): here every `torch.empty` is filled with NaN."""
@@ -86,6 +87,7 @@ def test_no_uninitialised_memory_is_read(backend):
     assert [drawn(r) for r in filled] == [drawn(r) for r in plain]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["flat", "padded"])
 def test_growth_in_the_middle_of_a_run_changes_nothing(backend, monkeypatch):
     lm = tiny()

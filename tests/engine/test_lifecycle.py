@@ -46,6 +46,7 @@ def test_add_and_step_give_what_generate_gives():
     assert engine.add(wanted[0], PARAMS) not in ids
 
 
+@pytest.mark.slow
 def test_parameters_belong_to_the_request():
     """Temperature, truncation, budgets, mode, seeds of paths: all of them differ within one batch."""
     lm = tiny(seed=2)

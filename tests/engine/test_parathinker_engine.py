@@ -57,6 +57,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_engine_agrees_with_its_slow_twin_and_with_one_masked_forward(name):
     lm = thinker(seed=3, thought_embeddings="no embedding" not in name)
@@ -76,6 +77,7 @@ def test_the_engine_agrees_with_its_slow_twin_and_with_one_masked_forward(name):
     assert max(found) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_a_block_in_sequential_mode_has_its_paths_and_summary():
     lm = lean_towards(thinker(seed=3), {"<think1>": 6.0, "<think4>": 5.0, "<summary>": 3.5, "</think1>": 2.5})
     rollouts = Engine(lm).generate(requests(lm, 12), SamplingParams(mode="sequential", **BUDGETS), seed=1)
@@ -196,6 +198,7 @@ def test_every_token_is_forwarded_once():
         assert sum(seen) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paths", [1, 2, 8, 16])
 def test_the_cache_is_as_large_as_prompt_and_paths(paths):
     """Keys and values within 5% of k (L + P T): one slot a token, none for copies, at the end of full paths."""
@@ -265,6 +268,7 @@ def test_path_prefixes_are_forced_and_count():
             draw(wanted, SamplingParams(mode="sequential", **BUDGETS))
 
 
+@pytest.mark.slow
 def test_parallel_r1_can_be_forced_to_fork():
     lm = tiny(seed=2)
     for at in (0, 3):

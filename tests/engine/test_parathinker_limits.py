@@ -52,6 +52,7 @@ def test_a_context_without_room_for_the_summary_is_refused():
         Engine(lm).generate([requests(lm, 3)[2]], SamplingParams(paths=10, **BUDGETS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"paths": 16}, {"paths": 4, "path_position_stride": "auto"}, {"paths": 3, "fork_at": 2}]
 )

@@ -184,6 +184,7 @@ def test_what_is_no_folder_and_no_hub_id_is_refused_without_a_request(tmp_path, 
     check_path("gpt2")
 
 
+@pytest.mark.slow
 def test_settings_and_recipes_of_models_are_read_without_torch():
     code = "import sys; sys.modules.update(torch=None, transformers=None); import polythink.models.{}"
     for module in ("config", "settings"):

@@ -102,6 +102,7 @@ def test_models_that_cannot_take_them_are_refused(model_type, changes, why):
     assert thoughts_of(lm.model) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["mistral", "mixtral", "olmo2", "gemma2", "gpt_oss", "smollm3", "granite"])
 def test_further_families_take_them(model_type):
     lm = family(model_type, head_dim=8, num_local_experts=4, num_experts_per_tok=2)
@@ -127,6 +128,7 @@ def test_a_table_is_given_once():
 # ---- the engine ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_type", FAMILIES)
 @pytest.mark.parametrize("kind", ["flat", "padded"])
 def test_cached_steps_equal_one_forward(model_type, kind):

@@ -56,6 +56,7 @@ def events(log: Path, kind: str) -> Counter[str]:
     return Counter(" ".join(line.split()[1:3]) for line in log.read_text().splitlines() if line.startswith(kind))
 
 
+@pytest.mark.slow
 def test_shared_stages_run_once_and_every_run_gets_its_folder(tmp_path, log) -> None:
     given = experiment(tmp_path, seeds=(0, 1), plain=[], strong=["rl.skill=0.9"])
     outcome = run(given, tmp_path / "out")
@@ -93,6 +94,7 @@ def test_every_stage_is_told_the_folder_of_the_stage_it_builds_on(tmp_path, log)
     assert names == {"base": "", "sft": "base", "eval_sft": "sft", "rl": "sft", "eval_rl": "rl"}
 
 
+@pytest.mark.slow
 def test_a_second_time_only_what_is_new_is_run(tmp_path, log) -> None:
     run(experiment(tmp_path, plain=[]), tmp_path / "out")
     before = events(log, "start")
@@ -117,18 +119,21 @@ def test_as_many_stages_run_at_once_as_are_asked_for_and_they_share_the_cores(tm
     assert f"threads={max(1, cores // 3)}" in log.read_text()
 
 
+@pytest.mark.slow
 def test_the_file_may_say_how_many_threads(tmp_path, log) -> None:
     given = experiment(tmp_path, plain=["check=null"]).model_copy(update={"threads": 7})
     run(given, tmp_path / "out")
     assert set(line.split()[3] for line in log.read_text().splitlines() if line.startswith("start")) == {"threads=7"}
 
 
+@pytest.mark.slow
 def test_what_most_stages_wait_for_is_started_first(tmp_path, log) -> None:
     run(experiment(tmp_path, seeds=(0, 1), plain=[]), tmp_path / "out", jobs=1)
     started = [line.split()[1] for line in log.read_text().splitlines() if line.startswith("start")]
     assert started == ["base", "sft", "sft", "rl", "rl", "eval_sft", "eval_rl", "eval_sft", "eval_rl"]
 
 
+@pytest.mark.slow
 def test_a_failed_stage_stops_its_arm_alone_and_is_tried_again(tmp_path, log) -> None:
     outcome = run(experiment(tmp_path, plain=[], broken=["rl.fail=true"]), tmp_path / "out")
     (failure,) = outcome.failures
@@ -207,6 +212,7 @@ def steps_of(log: Path, stage: str) -> list[int]:
     return [int(line.split()[3]) for line in log.read_text().splitlines() if line.startswith(f"step {stage} ")]
 
 
+@pytest.mark.slow
 def test_after_a_power_cut_finished_stages_stay_and_the_open_one_goes_on(tmp_path, log) -> None:
     first = start(tmp_path)
     wait_for(log, "step rl", first)
@@ -222,6 +228,7 @@ def test_after_a_power_cut_finished_stages_stay_and_the_open_one_goes_on(tmp_pat
     assert steps_of(log, "rl") == list(range(9)), "no step is taken twice"
 
 
+@pytest.mark.slow
 def test_what_a_killed_experiment_left_running_is_waited_for_and_not_run_twice(tmp_path, log) -> None:
     first = start(tmp_path)
     wait_for(log, "step rl", first)
@@ -236,6 +243,7 @@ def test_what_a_killed_experiment_left_running_is_waited_for_and_not_run_twice(t
     assert events(log, "start").total() == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_stops_the_stages_as_well(tmp_path, log, number: signal.Signals) -> None:
     first = start(tmp_path)

@@ -230,6 +230,7 @@ def test_unknown_recipes_are_told_the_nearest(tmp_path, monkeypatch):
         load_recipe("countdown-smok")
 
 
+@pytest.mark.slow
 def test_a_recipe_is_read_and_a_typo_found_without_torch():
     code = (
         "import sys; sys.modules['torch'] = None\n"

@@ -21,6 +21,7 @@ FEW = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["qwen3", "eit", "partialformer", "vanilla"])
 def test_the_smoke_recipe(architecture, tmp_path):
     """Its evaluation compares the heads, and the report draws them."""

@@ -148,6 +148,7 @@ def test_what_is_known_of_the_problems_is_said(tmp_path):
 # ---- killed ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "kill_at"),
     [(sft(steps=60, batch=4, checkpoint_every=5, schedule="cosine"), 12), (grpo(steps=14, checkpoint_every=2), 5)],

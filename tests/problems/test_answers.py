@@ -225,6 +225,7 @@ def test_paths_are_graded_by_their_own_answers(grader: Grader):
 # --- one response -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_response_is_graded_without_a_grader_of_ones_own():
     assert grade(boxed("1/2"), "0.5") == Grade("right", "1/2")
     assert grade(boxed("1+x"), "x+1").verdict == "right"
@@ -241,6 +242,7 @@ def test_one_response_is_graded_without_a_grader_of_ones_own():
         grade("", "", dialect="parallel")
 
 
+@pytest.mark.slow
 def test_a_script_that_graded_ends_with_its_workers():
     code = r"from polythink.problems.answers import grade; print(grade(r'\boxed{1+x}', 'x+1').verdict)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -250,6 +252,7 @@ def test_a_script_that_graded_ends_with_its_workers():
 # --- real data -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_boxes_of_the_math_solutions_equal_the_reference_answers(shared_data: Path, grader: Grader):
     rows = list(read_rows(shared_data / "math_test.parquet"))
     assert len(rows) == 5000
@@ -267,6 +270,7 @@ def test_boxes_of_the_math_solutions_equal_the_reference_answers(shared_data: Pa
     assert verdicts["timeout"] == 0
 
 
+@pytest.mark.slow
 def test_math_answers_in_another_form(shared_data: Path, grader: Grader):
     roots = [p.answer for p in load_problems(shared_data / "math_test.parquet") if p.answer.startswith(r"\sqrt{")][:12]
     asked = [(boxed(f"0 + {root}"), problem(root)) for root in roots]

@@ -111,6 +111,7 @@ def test_a_repaired_label_is_not_reported(shared_data: Path):
     assert audit(ProblemSet("x", (Problem("16", row.question, "52_8"),))).find("lost base") == ()
 
 
+@pytest.mark.slow
 def test_documented_faults_of_dapo(dapo: ProblemSet):
     found = audit(dapo)
     assert {key[:8] for key in found.find("several answers")} == faults()["ids"]["several answers"]
@@ -127,6 +128,7 @@ def test_documented_faults_of_dapo(dapo: ProblemSet):
     assert {"Find $x.$", "Evaluate the integral:"} <= stubs
 
 
+@pytest.mark.slow
 def test_overlaps_of_dapo_are_exactly_those_in_the_package(shared_data: Path, dapo: ProblemSet):
     marks = {fingerprint(problem.question) for problem in dapo}
     found = set()

@@ -58,6 +58,7 @@ def test_off_the_main_thread(grader: Grader):
     assert grades == [Grade("right", "1+x")]
 
 
+@pytest.mark.slow
 def test_what_overruns_is_killed_and_the_next_answer_is_right():
     hard = ["9^{9^{9^9}}", "(10^8)!"]
     asked = [(boxed(text), problem("x+1")) for text in [*hard, "1+x", "x"]]
@@ -89,6 +90,7 @@ def test_a_worker_that_died_is_replaced(tmp_path: Path, monkeypatch):
     assert not replacement.alive  # closed with the grader
 
 
+@pytest.mark.slow
 def test_the_start_of_a_worker_is_not_on_the_clock(tmp_path: Path, monkeypatch):
     stand_in(tmp_path, monkeypatch, first="import time; time.sleep(2.5)")
     with Grader(workers=1, seconds=2) as grader:
@@ -107,6 +109,7 @@ def test_what_a_library_prints_is_no_reply(tmp_path: Path, monkeypatch):
         assert grader.equal("a+b", "b+a") is False
 
 
+@pytest.mark.slow
 def test_a_worker_that_waits_for_work_stays_alive(tmp_path: Path, monkeypatch):
     stand_in(tmp_path, monkeypatch)
     worker = Worker()

@@ -108,6 +108,7 @@ def test_the_report_draws_traces_of_several_sorts(report, run_folder):
     assert "truncated: length" in report.text
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_shown_as_far_as_it_goes(run_folder, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(run_folder, run)
@@ -213,6 +214,7 @@ def test_charts_of_awkward_values(values):
         assert "#123456" in svg
 
 
+@pytest.mark.slow
 def test_a_report_needs_no_torch(run_folder):
     code = "import sys, polythink.report.report as r; r.write_report(sys.argv[1]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, str(run_folder)], capture_output=True, text=True, check=True)

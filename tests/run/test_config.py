@@ -227,6 +227,7 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
 trees = st.recursive(scalars, lambda t: st.lists(t, max_size=4) | st.dictionaries(words | awkward, t, max_size=4))
 
 
+@pytest.mark.slow
 @given(trees)
 def test_what_is_dumped_is_read_back(data: object) -> None:
     assert parse_yaml(dump_yaml(data), "dump") == data

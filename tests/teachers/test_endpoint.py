@@ -65,6 +65,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("act", "message"), REFUSED)
 def test_a_wrong_key_address_or_model_stops_at_once_and_loses_nothing(server, tmp_path, act, message):
     chosen = record(server, 20)

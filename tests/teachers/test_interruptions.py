@@ -120,6 +120,7 @@ def command(server: ChatServer, out: Path, n: int) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_command_resumes_where_it_was(server, tmp_path):
     n = 60
     chosen = record(server, n, p_right=0.6)

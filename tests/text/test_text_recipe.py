@@ -34,6 +34,7 @@ def digests(recipe: TextRecipe) -> dict[str, str]:
     return {plan.name: plan.digest for plan in recipe.plan()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [

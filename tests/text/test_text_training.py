@@ -94,6 +94,7 @@ def test_long_examples_are_dropped_and_counted(tmp_path):
     assert 0 < result["dropped"]["too long"] == len(TRAIN) - result["examples"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", [True, False])
 def test_how_a_step_is_divided_into_forwards_does_not_matter(tmp_path, encoder):
     found = []
@@ -107,6 +108,7 @@ def test_how_a_step_is_divided_into_forwards_does_not_matter(tmp_path, encoder):
             assert one[name] == pytest.approx(other[name], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", [True, False])
 def test_the_loss_of_a_step_is_per_target_token_without_smoothing(tmp_path, encoder):
     lm = make(encoder, dropout=0)
@@ -142,6 +144,7 @@ def test_which_checkpoints_are_averaged(steps, count, every, expected):
     assert averaged_steps(steps, count, every) == expected
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_mean_of_its_last_steps(tmp_path):
     ends = []
     for steps in (2, 3):
@@ -157,6 +160,7 @@ def test_a_run_ends_with_the_mean_of_its_last_steps(tmp_path):
 # ---- whole runs ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", [True, False])
 def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, encoder):
     """With dropout, averaging and validation, stopped right after a checkpoint and between two."""
@@ -240,6 +244,7 @@ def test_a_killed_stage_resumes_to_the_same_bits(tmp_path):
     assert same_bits(*weights)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_is_that_of_the_model(tmp_path, capsys):
     lm = make(dropout=0)
     result = train_text(lm, config_of(steps=30, batch=30, lr=2e-2, max_grad_norm=0), TRAIN, VALID, tmp_path)

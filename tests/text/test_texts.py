@@ -74,6 +74,7 @@ def test_the_pairs_of_the_benchmark_stay_what_they_are():
     assert all(len(pair.source.split()) == len(pair.target.split()) for pair in train)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWN)
 def test_splits_are_disjoint(name):
     sides = {split: {pair.source for pair in load_texts(f"{name}:{split}", 200)} for split in TEXTS[name].splits}

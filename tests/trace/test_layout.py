@@ -172,6 +172,7 @@ def test_sampled_and_forced_tokens(mode):
 # ---- random nested traces ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(60))
 def test_masks_positions_and_predecessors_equal_their_definitions(seed):
     text = random_trace(random.Random(seed))

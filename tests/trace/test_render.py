@@ -37,6 +37,7 @@ def random_trace(rng: random.Random, dialect: Dialect, depth: int = 3) -> Trace:
     return Trace(tuple(parts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", [PARALLEL_R1, BRACES], ids=lambda dialect: dialect.name)
 def test_parsing_what_was_rendered_gives_the_trace_back(dialect):
     rng = random.Random(0)

@@ -151,6 +151,7 @@ def test_an_unknown_rule_is_refused_with_the_nearest_name():
         check("", "stcak")
 
 
+@pytest.mark.slow
 def test_hostile_nesting_gets_a_verdict():
     deep = "<Parallel><Path>" * 20_000
     assert [check(deep, rule).reason for rule in RULES] == ["too_deep", "not_closed", "not_closed"]
@@ -181,6 +182,7 @@ def mutate(text: str, rng: random.Random) -> str:
     return text[: first.start()] + first[0] * (2 if kind == "double" else 0) + text[first.end() :]
 
 
+@pytest.mark.slow
 def test_the_rules_agree_with_their_statements_on_5000_mutations(shared_data):
     rng = random.Random(20)
     traces = real_traces(shared_data)
@@ -204,6 +206,7 @@ def test_the_rules_agree_with_their_statements_on_every_short_word():
             assert [check(text, rule).valid for rule in RULES] == [STATEMENTS[rule](text) for rule in RULES], text
 
 
+@pytest.mark.slow
 def test_the_rules_agree_with_their_statements_on_edited_nested_blocks():
     rng = random.Random(21)
     tags = TAG.findall(NESTED + block(summary=block(paths=3)))

@@ -69,6 +69,7 @@ def run(lm, config, mini, folder, params=PARAMS, seed=0):
         return train_grpo(lm, config, mini, folder, prompt=PROMPT, params=params, seed=seed, grader=grader)
 
 
+@pytest.mark.slow
 def test_reward_rises(taught, mini, tmp_path):
     """A policy that opens a block half of the time learns to do it always, where that alone is rewarded."""
     lm = taught_lm(taught)
@@ -140,6 +141,7 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"old_logprobs": "engine"}, {"old_logprobs": "recomputed", "autocast": True}])
 def test_resumed_is_uninterrupted_bit_for_bit(taught, mini, tmp_path, monkeypatch, changes):
     config = config_of(kl_coef=0.05, mini_batches=2, schedule="linear", drop_zero_spread=False, **changes)

@@ -129,6 +129,7 @@ def stop_after(monkeypatch, steps: int):
     monkeypatch.setattr(sft, "update", update)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 4])
 def test_resumed_is_uninterrupted_bit_for_bit(mini, tmp_path, monkeypatch, stop):
     config = sft_config(schedule="cosine", warmup=0.2)

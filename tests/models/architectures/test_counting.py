@@ -15,6 +15,7 @@ from polythink.models.architectures import ARCHITECTURES, VanillaConfig
 from polythink.models.architectures.counting import OTHER, Count, counted, total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("seq2seq", [False, True], ids=["causal", "seq2seq"])
 @pytest.mark.parametrize("tied", [True, False])
@@ -84,6 +85,7 @@ def test_the_command(monkeypatch, capsys):
     assert all(int(cell.replace(",", "")) > 100_000 for cell in totals[0].split("|")[2:-1])
 
 
+@pytest.mark.slow
 def test_encoder_decoders_side_by_side(monkeypatch, capsys, tmp_path):
     """A saved model beside the others in its shape: source and target lengths count."""
     make_config("vanilla", is_encoder_decoder=True).save_pretrained(tmp_path)
@@ -121,6 +123,7 @@ def test_counts_add_up():
     assert Count(1, 2).plus(Count(3, 4), times=2) == Count(7, 10)
 
 
+@pytest.mark.slow
 def test_a_recipe_of_plain_text_is_counted(monkeypatch, capsys):
     said = run(
         monkeypatch, capsys, "translation-wmt14-ende-partialformer", "--with", "", "--tokens", "4", "--source", "4"

@@ -213,6 +213,7 @@ def test_folding_is_chosen_where_it_pays():
     assert not any(pays(name, 1000) for name in ("eit-wide", "e_eit-wide")), "a wide kernel reads forbidden keys"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["causal", "seq2seq"])
 @pytest.mark.parametrize("name", ["eit", "eit-wide", "e_eit", "partialformer"])
 def test_chunks_of_query_rows_change_nothing(name, backbone):

@@ -67,6 +67,7 @@ def batch(backbone: str, labels: bool = False) -> dict[str, torch.Tensor]:
 # ---- saving, tying, initialisation ----
 
 
+@pytest.mark.slow
 @ALL
 @BACKBONES
 def test_saved_and_loaded(name, backbone, tmp_path):
@@ -95,6 +96,7 @@ def test_untied(backbone, tmp_path):
     assert torch.equal(again.lm_head.weight, model.lm_head.weight)
 
 
+@pytest.mark.slow
 @ALL
 @BACKBONES
 def test_every_weight_is_drawn(name, backbone, tmp_path):
@@ -176,6 +178,7 @@ def test_gradients_reach_every_weight(name, backbone):
     assert not {key for key in unmoved if not key.endswith("bias")}
 
 
+@pytest.mark.slow
 @ALL
 @BACKBONES
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -190,6 +193,7 @@ def test_gradient_checkpointing_changes_nothing(name, backbone, reentrant):
         torch.testing.assert_close(found[key], expected[key], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
 @ALL
 @BACKBONES
 def test_a_few_steps_lower_the_loss(name, backbone):
@@ -216,6 +220,7 @@ def test_the_loss_is_cross_entropy():
         torch.testing.assert_close(whole, expected * (labels != -100).sum() / 50)
 
 
+@pytest.mark.slow
 @BACKBONES
 @pytest.mark.parametrize("name", ["eit", "partialformer"])
 def test_trainers_of_the_library(name, backbone, tmp_path):
@@ -305,6 +310,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @ALL
 @BACKBONES
 @pytest.mark.parametrize("way", WAYS)

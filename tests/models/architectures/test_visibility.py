@@ -197,6 +197,7 @@ def language_model(name: str) -> LanguageModel:
     return lm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "backend"),
     [
@@ -229,6 +230,7 @@ def test_the_engine_draws_what_its_slow_twin_draws(name, backend):
         torch.testing.assert_close(drawn[sampled], forward[sampled], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @TREES
 def test_the_engine_takes_half_precision(name):
     """The self-check of a bfloat16 model passes: decoding, one masked forward and each path alone agree."""

@@ -50,6 +50,7 @@ def sample_of(level: str, n: int) -> tuple:
     return problems(level, "train", limit=n) + problems(level, "heldout", limit=n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_answer_is_the_only_one_that_reaches_the_target(level):
     for problem in sample_of(level, 300):
@@ -123,6 +124,7 @@ STYLES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("style", "options"), STYLES)
 @pytest.mark.parametrize("level", LEVELS)
 def test_demonstrations_are_well_formed_canonical_and_in_the_vocabulary(level, style, options):
@@ -181,6 +183,7 @@ def first_paths(problem, seed: int, paths: int) -> list[str]:
     return [path_answer(path.parts[0]) for path in block.paths]
 
 
+@pytest.mark.slow
 def test_a_path_does_not_depend_on_its_siblings():
     """Pairs of paths are as frequent as the product of their shares says (chi-square, fixed seeds)."""
     problem = problems("hard", "train", limit=1)[0]
