@@ -208,7 +208,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
 
 def test_what_cannot_be_compared(tmp_path):
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=29, n_embd=32, n_layer=1, n_head=2))
-    with pytest.raises(UserError, match="no output projection named o_proj"):
+    with pytest.raises(UserError, match="no output projection o_proj"):
         analyse(gpt2, {"input_ids": tokens(1, 6)})
     with pytest.raises(UserError, match="two keys to choose from"):
         analyse(make("vanilla"), {"input_ids": tokens(1, 1)})

@@ -8,10 +8,10 @@ import pytest
 
 from helpers.training import SHAPE
 from polythink.errors import UserError
-from polythink.evaluate.metrics import difference, read_measures
+from polythink.evaluate.metrics import Estimate, describe, difference, read_measures
 from polythink.pipeline.experiment import Arm, Experiment, evaluations, resolve
 from polythink.pipeline.recipe import Recipe, run_recipe
-from polythink.pipeline.results_table import Evaluated, bounds, is_count, make_table
+from polythink.pipeline.results_table import Evaluated, clamp, make_table
 from polythink.pipeline.schedule import Job
 from polythink.pipeline.stage import run_stage
 from polythink.run.config import parse_config
@@ -162,9 +162,9 @@ def test_arms_are_compared_problem_by_problem(whole, tmp_path) -> None:
 
 
 def test_a_gain_may_be_negative_and_an_amount_is_no_share() -> None:
-    assert bounds("gain_majority_paths@8") == (-1, 1)
-    assert bounds("parallel@8") == (0, 1)
-    assert bounds("parallel.critical_path@8") == (0, float("inf"))
-    assert [is_count(m) for m in ("tokens", "parallel.tokens@8", "sequential_tokens@8", "mean@8")] == [
-        True, True, False, False
-    ]  # fmt: skip
+    wide = Estimate(0.5, -7.0, 7.0)
+    assert clamp("gain_majority_paths@8", wide) == Estimate(0.5, -1, 1)
+    assert clamp("parallel@8", wide) == Estimate(0.5, 0, 1)
+    assert clamp("parallel.critical_path@8", wide) == Estimate(0.5, 0, 7)
+    units = [describe(m).unit for m in ("tokens", "parallel.tokens@8", "sequential_tokens@8", "mean@8")]
+    assert units == ["tokens", "tokens", "percent", "percent"]

@@ -60,6 +60,7 @@ METRICS = {
     "rouge2": MetricInfo("ROUGE-2", "percent", "Pairs of words shared with the reference, F1."),
     "rougeL": MetricInfo("ROUGE-L", "percent", "Longest common subsequence of words with the reference, F1."),
     "loss": MetricInfo("loss", "nats", "Mean negative log-likelihood per target token under teacher forcing."),
+    "valid_loss": MetricInfo("validation loss", "nats", "The same on the validation texts, during training."),
     "perplexity": MetricInfo("perplexity", "", "The exponential of the loss."),
     "word_perplexity": MetricInfo("word perplexity", "", "Perplexity per word; the end of a text counts as a word."),
 }  # fmt: skip

@@ -114,7 +114,7 @@ def results(runs: Sequence[Evaluated]) -> Estimates:
             return None
         if measured_once(runs):
             return Estimate(*(nan if found[0][key] is None else found[0][key] for key in ("value", "low", "high")))
-        return _possible(metric, over_seeds([m["value"] for m in found]))
+        return clamp(metric, over_seeds([m["value"] for m in found]))
 
     return _estimates(runs, measured)
 
@@ -145,7 +145,7 @@ def _estimates(runs: Sequence[Evaluated], of: Callable[[str, str], Estimate | No
     return found
 
 
-def _possible(metric: str, estimate: Estimate) -> Estimate:
+def clamp(metric: str, estimate: Estimate) -> Estimate:
     """The part of an interval that the metric can take: an amount is not negative, a share lies between 0 and 1."""
     if isnan(estimate.low):
         return estimate

@@ -122,7 +122,7 @@ def evaluate_texts(
     write_jsonl(out / f"samples-{name}.jsonl", rows)
     scores = score_rows(rows, TASKS[task], options.tokenize)
     result = result_of(
-        "eval", problems=texts.name, n=len(rows), notes=texts.notes, seconds=time.perf_counter() - started,
+        "eval", problems=texts.name, n=len(rows), notes=list(texts.notes), seconds=time.perf_counter() - started,
         decoding={key: getattr(options, key) for key in TextEvalOptions.model_fields},
         metrics={metric: score.estimate() for metric, score in scores.items()},
     )  # fmt: skip
