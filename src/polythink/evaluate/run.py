@@ -13,12 +13,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Unpack
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from polythink.engine.params import SamplingParams
 from polythink.engine.protocol import RolloutBackend
 from polythink.errors import UserError
 from polythink.evaluate.metrics import compute_metrics, headline
-from polythink.evaluate.study import Problems, StudyOptions, open_study
+from polythink.evaluate.study import Log, Problems, open_study
+from polythink.problems.answers import Grader
+from polythink.problems.prompts import Prompt
 
 if TYPE_CHECKING:
     from polythink.models.lm import LanguageModel
@@ -28,25 +32,33 @@ def evaluate(
     backend: RolloutBackend | LanguageModel,
     problems: Problems,
     *,
+    prompt: Prompt | str | None = None,
+    params: SamplingParams | None = None,
     samples: int = 8,
+    seed: int = 0,
+    grader: Grader | None = None,
+    out: str | Path | None = None,
+    name: str = "",
     greedy: bool = False,
     best_of: Sequence[int] = (),
-    **how: Unpack[StudyOptions],
+    log: Log = print,
 ) -> dict:
     """Draw `samples` responses per problem, grade them, and return what eval.json holds.
 
     `backend` is an engine or a language model, whose prompt and sampling parameters are used unless others are given.
     `problems` is a problem set, a list of problems, or the name or file of a set. `greedy` adds one response per
     problem at temperature 0 (isolated paths are still sampled, see `SamplingParams`). Each n of `best_of` adds the
-    accuracy of choosing one of n samples (`metrics.best_of_n`), which is what n paths have to beat. `how`: prompt,
-    params, seed, grader, out, name, log (`StudyOptions`). `UserError` for an empty set, and for numbers of samples that
-    cannot be.
+    accuracy of choosing one of n samples (`metrics.best_of_n`), which is what n paths have to beat. Without `out`
+    nothing is written; `log` is told the notes on the set and the headline. `UserError` for an empty set, and for
+    numbers of samples that cannot be.
     """
     if samples < 1:
         raise UserError(f"samples must be 1 or more, not {samples}")
     if too_many := [n for n in best_of if not 1 <= n <= samples]:
         raise UserError(f"best_of {too_many[0]} needs at least as many samples per problem; there are {samples}")
-    with open_study(backend, problems, **how) as study:
+    with open_study(
+        backend, problems, prompt=prompt, params=params, seed=seed, grader=grader, out=out, name=name, log=log
+    ) as study:
         rows = study.draw(study.requests(samples), study.params).rows
         study.write_rows("samples", rows)
         found = compute_metrics(rows, best_of)
