@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.grading import boxed, problem
 from polythink.errors import UserError
 from polythink.problems import answers
 from polythink.problems.answers import Grade, Grader, extract, final_part, grade, last_box
 from polythink.problems.equality import clean, compare, numbers, spelling
-from polythink.problems.problem import Problem
 from polythink.problems.sets import load_problems
 from polythink.problems.verify import Worker
 from polythink.run.jsonl import read_rows
@@ -31,20 +31,6 @@ CUT_ROWS = [
     2622, 2665, 2761, 2763, 3901, 4516, 4530, 4539, 4560, 4572, 4586, 4608, 4651, 4679, 4703, 4705, 4715, 4723, 4730,
     4769, 4815, 4835, 4862, 4912, 4919, 4939, 4957,
 ]  # fmt: skip
-
-
-def problem(answer: str, checker: str = "math") -> Problem:
-    return Problem("p", "?", answer, checker)
-
-
-def boxed(answer: str) -> str:
-    return f"so \\boxed{{{answer}}}"
-
-
-@pytest.fixture(scope="module")
-def grader():
-    with Grader(seconds=20) as grader:  # generous: these tests are about equality, not about the deadline
-        yield grader
 
 
 @pytest.fixture

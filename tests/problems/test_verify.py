@@ -9,24 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.grading import boxed, problem
 from polythink.errors import UserError
 from polythink.problems.answers import Grade, Grader
-from polythink.problems.problem import Problem
 from polythink.problems.verify import Worker
-
-
-def problem(answer: str, checker: str = "math") -> Problem:
-    return Problem("p", "?", answer, checker)
-
-
-def boxed(answer: str) -> str:
-    return f"so \\boxed{{{answer}}}"
-
-
-@pytest.fixture(scope="module")
-def grader():
-    with Grader(seconds=20) as grader:  # generous: these tests are about equality, not about the deadline
-        yield grader
 
 
 @pytest.mark.parametrize(
