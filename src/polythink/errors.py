@@ -18,3 +18,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def install_extra(extra: str) -> str:
+    """The command that installs an extra. The package is on no index: a bare name there would be a stranger's."""
+    return f"`pip install -e '.[{extra}]'` in a clone of polythink"

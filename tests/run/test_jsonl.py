@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from polythink.errors import UserError
-from polythink.run.jsonl import JsonlWriter, read_jsonl, read_rows
+from polythink.run.jsonl import JsonlWriter, read_jsonl, read_rows, write_jsonl
 
 # ---- tables that users give ----
 
@@ -57,6 +57,54 @@ def test_a_broken_line_is_named_by_its_number(tmp_path, line, words):
     (tmp_path / "rows.jsonl").write_bytes(b'{"a": 0}\n' + line + b"\n")
     with pytest.raises(UserError, match=words.replace("(", "\\(")):
         list(read_rows(tmp_path / "rows.jsonl"))
+
+
+@pytest.mark.parametrize("line", [r'{"a": "x \ud83d"}', r'{"a": [{"b": "\uDE00 y"}]}', r'{"\ud800": 1}'])
+def test_half_a_character_is_named_by_its_line_or_replaced(tmp_path, line):
+    (tmp_path / "rows.jsonl").write_text('{"a": "\\ud83d\\ude00"}\n' + line + "\n")
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 2 holds \\u\w{4}, half of a character"):
+        list(read_rows(tmp_path / "rows.jsonl"))
+    whole, replaced = read_rows(tmp_path / "rows.jsonl", replace_broken=True)
+    assert whole == {"a": "\N{GRINNING FACE}"}
+    assert "\N{REPLACEMENT CHARACTER}" in json.dumps(replaced, ensure_ascii=False).encode().decode()
+
+
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"b": ', "}")])
+def test_rows_nested_too_deep_to_be_written_are_refused(tmp_path, opened, closed):
+    for levels, fits in ((99, True), (101, False), (400, False), (5000, False)):
+        line = '{"a": ' + opened * levels + "1" + closed * levels + ', "b": "' + "{" * 200 + '"}'
+        (tmp_path / "rows.jsonl").write_text(line)
+        if fits:
+            write_jsonl(tmp_path / "copy.jsonl", read_rows(tmp_path / "rows.jsonl"))
+            continue
+        with pytest.raises(UserError, match="line 1 cannot be read: its lists and objects lie more than 100 levels"):
+            list(read_rows(tmp_path / "rows.jsonl"))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\n{"a": 2}\n')
+    assert list(read_rows(tmp_path / "rows.jsonl")) == [{"a": 1}, {"a": 2}]
+
+
+def test_a_name_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n')
+    assert list(read_rows("~/rows.jsonl")) == [{"a": 1}]
+
+
+def test_a_parquet_text_that_is_not_utf8_is_an_error_of_one_sentence(tmp_path):
+    broken = pyarrow.Array.from_buffers(
+        pyarrow.string(), 1, [None, pyarrow.array([0, 2], pyarrow.int32()).buffers()[1], pyarrow.py_buffer(b"\xff\xfe")]
+    )
+    pyarrow.parquet.write_table(pyarrow.table({"text": broken}), tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match="a text in its rows 0 to 1023 is not UTF-8"):
+        list(read_rows(tmp_path / "rows.parquet"))
+
+
+def test_what_json_has_no_form_for_is_named_by_its_column(tmp_path):
+    with pytest.raises(UserError, match="its column 'raw' holds a value of type bytes"):
+        write_jsonl(tmp_path / "rows.jsonl", [{"a": 1, "raw": b"5"}])
+    assert not (tmp_path / "rows.jsonl").exists()
 
 
 @pytest.mark.parametrize(

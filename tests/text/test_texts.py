@@ -109,7 +109,7 @@ def test_number_words():
 
 def test_number_words_need_their_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "num2words", None)
-    with pytest.raises(UserError, match=r"polythink\[translation\]"):
+    with pytest.raises(UserError, match=r"\[translation\]"):
         in_words(10**9 + 7, "en")
 
 
@@ -178,7 +178,7 @@ def test_sets_of_the_hub_say_what_they_need(monkeypatch, name):
     check_texts(f"{name}:test", "here")
     assert has_source(name) == (name != "wikitext-103")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"pip install 'polythink\[data\]'`; or give two files as NAME"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[data\]'.*without it, give two files as NAME"):
         load_texts(f"{name}:train")
 
 

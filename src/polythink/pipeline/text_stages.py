@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from polythink.errors import UserError
+from polythink.errors import UserError, install_extra
 from polythink.evaluate import head_file, heads
 from polythink.pipeline.plan import file_name
 from polythink.pipeline.text import TextEvalConfig, TextPlan, TextStageConfig
@@ -26,7 +26,7 @@ def train_stage(plan: TextPlan, folder: Path, start: Path | None, log: Callable[
     try:
         from polythink.text.train import train_text
     except ImportError as error:
-        raise UserError("training on texts needs `pip install 'polythink[translation]'`") from error
+        raise UserError(f"training on texts needs {install_extra('translation')}") from error
     stage = plan.stage
     assert isinstance(stage, TextStageConfig)
     train, valid = load_texts(stage.data), load_texts(stage.valid, stage.valid_limit) if stage.valid else None

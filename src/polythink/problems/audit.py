@@ -19,10 +19,12 @@ from typing import Any
 from polythink.problems.answers import last_box
 from polythink.problems.equality import compare
 from polythink.problems.problem import Problem, ProblemSet
+from polythink.problems.references import is_prose
 
 SHORT = 24  # characters; a problem shorter than that and without a digit asks nothing that could be answered
 _FORMULA = re.compile(r"\$[^$]*\$|\\\[.*?\\\]|\\\(.*?\\\)", re.DOTALL)
 _TYPESETTING = re.compile(r"\\(?:left|right|displaystyle|quad|qquad)\b")
+_PRINTED = re.compile(r"""\[['"].*['"]\]|\{['"].*\}|b'.*'|None|[Nn]a[Nn]|null""", re.DOTALL)  # as Python prints them
 _OTHER = re.compile(r"(?:[^\w+\-=<>/*^!|]|_)+")
 
 
@@ -123,6 +125,10 @@ def _text_faults(problem: Problem) -> Iterator[str]:
         yield "open figure"
     if answer.count("{") > answer.count("}"):
         yield "cut answer"
+    if is_prose(answer):
+        yield "prose answer"
+    if _PRINTED.fullmatch(answer):
+        yield "printed answer"
     box = last_box(problem.solution)
     if box and compare(answer, box) is False:  # None: it takes algebra to tell
         yield "other box"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from polythink.errors import UserError
+from polythink.errors import UserError, install_extra
 
 
 def hub_rows(name: str, repo: str, config: str | None, split: str, otherwise: str) -> Iterable[Mapping[str, Any]]:
@@ -14,7 +14,8 @@ def hub_rows(name: str, repo: str, config: str | None, split: str, otherwise: st
     try:
         import datasets
     except ImportError:
-        raise UserError(f"loading {name} from the hub needs `pip install 'polythink[data]'`; or {otherwise}") from None
+        install = f"{install_extra('data')}, or `pip install datasets`"
+        raise UserError(f"loading {name} from the hub needs {install}; without it, {otherwise}") from None
     try:
         return datasets.load_dataset(repo, config, split=split)
     except (OSError, ValueError, RuntimeError) as error:  # what offline, missing and broken sets raise

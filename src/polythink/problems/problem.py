@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from polythink.errors import UserError
+
 # How an answer is graded: `math` compares values, `countdown` compares words (see `problems.answers`), `attribution`
 # compares the summary with the paths (see `problems.tasks.attribution`).
 CHECKERS = ("math", "countdown", "attribution")
+
+
+def reference_mistake(answer: str, checker: str) -> str:
+    """What is wrong with a reference answer for that checker, as the end of a sentence; "" if nothing is."""
+    if checker == "attribution" and not re.fullmatch(r"[1-9][0-9]{0,3}", answer):
+        return f"has the reference answer {answer!r}; for the checker attribution it is the letters' place, 1 or more"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,10 @@ class Problem:
     checker: str = "math"
     source: str = ""  # the set to which it belongs
     solution: str = ""  # a worked solution, if the set has one
+
+    def __post_init__(self) -> None:
+        if wrong := reference_mistake(self.answer, self.checker):
+            raise UserError(f"a problem {wrong}")
 
 
 Item = TypeVar("Item")  # Problem; in the text room, a pair of texts

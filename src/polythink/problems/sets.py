@@ -2,8 +2,8 @@
 
 A name stands for a published set on the Hugging Face hub, or for a synthetic task. Published sets are looked up in the
 folder that the environment variable POLYTHINK_DATA names, then on the hub. Files have the hub's columns: a question
-(`question`, `problem` or `prompt`) and an answer (`answer`, `solution` or `reward_model.ground_truth`), which may be
-bare, end in GSM8K's `#### n`, or be in the last box of a worked solution.
+(`question`, `problem` or `prompt`) and an answer (`answer`, `solution` or `reward_model.ground_truth`): see
+`problems.references`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from polythink.errors import UserError, did_you_mean
-from polythink.problems.answers import last_box
 from polythink.problems.audit import known_notes
 from polythink.problems.hub import hub_rows
-from polythink.problems.problem import CHECKERS, Problem, ProblemSet
-from polythink.run.jsonl import read_rows
+from polythink.problems.problem import CHECKERS, Problem, ProblemSet, reference_mistake
+from polythink.problems.references import ANSWER_COLUMNS, LONG, is_prose, reference_answer
+from polythink.run.jsonl import kind_of, missing_column, read_placed
 
 DATA_FOLDER = "POLYTHINK_DATA"
 SUFFIXES = (".parquet", ".jsonl")
@@ -88,7 +88,7 @@ def load_problems(
     if Path(text).suffix.lower() in SUFFIXES:
         if split:
             raise UserError(f"{text} is a file and has no splits; leave the split {split!r} out")
-        name, rows = Path(text).stem, read_rows(text)
+        name, rows = Path(text).stem, read_placed(text)
     else:
         base, _, named = text.partition(":")
         source = get_source(base)
@@ -114,35 +114,10 @@ def local_file(source: Source, split: str) -> Path | None:
     folder = os.environ.get(DATA_FOLDER)
     if not (folder and source.stem):
         return None
-    if not Path(folder).is_dir():
+    if not (place := Path(folder).expanduser()).is_dir():
         raise UserError(f"{DATA_FOLDER} names {folder}, which is not a folder; correct or unset it")
-    files = (Path(folder) / (source.file_stem(split) + suffix) for suffix in SUFFIXES)
+    files = (place / (source.file_stem(split) + suffix) for suffix in SUFFIXES)
     return next((file for file in files if file.is_file()), None)
-
-
-def reference_answer(row: Mapping[str, Any], column: str | None = None) -> tuple[str, str, bool]:
-    """(reference answer, worked solution or "", whether it was completed) of a row; "" if the row has no answer.
-
-    Some copies of MATH cut answers with nested braces at the first closing one (`\\frac{\\sqrt{3`): if the box of the
-    worked solution begins with what is left, the box is taken.
-    """
-    raw = _text(row.get(column)) if column else _raw_answer(row)
-    solution = _text(row.get("solution"))
-    if "####" in raw:  # GSM8K: the worked solution, then the number
-        return raw.rpartition("####")[2].strip().replace(",", ""), raw, False
-    if r"\boxed" in raw:
-        return last_box(raw) or "", raw, False
-    if raw.count("{") > raw.count("}"):
-        whole = last_box(solution) or ""
-        if whole.startswith(raw):
-            return whole, solution, True
-    return raw, solution if solution != raw else "", False
-
-
-def _raw_answer(row: Mapping[str, Any]) -> str:
-    reward = row.get("reward_model")
-    truth = reward.get("ground_truth") if isinstance(reward, Mapping) else None
-    return next((text for value in (row.get("answer"), truth, row.get("solution")) if (text := _text(value))), "")
 
 
 def _split(name: str, source: Source, split: str | None) -> str:
@@ -159,74 +134,123 @@ def _synthetic(name: str, source: Source, split: str, limit: int | None, seed: i
     return ProblemSet(f"{name}:{split}", countdown.problems(source.level, split, limit=limit, seed=seed or 0))
 
 
-def _rows(name: str, source: Source, split: str) -> Iterable[Mapping[str, Any]]:
+Placed = Iterable[tuple[str, Mapping[str, Any]]]  # rows with their places, for messages
+
+
+def _rows(name: str, source: Source, split: str) -> Placed:
     file = local_file(source, split)
     if file:
-        return read_rows(file)
+        return read_placed(file)
     wanted = f"{source.file_stem(split)}.parquet"
     otherwise = f"give a .parquet or .jsonl file, or name a folder that holds {wanted} in {DATA_FOLDER}"
     if not source.repo:
         raise UserError(f"the set {name} is not on the hub; {otherwise}")
-    return hub_rows(name, source.repo, source.config, source.hub_splits.get(split, split), otherwise)
+    rows = hub_rows(name, source.repo, source.config, source.hub_splits.get(split, split), otherwise)
+    return ((source.repo, row) for row in rows)
 
 
-def _read(name: str, rows: Iterable[Mapping[str, Any]], keep_repeats: bool) -> tuple[list[Problem], list[str]]:
-    """The problems of the rows, and notes about what was dropped or completed."""
+def _read(name: str, rows: Placed, keep_repeats: bool) -> tuple[list[Problem], list[str]]:
+    """The problems of the rows, and notes about what was dropped, completed, or is hardly an answer."""
     problems: list[Problem] = []
     first: dict[str, str] = {}  # question -> answer
     counts: Counter[str] = Counter()
-    for number, row in enumerate(rows):
-        problem, completed = _problem(name, number, row)
+    mistakes: list[UserError] = []
+    for number, (where, row) in enumerate(rows):
+        try:
+            problem, completed = _problem(name, number, where, row)
+        except UserError as error:  # said once, with how many there are
+            mistakes.append(error)
+            continue
         counts["completed"] += completed
         if problem.question in first and not keep_repeats:
             counts["dropped"] += 1
             counts["conflicts"] += first[problem.question] != problem.answer
             continue
         first.setdefault(problem.question, problem.answer)
+        counts["prose"] += is_prose(problem.answer)
         problems.append(problem)
+    if mistakes:
+        more = f" ({len(mistakes) - 1:,} more rows cannot be used)" if len(mistakes) > 1 else ""
+        raise UserError(f"{mistakes[0]}{more}")
     if not problems:
         raise UserError(f"{name} holds no problems")
     if not keep_repeats:
         _check_keys(name, problems)
-    notes = []
-    if counts["dropped"]:
-        notes.append(
-            f"{counts['dropped']:,} repeated questions were dropped, {counts['conflicts']:,} with another answer"
-        )
-    if counts["completed"]:
-        notes.append(f"{counts['completed']:,} answers were cut inside a brace and are completed from their solutions")
-    return problems, notes
+    return problems, _notes(counts)
 
 
-def _problem(name: str, number: int, row: Mapping[str, Any]) -> tuple[Problem, bool]:
-    question = next(filter(None, (_question(row.get(column)) for column in QUESTION_COLUMNS)), None)
-    if question is None:
-        raise UserError(f"row {number} of {name} has no question; give one of {', '.join(QUESTION_COLUMNS)}")
-    answer, solution, completed = reference_answer(row)
-    if not answer:
-        raise UserError(f"row {number} of {name} has no answer in a column `answer` or `solution`")
-    checker = row.get("checker") or "math"
-    if checker not in CHECKERS:
-        raise UserError(f"row {number} of {name} has checker {checker!r}{did_you_mean(str(checker), CHECKERS)}")
+def _notes(counts: Mapping[str, int]) -> list[str]:
+    dropped, conflicts, completed, prose = (counts[key] for key in ("dropped", "conflicts", "completed", "prose"))
+    notes = {
+        f"{dropped:,} repeated questions were dropped, {conflicts:,} with another answer": dropped,
+        f"{completed:,} answers were cut inside a brace and are completed from their solutions": completed,
+        f"{prose:,} reference answers are sentences or longer than {LONG} characters: hardly a response equals them; "
+        "a worked solution needs its answer in \\boxed{{..}}, after #### or after `Answer:`": prose,
+    }
+    return [note for note, count in notes.items() if count]
+
+
+def _problem(name: str, number: int, where: str, row: Mapping[str, Any]) -> tuple[Problem, bool]:
+    """The problem of a row, and whether its answer was completed. `UserError` names the set, the row and its place."""
+    try:
+        question = next(filter(None, (_question(row.get(column), column) for column in QUESTION_COLUMNS)), None)
+        if question is None:
+            raise UserError(_lacks("question", QUESTION_COLUMNS, row))
+        answer, solution, completed = reference_answer(row)
+        if not answer:
+            raise UserError(_lacks("answer", ANSWER_COLUMNS, row))
+        checker = row.get("checker") or "math"
+        if checker not in CHECKERS:
+            raise UserError(f"has checker {checker!r}{did_you_mean(str(checker), CHECKERS)}")
+        if wrong := reference_mistake(answer, checker):
+            raise UserError(wrong)
+        return Problem(_key(row, number), question, answer, checker, name, solution), completed
+    except UserError as error:
+        raise UserError(f"row {number} of {name} {error} ({where})") from None
+
+
+def _lacks(what: str, needed: Sequence[str], row: Mapping[str, Any]) -> str:
+    empty = [column for column in needed if column in row]
+    if empty:
+        return f"has no {what}: its column {empty[0]!r} is empty"
+    return f"has no {what}: needed is a column {' or '.join(needed)}, {missing_column(row, *needed)}"
+
+
+def _key(row: Mapping[str, Any], number: int) -> str:
     extra = row.get("extra_info")
     keys = (row.get("key"), row.get("id"), extra.get("index") if isinstance(extra, Mapping) else None, number)
-    key = next(key for key in keys if key is not None)
-    return Problem(str(key), question, answer, checker, name, solution), completed
+    return str(next(key for key in keys if kind_of(key) != "null"))
 
 
-def _question(value: Any) -> str:
+def _question(value: Any, column: str) -> str:
     """The bare problem: the last user turn of a chat, without the wrapping that DAPO-Math-17k puts around it."""
     if not isinstance(value, list):
-        return _text(value)
-    turns = [_text(turn.get("content")) for turn in value if isinstance(turn, Mapping) and turn.get("role") == "user"]
-    text = turns[-1].strip() if turns else ""
+        return _text(value, column)
+    turns = [turn.get("content") for turn in value if isinstance(turn, Mapping) and turn.get("role") == "user"]
+    text = _turn(turns[-1], column) if turns else ""
     if text.startswith("Solve the following math problem") and text.endswith('"Answer:".'):
         text = text.partition("\n\n")[2].rpartition("\n\n")[0]
     return text.strip()
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+def _turn(content: Any, column: str) -> str:
+    """The text of a chat turn, which may come in parts; other parts than text are refused."""
+    if not isinstance(content, list):
+        return _text(content, f"{column}.content")
+    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in content]
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(
+            f"has a chat turn with parts that are no text in its column {column!r}; a question is text alone"
+        )
+    return "".join(texts).strip()
+
+
+def _text(value: Any, column: str) -> str:
+    if kind_of(value) == "null":
+        return ""
+    if not isinstance(value, str):
+        raise UserError(f"has {kind_of(value)} in its column {column!r}; a question is text")
+    return value.strip()
 
 
 def _check_keys(name: str, problems: Sequence[Problem]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import difflib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ from polythink.errors import UserError
 from polythink.run.folder import atomic_write, os_errors, to_jsonable
 
 log = logging.getLogger(__name__)
+MAX_NESTING = 100  # lists and objects within one another; far beyond any data, well within Python's recursion limit
+_TOO_DEEP = f"its lists and objects lie more than {MAX_NESTING} levels deep"
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # the escape of one, alone or of a pair
 
 
 # ---- reading ----
@@ -23,58 +29,119 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
 
     `UserError` for a missing file and for any other fault, with its line number.
     """
-    return list(_jsonl(Path(path), torn_end=True))
+    return [row for _, row in _jsonl(Path(path), torn_end=True)]
 
 
-def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
+def read_rows(path: str | Path, replace_broken: bool = False) -> Iterator[dict[str, Any]]:
     """The rows of a user's `.jsonl` or `.parquet` file, one at a time; blank lines are skipped.
 
     `UserError` at once for a missing file or another suffix, and for a broken row when it is reached: a torn last line
-    is an error here, since only the user can know what is missing.
+    is an error here, since only the user can know what is missing. Half a character (one surrogate of the two that an
+    emoji has in JSON) is an error too, or with `replace_broken` becomes the replacement character.
     """
-    path = Path(path)
+    return (row for _, row in read_placed(path, replace_broken))
+
+
+def read_placed(path: str | Path, replace_broken: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As `read_rows`, each row with its place for messages: `FILE, line 5`, or `FILE` for one without lines."""
+    path = Path(path).expanduser()
     readers = {".jsonl": _jsonl, ".parquet": _parquet}
     if path.suffix.lower() not in readers:
         raise UserError(f"cannot read rows from {path}: the name must end in {' or '.join(readers)}")
     if not path.is_file():
         raise UserError(f"no file {path}" if not path.exists() else f"{path} is not a file")
-    return readers[path.suffix.lower()](path)
+    return readers[path.suffix.lower()](path, replace_broken=replace_broken)
 
 
-def _jsonl(path: Path, torn_end: bool = False) -> Iterator[dict[str, Any]]:
+def missing_column(row: Mapping[str, Any], *needed: str) -> str:
+    """The end of a sentence about a row that lacks one of these columns: what it has, and the nearest name."""
+    near = next((found for column in needed for found in difflib.get_close_matches(column, row, 1, 0.6)), None)
+    has = f"its columns are {', '.join(row)}" if row else "it has no columns"
+    return has + (f"; did you mean {near!r}?" if near else "")
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, for people: `a list`, `null`, `a number`."""
+    names = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "a mapping", str: "text"}
+    missing = value is None or (isinstance(value, float) and value != value)
+    return "null" if missing else names.get(type(value), f"a value of type {type(value).__name__}")
+
+
+def _jsonl(path: Path, torn_end: bool = False, replace_broken: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if torn_end and not line.endswith(b"\n") and not _is_json(line):
                     log.warning("%s: dropped a torn last line of %d bytes", path, len(line))
                 elif line.strip():
-                    yield _row(line, f"{path}, line {number}")
+                    yield f"{path}, line {number}", _row(line, f"{path}, line {number}", replace_broken)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _row(line: bytes, where: str) -> dict[str, Any]:
+def _row(line: bytes, where: str, replace_broken: bool) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         raise UserError(f"{where} is not UTF-8 text") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{where} is not JSON: {error.msg} (column {error.colno})") from None
-    except (ValueError, RecursionError) as error:  # a number or a nesting that Python refuses
+    except RecursionError:
+        raise UserError(f"{where} cannot be read: {_TOO_DEEP}") from None
+    except ValueError as error:  # a number that Python refuses
         raise UserError(f"{where} cannot be read: {error}") from None
     if not isinstance(row, dict):
         raise UserError(f"{where} holds a JSON {type(row).__name__}; every line must be an object: {{...}}")
+    if line.count(b"[") + line.count(b"{") > MAX_NESTING and _depth_exceeds(row, MAX_NESTING):
+        raise UserError(f"{where} cannot be read: {_TOO_DEEP}")
+    if _SURROGATE.search(line):
+        row = {_whole(key, where, replace_broken): _whole(value, where, replace_broken) for key, value in row.items()}
     return row
 
 
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+def _depth_exceeds(value: Any, most: int) -> bool:
+    """Whether lists and objects lie within one another more than `most` levels deep."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [value for value in level if isinstance(value, list | dict)]
+        if not level:
+            return False
+    return True
+
+
+def _whole(value: Any, where: str, replace_broken: bool) -> Any:
+    """The value without halves of characters in its texts, which no file can be written with."""
+    if isinstance(value, list):
+        return [_whole(item, where, replace_broken) for item in value]
+    if isinstance(value, dict):
+        return {_whole(k, where, replace_broken): _whole(v, where, replace_broken) for k, v in value.items()}
+    if not isinstance(value, str) or not (broken := re.search("[\ud800-\udfff]", value)):
+        return value
+    if not replace_broken:
+        code = f"\\u{ord(broken[0]):x}"
+        raise UserError(
+            f"{where} holds {code}, half of a character that was cut in two; write the whole character, or leave it out"
+        )
+    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", value)
+
+
+def _parquet(path: Path, replace_broken: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows; a Parquet file cannot hold half a character."""
     import pyarrow
     import pyarrow.parquet
 
+    read = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
+                for row in batch.to_pylist():
+                    yield str(path), row
+                read += len(batch)
+    except UnicodeDecodeError:
+        raise UserError(f"cannot read {path}: a text in its rows {read} to {read + 1023} is not UTF-8") from None
     except (pyarrow.ArrowException, OSError) as error:
         first_line = str(error).partition("\n")[0]
         raise UserError(f"cannot read {path}: {first_line}") from None
@@ -130,7 +197,19 @@ class JsonlWriter:
 
 
 def _line(row: dict) -> bytes:
-    return json.dumps(to_jsonable(row), ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
+    try:
+        return json.dumps(to_jsonable(row), ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
+    except TypeError:  # bytes, times and decimals, which Parquet has and JSON has not
+        raise UserError(f"a row cannot be written as JSON: {_not_json(row)}; leave that column out") from None
+
+
+def _not_json(row: dict) -> str:
+    for column, value in row.items():
+        try:
+            json.dumps(to_jsonable(value))
+        except TypeError:
+            return f"its column {column!r} holds {kind_of(value)}"
+    raise AssertionError("every column can be written")
 
 
 def _rest(path: Path) -> bytes:

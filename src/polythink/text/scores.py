@@ -18,7 +18,7 @@ from math import exp
 
 import numpy as np
 
-from polythink.errors import UserError
+from polythink.errors import UserError, install_extra
 from polythink.evaluate.metrics import DRAWS, Estimate, Metric
 
 
@@ -77,7 +77,7 @@ def bleu(outputs: Sequence[str], references: Sequence[str], tokenize: str) -> Sc
     try:
         from sacrebleu.metrics import BLEU
     except ImportError:
-        raise UserError("BLEU needs `pip install 'polythink[translation]'`") from None
+        raise UserError(f"BLEU needs {install_extra('translation')}") from None
 
     metric = BLEU(tokenize=tokenize, effective_order=True)  # for one pair; its counts are those of corpus BLEU
     found = [metric.sentence_score(o, [r]) for o, r in zip(outputs, references, strict=True)]

@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from polythink.errors import UserError
+from polythink.errors import UserError, install_extra
 from polythink.models.tokenizers import byte_level, word_level
 from polythink.text.config import TokenizerConfig
 
@@ -48,7 +48,7 @@ def train_sentencepiece(texts: Iterable[str], size: int, sentences: int = 2_000_
     try:
         import sentencepiece
     except ImportError:
-        raise UserError("tokenizer.kind bpe needs `pip install 'polythink[translation]'`") from None
+        raise UserError(f"tokenizer.kind bpe needs {install_extra('translation')}") from None
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from polythink.errors import UserError
+from polythink.errors import UserError, install_extra
 
 SHARES = {"train": 80, "valid": 8, "test": 12}  # of all sources, in percent
 
@@ -76,7 +76,7 @@ def in_words(number: int, language: str) -> str:
     try:
         from num2words import num2words
     except ImportError:
-        raise UserError("number words need `pip install 'polythink[translation]'`") from None
+        raise UserError(f"number words need {install_extra('translation')}") from None
     return num2words(number, lang=language)
 
 
