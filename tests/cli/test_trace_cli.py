@@ -41,7 +41,9 @@ def traces(tmp_path):
 def test_check_counts_the_reasons(traces):
     result = run("check", traces(GOOD, ONE_PATH, "</Path>", ONE_PATH), "--field", "text", "--rule", "strict")
     assert result.exit_code == 1
-    assert result.stdout.splitlines()[0] == "1 of 4 traces are valid under the rule strict"
+    assert result.stdout.splitlines()[0] == (
+        "1 of 4 traces are valid under the rule strict, 3 with a block (dialect parallel_r1, by the tags)"
+    )
     counts = {line.split()[1]: int(line.split()[0]) for line in result.stdout.splitlines()[1:]}
     assert counts == {"too_few_paths": 2, "ok": 1, "path_not_open": 1}
 
@@ -52,7 +54,7 @@ def test_check_as_json(traces):
     assert result.exit_code == 1
     assert json.loads(result.stdout) == {
         "file": str(file), "field": "text", "rule": "reference", "rows": 2, "valid": 1, "invalid": 1,
-        "reasons": {"ok": 1, "too_few_paths": 1},
+        "dialect": "parallel_r1", "with_block": 2, "reasons": {"ok": 1, "too_few_paths": 1},
     }  # fmt: skip
 
 
@@ -150,7 +152,8 @@ def test_the_field_must_be_named(traces):
 
 
 def test_show_draws_the_paths_side_by_side_and_the_summary_below(traces):
-    lines = run("show", traces("plain", GOOD), "--row", 1).stdout.splitlines()
+    title, *lines = run("show", traces("plain", GOOD), "--row", 1).stdout.splitlines()
+    assert title == "row 1, column text (dialect parallel_r1, by the tags)"
     assert lines[0].strip() == "so"
     assert lines[-1].strip() == "the end"
     ways = next(line for line in lines if "left way" in line)
@@ -221,7 +224,7 @@ def test_show_says_what_is_wrong(traces):
         UserError, match=r"line 1, column 25: .* the block opened at line 1, column 1: .*1 of at least 2"
     ):
         run("show", file, "--row", 2)
-    assert run("show", file, "--row", 1, "--field", "text").stdout.strip() == "plain"
+    assert run("show", file, "--row", 1, "--field", "text").stdout.splitlines()[1:] == ["plain"]
 
 
 def test_show_passes_over_a_column_with_a_reasoning_models_tags(tmp_path):
@@ -247,7 +250,7 @@ def test_an_answer_in_the_summary_is_not_lost_by_conversion(tmp_path):
         r" \boxed{ 5 }",
     ]
     assert found.stdout.split()[-2:] == ["1", "answer"]
-    back = run("convert", out, "--field", "trace", "--to", "parathinker", "--out", source)
+    back = run("convert", out, "--field", "trace", "--to", "parathinker", "--out", source, "--overwrite")
     assert back.exit_code == 0
     assert json.loads(source.read_text().splitlines()[0])["trace"] == before[0] + r" \boxed{ 3 }"
 
@@ -273,7 +276,141 @@ def test_traces_are_converted_and_what_cannot_be_is_counted(tmp_path):
     ]  # fmt: skip
     (kept,) = map(json.loads, out.read_text().splitlines())
     assert kept == {"id": 1, "trace": "x<think1>a</think1><think2>b</think2><summary>s</summary>y"}
-    back = run("convert", out, "--field", "trace", "--dialect", "parathinker", "--to", "parallel_r1", "--out", source)
+    back = run("convert", out, "--field", "trace", "--to", "parallel_r1", "--out", source, "--overwrite")
     assert back.exit_code == 0
     assert json.loads(source.read_text()) == rows[0]
     assert run("check", out, "--field", "trace", "--dialect", "parathinker").exit_code == 0
+
+
+# ---- files that are there ----
+
+NUMBERED = "so <think3>left</think3><think1>right</think1><summary>join</summary> end"
+
+
+def convert(source, out, *more):
+    return run("convert", source, "--field", "text", "--to", "parathinker:4", "--out", out, *more)
+
+
+@pytest.mark.parametrize("kind", ["same", "spelling", "symlink", "hardlink"])
+@pytest.mark.parametrize("more", [(), ("--overwrite",)])
+def test_a_conversion_never_writes_over_its_own_input(traces, tmp_path, kind, more):
+    source = traces(GOOD)
+    before, out = source.read_bytes(), tmp_path / "other.jsonl"
+    if kind == "symlink":
+        out.symlink_to(source)
+    elif kind == "hardlink":
+        out.hardlink_to(source)
+    else:
+        (tmp_path / "sub").mkdir()
+        out = source if kind == "same" else tmp_path / "sub" / ".." / source.name
+    with pytest.raises(UserError, match="is the file that is read"):
+        convert(source, out, *more)
+    assert source.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == sorted({source.name, out.name})
+
+
+def test_an_existing_file_is_replaced_only_when_asked(traces, tmp_path):
+    source, out = traces(GOOD), tmp_path / "out.jsonl"
+    out.write_text("mine")
+    with pytest.raises(UserError, match=r"out\.jsonl exists; give another --out, or add --overwrite"):
+        convert(source, out)
+    assert out.read_text() == "mine"
+    assert convert(traces(ONE_PATH[:20], name="cut.jsonl"), out, "--overwrite").exit_code == 1
+    assert out.read_text() == "mine", "no row could be written"
+    assert convert(source, out, "--overwrite").exit_code == 0
+    assert "<think1>left way</think1>" in out.read_text()
+    drawing = tmp_path / "trace.svg"
+    drawing.write_text("mine")
+    with pytest.raises(UserError, match=r"trace\.svg exists"):
+        run("show", source, "--svg", drawing)
+    assert run("show", source, "--svg", drawing, "--overwrite").exit_code == 0
+    assert "drawn to" in run("show", source, "--svg", tmp_path / "new.svg").stdout
+
+
+def test_nothing_is_written_where_nothing_can_be(traces, tmp_path):
+    out = tmp_path / "out.jsonl"
+    result = convert(traces("<Parallel>", GOOD[:30]), out)
+    assert result.exit_code == 1
+    assert result.stdout.startswith(f"0 of 2 traces written to {out}, which is not made")
+    assert not out.exists()
+    for name, words in (("out.txt", r"must end in \.jsonl"), ("traces.jsonl/out.jsonl", "is not a folder")):
+        with pytest.raises(UserError, match=words):
+            convert(traces(GOOD), tmp_path / name)
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(UserError, match="it is a folder"):
+        convert(traces(GOOD), tmp_path / "folder.jsonl", "--overwrite")
+
+
+# ---- the dialect ----
+
+
+def test_the_dialect_is_found_by_the_tags_and_said(traces, tmp_path):
+    file = traces(NUMBERED, NUMBERED.replace("think3", "think40"), "plain")
+    found = run("check", file, "--field", "text")
+    assert found.exit_code == 0
+    assert found.stdout.splitlines()[0] == (
+        "3 of 3 traces are valid under the rule strict, 2 with a block (dialect parathinker:40, by the tags)"
+    )
+    title, *_ = run("show", file).stdout.splitlines()
+    assert title == "row 0, column text (dialect parathinker, by the tags)"
+    done = run("convert", file, "--field", "text", "--to", "parallel_r1", "--out", tmp_path / "out.jsonl")
+    assert done.exit_code == 0
+    assert "3 of 3 traces written" in done.stdout
+    assert "2 with a block (dialect parathinker:40, by the tags, to parallel_r1)" in done.stdout
+    texts = [json.loads(line)["text"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert all(text.count("<Path>") == 2 for text in texts[:2])
+    assert "think" not in "".join(texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [(NUMBERED, "parallel_r1"), (GOOD, "parathinker"), (GOOD, "parathinker:64")]
+)
+def test_a_dialect_that_disagrees_with_all_tags_is_refused(traces, tmp_path, text, named):
+    file, out = traces(text, "plain", text), tmp_path / "out.jsonl"
+    other = "parathinker" if named == "parallel_r1" else "parallel_r1"
+    words = f"no text of .* holds a block of {named}, and [12] hold the tags of {other}: add --dialect {other}"
+    for command in (("check", file), ("convert", file, "--to", "parallel_r1", "--out", out)):
+        with pytest.raises(UserError, match=words):
+            run(*command, "--field", "text", "--dialect", named)
+    with pytest.raises(UserError, match=words):
+        run("show", file, "--dialect", named)
+    assert not out.exists()
+
+
+def test_single_traces_in_another_dialect_are_counted_as_such(traces, tmp_path):
+    file = traces(GOOD, NUMBERED, GOOD, "plain")
+    found = run("check", file, "--field", "text")
+    assert found.exit_code == 1
+    assert [line.split() for line in found.stdout.splitlines()[1:]] == [["3", "ok"], ["1", "foreign_tags"]]
+    done = convert(file, tmp_path / "out.jsonl")
+    assert done.exit_code == 1
+    assert "1  foreign_tags" in done.stdout
+    assert "think3" not in (tmp_path / "out.jsonl").read_text()
+
+
+def test_a_column_without_blocks_is_not_fine(traces, tmp_path):
+    file = traces("plain", "text about <summary> and <think>")
+    result = run("check", file, "--field", "text", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["with_block"] == 0
+    assert "no trace in the column 'text' has a block: nothing was checked" in result.stderr
+    with pytest.raises(UserError, match="holds a block: there is nothing to convert"):
+        convert(file, tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("bad", [r'{"text": "\ud83d"}', '{"text": ' + "[" * 3000 + "]" * 3000 + "}", '{"text": 5}'])
+def test_a_row_that_cannot_be_used_is_named_before_anything_is_printed(traces, tmp_path, bad):
+    file = traces(*[GOOD] * 3)
+    file.write_text(file.read_text() + bad + "\n")
+    for command in (("check", "--each"), ("convert", "--to", "parathinker", "--out", tmp_path / "out.jsonl")):
+        with pytest.raises(UserError, match=r"traces\.jsonl, line 4") as caught:
+            run(command[0], file, "--field", "text", *command[1:])
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_show_prefers_a_column_that_parses(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"prompt": "Begin with <Parallel> and write <Path>.", "text": GOOD}))
+    assert run("show", file).stdout.startswith("row 0, column text (")

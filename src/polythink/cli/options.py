@@ -32,6 +32,9 @@ Overrides = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder; runs/NAME if left out.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most N problems of each set.")]
 File = Annotated[Path, typer.Argument(help="A .jsonl or .parquet file.")]
+DialectName = Annotated[
+    str | None, typer.Option("--dialect", help="Format of the tags; that of most traces if left out.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 # ---- a teacher behind an endpoint ----
