@@ -171,3 +171,130 @@ def test_mistakes_are_one_sentence(tmp_path: Path, graded: Path, arguments: tupl
     with pytest.raises(UserError, match=message) as caught:
         run(*(files.get(argument, argument) for argument in arguments))
     assert "\n" not in str(caught.value)
+
+
+# ---- the dialect and the checker of a file ----
+
+
+def write(path: Path, *rows: dict) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def graded_as(file: Path, *more: object, status: int = 0) -> tuple[list[str], dict]:
+    """The verdict of each row, and the counts."""
+    result = invoke(app, "grade", file, "--text", "text", "--answer", "answer", "--each", "--json", *more)
+    assert result.exit_code == status
+    *rows, counts = map(json.loads, result.stdout.splitlines())
+    return [row["verdict"] for row in rows], counts
+
+
+def test_an_answer_in_a_path_alone_counts_in_no_dialect(tmp_path: Path):
+    numbered = "<think1>\\boxed{5}</think1><think2>\\boxed{5}</think2><summary>both agree</summary>"
+    stated = numbered.replace("both agree", "so \\boxed{5}")
+    tagged = "<Parallel><Path>\\boxed{5}</Path><Path>\\boxed{5}</Path></Parallel>\n<Summary>\\boxed{5}</Summary>"
+    file = write(tmp_path / "numbered.jsonl", *({"text": text, "answer": "5"} for text in (numbered, stated)))
+    for more in ((), ("--dialect", "parathinker")):
+        verdicts, counts = graded_as(file, *more)
+        assert verdicts == ["unparsed", "right"]
+        assert counts["dialect"] == "parathinker"
+    with pytest.raises(UserError, match="hold the tags of parathinker: add --dialect parathinker"):
+        graded_as(file, "--dialect", "parallel_r1")
+    verdicts, _ = graded_as(write(tmp_path / "tagged.jsonl", {"text": tagged, "answer": "5"}), status=1)
+    assert verdicts == ["unparsed"]
+
+
+def test_attribution_is_graded_by_the_numbers_of_its_paths(tmp_path: Path):
+    text = "<think9> . . . k . . </think9><think2> . . . a . . </think2><summary> 2 a 9 k </summary>"
+    rows = [{"text": text, "answer": 4}, {"text": text.replace("9 k <", "9 a <"), "answer": "4"}]
+    file = write(tmp_path / "said.jsonl", *rows)
+    verdicts, counts = graded_as(file, "--checker", "attribution")
+    assert verdicts == ["right", "wrong"]
+    assert counts["checkers"] == ["attribution"]
+    with pytest.raises(UserError, match="attribution needs paths with numbers, dialect parallel_r1 has none"):
+        graded_as(write(tmp_path / "plain.jsonl", {"text": "plain", "answer": 4}), "--checker", "attribution",
+                  "--dialect", "parallel_r1")  # fmt: skip
+    assert graded_as(tmp_path / "plain.jsonl", "--checker", "attribution", status=1)[0] == ["unparsed"]
+    with pytest.raises(UserError, match=r"row 0 of .*line 1 has the reference answer 'k'; for the checker attribution"):
+        graded_as(write(tmp_path / "letter.jsonl", {"text": text, "answer": "k"}), "--checker", "attribution")
+
+
+def test_the_file_says_its_checker(tmp_path: Path):
+    rows = [
+        {"text": r"\boxed{ 8 * 2 + 1 }", "answer": "1 + 8 * 2", "checker": "countdown"},
+        {"text": r"\boxed{2 + 1}", "answer": "1 + 2", "checker": None},
+    ]
+    file = write(tmp_path / "samples.jsonl", *rows)
+    verdicts, counts = graded_as(file)
+    assert (verdicts, counts["checkers"]) == (["wrong", "right"], ["countdown", "math"])
+    with pytest.raises(UserError, match=r"line 1 is graded by the checker countdown, .* but --checker is math"):
+        graded_as(file, "--checker", "math")
+    rows[0]["checker"] = "countdwon"
+    with pytest.raises(UserError, match="has checker 'countdwon'; did you mean 'countdown'"):
+        graded_as(write(file, *rows))
+
+
+@pytest.mark.parametrize("checker", ["math", "countdown"])
+def test_the_number_zero_is_a_reference(tmp_path: Path, checker: str):
+    rows = [{"text": r"\boxed{0}", "answer": answer} for answer in (0, [0], "0")]
+    verdicts, _ = graded_as(write(tmp_path / "zero.jsonl", *rows), "--checker", checker)
+    assert verdicts == ["right"] * 3
+
+
+@pytest.mark.parametrize("answer", [[1, 2], {"value": 5}, True])
+def test_grade_names_the_line_of_a_reference_that_is_none(tmp_path: Path, answer: object):
+    file = write(tmp_path / "rows.jsonl", {"text": "", "answer": 1}, {"text": "", "answer": answer})
+    with pytest.raises(UserError, match=r"row 1 of .*rows\.jsonl, line 2 has .* in its column 'answer'"):
+        graded_as(file)
+
+
+def test_texts_without_an_answer_are_noticed(tmp_path: Path):
+    rows = [{"text": "#", "answer": "1"}, {"text": None, "answer": "1"}]
+    file = write(tmp_path / "none.jsonl", *rows)
+    result = invoke(app, "grade", file, "--text", "text", "--answer", "answer")
+    assert result.exit_code == 1
+    assert "2 of 2 texts are unparsed: no answer that is read stands after their last block" in result.stderr
+    result = invoke(app, "grade", write(file, *rows, {"text": "Final Answer: 1", "answer": "1"}), "--text", "text",
+                    "--answer", "answer")  # fmt: skip
+    assert result.exit_code == 0
+    assert "2 of 3 texts are unparsed" in result.stderr
+    assert "checker math; dialect parallel_r1, by the tags" in result.stdout
+
+
+def test_half_a_character_is_found_before_anything_is_printed(tmp_path: Path):
+    file = write(tmp_path / "rows.jsonl", {"text": "a", "answer": 1})
+    file.write_text(file.read_text() + '{"text": "\\ud83d", "answer": 1}\n')
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 2 holds \\ud83d"):
+        graded_as(file)
+
+
+# ---- texts, help, the data folder ----
+
+
+def test_show_texts(tmp_path: Path):
+    shown = run("show", "grammar", "--limit", 2)
+    assert shown.startswith("grammar:train: ")
+    assert shown.count("\n  -> ") == 2
+    assert len(json.loads(run("show", "sort:long", "--json", "--limit", 1))["first"]) == 1
+    for end, text in (("en", "\ufeffa dog\n"), ("de", "\ufeffein Hund\n")):
+        (tmp_path / f"t.{end}").write_text(text, encoding="utf-8")
+    pairs = json.loads(run("show", tmp_path / "t.{en,de}", "--json"))["first"]
+    assert pairs == [{"source": "a dog", "target": "ein Hund"}]
+    with pytest.raises(UserError, match="grammar has no split 'heldout'"):
+        run("show", "grammar:heldout")
+    with pytest.raises(UserError, match="grammar is a set of texts"):
+        run("show", "grammar", "--against", "amc23")
+
+
+@pytest.mark.parametrize("command", [(), ("show",), ("list",), ("coldstart",), ("assemble",)])
+def test_help_names_the_data_folder(command: tuple[str, ...]):
+    assert "POLYTHINK_DATA" in run(*command, "--help")
+
+
+def test_a_published_set_is_shown_from_the_data_folder(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("POLYTHINK_DATA", "~/sets")
+    (tmp_path / "sets").mkdir()
+    write(tmp_path / "sets" / "aime24.jsonl", {"problem": "How many of the first 9 primes are odd?", "answer": "8"})
+    assert "answer: 8" in run("show", "aime24")
+    assert str(tmp_path / "sets" / "aime24.jsonl") in run("list")

@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from polythink.cli.coldstart import assemble, coldstart
-from polythink.cli.options import AsJson, File, argument, complete_problems
+from polythink.cli.options import AsJson, DialectName, File, argument, complete_problems
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.answers import VERDICTS, Grader
 from polythink.problems.audit import Audit, audit, known_notes
-from polythink.problems.problem import CHECKERS, Problem, ProblemSet
-from polythink.problems.sets import SOURCES, Source, load_problems, local_file, reference_answer
-from polythink.run.jsonl import read_rows
+from polythink.problems.problem import CHECKERS, Problem, ProblemSet, reference_mistake
+from polythink.problems.references import answer_text, reference_answer
+from polythink.problems.sets import SOURCES, Source, load_problems, local_file
+from polythink.problems.tasks.attribution import check_numbers
+from polythink.run.jsonl import read_placed
 from polythink.run.progress import Progress
 from polythink.run.table import markdown_table
-from polythink.text.data.sets import TEXTS
+from polythink.text.data.sets import TEXTS, is_texts, load_texts
+from polythink.trace.detect import find_dialect, foreign_dialect
+from polythink.trace.dialect import PARATHINKER, Dialect
 
 KEYS_WIDTH = 48  # columns for a finding's problems in the table; --json has them all
 CUT = {"completed": "completed from the column solution", "cut": "no answer can equal them"}  # of references
 CHUNK = 64  # texts that are graded between two steps of the progress bar
 
 ABOUT = "List and inspect problem sets, make a cold start, grade texts."
-app = typer.Typer(help=ABOUT, no_args_is_help=True, add_completion=False)
-app.command("coldstart")(coldstart)
-app.command("assemble")(assemble)
+WHERE = """Published sets are read from the folder that the environment variable POLYTHINK_DATA names, where it holds their
+files (gsm8k_test.parquet, aime24.parquet, ...: `polythink data list` names those that it finds), otherwise from the
+Hugging Face hub, which needs the package datasets."""
+app = typer.Typer(help=ABOUT, epilog=WHERE, no_args_is_help=True, add_completion=False)
+app.command("coldstart", epilog=WHERE)(coldstart)
+app.command("assemble", epilog=WHERE)(assemble)
 
 
-@app.command("list")
+@app.command("list", epilog=WHERE)
 def list_sets() -> None:
     """List the named sets and where each comes from: problems, then texts for the translation recipes.
 
@@ -54,17 +62,22 @@ def _origin(source: Source) -> str:
     return "made here" if source.level else files or on_hub
 
 
-@app.command("show")
+@app.command("show", epilog=WHERE)
 def show(
     problems: Annotated[str, argument("PROBLEMS", "A name such as math or gsm8k:train, or a file.", complete_problems)],
     limit: Annotated[int, typer.Option(min=0, help="How many problems to print.")] = 3,
     against: Annotated[str | None, typer.Option(help="Another set or file: which problems are also in it?")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a problem set, its known faults and those that can be found in it.
+    """Show a problem set, its known faults and those that can be found in it; or the first pairs of a set of texts.
 
     Example: polythink data show amc23 --against dapo
     """
+    if is_texts(problems):
+        if against:
+            raise UserError(f"{problems} is a set of texts; --against compares sets of problems")
+        _show_texts(problems, limit, as_json)
+        return
     problem_set = load_problems(problems, keep_repeats=True)
     found = audit(problem_set, load_problems(against) if against else None)
     if as_json:
@@ -79,22 +92,29 @@ def grade(
     file: File,
     text: Annotated[str, typer.Option(help="Name of the column with the responses.")],
     answer: Annotated[str, typer.Option(help="Name of the column with the reference answers.")],
-    checker: Annotated[str, typer.Option(help=f"One of {', '.join(CHECKERS)}.")] = "math",
+    checker: Annotated[
+        str | None,
+        typer.Option(help=f"One of {', '.join(CHECKERS)}. If left out: that of the column `checker`, else math."),
+    ] = None,
+    dialect: DialectName = None,
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds that one answer may take.")] = 5.0,
     as_json: AsJson = False,
     each: Annotated[bool, typer.Option("--each", help="Print a JSON line {row, verdict, extracted} for each.")] = False,
 ) -> None:
-    """Grade texts that were written elsewhere.
+    """Grade texts that were written elsewhere: the text after the last block, or the last summary, by the dialect.
+
+    How many texts state no answer is said on stderr; if none states one, the exit status is 1.
 
     Example: polythink data grade outputs.jsonl --text response --answer answer
     """
-    if checker not in CHECKERS:
+    if checker is not None and checker not in CHECKERS:
         raise UserError(f"no checker {checker!r}{did_you_mean(checker, CHECKERS)}")
     counts: Counter[str] = Counter()
     answered = list(_answered(file, text, answer, checker, counts))
     if not answered:
         raise UserError(f"{file} holds no rows")
-    with Grader(seconds=deadline) as grader, Progress(len(answered), "grading") as bar:
+    tags = _dialect_of(file, answered, dialect)
+    with Grader(seconds=deadline, dialect=tags) as grader, Progress(len(answered), "grading") as bar:
         for chunk in (answered[i : i + CHUNK] for i in range(0, len(answered), CHUNK)):
             for (_, problem), graded in zip(chunk, grader.grade_many(chunk), strict=True):
                 counts[graded.verdict] += 1
@@ -103,15 +123,20 @@ def grade(
                     print(json.dumps(row, ensure_ascii=False))
             bar.advance(len(chunk))
     total, verdicts = len(answered), {verdict: counts[verdict] for verdict in VERDICTS}
+    by = {"dialect": tags.name, "checkers": sorted({problem.checker for _, problem in answered})}
     if as_json:
         broken = {fate: counts[fate] for fate in CUT}
-        print(json.dumps({"file": str(file), "rows": total, "verdicts": verdicts, **broken}))
+        print(json.dumps({"file": str(file), "rows": total, **by, "verdicts": verdicts, **broken}))
     elif not each:
         rows = [(verdict, count, 100 * count / total) for verdict, count in verdicts.items()]
         print(markdown_table(("verdict", "texts", "%"), rows), end="")
+        print(f"checker {', '.join(by['checkers'])}; dialect {tags.name}{'' if dialect else ', by the tags'}")
         for fate, meaning in CUT.items():
             if counts[fate]:
                 print(f"{counts[fate]:,} reference answers are cut inside a brace: {meaning}")
+    _warn(answered, tags, counts["unparsed"])
+    if counts["unparsed"] == total:
+        raise typer.Exit(1)
 
 
 def _print_set(problem_set: ProblemSet, found: Audit, limit: int) -> None:
@@ -129,19 +154,76 @@ def _print_set(problem_set: ProblemSet, found: Audit, limit: int) -> None:
     print("\n" + markdown_table(("count", "fault", "problems"), rows), end="")
 
 
-def _answered(file: Path, text: str, answer: str, checker: str, counts: Counter[str]) -> Iterator[tuple[str, Problem]]:
+def _show_texts(name: str, limit: int, as_json: bool) -> None:
+    texts = load_texts(name, max(limit, 1))
+    first = [vars(pair) for pair in texts.problems[:limit]]
+    if as_json:
+        print(json.dumps({"name": texts.name, "notes": texts.notes, "first": first}, ensure_ascii=False))
+        return
+    print(f"{texts.name}: texts for the translation recipes, as in `train.data={name}`")
+    for note in texts.notes:
+        print(f"note: {note}")
+    for pair in first:
+        print(f"\n{pair['source']}\n  -> {pair['target']}" if pair["source"] else f"\n{pair['target']}")
+
+
+def _answered(
+    file: Path, text: str, answer: str, checker: str | None, counts: Counter[str]
+) -> Iterator[tuple[str, Problem]]:
     """Each row's text and the problem it answers. Counts the references that were completed, or are cut for good."""
-    for number, row in enumerate(read_rows(file)):
+    for number, (place, row) in enumerate(read_placed(file)):
+        where = f"row {number} of {place}"
         for column in (text, answer):
             if column not in row:
-                raise UserError(f"row {number} of {file} has no column {column!r}{did_you_mean(column, row)}")
+                raise UserError(f"{where} has no column {column!r}{did_you_mean(column, row) if row else ''}")
         if not isinstance(row[text], str | None):
-            raise UserError(f"row {number} of {file}: {text} is no text but a {type(row[text]).__name__}")
-        reference, _, completed = reference_answer(row, answer)
-        if checker != "math":
-            reference, completed = str(row[answer] or ""), False
+            raise UserError(f"{where}: {text} is no text but a {type(row[text]).__name__}")
+        own = _checker(where, row.get("checker"), checker)
+        try:
+            if own == "math":
+                reference, _, completed = reference_answer(row, answer)
+            else:
+                reference, completed = answer_text(row[answer], answer), False
+        except UserError as error:
+            raise UserError(f"{where} {error}") from None
         if not reference:
-            raise UserError(f"row {number} of {file} has no reference answer in its column {answer!r}")
+            raise UserError(f"{where} has no reference answer in its column {answer!r}")
+        if wrong := reference_mistake(reference, own):
+            raise UserError(f"{where} {wrong}")
         counts["completed"] += completed
         counts["cut"] += reference.count("{") > reference.count("}")
-        yield row[text] or "", Problem(str(number), "", reference, checker)
+        yield row[text] or "", Problem(str(number), "", reference, own)
+
+
+def _checker(where: str, own: Any, named: str | None) -> str:
+    """The checker of a row: its own, which the one named must not contradict."""
+    if own is None:
+        return named or "math"
+    if own not in CHECKERS:
+        raise UserError(f"{where} has checker {own!r}{did_you_mean(str(own), CHECKERS)}")
+    if named not in (None, own):
+        raise UserError(f"{where} is graded by the checker {own}, as its column `checker` says, but --checker is "
+                        f"{named}: leave --checker out, or the column")  # fmt: skip
+    return own
+
+
+def _dialect_of(file: Path, answered: list[tuple[str, Problem]], named: str | None) -> Dialect:
+    """The dialect of the texts; where none has a tag, one that the checkers can work with."""
+    dialect, blocks = find_dialect((text for text, _ in answered), named, str(file))
+    attributed = any(problem.checker == "attribution" for _, problem in answered)
+    if attributed and named is None and not blocks:
+        dialect = PARATHINKER
+    if attributed:
+        check_numbers(dialect)
+    return dialect
+
+
+def _warn(answered: list[tuple[str, Problem]], tags: Dialect, unparsed: int) -> None:
+    """Say on stderr what makes the counts say less than they seem to."""
+    total, foreign = len(answered), sum(bool(foreign_dialect(text, tags)) for text, _ in answered)
+    if foreign:
+        print(f"{foreign:,} of {total:,} texts hold the tags of another dialect than {tags.name}: they are graded as "
+              "text without blocks", file=sys.stderr)  # fmt: skip
+    if unparsed:
+        print(f"{unparsed:,} of {total:,} texts are unparsed: no answer that is read stands after their last block, "
+              "such as \\boxed{5} or a line `Final Answer: 5`", file=sys.stderr)  # fmt: skip

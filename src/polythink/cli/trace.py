@@ -163,7 +163,7 @@ def _said(tags: Dialect, named: str | None) -> str:
 
 
 def _column_with_block(record: dict[str, Any], named: str | None) -> str | None:
-    """The first column with a well-formed block, of any dialect if none is named; else the first with an opening tag."""
+    """The first column with a well-formed block (of any dialect if none is named), or else with an opening tag."""
     texts = {name: text for name, text in record.items() if isinstance(text, str)}
     known = [get_dialect(named)] if named else DIALECTS.values()
     for found in (complete_blocks, first_block):

@@ -24,7 +24,7 @@ from polythink.errors import UserError, did_you_mean
 from polythink.problems.hub import hub_rows
 from polythink.problems.problem import ProblemSet
 from polythink.problems.sets import Source
-from polythink.run.jsonl import read_rows
+from polythink.run.jsonl import missing_column, read_placed
 from polythink.text.data import grammar, pairs
 from polythink.text.data.pairs import SHARES, Pair, generate_pairs
 
@@ -97,7 +97,8 @@ def load_texts(name_or_files: str, limit: int | None = None) -> ProblemSet[Pair]
     if source.draw is not None:
         return ProblemSet(name, source.generate(base, split, limit))
     rows = hub_rows(name, source.repo, source.config, source.hub_splits.get(split, split), f"give {FORMS}")
-    return _whole(name, (_pair(name, i, row, source.source, source.target) for i, row in enumerate(rows)), limit)
+    found = (_pair(f"row {i} of {name}", row, source.source, source.target) for i, row in enumerate(rows))
+    return _whole(name, found, limit)
 
 
 def check_texts(name_or_files: str, where: str) -> None:
@@ -137,11 +138,17 @@ def is_file(name_or_files: str) -> bool:
     return "." in Path(name_or_files).name or "/" in name_or_files
 
 
+def is_texts(name_or_files: str) -> bool:
+    """Whether that can only mean texts, not problems: a named set, two files, or a file that problems never are in."""
+    named = name_or_files.partition(":")[0] in TEXTS
+    return named or len(files_of(name_or_files)) == 2 or Path(name_or_files).suffix in (".tsv", ".txt")
+
+
 def files_of(name: str) -> list[Path]:
     """The file of that name, or both files of `NAME.{en,de}`."""
     if not (ends := re.search(r"\{([^{},]+),([^{},]+)\}", name)):
-        return [Path(name)]
-    return [Path(name[: ends.start()] + end + name[ends.end() :]) for end in ends.groups()]
+        return [Path(name).expanduser()]
+    return [Path(name[: ends.start()] + end + name[ends.end() :]).expanduser() for end in ends.groups()]
 
 
 def _file_pairs(name: str) -> Iterator[Pair]:
@@ -149,7 +156,8 @@ def _file_pairs(name: str) -> Iterator[Pair]:
     if len(files) == 2:
         return _line_by_line(*files)
     if suffix in (".jsonl", ".parquet"):
-        return (_pair(name, i, row, "source", "target") for i, row in enumerate(read_rows(name)))
+        rows = enumerate(read_placed(name))
+        return (_pair(f"row {i} of {place}", row, "source", "target") for i, (place, row) in rows)
     if suffix == ".tsv":
         return (_split_pair(name, number, line) for number, line in enumerate(_lines(files[0]), 1))
     if suffix == ".txt":
@@ -169,7 +177,7 @@ def _line_by_line(source: Path, target: Path) -> Iterator[Pair]:
 def _lines(path: Path) -> Iterator[str]:
     """The lines without their ends. Only a line feed ends a line: some texts contain other separators."""
     try:
-        with path.open(encoding="utf-8", newline="\n") as file:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
             yield from (line.rstrip("\r\n") for line in file)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
@@ -187,7 +195,7 @@ def _split_pair(name: str, number: int, line: str) -> Pair:
 # ---- rows ----
 
 
-def _pair(name: str, number: int, row: Mapping[str, Any], source: str, target: str) -> Pair:
+def _pair(where: str, row: Mapping[str, Any], source: str, target: str) -> Pair:
     """The texts in these two columns of a row; no source where its column is ""."""
 
     def text(column: str) -> str:
@@ -195,7 +203,7 @@ def _pair(name: str, number: int, row: Mapping[str, Any], source: str, target: s
         for key in column.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
         if not isinstance(value, str):
-            raise UserError(f"row {number} of {name} has no text in {column!r}; every row needs one")
+            raise UserError(f"{where} has no text in {column!r}; every row needs one, {missing_column(row, column)}")
         return value
 
     return Pair(text(source) if source else "", text(target))
