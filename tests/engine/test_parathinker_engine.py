@@ -16,8 +16,9 @@ from polythink.errors import UserError
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.tags import add_tags
 from polythink.problems.answers import extract
+from polythink.trace.blocks import complete_blocks
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
-from polythink.trace.parse import complete_blocks, parse
+from polythink.trace.parse import parse
 from polythink.trace.render import render
 from polythink.trace.statistics import count_blocks, rollout_statistics
 from polythink.trace.tokens import pieces_of

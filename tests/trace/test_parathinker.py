@@ -12,11 +12,12 @@ from polythink.errors import UserError
 from polythink.models.tokenizers import byte_tokenizer
 from polythink.problems.answers import Grader, extract
 from polythink.problems.problem import Problem
+from polythink.trace.blocks import complete_blocks
 from polythink.trace.convert import convert
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
 from polythink.trace.finish import truncate_paths
 from polythink.trace.layout import Piece, lay_out
-from polythink.trace.parse import TraceError, complete_blocks, first_block, parse
+from polythink.trace.parse import TraceError, first_block, parse
 from polythink.trace.render import render
 from polythink.trace.rollout import Rollout, Segment
 from polythink.trace.statistics import count_blocks, rollout_statistics, statistics

@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from polythink.errors import UserError
-from polythink.trace.parse import MAX_DEPTH, REASONS, TraceError, complete_blocks, parse
+from polythink.trace.blocks import complete_blocks
+from polythink.trace.parse import MAX_DEPTH, REASONS, TraceError, parse
 from polythink.trace.tree import Block, Trace
 
 TWO = "<Path>a</Path><Path>b</Path>"

@@ -23,10 +23,11 @@ from polythink.run.folder import write_text
 from polythink.run.jsonl import read_placed, read_rows, write_jsonl
 from polythink.run.output import check_out
 from polythink.run.progress import progress
+from polythink.trace.blocks import complete_blocks
 from polythink.trace.convert import ConversionError, convert
 from polythink.trace.detect import find_dialect, foreign_dialect, opening_tags
 from polythink.trace.dialect import DIALECTS, Dialect, get_dialect
-from polythink.trace.parse import TraceError, complete_blocks, first_block, parse
+from polythink.trace.parse import TraceError, first_block, parse
 from polythink.trace.render import render
 from polythink.trace.validity import RULES, Verdict, check, check_rule
 

@@ -80,30 +80,40 @@ class Layout:
 def wire(pieces: Sequence[Piece], mode: str) -> tuple[tuple[int, ...], ...]:
     """For each piece, the pieces it follows (indices into `pieces`): the only place where modes differ.
 
-    `structured`: a block's paths all follow the fork point, its summary follows the ends of all its paths.
+    `structured`: a block's paths all follow the fork point, its summary follows the ends of all its paths (the fork
+    point if it has none), and the text in which the block stands goes on after the summary.
     `sequential`: each piece follows the one before it, as in an ordinary language model.
+
+    The fork point is the piece before the block. Where that belongs to a path or summary which goes on later, the block
+    stands inside it; where it has ended, the block stands after it, in the text of that one's own block: in a dialect
+    without tags for blocks, nothing need lie between two of them.
     """
     check_mode(mode)
     if mode == "sequential":
         return tuple((i - 1,) if i else () for i in range(len(pieces)))
     follows: list[tuple[int, ...]] = []
-    tail: dict[tuple[int, int], int] = {}  # chain -> its last piece so far, a summary counting for the text it is in
-    fork: dict[int, int] = {}  # block -> the piece that opened it
+    tail: dict[int, dict[int, int]] = {-1: {}}  # block -> path -> its last piece, a summary counting for its text
+    fork: dict[int, tuple[int, ...]] = {}  # block -> the piece before it, () at the very start
+    text: dict[int, tuple[int, int]] = {}  # block -> the chain in which it stands
+    last = {piece.chain: i for i, piece in enumerate(pieces)}
     for i, piece in enumerate(pieces):
         block, path = piece.chain
         if block >= 0 and block not in fork:
-            fork[block] = i - 1
-        if piece.chain in tail:
-            follows.append((tail[piece.chain],))
+            before = pieces[i - 1].chain if i else (-1, 0)
+            ended = before[0] >= 0 and last[before] < i
+            fork[block], text[block] = ((i - 1,) if i else ()), (text[before[0]] if ended else before)
+        own = tail.setdefault(block, {})
+        if path in own:
+            follows.append((own[path],))
         elif block < 0:
             follows.append(())
-        elif path > 0:
-            follows.append((fork[block],))
         else:
-            follows.append(tuple(last for (b, p), last in tail.items() if b == block and p > 0))
-        tail[piece.chain] = i
+            ends = tuple(end for number, end in own.items() if number > 0)
+            follows.append((ends if path == 0 else ()) or fork[block])
+        own[path] = i
         if block >= 0 and path == 0:
-            tail[pieces[fork[block]].chain] = i
+            outer, number = text[block]
+            tail[outer][number] = i
     return tuple(follows)
 
 
@@ -158,12 +168,14 @@ def lay_out(pieces: Sequence[Piece], mode: str, path_position_stride: int = 0, t
     total = sum(len(p.tokens) for p in pieces)
     segment, position, previous = (np.empty(total, np.int32) for _ in range(3))
     end: list[tuple[int, int]] = []  # (S,) position and flat index of each segment's last token
+    begun: set[tuple[int, int]] = set()  # chains
     index = 0
     for s, piece in enumerate(pieces):
         # a join resumes after the longest of its paths: its first token's predecessor is that path's last token
         last_position, last_index = max((end[f] for f in follows[s]), default=(-1, -1), key=lambda e: e[0])
-        if piece.kind == "path" and piece.chain not in {p.chain for p in pieces[:s]}:
+        if piece.kind == "path" and piece.chain not in begun:
             last_position += (piece.path - 1) * path_position_stride
+        begun.add(piece.chain)
         n = len(piece.tokens)
         span = slice(index, index + n)
         segment[span] = s

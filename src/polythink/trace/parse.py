@@ -175,22 +175,6 @@ def nested_block(text: str, dialect: Dialect = PARALLEL_R1) -> Token | None:
     return None
 
 
-def complete_blocks(text: str, dialect: Dialect = PARALLEL_R1) -> int:
-    """Number of outermost well-formed blocks in a text that may be malformed elsewhere."""
-    parser, count = _Parser(text, dialect), 0
-    while parser.token.kind != "end":
-        start = parser.index
-        if parser.token.kind != dialect.opens_block:
-            parser.index += 1
-            continue
-        try:
-            parser.block()
-            count += 1
-        except TraceError:
-            parser.index = start + 1
-    return count
-
-
 class _Parser:
     """A cursor over the tokens. Each method reads one element of the grammar and leaves the cursor after it."""
 

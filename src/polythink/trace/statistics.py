@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import nan
 
+from polythink.trace.blocks import complete_blocks
 from polythink.trace.dialect import PARALLEL_R1, Dialect
-from polythink.trace.parse import complete_blocks, first_block, parse, scan
+from polythink.trace.parse import first_block, parse, scan
 from polythink.trace.render import render
 from polythink.trace.rollout import Rollout
 from polythink.trace.tree import Block, Trace
