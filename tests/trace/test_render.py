@@ -10,6 +10,7 @@ from polythink.errors import UserError
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.parse import parse
 from polythink.trace.render import render
+from polythink.trace.statistics import statistics
 from polythink.trace.tree import Block, Trace
 
 BRACES = Dialect("braces", "{fork*}", "{/fork*}", "{way+}", "{/way+}", "{join?}", "{/join?}", gap="", min_paths=1)
@@ -59,3 +60,14 @@ def test_text_that_holds_a_tag_is_refused(tag):
     block = Block((Trace(("a",)), Trace((f"see {tag} here",))), Trace(("s",)))
     with pytest.raises(UserError, match="holds the tag"):
         render(Trace(("fine", block)))
+
+
+def test_a_tree_of_any_depth_is_walked_and_too_deep_a_one_is_not_written():
+    trace, levels = Trace(("x",)), 3000
+    for _ in range(levels):
+        trace = Trace((Block((trace, Trace()), Trace()),))
+    assert sum(1 for _ in trace.walk()) == levels
+    with pytest.raises(UserError, match="more than 50 levels deep"):
+        render(trace)
+    with pytest.raises(UserError, match="more than 50 levels deep"):
+        statistics(trace)

@@ -23,7 +23,7 @@ def complete_blocks(text: str, dialect: Dialect = PARALLEL_R1) -> int:
 
 @dataclass
 class _Open:
-    """A block that is not complete yet. `state`: what it is inside of, or `between` its paths, or before its summary."""
+    """A block that is not complete yet. `state`: in which element it is, `between` its paths, or before its summary."""
 
     state: str = "between"
     label: int = 0  # of the path that is open

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from polythink.trace.dialect import Dialect
@@ -35,6 +36,22 @@ def pieces_of(
     writer.put(end)
     writer.close()
     return writer.pieces
+
+
+def opening_end(summary: Trace, opening: str, encode: Encode) -> int | None:
+    """Where a summary's text goes on after the forced opening; None if it does not begin with it.
+
+    A tokenizer that has no tokens for white space decodes a forced `a b` as ` a b `: for such a tokenizer the spaces
+    around words do not matter, and the tokens must begin with those of the opening.
+    """
+    first = next(iter(summary.parts), "")
+    if not isinstance(first, str):
+        return None
+    wanted = list(encode(opening))
+    if not opening.strip() or list(encode(f" {opening} ")) != wanted:
+        return len(opening) if first.startswith(opening) else None
+    begins = re.match(r"\s*" + r"\s+".join(map(re.escape, opening.split())), first)
+    return begins.end() if begins and list(encode(first))[: len(wanted)] == wanted else None
 
 
 class _Writer:
@@ -102,7 +119,8 @@ class _Writer:
     def opened(self, summary: Trace) -> Trace:
         """Write the forced opening of a summary; what is left of the summary to write."""
         first, *rest = summary.parts or ("",)
-        if not (self.opening and isinstance(first, str) and first.startswith(self.opening)):
+        end = opening_end(summary, self.opening, self.encode) if self.opening else None
+        if end is None:
             return summary
         self.put(self.encode(self.opening), self.forced_tags)
-        return Trace(tuple(part for part in (first[len(self.opening) :], *rest) if part))
+        return Trace(tuple(part for part in (first[end:], *rest) if part))

@@ -19,10 +19,11 @@ class Trace:
 
     def walk(self) -> Iterator[Block]:
         """Every block at every depth, outer before inner."""
-        for block in self.blocks:
+        waiting = [*reversed(self.blocks)]  # no recursion: a tree that was made by hand may be of any depth
+        while waiting:
+            block = waiting.pop()
             yield block
-            for inner in (*block.paths, block.summary):
-                yield from inner.walk()
+            waiting += reversed([inner for part in (*block.paths, block.summary) for inner in part.blocks])
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from polythink.run.jsonl import read_rows
 from polythink.trace.finish import truncate_paths
 from polythink.trace.layout import Layout, Piece, lay_out
 from polythink.trace.parse import TraceError, nested_block, parse
-from polythink.trace.tokens import pieces_of
+from polythink.trace.tokens import opening_end, pieces_of
 from polythink.trace.tree import Trace
 from polythink.train.config import DataConfig, SFTConfig
 
@@ -94,18 +94,14 @@ class TraceEncoder:
 
     def _check_drawable(self, trace: str, tree: Trace, pieces: Sequence[Piece]) -> None:
         """`TraceError` where the engine, with these parameters, would write other tokens or use other positions."""
-        if self.summary_prefix and not all(_begins(block.summary, self.summary_prefix) for block in tree.blocks):
+        begins = (opening_end(block.summary, self.summary_prefix, self.encode) for block in tree.blocks)
+        if self.summary_prefix and None in begins:
             message = f"a summary that does not begin with summary_prefix, {self.summary_prefix!r}"
             raise TraceError(message, "summary_prefix", trace, 0)
         longest = max((len(piece.tokens) for piece in pieces if piece.kind == "path"), default=0)
         if self.stride and longest > self.stride:
             message = f"a path of {longest} tokens with its tags, but path_position_stride is {self.stride}"
             raise TraceError(message, "long_path", trace, 0)
-
-
-def _begins(summary: Trace, prefix: str) -> bool:
-    first = next(iter(summary.parts), "")
-    return isinstance(first, str) and first.startswith(prefix)
 
 
 # ---- sources ----
