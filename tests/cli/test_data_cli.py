@@ -254,6 +254,14 @@ def test_texts_without_an_answer_are_noticed(tmp_path: Path):
     result = invoke(app, "grade", file, "--text", "text", "--answer", "answer")
     assert result.exit_code == 1
     assert "2 of 2 texts are unparsed: no answer that is read stands after their last block" in result.stderr
+    assert "lenient" not in result.stderr
+    spoken = write(tmp_path / "spoken.jsonl", {"text": "So it is 5.\n#### 5", "answer": "5"})
+    result = invoke(app, "grade", spoken, "--text", "text", "--answer", "answer")
+    assert result.exit_code == 1
+    assert "1 state one in another form, which --answers lenient reads" in result.stderr
+    assert graded_as(spoken, "--answers", "lenient")[0] == ["right"]
+    with pytest.raises(UserError, match="no rule 'lenent' for answers; did you mean 'lenient'"):
+        graded_as(spoken, "--answers", "lenent")
     result = invoke(app, "grade", write(file, *rows, {"text": "Final Answer: 1", "answer": "1"}), "--text", "text",
                     "--answer", "answer")  # fmt: skip
     assert result.exit_code == 0

@@ -46,6 +46,12 @@ def test_a_file_is_a_prompt(tmp_path: Path):
     assert get_prompt(file) == get_prompt(str(file)) == Prompt("mine", "Solve:\n\n{problem}")
 
 
+def test_a_files_mark_and_home_folder(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.txt").write_bytes(b"\xef\xbb\xbfSolve: {problem}")
+    assert get_prompt("~/mine.txt") == Prompt("mine", "Solve: {problem}")
+
+
 @pytest.mark.parametrize(("content", "times"), [(b"no placeholder", 0), (b"{problem} and {problem}", 2)])
 def test_a_file_must_hold_the_placeholder_once(tmp_path: Path, content: bytes, times: int):
     file = tmp_path / "mine.txt"

@@ -44,6 +44,8 @@ def write(path: Path, *rows: dict) -> Path:
         ({"solution": "We add 2 and 3.\nFinal Answer: 5"}, "5"),
         ({"solution": "We add 2 and 3.\n**Answer:** $x+1$\n"}, "x+1"),
         ({"answer": "Answer: 5"}, "5"),
+        ({"solution": "There are 3 and 4.\nThe answer is 7."}, "7"),
+        ({"solution": "So it is\n\\boxed 5"}, "5"),
         ({"solution": "An answer of 6 is wrong. Answer: 8"}, "8"),
         # one item, numbers
         ({"answer": ["5"]}, "5"),

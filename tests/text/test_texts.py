@@ -130,6 +130,14 @@ def test_two_files_line_by_line(tmp_path):
     assert len(load_texts(f"{tmp_path}/x.{{en,de}}", 1)) == 1
 
 
+@pytest.mark.parametrize("form", ["{en,de}", "tsv", "txt"])
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path, monkeypatch, form):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for end, text in (("en", "a dog"), ("de", "ein Hund"), ("tsv", "a dog\tein Hund"), ("txt", "ein Hund")):
+        (tmp_path / f"texts.{end}").write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\n")
+    assert load_texts(f"~/texts.{form}").problems == (Pair("" if form == "txt" else "a dog", "ein Hund"),)
+
+
 def test_one_file_of_each_form(tmp_path):
     (tmp_path / "x.tsv").write_text("a\tb\nc\td\n")
     (tmp_path / "x.jsonl").write_text("".join(json.dumps({"source": s, "target": t}) + "\n" for s, t in ("ab", "cd")))

@@ -15,8 +15,9 @@ import typer
 from polythink.cli.coldstart import assemble, coldstart
 from polythink.cli.options import AsJson, DialectName, File, argument, complete_problems
 from polythink.errors import UserError, did_you_mean
-from polythink.problems.answers import VERDICTS, Grader
+from polythink.problems.answers import ANSWER_RULES, VERDICTS, Grader
 from polythink.problems.audit import Audit, audit, known_notes
+from polythink.problems.extract import final_part, said_answer, stated_answer
 from polythink.problems.problem import CHECKERS, Problem, ProblemSet, reference_mistake
 from polythink.problems.references import answer_text, reference_answer
 from polythink.problems.sets import SOURCES, Source, load_problems, local_file
@@ -97,6 +98,9 @@ def grade(
         typer.Option(help=f"One of {', '.join(CHECKERS)}. If left out: that of the column `checker`, else math."),
     ] = None,
     dialect: DialectName = None,
+    answers: Annotated[
+        str, typer.Option(help=f"What is read as an answer: one of {', '.join(ANSWER_RULES)}.")
+    ] = "strict",
     deadline: Annotated[float, typer.Option(min=0.1, help="Seconds that one answer may take.")] = 5.0,
     as_json: AsJson = False,
     each: Annotated[bool, typer.Option("--each", help="Print a JSON line {row, verdict, extracted} for each.")] = False,
@@ -114,7 +118,7 @@ def grade(
     if not answered:
         raise UserError(f"{file} holds no rows")
     tags = _dialect_of(file, answered, dialect)
-    with Grader(seconds=deadline, dialect=tags) as grader, Progress(len(answered), "grading") as bar:
+    with Grader(seconds=deadline, dialect=tags, answers=answers) as grader, Progress(len(answered), "grading") as bar:
         for chunk in (answered[i : i + CHUNK] for i in range(0, len(answered), CHUNK)):
             for (_, problem), graded in zip(chunk, grader.grade_many(chunk), strict=True):
                 counts[graded.verdict] += 1
@@ -123,7 +127,7 @@ def grade(
                     print(json.dumps(row, ensure_ascii=False))
             bar.advance(len(chunk))
     total, verdicts = len(answered), {verdict: counts[verdict] for verdict in VERDICTS}
-    by = {"dialect": tags.name, "checkers": sorted({problem.checker for _, problem in answered})}
+    by = {"dialect": tags.name, "answers": answers, "checkers": sorted({problem.checker for _, problem in answered})}
     if as_json:
         broken = {fate: counts[fate] for fate in CUT}
         print(json.dumps({"file": str(file), "rows": total, **by, "verdicts": verdicts, **broken}))
@@ -134,7 +138,7 @@ def grade(
         for fate, meaning in CUT.items():
             if counts[fate]:
                 print(f"{counts[fate]:,} reference answers are cut inside a brace: {meaning}")
-    _warn(answered, tags, counts["unparsed"])
+    _warn(answered, tags, counts["unparsed"], strict=answers == "strict")
     if counts["unparsed"] == total:
         raise typer.Exit(1)
 
@@ -218,12 +222,16 @@ def _dialect_of(file: Path, answered: list[tuple[str, Problem]], named: str | No
     return dialect
 
 
-def _warn(answered: list[tuple[str, Problem]], tags: Dialect, unparsed: int) -> None:
+def _warn(answered: list[tuple[str, Problem]], tags: Dialect, unparsed: int, strict: bool) -> None:
     """Say on stderr what makes the counts say less than they seem to."""
     total, foreign = len(answered), sum(bool(foreign_dialect(text, tags)) for text, _ in answered)
     if foreign:
         print(f"{foreign:,} of {total:,} texts hold the tags of another dialect than {tags.name}: they are graded as "
               "text without blocks", file=sys.stderr)  # fmt: skip
     if unparsed:
+        math = [text for text, problem in answered if problem.checker == "math"] if strict else []
+        parts = [part for text in math if stated_answer(part := final_part(text, tags)) is None]
+        said = sum(said_answer(part) is not None for part in parts)
+        hint = f"; {said:,} state one in another form, which --answers lenient reads" if said else ""
         print(f"{unparsed:,} of {total:,} texts are unparsed: no answer that is read stands after their last block, "
-              "such as \\boxed{5} or a line `Final Answer: 5`", file=sys.stderr)  # fmt: skip
+              f"such as \\boxed{{5}} or a line `Final Answer: 5`{hint}", file=sys.stderr)  # fmt: skip

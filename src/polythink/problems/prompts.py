@@ -39,7 +39,7 @@ def get_prompt(name_or_file: str | Path) -> Prompt:
     """A packaged prompt by its name (`PROMPTS`), or the prompt in a UTF-8 file, without line breaks at its end."""
     if str(name_or_file) in PROMPTS:
         return _read(str(name_or_file), _FOLDER / f"{name_or_file}.txt")
-    file = Path(name_or_file)
+    file = Path(name_or_file).expanduser()
     if file.is_file():
         return _read(file.stem, file)
     if file.suffix or len(file.parts) > 1:
@@ -49,6 +49,8 @@ def get_prompt(name_or_file: str | Path) -> Prompt:
 
 def _read(name: str, file: Path) -> Prompt:
     try:
-        return Prompt(name, file.read_text(encoding="utf-8").rstrip("\r\n"))
+        return Prompt(name, file.read_text(encoding="utf-8-sig").rstrip("\r\n"))
     except UnicodeDecodeError:
         raise UserError(f"prompt file {file} is not UTF-8 text") from None
+    except OSError as error:
+        raise UserError(f"cannot read the prompt file {file}: {error.strerror}") from None

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from polythink.errors import UserError
-from polythink.problems.answers import last_box, stated_answer
+from polythink.problems.extract import last_box, said_answer, stated_answer
 from polythink.run.jsonl import kind_of
 
 ANSWER_COLUMNS = ("answer", "solution", "reward_model.ground_truth")
@@ -83,12 +83,11 @@ def _stated(raw: str) -> str | None:
     if _MARK.search(last):  # GSM8K: the worked solution, then the number; anywhere else it is a heading
         after = _MARK.split(last)[-1].strip()
         return _stated(after) or _without_thousands(after)
-    if r"\boxed" in raw:
-        return last_box(raw) or ""
-    if (stated := stated_answer(raw)) is not None:
+    if (stated := last_box(raw) or stated_answer(raw)) is not None:
         return stated
     labels = list(_LABEL.finditer(raw))
-    return stated_answer(f"Final Answer: {raw[labels[-1].end() :]}") if labels else None
+    stated = stated_answer(f"Final Answer: {raw[labels[-1].end() :]}") if labels else said_answer(last)
+    return "" if stated is None and r"\boxed" in raw else stated
 
 
 def _without_thousands(answer: str) -> str:
