@@ -29,6 +29,18 @@ def test_jsonl_and_parquet_give_the_same_rows(tmp_path):
     assert list(read_rows(str(tmp_path / "rows.PARQUET"))) == ROWS
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_columns_may_have_other_names(tmp_path, suffix):
+    file = tmp_path / f"rows.{suffix}"
+    if suffix == "jsonl":
+        write_jsonl(file, ROWS)
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), file)
+    assert [row["trace"] for row in read_rows(file, columns={"trace": "text"})] == ["a\u2028b é", "c"]
+    with pytest.raises(UserError, match=r"no column 'txt'; its columns are text, n; did you mean 'text'\?"):
+        list(read_rows(file, columns={"trace": "txt"}))
+
+
 def test_rows_are_read_one_by_one(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\nbroken')
     rows = read_rows(tmp_path / "rows.jsonl")

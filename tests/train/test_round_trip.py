@@ -5,13 +5,18 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from helpers.tiny import lean_towards, requests
+from helpers.training import make_lm, mixture, sft_config
 from polythink.engine.engine import Engine
 from polythink.engine.params import SamplingParams
+from polythink.errors import UserError
 from polythink.models.build import ModelConfig, from_config
 from polythink.problems.prompts import Prompt
+from polythink.run.jsonl import write_jsonl
 from polythink.trace.layout import lay_out
 from polythink.trace.parse import TraceError, parse
 from polythink.trace.tokens import opening_end, pieces_of
@@ -91,3 +96,28 @@ def test_white_space_counts_where_the_tokenizer_has_it():
     assert [opening_end(Trace((text,)), "a b", words) for text in ("a b c", " a b", "a  b", "c a b")] == [3, 4, 4, None]
     nested = parse("<Parallel><Path>a</Path><Path>b</Path></Parallel><Summary></Summary>")
     assert opening_end(nested, "a", words) is None
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_rows_of_either_format_under_names_of_ones_own(tmp_path, suffix: str):
+    lm, config, file = make_lm(), sft_config(steps=1, batch=1), tmp_path / f"rows.{suffix}"
+    block = "<Parallel><Path> 1 + 2 = 3 ok </Path><Path> 1 - 2 </Path></Parallel>\n<Summary> + </Summary>"
+    rows = [{"problem": "1 2 -> 3", "response": block}] * 2
+    if suffix == "jsonl":
+        write_jsonl(file, rows)
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+
+    def read(**source):
+        return mixture(lm, config, (), data=[{"file": str(file), **source}]).batch(0)
+
+    assert max(read(columns={"question": "problem", "trace": "response"})[0].paths) == 2
+    for columns, words in (
+        ({}, "question"),
+        ({"question": "problem", "trace": "solution"}, "no column 'solution'; its columns are problem, response"),
+        ({"answer": "problem"}, "columns"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read(columns=columns)
+    with pytest.raises(UserError, match="columns names those of a file"):
+        mixture(lm, config, (), data=[{"stage": "start", "columns": {"trace": "response"}}])

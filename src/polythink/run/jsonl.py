@@ -32,14 +32,17 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     return [row for _, row in _jsonl(Path(path), torn_end=True)]
 
 
-def read_rows(path: str | Path, replace_broken: bool = False) -> Iterator[dict[str, Any]]:
+def read_rows(
+    path: str | Path, replace_broken: bool = False, columns: Mapping[str, str] | None = None
+) -> Iterator[dict[str, Any]]:
     """The rows of a user's `.jsonl` or `.parquet` file, one at a time; blank lines are skipped.
 
     `UserError` at once for a missing file or another suffix, and for a broken row when it is reached: a torn last line
     is an error here, since only the user can know what is missing. Half a character (one surrogate of the two that an
-    emoji has in JSON) is an error too, or with `replace_broken` becomes the replacement character.
+    emoji has in JSON) is an error too, or with `replace_broken` becomes the replacement character. `columns`: names
+    under which columns of the file are given as well, {our name: its name}.
     """
-    return (row for _, row in read_placed(path, replace_broken))
+    return (_renamed(row, columns or {}, place) for place, row in read_placed(path, replace_broken))
 
 
 def read_placed(path: str | Path, replace_broken: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -51,6 +54,12 @@ def read_placed(path: str | Path, replace_broken: bool = False) -> Iterator[tupl
     if not path.is_file():
         raise UserError(f"no file {path}" if not path.exists() else f"{path} is not a file")
     return readers[path.suffix.lower()](path, replace_broken=replace_broken)
+
+
+def _renamed(row: dict[str, Any], columns: Mapping[str, str], place: str) -> dict[str, Any]:
+    if absent := next((name for name in columns.values() if name not in row), None):
+        raise UserError(f"{place}: no column {absent!r}; {missing_column(row, absent)}")
+    return {**row, **{ours: row[theirs] for ours, theirs in columns.items()}}
 
 
 def missing_column(row: Mapping[str, Any], *needed: str) -> str:

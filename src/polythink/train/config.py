@@ -160,6 +160,8 @@ class DataConfig(Config):
 
     file: str | None = None
     """JSONL or Parquet file with rows {question, trace, prompt (optional)}."""
+    columns: dict[Literal["question", "trace", "prompt"], str] = Field(default_factory=dict)
+    """Columns of the file that hold these, where they have other names: {question: problem, trace: response}."""
     stage: str | None = None
     """Name of an earlier coldstart stage, whose kept traces are read."""
     problems: str | None = None
@@ -186,6 +188,8 @@ class DataConfig(Config):
     def _one_source(self) -> DataConfig:
         if sum(x is not None for x in (self.file, self.stage, self.problems)) != 1:
             raise ValueError("a source of traces is exactly one of file, stage and problems")
+        if self.columns and self.file is None:
+            raise ValueError("columns names those of a file; kept traces and demonstrations have their own")
         if self.problems is None and self.demonstrations is not None:
             raise ValueError("demonstrations are made of problems; the traces of a file or stage are already written")
         if self.problems is not None and self.weight is None:

@@ -236,7 +236,17 @@ def make_mixture(
             opened.append(Demonstrations(problems_of(source.problems), source, own, own_seed))
         else:
             file = file_of(source)
-            opened.append(encode_rows(read_rows(file), str(file), own, source, config.max_tokens, own_seed, dropped))
+            opened.append(
+                encode_rows(
+                    read_rows(file, columns=source.columns),
+                    str(file),
+                    own,
+                    source,
+                    config.max_tokens,
+                    own_seed,
+                    dropped,
+                )
+            )
     _warn(dropped)
     weights = [source.weight or len(found) for source, found in zip(sources, opened, strict=True)]
     return Mixture(opened, split_by_weight(weights, config.batch), dropped)
