@@ -96,7 +96,8 @@ def test_the_shell_completes_commands_recipes_and_names() -> None:
 
 @pytest.mark.slow
 def test_verbose_ends_with_the_time_and_quiet_is_quiet(tmp_path) -> None:
-    (tmp_path / "row.jsonl").write_text('{"text": "plain"}\n')
+    block = "<Parallel><Path>a</Path><Path>b</Path></Parallel>\n<Summary>s</Summary>"
+    (tmp_path / "row.jsonl").write_text(json.dumps({"text": block}) + "\n")
     command = ("trace", "check", str(tmp_path / "row.jsonl"), "--field", "text")
     assert "s of processor time" in polythink(*command, "-v").stderr
     assert "s of processor time" in polythink("-v", *command).stderr

@@ -34,9 +34,11 @@ CUT = {"completed": "completed from the column solution", "cut": "no answer can 
 CHUNK = 64  # texts that are graded between two steps of the progress bar
 
 ABOUT = "List and inspect problem sets, make a cold start, grade texts."
-WHERE = """Published sets are read from the folder that the environment variable POLYTHINK_DATA names, where it holds
-their files (gsm8k_test.parquet, aime24.parquet, ...: `polythink data list` names those that it finds), otherwise from
-the Hugging Face hub, which needs the package datasets."""
+WHERE = (
+    "Published sets are read from the folder that the environment variable POLYTHINK_DATA names, where it holds their "
+    "files (gsm8k_test.parquet, aime24.parquet, ...: `polythink data list` names those that it finds), otherwise from "
+    "the Hugging Face hub, which needs the package datasets."
+)
 app = typer.Typer(help=ABOUT, epilog=WHERE, no_args_is_help=True, add_completion=False)
 app.command("coldstart", epilog=WHERE)(coldstart)
 app.command("assemble", epilog=WHERE)(assemble)
