@@ -32,7 +32,7 @@ from polythink.text.config import TextConfig
 from polythink.text.data.pairs import Pair
 from polythink.text.evaluate import encode_set, group_by_tokens, mean_loss, running_text
 from polythink.text.model import Example, TextModel, make_batch, token_losses
-from polythink.train.checkpoint import truncate_after
+from polythink.train.checkpoint import check_rows, truncate_after
 from polythink.train.data import epoch_index
 from polythink.train.optimiser import learning_rate, make_optimiser, micro_batches
 
@@ -56,6 +56,7 @@ def train_text(
     kept = {step: folder / "checkpoint" / f"weights-{step}.pt" for step in averaged}
     done, checkpoint = newest_checkpoint(folder / "checkpoint")
     truncate_after(folder / "metrics.jsonl", done)
+    check_rows(folder / "metrics.jsonl", done, folder / "checkpoint")
     with JsonlWriter(folder / "metrics.jsonl") as rows, Progress(forwards.steps, "text") as bar:
         bar.advance(done)
         trainer = make_trainer(lm, forwards, Metrics(lm, config, checks, rows, bar, kept), folder / "checkpoint")

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from polythink.engine.params import SamplingParams
+from polythink.errors import UserError
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.rewards.combine import RewardConfig
 from polythink.run.config import Config
@@ -72,6 +74,20 @@ class SFTConfig(TrainingConfig):
         return self
 
 
+def check_sampling(params: SamplingParams) -> None:
+    """`UserError` for parameters with which reinforcement learning would not train on what was sampled.
+
+    The recorded log-probabilities would not be those that the tokens were sampled with.
+    """
+    if params.top_p < 1 or params.top_k > 0:
+        raise UserError(
+            f"reinforcement learning samples from the whole distribution; set top_p: 1 and top_k: 0 "
+            f"(given top_p={params.top_p:g}, top_k={params.top_k})"
+        )
+    if any(params.temperature_of(kind) == 0 for kind in ("main", "path", "summary")):
+        raise UserError("reinforcement learning needs samples that differ; set temperatures above 0")
+
+
 class PolicyConfig(TrainingConfig):
     """The objective of a reinforcement learning step, and how the step is divided into updates."""
 
@@ -112,6 +128,8 @@ class GRPOConfig(PolicyConfig):
     """Rollouts per problem; their mean reward is the baseline of each."""
     max_num_seqs: int = Field(64, ge=1)
     """Rollouts that the engine samples at once: speed and memory, not results."""
+    overlong_prompts: Literal["skip", "refuse"] = "skip"
+    """Prompts that the model cannot take (too long, or a word that its vocabulary lacks): skip and count, or refuse."""
     log_samples: int = Field(8, ge=0)
     """Rollouts per step that are written to samples.jsonl."""
 

@@ -5,6 +5,7 @@ The batch of a step depends on (seed, step) alone, so a resumed run reads what a
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
 from collections import Counter
@@ -31,6 +32,11 @@ from polythink.train.config import DataConfig, SFTConfig
 
 log = logging.getLogger(__name__)
 ROW_FIELDS = ("question", "trace")
+
+
+def stage_seed(seed: int, stage: str) -> int:
+    """The seed of one stage's streams and orders: two stages of a recipe share a seed, and must not share draws."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{stage}".encode(), digest_size=4).digest(), "little")
 
 
 @lru_cache(maxsize=64)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from polythink.models.batch import collate, response_of
 from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import token_logprobs
 from polythink.problems.prompts import Prompt
+from polythink.run.folder import folder_lock
 from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.trace.layout import Layout
 from polythink.train import distributed
-from polythink.train.checkpoint import load_checkpoint, save_checkpoint, truncate_after
+from polythink.train.checkpoint import resume, save_checkpoint
 from polythink.train.config import SFTConfig
 from polythink.train.data import Mixture, TraceEncoder, mixture_of_rows, pack_rows
+from polythink.train.dropout import seeded
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser, micro_batches, update
 
 
@@ -53,15 +56,18 @@ def train_sft(
     steps = config.steps or data.steps(config.epochs)
     if not steps:
         raise UserError(f"{config.epochs:g} epochs of the data are less than one batch of {config.batch} traces")
-    done = load_checkpoint(folder / "checkpoint", model, optimiser)
-    truncate_after(folder / "metrics.jsonl", done)
     model.train()
-    with JsonlWriter(folder / "metrics.jsonl") as metrics, Progress(steps, "sft") as bar:
+    with ExitStack() as stack:
+        stack.enter_context(folder_lock(folder / "checkpoint"))
+        done = resume(folder, model, optimiser)
+        metrics = stack.enter_context(JsonlWriter(folder / "metrics.jsonl"))
+        bar = stack.enter_context(Progress(steps, "sft"))
         bar.advance(done)
         for step in range(done, steps):
             started = time.perf_counter()
             layouts = distributed.shard(data.batch(step))
-            loss, tokens = accumulate_gradient(lm, config, layouts)
+            with seeded(seed, step, lm.device):
+                loss, tokens = accumulate_gradient(lm, config, layouts)
             lr = learning_rate(config, step, steps)
             norm = update(model, optimiser, lr, config.max_grad_norm)
             row = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": tokens}
@@ -69,11 +75,11 @@ def train_sft(
             bar.advance(1, loss=loss)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == steps:
                 save_checkpoint(folder / "checkpoint", step + 1, model, optimiser)
-    model.eval()
-    if lm.dialect.inventory:  # with more paths than this the engine scales attention
-        trained_paths = max(data.most_paths, lm.settings.trained_paths)
-        lm.settings = replace(lm.settings, trained_paths=trained_paths)
-    save(lm, folder / "model")
+        model.eval()
+        if lm.dialect.inventory:  # with more paths than this the engine scales attention
+            trained_paths = max(data.most_paths, lm.settings.trained_paths)
+            lm.settings = replace(lm.settings, trained_paths=trained_paths)
+        save(lm, folder / "model")
     return summarise(read_jsonl(folder / "metrics.jsonl"), data)
 
 
