@@ -17,7 +17,7 @@ from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.run.config import parse_config
 from polythink.run.jsonl import read_jsonl
-from polythink.train import data
+from polythink.train import data, mixture
 from polythink.train.config import GRPOConfig, check_sampling
 from polythink.train.grpo import problems_of_step, train_grpo
 
@@ -194,14 +194,14 @@ def test_streams_of_two_stages_differ_on_one_problem(mini):
 
 def test_two_fine_tuning_stages_read_in_other_orders(tmp_path, monkeypatch):
     read: dict[str, list] = {}
-    batch = data.Mixture.batch
+    batch = mixture.Mixture.batch
 
     def recorded(self, step):
         layouts = batch(self, step)
         read.setdefault(current, []).extend(tuple(x.tokens.tolist()) for x in layouts)
         return layouts
 
-    monkeypatch.setattr(data.Mixture, "batch", recorded)
+    monkeypatch.setattr(mixture.Mixture, "batch", recorded)
     for plan in plans(one=stage("sft"), two=stage("sft")):
         current = plan.name
         run_stage(plan, tmp_path / plan.name, tmp_path / plan.previous if plan.previous else None, log=quiet)

@@ -34,8 +34,9 @@ from polythink.teachers.endpoint import Endpoint
 from polythink.teachers.rows import show_table
 from polythink.trace.dialect import get_dialect
 from polythink.train.config import DataConfig
-from polythink.train.data import TraceEncoder, make_mixture, stage_seed
+from polythink.train.data import TraceEncoder, stage_seed
 from polythink.train.grpo import train_grpo
+from polythink.train.mixture import make_mixture
 from polythink.train.sft import train_sft
 
 # ---- models, problems and data ----

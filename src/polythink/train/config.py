@@ -63,7 +63,7 @@ class SFTConfig(TrainingConfig):
     loss_on: Literal["sampled", "response"] = "sampled"
     """Train on the tokens that the model itself will write, or on every token of the response."""
     max_tokens: int = Field(4096, ge=2)
-    """Drop traces with more tokens than this, prompt included, and count them."""
+    """Drop traces with more tokens than this, prompt included, or longer than the model's context, and count them."""
     pack: int | None = Field(None, ge=2)
     """Pack several traces into rows of at most this many tokens; none: one trace per row."""
 

@@ -144,8 +144,7 @@ def fitting(
     refused: list[tuple[str, UserError]] = []
     for problem in problems:
         try:
-            ids = tuple(engine.encode_prompt(prompt.fill(problem.question)))
-            engine.abort(engine.add(Request(ids, problem.key), params))
+            engine.abort(engine.add(Request(prompt_ids(engine, prompt, problem), problem.key), params))
             fit.append(problem)
         except UserError as error:
             refused.append((problem.key, error))
@@ -162,6 +161,11 @@ def fitting(
 # ---- a step, piece by piece ----
 
 
+def prompt_ids(engine: RolloutBackend, prompt: Prompt, problem: Problem) -> tuple[int, ...]:
+    """The tokens that a problem is asked with."""
+    return tuple(engine.encode_prompt(prompt.fill(problem.question)))
+
+
 def problems_of_step(problems: Sequence[Problem], groups: int, seed: int, step: int) -> list[Problem]:
     """The problems of a step, counted from 0: each problem is asked once before any is asked again."""
     return [problems[epoch_index(len(problems), seed, step * groups + p)] for p in range(groups)]
@@ -176,7 +180,7 @@ def sample(
     seed: int,
 ) -> list[Rollout]:
     """`group_size` rollouts of each problem, group after group, from the current policy."""
-    prompt_P = [tuple(engine.encode_prompt(prompt.fill(problem.question))) for problem in problem_P]
+    prompt_P = [prompt_ids(engine, prompt, problem) for problem in problem_P]
     # numbered through the step, so that a problem that is asked twice gets two different sets of answers
     requests = [
         Request(prompt_P[p], problem.key, p * group_size + g)

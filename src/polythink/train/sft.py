@@ -26,8 +26,9 @@ from polythink.trace.layout import Layout
 from polythink.train import distributed
 from polythink.train.checkpoint import resume, save_checkpoint
 from polythink.train.config import SFTConfig
-from polythink.train.data import Mixture, TraceEncoder, mixture_of_rows, pack_rows
+from polythink.train.data import TraceEncoder
 from polythink.train.dropout import seeded
+from polythink.train.mixture import Mixture, mixture_of_rows, pack_rows
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser, micro_batches, update
 
 
