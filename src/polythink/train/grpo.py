@@ -44,6 +44,7 @@ from polythink.train.dropout import seeded
 from polythink.train.grpo_step import to_items, update_policy
 from polythink.train.loss import group_advantages
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser
+from polythink.train.precision import warn_of_rounding
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ def train_grpo(
     problems = fitting(engine, given, prompt, params, config.overlong_prompts)
     reference = copy.deepcopy(lm.model).eval().requires_grad_(False) if config.kl_coef else None
     optimiser = make_optimiser(lm.model, config, config.trainable)
+    warn_of_rounding(lm.model, config.lr)
     with ExitStack() as stack:
         stack.enter_context(folder_lock(folder / "checkpoint"))
         done = resume(folder, lm.model, optimiser, also=("samples.jsonl",))

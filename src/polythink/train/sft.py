@@ -30,6 +30,7 @@ from polythink.train.data import TraceEncoder
 from polythink.train.dropout import seeded
 from polythink.train.mixture import Mixture, mixture_of_rows, pack_rows
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser, micro_batches, update
+from polythink.train.precision import warn_of_rounding
 
 
 def train_sft(
@@ -57,6 +58,7 @@ def train_sft(
     steps = config.steps or data.steps(config.epochs)
     if not steps:
         raise UserError(f"{config.epochs:g} epochs of the data are less than one batch of {config.batch} traces")
+    warn_of_rounding(model, config.lr)
     model.train()
     with ExitStack() as stack:
         stack.enter_context(folder_lock(folder / "checkpoint"))
