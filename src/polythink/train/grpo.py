@@ -39,6 +39,7 @@ from polythink.trace.statistics import rollout_statistics
 from polythink.train import distributed
 from polythink.train.checkpoint import resume, save_checkpoint
 from polythink.train.config import GRPOConfig, check_sampling
+from polythink.train.cost import cost_of
 from polythink.train.data import epoch_index
 from polythink.train.dropout import seeded
 from polythink.train.grpo_step import to_items, update_policy
@@ -102,8 +103,7 @@ def train_grpo(
         metrics, samples = (
             stack.enter_context(JsonlWriter(folder / f"{name}.jsonl")) for name in ("metrics", "samples")
         )
-        bar = stack.enter_context(Progress(config.steps, "grpo"))
-        bar.advance(done)
+        bar = stack.enter_context(Progress(config.steps, "grpo", done))
         for step in range(done, config.steps):
             started = time.perf_counter()
             problem_P = distributed.shard(problems_of_step(problems, config.prompts_per_step, seed, step))
@@ -126,7 +126,8 @@ def train_grpo(
             metrics.write(row)
             for shown in sample_rows(batch, config, grader, lm.dialect):
                 samples.write({"step": step + 1, **shown})
-            bar.advance(1, reward=row["reward"], accuracy=row["accuracy"])
+            cost = cost_of(sum(r.tokens for r in rollouts), time.perf_counter() - started, lm.device)
+            bar.advance(1, reward=row["reward"], accuracy=row["accuracy"], **cost)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 save_checkpoint(folder / "checkpoint", step + 1, lm.model, optimiser)
         lm.model.eval()

@@ -26,6 +26,7 @@ from polythink.trace.layout import Layout
 from polythink.train import distributed
 from polythink.train.checkpoint import resume, save_checkpoint
 from polythink.train.config import SFTConfig
+from polythink.train.cost import cost_of
 from polythink.train.data import TraceEncoder
 from polythink.train.dropout import seeded
 from polythink.train.mixture import Mixture, mixture_of_rows, pack_rows
@@ -64,18 +65,18 @@ def train_sft(
         stack.enter_context(folder_lock(folder / "checkpoint"))
         done = resume(folder, model, optimiser)
         metrics = stack.enter_context(JsonlWriter(folder / "metrics.jsonl"))
-        bar = stack.enter_context(Progress(steps, "sft"))
-        bar.advance(done)
+        bar = stack.enter_context(Progress(steps, "sft", done))
         for step in range(done, steps):
             started = time.perf_counter()
             layouts = distributed.shard(data.batch(step))
             with seeded(seed, step, lm.device):
-                loss, tokens = accumulate_gradient(lm, config, layouts)
+                loss, tokens = accumulate_gradient(lm, config, layouts, bar)
             lr = learning_rate(config, step, steps)
             norm = update(model, optimiser, lr, config.max_grad_norm)
             row = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": tokens}
-            metrics.write(row | {"seconds": time.perf_counter() - started})
-            bar.advance(1, loss=loss)
+            row["seconds"] = time.perf_counter() - started
+            metrics.write(row)
+            bar.advance(1, loss=loss, **cost_of(tokens, row["seconds"], lm.device))
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == steps:
                 save_checkpoint(folder / "checkpoint", step + 1, model, optimiser)
         model.eval()
@@ -92,7 +93,9 @@ def summarise(rows: Sequence[dict], data: Mixture) -> dict:
     return {"steps": len(rows), "loss": rows[-1]["loss"], "dropped": dict(data.dropped), **totals}
 
 
-def accumulate_gradient(lm: LanguageModel, config: SFTConfig, layouts: Sequence[Layout]) -> tuple[float, int]:
+def accumulate_gradient(
+    lm: LanguageModel, config: SFTConfig, layouts: Sequence[Layout], bar: Progress | None = None
+) -> tuple[float, int]:
     """Add the gradient of the batch's mean loss over tokens; returns that loss and the number of tokens.
 
     The mean is over the whole batch, so its division into micro-batches does not change the result.
@@ -100,13 +103,16 @@ def accumulate_gradient(lm: LanguageModel, config: SFTConfig, layouts: Sequence[
     rows = pack_rows(layouts, config.pack) if config.pack else layouts
     tokens = int(distributed.all_reduce_sum(sum(count_scored(row, config.loss_on) for row in rows), lm.device))
     loss = 0.0
-    for micro in micro_batches([len(row) for row in rows], config.micro_batch):
+    parts = micro_batches([len(row) for row in rows], config.micro_batch)
+    for number, micro in enumerate(parts, 1):
         batch = collate([rows[i] for i in micro], lm.pad).to(lm.device)
         with autocast(config, lm.device):
             logprobs = token_logprobs(lm.model, batch, wanted=getattr(batch, config.loss_on))
         micro_loss = -logprobs.sum() / tokens
         (micro_loss * distributed.world_size()).backward()  # gradients are averaged over processes, not summed
         loss += micro_loss.item()
+        if bar and number < len(parts):
+            bar.part(number / len(parts))
     return distributed.all_reduce_sum(loss, lm.device), tokens
 
 
