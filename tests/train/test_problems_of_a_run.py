@@ -92,6 +92,21 @@ def test_a_prompt_that_leaves_no_room_for_a_block_is_left_out(tmp_path):
     assert found["skipped_prompts"] == 1
 
 
+def test_rollouts_end_where_a_sliding_window_does(tmp_path):
+    """Training forwards are refused beyond it: a single long rollout would end the run at its step."""
+    options = {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 0}
+    lm, longer = make_lm(options=options), {**BUDGETS, "max_main_tokens": 100, "max_trace_tokens": 100}
+    found = train_grpo(lm, config_of(), asked(*FITS, "1 " * 24), tmp_path, prompt=BARE, params=SamplingParams(**longer))
+    assert found["skipped_prompts"] == 1
+    rows = read_jsonl(tmp_path / "metrics.jsonl")
+    assert all(row["critical_path"] <= 20 for row in rows), "prompts have four tokens"
+    assert max(row["truncated"] for row in rows) > 0
+    assert all(row["logprob_gap"] < 1e-4 for row in rows)
+    strided = SamplingParams(**BUDGETS, path_position_stride="auto")
+    with pytest.raises(UserError, match="path_position_stride goes beyond it in training"):
+        train_grpo(make_lm(options=options), config_of(), asked(*FITS), tmp_path / "strided", params=strided)
+
+
 # ---- sampling parameters ----
 
 

@@ -21,11 +21,11 @@ import torch
 
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
-from polythink.engine.protocol import RolloutBackend
 from polythink.errors import UserError
 from polythink.evaluate.samples import sample_row
 from polythink.evaluate.study import Problems, params_of, problem_set_of, prompt_of
 from polythink.models.lm import LanguageModel, save
+from polythink.models.logprobs import sliding_window
 from polythink.problems.answers import Grade, Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt
@@ -42,7 +42,7 @@ from polythink.train.config import GRPOConfig, check_sampling
 from polythink.train.cost import cost_of
 from polythink.train.data import epoch_index
 from polythink.train.dropout import seeded
-from polythink.train.grpo_step import to_items, update_policy
+from polythink.train.grpo_step import TrainItem, to_items, update_policy
 from polythink.train.loss import group_advantages
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser
 from polythink.train.precision import warn_of_rounding
@@ -112,11 +112,7 @@ def train_grpo(
             with seeded(seed, step, lm.device):  # a reward of the user's may draw random numbers
                 batch = grade_and_reward(rollouts, problem_P, grader, reward, step + 1)
             sampled_at = time.perf_counter()
-            reward_PG, graded_PG = (torch.tensor(x).view(-1, config.group_size) for x in (batch.rewards, batch.graded))
-            advantage_PG, zero_spread_P = group_advantages(
-                reward_PG, config.scale_rewards, config.negative_scale, graded_PG=graded_PG
-            )
-            groups = to_items(rollouts, advantage_PG, config.train_mode, graded_PG)
+            groups, zero_spread_P = with_advantages(batch, config)
             lr = learning_rate(config, step, config.steps)
             learnt = update_policy(lm, config, groups, zero_spread_P, optimiser, lr, reference)
             row = {"step": step + 1, "reward_name": reward.active(step + 1), **describe(batch, lm.dialect)}
@@ -147,7 +143,8 @@ def fitting(
     refused: list[tuple[str, UserError]] = []
     for problem in problems:
         try:
-            engine.abort(engine.add(Request(prompt_ids(engine, prompt, problem), problem.key), params))
+            ids = tuple(engine.encode_prompt(prompt.fill(problem.question)))
+            engine.abort(engine.add(Request(ids, problem.key), within_window(engine, params, len(ids))))
             fit.append(problem)
         except UserError as error:
             refused.append((problem.key, error))
@@ -161,12 +158,18 @@ def fitting(
     return fit
 
 
+def within_window(engine: Engine, params: SamplingParams, prompt_tokens: int) -> SamplingParams:
+    """The parameters, with a trace that ends where a sliding window does: training forwards cannot go beyond it."""
+    window = sliding_window(engine.lm.model.config)
+    if window is None:
+        return params
+    if params.stride or prompt_tokens >= window:
+        what = "path_position_stride" if params.stride else f"a prompt of {prompt_tokens} tokens"
+        raise UserError(f"the model has a sliding window of {window} positions, and {what} goes beyond it in training")
+    return params.model_copy(update={"max_trace_tokens": min(params.max_trace_tokens, window - prompt_tokens)})
+
+
 # ---- a step, piece by piece ----
-
-
-def prompt_ids(engine: RolloutBackend, prompt: Prompt, problem: Problem) -> tuple[int, ...]:
-    """The tokens that a problem is asked with."""
-    return tuple(engine.encode_prompt(prompt.fill(problem.question)))
 
 
 def problems_of_step(problems: Sequence[Problem], groups: int, seed: int, step: int) -> list[Problem]:
@@ -175,7 +178,7 @@ def problems_of_step(problems: Sequence[Problem], groups: int, seed: int, step: 
 
 
 def sample(
-    engine: RolloutBackend,
+    engine: Engine,
     problem_P: Sequence[Problem],
     group_size: int,
     prompt: Prompt,
@@ -183,14 +186,14 @@ def sample(
     seed: int,
 ) -> list[Rollout]:
     """`group_size` rollouts of each problem, group after group, from the current policy."""
-    prompt_P = [prompt_ids(engine, prompt, problem) for problem in problem_P]
+    prompt_P = [tuple(engine.encode_prompt(prompt.fill(problem.question))) for problem in problem_P]
     # numbered through the step, so that a problem that is asked twice gets two different sets of answers
     requests = [
         Request(prompt_P[p], problem.key, p * group_size + g)
         for p, problem in enumerate(problem_P)
         for g in range(group_size)
     ]
-    return engine.generate(requests, params, seed)
+    return engine.generate(requests, [within_window(engine, params, len(r.prompt)) for r in requests], seed)
 
 
 def grade_and_reward(
@@ -208,6 +211,15 @@ def grade_and_reward(
         for r, problem, grade in zip(rollouts, asked, grades, strict=True)
     ]  # fmt: skip
     return GradedBatch(rollouts, asked, grades, terms)
+
+
+def with_advantages(batch: GradedBatch, config: GRPOConfig) -> tuple[list[list[TrainItem]], torch.Tensor]:
+    """The graded rollouts of each group with their advantages, and (P,) bool: groups whose rewards are all equal."""
+    reward_PG, graded_PG = (torch.tensor(x).view(-1, config.group_size) for x in (batch.rewards, batch.graded))
+    advantage_PG, zero_spread_P = group_advantages(
+        reward_PG, config.scale_rewards, config.negative_scale, graded_PG=graded_PG
+    )
+    return to_items(batch.rollouts, advantage_PG, config.train_mode, graded_PG), zero_spread_P
 
 
 def describe(batch: GradedBatch, dialect: Dialect) -> dict:
