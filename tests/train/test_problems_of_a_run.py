@@ -160,6 +160,7 @@ def test_a_step_in_which_all_gradings_timed_out_trains_nothing(tmp_path):
         assert rows[0][name] is None
     assert rows[0]["tokens"] > 0
     assert rows[0]["unsampled"] == 0
+    assert {row["reward"] for row in read_jsonl(tmp_path / "samples.jsonl")} == {None}
 
 
 # ---- two stages, one seed ----

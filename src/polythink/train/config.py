@@ -48,7 +48,7 @@ class TrainingConfig(OptimiserConfig):
     trainable: Literal["all", "thoughts"] = "all"
     """What is trained: all weights, or the thought embeddings alone."""
     micro_batch: int = Field(32, ge=1)
-    """Traces (with `pack`: rows) per forward and backward; bounds memory, does not change the result."""
+    """Traces (with `pack`: rows) per forward and backward; bounds memory, changes no result but what dropout draws."""
 
 
 class SFTConfig(TrainingConfig):

@@ -258,7 +258,7 @@ def mean(values: Iterable[float]) -> float | None:
 def sample_rows(batch: GradedBatch, config: GRPOConfig, grader: Grader, dialect: Dialect) -> list[dict]:
     """Rows for samples.jsonl: the first rollout of the first groups."""
     chosen = range(0, len(batch.rollouts), config.group_size)[: config.log_samples]
-    rewards = batch.rewards
+    rewards = [reward if graded else None for reward, graded in zip(batch.rewards, batch.graded, strict=True)]
     return [
         {"reward": rewards[i]} | sample_row(batch.problems[i], batch.rollouts[i], batch.grades[i], grader, dialect)
         for i in chosen
