@@ -14,7 +14,8 @@ from polythink.errors import UserError
 from polythink.problems.prompts import get_prompt
 from polythink.run.config import parse_config
 from polythink.run.folder import folder_lock
-from polythink.run.jsonl import read_jsonl, write_jsonl
+from polythink.run.jsonl import JsonlWriter, read_jsonl, write_jsonl
+from polythink.train import grpo, sft
 from polythink.train.config import GRPOConfig
 from polythink.train.grpo import train_grpo
 from polythink.train.sft import train_sft
@@ -52,6 +53,17 @@ def test_metrics_that_are_gone_are_one_sentence(mini, tmp_path, kind, kept, firs
         run(kind, mini, tmp_path)
     write_jsonl(file, rows)
     assert run(kind, mini, tmp_path)["steps"] == 4, "put back, it goes on"
+
+
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
+def test_rows_are_on_the_disk_before_the_checkpoint_that_counts_on_them(mini, tmp_path, kind, monkeypatch):
+    done: list[str] = []
+    loop = sft if kind == "sft" else grpo
+    sync, save = JsonlWriter.sync, loop.save_checkpoint
+    monkeypatch.setattr(JsonlWriter, "sync", lambda self: done.append(self.path.name) or sync(self))
+    monkeypatch.setattr(loop, "save_checkpoint", lambda *args: done.append("checkpoint") or save(*args))
+    run(kind, mini, tmp_path)
+    assert done == ["metrics.jsonl", "checkpoint"] * 2
 
 
 def test_after_the_checkpoint_is_deleted_the_stage_starts_again(mini, tmp_path):

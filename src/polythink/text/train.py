@@ -189,6 +189,8 @@ class Metrics(TrainerCallback):
         if self.checks and (row["step"] % self.config.validate_every == 0 or row["step"] == state.max_steps):
             row["valid_loss"] = mean_loss(self.lm, self.checks)
         self.rows.write(row)
+        if row["step"] % self.config.checkpoint_every == 0 or row["step"] == state.max_steps:
+            self.rows.sync()
         if row["step"] in self.keep:
             torch.save(self.lm.model.state_dict(), self.keep[row["step"]])
         self.bar.advance(1, loss=row["loss"])

@@ -125,6 +125,7 @@ def train_grpo(
             cost = cost_of(sum(r.tokens for r in rollouts), time.perf_counter() - started, lm.device)
             bar.advance(1, reward=row["reward"], accuracy=row["accuracy"], **cost)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                metrics.sync()
                 save_checkpoint(folder / "checkpoint", step + 1, lm.model, optimiser)
         lm.model.eval()
         save(lm, folder / "model")

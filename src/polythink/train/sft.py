@@ -78,6 +78,7 @@ def train_sft(
             metrics.write(row)
             bar.advance(1, loss=loss, **cost_of(tokens, row["seconds"], lm.device))
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == steps:
+                metrics.sync()
                 save_checkpoint(folder / "checkpoint", step + 1, model, optimiser)
         model.eval()
         if lm.dialect.inventory:  # with more paths than this the engine scales attention
