@@ -13,6 +13,7 @@ import random
 import re
 from collections.abc import Callable, Iterable
 from functools import cache
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
@@ -205,6 +206,11 @@ def test_there_is_a_formula_for_every_published_key(rewards):
     assert formulas("", True, True).keys() == rewards.keys()
     assert len(rewards) == 14 + 7
     assert {key for key, reward in rewards.items() if reward.config.cycle or "decay" in key} == set(SCHEDULED)
+
+
+def test_the_page_of_published_rewards_names_every_key():
+    page = Path(__file__).parents[2] / "docs" / "reference" / "published.md"
+    assert dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", page.read_text(), re.MULTILINE)) == PUBLISHED
 
 
 @pytest.mark.slow

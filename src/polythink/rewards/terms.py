@@ -1,7 +1,7 @@
 """What a reward sees of a rollout: conditions that hold or not, and terms, each a pure function of a `RewardInput`.
 
 Texts need not be well formed: `well_formed` says whether they are, and the terms read the blocks that are there as the
-published rewards do (facts on Parallel-R1: N, f, B and g of its reward table).
+published rewards do, but for what docs/reference/published.md lists.
 """
 
 from __future__ import annotations
