@@ -138,12 +138,14 @@ def nested(text: str) -> bool:
 
     So do summaries in a path of a block, or several in one block, where the published code counts words twice or not.
     """
-    for kind in ("Parallel", "Path"):
-        depths = list(itertools.accumulate(1 if t[1] != "/" else -1 for t in TAG.findall(text) if kind in t))
-        if depths and min(depths) >= 0 and (depths[-1] == 0 or kind == "Path") and max(depths) > 1:
-            return True
+
+    def nests(kind: str, part: str) -> bool:
+        depths = list(itertools.accumulate(1 if t[1] != "/" else -1 for t in TAG.findall(part) if kind in t))
+        return bool(depths) and min(depths) >= 0 == depths[-1] and max(depths) > 1
+
     blocks = inside("Parallel", text)
-    return any(len(inside("Summary", b)) > 1 or "Summary" in "".join(inside("Path", b)) for b in blocks)
+    summaries = any(len(inside("Summary", b)) > 1 or "Summary" in "".join(inside("Path", b)) for b in blocks)
+    return summaries or nests("Parallel", text) or any(nests("Path", block) for block in blocks)
 
 
 def real_traces(shared_data) -> list[str]:
@@ -224,7 +226,7 @@ def test_every_reward_is_its_formula_on_mutated_traces(shared_data, rewards):
     rng = random.Random(7)
     texts = [mutate(text, rng) for text in real_traces(shared_data)]
     texts[::2] = [mutate(text, rng) for text in texts[::2]]
-    assert check_all(texts, rewards) > 0.8 * len(texts)
+    assert check_all(texts, rewards) > 0.95 * len(texts)
     assert {well_formed(text) for text in texts} == {True, False}
 
 
@@ -238,7 +240,7 @@ def test_the_two_terms_are_theirs_on_every_short_text():
                 compared += not nested(text)
                 assert nested(text) or efficiency(given(text)) == pytest.approx(saving(text), abs=1e-12), text
                 assert nested(text) or self_bleu(given(text)) == pytest.approx(similarity(text), abs=1e-12), text
-    assert compared > 8000
+    assert compared > 8500
 
 
 @pytest.mark.slow
