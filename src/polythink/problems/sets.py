@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from polythink.errors import UserError, did_you_mean
-from polythink.problems.answers import last_box
 from polythink.problems.audit import known_notes
+from polythink.problems.extract import last_box
 from polythink.problems.hub import hub_rows
 from polythink.problems.problem import CHECKERS, Problem, ProblemSet
 from polythink.run.jsonl import read_rows
