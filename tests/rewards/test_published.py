@@ -18,7 +18,8 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from polythink.problems.answers import grade
+from polythink.problems.answers import Grader
+from polythink.problems.problem import Problem
 from polythink.rewards.combine import PUBLISHED, Reward, build_reward
 from polythink.rewards.terms import RewardInput, bleu, efficiency, self_bleu
 from polythink.trace.rollout import Rollout, Segment
@@ -278,11 +279,22 @@ def test_bleu_is_sacrebleus_on_any_text():
         assert bleu(one, other) == pytest.approx(theirs, abs=1e-12), (one, other)
 
 
-def test_a_missing_closing_tag_of_a_summary_is_well_formed_but_hides_the_answer():
-    """The published check lets it pass; polythink's own grader finds no answer in an open summary."""
-    text = "<Parallel><Path>a b</Path><Path>a c</Path></Parallel>\n<Summary>s Final Answer: 18"
+OPEN = "<Parallel><Path>a b</Path><Path>a c</Path></Parallel>\n<Summary>s\nFinal Answer: 18"
+
+
+@pytest.mark.parametrize(
+    ("answers", "text", "paid"),
+    [
+        ("strict", OPEN, -1),
+        ("strict", OPEN.replace("\nFinal", "</Summary>\nFinal"), 1.2),
+        ("published", OPEN, 1.2),
+        ("published_gsm8k", OPEN, 1.2),
+    ],
+)
+def test_an_open_summary_is_well_formed_but_hides_the_answer(answers, text, paid):
+    """The published check of form lets it pass; an answer in it counts under the published checks of answers alone."""
     assert check(text, "reference").valid
     assert well_formed(text)
-    assert build_reward("emphase_parallel")(rollout(text), True, 1) == 1.2
-    assert grade(text, "18").verdict == "unparsed"
-    assert grade(text.replace(" Final", "</Summary> Final"), "18").verdict == "right"
+    with Grader(answers=answers) as grader:
+        verdict = grader.grade(text, Problem("p", "9 + 9?", "18")).verdict
+    assert build_reward("emphase_parallel")(rollout(text), verdict == "right", 1) == paid
