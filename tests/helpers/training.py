@@ -19,7 +19,8 @@ from polythink.problems.tasks.countdown import VOCABULARY, problems
 from polythink.run.config import parse_config
 from polythink.run.folder import write_json
 from polythink.train.config import DataConfig, SFTConfig
-from polythink.train.data import Mixture, TraceEncoder, make_mixture
+from polythink.train.data import TraceEncoder
+from polythink.train.mixture import Mixture, make_mixture
 
 SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=16, intermediate_size=64)
 PROMPT = Prompt("plain", "{problem} :")

@@ -297,3 +297,19 @@ def test_different_references_of_math_are_not_equal(shared_data: Path, grader: G
     equal = [pair for pair, grade in zip(pairs, grader.grade_many(asked), strict=True) if grade.verdict != "wrong"]
     assert [pair for pair in equal if loose(pair[0]) != loose(pair[1])] == []
     assert len(equal) > 5
+
+
+def test_the_examples_of_the_page_for_users_hold(grader: Grader):
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "answers.md").read_text(encoding="utf-8")
+    rows = page.partition("| rule | equal | different |\n| --- | --- | --- |\n")[2].partition("\n\n")[0].splitlines()
+    assert len(rows) > 12
+    wrong = []
+    for row in rows:
+        for equal, cell in zip((True, False), row.strip("| ").split(" | ")[1:], strict=False):
+            for example in cell.split(";"):
+                first, *others = re.findall(r"`([^`]+)`", example)
+                for other in others:
+                    pair = (first, other) if " for " in example else (other, first)
+                    if grader.equal(*pair) is not equal:
+                        wrong.append(pair)
+    assert wrong == []

@@ -16,6 +16,10 @@ print(sum(progress([1, 2, 3], "adding")), sum(progress(4, "counting")), sum(prog
 with Progress(10, "training") as bar:
     bar.advance(7, loss=0.12345, stage="rl")
     bar.advance()
+with Progress(4, "resumed", done=2) as resumed:
+    for share in (0.25, 0.5, 0.75):
+        resumed.part(share)
+    resumed.advance()
 with Progress(77, "") as hidden:
     hidden.advance(76)
 print(bar.done, "rich" in sys.modules)
@@ -38,7 +42,7 @@ def test_a_terminal_shows_label_count_and_metrics() -> None:
     shown = os.read(ours, 100_000).decode()
     os.close(ours)
     assert done.stdout.split()[:4] == ["6", "6", "5", "8"]
-    for text in ("adding", "training", "8/10", "loss 0.123", "stage rl"):
+    for text in ("adding", "training", "8/10", "loss 0.123", "stage rl", "resumed", "3/4"):
         assert text in shown
     assert "76/77" not in shown
 
@@ -49,3 +53,7 @@ def test_the_bar_counts_even_when_it_is_not_shown() -> None:
         bar.advance(reward=None)
     assert bar.done == 3
     assert list(progress("abc", "letters")) == ["a", "b", "c"]
+    bar = Progress(9, "resumed", done=4)
+    bar.part(0.5)
+    bar.advance()
+    assert bar.done == 5

@@ -195,6 +195,13 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, encoder):
         assert {**found, "seconds": 0} == {**expected, "seconds": 0}
 
 
+def test_metrics_that_are_gone_are_one_sentence(tmp_path):
+    train_text(make(), config_of(), TRAIN, None, tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(UserError, match=r"metrics.jsonl lacks 6 of the 6 steps"):
+        train_text(make(), config_of(), TRAIN, None, tmp_path)
+
+
 def test_a_torn_checkpoint_is_deleted_and_the_one_before_it_used(tmp_path):
     assert newest_checkpoint(tmp_path) == (0, None)
     for step in (2, 10):

@@ -20,7 +20,8 @@ from polythink.run.config import parse_config
 from polythink.run.jsonl import read_rows, write_jsonl
 from polythink.trace.parse import TraceError
 from polythink.train.config import DataConfig
-from polythink.train.data import TraceEncoder, encode_rows, epoch_index, pack_rows, split_by_weight
+from polythink.train.data import TraceEncoder, encode_rows, epoch_index
+from polythink.train.mixture import pack_rows, split_by_weight
 
 
 def test_batches_hold_the_shares_and_depend_on_seed_and_step_alone(lm, mini):
@@ -66,17 +67,20 @@ def test_rows_from_a_file(lm, mini, tmp_path):
     assert flat.dropped == {"too long": 1}, "a flat text needs no grammar"
 
 
-def test_a_path_with_a_block_in_it_cannot_be_cut(lm, mini, tmp_path):
+def test_blocks_within_blocks_are_never_drawn_side_by_side(lm, mini, tmp_path):
     flat, other = (demonstrate(p, DemoStyle(), random.Random(0)) for p in mini[:2])
     nested = flat.replace("</Path>", other + "</Path>", 1)
     rows = [{"question": mini[0].question, "trace": trace} for trace in (flat, nested)]
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    for early_join, dropped in ((1.0, {"form: nested": 1}), (0.0, {})):
-        data = [{"file": str(tmp_path / "rows.jsonl"), "early_join": early_join}]
-        assert mixture(lm, sft_config(steps=None, epochs=1, batch=1), mini, data=data).dropped == dropped
+    config = sft_config(steps=None, epochs=1, batch=1)
+    for mode, dropped in (("structured", {"form: nested": 1}), ("sequential", {})):
+        data = [{"file": str(tmp_path / "rows.jsonl"), "mode": mode}]
+        assert mixture(lm, config, mini, data=data).dropped == dropped, "in flat text the model may write anything"
     with pytest.raises(TraceError) as caught:
-        TraceEncoder(lm, SamplingParams(), PROMPT)("", nested, early_join=True)
+        TraceEncoder(lm, SamplingParams(), PROMPT)("", nested)
     assert caught.value.offset == nested.index("<Parallel>", nested.index("<Path>"))
+    with pytest.raises(TraceError, match="the engine never opens one"):
+        TraceEncoder(lm, SamplingParams(), PROMPT)("", flat.replace("</Summary>", other + "</Summary>", 1))
 
 
 @pytest.mark.parametrize("thoughts", [True, False])

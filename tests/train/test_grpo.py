@@ -22,8 +22,9 @@ from polythink.run.config import parse_config
 from polythink.run.jsonl import read_jsonl
 from polythink.train import grpo
 from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
-from polythink.train.data import TraceEncoder, make_mixture
+from polythink.train.data import TraceEncoder
 from polythink.train.grpo import describe, grade_and_reward, sample, train_grpo
+from polythink.train.mixture import make_mixture
 from polythink.train.sft import train_sft
 
 PARAMS = SamplingParams(

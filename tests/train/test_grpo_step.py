@@ -184,6 +184,43 @@ def test_nothing_to_learn_still_measures_the_gap(setting):
     assert torch.equal(before, gradients_free_copy(lm))
 
 
+def without_tokens(item):
+    """The item as if the runtime had replaced every token that was sampled."""
+    return dataclasses.replace(item, layout=dataclasses.replace(item.layout, sampled=item.layout.sampled & False))
+
+
+@pytest.mark.parametrize("loss_type", ["token-mean", "sequence-mean"])
+def test_rollouts_without_a_sampled_token_carry_no_loss(setting, loss_type):
+    """A micro-batch of them alone has no gradient to run backwards."""
+    lm, groups, _ = setting
+    items = flat(groups)
+    empty = [without_tokens(s) for s in items[:3]]
+    expected = run(lm, items[3:], micro_batch=2, loss_type=loss_type)
+    found = run(lm, empty + items[3:], micro_batch=1, loss_type=loss_type)
+    assert found[0]["loss"] == pytest.approx(expected[0]["loss"], abs=1e-6)
+    assert found[0]["tokens"] == expected[0]["tokens"]
+    assert torch.allclose(found[1], expected[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_a_step_without_any_sampled_token_changes_nothing(setting, drop):
+    lm, groups, _ = setting
+    config = PolicyConfig(drop_zero_spread=drop, mini_batches=2, old_logprobs="recomputed")
+    empty = [[without_tokens(s) for s in group] for group in groups]
+    before = gradients_free_copy(lm)
+    found = update_policy(lm, config, empty, torch.tensor([False] * 2), make_optimiser(lm.model, config), 1.0, None)
+    assert set(found.values()) == {None}
+    assert torch.equal(before, gradients_free_copy(lm))
+
+
+def test_rollouts_without_a_grade_are_left_out_of_their_group(setting):
+    _, _, rollouts = setting
+    advantages = torch.arange(8.0).view(2, 4)
+    graded = torch.tensor([[True, False, True, True], [False, False, True, False]])
+    groups = to_items(rollouts, advantages, None, graded)
+    assert [[s.advantage for s in group] for group in groups] == [[0.0, 2.0, 3.0], []]
+
+
 def gradients_free_copy(lm) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in lm.model.parameters()])
 

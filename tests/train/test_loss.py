@@ -30,6 +30,18 @@ def test_advantages_without_std_and_with_damped_negatives():
     assert advantages[0].tolist() == pytest.approx([2.0, 0.0, -0.6])
 
 
+def test_samples_without_a_grade_are_as_if_never_drawn():
+    rewards = torch.tensor([[1.0, 9.0, -1.0, 0.5], [1.0, 0.0, -1.0, 0.5], [1.0, -1.0, 1.0, 1.0], [1.0, -1.0, 0.0, 0.0]])
+    graded = torch.tensor([[1, 0, 1, 1], [1, 1, 1, 1], [1, 0, 1, 1], [0, 1, 0, 0]]).bool()
+    advantages, zero_spread = group_advantages(rewards, negative_scale=0.3, graded_PG=graded)
+    assert zero_spread.tolist() == [False, False, True, True]
+    alone, _ = group_advantages(rewards[:1, [0, 2, 3]], negative_scale=0.3)
+    assert advantages[0, [0, 2, 3]].tolist() == alone[0].tolist()
+    assert torch.equal(advantages[1], group_advantages(rewards, negative_scale=0.3)[0][1])
+    assert (advantages[~graded] == 0).all()
+    assert (advantages[2:] == 0).all(), "equal rewards among the graded, and fewer than two of them"
+
+
 def test_equal_rewards_give_no_advantage_even_where_the_mean_rounds():
     advantages, zero_spread = group_advantages(torch.full((1, 3), 0.1))
     assert zero_spread.all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,8 @@ from polythink.models.batch import collate
 from polythink.models.lm import load
 from polythink.models.logprobs import token_logprobs
 from polythink.run.jsonl import read_jsonl, write_jsonl
+from polythink.run.progress import Progress
+from polythink.train.cost import cost_of
 from polythink.train.sft import accumulate_gradient, count_scored, train_sft
 
 # ---- one loss ----
@@ -60,6 +63,17 @@ def test_sequential_layouts_sample_every_tag(lm, mini):
         assert (a.tokens == b.tokens).all(), "a mode is another layout of the same tokens"
         assert b.sampled.sum() == count_scored(a, "response")
         assert (b.position == np.arange(len(b))).all()
+
+
+def test_the_bar_moves_within_a_step_and_says_what_it_costs(lm, mini):
+    parts: list[float] = []
+    bar = Progress(1, "")
+    bar.part = parts.append
+    accumulate_gradient(lm, sft_config(micro_batch=3), mixture(lm, sft_config(), mini).batch(0), bar)
+    assert parts == [0.25, 0.5, 0.75]
+    cost = cost_of(300, 2.0, lm.device)
+    assert cost["tokens/s"] == 150
+    assert re.fullmatch(r"\d+\.\d GiB", cost["memory"])
 
 
 def test_loss_falls(lm, mini, tmp_path):

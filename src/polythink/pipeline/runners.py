@@ -34,8 +34,9 @@ from polythink.teachers.endpoint import Endpoint
 from polythink.teachers.rows import show_table
 from polythink.trace.dialect import get_dialect
 from polythink.train.config import DataConfig
-from polythink.train.data import TraceEncoder, make_mixture
+from polythink.train.data import TraceEncoder, stage_seed
 from polythink.train.grpo import train_grpo
+from polythink.train.mixture import make_mixture
 from polythink.train.sft import train_sft
 
 # ---- models, problems and data ----
@@ -57,7 +58,11 @@ def starting_model(plan: StagePlan, previous: Path | None) -> LanguageModel:
 def first_model(config: ModelConfig, dialect: str, seed: int) -> LanguageModel:
     """The recipe's own model, refused before anything is trained if it cannot fork and join."""
     fresh = config.path is None
-    lm = from_config(config, dialect, words_of(config.tokenizer), seed) if fresh else from_pretrained(config, dialect)
+    lm = (
+        from_config(config, dialect, words_of(config.tokenizer), seed)
+        if fresh
+        else from_pretrained(config, dialect, seed)
+    )
     choose_backend(lm)
     return lm
 
@@ -86,9 +91,9 @@ def kept_rows(source: DataConfig, previous: Path | None) -> Path:
 def coldstart(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict:
     stage = plan.stage
     assert isinstance(stage, ColdstartConfig)
-    config, dialect = stage.teacher, get_dialect(plan.dialect)
+    config, dialect, seed = stage.teacher, get_dialect(plan.dialect), stage_seed(plan.seed, plan.name)
     if isinstance(config, CountdownTeacherConfig):
-        own = CountdownTeacher(config.styles, config.p_right, config.paths, plan.seed, dialect, config.labels)
+        own = CountdownTeacher(config.styles, config.p_right, config.paths, seed, dialect, config.labels)
         teacher = nullcontext(own)
     else:
         teacher = Endpoint(config, connections=stage.concurrency)
@@ -105,7 +110,7 @@ def coldstart(plan: StagePlan, folder: Path, previous: Path | None, log: Log) ->
         if stage.assemble:
             summariser = ask if stage.assemble.summary == "teacher" else None
             table = run_assembly(
-                asked, folder, stage.assemble, prompt, dialect, seed=plan.seed, summariser=summariser,
+                asked, folder, stage.assemble, prompt, dialect, seed=seed, summariser=summariser,
                 concurrency=stage.concurrency, grader=grader,
             )  # fmt: skip
             log(show_table(table))
@@ -116,17 +121,19 @@ def coldstart(plan: StagePlan, folder: Path, previous: Path | None, log: Log) ->
 def sft(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict:
     lm, stage = starting_model(plan, previous), plan.stage
     encode = TraceEncoder(lm, plan.decoding, get_prompt(plan.prompt))
+    seed = stage_seed(plan.seed, plan.name)
     data = make_mixture(
-        stage.data, encode, stage, plan.seed,
+        stage.data, encode, stage, seed,
         problems_of=lambda name: problems_of([name], log), file_of=lambda source: kept_rows(source, previous),
     )  # fmt: skip
-    return train_sft(lm, stage, data, folder)
+    return train_sft(lm, stage, data, folder, seed=seed)
 
 
 def grpo(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict:
     lm, stage = starting_model(plan, previous), plan.stage
     problems, prompt = problems_of(stage.problems, log), get_prompt(plan.prompt)
-    return train_grpo(lm, stage, problems, folder, prompt=prompt, params=plan.decoding, seed=plan.seed)
+    seed = stage_seed(plan.seed, plan.name)
+    return train_grpo(lm, stage, problems, folder, prompt=prompt, params=plan.decoding, seed=seed)
 
 
 def evaluation(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict:

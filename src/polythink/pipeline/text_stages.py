@@ -14,6 +14,7 @@ from polythink.text.data.sets import load_texts
 from polythink.text.evaluate import encode_set, evaluate_texts
 from polythink.text.model import create_text_model, load_text_model, make_batch, save_text_model
 from polythink.text.tokenizers import train_tokenizer
+from polythink.train.data import stage_seed
 
 HEAD_TEXTS = 8  # pairs over which attention heads are compared
 
@@ -38,7 +39,7 @@ def train_stage(plan: TextPlan, folder: Path, start: Path | None, log: Callable[
         sides = ("source", "target") if plan.has_encoder else ("target",)
         tokenizer = train_tokenizer(plan.tokenizer, (getattr(pair, side) for pair in train for side in sides))
         lm = create_text_model(plan.model, tokenizer, plan.has_encoder, plan.seed)
-    summary = train_text(lm, stage, train, valid, folder, seed=plan.seed)
+    summary = train_text(lm, stage, train, valid, folder, seed=stage_seed(plan.seed, plan.name))
     save_text_model(lm, folder / "model")
     return summary
 

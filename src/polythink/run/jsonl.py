@@ -195,6 +195,11 @@ class JsonlWriter:
                 os.ftruncate(self._file.fileno(), whole)
                 raise
 
+    def sync(self) -> None:
+        """Put the rows on the disk: before something is written that counts on them, should the machine stop."""
+        with os_errors(self.path):
+            os.fsync(self._file.fileno())
+
     def close(self) -> None:
         self._file.close()
 

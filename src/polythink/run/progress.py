@@ -12,22 +12,23 @@ Item = TypeVar("Item")
 class Progress:
     """`with Progress(total, label) as bar: bar.advance(1, loss=0.3)`. `total=None` if the number is not known.
 
-    Of nested bars only the outermost is shown. A bar with an empty label is never shown.
+    `done` were finished before, and say nothing about how long the rest will take. Of nested bars only the outermost is
+    shown. A bar with an empty label is never shown.
     """
 
     hidden = False  # set by `--quiet`
     _shown = False
 
-    def __init__(self, total: int | None, label: str):
+    def __init__(self, total: int | None, label: str, done: int = 0):
         self.total, self.label = total, label
-        self.done = 0
+        self.done = done
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
         if self.label and sys.stderr.isatty() and not (Progress.hidden or Progress._shown):
             Progress._shown = True
             self._bar = _rich_bar()
-            self._task = self._bar.add_task(self.label, total=self.total, shown="")
+            self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, shown="")
             self._bar.start()
         return self
 
@@ -36,7 +37,12 @@ class Progress:
         self.done += n
         if self._bar is not None:
             text = {"shown": "  ".join(f"{name} {_brief(value)}" for name, value in shown.items())} if shown else {}
-            self._bar.update(self._task, advance=n, **text)
+            self._bar.update(self._task, completed=self.done, **text)
+
+    def part(self, share: float) -> None:
+        """Show this share of the next one as done: so there is an estimate before the first slow one has ended."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done + share)
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
@@ -64,7 +70,11 @@ def _rich_bar() -> Any:
         TimeRemainingColumn(), TextColumn("{task.fields[shown]}"),
     )  # fmt: skip
     # rich moves what is printed meanwhile to stderr, which would lose it where stdout is a file or a pipe
-    return RichProgress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
+    # steps may take minutes: its own 30 seconds would hold one of them at most, and give no estimate
+    return RichProgress(
+        *columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty(),
+        speed_estimate_period=1800,
+    )  # fmt: skip
 
 
 def _brief(value: float | str | None) -> str:

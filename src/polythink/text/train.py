@@ -32,7 +32,7 @@ from polythink.text.config import TextConfig
 from polythink.text.data.pairs import Pair
 from polythink.text.evaluate import encode_set, group_by_tokens, mean_loss, running_text
 from polythink.text.model import Example, TextModel, make_batch, token_losses
-from polythink.train.checkpoint import truncate_after
+from polythink.train.checkpoint import check_rows, truncate_after
 from polythink.train.data import epoch_index
 from polythink.train.optimiser import learning_rate, make_optimiser, micro_batches
 
@@ -56,6 +56,7 @@ def train_text(
     kept = {step: folder / "checkpoint" / f"weights-{step}.pt" for step in averaged}
     done, checkpoint = newest_checkpoint(folder / "checkpoint")
     truncate_after(folder / "metrics.jsonl", done)
+    check_rows(folder / "metrics.jsonl", done, folder / "checkpoint")
     with JsonlWriter(folder / "metrics.jsonl") as rows, Progress(forwards.steps, "text") as bar:
         bar.advance(done)
         trainer = make_trainer(lm, forwards, Metrics(lm, config, checks, rows, bar, kept), folder / "checkpoint")
@@ -188,6 +189,8 @@ class Metrics(TrainerCallback):
         if self.checks and (row["step"] % self.config.validate_every == 0 or row["step"] == state.max_steps):
             row["valid_loss"] = mean_loss(self.lm, self.checks)
         self.rows.write(row)
+        if row["step"] % self.config.checkpoint_every == 0 or row["step"] == state.max_steps:
+            self.rows.sync()
         if row["step"] in self.keep:
             torch.save(self.lm.model.state_dict(), self.keep[row["step"]])
         self.bar.advance(1, loss=row["loss"])

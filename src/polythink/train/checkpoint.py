@@ -1,10 +1,12 @@
 """Checkpoints: everything that a loop needs to resume as if it had never stopped.
 
-A step's data and random numbers depend on (seed, step) alone, so model, optimiser and step count are nearly all.
+A step's data and random numbers, dropout among them, depend on (seed, step) alone: model, optimiser and step count are
+all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -20,13 +22,7 @@ FILE = "checkpoint.pt"
 
 def save_checkpoint(folder: Path, step: int, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
     """Write the state after `step` finished steps; the previous checkpoint is replaced only by a complete one."""
-    state = {
-        "step": step,
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
+    state = {"step": step, "model": model.state_dict(), "optimiser": optimiser.state_dict()}
     if distributed.is_main():
         with atomic_write(folder / FILE) as temporary:
             _save(state, temporary)
@@ -55,10 +51,29 @@ def load_checkpoint(folder: Path, model: torch.nn.Module, optimiser: torch.optim
     except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
         reason = "it is damaged" if isinstance(error, EOFError | UnpicklingError) else str(error).splitlines()[0]
         raise UserError(f"cannot go on from {path}: {reason}; delete it to start the stage again") from error
-    torch.set_rng_state(state["rng"])
-    if torch.cuda.is_available() and state["cuda_rng"]:
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
     return int(state["step"])
+
+
+def resume(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, also: Sequence[str] = ()) -> int:
+    """Bring a stage's folder to its checkpoint: model, optimiser, the rows of metrics.jsonl and of the files `also`.
+
+    Returns the number of finished steps. `UserError` where rows of these steps are gone.
+    """
+    done = load_checkpoint(folder / "checkpoint", model, optimiser)
+    for name in ("metrics.jsonl", *also):
+        truncate_after(folder / name, done)
+    check_rows(folder / "metrics.jsonl", done, folder / "checkpoint" / FILE)
+    return done
+
+
+def check_rows(path: Path, steps: int, checkpoint: Path) -> None:
+    """`UserError` unless a file of metrics holds a row of each of the `steps` that a checkpoint has done."""
+    found = {row["step"] for row in read_jsonl(path)} if path.is_file() else set()
+    if missing := [step for step in range(1, steps + 1) if step not in found]:
+        raise UserError(
+            f"{path} lacks {len(missing)} of the {steps} steps that {checkpoint} has done (the first is step "
+            f"{missing[0]}); put the file back, or delete the checkpoint to start the stage again"
+        )
 
 
 def truncate_after(path: Path, step: int) -> None:

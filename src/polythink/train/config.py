@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from polythink.engine.params import SamplingParams
+from polythink.errors import UserError
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.rewards.combine import RewardConfig
 from polythink.run.config import Config
@@ -31,7 +33,9 @@ class OptimiserConfig(Config):
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay rates of AdamW's running averages of the gradient and of its square."""
     weight_decay: float = Field(0.01, ge=0)
-    """Decoupled weight decay; thought embeddings have none."""
+    """Decoupled weight decay of all parameters but those of `no_decay`."""
+    no_decay: tuple[Literal["biases", "norms", "thoughts"], ...] = ("thoughts",)
+    """What does not decay: biases, the weights of norms, thought embeddings."""
     max_grad_norm: float = Field(1.0, ge=0)
     """Clip the norm of the whole gradient to this; 0 does not clip."""
     autocast: bool = False
@@ -46,7 +50,7 @@ class TrainingConfig(OptimiserConfig):
     trainable: Literal["all", "thoughts"] = "all"
     """What is trained: all weights, or the thought embeddings alone."""
     micro_batch: int = Field(32, ge=1)
-    """Traces (with `pack`: rows) per forward and backward; bounds memory, does not change the result."""
+    """Traces (with `pack`: rows) per forward and backward; bounds memory, changes no result but what dropout draws."""
 
 
 class SFTConfig(TrainingConfig):
@@ -61,7 +65,7 @@ class SFTConfig(TrainingConfig):
     loss_on: Literal["sampled", "response"] = "sampled"
     """Train on the tokens that the model itself will write, or on every token of the response."""
     max_tokens: int = Field(4096, ge=2)
-    """Drop traces with more tokens than this, prompt included, and count them."""
+    """Drop traces with more tokens than this, prompt included, or longer than the model's context, and count them."""
     pack: int | None = Field(None, ge=2)
     """Pack several traces into rows of at most this many tokens; none: one trace per row."""
 
@@ -70,6 +74,20 @@ class SFTConfig(TrainingConfig):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
         return self
+
+
+def check_sampling(params: SamplingParams) -> None:
+    """`UserError` for parameters with which reinforcement learning would not train on what was sampled.
+
+    The recorded log-probabilities would not be those that the tokens were sampled with.
+    """
+    if params.top_p < 1 or params.top_k > 0:
+        raise UserError(
+            f"reinforcement learning samples from the whole distribution; set top_p: 1 and top_k: 0 "
+            f"(given top_p={params.top_p:g}, top_k={params.top_k})"
+        )
+    if any(params.temperature_of(kind) == 0 for kind in ("main", "path", "summary")):
+        raise UserError("reinforcement learning needs samples that differ; set temperatures above 0")
 
 
 class PolicyConfig(TrainingConfig):
@@ -112,6 +130,8 @@ class GRPOConfig(PolicyConfig):
     """Rollouts per problem; their mean reward is the baseline of each."""
     max_num_seqs: int = Field(64, ge=1)
     """Rollouts that the engine samples at once: speed and memory, not results."""
+    overlong_prompts: Literal["skip", "refuse"] = "skip"
+    """Prompts that the model cannot take (too long, or a word that its vocabulary lacks): skip and count, or refuse."""
     log_samples: int = Field(8, ge=0)
     """Rollouts per step that are written to samples.jsonl."""
 

@@ -1,36 +1,41 @@
-"""What supervised fine-tuning reads: stored traces and fresh demonstrations, mixed by weight.
+"""What supervised fine-tuning reads: stored traces and fresh demonstrations, each as a layout; the order of both.
 
-The batch of a step depends on (seed, step) alone, so a resumed run reads what an uninterrupted one would have read.
+Which trace is the i-th of a source depends on (seed, i) alone. `mixture.py` makes batches of them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from polythink.engine.params import SamplingParams
-from polythink.errors import UserError
-from polythink.models.batch import pack
+from polythink.errors import UserError, did_you_mean
 from polythink.models.lm import LanguageModel
+from polythink.models.logprobs import sliding_window
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.problems.tasks import attribution, countdown
-from polythink.run.jsonl import read_rows
 from polythink.trace.finish import truncate_paths
 from polythink.trace.layout import Layout, Piece, lay_out
 from polythink.trace.parse import TraceError, nested_block, parse
 from polythink.trace.tokens import opening_end, pieces_of
 from polythink.trace.tree import Trace
-from polythink.train.config import DataConfig, SFTConfig
+from polythink.train.config import DataConfig
 
 log = logging.getLogger(__name__)
 ROW_FIELDS = ("question", "trace")
+
+
+def stage_seed(seed: int, stage: str) -> int:
+    """The seed of one stage's streams and orders: two stages of a recipe share a seed, and must not share draws."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{stage}".encode(), digest_size=4).digest(), "little")
 
 
 @lru_cache(maxsize=64)
@@ -57,7 +62,10 @@ class TraceEncoder:
         self.mode, self.stride, self.summary_prefix = params.mode, params.stride, params.summary_prefix
         # tags, and the texts of small closed tasks, come again and again
         self.encode = lru_cache(maxsize=1 << 14)(lm.encode)
-        self._prompt_of = lru_cache(maxsize=None)(get_prompt)
+        self.named_prompt = lru_cache(maxsize=None)(get_prompt)
+        self.positions = min(lm.context, sliding_window(lm.model.config) or lm.context)  # that a forward may reach
+        self._end = lm.tokenizer.convert_ids_to_tokens(lm.eos)
+        self._control = _spellings(lm)
 
     def in_mode(self, mode: str | None) -> TraceEncoder:
         """The same encoder for another mode; None: this one."""
@@ -68,12 +76,18 @@ class TraceEncoder:
     def __call__(self, question: str, trace: str, prompt: str | None = None, early_join: bool = False) -> Layout:
         """Lay out one trace. With `early_join` its paths are truncated where the shortest one ends.
 
-        Raises `TraceError` where the response cannot be laid out. A sequential layout needs no grammar: a response that
+        An end token that a teacher left at the end is the one that is appended. Raises `TraceError` where the response
+        cannot be laid out, or where the engine could not draw it. A sequential layout needs no grammar: a response that
         does not parse is read as plain text, except where the model has thought embeddings, because while sampling the
         engine gives a path that the model opens its number, well formed or not.
         """
         own = prompt is None or prompt == self.prompt.name
-        text = (self.prompt if own else self._prompt_of(prompt)).fill(question)
+        text = (self.prompt if own else self.named_prompt(prompt)).fill(question)
+        while trace.rstrip().endswith(self._end):
+            trace = trace.rstrip().removesuffix(self._end)
+        if spelled := self._control.search(trace):
+            message = f"the control token {spelled[0]!r} in a trace: the engine draws none inside of one"
+            raise TraceError(message, "control_token", trace, spelled.start())
         try:
             tree = parse(trace, self.lm.dialect)
         except TraceError:
@@ -81,9 +95,8 @@ class TraceEncoder:
                 raise
             tree = Trace((trace,))
         early_join = early_join and self.mode != "sequential"
-        if early_join and (inner := nested_block(trace, self.lm.dialect)):
-            message = "a block inside a path: such a path cannot be truncated where another one ends"
-            raise TraceError(message, "nested", trace, inner.start)
+        if self.mode != "sequential":
+            self._check_blocks(trace, tree)
         head, end = self.lm.encode_prompt(text), (self.lm.eos,)
         pieces = pieces_of(head, tree, self.lm.dialect, self.encode, self.mode, end, self.summary_prefix)
         if early_join:
@@ -91,6 +104,20 @@ class TraceEncoder:
         if self.mode != "sequential":
             self._check_drawable(trace, tree, pieces)
         return lay_out(pieces, self.mode, self.stride)
+
+    def _check_blocks(self, trace: str, tree: Trace) -> None:
+        """`TraceError` for blocks that the engine never opens.
+
+        It reads an opening tag inside a path or summary as text; and where the runtime forks, it does so once.
+        """
+        dialect = self.lm.dialect
+        if any(inner.blocks for block in tree.blocks for inner in (*block.paths, block.summary)):
+            found = nested_block(trace, dialect)
+            message = "a block inside a path or summary, where the engine never opens one"
+            raise TraceError(message, "nested", trace, found.start if found else 0)
+        if not dialect.block_open and len(tree.blocks) > 1:
+            message = f"{len(tree.blocks)} blocks, but in the dialect {dialect.name} the runtime forks once"
+            raise TraceError(message, "second_block", trace, 0)
 
     def _check_drawable(self, trace: str, tree: Trace, pieces: Sequence[Piece]) -> None:
         """`TraceError` where the engine, with these parameters, would write other tokens or use other positions."""
@@ -102,6 +129,13 @@ class TraceEncoder:
         if self.stride and longest > self.stride:
             message = f"a path of {longest} tokens with its tags, but path_position_stride is {self.stride}"
             raise TraceError(message, "long_path", trace, 0)
+
+
+def _spellings(lm: LanguageModel) -> re.Pattern[str]:
+    """Matches what spells a control token of the tokenizer: a special token that is no tag of the dialect."""
+    special = {token.content for token in lm.tokenizer.added_tokens_decoder.values() if token.special}
+    texts = sorted((special | set(lm.tokenizer.all_special_tokens)) - set(lm.dialect.tags), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, texts)) or "(?!)")
 
 
 # ---- sources ----
@@ -144,7 +178,13 @@ class Demonstrations:
         rng = random.Random(f"{self.seed}/{problem.key}/{i}")
         demonstrate = attribution.demonstrate if problem.checker == "attribution" else countdown.demonstrate
         trace = demonstrate(problem, c.demonstrations.demo_style(), rng, self.encode.lm.dialect)
-        return self.encode(problem.question, trace, c.prompt, early_join=rng.random() < c.early_join)
+        layout = self.encode(problem.question, trace, c.prompt, early_join=rng.random() < c.early_join)
+        if layout.position.max() >= self.encode.positions:
+            raise UserError(
+                f"a demonstration of {problem.key} needs {layout.position.max() + 1} positions, and the model has "
+                f"{self.encode.positions}; use a model with a longer context, or shorter demonstrations"
+            )
+        return layout
 
     @property
     def most_paths(self) -> int:
@@ -167,131 +207,48 @@ def encode_rows(
     Traces that cannot be trained on are counted in `dropped` by reason. `UserError` where no trace is left.
     """
     rng = random.Random(f"{seed}/truncated")
-    rows = list(rows)
-    missing = [name for name in ROW_FIELDS if rows and not all(isinstance(row.get(name), str) for row in rows)]
-    if missing:
-        raise UserError(f"{where}: every row needs a text {' and a text '.join(missing)}")
-    layouts = []
-    for row in rows:
+    rows, layouts, own = list(rows), [], Counter()
+    first = ""  # what is wrong with the first trace that is dropped
+    for number, row in enumerate(rows, 1):
+        check_row(row, f"{where}, row {number}")
+        prompt, early_join = config.prompt or row.get("prompt"), rng.random() < config.early_join
+        if prompt is not None and prompt != encode.prompt.name:
+            encode.named_prompt(prompt)  # a name that is wrong is no fault of this trace
         try:
-            prompt, early_join = config.prompt or row.get("prompt"), rng.random() < config.early_join
             layout = encode(row["question"], row["trace"], prompt, early_join)
+            reason, why = fault_of(layout, max_tokens, encode.positions)
         except TraceError as error:
-            dropped[f"form: {error.reason}"] += 1
-            continue
-        if len(layout) > max_tokens:
-            dropped["too long"] += 1
+            reason, why = f"form: {error.reason}", error.message
+        except UserError as error:
+            reason, why = "vocabulary", str(error)
+        if reason:
+            own[reason] += 1
+            first = first or f"row {number}: {why}"
         else:
             layouts.append(layout)
+    dropped.update(own)
+    what = f"{dict(own)}; the first is {first}" if own else "it is empty"
     if not layouts:
-        raise UserError(f"{where}: none of its {len(rows)} traces can be trained on ({dict(dropped) or 'it is empty'})")
+        raise UserError(f"{where}: none of its {len(rows)} traces can be trained on ({what})")
+    if own:
+        log.warning("%s: %d of %d traces cannot be trained on: %s", where, own.total(), len(rows), what)
     return StoredTraces(layouts, seed, encode.mode)
 
 
-# ---- the mixture ----
+def check_row(row: Mapping[str, Any], where: str) -> None:
+    """`UserError` for a row that lacks a text, with the nearest of the columns that it has."""
+    for name in ROW_FIELDS:
+        if not isinstance(row.get(name), str):
+            has = f"; here it is {row[name]!r:.50}" if name in row else did_you_mean(name, row)
+            raise UserError(f"{where}: every row needs a text {name}{has}")
+    if not isinstance(row.get("prompt"), str | None):
+        raise UserError(f"{where}: prompt is the name of a prompt or a file, not {row['prompt']!r:.50}")
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """Sources and how many traces each gives to a batch. `dropped` counts traces that could not be used."""
-
-    sources: Sequence[StoredTraces | Demonstrations]
-    counts: Sequence[int]
-    dropped: Counter = field(default_factory=Counter)
-
-    def batch(self, step: int) -> list[Layout]:
-        """The traces of a step, counted from 0."""
-        return [
-            source.layout(step * count + i)
-            for source, count in zip(self.sources, self.counts, strict=True)
-            for i in range(count)
-        ]
-
-    @property
-    def most_paths(self) -> int:
-        """The largest number of paths in a block; 0 without blocks."""
-        return max(source.most_paths for source in self.sources)
-
-    def steps(self, epochs: float) -> int:
-        """The number of whole batches in `epochs` passes over all traces."""
-        if any(isinstance(source, Demonstrations) for source in self.sources):
-            raise UserError("demonstrations have no end and so no epochs; give steps instead")
-        return int(epochs * sum(len(source) for source in self.sources) / sum(self.counts))
-
-
-def make_mixture(
-    sources: Sequence[DataConfig],
-    encode: TraceEncoder,
-    config: SFTConfig,
-    seed: int,
-    problems_of: Callable[[str], Sequence[Problem]],
-    file_of: Callable[[DataConfig], Path],
-) -> Mixture:
-    """Open all sources. `problems_of` gives the problems of a set, `file_of` the file of a `file` or `stage`."""
-    dropped: Counter = Counter()
-    opened: list[StoredTraces | Demonstrations] = []
-    for number, source in enumerate(sources):
-        own_seed, own = seed * 1000 + number, encode.in_mode(source.mode)
-        if source.problems is not None:
-            opened.append(Demonstrations(problems_of(source.problems), source, own, own_seed))
-        else:
-            file = file_of(source)
-            opened.append(
-                encode_rows(
-                    read_rows(file, columns=source.columns),
-                    str(file),
-                    own,
-                    source,
-                    config.max_tokens,
-                    own_seed,
-                    dropped,
-                )
-            )
-    _warn(dropped)
-    weights = [source.weight or len(found) for source, found in zip(sources, opened, strict=True)]
-    return Mixture(opened, split_by_weight(weights, config.batch), dropped)
-
-
-def mixture_of_rows(
-    data: str | Path | Iterable[Mapping[str, Any]], encode: TraceEncoder, config: SFTConfig, seed: int
-) -> Mixture:
-    """The rows of a JSONL or Parquet file, or rows given as they are, as the only source."""
-    is_file = isinstance(data, str | Path)
-    rows, where = (read_rows(data), str(data)) if is_file else (data, "data")
-    dropped: Counter = Counter()
-    source = DataConfig(file=where)
-    found = encode_rows(rows, where, encode, source, config.max_tokens, seed * 1000, dropped)
-    _warn(dropped)
-    return Mixture([found], [config.batch], dropped)
-
-
-def _warn(dropped: Counter) -> None:
-    if dropped:
-        log.warning("traces that cannot be trained on were dropped: %s", dict(dropped))
-
-
-def split_by_weight(weights: Sequence[float], batch: int) -> list[int]:
-    """Whole numbers that sum to `batch`, as near to the weights as possible (largest remainder)."""
-    exact = [batch * weight / sum(weights) for weight in weights]
-    counts = [int(x) for x in exact]
-    for i in sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])[: batch - sum(counts)]:
-        counts[i] += 1
-    if 0 in counts:
-        small = weights[counts.index(0)]
-        raise UserError(f"a weight of {small:g} of {sum(weights):g} gives no trace in a batch of {batch}; raise it")
-    return counts
-
-
-def pack_rows(layouts: Sequence[Layout], width: int) -> list[Layout]:
-    """The traces in rows of at most `width` tokens, longest first, each in the first row that has room."""
-    rows: list[list[Layout]] = []
-    room: list[int] = []
-    for layout in sorted(layouts, key=len, reverse=True):
-        place = next((i for i, left in enumerate(room) if left >= len(layout)), None)
-        if place is None:
-            rows.append([layout])
-            room.append(width - len(layout))
-        else:
-            rows[place].append(layout)
-            room[place] -= len(layout)
-    return [pack(row) if len(row) > 1 else row[0] for row in rows]
+def fault_of(layout: Layout, max_tokens: int, positions: int) -> tuple[str, str]:
+    """Why a layout cannot be trained on, as a reason to count by and a sentence; two empty texts if it can."""
+    if len(layout) > max_tokens:
+        return "too long", f"{len(layout)} tokens with the prompt, and max_tokens is {max_tokens}"
+    if layout.position.max() >= positions:
+        return "beyond the context", f"{layout.position.max() + 1} positions, and the model has {positions}"
+    return "", ""

@@ -8,10 +8,12 @@ Left out: a learned value function, dynamic sampling, and sampling in another pr
 from __future__ import annotations
 
 import copy
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from statistics import fmean
 
@@ -19,27 +21,33 @@ import torch
 
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
-from polythink.engine.protocol import RolloutBackend
 from polythink.errors import UserError
 from polythink.evaluate.samples import sample_row
 from polythink.evaluate.study import Problems, params_of, problem_set_of, prompt_of
 from polythink.models.lm import LanguageModel, save
+from polythink.models.logprobs import sliding_window
 from polythink.problems.answers import Grade, Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt
 from polythink.rewards.combine import Reward, build_reward
+from polythink.run.folder import folder_lock
 from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout
 from polythink.trace.statistics import rollout_statistics
 from polythink.train import distributed
-from polythink.train.checkpoint import load_checkpoint, save_checkpoint, truncate_after
-from polythink.train.config import GRPOConfig
+from polythink.train.checkpoint import resume, save_checkpoint
+from polythink.train.config import GRPOConfig, check_sampling
+from polythink.train.cost import cost_of
 from polythink.train.data import epoch_index
-from polythink.train.grpo_step import to_items, update_policy
+from polythink.train.dropout import seeded
+from polythink.train.grpo_step import TrainItem, to_items, update_policy
 from polythink.train.loss import group_advantages
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser
+from polythink.train.precision import warn_of_rounding
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,11 @@ class GradedBatch:
     def rewards(self) -> list[float]:
         """The reward of each rollout."""
         return [sum(parts.values()) for parts in self.terms]
+
+    @property
+    def graded(self) -> list[bool]:
+        """Whether each rollout has a verdict; one whose grading ran out of time has none, right or wrong."""
+        return [grade.verdict != "timeout" for grade in self.grades]
 
 
 def train_grpo(
@@ -75,60 +88,86 @@ def train_grpo(
     reward as reward/NAME), samples.jsonl, checkpoint/ and model/, which `load` reads. Raises `UserError` for sampling
     parameters that cannot be trained with.
     """
-    folder, problems = Path(folder), problem_set_of(problems).problems
+    folder, given = Path(folder), problem_set_of(problems).problems
     prompt, params = prompt_of(lm.settings, prompt), params or params_of(lm.settings)
-    check_params(params)
+    check_sampling(params)
     engine, reward = Engine(lm, max_num_seqs=config.max_num_seqs), build_reward(config.reward, lm.dialect)
+    problems = fitting(engine, given, prompt, params, config.overlong_prompts)
     reference = copy.deepcopy(lm.model).eval().requires_grad_(False) if config.kl_coef else None
     optimiser = make_optimiser(lm.model, config, config.trainable)
-    done = load_checkpoint(folder / "checkpoint", lm.model, optimiser)
+    warn_of_rounding(lm.model, config.lr)
     with ExitStack() as stack:
+        stack.enter_context(folder_lock(folder / "checkpoint"))
+        done = resume(folder, lm.model, optimiser, also=("samples.jsonl",))
         grader = grader or stack.enter_context(Grader(dialect=lm.dialect))
-        metrics, samples = (stack.enter_context(resumed(folder / name, done)) for name in ("metrics", "samples"))
-        bar = stack.enter_context(Progress(config.steps, "grpo"))
-        bar.advance(done)
+        metrics, samples = (
+            stack.enter_context(JsonlWriter(folder / f"{name}.jsonl")) for name in ("metrics", "samples")
+        )
+        bar = stack.enter_context(Progress(config.steps, "grpo", done))
         for step in range(done, config.steps):
             started = time.perf_counter()
             problem_P = distributed.shard(problems_of_step(problems, config.prompts_per_step, seed, step))
             with autocast(config, lm.device):  # in the arithmetic that the policy is trained in
                 rollouts = sample(engine, problem_P, config.group_size, prompt, params, seed * 1_000_003 + step)
-            batch = grade_and_reward(rollouts, problem_P, grader, reward, step + 1)
+            with seeded(seed, step, lm.device):  # a reward of the user's may draw random numbers
+                batch = grade_and_reward(rollouts, problem_P, grader, reward, step + 1)
             sampled_at = time.perf_counter()
-            reward_PG = torch.tensor(batch.rewards).view(-1, config.group_size)
-            advantage_PG, zero_spread_P = group_advantages(reward_PG, config.scale_rewards, config.negative_scale)
-            groups = to_items(rollouts, advantage_PG, config.train_mode)
+            groups, zero_spread_P = with_advantages(batch, config)
             lr = learning_rate(config, step, config.steps)
             learnt = update_policy(lm, config, groups, zero_spread_P, optimiser, lr, reference)
             row = {"step": step + 1, "reward_name": reward.active(step + 1), **describe(batch, lm.dialect)}
-            row |= {"zero_spread": zero_spread_P.float().mean().item(), **learnt, "lr": lr}
+            spread = [zero for zero, group in zip(zero_spread_P.tolist(), groups, strict=True) if group]
+            row |= {"zero_spread": mean(spread), **learnt, "lr": lr}
             row |= {"draw_seconds": sampled_at - started, "train_seconds": time.perf_counter() - sampled_at}
             metrics.write(row)
             for shown in sample_rows(batch, config, grader, lm.dialect):
                 samples.write({"step": step + 1, **shown})
-            bar.advance(1, reward=row["reward"], accuracy=row["accuracy"])
+            cost = cost_of(sum(r.tokens for r in rollouts), time.perf_counter() - started, lm.device)
+            bar.advance(1, reward=row["reward"], accuracy=row["accuracy"], **cost)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                metrics.sync()
                 save_checkpoint(folder / "checkpoint", step + 1, lm.model, optimiser)
-    lm.model.eval()
-    save(lm, folder / "model")
-    return summarise(read_jsonl(folder / "metrics.jsonl"), config)
+        lm.model.eval()
+        save(lm, folder / "model")
+    return summarise(read_jsonl(folder / "metrics.jsonl"), config, len(given) - len(problems))
 
 
-def check_params(params: SamplingParams) -> None:
-    """Refuse parameters with which the recorded log-probabilities are not those that the tokens were sampled with."""
-    if params.top_p < 1 or params.top_k > 0:
-        raise UserError(
-            f"reinforcement learning samples from the whole distribution; set top_p: 1 and top_k: 0 "
-            f"(given top_p={params.top_p:g}, top_k={params.top_k})"
-        )
-    if any(params.temperature_of(kind) == 0 for kind in ("main", "path", "summary")):
-        raise UserError("reinforcement learning needs samples that differ; set temperatures above 0")
+def fitting(
+    engine: Engine, problems: Sequence[Problem], prompt: Prompt, params: SamplingParams, overlong: str
+) -> list[Problem]:
+    """The problems that the engine can be asked: every prompt is encoded and queued once, before the first step.
+
+    With `overlong` "skip" the others are left out with a warning; with "refuse" they are a `UserError`, as they always
+    are when no problem is left.
+    """
+    fit: list[Problem] = []
+    refused: list[tuple[str, UserError]] = []
+    for problem in problems:
+        try:
+            ids = tuple(engine.encode_prompt(prompt.fill(problem.question)))
+            engine.abort(engine.add(Request(ids, problem.key), within_window(engine, params, len(ids))))
+            fit.append(problem)
+        except UserError as error:
+            refused.append((problem.key, error))
+    if refused:
+        key, error = refused[0]
+        count = f"{len(refused)} of {len(problems)} problems" if fit else f"none of the {len(problems)} problems"
+        if overlong == "refuse" or not fit:
+            hint = "; leave them out, or set overlong_prompts: skip" if fit else ""
+            raise UserError(f"{count} can{'not' * bool(fit)} be asked; the first is {key!r}: {error}{hint}") from error
+        log.warning("%s cannot be asked and are left out; the first is %r: %s", count, key, error)
+    return fit
 
 
-def resumed(path: Path, step: int) -> JsonlWriter:
-    """A writer of NAME.jsonl that continues after the rows of `step`."""
-    path = path.with_suffix(".jsonl")
-    truncate_after(path, step)
-    return JsonlWriter(path)
+def within_window(engine: Engine, params: SamplingParams, prompt_tokens: int) -> SamplingParams:
+    """The parameters, with a trace that ends where a sliding window does: training forwards cannot go beyond it."""
+    window = sliding_window(engine.lm.model.config)
+    if window is None:
+        return params
+    if params.stride or prompt_tokens >= window:
+        what = "path_position_stride" if params.stride else f"a prompt of {prompt_tokens} tokens"
+        raise UserError(f"the model has a sliding window of {window} positions, and {what} goes beyond it in training")
+    return params.model_copy(update={"max_trace_tokens": min(params.max_trace_tokens, window - prompt_tokens)})
 
 
 # ---- a step, piece by piece ----
@@ -140,7 +179,7 @@ def problems_of_step(problems: Sequence[Problem], groups: int, seed: int, step: 
 
 
 def sample(
-    engine: RolloutBackend,
+    engine: Engine,
     problem_P: Sequence[Problem],
     group_size: int,
     prompt: Prompt,
@@ -155,7 +194,7 @@ def sample(
         for p, problem in enumerate(problem_P)
         for g in range(group_size)
     ]
-    return engine.generate(requests, params, seed)
+    return engine.generate(requests, [within_window(engine, params, len(r.prompt)) for r in requests], seed)
 
 
 def grade_and_reward(
@@ -175,42 +214,61 @@ def grade_and_reward(
     return GradedBatch(rollouts, asked, grades, terms)
 
 
-def describe(batch: GradedBatch, dialect: Dialect) -> dict:
-    """Means over the rollouts of a step, each term of the reward as reward/NAME among them.
+def with_advantages(batch: GradedBatch, config: GRPOConfig) -> tuple[list[list[TrainItem]], torch.Tensor]:
+    """The graded rollouts of each group with their advantages, and (P,) bool: groups whose rewards are all equal."""
+    reward_PG, graded_PG = (torch.tensor(x).view(-1, config.group_size) for x in (batch.rewards, batch.graded))
+    advantage_PG, zero_spread_P = group_advantages(
+        reward_PG, config.scale_rewards, config.negative_scale, graded_PG=graded_PG
+    )
+    return to_items(batch.rollouts, advantage_PG, config.train_mode, graded_PG), zero_spread_P
 
-    `entropy` is the mean surprisal of the sampled tokens in nats, an unbiased estimate.
+
+def describe(batch: GradedBatch, dialect: Dialect) -> dict:
+    """Means over the rollouts of a step (None of nothing), each term of the reward as reward/NAME among them.
+
+    Reward and accuracy are over the rollouts that were graded in time; `timeouts` counts the others, which are not
+    trained on. `unsampled` counts rollouts without a sampled token, which carry no loss. `entropy` is the mean
+    surprisal of the sampled tokens in nats, an unbiased estimate.
     """
     found = [rollout_statistics(r, dialect) for r in batch.rollouts]
     first = [f["first_block"] for f in found if f["first_block"] is not None]
     surprisal = [
         -p for r in batch.rollouts for s in r.segments for p, own in zip(s.logprobs, s.sampled, strict=True) if own
     ]
+    rewards, terms, grades = (list(compress(x, batch.graded)) for x in (batch.rewards, batch.terms, batch.grades))
     return {
-        "reward": fmean(batch.rewards),
-        **{f"reward/{name}": fmean(parts[name] for parts in batch.terms) for name in batch.terms[0]},
-        "accuracy": fmean(g.verdict == "right" for g in batch.grades),
+        "reward": mean(rewards),
+        **{f"reward/{name}": mean(parts[name] for parts in terms) for name in batch.terms[0]},
+        "accuracy": mean(g.verdict == "right" for g in grades),
         "unparsed": fmean(g.verdict == "unparsed" for g in batch.grades),
-        "timeouts": sum(g.verdict == "timeout" for g in batch.grades),
+        "timeouts": len(batch.grades) - len(grades),
+        "unsampled": sum(not any(any(s.sampled) for s in r.segments) for r in batch.rollouts),
         "parallel_ratio": fmean(f["complete_blocks"] > 0 for f in found),
         **{name: fmean(f[name] for f in found) for name in ("well_formed", "tokens", "critical_path", "truncated")},
-        "first_block": fmean(first) if first else None,
-        "entropy": fmean(surprisal),
+        "first_block": mean(first),
+        "entropy": mean(surprisal),
     }
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """The mean; None of nothing."""
+    values = list(values)
+    return fmean(values) if values else None
 
 
 def sample_rows(batch: GradedBatch, config: GRPOConfig, grader: Grader, dialect: Dialect) -> list[dict]:
     """Rows for samples.jsonl: the first rollout of the first groups."""
     chosen = range(0, len(batch.rollouts), config.group_size)[: config.log_samples]
-    rewards = batch.rewards
+    rewards = [reward if graded else None for reward, graded in zip(batch.rewards, batch.graded, strict=True)]
     return [
         {"reward": rewards[i]} | sample_row(batch.problems[i], batch.rollouts[i], batch.grades[i], grader, dialect)
         for i in chosen
     ]
 
 
-def summarise(rows: Sequence[dict], config: GRPOConfig) -> dict:
-    """What result.json says: the numbers of the last step, and what all steps cost."""
+def summarise(rows: Sequence[dict], config: GRPOConfig, skipped: int) -> dict:
+    """What result.json says: the numbers of the last step, what all steps cost, and how many problems were left out."""
     last = {name: rows[-1][name] for name in ("reward", "accuracy", "parallel_ratio", "logprob_gap")}
     tokens = sum(row["tokens"] for row in rows) * config.prompts_per_step * config.group_size
     seconds = sum(row["draw_seconds"] + row["train_seconds"] for row in rows)
-    return {"steps": len(rows), **last, "tokens": round(tokens), "seconds": seconds}
+    return {"steps": len(rows), **last, "tokens": round(tokens), "seconds": seconds, "skipped_prompts": skipped}

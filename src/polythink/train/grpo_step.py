@@ -24,6 +24,7 @@ from polythink.trace.layout import Layout
 from polythink.trace.rollout import Rollout
 from polythink.train import distributed
 from polythink.train.config import PolicyConfig
+from polythink.train.dropout import without_dropout
 from polythink.train.loss import k3_divergence, policy_loss, sequence_weights
 from polythink.train.optimiser import autocast, micro_batches, update
 
@@ -44,11 +45,19 @@ class TrainItem:
         return int(self.layout.sampled.sum())
 
 
-def to_items(rollouts: Sequence[Rollout], advantage_PG: torch.Tensor, mode: str | None) -> list[list[TrainItem]]:
-    """The rollouts as groups, laid out in `mode` (None: the mode that they were sampled in)."""
-    groups, samples = advantage_PG.shape
+def to_items(
+    rollouts: Sequence[Rollout], advantage_PG: torch.Tensor, mode: str | None, graded_PG: torch.Tensor | None = None
+) -> list[list[TrainItem]]:
+    """The rollouts as groups, laid out in `mode` (None: the mode that they were sampled in).
+
+    A rollout that `graded_PG` (P, G) bool marks False is left out, and so is all of a group with fewer than two others.
+    """
+    samples = advantage_PG.shape[1]
     flat = [to_item(r, advantage, mode) for r, advantage in zip(rollouts, advantage_PG.flatten().tolist(), strict=True)]
-    return [flat[g * samples : (g + 1) * samples] for g in range(groups)]
+    graded = [True] * len(flat) if graded_PG is None else graded_PG.flatten().tolist()
+    spans = [range(begin, begin + samples) for begin in range(0, len(flat), samples)]
+    groups = [[flat[i] for i in span if graded[i]] for span in spans]
+    return [group if len(group) > 1 else [] for group in groups]
 
 
 def to_item(rollout: Rollout, advantage: float, mode: str | None) -> TrainItem:
@@ -72,23 +81,25 @@ def update_policy(
     lr: float,
     reference: torch.nn.Module | None,
 ) -> dict:
-    """The updates of one step, one per mini-batch of whole groups; returns their metrics.
+    """The updates of one step, one per mini-batch of whole groups, without dropout; returns their metrics.
 
     `loss` and `grad_norm` are means over the updates, `clip_fraction` and `kl` over tokens; `logprob_gap` is the
-    largest |engine - masked forward| over the tokens of the first mini-batch, before it changes the model.
+    largest |engine - masked forward| over the tokens of the first mini-batch, before it changes the model. Rollouts
+    without a sampled token (the runtime may have replaced all of them) have nothing to learn from and are left out.
     """
-    lm.model.train()
+    groups = [[s for s in group if s.tokens] for group in groups]
     zero_spread = zero_spread_P.tolist()
-    kept = [g for g, zero in zip(groups, zero_spread, strict=True) if not (zero and config.drop_zero_spread)]
-    if not kept:  # nothing to learn from; the gap is measured all the same
-        nothing = dict.fromkeys(("loss", "grad_norm", "clip_fraction", "kl"))
-        return {**nothing, **measure_gap(lm, config, groups[0])}
-    if config.old_logprobs == "recomputed":
-        kept = [recompute(lm, config, group) for group in kept]
+    kept = [g for g, zero in zip(groups, zero_spread, strict=True) if g and not (zero and config.drop_zero_spread)]
     parts = []
-    for mini_batch in divide(kept, config.mini_batches):
-        part = accumulate_gradient(lm, config, [s for group in mini_batch for s in group], reference)
-        parts.append({**part, "grad_norm": update(lm.model, optimiser, lr, config.max_grad_norm)})
+    with without_dropout(lm.model):
+        if not kept:  # nothing to learn from; the gap is measured all the same
+            nothing = dict.fromkeys(("loss", "grad_norm", "clip_fraction", "kl"))
+            return {**nothing, **measure_gap(lm, config, next(filter(None, groups), []))}
+        if config.old_logprobs == "recomputed":
+            kept = [recompute(lm, config, group) for group in kept]
+        for mini_batch in divide(kept, config.mini_batches):
+            part = accumulate_gradient(lm, config, [s for group in mini_batch for s in group], reference)
+            parts.append({**part, "grad_norm": update(lm.model, optimiser, lr, config.max_grad_norm)})
     tokens = sum(part["tokens"] for part in parts)
     return {
         "loss": fmean(part["loss"] for part in parts),
@@ -103,7 +114,11 @@ def update_policy(
 def accumulate_gradient(
     lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem], reference: torch.nn.Module | None
 ) -> dict:
-    """Add the gradient of the mini-batch's loss; returns sums over its sampled tokens."""
+    """Add the gradient of the mini-batch's loss; returns sums over its sampled tokens.
+
+    Rollouts without a sampled token carry no loss: a micro-batch of them alone would have no gradient.
+    """
+    items = [s for s in items if s.tokens]
     weights = sequence_weights([s.tokens for s in items], config.loss_type, distributed.all_reduce_sum)
     sums = {"loss": 0.0, "tokens": 0, "clipped": 0, "kl": 0.0, "gap_sum": 0.0, "gap_max": 0.0}
     for micro in micro_batches([len(s.layout) for s in items], config.micro_batch):
@@ -160,7 +175,9 @@ def recompute(lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem
 
 
 def measure_gap(lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem]) -> dict:
-    """`logprob_gap` and its mean over the sampled tokens of these rollouts, without training on them."""
+    """`logprob_gap` and its mean over the sampled tokens of these rollouts, without training on them; None without."""
+    if not any(s.tokens for s in items):
+        return dict.fromkeys(("logprob_gap", "logprob_gap_mean"))
     gaps = [np.abs(s.old - s.drawn)[s.layout.sampled] for s in recompute(lm, config, items)]
     every = np.concatenate(gaps)
     return {"logprob_gap": float(every.max()), "logprob_gap_mean": float(every.mean())}

@@ -15,12 +15,18 @@ MAX_LOG_RATIO = 20.0  # beyond it the ratio is clipped anyway, and exp() would o
 
 
 def group_advantages(
-    reward_PG: torch.Tensor, scale_rewards: bool = True, negative_scale: float = 1.0, epsilon: float = 1e-6
+    reward_PG: torch.Tensor,
+    scale_rewards: bool = True,
+    negative_scale: float = 1.0,
+    epsilon: float = 1e-6,
+    graded_PG: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Advantages (P, G) against the group mean, and (P,) bool: groups whose rewards are all equal (advantages 0).
 
     GRPO (arXiv 2402.03300, eq. 4) divides by the group's standard deviation (of the sample, G - 1); Dr. GRPO (arXiv
-    2503.20783) does not. Negative advantages are then multiplied by `negative_scale`.
+    2503.20783) does not. Negative advantages are then multiplied by `negative_scale`. Samples that `graded_PG` (P, G)
+    bool marks False have no reward: they enter neither mean nor deviation, and their advantage is 0. A group with fewer
+    than two others has nothing to compare, and counts as one whose rewards are all equal.
     """
     assert reward_PG.shape[1] > 1, "a group needs at least two samples"
     advantage_PG = reward_PG - reward_PG.mean(dim=1, keepdim=True)
@@ -28,7 +34,15 @@ def group_advantages(
     if scale_rewards:
         advantage_PG = advantage_PG / (reward_PG.std(dim=1, keepdim=True) + epsilon)
     advantage_PG = torch.where(advantage_PG < 0, negative_scale * advantage_PG, advantage_PG)
-    return advantage_PG.masked_fill(zero_spread_P[:, None], 0.0), zero_spread_P
+    advantage_PG = advantage_PG.masked_fill(zero_spread_P[:, None], 0.0)
+    whole_P = [True] * len(reward_PG) if graded_PG is None else graded_PG.all(dim=1).tolist()
+    for p in [p for p, whole in enumerate(whole_P) if not whole]:
+        own = graded_PG[p]
+        advantage_PG[p], zero_spread_P[p] = 0.0, True
+        if own.sum() > 1:
+            among = group_advantages(reward_PG[p, own][None], scale_rewards, negative_scale, epsilon)
+            advantage_PG[p, own], zero_spread_P[p] = among[0][0], among[1][0]
+    return advantage_PG, zero_spread_P
 
 
 def policy_loss(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,19 @@ from polythink.models.batch import collate, response_of
 from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import token_logprobs
 from polythink.problems.prompts import Prompt
+from polythink.run.folder import folder_lock
 from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.trace.layout import Layout
 from polythink.train import distributed
-from polythink.train.checkpoint import load_checkpoint, save_checkpoint, truncate_after
+from polythink.train.checkpoint import resume, save_checkpoint
 from polythink.train.config import SFTConfig
-from polythink.train.data import Mixture, TraceEncoder, mixture_of_rows, pack_rows
+from polythink.train.cost import cost_of
+from polythink.train.data import TraceEncoder
+from polythink.train.dropout import seeded
+from polythink.train.mixture import Mixture, mixture_of_rows, pack_rows
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser, micro_batches, update
+from polythink.train.precision import warn_of_rounding
 
 
 def train_sft(
@@ -53,27 +59,32 @@ def train_sft(
     steps = config.steps or data.steps(config.epochs)
     if not steps:
         raise UserError(f"{config.epochs:g} epochs of the data are less than one batch of {config.batch} traces")
-    done = load_checkpoint(folder / "checkpoint", model, optimiser)
-    truncate_after(folder / "metrics.jsonl", done)
+    warn_of_rounding(model, config.lr)
     model.train()
-    with JsonlWriter(folder / "metrics.jsonl") as metrics, Progress(steps, "sft") as bar:
-        bar.advance(done)
+    with ExitStack() as stack:
+        stack.enter_context(folder_lock(folder / "checkpoint"))
+        done = resume(folder, model, optimiser)
+        metrics = stack.enter_context(JsonlWriter(folder / "metrics.jsonl"))
+        bar = stack.enter_context(Progress(steps, "sft", done))
         for step in range(done, steps):
             started = time.perf_counter()
             layouts = distributed.shard(data.batch(step))
-            loss, tokens = accumulate_gradient(lm, config, layouts)
+            with seeded(seed, step, lm.device):
+                loss, tokens = accumulate_gradient(lm, config, layouts, bar)
             lr = learning_rate(config, step, steps)
             norm = update(model, optimiser, lr, config.max_grad_norm)
             row = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": tokens}
-            metrics.write(row | {"seconds": time.perf_counter() - started})
-            bar.advance(1, loss=loss)
+            row["seconds"] = time.perf_counter() - started
+            metrics.write(row)
+            bar.advance(1, loss=loss, **cost_of(tokens, row["seconds"], lm.device))
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == steps:
+                metrics.sync()
                 save_checkpoint(folder / "checkpoint", step + 1, model, optimiser)
-    model.eval()
-    if lm.dialect.inventory:  # with more paths than this the engine scales attention
-        trained_paths = max(data.most_paths, lm.settings.trained_paths)
-        lm.settings = replace(lm.settings, trained_paths=trained_paths)
-    save(lm, folder / "model")
+        model.eval()
+        if lm.dialect.inventory:  # with more paths than this the engine scales attention
+            trained_paths = max(data.most_paths, lm.settings.trained_paths)
+            lm.settings = replace(lm.settings, trained_paths=trained_paths)
+        save(lm, folder / "model")
     return summarise(read_jsonl(folder / "metrics.jsonl"), data)
 
 
@@ -83,7 +94,9 @@ def summarise(rows: Sequence[dict], data: Mixture) -> dict:
     return {"steps": len(rows), "loss": rows[-1]["loss"], "dropped": dict(data.dropped), **totals}
 
 
-def accumulate_gradient(lm: LanguageModel, config: SFTConfig, layouts: Sequence[Layout]) -> tuple[float, int]:
+def accumulate_gradient(
+    lm: LanguageModel, config: SFTConfig, layouts: Sequence[Layout], bar: Progress | None = None
+) -> tuple[float, int]:
     """Add the gradient of the batch's mean loss over tokens; returns that loss and the number of tokens.
 
     The mean is over the whole batch, so its division into micro-batches does not change the result.
@@ -91,13 +104,16 @@ def accumulate_gradient(lm: LanguageModel, config: SFTConfig, layouts: Sequence[
     rows = pack_rows(layouts, config.pack) if config.pack else layouts
     tokens = int(distributed.all_reduce_sum(sum(count_scored(row, config.loss_on) for row in rows), lm.device))
     loss = 0.0
-    for micro in micro_batches([len(row) for row in rows], config.micro_batch):
+    parts = micro_batches([len(row) for row in rows], config.micro_batch)
+    for number, micro in enumerate(parts, 1):
         batch = collate([rows[i] for i in micro], lm.pad).to(lm.device)
         with autocast(config, lm.device):
             logprobs = token_logprobs(lm.model, batch, wanted=getattr(batch, config.loss_on))
         micro_loss = -logprobs.sum() / tokens
         (micro_loss * distributed.world_size()).backward()  # gradients are averaged over processes, not summed
         loss += micro_loss.item()
+        if bar and number < len(parts):
+            bar.part(number / len(parts))
     return distributed.all_reduce_sum(loss, lm.device), tokens
 
 

@@ -1,0 +1,36 @@
+"""Whether weights can hold the updates of a learning rate: in bfloat16 a small one rounds to nothing."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+log = logging.getLogger(__name__)
+MUCH = 0.5  # share of the weights that stand still, from which on it is said
+
+
+@torch.no_grad()
+def share_that_stands_still(model: torch.nn.Module, lr: float) -> float:
+    """The share of the trained weights that an update of `lr`, about the largest of an AdamW step, does not change."""
+    still = total = 0
+    for p in model.parameters():
+        if p.requires_grad:
+            still += int(((p + lr == p) & (p - lr == p)).sum())
+            total += p.numel()
+    return still / max(1, total)
+
+
+def warn_of_rounding(model: torch.nn.Module, lr: float) -> None:
+    """Say before the first step that most of the model would not be trained."""
+    share = share_that_stands_still(model, lr)
+    if share < MUCH:
+        return
+    dtypes = {p.dtype for p in model.parameters() if p.requires_grad}
+    names = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+    wider = dtypes != {torch.float32}
+    remedy = "set model.dtype: float32 (with autocast: true the arithmetic stays bfloat16), or raise lr"
+    log.warning(
+        "at lr %.3g an update rounds to nothing for %.0f%% of the weights, which are %s: most of the model will not be "
+        "trained; %s", lr, 100 * share, names, remedy if wider else "raise lr",
+    )  # fmt: skip
