@@ -20,7 +20,7 @@ from pathlib import Path
 from polythink.errors import UserError
 from polythink.pipeline.plan import Plan, StagePlan
 from polythink.run.config import parse_config
-from polythink.run.folder import read_json, write_json
+from polythink.run.folder import read_json, record_attempt, sweep, write_json
 
 PLAN, RESULT, MODEL = "stage.json", "result.json", "model"
 Log = Callable[[str], None]
@@ -47,6 +47,7 @@ def run_stage(
     before = os.path.relpath(previous, folder) if previous else None
     write_json(folder / PLAN, {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest,
                                "previous": before, "plan": plan.model_dump(mode="json")})  # fmt: skip
+    record_attempt(folder)
     summary = RUNNERS[plan.stage.kind](plan, folder, Path(previous) if previous else None, log)
     result = {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest, **summary}
     write_json(folder / RESULT, result)
@@ -63,12 +64,6 @@ def check_folder(plan: Plan, folder: Path) -> str:
             f"{plan.digest[:12]}); give another folder, or delete this one to run it again"
         )
     return "done" if (folder / RESULT).exists() else "begun"
-
-
-def sweep(folder: Path) -> None:
-    """Delete the temporary files of a killed process."""
-    for temporary in folder.rglob(".*.tmp"):
-        temporary.unlink(missing_ok=True)
 
 
 # ---- the chain of folders ----
