@@ -206,7 +206,7 @@ def test_a_prompt_that_leaves_no_room_is_refused(polythink, recipe, ours, tmp_pa
     assert "the prompt has 64 tokens and the model's context holds 64" in sentence(status, err)
     write_jsonl(tmp_path / "long.jsonl", [{"question": q, "answer": 1} for q in ("1+0", "9" * 70)])
     evaluation = ("eval", ours, "--problems", tmp_path / "long.jsonl", "--samples", 1, "--out", tmp_path / "out")
-    status, _, err = polythink(*evaluation, "--overlong-prompts", "refuse")
+    status, _, err = polythink(*evaluation, "--overlong", "refuse")
     assert "1 of the 2 problems of long cannot be asked: '1': the prompt has 70 tokens" in sentence(status, err)
     assert not (tmp_path / "out").exists()
     status, out, _ = polythink(*evaluation)

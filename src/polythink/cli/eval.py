@@ -38,18 +38,18 @@ def evaluate(
             autocompletion=complete_problems,
         ),
     ] = ...,
-    samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses to each problem.")] = 8,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for eval.json and samples.jsonl.")] = ...,
+    samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses per problem.")] = 8,
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the results.")] = ...,
     split: Annotated[str | None, typer.Option(help="Split of the problem set.")] = None,
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="Of --limit and of sampling.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted evaluation in --out.")] = False,
+    seed: Annotated[int, typer.Option(help="Of --limit and sampling.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what --out holds.")] = False,
     overlong_prompts: Annotated[
-        str, typer.Option(metavar="skip|refuse", help="Problems that do not fit the context, or cannot be read.")
+        str, typer.Option("--overlong", metavar="skip|refuse", help="Prompts that do not fit.")
     ] = "skip",
-    greedy: Annotated[bool, typer.Option("--greedy", help="One greedy response to each problem as well.")] = False,
-    compare: Annotated[bool, typer.Option("--compare", help="Compare ways to answer instead.")] = False,
-    tunnel: Annotated[bool, typer.Option("--tunnel", help="Look for tunnel vision instead.")] = False,
+    greedy: Annotated[bool, typer.Option("--greedy", help="One greedy response too.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Compare ways to answer.")] = False,
+    tunnel: Annotated[bool, typer.Option("--tunnel", help="Look for tunnel vision.")] = False,
     heads: Annotated[bool, typer.Option("--heads", help="Compare attention heads too.")] = False,
     choice: ModelChoice = ModelChoice(),
 ) -> None:
@@ -57,9 +57,6 @@ def evaluate(
 
     Samples responses, grades them, and writes eval.json: mean@k, pass@k, maj@k with intervals. --compare and --tunnel
     write compare.json or tunnel.json and a report; compare.paths, tunnel.budgets and so on are keys for KEY=VALUE.
-
-    --out is a new or empty folder. Responses are kept as they come: the same command with --resume goes on after an
-    interruption, to the same result.
 
     Example: polythink eval runs/smoke --problems countdown-hard:heldout --samples 8 --limit 100 --out runs/smoke-eval
 
@@ -75,7 +72,7 @@ def evaluate(
     options, changes = options_of(kind, overrides or [], samples)
     place = find_model(model)
     if overlong_prompts not in OVERLONG:
-        raise UserError(f"--overlong-prompts is {' or '.join(OVERLONG)}, not {overlong_prompts!r}")
+        raise UserError(f"--overlong is {' or '.join(OVERLONG)}, not {overlong_prompts!r}")
     out = out.expanduser()
     check_place(out, kind or "eval", resume)
     asked: dict[str, Any] = {

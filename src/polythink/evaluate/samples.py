@@ -76,8 +76,8 @@ def askable(
         raise UserError(f"none of the {total} problems of {name} can be asked: {shown}")
     if overlong_prompts == "refuse":
         raise UserError(
-            f"{len(dropped)} of the {total} problems of {name} cannot be asked: {shown}; leave them out, or set "
-            "overlong_prompts to skip"
+            f"{len(dropped)} of the {total} problems of {name} cannot be asked: {shown}; leave them out, or "
+            "skip them (overlong_prompts: skip, --overlong skip)"
         )
     return kept, dropped, (
         f"{len(dropped)} of {total} problems cannot be asked and were skipped; what is counted are the other "
