@@ -223,9 +223,8 @@ def test_a_used_folder_is_refused_unless_it_is_resumed(tmp_path) -> None:
         run_eval(engine(), folder)
     assert outcome(folder) == before
     (tmp_path / "samples.jsonl").write_text("{}\n")
-    for resume in (False, True):
-        with pytest.raises(UserError, match=r"holds samples\.jsonl"):
-            run_eval(engine(), tmp_path, resume=resume)
+    with pytest.raises(UserError, match=r"holds samples\.jsonl already"):
+        run_eval(engine(), tmp_path)
     run_eval(engine(), tmp_path, name="other")
     assert (tmp_path / "samples.jsonl").read_text() == "{}\n"
 

@@ -7,6 +7,7 @@ ids. It is deleted when the result is written. Log-probabilities are not kept: n
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -51,6 +52,7 @@ class Journal:
         self._begun, self._lock = bool(rows), threading.Lock()
         self._writer: JsonlWriter | None = None
         self._held: int | None = None
+        self._made, self._written = False, 0
 
     def of(self, draw: str, requests: Sequence[Request]) -> dict[int, Kept]:
         """What an earlier attempt finished of these requests of a call, by index."""
@@ -64,6 +66,7 @@ class Journal:
     def begin(self) -> None:
         """Open the file, for this process alone; a new one begins with what was asked."""
         if self._writer is None:
+            self._made = not self.path.parent.exists()
             self._held = take_lock(self.path)
             if self._held is None:
                 raise UserError(f"another process writes {self.path}; wait until it ends, or give another folder")
@@ -75,11 +78,17 @@ class Journal:
     def write(self, draw: str, kept: Kept) -> None:
         """Append a finished response. Any thread may."""
         with self._lock:
+            self._written += 1
             self._writer.write({"draw": draw, "seconds": kept.seconds, **kept.row, "rollout": _saved(kept.rollout)})
 
     def close(self) -> None:
-        """Let others have the file, or what is left of it."""
+        """Let others have the file. One without a response is deleted, and so is a folder made for it alone."""
         if self._writer is not None:
+            if not self.kept and not self._written:
+                self.path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # it holds something else
+                    if self._made:
+                        self.path.parent.rmdir()
             self._writer.close()
             os.close(self._held)
             self._writer = None

@@ -265,14 +265,12 @@ class Place:
         return self.file("samples", ".partial.jsonl")
 
     def check(self, resume: bool) -> None:
-        """`UserError` where something is there that this study would write over, or that it cannot resume."""
+        """`UserError` where something is there that this study would write over, and is not asked to resume."""
         own = {"eval": ("samples", "greedy"), "compare": ("measures",), "tunnel": ("measures", "recovery")}[self.kind]
         files = [self.result, self.journal, *(self.file(stem, ".jsonl") for stem in own)]
         found = [file.name for file in files if file.exists()]
         if found and not resume:
             raise UserError(f"{self.out} holds {found[0]} already; resume it (--resume), or give another folder")
-        if found and not {self.result.name, self.journal.name} & set(found):
-            raise UserError(f"{self.out} holds {found[0]}, but nothing that can be resumed; give another folder")
 
     def finished(self, asked: Mapping[str, Any]) -> dict | None:
         """The result that is there, if it answers what is asked; `UserError` if it answers something else."""

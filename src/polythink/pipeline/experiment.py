@@ -209,7 +209,7 @@ def _write_run(run: Run, folder: Path, stages: Mapping[str, Job]) -> None:
         for name, plan in run.plans.items()
     ]
     write_text(folder / "recipe.yaml", dump_yaml(run.recipe.model_dump(mode="json")))
-    if not (folder / ENVIRONMENT).exists():  # the stages have records of their own, which say who trained them
+    if not (folder / ENVIRONMENT).exists():  # stage.json says which attempts trained each stage
         record_attempt(folder)
     write_json(folder / "stages.json", listed)
 
