@@ -206,8 +206,18 @@ def test_a_prompt_that_leaves_no_room_is_refused(polythink, recipe, ours, tmp_pa
     assert "the prompt has 64 tokens and the model's context holds 64" in sentence(status, err)
     write_jsonl(tmp_path / "long.jsonl", [{"question": q, "answer": 1} for q in ("1+0", "9" * 70)])
     evaluation = ("eval", ours, "--problems", tmp_path / "long.jsonl", "--samples", 1, "--out", tmp_path / "out")
-    status, _, err = polythink(*evaluation)
-    assert "the prompt has 70 tokens" in sentence(status, err)
+    status, _, err = polythink(*evaluation, "--overlong", "refuse")
+    assert "1 of the 2 problems of long cannot be asked: '1': the prompt has 70 tokens" in sentence(status, err)
+    assert not (tmp_path / "out").exists()
+    status, out, _ = polythink(*evaluation)
+    assert status == 0
+    assert (
+        "note on long: 1 of 2 problems cannot be asked and were skipped; what is counted are the other 1 ('1': " in out
+    )
+    write_jsonl(tmp_path / "long.jsonl", [{"question": "9" * 70, "answer": 1}])
+    status, _, err = polythink(*evaluation[:-1], tmp_path / "none")
+    assert "none of the 1 problems of long can be asked" in sentence(status, err)
+    assert not (tmp_path / "none").exists()
     training = ("train", recipe, ONLY["grpo"], "model.max_position_embeddings=4", "--out", tmp_path / "run")
     status, _, err = polythink(*training)
     assert "the model's context holds 4" in sentence(status, err)
@@ -237,15 +247,32 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_disk_that_is_full_of_samples_keeps_the_evaluation_before(polythink, ours, sums, tmp_path):
-    command = ("eval", ours, "--problems", sums, "--out", tmp_path / "out")
-    assert polythink(*command, "--limit", 2, "--samples", 1)[0] == 0
-    before = content(tmp_path / "out")
-    assert before.keys() == {"eval.json", "samples.jsonl"}
-    with full_disk(4 * len(before["samples.jsonl"])):
-        status, _, err = polythink(*command, "--samples", 2)
-    assert sentence(status, err) == f"cannot write {tmp_path / 'out' / 'samples.jsonl'}: File too large"
-    assert content(tmp_path / "out") == before
+def test_an_evaluation_on_a_full_disk_goes_on_when_there_is_room(polythink, ours, sums, tmp_path):
+    command = ("eval", ours, "--problems", sums, "--samples", 2, "--out")
+    assert polythink(*command, tmp_path / "whole")[0] == 0
+    with full_disk((tmp_path / "whole" / "samples.jsonl").stat().st_size // 2):
+        status, _, err = polythink(*command, tmp_path / "out")
+    assert sentence(status, err) == f"cannot write {tmp_path / 'out' / 'samples.partial.jsonl'}: File too large"
+    assert content(tmp_path / "out").keys() == {"samples.partial.jsonl"}
+    assert len(read_jsonl(tmp_path / "out" / "samples.partial.jsonl")) > 5
+    assert polythink(*command, tmp_path / "out", "--resume")[0] == 0
+    assert content(tmp_path / "out").keys() == {"eval.json", "samples.jsonl"}
+    assert content(tmp_path / "out")["samples.jsonl"] == content(tmp_path / "whole")["samples.jsonl"]
+
+
+USED = ("run/recipe.yaml", "out/eval.json", "out/samples.partial.jsonl", "notes/README", "model/config.json")
+
+
+@pytest.mark.parametrize("file", USED)
+def test_an_evaluation_writes_over_nothing(polythink, ours, sums, tmp_path, file):
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).write_text("mine")
+    for more in ((), ("--resume",)) if file[:3] != "out" else ((),):
+        status, _, err = polythink("eval", ours, "--problems", sums, "--out", (tmp_path / file).parent, *more)
+        assert f"is in use: it holds {Path(file).name}; " in sentence(status, err)
+        assert ("add --resume" in err) == (file[:3] == "out")
+        assert ("nothing to resume" in err) == bool(more)
+    assert content((tmp_path / file).parent) == {Path(file).name: b"mine"}
 
 
 # ---- interrupted ----

@@ -14,7 +14,7 @@ from polythink.evaluate.methods import (
     with_fixed_path_temperature,
     with_paths,
 )
-from polythink.evaluate.samples import Paths, Samples, grade_rollouts
+from polythink.evaluate.samples import Grading, Paths, Samples
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
@@ -49,7 +49,9 @@ def without_block(problem: Problem, sample: int, text: str) -> Rollout:
 
 def graded(rollouts: list[Rollout], *asked: Problem) -> Samples:
     with Grader(dialect=PARATHINKER) as grader:
-        return Samples(rollouts, *grade_rollouts(rollouts, asked, grader, PARATHINKER), seconds=2.0, forwarded=100)
+        grading = Grading({problem.key: problem for problem in asked}, grader, PARATHINKER)
+        rows = [grading.row(rollout) for rollout in rollouts]
+        return Samples(rollouts, rows, list(map(grading.paths, rollouts, rows)), seconds=2.0, forwarded=100)
 
 
 # ---- the paths of one response ----
@@ -82,7 +84,8 @@ def test_a_response_without_a_block_is_its_own_only_path() -> None:
         ([None, None, "7"], (0, 0, 1), 1),
         ([None, None], (0, 0), 0),
         ("77889", (1, 1, 0, 0, 0), 1 / 2),
-        (["7", "7.0", "8"], (1, 1, 0), 2 / 3),  # two spellings of the right answer, each tied with the wrong one
+        (["7", "7.0", "8"], (1, 1, 0), 1),  # two spellings of one value are one answer
+        (["8.0", "7", "8"], (0, 1, 0), 0),
     ],
 )
 def test_ties_count_their_share(votes, right, majority) -> None:

@@ -8,12 +8,14 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from platform import python_version
 
 import pytest
 import torch
 
 from helpers.training import SHAPE, killed, make_lm, same_bits, without_times
 from polythink.errors import UserError
+from polythink.evaluate.journal import Journal
 from polythink.evaluate.run import evaluate
 from polythink.models.lm import load, save
 from polythink.pipeline.plan import file_name
@@ -107,17 +109,24 @@ def test_models_go_from_stage_to_stage_and_say_how_to_use_them(whole):
 
 def test_resuming_a_finished_run_runs_nothing(whole, monkeypatch):
     recipe, out, _ = whole
-    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     monkeypatch.setattr("polythink.pipeline.runners.RUNNERS", {})
+    monkeypatch.setattr("sys.argv", ["polythink", "train", "--resume"])
     run_recipe(recipe, out, resume=True, log=quiet)
-    assert {path: path.stat().st_mtime_ns for path in out.glob("*/*") if path.is_file()} == before
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
+    assert "later_attempts" not in read_json(out / "environment.json")
 
 
 def test_a_stage_can_be_added_at_the_end(whole, tmp_path):
     recipe, out, _ = whole
     longer = recipe.model_copy(update={"stages": {**recipe.stages, "again": recipe.stages["check"]}})
+    first = read_json(out / "environment.json")
     run_recipe(longer, out, resume=True, log=quiet)
     assert (out / "again" / "result.json").exists()
+    found = read_json(out / "environment.json")
+    assert len(found.pop("later_attempts")) == 1
+    assert found == first
+    assert len(read_json(out / "check" / "stage.json")["attempts"]) == 1, "it was done before that"
 
 
 def test_another_recipe_does_not_mix_with_it(whole):
@@ -209,6 +218,7 @@ def test_killed_while_the_model_was_written(tmp_path, monkeypatch):
     run_stage(plan, tmp_path, resume=True, log=quiet)
     assert check_folder(plan, tmp_path) == "done"
     assert len(read_jsonl(tmp_path / "metrics.jsonl")) == 3
+    assert [attempt["python"] for attempt in read_json(tmp_path / "stage.json")["attempts"]] == [python_version()] * 2
 
 
 def test_finished_evaluations_are_kept_and_their_time_counts(tmp_path, monkeypatch):
@@ -228,6 +238,28 @@ def test_finished_evaluations_are_kept_and_their_time_counts(tmp_path, monkeypat
     result = run_stage(plan, tmp_path, resume=True, log=quiet)
     assert result["seconds"] == 1000 + read_json(second)["seconds"]
     assert list(result["evaluations"]) == ["countdown-mini-heldout", "countdown-easy-heldout"]
+
+
+def test_an_evaluation_that_was_stopped_goes_on_where_it_was_and_comes_to_the_same(tmp_path, monkeypatch):
+    plan = recipe_of(check={**EVAL, "problems": ["countdown-mini:heldout"]}).plan()[0]
+    run_stage(plan, tmp_path / "whole", log=quiet)
+    write = Journal.write
+
+    def stopped(journal, draw, kept):
+        write(journal, draw, kept)
+        raise UserError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "write", stopped)
+        with pytest.raises(UserError, match="stopped"):
+            run_stage(plan, tmp_path / "out", log=quiet)
+    assert (tmp_path / "out" / "samples-countdown-mini-heldout.partial.jsonl").exists()
+    run_stage(plan, tmp_path / "out", resume=True, log=quiet)
+    samples = "samples-countdown-mini-heldout.jsonl"
+    assert (tmp_path / "out" / samples).read_bytes() == (tmp_path / "whole" / samples).read_bytes()
+    assert not list((tmp_path / "out").glob("*.partial.jsonl"))
+    found = read_json(tmp_path / "out" / "eval-countdown-mini-heldout.json")["provenance"]
+    assert (found["problems"], found["limit"], found["dtype"]) == ("countdown-mini:heldout", EVAL["limit"], "float32")
 
 
 def test_the_time_of_a_cold_start_is_that_of_all_its_attempts(tmp_path):

@@ -16,7 +16,18 @@ import numpy as np
 import pytest
 
 from polythink.errors import UserError
-from polythink.run.folder import atomic_write, environment, read_json, write_bytes, write_json, write_text
+from polythink.run.folder import (
+    atomic_write,
+    check_new_folder,
+    environment,
+    provenance,
+    read_json,
+    record_attempt,
+    sweep,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from polythink.run.jsonl import read_jsonl, write_jsonl
 
 
@@ -155,3 +166,66 @@ def test_the_environment_says_what_a_result_depends_on() -> None:
     assert found["packages"]["numpy"] == np.__version__
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert 1 <= found["cpus"] <= os.cpu_count()
+
+
+def test_the_first_attempt_is_kept_for_ever_and_later_ones_follow(tmp_path, monkeypatch) -> None:
+    for command in ("train a", "train a --resume", "train a --resume -q"):
+        monkeypatch.setattr(sys, "argv", command.split())
+        record_attempt(tmp_path)
+    found = read_json(tmp_path / "environment.json")
+    assert found["command"] == ["train", "a"]
+    assert found.keys() == environment().keys() | {"later_attempts"}
+    assert [again["command"] for again in found["later_attempts"]] == [
+        ["train", "a", "--resume"], ["train", "a", "--resume", "-q"],
+    ]  # fmt: skip
+    assert found["later_attempts"][0].keys() == environment().keys()
+
+
+def test_a_provenance_is_flat_and_complete(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/x/polythink/__main__.py", "eval", "a b", "--out", "o"])
+    found = provenance(model="m", seed=3, problems="aime24:test", limit=5)
+    assert list(found) == [
+        "model", "weights", "version", "commit", "command", "date", "device", "dtype", "torch", "transformers",
+        "python", "seed", "problems", "limit",
+    ]  # fmt: skip
+    assert json.loads(json.dumps(found)) == found
+    assert not any(isinstance(value, dict | list) for value in found.values())
+    assert found["command"] == "polythink eval 'a b' --out o"
+    assert (found["model"], found["weights"], found["seed"], found["limit"]) == ("m", None, 3, 5)
+    assert found["version"] == environment()["packages"]["polythink"]
+
+
+# ---- folders that are in use ----
+
+
+def test_only_a_new_or_empty_folder_is_new(tmp_path) -> None:
+    check_new_folder(tmp_path / "a" / "b", "give another")
+    (tmp_path / "a").mkdir()
+    for name in ("lock", ".eval.json.1234abcd.tmp"):
+        (tmp_path / "a" / name).touch()
+    check_new_folder(tmp_path / "a", "give another")
+    for name in ("w", "x", "y", "z"):
+        (tmp_path / "a" / name).touch()
+    with pytest.raises(UserError, match=r"/a is in use: it holds w, x, y and 1 more; give another$"):
+        check_new_folder(tmp_path / "a", "give another")
+    for place in ("a/w", "a/w/x/y"):
+        with pytest.raises(UserError, match=rf"cannot write .*{place}: .*/a/w is a file, and --out names a folder"):
+            check_new_folder(tmp_path / place, "give another")
+
+
+def test_the_rests_of_a_killed_process_are_swept(tmp_path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in (".x.json.1234abcd.tmp", "a/.y.1234abcd.tmp", "a/kept.tmp", "a/.kept"):
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    assert names(tmp_path) == ["a"]
+    assert names(tmp_path / "a") == [".kept", "kept.tmp"]
+
+
+def test_a_file_that_holds_the_same_already_is_left_alone(tmp_path) -> None:
+    write_json(tmp_path / "t.json", {"a": 1})
+    before = (tmp_path / "t.json").stat()
+    write_json(tmp_path / "t.json", {"a": 1})
+    assert (tmp_path / "t.json").stat().st_ino == before.st_ino
+    write_json(tmp_path / "t.json", {"a": 2})
+    assert read_json(tmp_path / "t.json") == {"a": 2}

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from math import exp
+from math import exp, inf, isnan
 
 import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU
 
 from polythink.evaluate.metrics import difference
+from polythink.run.folder import to_jsonable
 from polythink.text.config import TASKS
-from polythink.text.scores import bleu, longest_common, mean_of, rouge_l, rouge_n, score_rows, text_measures, words
+from polythink.text.scores import (
+    beyond_floats,
+    bleu,
+    longest_common,
+    mean_of,
+    rouge_l,
+    rouge_n,
+    score_rows,
+    text_measures,
+    words,
+)
 
 OUTPUTS = ["the cat sat on the mat", "a dog, he said, barks", "nothing at all", "the the the the"]
 REFERENCES = ["the cat sat on a mat", "a dog, she said, barks loudly", "something else", "the cat is here"]
@@ -94,3 +105,32 @@ def test_differences_over_the_same_pairs():
     assert difference(ours["exact"], theirs["exact"]).value == pytest.approx(share)
     assert difference(ours["loss"], theirs["loss"]).value == 0
     assert text_measures([{"nll": 1.0, "tokens": 2}]).keys() == {"loss"}
+
+
+# ---- a model that has diverged ----
+
+
+@pytest.mark.parametrize(("nll", "tokens"), [(5000.0, 5), (1e300, 1), (float("inf"), 2), (710.0, 1)])
+def test_a_perplexity_beyond_floats_is_infinite_and_said_to_be(nll, tokens) -> None:
+    rows = [{"nll": nll, "tokens": tokens, "words": tokens}, {"nll": nll, "tokens": tokens, "words": tokens}]
+    found = {name: score.estimate() for name, score in score_rows(rows, ("loss", "perplexity")).items()}
+    assert (found["perplexity"].value, found["perplexity"].high) == (inf, inf)
+    assert "perplexity (the loss is " in beyond_floats(found) or nll == inf
+    assert to_jsonable(vars(found["perplexity"])) == {"value": None, "low": None, "high": None}
+
+
+def test_of_a_set_that_diverges_in_part_the_interval_is_open_above() -> None:
+    rows = [{"nll": 1.0, "tokens": 1}] * 3 + [{"nll": 9000.0, "tokens": 1}]
+    found = score_rows(rows, ("perplexity",))["perplexity"].estimate()
+    assert (found.value, found.low, found.high) == (inf, pytest.approx(exp(1)), inf)
+    assert "perplexity" in beyond_floats({"perplexity": found})
+
+
+def test_nothing_is_said_of_finite_scores() -> None:
+    rows = [{"nll": 709.0, "tokens": 1}]
+    found = {name: score.estimate() for name, score in score_rows(rows, ("loss", "perplexity")).items()}
+    assert found["perplexity"].value == exp(709.0)
+    assert beyond_floats(found) is None
+    nothing = score_rows([{"nll": float("nan"), "tokens": 1}], ("perplexity",))["perplexity"].estimate()
+    assert isnan(nothing.value)
+    assert "not a finite number" in beyond_floats({"perplexity": nothing})

@@ -146,6 +146,23 @@ def test_an_evaluation_in_its_files(tmp_path):
     assert result["metrics"]["loss"]["value"] == pytest.approx(sum(row["nll"] for row in rows) / 11)
 
 
+def test_a_model_that_diverged_has_a_result_and_a_note(tmp_path, monkeypatch):
+    monkeypatch.setattr("polythink.text.evaluate.losses", lambda lm, examples: [1e5] * len(examples))
+    said = []
+    result = evaluate_texts(
+        make(), TEXTS, "translation", TextEvalOptions(max_new_tokens=5), tmp_path, "few", said.append,
+        {"model": "m", "limit": 3},
+    )  # fmt: skip
+    assert read_json(tmp_path / "eval-few.json")["metrics"]["perplexity"]["value"] is None
+    assert result["metrics"]["loss"]["value"] == pytest.approx(3e5 / 11)
+    assert said[-1] == f"note on few: {result['notes'][-1]}"
+    assert result["notes"][-1].startswith(
+        "not a finite number, and null in the results: perplexity (the loss is 27272.7"
+    )
+    assert (result["provenance"]["model"], result["provenance"]["limit"]) == ("m", 3)
+    assert len(result["provenance"]["weights"]) == 16
+
+
 def test_references_are_what_was_given_and_not_what_the_tokenizer_made_of_them(tmp_path):
     lm = make()
     texts = ProblemSet("odd", (Pair("a b", "a  zebra ﬁ"), Pair("a", "")))

@@ -14,8 +14,10 @@ from polythink.cli.options import Limit, complete_problems
 from polythink.errors import UserError
 from polythink.evaluate.config import CompareConfig, TunnelConfig
 from polythink.evaluate.metrics import describe, show
+from polythink.evaluate.samples import OVERLONG
 from polythink.problems.sets import load_problems
 from polythink.run.config import apply_overrides, parse_config
+from polythink.run.folder import check_new_folder, sweep
 from polythink.run.table import markdown_table
 
 if TYPE_CHECKING:
@@ -36,14 +38,18 @@ def evaluate(
             autocompletion=complete_problems,
         ),
     ] = ...,
-    samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses to each problem.")] = 8,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for eval.json and samples.jsonl.")] = ...,
+    samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses per problem.")] = 8,
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the results.")] = ...,
     split: Annotated[str | None, typer.Option(help="Split of the problem set.")] = None,
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="Of --limit and of sampling.")] = 0,
-    greedy: Annotated[bool, typer.Option("--greedy", help="One greedy response to each problem as well.")] = False,
-    compare: Annotated[bool, typer.Option("--compare", help="Compare ways to answer instead.")] = False,
-    tunnel: Annotated[bool, typer.Option("--tunnel", help="Look for tunnel vision instead.")] = False,
+    seed: Annotated[int, typer.Option(help="Of --limit and sampling.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what --out holds.")] = False,
+    overlong_prompts: Annotated[
+        str, typer.Option("--overlong", metavar="skip|refuse", help="Prompts that do not fit.")
+    ] = "skip",
+    greedy: Annotated[bool, typer.Option("--greedy", help="One greedy response too.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Compare ways to answer.")] = False,
+    tunnel: Annotated[bool, typer.Option("--tunnel", help="Look for tunnel vision.")] = False,
     heads: Annotated[bool, typer.Option("--heads", help="Compare attention heads too.")] = False,
     choice: ModelChoice = ModelChoice(),
 ) -> None:
@@ -65,14 +71,32 @@ def evaluate(
     kind = "compare" if compare else "tunnel" if tunnel else ""
     options, changes = options_of(kind, overrides or [], samples)
     place = find_model(model)
-    asked: dict[str, Any] = {"params": params_for(place, choice, changes), "seed": seed, "out": out}
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; --out names a folder")
+    if overlong_prompts not in OVERLONG:
+        raise UserError(f"--overlong is {' or '.join(OVERLONG)}, not {overlong_prompts!r}")
+    out = out.expanduser()
+    check_place(out, kind or "eval", resume)
+    asked: dict[str, Any] = {
+        "params": params_for(place, choice, changes), "seed": seed, "out": out, "resume": resume,
+        "overlong_prompts": overlong_prompts,
+        "about": {"model": model, "problems": f"{problems}:{split}" if split else problems, "limit": limit},
+    }  # fmt: skip
     found = load_problems(problems, split=split, limit=limit, seed=seed)
     if options is None:
         _evaluate(open_engine(place, choice), found, heads, **asked, samples=samples, greedy=greedy)
     else:
         _study(open_engine(place, choice, options.max_num_seqs), found, options, **asked)
+    sweep(out)
+
+
+def check_place(out: Path, kind: str, resume: bool) -> None:
+    """`UserError` unless `out` is new or empty, or, to be resumed, holds what this kind of evaluation left."""
+    left = [name for name in (f"{kind}.json", "samples.partial.jsonl") if (out / name).is_file()]
+    if left and resume:
+        return
+    hint = "add --resume to go on with that evaluation, or give another folder" if left else "give another folder"
+    check_new_folder(out, f"there is nothing to resume in it; {hint}" if resume else hint)
+    if resume:
+        console.log(f"{out} holds nothing to resume: this is a new evaluation")
 
 
 def options_of(kind: str, overrides: Sequence[str], samples: int) -> tuple[Config | None, list[str]]:
@@ -96,7 +120,7 @@ def _evaluate(engine: Engine, found: ProblemSet, heads: bool, **asked: Any) -> N
     result = run_evaluation(engine, found, log=console.log, **asked)
     rows = [(name, show(name, estimate), describe(name).unit) for name, estimate in result["metrics"].items()]
     print(markdown_table(["metric", "value [95% interval]", "unit"], rows))
-    if heads:
+    if heads and not (asked["out"] / "heads.npz").exists():
         from polythink.evaluate.head_file import FILE, save
         from polythink.evaluate.heads import analyse_traces
         from polythink.evaluate.study import prompt_of

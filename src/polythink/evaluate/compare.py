@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from polythink.engine.params import SamplingParams
 from polythink.engine.protocol import RolloutBackend
-from polythink.evaluate.config import CompareConfig, numbers_of_paths
+from polythink.evaluate.config import CompareConfig, asked_of, numbers_of_paths
 from polythink.evaluate.methods import (
     METHODS,
     Result,
@@ -30,7 +30,7 @@ from polythink.evaluate.methods import (
 from polythink.evaluate.metrics import Metric, by_problem, mean_over, paired_difference
 from polythink.evaluate.reread import reread
 from polythink.evaluate.samples import Samples
-from polythink.evaluate.study import Problems, Study, StudyOptions, open_study
+from polythink.evaluate.study import Problems, Study, StudyOptions, hashed, open_study
 from polythink.problems.prompts import Prompt, get_prompt
 
 if TYPE_CHECKING:
@@ -46,8 +46,11 @@ def compare(
     where these have the same numbers, so methods differ by less than independent ones would. `UserError` before
     anything is drawn for more paths than the dialect has numbers or the model can join.
     """
-    with open_study(backend, problems, **how) as study:
-        alone = get_prompt(options.sequential_prompt)
+    alone = get_prompt(options.sequential_prompt)
+    question = {"also": [alone], "options": asked_of(options, CompareConfig), "sequential_prompt": hashed(alone)}
+    with open_study(backend, problems, "compare", **how, **question) as study:
+        if study.finished:
+            return study.finished
         numbers, left_out = numbers_of_paths(options.paths, study.params.mode, study.backend.dialect)
         params = with_fixed_path_temperature(study.params)
         for note in left_out:
@@ -66,10 +69,8 @@ def compare(
         ]
         metrics = _metrics(results)
         return study.conclude(
-            "compare",
             metrics,
             samples=options.samples,
-            sequential_prompt={"name": alone.name, "hash": alone.hash},
             sequential_tokens=sequential_budget(params, options.sequential_tokens),
             paths=numbers,
             methods=[_row(result, metrics.get(f"gain_{result.method}@{result.paths}")) for result in results],

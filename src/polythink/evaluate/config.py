@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -58,6 +58,11 @@ class TunnelConfig(Config):
         if self.budgets and min(self.paths, default=1) > min(self.budgets):
             raise ValueError(f"a budget of {min(self.budgets)} has no token for each of {min(self.paths)} paths")
         return self
+
+
+def asked_of(options: Config, kind: type[Config]) -> dict[str, Any]:
+    """The options that results depend on, JSON-ready: all of this kind but how many responses are drawn at once."""
+    return options.model_dump(mode="json", include=kind.model_fields.keys() - {"max_num_seqs"})
 
 
 def numbers_of_paths(given: Sequence[int], mode: str, dialect: Dialect) -> tuple[list[int], list[str]]:

@@ -29,7 +29,7 @@ from polythink.engine.engine import Engine
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.head_file import PLACES, HeadAnalysis, Heads
-from polythink.evaluate.samples import make_requests
+from polythink.evaluate.samples import askable, make_requests
 from polythink.models.batch import collate
 from polythink.models.thoughts import KEYWORDS, forward_kwargs
 from polythink.problems.problem import ProblemSet
@@ -162,8 +162,12 @@ def map_similarity(weights: torch.Tensor) -> torch.Tensor:
 def analyse_traces(
     engine: Engine, problems: ProblemSet, prompt: Prompt, params: SamplingParams, seed: int, most: int = 8
 ) -> HeadAnalysis:
-    """`analyse` on parallel traces: the first response to each of the first `most` problems under this seed."""
-    requests = make_requests(engine, problems, prompt, 1)[:most]
+    """`analyse` on parallel traces: the first response to each of the first `most` problems under this seed.
+
+    Problems that cannot be asked are left out, as in the evaluation.
+    """
+    asked = askable(engine, problems, prompt)[0]
+    requests = make_requests(engine, asked[:most], prompt, 1)
     traces = collate([rollout.layout() for rollout in engine.generate(requests, params, seed)])
     inputs = {"input_ids": traces.tokens, "attention_mask": traces.mask, "position_ids": traces.positions}
     model = engine.lm.model

@@ -6,21 +6,22 @@ Writes, under `out`:
     greedy.jsonl    the same for one greedy response per problem, if asked for
     eval.json       what was evaluated and how, verdict counts, and each metric with its 95% interval over problems
 
-With a `name` the files are samples-NAME.jsonl and so on, so that one folder holds several problem sets.
+With a `name` the files are samples-NAME.jsonl and so on, so that one folder holds several problem sets. While responses
+are sampled, those that are graded lie in samples.partial.jsonl (see `journal`), from which `resume` goes on.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from polythink.engine.params import SamplingParams
 from polythink.engine.protocol import RolloutBackend
 from polythink.errors import UserError
 from polythink.evaluate.metrics import compute_metrics, headline
-from polythink.evaluate.study import Log, Problems, open_study
+from polythink.evaluate.study import Log, Problems, Study, open_study
 from polythink.problems.answers import Grader
 from polythink.problems.prompts import Prompt
 
@@ -41,6 +42,9 @@ def evaluate(
     name: str = "",
     greedy: bool = False,
     best_of: Sequence[int] = (),
+    resume: bool = False,
+    overlong_prompts: str = "skip",
+    about: Mapping[str, Any] | None = None,
     log: Log = print,
 ) -> dict:
     """Draw `samples` responses per problem, grade them, and return what eval.json holds.
@@ -49,26 +53,36 @@ def evaluate(
     `problems` is a problem set, a list of problems, or the name or file of a set. `greedy` adds one response per
     problem at temperature 0 (isolated paths are still sampled, see `SamplingParams`). Each n of `best_of` adds the
     accuracy of choosing one of n samples (`metrics.best_of_n`), which is what n paths have to beat. Without `out`
-    nothing is written; `log` is told the notes on the set and the headline. `UserError` for an empty set, and for
-    numbers of samples that cannot be.
+    nothing is written; `log` is told the notes on the set and the headline.
+
+    With `resume` an unfinished evaluation of the same question in `out` goes on, and the result is the same as without
+    the interruption; a finished one is returned as it is. Problems that cannot be asked (`samples.fitting`) are skipped
+    and counted, or refused with `overlong_prompts="refuse"`. `about` holds keys of `provenance` that only the caller
+    knows: model, problems, limit. `UserError` for a set that is empty or cannot be asked at all, for numbers of samples
+    that cannot be, and for an `out` that holds an evaluation or, with `resume`, that of another question.
     """
     if samples < 1:
         raise UserError(f"samples must be 1 or more, not {samples}")
     if too_many := [n for n in best_of if not 1 <= n <= samples]:
         raise UserError(f"best_of {too_many[0]} needs at least as many samples per problem; there are {samples}")
     with open_study(
-        backend, problems, prompt=prompt, params=params, seed=seed, grader=grader, out=out, name=name, log=log
-    ) as study:
-        rows = study.draw(study.requests(samples), study.params).rows
-        study.write_rows("samples", rows)
-        found = compute_metrics(rows, best_of)
-        if greedy:
-            cold = study.params.model_copy(update={"temperature": 0.0})
-            greedy_rows = study.draw(study.requests(1), cold, "greedy").rows
-            study.write_rows("greedy", greedy_rows)
-            found["greedy"] = compute_metrics(greedy_rows)["mean@1"]
-        verdicts = dict(Counter(row["verdict"] for row in rows).most_common())
-        result = study.conclude("eval", found, samples=samples, verdicts=verdicts)
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+        backend, problems, "eval", prompt=prompt, params=params, seed=seed, grader=grader, out=out, name=name, log=log,
+        resume=resume, overlong_prompts=overlong_prompts, about=about, samples=samples, greedy=greedy,
+        best_of=list(best_of),
+    ) as study:  # fmt: skip
+        result = study.finished or _measured(study, samples, greedy, best_of)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in result["verdicts"].items())
     study.log(f"{result['problems']}: {headline(result['metrics'])} ({counts})")
     return result
+
+
+def _measured(study: Study, samples: int, greedy: bool, best_of: Sequence[int]) -> dict:
+    rows = study.draw(study.requests(samples), study.params).rows
+    study.write_rows("samples", rows)
+    found = compute_metrics(rows, best_of)
+    if greedy:
+        cold = study.params.model_copy(update={"temperature": 0.0})
+        greedy_rows = study.draw(study.requests(1), cold, "greedy").rows
+        study.write_rows("greedy", greedy_rows)
+        found["greedy"] = compute_metrics(greedy_rows)["mean@1"]
+    return study.conclude(found, verdicts=dict(Counter(row["verdict"] for row in rows).most_common()))

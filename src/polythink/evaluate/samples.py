@@ -1,13 +1,20 @@
-"""Requests for the samples of problems, and graded samples: rows of samples.jsonl, with the paths of each response."""
+"""Requests for the samples of problems, and graded samples: rows of samples.jsonl, with the paths of each response.
+
+A problem whose prompt cannot be asked (too long for the context, a word that a closed vocabulary lacks) is found before
+anything is sampled: `fitting`, `askable`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
 from polythink.engine.params import Request
 from polythink.engine.protocol import RolloutBackend
-from polythink.evaluate.metrics import best_of_n, is_right, maj_at_k, normalise
+from polythink.errors import UserError
+from polythink.evaluate.metrics import best_of_n, is_right
+from polythink.evaluate.voting import maj_at_k, normalise
 from polythink.problems.answers import Grade, Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt
@@ -15,6 +22,70 @@ from polythink.problems.tasks.countdown import is_marked_ok
 from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout, Segment
 from polythink.trace.statistics import rollout_statistics
+
+OVERLONG = ("skip", "refuse")  # what to do with a problem whose prompt cannot be asked
+
+
+class Asks(Protocol):
+    """What turns a prompt into tokens: a backend, or a language model."""
+
+    @property
+    def context(self) -> int: ...
+
+    def encode_prompt(self, text: str) -> list[int]: ...
+
+
+def fitting(backend: Asks, problems: Iterable[Problem], *prompts: Prompt) -> tuple[tuple[Problem, ...], dict[str, str]]:
+    """The problems that can be asked under every one of these prompts, and for each other one (by key) why not."""
+    kept, dropped = [], {}
+    for problem in problems:
+        reason = next(filter(None, (_misfit(backend, prompt.fill(problem.question)) for prompt in prompts)), None)
+        if reason is None:
+            kept.append(problem)
+        else:
+            dropped[problem.key] = reason
+    return tuple(kept), dropped
+
+
+def _misfit(backend: Asks, text: str) -> str | None:
+    try:
+        length = len(backend.encode_prompt(text))
+    except UserError as error:
+        return str(error)
+    if length < backend.context:
+        return None
+    return f"the prompt has {length} tokens and the model's context holds {backend.context}"
+
+
+def askable(
+    backend: Asks, problems: Iterable[Problem], *prompts: Prompt, overlong_prompts: str = "skip", name: str = "problems"
+) -> tuple[tuple[Problem, ...], dict[str, str], str | None]:
+    """What `fitting` finds, and the sentence that says what was skipped (None: nothing).
+
+    `UserError` if nothing can be asked, or if one cannot and `overlong_prompts` is `refuse`.
+    """
+    if overlong_prompts not in OVERLONG:
+        raise UserError(f"overlong_prompts is {' or '.join(OVERLONG)}, not {overlong_prompts!r}")
+    kept, dropped = fitting(backend, problems, *prompts)
+    if not dropped:
+        return kept, dropped, None
+    named = [f"{key!r}: {reason}" for key, reason in dropped.items()]
+    shown = "; ".join(named[:3]) + (f"; and {len(named) - 3} more" if len(named) > 3 else "")
+    total = len(kept) + len(dropped)
+    if not kept:
+        raise UserError(f"none of the {total} problems of {name} can be asked: {shown}")
+    if overlong_prompts == "refuse":
+        raise UserError(
+            f"{len(dropped)} of the {total} problems of {name} cannot be asked: {shown}; leave them out, or "
+            "skip them (overlong_prompts: skip, --overlong skip)"
+        )
+    return kept, dropped, (
+        f"{len(dropped)} of {total} problems cannot be asked and were skipped; what is counted are the other "
+        f"{len(kept)} ({shown})"
+    )  # fmt: skip
+
+
+# ---- requests and graded samples ----
 
 
 def make_requests(
@@ -42,18 +113,22 @@ class Samples:
         return Samples(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
-def grade_rollouts(
-    rollouts: Sequence[Rollout], problems: Iterable[Problem], grader: Grader, dialect: Dialect
-) -> tuple[list[dict], list[Paths]]:
-    """The graded row and the paths of every rollout, in their order."""
-    by_key = {problem.key: problem for problem in problems}
-    asked = [(rollout, by_key[rollout.problem]) for rollout in rollouts]
-    grades = grader.grade_many([(rollout.text, problem) for rollout, problem in asked])
-    rows = [
-        sample_row(problem, rollout, grade, grader, dialect)
-        for (rollout, problem), grade in zip(asked, grades, strict=True)
-    ]
-    return rows, [paths_of(row, *pair, grader) for row, pair in zip(rows, asked, strict=True)]
+@dataclass(frozen=True)
+class Grading:
+    """What it takes to grade rollouts: the problems by key, the grader, the dialect."""
+
+    problems: Mapping[str, Problem]
+    grader: Grader
+    dialect: Dialect
+
+    def row(self, rollout: Rollout) -> dict:
+        """The row of samples.jsonl of a rollout."""
+        problem = self.problems[rollout.problem]
+        return sample_row(problem, rollout, self.grader.grade(rollout.text, problem), self.grader, self.dialect)
+
+    def paths(self, rollout: Rollout, row: dict) -> Paths:
+        """The paths of a graded rollout's first block."""
+        return paths_of(row, rollout, self.problems[rollout.problem], self.grader)
 
 
 def sample_row(problem: Problem, rollout: Rollout, grade: Grade, grader: Grader, dialect: Dialect) -> dict:
@@ -73,6 +148,7 @@ def sample_row(problem: Problem, rollout: Rollout, grade: Grade, grader: Grader,
         "problem": problem.key,
         "question": problem.question,
         "answer": problem.answer,
+        "checker": problem.checker,
         "sample": rollout.sample,
         "text": rollout.text,
         "verdict": grade.verdict,
@@ -97,11 +173,12 @@ class Paths:
     tokens: int
     critical_path: int
     block: bool = True  # False: there is no block, and the response counts as its only path
+    by_value: bool = True  # whether answers of one value are one vote: the correct ones of `attribution` are many
 
     @property
     def majority(self) -> float:
         """Probability that the majority is correct, a tie broken at random."""
-        return maj_at_k(self.votes, self.right, len(self.votes))
+        return maj_at_k(self.votes, self.right, len(self.votes), self.by_value)
 
     @property
     def by_mark(self) -> float:
@@ -124,6 +201,7 @@ def paths_of(row: dict, rollout: Rollout, problem: Problem, grader: Grader) -> P
         marked=tuple(is_marked_ok(path["text"]) for path in found) if marks else None,
         tokens=head.tokens,
         critical_path=head.critical_path,
+        by_value=problem.checker == "math",
     )
 
 

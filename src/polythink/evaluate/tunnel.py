@@ -26,11 +26,11 @@ from polythink.engine.params import Request, SamplingParams
 from polythink.engine.protocol import RolloutBackend
 from polythink.engine.sampling import stream_key
 from polythink.errors import UserError
-from polythink.evaluate.config import TunnelConfig, numbers_of_paths
+from polythink.evaluate.config import TunnelConfig, asked_of, numbers_of_paths
 from polythink.evaluate.methods import Result, in_sequence, reduce_samples, with_fixed_path_temperature, with_paths
 from polythink.evaluate.metrics import Metric, by_problem, mean_over, paired_difference
 from polythink.evaluate.samples import Samples
-from polythink.evaluate.study import Problems, Study, StudyOptions, open_study
+from polythink.evaluate.study import Problems, Study, StudyOptions, hashed, open_study
 from polythink.problems.prompts import get_prompt
 
 if TYPE_CHECKING:
@@ -44,19 +44,21 @@ def tunnel(
 
     `UserError` where no trace is wrong, or every wrong one is shorter than the shortest prefix.
     """
-    with open_study(backend, problems, **how) as study:
+    also = [] if options.sequential_prompt is None else [get_prompt(options.sequential_prompt)]
+    question = {"also": also, "options": asked_of(options, TunnelConfig), "sequential_prompts": list(map(hashed, also))}
+    with open_study(backend, problems, "tunnel", **how, **question) as study:
+        if study.finished:
+            return study.finished
         _check(study, options)
         fixed = with_fixed_path_temperature(study.params)
         points, found = Recovery(study, fixed, options).measure() if options.prefixes else (None, {})
         curve, accuracies = budget_curve(study, fixed, options) if options.budgets else (None, {})
-        return study.conclude("tunnel", found | accuracies, samples=options.samples, budget=curve, recovery=points)
+        return study.conclude(found | accuracies, samples=options.samples, budget=curve, recovery=points)
 
 
 def _check(study: Study, options: TunnelConfig) -> None:
     """`UserError` before anything is drawn."""
     numbers_of_paths(options.paths or (1,), study.params.mode, study.backend.dialect)
-    if options.sequential_prompt is not None:
-        get_prompt(options.sequential_prompt)
     most = study.params.max_path_tokens
     if long := [n for n in options.prefixes if n >= most]:
         raise UserError(f"a prefix of {long[0]:g} tokens leaves nothing of max_path_tokens={most}")

@@ -34,7 +34,7 @@ from polythink.pipeline.results_table import KINDS, Evaluated, Table, make_table
 from polythink.pipeline.schedule import RESULT, STAGE_COMMAND, Job, Schedule
 from polythink.report.report import compare_report, write_report
 from polythink.run.config import Config, dump_yaml, find_recipe, load_yaml, parse_config
-from polythink.run.folder import environment, read_json, write_json, write_text
+from polythink.run.folder import ENVIRONMENT, read_json, record_attempt, write_json, write_text
 from polythink.run.progress import progress
 
 if TYPE_CHECKING:  # an experiment itself needs no torch: its stages are processes of their own
@@ -209,7 +209,8 @@ def _write_run(run: Run, folder: Path, stages: Mapping[str, Job]) -> None:
         for name, plan in run.plans.items()
     ]
     write_text(folder / "recipe.yaml", dump_yaml(run.recipe.model_dump(mode="json")))
-    write_json(folder / "environment.json", environment())
+    if not (folder / ENVIRONMENT).exists():  # stage.json says which attempts trained each stage
+        record_attempt(folder)
     write_json(folder / "stages.json", listed)
 
 

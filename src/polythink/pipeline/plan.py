@@ -124,6 +124,8 @@ class EvalStageBase(StageConfig):
     """Problem sets by name, or files; each is measured by itself."""
     limit: int | None = Field(None, ge=1)
     """Problems of each set; none: all."""
+    overlong_prompts: Literal["skip", "refuse"] = "skip"
+    """Problems that do not fit the context or cannot be read: skip and count them, or refuse the set."""
 
 
 class EvalConfig(EvalStageBase):

@@ -1,7 +1,7 @@
 """A recipe: stages in order over one model, read from YAML, planned, and run in one folder.
 
 RUN/recipe.yaml        the recipe with everything resolved
-    environment.json   versions, machine, commit
+    environment.json   versions, machine, commit of the first attempt, and of those that resumed it
     stages.json        [{name, kind, folder}] in order
     STAGE/             one folder per stage (see `stage.py`)
     report.html        curves, table and traces
@@ -36,7 +36,7 @@ from polythink.pipeline.plan import (
 from polythink.pipeline.stage import Log, check_folder, run_stage
 from polythink.problems.sets import SUFFIXES, get_source
 from polythink.run.config import Config, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
-from polythink.run.folder import environment, folder_lock, write_json, write_text
+from polythink.run.folder import folder_lock, record_attempt, write_json, write_text
 from polythink.trace.dialect import get_dialect
 from polythink.trace.layout import MODES
 
@@ -188,11 +188,11 @@ def run_recipe(recipe: Recipe | TextRecipe, out: str | Path, resume: bool = Fals
     out, plans = Path(out), recipe.plan()
     if (out / "recipe.yaml").exists() and not resume:
         raise UserError(f"{out} holds a run already; resume it, or give another folder for this one")
-    for plan in plans:
-        check_folder(plan, out / plan.name)
+    unfinished = [plan.name for plan in plans if check_folder(plan, out / plan.name) != "done"]
     with folder_lock(out):
+        if unfinished:  # where nothing is left to do, nothing is said to have been done by this process
+            record_attempt(out)
         write_text(out / "recipe.yaml", dump_yaml(recipe.model_dump(mode="json")))
-        write_json(out / "environment.json", environment())
         stages = [{"name": plan.name, "kind": plan.stage.kind, "folder": plan.name} for plan in plans]
         write_json(out / "stages.json", stages)
         for number, plan in enumerate(plans, 1):

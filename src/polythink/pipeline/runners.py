@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from polythink.engine.engine import Engine
 from polythink.engine.selfcheck import choose_backend
@@ -16,7 +17,15 @@ from polythink.evaluate.tunnel import tunnel
 from polythink.models.build import from_config, from_pretrained
 from polythink.models.config import ModelConfig
 from polythink.models.lm import LanguageModel, checkpoint_activations, load, with_settings
-from polythink.pipeline.plan import ColdstartConfig, CountdownTeacherConfig, EvalConfig, Plan, StagePlan, file_name
+from polythink.pipeline.plan import (
+    ColdstartConfig,
+    CountdownTeacherConfig,
+    EvalConfig,
+    EvalStageBase,
+    Plan,
+    StagePlan,
+    file_name,
+)
 from polythink.pipeline.stage import PLAN, Log, earlier, left_model
 from polythink.pipeline.text import TextPlan
 from polythink.pipeline.text_stages import evaluate_stage, train_stage
@@ -150,7 +159,7 @@ def evaluation(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -
             found[label] = evaluate(
                 engine, load_problems(name, limit=stage.limit), prompt=prompt, params=plan.decoding,
                 samples=stage.samples, seed=plan.seed, grader=grader, out=folder, name=label, greedy=stage.greedy,
-                best_of=stage.best_of, log=log,
+                best_of=stage.best_of, log=log, **_resumed(name, stage),
             )  # fmt: skip
     if stage.heads and not (folder / head_file.FILE).is_file():
         found_problems, prompt = load_problems(stage.problems[0], limit=stage.limit), get_prompt(plan.prompt)
@@ -172,9 +181,15 @@ def run_study(plan: StagePlan, folder: Path, previous: Path | None, log: Log) ->
             done = folder / f"{stage.kind}-{label}.json"  # before the stage was stopped
             found[label] = read_json(done) if done.is_file() else run(
                 engine, load_problems(name, limit=stage.limit), stage, prompt=plan.prompt, params=plan.decoding,
-                seed=plan.seed, grader=grader, out=folder, name=label, log=log,
+                seed=plan.seed, grader=grader, out=folder, name=label, log=log, **_resumed(name, stage),
             )  # fmt: skip
     return summary_of(found)
+
+
+def _resumed(problems: str, stage: EvalStageBase) -> dict[str, Any]:
+    """What the measurements of a stage have in common: whoever runs an unfinished stage goes on with it."""
+    about = {"problems": problems, "limit": stage.limit}
+    return {"resume": True, "overlong_prompts": stage.overlong_prompts, "about": about}
 
 
 def summary_of(found: dict[str, dict]) -> dict:

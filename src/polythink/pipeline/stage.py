@@ -2,9 +2,9 @@
 
     python -m polythink.pipeline.stage SPEC.json      # {"plan": ..., "folder": ..., "previous": folder or null}
 
-The folder holds stage.json (the plan), what the stage writes, model/ if it trained one, and result.json, written last:
-a stage that has it is done and is not run again. A stage that was stopped resumes from what its folder holds: a
-checkpoint, a teacher's responses, finished evaluations.
+The folder holds stage.json (the plan, and the environment of each attempt, the last of which finished it), what the
+stage writes, model/ if it trained one, and result.json, written last: a stage that has it is done and is not run again.
+A stage that was stopped resumes from what its folder holds: a checkpoint, a teacher's responses, evaluated samples.
 
 In result.json `seconds` is the work time over all attempts; work lost to an interruption is not counted.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from polythink.errors import UserError
 from polythink.pipeline.plan import Plan, StagePlan
 from polythink.run.config import parse_config
-from polythink.run.folder import read_json, write_json
+from polythink.run.folder import environment, read_json, sweep, write_json
 
 PLAN, RESULT, MODEL = "stage.json", "result.json", "model"
 Log = Callable[[str], None]
@@ -45,8 +45,10 @@ def run_stage(
             raise UserError(f"{folder} holds an unfinished stage; resume it, or give another folder")
         sweep(folder)
     before = os.path.relpath(previous, folder) if previous else None
+    attempts = read_json(folder / PLAN).get("attempts", []) if (folder / PLAN).exists() else []
     write_json(folder / PLAN, {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest,
-                               "previous": before, "plan": plan.model_dump(mode="json")})  # fmt: skip
+                               "previous": before, "plan": plan.model_dump(mode="json"),
+                               "attempts": [*attempts, environment()]})  # fmt: skip
     summary = RUNNERS[plan.stage.kind](plan, folder, Path(previous) if previous else None, log)
     result = {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest, **summary}
     write_json(folder / RESULT, result)
@@ -63,12 +65,6 @@ def check_folder(plan: Plan, folder: Path) -> str:
             f"{plan.digest[:12]}); give another folder, or delete this one to run it again"
         )
     return "done" if (folder / RESULT).exists() else "begun"
-
-
-def sweep(folder: Path) -> None:
-    """Delete the temporary files of a killed process."""
-    for temporary in folder.rglob(".*.tmp"):
-        temporary.unlink(missing_ok=True)
 
 
 # ---- the chain of folders ----

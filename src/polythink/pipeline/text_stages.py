@@ -54,7 +54,9 @@ def evaluate_stage(plan: TextPlan, folder: Path, model: Path, log: Callable[[str
         if (done := folder / f"eval-{label}.json").is_file():
             found[label] = read_json(done)
         else:
-            found[label] = evaluate_texts(lm, load_texts(name, stage.limit), plan.task, stage, folder, label, log)
+            about = {"model": str(model), "problems": name, "limit": stage.limit, "seed": plan.seed}
+            texts = load_texts(name, stage.limit)
+            found[label] = evaluate_texts(lm, texts, plan.task, stage, folder, label, log, about)
     if stage.heads and not (folder / head_file.FILE).is_file():
         batch = make_batch(lm, encode_set(lm, load_texts(stage.data[0], HEAD_TEXTS)))
         head_file.save(heads.analyse(lm.model, batch), folder / head_file.FILE)

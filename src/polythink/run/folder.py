@@ -1,4 +1,4 @@
-"""The run folder: files that are written whole or not at all, locks, and the environment that a run depends on."""
+"""The run folder: files that are written whole or not at all, locks, and what a run or a result depends on."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,10 @@ def os_errors(path: str | Path) -> Iterator[None]:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write the whole file or leave the old one (see `atomic_write`)."""
+    """Write the whole file or leave the old one (see `atomic_write`). One that holds the same is left as it is."""
+    path = Path(path)
+    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
+        return
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
@@ -138,7 +143,63 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
         os.close(lock)
 
 
+# ---- folders that are used already, and for something new ----
+
+
+def sweep(folder: str | Path) -> None:
+    """Delete the temporary files of a killed process."""
+    for temporary in Path(folder).rglob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
+def check_new_folder(folder: str | Path, instead: str) -> None:
+    """`UserError` unless the folder is new or empty, so that nothing is written over what is there.
+
+    `instead` says what to do. A lock and the temporary files of a killed process do not count.
+    """
+    folder = Path(folder)
+    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise UserError(f"cannot write {folder}: {place} is a file, and --out names a folder")
+    if place != folder:
+        return
+    found = sorted(path.name for path in folder.iterdir() if path.name != "lock" and not path.match(".*.tmp"))
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UserError(f"{folder} is in use: it holds {', '.join(found[:3])}{more}; {instead}")
+
+
 # ---- environment ----
+
+ENVIRONMENT = "environment.json"
+
+
+def record_attempt(folder: str | Path) -> None:
+    """Write this process's environment into environment.json, or append it there.
+
+    The file keeps the first attempt's at its top for ever; those of resumed attempts follow under `later_attempts`.
+    """
+    path = Path(folder) / ENVIRONMENT
+    first = read_json(path) if path.is_file() else None
+    if first is None:
+        write_json(path, environment())
+    else:
+        write_json(path, {**first, "later_attempts": [*first.get("later_attempts", ()), environment()]})
+
+
+def provenance(
+    *, model: str | None = None, weights: str | None = None, device: str | None = None, dtype: str | None = None,
+    seed: int | None = None, problems: str | None = None, limit: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Where a result comes from: the arguments, and what this process knows of itself. Flat and JSON-ready."""
+    own = environment()
+    return {
+        "model": model, "weights": weights, "version": own["packages"]["polythink"], "commit": own["git"],
+        "command": shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "polythink"), *sys.argv[1:]]),
+        "date": own["time"], "device": device, "dtype": dtype, "torch": own["torch"],
+        "transformers": own["packages"]["transformers"], "python": own["python"], "seed": seed, "problems": problems,
+        "limit": limit,
+    }  # fmt: skip
 
 
 def environment() -> dict[str, Any]:
@@ -164,6 +225,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@cache
 def _git_commit() -> str | None:
     """The commit of our own source, `+changes` if files differ from it; None where the source is not under git."""
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 import time
 import unicodedata
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from polythink.evaluate.provenance import provenance_of
 from polythink.evaluate.study import result_of
 from polythink.problems.problem import ProblemSet
 from polythink.run.folder import os_errors, write_json
@@ -26,7 +28,7 @@ from polythink.run.progress import Progress
 from polythink.text.config import TASKS, TextEvalOptions
 from polythink.text.data.pairs import Pair
 from polythink.text.model import Example, TextModel, forward_losses, make_batch
-from polythink.text.scores import score_rows
+from polythink.text.scores import beyond_floats, score_rows
 from polythink.train.optimiser import micro_batches
 
 # ---- token ids ----
@@ -115,9 +117,12 @@ def generate(lm: TextModel, examples: Sequence[Example], options: TextEvalOption
 
 def evaluate_texts(
     lm: TextModel, texts: ProblemSet[Pair], task: str, options: TextEvalOptions, out: Path, name: str,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = print, about: Mapping[str, Any] | None = None,
 ) -> dict:  # fmt: skip
-    """Measure the model on pairs and write the files above; returns the content of eval-NAME.json."""
+    """Measure the model on pairs and write the files above; returns the content of eval-NAME.json.
+
+    `about` holds keys of `provenance` that only the caller knows.
+    """
     for note in texts.notes:
         log(f"note on {texts.name}: {note}")
     started = time.perf_counter()
@@ -126,10 +131,14 @@ def evaluate_texts(
     rows = measure(lm, texts, options)
     write_jsonl(out / f"samples-{name}.jsonl", rows)
     scores = score_rows(rows, TASKS[task], options.tokenize)
+    metrics, notes = {metric: score.estimate() for metric, score in scores.items()}, list(texts.notes)
+    if note := beyond_floats(metrics):
+        log(f"note on {texts.name}: {note}")
+        notes.append(note)
     result = result_of(
-        "eval", problems=texts.name, n=len(rows), notes=list(texts.notes), seconds=time.perf_counter() - started,
-        decoding={key: getattr(options, key) for key in TextEvalOptions.model_fields},
-        metrics={metric: score.estimate() for metric, score in scores.items()},
+        "eval", problems=texts.name, n=len(rows), notes=notes, seconds=time.perf_counter() - started,
+        decoding={key: getattr(options, key) for key in TextEvalOptions.model_fields}, metrics=metrics,
+        provenance=provenance_of(lm.model, {"problems": texts.name, **(about or {})}),
     )  # fmt: skip
     write_json(out / f"eval-{name}.json", result)
     return result

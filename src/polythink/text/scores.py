@@ -10,16 +10,19 @@ ROUGE-Lsum, which published tables on CNN/DailyMail report as ROUGE-L: values he
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import exp
+from math import exp, inf, isfinite, log
 
 import numpy as np
 
 from polythink.errors import UserError, install_extra
 from polythink.evaluate.metrics import DRAWS, Estimate, Metric
+
+LARGEST_LOSS = log(sys.float_info.max)  # about 709.78 nats
 
 
 def score_rows(rows: Sequence[dict], wanted: Sequence[str], tokenize: str = "13a") -> dict[str, Score]:
@@ -35,8 +38,8 @@ def score_rows(rows: Sequence[dict], wanted: Sequence[str], tokenize: str = "13a
         "rouge2": lambda: rouge(partial(rouge_n, n=2)),
         "rougeL": lambda: rouge(rouge_l),
         "loss": lambda: Score(_columns(rows, "nll", "tokens"), ratio),
-        "perplexity": lambda: Score(_columns(rows, "nll", "tokens"), lambda sums: exp(ratio(sums))),
-        "word_perplexity": lambda: Score(_columns(rows, "nll", "words"), lambda sums: exp(ratio(sums))),
+        "perplexity": lambda: Score(_columns(rows, "nll", "tokens"), perplexity),
+        "word_perplexity": lambda: Score(_columns(rows, "nll", "words"), perplexity),
     }
     return {name: makers[name]() for name in wanted}
 
@@ -56,12 +59,29 @@ class Score:
         """The score with its 95% percentile bootstrap interval over pairs."""
         rng, pairs = np.random.default_rng(seed), len(self.numbers_PK)
         drawn = [self.of_sums(self.numbers_PK[rng.integers(0, pairs, pairs)].sum(0)) for _ in range(draws)]
-        low, high = np.quantile(drawn, [0.025, 0.975])
+        # an end that lies between two draws cannot be found where they are infinite; there it is one of the draws
+        method = "linear" if np.isfinite(drawn).all() else "nearest"
+        low, high = np.quantile(drawn, [0.025, 0.975], method=method)
         return Estimate(self.value, float(low), float(high))
 
 
 def ratio(sums: np.ndarray) -> float:
     return float(sums[0] / sums[1])
+
+
+def perplexity(sums: np.ndarray) -> float:
+    """The exponential of a mean loss; infinity where that is more than a float holds, as of a model that diverged."""
+    loss = ratio(sums)
+    return exp(loss) if not loss > LARGEST_LOSS else inf
+
+
+def beyond_floats(scores: Mapping[str, Estimate]) -> str | None:
+    """What is said of scores that are no finite number; None if all are."""
+    found = [name for name, score in scores.items() if not all(map(isfinite, vars(score).values()))]
+    if not found:
+        return None
+    loss = f" (the loss is {scores['loss'].value:.6g} nats)" if "loss" in scores else ""
+    return f"not a finite number, and null in the results: {', '.join(found)}{loss}; the model has diverged"
 
 
 def mean_of(values: Sequence[float]) -> Score:
