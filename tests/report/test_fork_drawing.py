@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from polythink.report.fork_drawing import Card, Fork, flow_of_row, flow_of_trace, trace_html, trace_svg
+from polythink.report.fork_drawing import Card, Fork, flow_of_row, flow_of_trace, trace_svg
+from polythink.report.fork_html import trace_html
 from polythink.trace.dialect import PARALLEL_R1, get_dialect
 from polythink.trace.parse import parse
 from polythink.trace.render import render
