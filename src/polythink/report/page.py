@@ -15,7 +15,7 @@ FILTERS = {  # class of a sample -> the name of its filter
     "is-cut": "truncated", "has-block": "with a block", "no-block": "without a block",
 }  # fmt: skip
 FILTER_CSS = "".join(f".only-{c}:checked ~ .samples > .sample:not(.{c}) {{ display: none; }}\n" for c in FILTERS)
-MANY_COLUMNS = 5  # a table with more scrolls on a phone, and says so
+MANY_COLUMNS = 3  # a table with more scrolls on a phone, and says so
 
 
 def page(title: str, body: Iterable[str]) -> str:

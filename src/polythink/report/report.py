@@ -26,7 +26,7 @@ def write_report(run_folder: str | Path) -> Path:
     path = run.folder / "report.html"
     body = [
         heading(run),
-        _pipeline(run.stages),
+        _pipeline(run.stages) if len(run.stages) > 1 else "",
         _results(run.stages),
         *(_cold_start(stage) if stage.kind == "coldstart" else _curves(stage) for stage in run.stages),
         *(_findings(stage) for stage in run.stages if stage.findings),
