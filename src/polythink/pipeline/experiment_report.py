@@ -16,8 +16,8 @@ def write_reports(table: Table, arms: Mapping[str, Sequence[Path]], out: Path) -
     """Write the report of every run, then that of the experiment; `arms` maps each arm to its runs, one per seed."""
     for folder in progress([folder for folders in arms.values() for folder in folders], "reports"):
         write_report(folder)
-    findings = table.headline_html + curves(table.columns)
-    return compare_report(table.name, arms, out / "report.html", table.html, findings=findings)
+    found = {"table_html": table.html, "findings": curves(table.columns), "headline": table.headline_html}
+    return compare_report(table.name, arms, out / "report.html", **found)
 
 
 def is_experiment_folder(folder: Path) -> bool:

@@ -13,7 +13,7 @@ from html import escape
 from polythink.report.fork_drawing import Card, Flow, Fork
 
 LANE = 118  # pixels that a path needs
-MOST_ABREAST = 9  # a page has no room for more paths between two bars
+MOST_ABREAST = 8  # a page has no room for more paths between two bars
 
 _BOXED = re.compile(r"\\boxed\s*\{")
 

@@ -97,7 +97,10 @@ details { margin-top: 8px; } details summary { cursor: pointer; color: var(--str
 .pipeline li { border: 1px solid var(--rule); border-radius: 6px; padding: 4px 10px; counter-increment: stage; }
 .pipeline li b { display: block; font-size: 13.5px; } .pipeline li span { font-size: 11.5px; color: var(--soft); }
 .pipeline li b::before { content: counter(stage) ". "; color: var(--soft); font-weight: 400; }
-.wide { overflow-x: auto; margin: 10px 0; }
+.wide { overflow-x: auto; margin: 10px 0; background:
+  linear-gradient(to left, var(--ground) 40%, transparent) right / 40px 100% no-repeat local,
+  linear-gradient(to left, var(--rule), transparent) right / 12px 100% no-repeat; } /* a shadow where more follows */
+.wide td:not(.number) { min-width: 7em; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; width: 100%; }
 caption { text-align: left; color: var(--soft); font-size: 13px; padding-bottom: 6px; }
 caption span { display: block; max-width: min(1030px, calc(100vw - 60px)); position: sticky; left: 0; }
@@ -133,7 +136,7 @@ td.number::first-line { color: var(--ink); font-size: 14px; }
 .verdict.wrong { background: var(--wrong-ground); color: var(--wrong); }
 @media (max-width: 640px) {
   body { padding: 16px 14px 40px; } .sample { padding: 10px 8px; }
-  .wide.many::before { content: "\21c6  more columns: scroll sideways"; display: block; position: sticky; left: 0;
+  .wide.many::before { content: "⇆ more columns: scroll sideways"; display: block; position: sticky; left: 0;
     font-size: 12px; color: var(--soft); }
 }
 @media print { details, .filters { display: none; } section { break-inside: avoid; } }

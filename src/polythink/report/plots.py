@@ -91,7 +91,7 @@ def arms_chart(arms: Mapping[str, Sequence[Stage]], panel: Panel) -> str | None:
     Each arm has one stage per seed. With several seeds, each is a thin line and their mean is bold.
     """
     key, *others = panel.keys
-    panel = replace(panel, title=f"{panel.title} ({label(key)})" if others else panel.title, keys=(key,))
+    panel = replace(panel, title=f"{panel.title}: {label(key)}" if others else panel.title, keys=(key,))
     lines = []
     for i, (arm, stages) in enumerate(arms.items()):
         colour = COLOURS[i % len(COLOURS)]

@@ -40,17 +40,23 @@ def write_report(run_folder: str | Path) -> Path:
 
 
 def compare_report(
-    title: str, runs: Mapping[str, Sequence[Path]], out: str | Path, table_html: str = "", findings: str = ""
+    title: str,
+    runs: Mapping[str, Sequence[Path]],
+    out: str | Path,
+    table_html: str = "",
+    findings: str = "",
+    headline: str = "",
 ) -> Path:
     """Write one file that compares arms: a table, findings, learning curves in common charts, a few traces of each.
 
-    `runs` maps each arm to its run folders, one per seed; `out` is the file. `table_html` and `findings` are HTML.
+    `runs` maps each arm to its run folders, one per seed; `out` is the file. `table_html`, `findings`
+    and `headline`, which stands over the table, are HTML.
     """
     arms = {label: [read_run(folder) for folder in folders] for label, folders in runs.items()}
     out = Path(out)
     body = [
         experiment_heading(title, arms),
-        section("Results", wide(table_html, MANY_COLUMNS + 1)) if table_html else "",
+        section("Results", headline + wide(table_html, MANY_COLUMNS + 1)) if table_html else "",
         findings,
         _arm_curves(arms),
         *(traces_section(records[0].stages, out, 6, label) for label, records in arms.items() if records),
@@ -191,8 +197,9 @@ def _curves(stage: Stage) -> str:
     if not any(charts):
         return ""
     panels = {panel: svg for panel in MORE_PANELS.get(stage.kind, ()) if (svg := stage_chart(stage, panel))}
-    names = ", ".join(panel.title.partition(" (")[0] for panel in panels)
-    more = folded(f"More curves: {names[:1].lower()}{names[1:]}", grid(panels.values())) if panels else ""
+    names = [panel.title.partition(" (")[0] for panel in panels]
+    listed = ", ".join(name if name[1].isupper() else name[0].lower() + name[1:] for name in names)
+    more = folded(f"More curves: {listed}", grid(panels.values())) if panels else ""
     return section(f"Stage {stage.name}", _shading_hint(stage) + grid(charts) + more)
 
 

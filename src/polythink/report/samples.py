@@ -115,7 +115,7 @@ def _filtered(name: str, drawn: Sequence[tuple[Sequence[str], str]]) -> str:
     counts = {c: sum(c in classes for classes, _ in drawn) for c in FILTERS}
     buttons = [("all", f"all {len(drawn)}")]
     buttons += [(c, f"{FILTERS[c]} {n}") for c, n in counts.items() if 0 < n < len(drawn)]
-    slug = re.sub(r"[^a-z0-9]", lambda odd: f"-{ord(odd[0])}", name.lower())
+    slug = re.sub(r"[^a-z0-9-]", lambda odd: f"-{ord(odd[0])}", name.lower())
     inputs = "".join(
         f'<input class="filter only-{c}" type="radio" name="{slug}" id="{slug}-{c}"'
         f'{" checked" if c == "all" else ""}><label for="{slug}-{c}">{escape(shown)}</label>'
