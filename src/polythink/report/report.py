@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -159,8 +160,13 @@ def _labelled(results: Sequence[tuple[str, dict]]) -> list[tuple[str, dict]]:
 def _cell(key: str, result: Mapping) -> str:
     """The value, and its interval below it where it has one."""
     value, _, interval = show(key, result.get("metrics", {}).get(key) or {}).partition(" ")
-    low, _, high = interval.strip("[]").partition(", ")
+    value, low, high = map(_short, (value, *interval.strip("[]").partition(", ")[::2]))
     return f"{value}\n{low}–{high}" if low != high else value
+
+
+def _short(number: str) -> str:
+    """A small amount with two digits that count: `0.0083` for `0.008333`."""
+    return re.sub(r"^-?0\.0*[1-9]\d+$", lambda found: f"{float(found[0]):.2g}", number)
 
 
 def _share(counts: tuple[int, int] | None) -> str:
