@@ -95,7 +95,7 @@ def test_a_terminal_shows_the_paths_side_by_side_and_the_whole_trace_once(lm, se
     console = Console(file=io.StringIO(), force_terminal=True, width=100, height=8)
     rollout = watch(Engine(lm), lm.tag_ids.values(), request_of(lm), SamplingParams(**BUDGETS), seed, console)
     written = console.file.getvalue()
-    lines = written[written.rindex("\x1b[2K") :].splitlines()  # after the live view is cleared
+    lines = written[written.rindex("\x1b[?1049l") :].splitlines()  # after the live view has left
     blocks = len({s.block for s in rollout.segments if s.kind == "summary"})
     assert sum("path 1" in line and "path 2" in line and "path 3" in line for line in lines) == blocks > 1
     assert lines[-1].startswith(f"{rollout.tokens} tokens, {rollout.critical_path} on the critical path")

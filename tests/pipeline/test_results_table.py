@@ -5,13 +5,23 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from polythink.evaluate.metrics import compute_metrics, interval
-from polythink.pipeline.results_table import T_95, Evaluated, columns, make_table, over_seeds, table_rows
+from polythink.pipeline.results_table import (
+    T_95,
+    Evaluated,
+    columns,
+    headlines,
+    make_table,
+    over_seeds,
+    read_table,
+    table_rows,
+)
 from polythink.run.folder import write_json
 from polythink.run.jsonl import write_jsonl
 
@@ -197,3 +207,38 @@ def test_a_wanted_metric_that_nobody_measured_is_named(tmp_path) -> None:
 
 def test_an_experiment_without_results_says_so() -> None:
     assert "Nothing was evaluated" in make_table("trial", "a", []).markdown
+
+
+def test_the_table_has_the_name_of_its_experiment_and_not_of_a_problem_set(tmp_path) -> None:
+    runs = [evaluated(tmp_path, "a", 0, grid(0.3, 0), hard=grid(0.1, 1))]
+    make_table("mine <1>", "a", runs).write(tmp_path)
+    assert json.loads((tmp_path / "table.json").read_text())["name"] == "mine <1>"
+    page = (tmp_path / "table.html").read_text()
+    assert "<title>mine &lt;1&gt;</title>" in page
+    assert "<h1>mine &lt;1&gt;</h1>" in page
+
+
+def test_a_written_table_can_be_read_again(tmp_path) -> None:
+    runs = [evaluated(tmp_path, arm, s, grid(0.3, s)) for arm in "ab" for s in (0, 1)]
+    table = make_table("mine", "a", runs, ("mean@4",))
+    table.write(tmp_path)
+    again = read_table(tmp_path)
+    assert (again.html, again.headline_html) == (table.html, table.headline_html)
+    assert again.columns[1].differences["easy"]["mean@4"].high == pytest.approx(
+        table.columns[1].differences["easy"]["mean@4"].high
+    )
+    older = json.loads((tmp_path / "table.json").read_text())
+    write_json(tmp_path / "table.json", {key: older[key] for key in ("name", "caption", "seeds", "columns")})
+    assert "pass@4" in [row[1] for row in read_table(tmp_path).rows]
+
+
+def test_the_headline_says_whether_a_difference_shows(tmp_path) -> None:
+    runs = [evaluated(tmp_path, arm, 0, grid(share, 0)) for arm, share in (("a", 0.2), ("b", 0.7), ("c", 0.21))]
+    (line,) = headlines(make_table("mine", "a", runs).columns)
+    assert re.fullmatch(
+        r"easy, difference to the first arm: b \+\d+\.\d points \[\+[^]]*\] \(mean@4\); "
+        r"c [+-]?\d+\.\d points \[[^]]*\](, no difference shown)? \(mean@4\)\.",
+        line,
+    )
+    same = [evaluated(tmp_path / "same", arm, 0, grid(0.4, seed)) for arm, seed in (("a", 0), ("b", 1))]
+    assert "no difference shown" in headlines(make_table("mine", "a", same).columns)[0]

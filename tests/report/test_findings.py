@@ -11,10 +11,12 @@ from polythink.report.findings import (
     LINES,
     STYLES,
     budget_table,
+    change,
     chart_families,
     comparison_section,
     comparison_table,
     family_lines,
+    judged,
     recovery_table,
     tunnel_section,
 )
@@ -120,3 +122,26 @@ def test_an_interval_without_ends_is_drawn_as_a_point() -> None:
     (family,) = chart_families(["parallel@1"])
     lines = family_lines(family, {"parallel@1": {"value": 0.5, "low": None, "high": None}, "gain_oracle@1": {}})
     assert lines["parallel"].values == [0.5]
+
+
+def test_intervals_that_overlap_show_no_difference() -> None:
+    def at(low: float, value: float, high: float) -> dict:
+        return {"value": value, "low": low, "high": high}
+
+    before = at(0.18, 0.24, 0.30)
+    assert change("mean@4", before, at(0.21, 0.29, 0.37), "sft", "rl") == (
+        "mean@4 24.0% [18.0, 30.0] after sft, <b>29.0% [21.0, 37.0]</b> after rl: "
+        "intervals overlap, no difference shown"
+    )
+    for other in (at(0.31, 0.4, 0.5), at(0.01, 0.1, 0.17)):
+        assert change("mean@4", before, other, "sft", "rl").endswith("the intervals do not overlap")
+    assert "overlap" not in change("mean@4", before, {"value": 0.5, "low": None, "high": None}, "sft", "rl")
+    assert judged("mean@4", at(-0.012, 0.031, 0.074)) == "+3.1 points [-1.2, +7.4], no difference shown"
+    assert judged("mean@4", at(0.02, 0.05, 0.08)) == "+5.0 points [+2.0, +8.0]"
+    assert judged("mean@4", at(-0.08, -0.05, -0.02)) == "-5.0 points [-8.0, -2.0]"
+    assert judged("mean@4", {"value": 0.05, "low": None, "high": None}) == "+5.0 points"
+
+
+def test_a_comparison_says_first_what_its_differences_show() -> None:
+    html = comparison_section(COMPARED)
+    assert "With 4 paths, parallel minus each other way: oracle " in html

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from polythink.report.fork_drawing import Card, Fork, flow_of_row, flow_of_trace, trace_html, trace_svg
+from polythink.report.fork_drawing import Card, Fork, flow_of_row, flow_of_trace, trace_svg
+from polythink.report.fork_html import text_html, trace_html
 from polythink.trace.dialect import PARALLEL_R1, get_dialect
 from polythink.trace.parse import parse
 from polythink.trace.render import render
@@ -116,3 +117,39 @@ def test_numbered_paths_keep_their_numbers():
     text = render(Trace((Block((Trace(("x",)), Trace(("y",))), Trace(("z",)), (7, 3)),)), dialect)
     (fork,) = flow_of_trace(parse(text, dialect))
     assert [path[0].path for path in fork.paths] == [7, 3]
+
+
+COUNTDOWN = {
+    "question": "7 8 7 -> 8",
+    "segments": [
+        segment("main", -1, 0, "<Parallel>"),
+        segment("path", 0, 1, "<Path>7 + 8 = 56 - 7 = 34 ok</Path>", right=True),
+        segment("path", 0, 2, "<Path>7 - 8 = 3 no</Path>", right=False, finish_reason="length"),
+        segment("path", 0, 3, "<Path>7 + 8 = 15 - 7 = 8 ok</Path>", right=True),
+        segment("summary", 0, 0, "</Parallel>\n<Summary>+ -</Summary>"),
+        segment("main", -1, 0, " \\boxed{ 7 + 8 - 7 }"),
+    ],
+}
+
+
+def test_a_countdown_path_is_right_by_its_operators_and_false_equations_are_counted() -> None:
+    fork = next(node for node in flow_of_row(COUNTDOWN) if isinstance(node, Fork))
+    first, second, third = (path[0] for path in fork.paths)
+    assert (first.badges, first.warnings) == (["path 1", "✓ operators right"], ["2 false equations"])
+    assert (second.badges, second.warnings) == (
+        ["path 2", "✗ operators wrong"],
+        ["1 false equation", "truncated: length"],
+    )
+    assert (third.badges, third.warnings) == (["path 3", "✓ operators right"], [])
+    html = trace_html(flow_of_row(COUNTDOWN))
+    assert "7 + 8 = <s>56</s> - 7 = <s>34</s> ok" in html
+    assert '<span class="boxed">7 + 8 - 7</span>' in html
+    assert "2 false equations" in html, "in words, not by colour alone"
+    assert "false" not in trace_html(flow_of_row({**COUNTDOWN, "question": "Another task?"}))
+
+
+def test_boxed_answers_are_drawn_as_boxes() -> None:
+    assert text_html(r"so \boxed{\frac{1}{2}}, a < b") == (r'so <span class="boxed">\frac{1}{2}</span>, a &lt; b')
+    assert text_html(r"\boxed{ \{1, 2\} } \boxed {x}").count('class="boxed"') == 2
+    assert text_html(r"cut \boxed{ 7 + ") == r"cut \boxed{ 7 + "
+    assert text_html("\\boxed{ 1 + 1 = 3 }", [(17, 18)]) == '<span class="boxed">1 + 1 = 3</span>'

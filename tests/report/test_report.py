@@ -8,14 +8,16 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import pytest
 
 from polythink.errors import UserError
-from polythink.report.plots import MORE_PANELS, PANELS, Line, Panel, chart, smooth, stage_chart
+from polythink.report.plots import MORE_PANELS, PANELS, Line, Panel, chart, smooth, stage_chart, value_range
 from polythink.report.report import compare_report, ordered, write_report
-from polythink.report.runs import Stage
-from polythink.report.samples import choose_samples
+from polythink.report.runs import Stage, read_attempts
+from polythink.report.samples import choose_samples, held_paths
+from polythink.run.folder import write_json
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
 
@@ -56,7 +58,9 @@ class Outline(HTMLParser):
 def outline(path) -> Outline:
     html = path.read_text(encoding="utf-8")
     found = Outline(html)
-    assert all(link.startswith("#") for link in found.links), found.links
+    files = [link for link in found.links if not link.startswith("#")]
+    assert all((path.parent / unquote(link)).is_file() for link in files), files  # beside the page
+    assert not {"script", "link", "img", "iframe"} & set(found.counts)
     assert re.findall(r"https?://[^\"'<\s]+", html.replace("http://www.w3.org/2000/svg", "")) == []
     assert "@import" not in html
     assert "url(" not in html.replace("url(#", "")
@@ -82,8 +86,7 @@ def test_the_report_has_every_section(report):
 def test_the_report_draws_the_learning_curves(report, run_folder):
     html = (run_folder / "report.html").read_text()
     drawn = re.findall(r'<svg role="img" aria-label="([^"]+)"', html)
-    main = ["Reward", "Accuracy", "Parallel ratio", "Length in tokens", "Position of the first block"]
-    main.append("Log-probability gap (nats)")
+    main = [panel.title for panel in PANELS["grpo"]]
     assert [name for name in drawn if name in main] == main * 2
     assert "Loss (nats per token)" in drawn
     assert "shaded steps: tiered" in report.text
@@ -100,7 +103,7 @@ def test_the_report_shows_every_value_with_its_interval(report, run_folder):
 
 def test_the_report_draws_traces_of_several_sorts(report, run_folder):
     html = (run_folder / "report.html").read_text()
-    assert html.count('<article class="sample">') == 6
+    assert html.count('<article class="sample ') == 24
     assert '<span class="verdict right">' in html
     assert '<span class="verdict wrong">' in html
     assert 'class="card path right"' in html
@@ -152,7 +155,7 @@ def test_arms_are_compared_on_one_page(arm_folders, tmp_path):
     assert [head for head in found.heads if head.startswith("Traces: ")] == [f"Traces: {arm}" for arm in arm_folders]
     assert "42.0" in found.text
     assert "polythink train accuracy.yaml" in found.text
-    assert out.read_text().count('aria-label="Parallel ratio"') == 2
+    assert out.read_text().count('aria-label="Parallel ratio (% of traces)"') == 2
     assert all(found.text.count(arm) >= 3 for arm in arm_folders)
 
 
@@ -219,3 +222,140 @@ def test_a_report_needs_no_torch(run_folder):
     code = "import sys, polythink.report.report as r; r.write_report(sys.argv[1]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, str(run_folder)], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_samples_are_of_different_problems_and_of_every_outcome():
+    def row(problem, verdict, cut=False):
+        segments = [{"kind": "main", "finish_reason": "length" if cut else "eos"}]
+        return {"problem": problem, "verdict": verdict, "blocks": 0, "segments": segments}
+
+    rows = [row(p, v) for p in ("p", "q", "r") for v in ("right", "wrong", "unparsed")] + [row("p", "wrong", cut=True)]
+    chosen = choose_samples(rows, 4)
+    assert [r["verdict"] for r in chosen] == ["right", "wrong", "wrong", "unparsed"]
+    assert len({r["problem"] for r in chosen}) == 3
+    assert chosen[2]["segments"][0]["finish_reason"] == "length"
+    assert len(choose_samples(rows, 99)) == len(rows)
+
+
+def test_samples_can_be_filtered_without_a_script(report, run_folder):
+    html = (run_folder / "report.html").read_text()
+    inputs = dict(re.findall(r'<input class="filter only-([\w-]+)" type="radio" name="traces-" id="([^"]+)"', html))
+    assert {"all", "is-right", "is-wrong", "is-cut", "has-block"} <= inputs.keys()
+    for name, ident in inputs.items():
+        shown = re.search(rf'<label for="{ident}">(.*?)</label>', html)[1]
+        if name != "all":
+            assert f".only-{name}:checked ~ .samples > .sample:not(.{name}) {{ display: none; }}" in html
+            classes = re.findall(r'<article class="sample ([^"]*)">', html)
+            assert int(shown.split()[-1]) == sum(name in given.split() for given in classes)
+    assert "eval_rl/samples-easy.jsonl" in report.links
+    assert "countdown-easy" in html
+
+
+def test_a_right_path_is_explained_and_its_arithmetic_counted(report):
+    assert "arithmetic of correct paths holds" in report.text
+    assert "a path is right if its chain of operators gives the target" in report.text
+    path = {"kind": "path", "right": True}
+    rows = [
+        {
+            "question": "7 8 7 -> 8",
+            "segments": [path | {"text": "7 + 8 = 15 - 7 = 8 ok"}, path | {"text": "7 + 8 = 9"}],
+        },
+        {"question": "7 8 7 -> 8", "segments": [{"kind": "path", "right": False, "text": "7 * 8 = 1"}]},
+        {"question": "Something else", "segments": [path | {"text": "1 + 1 = 3"}]},
+    ]
+    assert held_paths(rows) == (1, 2)
+    assert held_paths(rows[1:]) is None
+
+
+def test_impressions_are_checked_against_the_intervals(tmp_path):
+    for name, (low, value, high) in {"a": (0.18, 0.24, 0.3), "b": (0.2, 0.29, 0.37)}.items():
+        metrics = {
+            "mean@4": {"value": value, "low": low, "high": high},
+            "bleu": {"value": 0.259, "low": 0.2, "high": 0.3},
+        }
+        write_json(tmp_path / name / "eval.json", {"problems": "x", "n": 1, "samples": 1, "metrics": metrics})
+    write_json(tmp_path / "stages.json", [{"name": name, "kind": "eval"} for name in "ab"])
+    text = outline(write_report(tmp_path)).text
+    assert "24.0% [18.0, 30.0] after a, 29.0% [20.0, 37.0] after b: intervals overlap, no difference shown" in text
+    assert "1 problem, 1 sample per problem" in text
+    assert "25.9" in text, "a BLEU score"
+    assert "25.9%" not in text
+
+
+def test_a_resumed_run_shows_its_first_attempt_and_the_later_ones(run_folder, tmp_path):
+    first, later = (
+        {"time": f"2026-01-0{day}T10:00:00+00:00", "torch": f"2.{day}", "git": f"{day}" * 40,
+         "command": ["/usr/bin/polythink", "train", "my recipe.yaml", *more]}
+        for day, more in ((1, []), (2, ["--resume"]))
+    )  # fmt: skip
+    write_json(tmp_path / "stages.json", [{"name": "sft", "kind": "sft", "folder": str(run_folder / "sft")}])
+    for content, attempts in (({"attempts": [first, later]}, [first, later]), (first, [first]), ({}, [])):
+        write_json(tmp_path / "environment.json", content)
+        assert read_attempts(tmp_path) == attempts
+    write_json(tmp_path / "environment.json", {"attempts": [first, later]})
+    text = outline(write_report(tmp_path)).text
+    before, _, after = text.partition("Resumed: 1 later attempt")
+    assert "2026-01-01 10:00:00 UTC" in before
+    assert "2026-01-02" not in before
+    assert "polythink train 'my recipe.yaml'" in before
+    assert "2026-01-02 10:00:00 UTC" in after
+    assert "--resume" in after
+
+
+def test_an_evaluation_names_the_model_that_was_measured(tmp_path):
+    provenance = {
+        "model": "runs/a <b>", "weights": "0123456789abcdef", "version": "9.9", "commit": "f" * 40, "seed": 3,
+        "command": "polythink eval runs/a", "date": "2026-02-03T04:05:06+00:00", "device": "cpu", "dtype": "float32",
+    }  # fmt: skip
+    write_json(tmp_path / "eval.json", {"problems": "x", "n": 2, "metrics": {}, "provenance": provenance})
+    found = outline(write_report(tmp_path))
+    for part in (
+        "model runs/a <b>",
+        "weights 0123456789ab ",
+        "2026-02-03 04:05:06 UTC",
+        "cpu float32",
+        "polythink 9.9",
+    ):
+        assert part in found.text
+    assert "polythink eval runs/a" in found.text
+    assert "0123456789abcdef" in found.text.partition("How it was run")[2]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "percent", "ends"),
+    [
+        (0, 0.5, True, (0, 0.56)), (0.5, 1, True, (0.44, 1)), (0, 0, True, (0, 0.04)), (1, 1, True, (0.96, 1)),
+        (-0.2, 1.3, True, (0, 1)), (0.1, 3, False, (0, 3.232)), (-1, 1, False, (-1.16, 1.16)), (2, 2, False, (0, 4)),
+        (0, 0, False, (0, 1)), (-3, -3, False, (-6, 0)),
+    ],
+)  # fmt: skip
+def test_no_axis_leaves_what_is_possible(low, high, percent, ends):
+    assert value_range(low, high, percent) == pytest.approx(ends)
+
+
+def test_a_single_step_has_one_tick():
+    svg = chart([Line("a", "#123456", [1.0], [0.4])], Panel("t", ("a",), percent=True))
+    labels = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    assert [label for label in labels if re.fullmatch(r"[\d.]+", label)] == ["1"]
+
+
+def test_every_axis_has_its_unit():
+    for panel in (panel for panels in (*PANELS.values(), *MORE_PANELS.values()) for panel in panels):
+        assert re.search(r" \(.+\)$", panel.title), panel.title
+        assert ("%" in panel.title) == panel.percent
+
+
+def test_more_curves_says_which(report):
+    assert re.search(r"More curves: well formed, groups without spread, truncated, entropy", report.text)
+
+
+def test_an_experiment_says_when_and_how_it_was_run(arm_folders, tmp_path):
+    for folders in arm_folders.values():
+        for folder in folders:
+            write_report(folder)
+    found = outline(compare_report("Arms", arm_folders, tmp_path / "x.html", "<table></table>", headline="<p>Hm</p>"))
+    assert re.search(r"3 arms, 4 seeds · \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", found.text)
+    assert sum(link.endswith("/report.html") for link in found.links) == 4
+    assert found.text.count("Recipe, resolved") == 3
+    assert found.heads[-1] == "How it was run"
+    assert found.text.index("Hm") < found.text.index("Stage sft")

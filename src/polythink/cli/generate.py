@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.live import Live
 
 from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, params_for, with_model_options
 from polythink.cli.options import argument
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.sets import QUESTION_COLUMNS
-from polythink.report.terminal import LiveTrace
+from polythink.report.terminal import LiveTrace, live_view
 from polythink.run.config import read_text
 from polythink.run.jsonl import read_rows
 
@@ -112,12 +111,12 @@ def watch(
     `tags` are the token ids that are not shown.
     """
     view = LiveTrace(engine.decode, tags)
-    with Live(view, console=console, refresh_per_second=10, vertical_overflow="crop", transient=True) as live:
+    with live_view(view, console) as screen:
         (rollout,) = engine.generate([request], params, seed, on_event=view.on_event)
-    live.console.print(view)
+    screen.print(view)
     truncated = f", {rollout.truncated} truncated segments" if rollout.truncated else ""
     end = f"{rollout.tokens} tokens, {rollout.critical_path} on the critical path{truncated}, seed {seed}"
-    live.console.print(end, highlight=False)
+    screen.print(end, highlight=False)
     return rollout
 
 

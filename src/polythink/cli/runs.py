@@ -84,16 +84,17 @@ def experiment(
         raise typer.Exit(1)
 
 
-def report(run: Annotated[Path, argument("RUN", "Folder of a run.")]) -> None:
-    """Write the report of a run: learning curves, results, traces.
+def report(run: Annotated[Path, argument("RUN", "Folder of a run, an evaluation or an experiment.")]) -> None:
+    """Write the report of a run, an evaluation or an experiment: learning curves, results, traces.
 
     RUN/report.html is one self-contained page. The run may still be going on.
 
     Example: polythink report runs/smoke
     """
+    from polythink.pipeline.experiment_report import is_experiment_folder, rewrite_reports
     from polythink.report.report import write_report
 
-    print(write_report(run))
+    print(rewrite_reports(run) if is_experiment_folder(run) else write_report(run))
 
 
 def _print_end(folder: Path, report: Path) -> None:

@@ -66,6 +66,7 @@ METRICS = {
     "perplexity": MetricInfo("perplexity", "", "The exponential of the loss."),
     "word_perplexity": MetricInfo("word perplexity", "", "Perplexity per word; the end of a text counts as a word."),
 }  # fmt: skip
+SCORES = ("bleu", "rouge1", "rouge2", "rougeL")  # of 100, by custom without the sign %
 HEADLINE = ("mean@k", "pass@k", "maj@k", "parallel_ratio")
 
 
@@ -93,7 +94,8 @@ def show(key: str, estimate: Mapping[str, float | None], sign: str = "") -> str:
     known = [x for end in ("value", "low", "high") if (x := estimate.get(end)) is not None and isfinite(x)]
     value, *ends = [f"{100 * x:{sign}.1f}" if share else f"{x:{sign}.4g}" for x in known] or [""]
     interval = f" [{', '.join(ends)}]" if ends else ""
-    return f"{value}{'%' if share and known and not sign else ''}{interval}"
+    percent = share and known and not sign and general_key(key) not in SCORES
+    return f"{value}{'%' if percent else ''}{interval}"
 
 
 def headline(found: Mapping[str, Mapping[str, float | None]]) -> str:

@@ -29,13 +29,11 @@ from pydantic import Field, field_validator
 
 from polythink.errors import UserError
 from polythink.pipeline.board import Board
-from polythink.pipeline.curves import curves
-from polythink.pipeline.results_table import KINDS, Evaluated, Table, make_table
+from polythink.pipeline.experiment_report import write_reports
+from polythink.pipeline.results_table import KINDS, Evaluated, make_table
 from polythink.pipeline.schedule import RESULT, STAGE_COMMAND, Job, Schedule
-from polythink.report.report import compare_report, write_report
 from polythink.run.config import Config, dump_yaml, find_recipe, load_yaml, parse_config
 from polythink.run.folder import ENVIRONMENT, read_json, record_attempt, write_json, write_text
-from polythink.run.progress import progress
 
 if TYPE_CHECKING:  # an experiment itself needs no torch: its stages are processes of their own
     from polythink.pipeline.plan import Plan
@@ -148,7 +146,10 @@ def run_experiment(
     evaluated = [found for run in runs for found in evaluations(run, stages)]
     table = make_table(experiment.name, next(iter(experiment.arms)), evaluated, experiment.columns)
     table.write(out)
-    _write_reports(table, runs, out)
+    arms: dict[str, list[Path]] = {}
+    for run in runs:
+        arms.setdefault(run.arm, []).append(out / "runs" / run.name)
+    write_reports(table, arms, out)
     return Outcome(table.markdown, tuple(schedule.failures.values()))
 
 
@@ -218,11 +219,3 @@ def _load_recipe(name_or_path: str | Path, overrides: Sequence[str]) -> Recipe |
     from polythink.pipeline.recipe import load_recipe
 
     return load_recipe(name_or_path, overrides)
-
-
-def _write_reports(table: Table, runs: Sequence[Run], out: Path) -> None:
-    arms: dict[str, list[Path]] = {}
-    for run in progress(runs, "reports"):
-        write_report(out / "runs" / run.name)
-        arms.setdefault(run.arm, []).append(out / "runs" / run.name)
-    compare_report(table.name, arms, out / "report.html", table.html, findings=curves(table.columns))

@@ -10,12 +10,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from math import inf, isnan, nan, sqrt
 from pathlib import Path
 from statistics import mean, stdev
 
 from polythink.evaluate.metrics import Estimate, Metric, compute_metrics, describe, difference, read_measures, show
-from polythink.report.page import page
+from polythink.report.findings import judged
+from polythink.report.page import page, wide
 from polythink.run.folder import read_json, write_json, write_text
 from polythink.run.jsonl import read_jsonl
 from polythink.run.table import html_table, markdown_table
@@ -206,13 +208,54 @@ class Table:
     def html(self) -> str:
         return html_table(self.head, self.rows, self.caption)
 
+    @property
+    def headline_html(self) -> str:
+        """What the intervals of the differences allow to say: a line per problem set, on the last evaluations."""
+        lines = headlines(self.columns)
+        return "".join(f"<p>{escape(line)}</p>" for line in lines)
+
     def write(self, folder: Path) -> None:
         """Write table.md, table.json and table.html."""
-        facts = {key: getattr(self, key) for key in ("name", "caption", "seeds")}
+        facts = {key: getattr(self, key) for key in ("name", "caption", "seeds", "head", "rows")}
         write_json(folder / "table.json", {**facts, "columns": [*map(asdict, self.columns)]})
         write_text(folder / "table.md", self.markdown)
-        body = [f"<h1>{self.name}</h1>", f'<div class="wide">{self.html}</div>']
+        body = [f"<h1>{escape(self.name)}</h1>", self.headline_html, wide(self.html, len(self.head))]
         write_text(folder / "table.html", page(self.name, body))
+
+
+def headlines(found: Sequence[Column]) -> list[str]:
+    """Per problem set, the accuracy of each arm minus the first arm's, after the last stage, and whether it shows."""
+    last = [column for column in found if column.position == -1 and column.differences]
+    names = dict.fromkeys(name for column in last for name in column.differences)
+    lines = []
+    for name in names:
+        said = []
+        for column in last:
+            by_metric = column.differences.get(name, {})
+            metric = next((m for m in by_metric if m.startswith(("mean@", "exact", "bleu"))), None)
+            if metric:
+                said.append(f"{', '.join(column.arms)} {judged(metric, vars(by_metric[metric]))} ({metric})")
+        lines += [f"{name}, difference to the first arm: {'; '.join(said)}."] if said else []
+    return lines
+
+
+def read_table(folder: Path) -> Table:
+    """The table that `Table.write` wrote into a folder; one of an older version is laid out anew."""
+    data = read_json(folder / "table.json")
+
+    def estimates(of: dict) -> Estimates:
+        return {
+            name: {metric: Estimate(*(nan if e[k] is None else e[k] for k in ("value", "low", "high")))
+                   for metric, e in by_metric.items()}
+            for name, by_metric in of.items()
+        }  # fmt: skip
+
+    found = []
+    for row in data["columns"]:
+        numbers = {key: estimates(row[key]) for key in ("results", "differences", "gains")}
+        found.append(Column(**row | numbers | {key: tuple(row[key]) for key in ("arms", "seeds")}))
+    head, rows = (data["head"], data["rows"]) if "head" in data else table_rows(found)
+    return Table(data["name"], data["caption"], tuple(data["seeds"]), tuple(found), head, rows)
 
 
 def make_table(name: str, first_arm: str, evaluated: Sequence[Evaluated], wanted: Sequence[str] = ()) -> Table:

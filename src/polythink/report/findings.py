@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from html import escape
 
 from polythink.evaluate.methods import METHODS
-from polythink.evaluate.metrics import METRICS, show
-from polythink.report.page import grid, legend, small, table
+from polythink.evaluate.metrics import METRICS, describe, show
+from polythink.report.page import counted, grid, legend, small, table
 from polythink.report.plots import COLOURS, Line, Panel, chart
 from polythink.report.runs import is_number
 
@@ -159,15 +159,16 @@ def comparison_section(result: Mapping) -> str:
         replace(family, title="Accuracy by tokens", along="tokens per answer", over="tokens"),
         replace(family, title="Accuracy by critical path", along="sequential steps per answer", over="critical_path"),
     ]
+    sizes = f"{counted(result['n'], 'problem')}, {counted(result['samples'], 'parallel response')} each"
     conditions = (
-        f"{result['n']} problems, {result['samples']} parallel responses each. Bands and brackets: 95% intervals by "
+        f"{sizes}. Bands and brackets: 95% intervals by "
         "bootstrap over problems, differences on the same problems. Responses, tokens and critical path are per "
         "answer; forwarded are the tokens run through the model for it, the prompt and what is read again included. "
         "Milliseconds come from one pass over many answers at once, and are not a benchmark. Methods without them "
         "choose among the paths of the parallel responses. "
     )
     return (
-        f"<h3>{escape(result['problems'])}</h3>{notes(result)}"
+        f"<h3>{escape(result['problems'])}</h3>{notes(result)}{_comparison_headline(result)}"
         f"{charts_section(family.styles.values(), charts, result['metrics'])}"
         f"{table(comparison_table(result))}{small(f'{conditions}{explain(family.styles)}.')}"
     )
@@ -207,7 +208,8 @@ def tunnel_section(result: Mapping) -> str:
         family = families["Accuracy by budget"]
         charts = [family, replace(family, title="Accuracy by tokens", along="tokens used", over="tokens")]
         costs = {f"{point['way']}.tokens@{point['budget']}": point["tokens"] for point in budget}
-        text = f"{result['n']} problems, {result['samples']} responses each. All paths together share the budget."
+        sizes = f"{counted(result['n'], 'problem')}, {counted(result['samples'], 'response')} each"
+        text = f"{sizes}. All paths together share the budget."
         parts.append(charts_section(family.styles.values(), charts, {**metrics, **costs}))
         parts += [table(budget_table(result)), small(text)]
     if recovery:
@@ -220,6 +222,36 @@ def tunnel_section(result: Mapping) -> str:
         parts.append(charts_section(PREFIXES.values(), [families["Recovery"]], metrics))
         parts += [table(recovery_table(result)), small(text)]
     return "".join(parts)
+
+
+# ---- what the intervals allow to say ----
+
+
+def change(key: str, before: Mapping, after: Mapping, first: str, last: str) -> str:
+    """From the first evaluation to the last as HTML, and whether their intervals overlap."""
+    said = f"{key} {show(key, before)} after {first}, <b>{show(key, after)}</b> after {last}"
+    if not all(is_number(estimate.get(end)) for estimate in (before, after) for end in ("low", "high")):
+        return said
+    apart = before["high"] < after["low"] or after["high"] < before["low"]
+    return f"{said}: {'the intervals do not overlap' if apart else 'intervals overlap, no difference shown'}"
+
+
+def judged(key: str, difference: Mapping) -> str:
+    """A difference with its interval in words: `+3.1 points [-1.2, 7.4], no difference shown`."""
+    value, _, ends = show(key, difference, sign="+").partition(" ")
+    unit = " points" if describe(key).unit == "percent" else ""
+    verdict = ""
+    if is_number(difference.get("low")) and is_number(difference.get("high")):
+        verdict = "" if difference["low"] > 0 or difference["high"] < 0 else ", no difference shown"
+    return f"{value}{unit} {ends}".strip() + verdict
+
+
+def _comparison_headline(result: Mapping) -> str:
+    """Parallel against every other way at the largest number of paths, differences on the same problems."""
+    most = max((row["paths"] for row in result["methods"]), default=0)
+    rows = [row for row in result["methods"] if row["paths"] == most and row.get("difference")]
+    said = "; ".join(f"{METHODS[r['method']].heading} {judged('accuracy', r['difference'])}" for r in rows)
+    return f"<p>With {counted(most, 'path')}, parallel minus each other way: {escape(said)}.</p>" if rows else ""
 
 
 # ---- common parts ----

@@ -1,23 +1,24 @@
-"""One trace as forks and joins: its structure, and two drawings of it (HTML for reports, a standalone SVG).
+"""One trace as forks and joins: its structure, and a drawing of it as a standalone SVG.
 
 `flow_of_row` and `flow_of_trace` give the structure: text cards in order, and forks whose paths and summary are such
-flows themselves. `report/terminal.py` draws the same structure in the terminal.
+flows themselves. `report/fork_html.py` draws the same structure for reports, `report/terminal.py` in the terminal.
 """
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
 
+from polythink.problems.tasks.countdown import is_question, slips
 from polythink.trace.dialect import DIALECTS
 from polythink.trace.parse import scan
 from polythink.trace.rollout import TRUNCATIONS
 from polythink.trace.tree import Block, Trace
 
-INK, SOFT, RULE, RIGHT, WRONG, PLAIN = "#24292f", "#6b7280", "#b6bcc6", "#2e7d52", "#b8403a", "#8a93a0"
+INK, RULE, RIGHT, WRONG, PLAIN = "#24292f", "#b6bcc6", "#22663f", "#95302a", "#5f6873"
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Card:
     path: int = 0
     right: bool | None = None
     finish_reason: str = ""
+    of: str = ""  # what of it was graded, where that is not its answer: "operators"
+    slips: tuple[tuple[int, int], ...] = ()  # where its false results stand in `text`
 
     @property
     def colour(self) -> str:
@@ -38,14 +41,16 @@ class Card:
     def badges(self) -> list[str]:
         """Which path it is, and whether it is right."""
         which = {"path": [f"path {self.path}"], "summary": ["summary"]}.get(self.kind, [])
-        return which + {True: ["✓ right"], False: ["✗ wrong"]}.get(self.right, [])
+        of = f"{self.of} " if self.of else ""
+        return which + {True: [f"✓ {of}right"], False: [f"✗ {of}wrong"]}.get(self.right, [])
 
     @property
     def warnings(self) -> list[str]:
-        """How it ended, if not by itself."""
+        """How it ended, if not by itself, and how many of its equations are false."""
+        false = [f"{n} false equation{'s' if n > 1 else ''}"] if (n := len(self.slips)) else []
         if self.finish_reason in TRUNCATIONS:
-            return [f"truncated: {self.finish_reason}"]
-        return ["closed by force"] if self.finish_reason == "eos" and self.kind != "main" else []
+            return [*false, f"truncated: {self.finish_reason}"]
+        return [*false, "closed by force"] if self.finish_reason == "eos" and self.kind != "main" else false
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,19 @@ Flow = Sequence[Card | Fork]
 def flow_of_row(row: Mapping) -> Flow:
     """The structure of a row of samples.jsonl, its problem on top. Without segments it is one card of all its text."""
     segments = row.get("segments") or [{"kind": "main", "text": row.get("text", "")}]
-    problem = [Card("problem", row["question"])] if row.get("question") else []
-    return problem + flow_of_segments(segments)
+    question = row.get("question") or ""
+    flow = flow_of_segments(segments)
+    return [Card("problem", question)] * bool(question) + (_with_slips(flow) if is_question(question) else flow)
+
+
+def _with_slips(nodes: Flow) -> list[Card | Fork]:
+    """The flow of a countdown response: its paths are graded by their operators, and its false equations are marked."""
+    return [
+        Fork([_with_slips(path) for path in node.paths], _with_slips(node.summary))
+        if isinstance(node, Fork)
+        else replace(node, slips=tuple(slips(node.text)), of="operators" if node.right is not None else "")
+        for node in nodes
+    ]
 
 
 def flow_of_segments(segments: Sequence[Mapping], own: tuple[int, int] = (-1, 0)) -> list[Card | Fork]:
@@ -110,58 +126,6 @@ def flow_of_trace(trace: Trace, kind: str = "main", path: int = 0) -> list[Card 
             nodes.append(Card(kind, part.strip(), path))
     unnamed = kind != "main" and not (nodes and isinstance(nodes[0], Card))
     return [Card(kind, "", path), *nodes] if unnamed else nodes  # every path and summary begins with its name
-
-
-# ---- HTML ----
-
-TRACE_CSS = f"""
-.trace {{ overflow-x: auto; padding: 2px; font-size: 13px; }}
-.flow {{ display: flex; flex-direction: column; align-items: center; }}
-.card {{ border: 1px solid {RULE}; border-radius: 6px; background: #fff; padding: 5px 10px; max-width: 46em; }}
-.card pre {{ margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; max-height: 17em; overflow-y: auto;
-  font: 12.5px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }}
-.card .badges {{ font-size: 11px; color: {SOFT}; margin-bottom: 2px; display: flex; gap: 8px; }}
-.card .badges b {{ font-weight: 600; }}
-.card.problem {{ background: #eef1f4; }}
-.card.right {{ border-color: {RIGHT}; border-top-width: 3px; }} .card.right .badges b {{ color: {RIGHT}; }}
-.card.wrong {{ border-color: {WRONG}; border-top-width: 3px; }} .card.wrong .badges b {{ color: {WRONG}; }}
-.card .badges .warning {{ background: #fdf0d5; color: #8a5a00; border-radius: 3px; padding: 0 5px; }}
-.stem {{ width: 2px; height: 14px; background: {RULE}; flex: none; }}
-.fork {{ display: flex; align-self: stretch; justify-content: safe center; }}
-.lane {{ position: relative; display: flex; flex-direction: column; align-items: center; padding: 0 7px;
-  min-width: 9em; }}
-.lane::before, .lane::after {{ content: ""; position: absolute; left: 0; right: 0; height: 2px; background: {RULE}; }}
-.lane::before {{ top: 0; }} .lane::after {{ bottom: 0; }}
-.lane:first-child::before, .lane:first-child::after {{ left: calc(50% - 1px); }}
-.lane:last-child::before, .lane:last-child::after {{ right: calc(50% - 1px); }}
-.lane > .rest {{ flex: 1; min-height: 14px; width: 2px; background: {RULE}; }}
-"""
-_STEM = '<div class="stem"></div>'
-
-
-def trace_html(flow: Flow) -> str:
-    """The drawing as an HTML fragment; needs `TRACE_CSS` once on the page."""
-    return f'<div class="trace">{_html_flow(flow)}</div>'
-
-
-def _html_flow(nodes: Flow) -> str:
-    inner = _STEM.join(_html_card(n) if isinstance(n, Card) else _html_fork(n) for n in nodes)
-    lead = _STEM if nodes and isinstance(nodes[0], Fork) else ""
-    return f'<div class="flow">{lead}{inner}</div>'
-
-
-def _html_fork(fork: Fork) -> str:
-    paths = "".join(f'<div class="lane">{_STEM}{_html_flow(p)}<div class="rest"></div></div>' for p in fork.paths)
-    summary = _STEM + _html_flow(fork.summary) if fork.summary else ""
-    return f'<div class="fork">{paths}</div>{summary}'
-
-
-def _html_card(card: Card) -> str:
-    graded = {True: " right", False: " wrong"}.get(card.right, "")
-    badges = "".join(f"<b>{escape(badge)}</b>" for badge in card.badges)
-    badges += "".join(f'<span class="warning">{escape(warning)}</span>' for warning in card.warnings)
-    head = f'<div class="badges">{badges}</div>' if badges else ""
-    return f'<div class="card {card.kind}{graded}">{head}<pre>{escape(card.text) or "&nbsp;"}</pre></div>'
 
 
 # ---- SVG ----

@@ -10,7 +10,7 @@ import numpy as np
 
 from polythink.evaluate.head_file import PLACES, HeadAnalysis, load
 from polythink.report.page import section, small
-from polythink.report.plots import COLOURS, style_axes, svg_figure
+from polythink.report.plots import COLOURS, INK, style_axes, svg_figure
 
 WIDTH, HEIGHT = 10.5, 2.2  # inches
 
@@ -51,9 +51,9 @@ def heads_figure(analysis: HeadAnalysis) -> str:
                     axes.scatter(*zip(*spread, strict=True), s=5, color=colour, alpha=0.35, linewidths=0)
             axes.set_xticks(range(1, 1 + max(len(analysis.at(place)) for place in analysis.places)))
             low, high = axes.get_ylim()
-            axes.set_ylim(min(low, -0.02) if "cosine" in title else -0.03, max(1.03, high))
+            axes.set_ylim(min(low, 0) if "cosine" in title else 0, max(1, high) if "cosine" in title else 1)
             if not column and len(analysis.places) > 1:
-                axes.legend(frameon=False, fontsize=7, loc="best", handlelength=1.2)
+                axes.legend(frameon=False, labelcolor=INK, fontsize=7, loc="best", handlelength=1.2)
 
     svg = svg_figure("Heads by layer", (WIDTH, HEIGHT), draw)
     return svg.replace("<svg", f'<svg style="width:min(100%,{96 * WIDTH:.0f}px);height:auto"', 1)

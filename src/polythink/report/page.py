@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from urllib.parse import quote
 
-from polythink.report.fork_drawing import TRACE_CSS
+from polythink.report.fork_html import TRACE_CSS
+from polythink.report.theme import theme_css, var
 from polythink.run.table import html_table
+
+FILTERS = {  # class of a sample -> the name of its filter
+    "is-right": "right", "is-wrong": "wrong", "is-unparsed": "no answer found", "is-timeout": "grading timed out",
+    "is-cut": "truncated", "has-block": "with a block", "no-block": "without a block",
+}  # fmt: skip
+FILTER_CSS = "".join(f".only-{c}:checked ~ .samples > .sample:not(.{c}) {{ display: none; }}\n" for c in FILTERS)
+MANY_COLUMNS = 3  # a table with more scrolls on a phone, and says so
 
 
 def page(title: str, body: Iterable[str]) -> str:
@@ -14,7 +23,9 @@ def page(title: str, body: Iterable[str]) -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_CSS}{TRACE_CSS}</style>\n</head>\n<body>\n" + "\n".join(filter(None, body)) + "\n</body>\n</html>\n"
+        f"<style>{theme_css()}{_CSS}{TRACE_CSS}{FILTER_CSS}</style>\n</head>\n<body>\n"
+        + "\n".join(filter(None, body))
+        + "\n</body>\n</html>\n"
     )
 
 
@@ -34,14 +45,33 @@ def grid(charts: Iterable[str | None]) -> str:
 def legend(entries: Iterable[tuple[str, str, bool]], lines: bool = False) -> str:
     """Names after a patch of their colour, or after a piece of their line: (name, colour, dashed)."""
     spans = (
-        f'<span><i class="{"dashed" if dashed else ""}" style="color:{colour}"></i>{escape(name)}</span>'
+        f'<span><i class="{"dashed" if dashed else ""}" style="color:{var(colour)}"></i>{escape(name)}</span>'
         for name, colour, dashed in entries
     )
     return f'<p class="legend{" lines" if lines else ""}">{"".join(spans)}</p>'
 
 
 def table(content: tuple[list[str], list[list]], caption: str = "") -> str:
-    return f'<div class="wide">{html_table(*content, caption)}</div>'
+    return wide(html_table(*content, caption), len(content[0]))
+
+
+def wide(table_html: str, columns: int) -> str:
+    """A table that scrolls within its own width; its first column stays, and on a phone a line says that it scrolls."""
+    return f'<div class="wide{" many" if columns > MANY_COLUMNS else ""}" tabindex="0">{table_html}</div>'
+
+
+def folded(title: str, content: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
+
+
+def link(target: str, shown: str) -> str:
+    """A link to a file beside the page."""
+    return f'<a href="{escape(quote(target))}">{escape(shown)}</a>'
+
+
+def counted(n: int, noun: str) -> str:
+    """`1 sample`, `4 samples`."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def small(text: str) -> str:
@@ -49,32 +79,41 @@ def small(text: str) -> str:
 
 
 _CSS = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; color: #24292f;
-  background: #fff; max-width: 1080px; margin: 0 auto; padding: 28px 24px 60px; }
+* { box-sizing: border-box; }
+body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; color: var(--ink);
+  background: var(--ground); max-width: 1128px; margin: 0 auto; padding: 28px 24px 60px; overflow-wrap: break-word; }
 h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 0 0 8px; }
-section { margin-top: 34px; border-top: 1px solid #e5e7eb; padding-top: 18px; }
-p { margin: 6px 0; } .soft { color: #6b7280; } .small { font-size: 13px; }
-.small b { font-weight: 600; color: #4b5563; }
+h3 { font-size: 15px; margin: 14px 0 4px; }
+section { margin-top: 34px; border-top: 1px solid var(--line); padding-top: 18px; }
+a { color: var(--series-1); }
+p { margin: 6px 0; } .soft { color: var(--soft); } .small { font-size: 13px; }
+.small b { font-weight: 600; color: var(--strong); }
 code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: 13px; }
-pre.command { background: #f6f7f9; border-radius: 6px; padding: 8px 12px; margin: 10px 0 0; overflow-x: auto; }
-details { margin-top: 8px; } details summary { cursor: pointer; color: #4b5563; font-size: 14px; }
-details pre { background: #f6f7f9; border-radius: 6px; padding: 10px 12px; overflow-x: auto; }
-.pipeline { list-style: none; display: flex; flex-wrap: wrap; gap: 8px 24px; padding: 0; margin: 20px 0 0; }
-.pipeline li { position: relative; border: 1px solid #d9dde3; border-radius: 6px; padding: 4px 10px; }
-.pipeline li b { display: block; font-size: 13.5px; } .pipeline li span { font-size: 11.5px; color: #6b7280; }
-.pipeline li:not(:last-child)::after { content: "→"; position: absolute; right: -20px; top: 11px; color: #9aa1ab; }
-.wide { overflow-x: auto; margin: 10px 0; }
+pre.command, details pre { background: var(--panel); border-radius: 6px; padding: 8px 12px; overflow-x: auto; }
+pre.command { margin: 10px 0 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+details { margin-top: 8px; } details summary { cursor: pointer; color: var(--strong); font-size: 14px; }
+.pipeline { list-style: none; display: flex; flex-wrap: wrap; gap: 8px; padding: 0; margin: 20px 0 0;
+  counter-reset: stage; }
+.pipeline li { border: 1px solid var(--rule); border-radius: 6px; padding: 4px 10px; counter-increment: stage; }
+.pipeline li b { display: block; font-size: 13.5px; } .pipeline li span { font-size: 11.5px; color: var(--soft); }
+.pipeline li b::before { content: counter(stage) ". "; color: var(--soft); font-weight: 400; }
+.wide { overflow-x: auto; margin: 10px 0; background:
+  linear-gradient(to left, var(--ground) 40%, transparent) right / 40px 100% no-repeat local,
+  linear-gradient(to left, var(--rule), transparent) right / 12px 100% no-repeat; } /* a shadow where more follows */
+.wide td:not(.number) { min-width: 7em; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; width: 100%; }
-caption { text-align: left; color: #6b7280; font-size: 13px; padding-bottom: 6px; }
-caption span { display: block; max-width: 1030px; }
-th, td { text-align: left; padding: 5px 9px; vertical-align: top; border-bottom: 1px solid #edeff2; }
-thead th { font-size: 12.5px; font-weight: 600; color: #4b5563; border-bottom: 1px solid #c9ced6;
+caption { text-align: left; color: var(--soft); font-size: 13px; padding-bottom: 6px; }
+caption span { display: block; max-width: min(1030px, calc(100vw - 60px)); position: sticky; left: 0; }
+th, td { text-align: left; padding: 5px 6px; vertical-align: top; border-bottom: 1px solid var(--line);
+  overflow-wrap: normal; }
+.wide th:first-child, .wide td:first-child { position: sticky; left: 0; background: var(--ground); }
+thead th { font-size: 12.5px; font-weight: 600; color: var(--strong); border-bottom: 1px solid var(--rule);
   vertical-align: bottom; }
 th.number, td.number { text-align: right; }
-td.number { color: #8a93a0; font-size: 11.5px; } td.number::first-line { color: #24292f; font-size: 14px; }
-.note { background: #fdf6e3; border-left: 3px solid #d8a73a; padding: 6px 12px; font-size: 14px; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 14px 20px;
+td.number { color: var(--soft); font-size: 11.5px; white-space: pre; }
+td.number::first-line { color: var(--ink); font-size: 14px; }
+.note { background: var(--warning-ground); border-left: 3px solid var(--warning); padding: 6px 12px; font-size: 14px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 14px 20px;
   margin-top: 10px; }
 .charts figure { margin: 0; } .charts svg { width: 100%; height: auto; display: block; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; font-size: 14px; }
@@ -82,11 +121,23 @@ td.number { color: #8a93a0; font-size: 11.5px; } td.number::first-line { color: 
   vertical-align: middle; background: currentColor; }
 .legend.lines i { height: 0; background: none; border-top: 3px solid; border-radius: 0; width: 24px; }
 .legend.lines i.dashed { border-top-style: dashed; }
-.wide td.number { white-space: pre; } h3 { font-size: 15px; margin: 14px 0 4px; }
-.sample { border: 1px solid #e5e7eb; border-radius: 8px; background: #fafbfc; padding: 12px 14px; margin: 14px 0; }
+.filters { display: inline; } .filter { position: absolute; opacity: 0; pointer-events: none; }
+.filter + label { display: inline-block; border: 1px solid var(--rule); border-radius: 99px; padding: 1px 11px;
+  margin: 3px 5px 3px 0; font-size: 13px; cursor: pointer; }
+.filter:checked + label { background: var(--ink); color: var(--ground); border-color: var(--ink); }
+.filter:focus-visible + label { outline: 2px solid var(--series-1); outline-offset: 2px; }
+.sample { border: 1px solid var(--line); border-radius: 8px; background: var(--panel); padding: 12px 14px;
+  margin: 14px 0; }
 .sample .head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 14px; margin-bottom: 12px; }
 .sample .head .soft { font-size: 13px; }
-.verdict { font-size: 12.5px; font-weight: 600; border-radius: 4px; padding: 1px 8px; background: #eceef1; }
-.verdict.right { background: #e2f2e8; color: #22663f; } .verdict.wrong { background: #f9e5e3; color: #95302a; }
-@media print { details { display: none; } section { break-inside: avoid; } }
+.sample table th { width: 1%; }
+.verdict { font-size: 12.5px; font-weight: 600; border-radius: 4px; padding: 1px 8px; background: var(--problem); }
+.verdict.right { background: var(--right-ground); color: var(--right); }
+.verdict.wrong { background: var(--wrong-ground); color: var(--wrong); }
+@media (max-width: 640px) {
+  body { padding: 16px 14px 40px; } .sample { padding: 10px 8px; }
+  .wide.many::before { content: "⇆ more columns: scroll sideways"; display: block; position: sticky; left: 0;
+    font-size: 12px; color: var(--soft); }
+}
+@media print { details, .filters { display: none; } section { break-inside: avoid; } }
 """

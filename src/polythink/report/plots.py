@@ -7,15 +7,19 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any
 
 from polythink.evaluate.metrics import METRICS
 from polythink.report.runs import Stage
+from polythink.report.theme import COLOURS as THEME
+from polythink.report.theme import SERIES as COLOURS
+from polythink.report.theme import with_variables
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One small chart: its title, the metrics in it, and its axes."""
+    """One small chart: its title (the quantity, its unit in brackets), the metrics in it, and its axes."""
 
     title: str
     keys: tuple[str, ...]
@@ -26,31 +30,31 @@ class Panel:
     doubling: bool = False  # the horizontal axis is logarithmic, base 2
 
 
-_OPTIMISER = (Panel("Gradient norm", ("grad_norm",)), Panel("Learning rate", ("lr",), exact=True))
+_NORM = Panel("Gradient norm (L2, before clipping)", ("grad_norm",))
+_OPTIMISER = (_NORM, Panel("Learning rate (step size, no unit)", ("lr",), exact=True))
 PANELS: dict[str, tuple[Panel, ...]] = {
     "text": (Panel("Loss (nats per token)", ("valid_loss", "loss")), *_OPTIMISER),
     "sft": (Panel("Loss (nats per token)", ("loss",)), *_OPTIMISER),
     "grpo": (
-        Panel("Reward", ("reward",)),
-        Panel("Accuracy", ("accuracy",), percent=True),
-        Panel("Parallel ratio", ("parallel_ratio",), percent=True),
-        Panel("Length in tokens", ("tokens", "critical_path")),
-        Panel("Position of the first block", ("first_block",), percent=True),
+        Panel("Reward (points per trace, mean)", ("reward",)),
+        Panel("Accuracy (% of traces)", ("accuracy",), percent=True),
+        Panel("Parallel ratio (% of traces)", ("parallel_ratio",), percent=True),
+        Panel("Length (tokens per trace)", ("tokens", "critical_path")),
+        Panel("Position of the first block (% of the trace)", ("first_block",), percent=True),
         Panel("Log-probability gap (nats)", ("logprob_gap",), log=True),
     ),
 }
 MORE_PANELS: dict[str, tuple[Panel, ...]] = {
     "grpo": (
-        Panel("Well-formed traces", ("well_formed",), percent=True),
-        Panel("Groups without spread", ("zero_spread",), percent=True),
-        Panel("Truncated segments per trace", ("truncated",)),
+        Panel("Well formed (% of traces)", ("well_formed",), percent=True),
+        Panel("Groups without spread (% of groups)", ("zero_spread",), percent=True),
+        Panel("Truncated (segments per trace)", ("truncated",)),
         Panel("Entropy (nats per token)", ("entropy",)),
-        Panel("Gradient norm", ("grad_norm",)),
+        _NORM,
         Panel("KL to the reference (nats per token)", ("kl",)),
     ),
 }
-COLOURS = ("#2f6db3", "#d1722b", "#3a8f6b", "#8a5fb0", "#b8434e", "#6f7782")
-INK, SOFT, GRID = "#24292f", "#6b7280", "#e8eaee"
+INK, SOFT, GRID, SHADE = (THEME[name][0] for name in ("ink", "soft", "grid", "shade"))
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def arms_chart(arms: Mapping[str, Sequence[Stage]], panel: Panel) -> str | None:
     Each arm has one stage per seed. With several seeds, each is a thin line and their mean is bold.
     """
     key, *others = panel.keys
-    panel = replace(panel, title=f"{panel.title} ({label(key)})" if others else panel.title, keys=(key,))
+    panel = replace(panel, title=f"{panel.title}: {label(key)}" if others else panel.title, keys=(key,))
     lines = []
     for i, (arm, stages) in enumerate(arms.items()):
         colour = COLOURS[i % len(COLOURS)]
@@ -129,15 +133,15 @@ def chart(lines: Sequence[Line], panel: Panel, shaded: Sequence[tuple[float, flo
     """A small line chart as an SVG element. Lines with many steps are smoothed, over pale raw values."""
 
     def draw(figure: Any) -> None:
-        axes = figure.add_axes((0.12, 0.185, 0.86, 0.67))
+        axes = figure.add_axes((0.12, 0.185, 0.86, 0.64))
         style_axes(axes, panel.title, panel.along)
         _scale_axes(axes, panel, lines)
         for start, end in shaded:
-            axes.axvspan(start, end, color="#f3efe3", linewidth=0)
+            axes.axvspan(start, end, color=SHADE, linewidth=0)
         for line in lines:
             _draw(axes, line, smoothed=len(line.values) >= 12 and not panel.exact)
         if len(panel.keys) > 1:
-            axes.legend(frameon=False, fontsize=7, loc="best", handlelength=1.2)
+            axes.legend(frameon=False, labelcolor=INK, fontsize=7, loc="best", handlelength=1.2)
 
     return svg_figure(panel.title, (3.5, 2.1), draw)
 
@@ -167,15 +171,17 @@ def _draw(axes: Any, line: Line, smoothed: bool) -> None:
     dot = "o" if len(values) == 1 or line.low else None
     if line.low:
         axes.fill_between(line.steps, line.low, line.high, color=line.colour, alpha=0.13, linewidth=0)
+    bottom, top = axes.get_ylim()
+    inside = all(bottom <= value <= top for value in line.values)  # a line on the edge keeps its full width
     axes.plot(
-        line.steps, values, color=line.colour, linewidth=width, alpha=alpha, label=line.label or None, marker=dot,
-        markersize=3, linestyle="--" if line.dashed else "-",
+        line.steps, values, clip_on=not inside, color=line.colour, linewidth=width, alpha=alpha,
+        label=line.label or None, marker=dot, markersize=3, linestyle="--" if line.dashed else "-",
     )  # fmt: skip
 
 
 def style_axes(axes: Any, title: str, along: str) -> None:
     """The common look of all charts: a title at the left, a grid of horizontal lines, nothing around it."""
-    axes.set_title(title, loc="left", x=-0.12, fontsize=9, color=INK, fontweight="bold", pad=8)
+    axes.set_title(title, loc="left", x=-0.12, fontsize=9, color=INK, fontweight="bold", pad=11)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(SOFT)
     axes.tick_params(which="both", colors=SOFT, length=0, labelsize=7.5)
@@ -191,6 +197,10 @@ def _scale_axes(axes: Any, panel: Panel, lines: Sequence[Line]) -> None:
     if panel.doubling:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    if len(steps := {x for line in lines for x in line.steps}) == 1:
+        (only,) = steps
+        axes.set_xticks([only], [f"{only:g}"])
+        axes.set_xlim(*((only / 2, only * 2) if panel.doubling else (only - 1, only + 1)))
     values = [value for line in lines for value in (*line.values, *line.low, *line.high) if not math.isnan(value)]
     if panel.log and min(values) > 0:
         axes.set_yscale("log")
@@ -200,9 +210,19 @@ def _scale_axes(axes: Any, panel: Panel, lines: Sequence[Line]) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4))
     if panel.percent:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g}%"))
-        low, high = min(values), max(values)
+    axes.set_ylim(*value_range(min(values), max(values), panel.percent))
+
+
+def value_range(low: float, high: float, percent: bool) -> tuple[float, float]:
+    """The ends of the axis for values from `low` to `high`: a share stays within 0 and 1, an amount at 0 or above."""
+    if percent:
         room = max(0.04, 0.12 * (high - low))
-        axes.set_ylim(max(-0.02, low - room), min(1.02, high + room))
+        low, high = (min(1.0, max(0.0, end)) for end in (low, high))
+        return max(0.0, low - room), min(1.0, high + room)
+    if low == high:
+        return (0.0, 2 * high) if high > 0 else (2 * low, 0.0) if low < 0 else (0.0, 1.0)
+    room = 0.08 * (high - low)
+    return max(0.0, low - room) if low >= 0 else low - room, high + room
 
 
 def _inline(svg: str, title: str) -> str:
@@ -214,4 +234,4 @@ def _inline(svg: str, title: str) -> str:
     )  # fmt: skip
     svg = re.sub("|".join(noise), "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2).replace("xlink:href", "href")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    return with_variables(svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1))

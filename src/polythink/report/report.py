@@ -2,79 +2,73 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from polythink.evaluate.metrics import METRICS, describe, general_key, show
-from polythink.report.findings import comparison_section, notes, tunnel_section
+from polythink.report.findings import change, comparison_section, notes, tunnel_section
 from polythink.report.heads import heads_section
-from polythink.report.page import commands_block, grid, legend, page, section, table
+from polythink.report.page import MANY_COLUMNS, counted, folded, grid, legend, page, section, table, wide
 from polythink.report.plots import COLOURS, MORE_PANELS, PANELS, arms_chart, stage_chart
+from polythink.report.provenance import arms_details, details, experiment_heading, heading
 from polythink.report.runs import RunRecord, Stage, read_run
-from polythink.report.samples import texts_section, traces_section
-from polythink.run.config import dump_yaml
+from polythink.report.samples import OPERATORS_HINT, held_paths, texts_section, traces_section
 from polythink.run.folder import write_text
+
+HOLDS = "arithmetic of correct paths holds"  # a column of countdown, counted from the samples
 
 
 def write_report(run_folder: str | Path) -> Path:
     """Write `report.html` into a run folder and return its path. Stages that have not run yet are left out."""
     run = read_run(run_folder)
+    path = run.folder / "report.html"
     body = [
-        _heading(run.name, run.environment, seed=run.recipe.get("seed", ""), mode=run.recipe.get("mode", "")),
-        _pipeline(run.stages),
+        heading(run),
+        _pipeline(run.stages) if len(run.stages) > 1 else "",
         _results(run.stages),
         *(_cold_start(stage) if stage.kind == "coldstart" else _curves(stage) for stage in run.stages),
         *(_findings(stage) for stage in run.stages if stage.findings),
         *(heads_section(stage.folder / "heads.npz", f"Heads, {stage.name}") for stage in run.stages),
-        traces_section(run.stages),
-        texts_section(run.stages),
-        _details(run),
+        traces_section(run.stages, path),
+        texts_section(run.stages, path),
+        details(run),
     ]
-    path = run.folder / "report.html"
     write_text(path, page(run.name, body))
     return path
 
 
 def compare_report(
-    title: str, runs: Mapping[str, Sequence[Path]], out: str | Path, table_html: str = "", findings: str = ""
+    title: str,
+    runs: Mapping[str, Sequence[Path]],
+    out: str | Path,
+    table_html: str = "",
+    findings: str = "",
+    headline: str = "",
 ) -> Path:
     """Write one file that compares arms: a table, findings, learning curves in common charts, a few traces of each.
 
-    `runs` maps each arm to its run folders, one per seed; `out` is the file. `table_html` and `findings` are HTML.
+    `runs` maps each arm to its run folders, one per seed; `out` is the file. `table_html`, `findings`
+    and `headline`, which stands over the table, are HTML.
     """
     arms = {label: [read_run(folder) for folder in folders] for label, folders in runs.items()}
+    out = Path(out)
     body = [
-        _heading(title, next(iter(arms.values()))[0].environment),
-        section("Results", f'<div class="wide">{table_html}</div>') if table_html else "",
+        experiment_heading(title, arms),
+        section("Results", headline + wide(table_html, MANY_COLUMNS + 1)) if table_html else "",
         findings,
         _arm_curves(arms),
-        *(traces_section(records[0].stages, 2, label) for label, records in arms.items() if records),
-        *(texts_section(records[0].stages, 2) for records in arms.values() if records),
+        *(traces_section(records[0].stages, out, 6, label) for label, records in arms.items() if records),
+        *(texts_section(records[0].stages, out, 6, label) for label, records in arms.items() if records),
+        arms_details(arms, out),
     ]
     write_text(out, page(title, body))
-    return Path(out)
+    return out
 
 
 # ---- the parts of a run's report ----
-
-
-def _heading(title: str, env: Mapping, **more: object) -> str:
-    """The title, where and when it ran, and the command."""
-    facts = [
-        ("", str(env.get("time", "")).replace("T", " ").replace("+00:00", " UTC")),
-        ("commit", str(env.get("git") or "")[:12]),
-        ("python", env.get("python", "")),
-        ("torch", env.get("torch") or ""),
-        ("", str(env.get("platform", "")).split("-")[0]),
-        ("", f"{env['cpus']} cores" if env.get("cpus") else ""),
-        *more.items(),
-    ]
-    line = " · ".join(f"{name} {value}".strip() for name, value in facts if value != "")
-    command = env.get("command")
-    commands = [" ".join(["polythink", *map(str, command[1:])])] if isinstance(command, list) and command[1:] else []
-    return f'<header><h1>{escape(title)}</h1><p class="soft">{escape(line)}</p>{commands_block(commands)}</header>'
 
 
 def _pipeline(stages: Sequence[Stage]) -> str:
@@ -100,20 +94,26 @@ def _results(stages: Sequence[Stage]) -> str:
     by_set: dict[str, list[tuple[str, dict]]] = {}
     for stage in stages:
         for name, result in stage.evals.items():
-            by_set.setdefault(result.get("problems") or name or "problems", []).append((stage.name, result))
+            held = {"held_paths": held_paths(stage.samples(name))}
+            by_set.setdefault(result.get("problems") or name or "problems", []).append((stage.name, result | held))
     if not by_set and any(stage.findings for stage in stages):
         return ""
     if not by_set:
         return section("Results", '<p class="soft">No evaluation has finished yet.</p>')
     everything = [result for results in by_set.values() for _, result in results]
     columns = {key: describe(key) for key in ordered(key for result in everything for key in result.get("metrics", {}))}
-    head = ["after", *(info.label for info in columns.values())]
+    holds = any(result["held_paths"] for result in everything)
+    head = ["after", *(info.label for info in columns.values()), *([HOLDS] if holds else [])]
+
+    def row(stage: str, result: Mapping) -> list[str]:
+        return [stage, *(_cell(key, result) for key in columns), *([_share(result["held_paths"])] if holds else [])]
+
     body = "".join(
-        table((head, [[stage, *(_cell(key, result) for key in columns)] for stage, result in _labelled(results)]),
-              f"{name}: {_size(results[0][1])}")
+        table((head, [row(stage, result) for stage, result in _labelled(results)]), f"{name}: {_size(results[0][1])}")
         for name, results in by_set.items()
-    )  # fmt: skip
+    )
     meaning = " ".join(f"<b>{escape(m.label)}</b>: {escape(m.meaning)}" for m in columns.values() if m.meaning)
+    meaning += f" <b>{HOLDS}</b>: share of the correct paths that hold no false equation. {OPERATORS_HINT}" * holds
     warnings = notes({"notes": dict.fromkeys(note for result in everything for note in result.get("notes", []))})
     how = "Below each value its 95% interval, by bootstrap over problems or texts."
     return section("Results", f'{_summary(by_set)}{body}{warnings}<p class="soft small">{how} {meaning}</p>')
@@ -139,15 +139,15 @@ def _summary(by_set: Mapping[str, Sequence[tuple[str, dict]]]) -> str:
         key = next((k for k in a.get("metrics", {}) if k.startswith("mean@") and k in b.get("metrics", {})), None)
         if key is None or len(results) < 2:
             continue
-        before, after = (show(key, {"value": r["metrics"][key].get("value")}) for r in (a, b))
-        line = f"<b>{escape(name)}</b>: {key} {before} after {escape(first)}, <b>{after}</b> after {escape(last)}"
-        lines.append(f"<p>{line}</p>")
+        found = change(key, a["metrics"][key], b["metrics"][key], escape(first), escape(last))
+        lines.append(f"<p><b>{escape(name)}</b>: {found}.</p>")
     return "".join(lines)
 
 
 def _size(result: dict) -> str:
     n, each = result.get("n", "?"), result.get("samples")
-    return f"{n} problems, {each} sample{'s' if each != 1 else ''} per problem" if each else f"{n} texts"
+    counts = (counted(n, "problem"), counted(each, "sample")) if each else ()
+    return f"{counts[0]}, {counts[1]} per problem" if counts else counted(n, "text")
 
 
 def _labelled(results: Sequence[tuple[str, dict]]) -> list[tuple[str, dict]]:
@@ -160,8 +160,18 @@ def _labelled(results: Sequence[tuple[str, dict]]) -> list[tuple[str, dict]]:
 def _cell(key: str, result: Mapping) -> str:
     """The value, and its interval below it where it has one."""
     value, _, interval = show(key, result.get("metrics", {}).get(key) or {}).partition(" ")
-    low, _, high = interval.strip("[]").partition(", ")
+    value, low, high = map(_short, (value, *interval.strip("[]").partition(", ")[::2]))
     return f"{value}\n{low}–{high}" if low != high else value
+
+
+def _short(number: str) -> str:
+    """A small amount with two digits that count: `0.0083` for `0.008333`."""
+    return re.sub(r"^-?0\.0*[1-9]\d+$", lambda found: f"{float(found[0]):.2g}", number)
+
+
+def _share(counts: tuple[int, int] | None) -> str:
+    """A share of counted things, and the counts below it."""
+    return f"{100 * counts[0] / counts[1]:.1f}%\n{counts[0]} of {counts[1]}" if counts else ""
 
 
 def _cold_start(stage: Stage) -> str:
@@ -192,9 +202,11 @@ def _curves(stage: Stage) -> str:
     charts = [stage_chart(stage, panel) for panel in PANELS.get(stage.kind, ())]
     if not any(charts):
         return ""
-    more = [stage_chart(stage, panel) for panel in MORE_PANELS.get(stage.kind, ())]
-    folded = f"<details><summary>More curves</summary>{grid(more)}</details>" if any(more) else ""
-    return section(f"Stage {stage.name}", _shading_hint(stage) + grid(charts) + folded)
+    panels = {panel: svg for panel in MORE_PANELS.get(stage.kind, ()) if (svg := stage_chart(stage, panel))}
+    names = [panel.title.partition(" (")[0] for panel in panels]
+    listed = ", ".join(name if name[1].isupper() else name[0].lower() + name[1:] for name in names)
+    more = folded(f"More curves: {listed}", grid(panels.values())) if panels else ""
+    return section(f"Stage {stage.name}", _shading_hint(stage) + grid(charts) + more)
 
 
 def _shading_hint(stage: Stage) -> str:
@@ -204,14 +216,6 @@ def _shading_hint(stage: Stage) -> str:
     shaded = f"; shaded steps: <b>{escape(', '.join(names[1:]))}</b>" if len(names) > 1 else ""
     hint = f"Reward: <b>{escape(names[0])}</b>{shaded}. Pale: each step; bold: moving average."
     return f'<p class="soft small">{hint}</p>'
-
-
-def _details(run: RunRecord) -> str:
-    packages = run.environment.get("packages") or {}
-    listed = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
-    recipe = f"<details><summary>Recipe, resolved</summary><pre>{escape(dump_yaml(run.recipe))}</pre></details>"
-    machine = f"<details><summary>Packages</summary><p>{escape(listed)}</p></details>" if listed else ""
-    return section("How it was run", (recipe if run.recipe else "") + machine) if run.recipe or machine else ""
 
 
 # ---- arms side by side ----

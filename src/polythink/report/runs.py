@@ -32,7 +32,10 @@ class Stage:
 
     def samples(self, name: str = "") -> list[dict]:
         """The rows of its samples file; empty without one."""
-        return _rows(self.folder / f"samples{'-' + name if name else ''}.jsonl")
+        return _rows(self.samples_file(name))
+
+    def samples_file(self, name: str = "") -> Path:
+        return self.folder / f"samples{'-' + name if name else ''}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,27 @@ class RunRecord:
     name: str
     folder: Path
     recipe: dict
-    environment: dict
+    attempts: list[dict]  # where and when it ran: the first attempt, then every one that resumed it
     stages: list[Stage]
+
+    @property
+    def environment(self) -> dict:
+        """Of the first attempt; empty where nothing was recorded."""
+        return self.attempts[0] if self.attempts else {}
+
+    @property
+    def provenance(self) -> dict:
+        """What the first evaluation says of the model and the program that it measured; empty in older folders."""
+        results = (found for stage in self.stages for found in (*stage.evals.values(), *stage.findings))
+        return next((found["provenance"] for found in results if found.get("provenance")), {})
+
+
+def read_attempts(folder: Path) -> list[dict]:
+    """The attempts that `environment.json` records, the first one first. Older files hold the last attempt alone."""
+    found = _json(folder / "environment.json") or {}
+    if "attempts" in found:
+        return list(found["attempts"])
+    return [found] if found else []
 
 
 def read_run(folder: str | Path) -> RunRecord:
@@ -64,7 +86,7 @@ def read_run(folder: str | Path) -> RunRecord:
         stages = [_stage(folder.name, "eval" if list(folder.glob("eval*.json")) else "?", folder)]
         if not (recipe or stages[0].rows or stages[0].evals or stages[0].findings):
             raise UserError(f"{str(folder)!r} holds no run; give the folder that `polythink train` or `eval` wrote")
-    return RunRecord(recipe.get("name", folder.name), folder, recipe, _json(folder / "environment.json") or {}, stages)
+    return RunRecord(recipe.get("name", folder.name), folder, recipe, read_attempts(folder), stages)
 
 
 def _stage(name: str, kind: str, folder: Path) -> Stage:

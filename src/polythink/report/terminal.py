@@ -1,12 +1,20 @@
-"""A trace in the terminal, paths side by side: the same structure as in reports, finished or while it is sampled."""
+"""A trace in the terminal, paths side by side: the same structure as in reports, finished or while it is sampled.
+
+While it is sampled, the picture fits the terminal: of every path its newest lines, as many as there is room for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import io
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -28,9 +36,10 @@ def draw(trace: Trace) -> RenderableType:
     return draw_flow(flow_of_trace(trace))
 
 
-def draw_flow(flow: Flow) -> RenderableType:
+def draw_flow(flow: Flow, most: int | None = None) -> RenderableType:
+    """Cards and forks under each other; of every text only the last `most` lines, if that is given."""
     shown = (node for node in flow if isinstance(node, Fork) or node.text)
-    return Group(*(_ForkView(node) if isinstance(node, Fork) else _plain(node.text) for node in shown))
+    return Group(*(_ForkView(node, most) if isinstance(node, Fork) else _plain(node.text, most) for node in shown))
 
 
 class LiveTrace:
@@ -41,10 +50,12 @@ class LiveTrace:
 
     def __init__(self, decode: Callable[[Sequence[int]], str], tags: Collection[int]) -> None:
         self.decode, self.tags = decode, frozenset(tags)
+        self.done = False
         self._segments: dict[int, tuple[Event, list[int]]] = {}  # by index -> its first event, its tokens
 
     def on_event(self, event: Event) -> None:
         if event.kind == "done":
+            self.done = True
             return
         _, tokens = self._segments.setdefault(event.segment, (event, []))
         if event.kind == "token" and event.token not in self.tags:
@@ -60,15 +71,119 @@ class LiveTrace:
             for first, tokens in list(self._segments.values())  # rich draws from a thread of its own
         ])  # fmt: skip
 
-    def __rich__(self) -> RenderableType:
-        return draw_flow(self.flow())
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The whole trace when it is finished, or where nothing is redrawn; else what fits the terminal."""
+        flow = self.flow()
+        lines = None
+        if console.is_terminal and not self.done:
+            lines = fitted(flow, console, options.reset_height(), console.height)
+        yield draw_flow(flow) if lines is None else _Lines(lines)
+
+
+@contextmanager
+def live_view(view: LiveTrace, console: Console | None = None) -> Iterator[Console]:
+    """Show a trace while it is sampled, on the terminal's other screen; yields the console for what is printed later.
+
+    The other screen keeps no history: nothing of a frame is left over, whatever its height, and when the terminal is
+    resized the next frame starts anew. What is written to stderr meanwhile is held back, and printed afterwards.
+    """
+    held = io.StringIO()
+    try:
+        with redirect_stderr(held):
+            live = Live(view, console=console, refresh_per_second=10, vertical_overflow="crop", screen=True,
+                        redirect_stderr=False)  # fmt: skip
+            with live:
+                yield live.console
+    finally:
+        sys.stderr.write(held.getvalue())
+
+
+def fitted(flow: Flow, console: Console, options: ConsoleOptions, height: int) -> list[list[Segment]]:
+    """The newest part of a trace, in at most `height` lines.
+
+    Of each segment its last lines, the same number of all, as many as fit. Where not even one line of each does, the
+    earlier blocks go first; where one block is too much, its paths become a line each.
+    """
+
+    def lines(nodes: Flow, most: int) -> list[list[Segment]]:
+        return console.render_lines(draw_flow(nodes, most), options, pad=False)
+
+    for start in range(len(flow)):
+        nodes = flow[start:]
+        if len(lines(nodes, 1)) <= height:
+            low, high = 1, height + 1  # `low` fits, `high` may be more than there is
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (middle, high) if len(lines(nodes, middle)) <= height else (low, middle)
+            return lines(nodes, low)
+    short = _one_line_each(flow[-1], options.max_width, height) if flow else []
+    return [[Segment(line)] for line in short]
+
+
+def _one_line_each(node: Card | Fork, width: int, height: int) -> list[str]:
+    """The end of each path of a block, and of its summary, a line each; more than there is room for are counted."""
+    flows = [("", [node])] if isinstance(node, Card) else [(_heading(p), p) for p in node.paths]
+    flows += [("summary", node.summary)] if isinstance(node, Fork) and node.summary else []
+    shown = flows if len(flows) <= height else flows[: height - 1]
+    lines = []
+    for name, flow in shown:
+        text = " ".join(_visible(_text_of(flow)).split())
+        head = f"{name}: " if name else ""
+        lines.append(_last_cells(text, width, head))
+    more = len(flows) - len(shown)
+    return [*lines, f"and {more} more"[:width]] if more else lines
+
+
+def _last_cells(text: str, width: int, head: str) -> str:
+    """`head` and the end of the text, in `width` columns (wide characters take two)."""
+    if cell_len(head + text) <= width:
+        return head + text
+    while text and cell_len(head) + 1 + cell_len(text) > width:
+        text = text[max(1, (cell_len(head) + 1 + cell_len(text) - width) // 2) :]
+    return set_cell_size(f"{head}\N{HORIZONTAL ELLIPSIS}{text}", width)
+
+
+def _text_of(flow: Flow) -> str:
+    return " ".join(n.text if isinstance(n, Card) else _text_of([c for p in n.paths for c in p]) for n in flow)
+
+
+class _Lines:
+    """Lines that are rendered already."""
+
+    def __init__(self, lines: Sequence[Sequence[Segment]]) -> None:
+        self.lines = lines
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in self.lines:
+            yield from line
+            yield Segment.line()
+
+
+class _Tail:
+    """The last lines of a text, the first of them an ellipsis if there were more."""
+
+    def __init__(self, text: str, most: int) -> None:
+        self.text, self.most = text, most
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width
+        end = self.text[-(self.most + 1) * width :]  # no line is longer, so nothing before it can be shown
+        lines = Text(end, overflow="fold").wrap(console, width)
+        if len(lines) > self.most or len(end) < len(self.text):
+            kept = lines[-self.most + 1 :] if self.most > 1 else []
+            lines = [Text("\N{HORIZONTAL ELLIPSIS}"), *kept] if self.most > 1 else [_ending(lines[-1], width)]
+        yield from lines
+
+
+def _ending(line: Text, width: int) -> Text:
+    return Text(_last_cells(line.plain.rstrip() + " ", width, "\N{HORIZONTAL ELLIPSIS}").rstrip())
 
 
 class _ForkView:
     """A block: its paths as columns, as many side by side as there is room for, then the summary."""
 
-    def __init__(self, fork: Fork) -> None:
-        self.fork = fork
+    def __init__(self, fork: Fork, most: int | None = None) -> None:
+        self.fork, self.most = fork, most
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         paths = [(_heading(path), path) for path in self.fork.paths]
@@ -78,7 +193,7 @@ class _ForkView:
             table = Table(box=box.SQUARE if i == len(rows) - 1 else JOINED, expand=True)
             for name, _ in row:
                 table.add_column(name, ratio=1, overflow="fold")
-            table.add_row(*(draw_flow(flow) for _, flow in row))
+            table.add_row(*(draw_flow(flow, self.most) for _, flow in row))
             shared_border = i > 0  # the row above has drawn it
             for line in console.render_lines(table, options.reset_height())[shared_border:]:
                 yield from line
@@ -89,6 +204,12 @@ def _heading(path: Flow) -> str:
     return " · ".join(path[0].badges) if path and isinstance(path[0], Card) else ""
 
 
-def _plain(text: str) -> Text:
-    """Text without white space around it; control characters, which could steer the terminal, become visible."""
-    return Text("".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text.strip()))
+def _plain(text: str, most: int | None = None) -> RenderableType:
+    """Text without white space around it."""
+    shown = _visible(text.strip())
+    return Text(shown) if most is None else _Tail(shown, most)
+
+
+def _visible(text: str) -> str:
+    """Control characters, which could steer the terminal, become visible."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

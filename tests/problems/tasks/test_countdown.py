@@ -16,12 +16,15 @@ from polythink.problems.tasks.countdown import (
     LEVELS,
     VOCABULARY,
     CountdownTeacher,
+    arithmetic_holds,
     chains,
     demonstrate,
     is_marked_ok,
+    is_question,
     parse_question,
     path_answer,
     problems,
+    slips,
 )
 from polythink.problems.tasks.demonstrations import SPLITS, DemoStyle
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
@@ -312,3 +315,28 @@ def test_a_number_that_is_a_strategy_settles_the_first_two_operators():
             assert begins == countdown.strategy(label) or countdown.strategy(label) not in possible
             kept[begins == countdown.strategy(label)] += 1
     assert kept[True] > 500
+
+
+@pytest.mark.parametrize(
+    ("text", "false"),
+    [
+        ("7 + 8 = 56 - 7 = 34 ok", ["56", "34"]),  # each equation by the number that is written before it
+        ("6 + 6 = 13 + 3 = 16 no", ["13"]),
+        ("9 - 8 = 1 * 5 = 5 ok", []),
+        ("9 - 8 = 2 no 9 * 8 = 72 ok", ["2"]),  # of all chains
+        ("9 - 8 =", []),
+        ("9 - 8 = 1 * 5", []),
+        ("1 + 2 + 3 = 6", []),  # not read as 2 + 3 = 6
+        ("<Path>2 * 3 = 7</Path>", ["7"]),
+        ("no numbers", []),
+    ],
+)
+def test_false_results_are_found_where_they_stand(text: str, false: list[str]) -> None:
+    assert [text[start:end] for start, end in slips(text)] == false
+    assert arithmetic_holds(text) is not bool(false)
+
+
+def test_a_question_is_told_from_other_texts() -> None:
+    assert is_question("9 8 5 -> 5")
+    assert not is_question("a d e -> 4 of 6")
+    assert not is_question("What is 9 8 5 -> 5?")

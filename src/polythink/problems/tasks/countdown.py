@@ -46,6 +46,8 @@ VOCABULARY: tuple[str, ...] = (
 # A chain at the start of a path, after its opening tag, or after another chain: first number, steps, mark
 _CHAIN = re.compile(r"\s*(?:<\w+>\s*)?(\d+)((?:\s+[-+*]\s+\d+\s+=\s+\d+)+)(?:\s+(ok|no))?(?![^\s<])")
 _STEP = re.compile(r"\s+([-+*])\s+(\d+)\s+=\s+\d+")
+# `a op b = c`, found at every a: c may begin the next equation. `1 + 2 + 3 = 6` is not read as `2 + 3 = 6`
+_EQUATION = re.compile(r"(?<![\w.])(?<![-+*]\s)(?=(\d+)\s+([-+*])\s+(\d+)\s+=\s+(\d+)(?![\w]|\.\d))")
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def _problem(level: str, target: int, only: Chain) -> Problem:
 
 def parse_question(question: str) -> tuple[tuple[int, ...], int]:
     """Numbers and target of `9 8 5 -> 5`."""
-    if not re.fullmatch(r"\d+(?: \d+)* -> \d+", question):
+    if not is_question(question):
         raise UserError(f"{question!r} is not a countdown question; give numbers and a target, as in '9 8 5 -> 5'")
     left, target = question.split(" -> ")
     return tuple(int(number) for number in left.split(" ")), int(target)
@@ -146,6 +148,28 @@ def _attempts(text: str) -> list[re.Match[str]]:
         if not match[3]:
             break
     return found
+
+
+def is_question(text: str) -> bool:
+    """Whether this is a question of the task, as in `9 8 5 -> 5`."""
+    return bool(re.fullmatch(r"\d+(?: \d+)* -> \d+", text))
+
+
+def slips(text: str) -> list[tuple[int, int]]:
+    """Where the false results of a text stand: `13` in `6 + 6 = 13 + 3 = 16`, whose second equation holds.
+
+    Every equation of a chain is judged by the number before it, as it is written.
+    """
+    return [
+        found.span(4)
+        for found in _EQUATION.finditer(text)
+        if OPERATORS[found[2]](int(found[1]), int(found[3])) != int(found[4])
+    ]
+
+
+def arithmetic_holds(text: str) -> bool:
+    """Whether every equation in a path is true. A path may be right all the same: see `path_answer`."""
+    return not slips(text)
 
 
 def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect: Dialect = PARALLEL_R1) -> str:
