@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 import torch
 
@@ -44,6 +46,28 @@ def test_add_and_step_give_what_generate_gives():
     assert [found[id].text for id in ids] == [r.text for r in whole]
     assert len(set(ids)) == 7
     assert engine.add(wanted[0], PARAMS) not in ids
+
+
+def test_waiting_requests_hold_little_beside_their_prompts():
+    """Prompts are the caller's; what the engine adds for each while it waits does not grow with them."""
+    engine, held = Engine(tiny(), max_num_seqs=1), {}
+    for size in (10, 2000):
+        prompt = tuple(range(3, 8)) * (size // 5)
+        tracemalloc.start()
+        for i in range(50):
+            engine.add(Request(prompt, "p", i), PARAMS)
+        held[size] = tracemalloc.get_traced_memory()[0] / 50
+        tracemalloc.stop()
+    assert held[2000] - held[10] < 500  # bytes a request, so less than a quarter of a byte a token
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 512])
+def test_prompts_read_in_chunks_give_the_same(chunk):
+    lm = tiny()
+    wanted = requests(lm, 6)
+    whole = Engine(lm, max_num_seqs=3).generate(wanted, PARAMS, seed=2)
+    parts = Engine(lm, max_num_seqs=3, prefill_chunk=chunk).generate(wanted, PARAMS, seed=2)
+    assert [drawn(r) for r in parts] == [drawn(r) for r in whole]
 
 
 @pytest.mark.slow

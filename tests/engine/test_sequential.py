@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helpers.states import END, A, B, Fed
+from helpers.states import END, OTHER_END, A, B, Fed
 from polythink.engine.sequential import SequentialState
 from polythink.errors import UserError
 
@@ -96,6 +96,45 @@ def test_the_end_token_ends_the_trace_wherever_it_is():
 def test_tags_that_open_nothing_here_are_text():
     it = fed().feed("</Path>", "<Summary>", "<Path>", A)
     assert it.segments == ["main: </Path> <Summary> <Path> a ()"]
+
+
+def test_any_of_several_end_tokens_ends_it():
+    it = fed().feed(*BLOCK, A, OTHER_END)
+    assert it.segments[-1] == "main: a end2 (eos)"
+    assert it.state.done
+
+
+@pytest.mark.parametrize("end", [END, OTHER_END])
+def test_the_end_between_paths_leaves_their_stops_alone(end):
+    """A path that was cut stays cut, one that was closed stays closed; the trace has its own stop."""
+    cut = fed(max_path_tokens=1).feed("<Parallel>", "<Path>", A, end)
+    assert cut.segments[-1].startswith("path: <Path> a [</Path>] end")
+    assert cut.segments[-1].endswith("(length)")
+    closed = fed().feed("<Parallel>", "<Path>", A, "</Path>", end)
+    assert closed.segments[-1].endswith("(tag)")
+    for it, truncated in ((cut, 1), (closed, 0)):
+        rollout = it.state.rollout()
+        assert (rollout.finish_reason, rollout.truncated) == ("eos", truncated)
+        assert it.kinds.count("cut") == truncated
+
+
+@pytest.mark.parametrize(
+    ("budgets", "fed_tokens", "stop", "truncated"),
+    [
+        ({"max_trace_tokens": 4}, ("<Parallel>", "<Path>", A), "trace_length", 1),  # closed by the trace's last token
+        ({"max_path_tokens": 1, "max_trace_tokens": 4}, ("<Parallel>", "<Path>", A), "trace_length", 1),
+        ({"max_trace_tokens": 4}, ("<Parallel>", "<Path>", A, "</Path>"), "trace_length", 1),
+        ({"max_main_tokens": 1}, ("<Parallel>", "<Path>", "</Path>", B), "length", 1),
+        ({"max_path_tokens": 1, "max_main_tokens": 1}, ("<Parallel>", "<Path>", A, B), "length", 1),
+        ({"max_main_tokens": 2}, ("<Parallel>", A, B), "length", 1),
+    ],
+)
+def test_a_cut_is_counted_and_announced_once(budgets, fed_tokens, stop, truncated):
+    it = fed(**budgets).feed(*fed_tokens)
+    assert it.state.done
+    rollout = it.state.rollout()
+    assert (rollout.finish_reason, rollout.truncated) == (stop, truncated)
+    assert it.kinds == ["cut"] * truncated
 
 
 def test_path_prefixes_are_refused():

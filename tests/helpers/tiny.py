@@ -29,7 +29,8 @@ def requests(lm: LanguageModel, n: int) -> list[Request]:
 
 def drawn(rollout) -> list[tuple]:
     """What two rollouts must share to count as the same."""
-    return [(s.kind, s.block, s.path, s.tokens, s.sampled, s.finish_reason) for s in rollout.segments]
+    segments = [(s.kind, s.block, s.path, s.tokens, s.sampled, s.finish_reason) for s in rollout.segments]
+    return [*segments, (rollout.stop,)]
 
 
 def family(model_type: str, **changes) -> LanguageModel:
