@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 import torch
 
-from helpers.tiny import drawn, requests, tiny
+from helpers.tiny import drawn, family, gaps, requests, tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.reference import reference_generate
@@ -46,6 +46,20 @@ def test_add_and_step_give_what_generate_gives():
     assert [found[id].text for id in ids] == [r.text for r in whole]
     assert len(set(ids)) == 7
     assert engine.add(wanted[0], PARAMS) not in ids
+
+
+def test_drawing_is_without_dropout_also_in_the_middle_of_training():
+    """gpt2 and others have dropout in their configuration."""
+    lm = family("gpt2", n_positions=256, resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5)
+    wanted = requests(lm, 6)
+    expected = [drawn(r) for r in reference_generate(lm, wanted, PARAMS, seed=4)]
+    lm.model.train()
+    rollouts = Engine(lm).generate(wanted, PARAMS, seed=4)
+    assert [drawn(r) for r in rollouts] == expected
+    assert [drawn(r) for r in reference_generate(lm, wanted, PARAMS, seed=4)] == expected
+    assert lm.model.training
+    lm.model.eval()
+    assert max(gaps(lm, rollouts)) < 1e-4
 
 
 def test_waiting_requests_hold_little_beside_their_prompts():

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from polythink.errors import UserError, did_you_mean
@@ -27,24 +27,13 @@ def from_config(config: ModelConfig, dialect: str, words: Sequence[str] = (), se
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model = AutoModelForCausalLM.from_config(architecture_config(config, tokenizer))
+            # made in its type, as `load` makes it: cast afterwards, rotary frequencies would lose their float32
+            dtype = getattr(torch, config.dtype)
+            model = AutoModelForCausalLM.from_config(architecture_config(config, tokenizer), dtype=dtype)
         except (ValueError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
             raise UserError(f"cannot make a {config.architecture!r} of that shape: {in_short(error)}") from error
-    lm = LanguageModel(in_dtype(model, getattr(torch, config.dtype)), tokenizer, ModelSettings(dialect=dialect))
+    lm = LanguageModel(model, tokenizer, ModelSettings(dialect=dialect))
     return to_device(add_thoughts(lm) if config.thought_embeddings else lm, pick_device(None))
-
-
-def in_dtype(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """The model with its weights in this type, and all else as `load` finds it: what is no weight, such as rotary
-    frequencies, is computed in float32 and stays so."""
-    weights = model.state_dict()
-    computed = {name: buffer for name, buffer in model.named_buffers() if name not in weights}
-    model.to(dtype)
-    for name, buffer in computed.items():
-        module, _, own = name.rpartition(".")
-        setattr(model.get_submodule(module), own, buffer)
-    model.config.dtype = dtype
-    return model
 
 
 def new_tokenizer(config: ModelConfig, dialect: str, words: Sequence[str] = ()) -> PreTrainedTokenizerBase:
