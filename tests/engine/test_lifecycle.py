@@ -7,6 +7,7 @@ import tracemalloc
 import pytest
 import torch
 
+from helpers.device import tensor
 from helpers.tiny import drawn, family, gaps, requests, tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
@@ -195,7 +196,7 @@ def test_the_model_can_be_trained_between_steps(backend):
     lm.model.train()
     engine = Engine(lm, backend=backend)
     id = engine.add(requests(lm, 3)[2], PARAMS, seed=3)
-    ids = torch.tensor([lm.encode("a b c")])
+    ids = tensor([lm.encode("a b c")])
     for _ in range(3):
         engine.step()
         assert lm.model.training

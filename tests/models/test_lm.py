@@ -15,6 +15,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from helpers.device import DEVICE, tensor
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
@@ -49,8 +50,8 @@ def test_a_saved_folder_loads_here_and_in_plain_transformers(lm, tmp_path):
     save(lm, tmp_path / "model")
     back = load(tmp_path / "model")
     assert back.settings == lm.settings
-    ids = torch.tensor([lm.encode("one two <Path> two </Path>")])
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    ids = tensor([lm.encode("one two <Path> two </Path>")])
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model").to(DEVICE)
     assert torch.equal(back.model(ids).logits, lm.model(ids).logits)
     assert torch.equal(plain(ids).logits, lm.model(ids).logits)
     assert AutoTokenizer.from_pretrained(tmp_path / "model")("one <Path>").input_ids == lm.encode("one <Path>")
@@ -133,7 +134,7 @@ def test_tags_that_are_one_unknown_token_are_missing_too(lm):
 
 
 def test_checkpointed_activations_change_memory_alone(lm):
-    ids = torch.tensor([lm.encode("one two <Path> two </Path>")])
+    ids = tensor([lm.encode("one two <Path> two </Path>")])
     grads = []
     lm.model.train()
     for _ in range(2):
@@ -269,8 +270,8 @@ def test_any_transformers_folder_loads_with_defaults(foreign, caplog):
 
 def test_text_without_tags_reads_as_before(foreign):
     """Rows are added, nothing else changes."""
-    ids = torch.tensor([AutoTokenizer.from_pretrained(foreign)("three ducks").input_ids])
-    plain = AutoModelForCausalLM.from_pretrained(foreign)
+    ids = tensor([AutoTokenizer.from_pretrained(foreign)("three ducks").input_ids])
+    plain = AutoModelForCausalLM.from_pretrained(foreign).to(DEVICE)
     with torch.no_grad():
         expected = plain(ids).logits
         assert torch.equal(load(foreign).model(ids).logits[..., : expected.shape[-1]], expected)

@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config
 
+from helpers.device import DEVICE, collate
 from helpers.layouts import TOLERANCE, VOCABULARY, block_of, draw, piece, plain_logits, some_layouts
 from helpers.tiny import family
 from polythink.errors import UserError
-from polythink.models.batch import Batch, collate
+from polythink.models.batch import Batch
 from polythink.models.logprobs import check_forward, masked_logits, sliding_window, token_logprobs
 from polythink.trace.layout import lay_out
 
@@ -23,7 +24,7 @@ def test_log_probabilities_by_hand(model):
     prompt, main = draw(rng, 4), draw(rng, 2)
     written, _, block = block_of(rng, 0, 3)
     batch = collate([lay_out([piece("prompt", prompt), piece("main", main), *block], "structured")])
-    temperature = torch.ones(batch.tokens.shape)
+    temperature = torch.ones(batch.tokens.shape, device=DEVICE)
     temperature[0, 6:] = 0.7
     with torch.no_grad():
         found = token_logprobs(model, batch, temperature)[0]
