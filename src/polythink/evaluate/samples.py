@@ -24,7 +24,7 @@ def make_requests(
 
     `UserError` for a question that the model cannot read.
     """
-    prompts = {p.key: tuple(backend.encode_prompt(prompt.fill(p.question), prompt.text)) for p in problems}
+    prompts = {p.key: tuple(backend.encode_prompt(prompt.fill(p.question))) for p in problems}
     return [Request(ids, key, sample) for key, ids in prompts.items() for sample in range(start, samples)]
 
 

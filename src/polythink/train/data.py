@@ -73,7 +73,7 @@ class TraceEncoder:
         engine gives a path that the model opens its number, well formed or not.
         """
         own = prompt is None or prompt == self.prompt.name
-        around = self.prompt if own else self._prompt_of(prompt)
+        text = (self.prompt if own else self._prompt_of(prompt)).fill(question)
         try:
             tree = parse(trace, self.lm.dialect)
         except TraceError:
@@ -84,7 +84,7 @@ class TraceEncoder:
         if early_join and (inner := nested_block(trace, self.lm.dialect)):
             message = "a block inside a path: such a path cannot be truncated where another one ends"
             raise TraceError(message, "nested", trace, inner.start)
-        head, end = self.lm.encode_prompt(around.fill(question), around.text), (self.lm.eos,)
+        head, end = self.lm.encode_prompt(text), (self.lm.eos,)
         pieces = pieces_of(head, tree, self.lm.dialect, self.encode, self.mode, end, self.summary_prefix)
         if early_join:
             pieces = truncate_paths(pieces, "first", lambda label: self.lm.tag_ids[self.lm.dialect.path_tags(label)[1]])

@@ -148,7 +148,7 @@ def sample(
     seed: int,
 ) -> list[Rollout]:
     """`group_size` rollouts of each problem, group after group, from the current policy."""
-    prompt_P = [tuple(engine.encode_prompt(prompt.fill(problem.question), prompt.text)) for problem in problem_P]
+    prompt_P = [tuple(engine.encode_prompt(prompt.fill(problem.question))) for problem in problem_P]
     # numbered through the step, so that a problem that is asked twice gets two different sets of answers
     requests = [
         Request(prompt_P[p], problem.key, p * group_size + g)
