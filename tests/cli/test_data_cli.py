@@ -47,7 +47,7 @@ def test_list_names_every_set_and_its_file(shared_data: Path, monkeypatch):
     problems, texts = listed.split("\n\n")
     assert "grammar" in texts
     assert [line.split()[1] for line in problems.splitlines()[2:]] == [
-        "gsm8k", "dapo", "math", "math300", "aime24", "aime25", "amc23", "countdown-mini", "countdown-easy",
+        "gsm8k", "dapo", "math", "math500", "math300", "aime24", "aime25", "amc23", "countdown-mini", "countdown-easy",
         "countdown-hard", "attribution",
     ]  # fmt: skip
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from helpers.program import invoke
 from polythink.cli.trace import app
 from polythink.errors import UserError
-from polythink.problems.answers import extract
+from polythink.problems.extract import extract
 
 GOOD = "so <Parallel><Path>left way</Path><Path>right way</Path></Parallel>\n<Summary>the join</Summary> the end"
 ONE_PATH = "<Parallel><Path>a</Path></Parallel><Summary>s</Summary>"

@@ -16,7 +16,7 @@ from polythink.engine.reference import reference_generate
 from polythink.errors import UserError
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.tags import add_tags
-from polythink.problems.answers import extract
+from polythink.problems.extract import extract
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
 from polythink.trace.parse import complete_blocks, parse
 from polythink.trace.render import render

@@ -17,6 +17,7 @@ from polythink.models.config import ModelConfig
 from polythink.models.lm import load, save
 from polythink.models.thoughts import THOUGHTS_FILE, attach, thoughts_of
 from polythink.pipeline.runners import first_model
+from polythink.run.config import parse_config
 from polythink.trace.dialect import DIALECTS
 
 
@@ -159,3 +160,41 @@ def test_embeddings_of_a_folder_are_kept_or_refused(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             first_model(config.model_copy(update=changes), dialect, 0)
+
+
+@pytest.mark.parametrize("start", ["random", "folder"])
+def test_a_recipe_says_how_new_ones_are_drawn(tmp_path, start):
+    """Zeros unless it asks for a spread: then every row, row 0 too, and the same rows for the same seed."""
+    shape = ModelConfig(hidden_size=32, num_hidden_layers=8, head_dim=32)
+    save(from_config(shape, "parathinker", ("a", "b")), tmp_path)
+
+    def table(seed: int = 0, **fields):
+        fields = {"thought_embeddings": True, **fields}
+        if start == "folder":
+            lm = from_pretrained(ModelConfig(path=str(tmp_path), **fields), "parathinker", seed)
+        else:
+            lm = from_config(
+                ModelConfig(**shape.model_dump(exclude=fields.keys()), **fields), "parathinker", ("a", "b"), seed
+            )
+        return thoughts_of(lm.model).table.detach()
+
+    assert not table().any()
+    drawn = table(thought_init=0.02)
+    assert abs(drawn.mean()) < 0.002
+    assert 0.018 < drawn.std() < 0.022
+    assert 0.015 < drawn[:, 0].std() < 0.025
+    assert torch.equal(drawn, table(thought_init=0.02))
+    assert not torch.equal(drawn, table(1, thought_init=0.02))
+    assert table(thought_init=0.5, dtype="bfloat16").std() > 0.45
+
+
+def test_tables_of_a_folder_are_not_drawn_again(tmp_path):
+    lm = from_config(ModelConfig(thought_embeddings=True, thought_init=1), "parathinker", ("a", "b"), seed=1)
+    save(lm, tmp_path)
+    again = from_pretrained(ModelConfig(path=str(tmp_path), thought_embeddings=True, thought_init=1), "parathinker", 2)
+    assert torch.equal(thoughts_of(again.model).table, thoughts_of(lm.model).table)
+
+
+def test_a_spread_of_none_is_refused():
+    with pytest.raises(UserError, match=r"thought_init \(0.02\) is for new thought embeddings, and none are asked for"):
+        parse_config(ModelConfig, {"thought_init": 0.02}, "model")

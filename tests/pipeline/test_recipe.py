@@ -74,7 +74,7 @@ def test_published_hyper_parameters_of_parathinker():
     """Sections 4 and 5 of the facts on ParaThinker: scripts and paper."""
     recipe = load_recipe("parathinker-deepseek-1.5b")
     sft = recipe.stages["sft"]
-    assert (sft.epochs, sft.lr, sft.schedule, sft.warmup, sft.weight_decay) == (3, 1e-5, "constant", 0.1, 0.05)
+    assert (sft.epochs, sft.lr, sft.schedule, sft.warmup, sft.weight_decay) == (3, 1e-5, "constant", 0, 0.05)
     assert (sft.max_grad_norm, sft.batch, sft.max_tokens, sft.autocast) == (0.5, 64, 28_672, True)
     assert recipe.model.thought_embeddings
     assert recipe.model.gradient_checkpointing

@@ -127,6 +127,12 @@ def test_names_find_files_in_the_data_folder(shared_data: Path, real: dict[str, 
     assert load_problems("gsm8k", split="test", limit=3).problems == load_problems("gsm8k:test", limit=3).problems
 
 
+def test_math_500_is_a_set_of_its_own(hub):
+    hub.rows = [{"problem": "1 + 1?", "solution": "it is \\boxed{2}", "answer": "2", "subject": "Algebra", "level": 1}]
+    assert [(p.question, p.answer) for p in load_problems("math500")] == [("1 + 1?", "2")]
+    assert hub.asked == ("HuggingFaceH4/MATH-500", None, "test")
+
+
 def test_a_limit_takes_the_first_or_a_seeded_choice(shared_data: Path):
     file = shared_data / "gsm8k_test.parquet"
     everything = load_problems(file).problems

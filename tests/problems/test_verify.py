@@ -11,6 +11,7 @@ import pytest
 
 from helpers.grading import boxed, problem
 from polythink.errors import UserError
+from polythink.problems import verify
 from polythink.problems.answers import Grade, Grader
 from polythink.problems.verify import Worker
 
@@ -55,12 +56,10 @@ def test_what_overruns_is_killed_and_the_next_answer_is_right():
 
 
 def stand_in(folder: Path, monkeypatch, first: str = "") -> None:
-    """Let workers find, in place of math-verify, one that is quick to start and compares spellings."""
-    (folder / "math_verify.py").write_text(
-        f"{first}\nLatexExtractionConfig = ExprExtractionConfig = lambda **settings: None\n"
-        "parse = lambda text, **settings: text\nverify = lambda gold, answer, **settings: gold == answer\n"
-    )
+    """Let workers use, in place of algebra, a module that is quick to start and compares spellings."""
+    (folder / "stand_in.py").write_text(f"{first}\ndef equal(given, reference):\n    return given == reference\n")
     monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setattr(verify, "ALGEBRA", "stand_in")
 
 
 def test_a_worker_that_died_is_replaced(tmp_path: Path, monkeypatch):

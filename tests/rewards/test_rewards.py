@@ -57,10 +57,11 @@ TABLE = {
     ],
     "gsm8k_accuracy_reward": [1, 0, 1, 0, 0, 1, 1, 1, 0, 1],
     "gsm8k_accuracy_times_special_token_reward": [0, 0, 1, 0, 0, 1, 1, 0, 0, 0],
-    "gsm8k_format_times_accuracy_times_special_token_reward": [0, 0, 1, 0, 0, 1, 1, 0, 0, 0],
-    "gsm8k_accuracy_add_parallel": [1, 0, 1.5, 0.5, 0, 1.5, 1.5, 1, 0, 1],
+    "gsm8k_format_times_accuracy_times_parallel_reward": [0, 0, 1, 0, 0, 1, 1, 0, 0, 0],
+    "gsm8k_accuracy_add_parallel_reward": [1, 0, 1.5, 0.5, 0, 1.5, 1.5, 1, 0, 1],
     "gsm8k_emphase_acc": [1, 0, 1, 0, 0, 1, 1, 0, 0, 1],
     "gsm8k_emphase_parallel": [1, 0, 1.2, 0, 0, 1.2, 1.2, 0, 0, 1],
+    "gsm8k_emphase_parallel_add_diversity": [1, 0, 1.1, 0, 0, 1.1, 1.1, 0, 0, 1],
 }
 
 

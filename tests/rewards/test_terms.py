@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
@@ -65,12 +66,20 @@ def test_bleu_on_sentences_with_sacrebleu_values():
     assert bleu(b, a) == pytest.approx(0.17827531042796252, abs=1e-12)
 
 
-def test_self_bleu_is_the_mean_over_blocks_of_the_mean_over_ordered_pairs():
-    # `a b` against `a c` is 1/2 both ways; `a` against either: exp(1 - 2/1); either against `a`: sqrt(1/2 * 1/2)
-    three = (2 * 1 / 2 + 2 * math.exp(-1) + 2 * 1 / 2) / 6
+def test_self_bleu_is_the_mean_over_blocks_of_the_mean_over_pairs():
+    # the earlier path is the candidate: `a b` against `a c` is 1/2, each of them against `a` sqrt(1/2 * 1/2)
+    three = (1 / 2 + 1 / 2 + 1 / 2) / 3
     assert self_bleu(given(block("a b", "a c"))) == pytest.approx(1 / 2)
     assert self_bleu(given(block("a b", "a c", "a"))) == pytest.approx(three)
     assert self_bleu(given(block("a b", "a c") + " x " + block("a", "a"))) == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_self_bleu_reads_a_pair_in_one_direction():
+    long, short = "a b c d e", "a b c"  # the longer as candidate is imprecise, the shorter one brief
+    assert self_bleu(given(block(long, short))) == pytest.approx((3 / 5 * 2 / 4 * 1 / 3 * (1 / 2) / 2) ** (1 / 4))
+    assert self_bleu(given(block(short, long))) == pytest.approx(math.exp(1 - 5 / 3))
+    three = (bleu(long, short) + bleu(long, "a b") + bleu(short, "a b")) / 3
+    assert self_bleu(given(block(long, short, "a b"))) == pytest.approx(three)
 
 
 def test_self_bleu_without_two_paths_is_one():
@@ -101,6 +110,34 @@ def test_efficiency_of_texts_that_are_not_well_formed():
     assert efficiency(given(loose)) == pytest.approx(2 / 5)  # text between paths is not
     cut = "a b <Parallel><Path>c d"
     assert efficiency(given(cut)) == 0
+
+
+@pytest.mark.parametrize("words", ["a b", " ".join(["so"] * 99), "<Summary>s t</Summary> u", "a <Path> b", "a </Path>"])
+def test_a_block_without_a_path_saves_nothing(words):
+    empty = f"<Parallel> {words} </Parallel>"
+    assert efficiency(given(f"{empty}\nFinal Answer: 5")) == 0
+    good = block("a b c d", "e f")  # the words of a second block are waited for too
+    total = 7 + len(re.sub(r"<[^>]*>", " ", words).split())
+    assert efficiency(given(empty + good)) == efficiency(given(good + empty)) == pytest.approx(2 / total)
+
+
+def test_a_stray_opening_tag_hides_no_block():
+    good = block("a b c d", "e f")
+    assert efficiency(given(f"{good} <Parallel>")) == efficiency(given(good)) == pytest.approx(2 / 7)
+    doubled = good.replace("<Path>e", "<Path><Path>e")
+    assert efficiency(given(doubled)) == pytest.approx(2 / 7)
+    assert self_bleu(given(good.replace("<Parallel>", "<Parallel><Parallel>"))) == self_bleu(given(good)) == 0
+
+
+def test_where_no_tag_opens_a_block_only_its_paths_are_read():
+    """In ParaThinker's dialect a block is a run of paths: the text before it is waited for, whatever its length."""
+    paths = "<think1>a b c</think1><think2>d</think2>"
+    text = f"one two three {paths}<summary>s</summary>"
+    assert efficiency(given(text, PARATHINKER)) == pytest.approx(1 / 8)
+    assert efficiency(given("one two <summary>s</summary>", PARATHINKER)) == 0
+    assert efficiency(given("one <think1>a b <summary>s</summary>", PARATHINKER)) == 0
+    two_runs = f"{paths} and then {paths.replace('d', 'a b c')}<summary>s</summary>"
+    assert self_bleu(given(two_runs, PARATHINKER)) == pytest.approx((0 + 1) / 2)
 
 
 def test_a_nested_block_belongs_to_the_path_that_holds_it():

@@ -5,8 +5,11 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+import torch
 
+from polythink.errors import UserError
 from polythink.problems.problem import ProblemSet
+from polythink.run.config import parse_config
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
 from polythink.text.config import TextEvalOptions, TextModelConfig, TokenizerConfig
@@ -62,6 +65,53 @@ def test_a_higher_penalty_never_shortens():
         lengths.append(sum(map(len, found)))
     assert lengths == sorted(lengths)
     assert lengths[0] < lengths[-1]
+
+
+@pytest.mark.parametrize("beams", [1, 8])
+@pytest.mark.parametrize("least", [0, 1, 7, 12])
+def test_a_text_has_its_least_number_of_tokens(beams, least):
+    lm = make(seed=6)
+    examples = encode_set(lm, TEXTS)
+    with torch.no_grad():
+        lm.model.decoder.norm.weight.zero_()
+        lm.model.decoder.norm.bias.copy_(5 * lm.model.lm_head.weight[END])  # the end is always the most probable
+    found = generate(lm, examples, TextEvalOptions(beams=beams, max_new_tokens=12, min_new_tokens=least))
+    assert [len(ids) for ids in found] == [least] * 3
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_no_run_of_tokens_occurs_twice(size):
+    def repeats(ids: list[int], size: int) -> int:
+        runs = [tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)]
+        return len(runs) - len(set(runs))
+
+    lm = make(seed=1)
+    examples = encode_set(lm, TEXTS)
+    how = {"beams": 2, "max_new_tokens": 12, "min_new_tokens": 12}
+    assert sum(repeats(ids, size) for ids in generate(lm, examples, TextEvalOptions(**how)))
+    found = generate(lm, examples, TextEvalOptions(**how, no_repeat_ngram_size=size))
+    assert [repeats(ids, size) for ids in found] == [0, 0, 0]
+    if size == 3:
+        assert sum(repeats(ids, 2) for ids in found), "shorter runs may repeat"
+
+
+def test_a_long_source_is_read_up_to_a_number_of_tokens():
+    lm = make()
+    whole, cut = encode_set(lm, TEXTS), encode_set(lm, TEXTS, 3)
+    assert [list(e.source) for e in cut] == [
+        [*whole[0].source[:2], END],
+        list(whole[1].source),
+        [*whole[2].source[:2], END],
+    ]
+    assert [e.target for e in cut] == [e.target for e in whole]
+    short = ProblemSet("short", (Pair("a b", "c b a"),))
+    rows = measure(lm, ProblemSet("long", TEXTS.problems[:1]), TextEvalOptions(max_new_tokens=4, max_source_tokens=3))
+    assert {**rows[0], "source": "a b"} == measure(lm, short, TextEvalOptions(max_new_tokens=4))[0]
+
+
+def test_no_text_is_longer_than_the_longest():
+    with pytest.raises(UserError, match=r"min_new_tokens \(9\) is more than max_new_tokens \(8\); lower the first"):
+        parse_config(TextEvalOptions, {"min_new_tokens": 9, "max_new_tokens": 8}, "test")
 
 
 def test_texts_come_in_their_order_whatever_the_rows():

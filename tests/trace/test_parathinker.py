@@ -10,7 +10,8 @@ import pytest
 
 from polythink.errors import UserError
 from polythink.models.tokenizers import byte_tokenizer
-from polythink.problems.answers import Grader, extract
+from polythink.problems.answers import Grader
+from polythink.problems.extract import extract
 from polythink.problems.problem import Problem
 from polythink.trace.convert import convert
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from polythink.cli.options import AsJson, File
 from polythink.errors import UserError, did_you_mean
-from polythink.problems.answers import extract, with_boxed_answer
+from polythink.problems.extract import extract, with_boxed_answer
 from polythink.report.fork_drawing import flow_of_row, flow_of_trace, trace_svg
 from polythink.report.terminal import draw
 from polythink.run.folder import write_text

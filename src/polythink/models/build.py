@@ -33,7 +33,7 @@ def from_config(config: ModelConfig, dialect: str, words: Sequence[str] = (), se
         except (ValueError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
             raise UserError(f"cannot make a {config.architecture!r} of that shape: {in_short(error)}") from error
     lm = LanguageModel(model, tokenizer, ModelSettings(dialect=dialect))
-    return to_device(add_thoughts(lm) if config.thought_embeddings else lm, pick_device(None))
+    return to_device(_with_thoughts(lm, config, seed), pick_device(None))
 
 
 def new_tokenizer(config: ModelConfig, dialect: str, words: Sequence[str] = ()) -> PreTrainedTokenizerBase:
@@ -74,10 +74,11 @@ def with_options(
     return config_class(**{**shape, **options})
 
 
-def from_pretrained(config: ModelConfig, dialect: str) -> LanguageModel:
+def from_pretrained(config: ModelConfig, dialect: str, seed: int = 0) -> LanguageModel:
     """The model at `config.path` (see `load`) in this dialect, with thought embeddings if the configuration wants them.
 
-    Tags are added on request only. `UserError` for thought embeddings that the configuration would drop.
+    `seed` draws new thought embeddings. Tags are added on request only. `UserError` for thought embeddings that the
+    configuration would drop.
     """
     assert config.path is not None
     lm = load(config.path, dialect=dialect, dtype=config.dtype, add_tags=config.add_tags)
@@ -86,11 +87,18 @@ def from_pretrained(config: ModelConfig, dialect: str) -> LanguageModel:
             f"model.thought_embeddings: false, but {config.path!r} has {lm.settings.thoughts} of them and was trained "
             "with them; leave the key out, or begin from a model that has none"
         )
-    return add_thoughts(lm) if config.thought_embeddings else lm
+    return _with_thoughts(lm, config, seed)
 
 
-def add_thoughts(lm: LanguageModel) -> LanguageModel:
-    """The model with thought embeddings for all path numbers of its dialect; new ones are zero."""
+def _with_thoughts(lm: LanguageModel, config: ModelConfig, seed: int) -> LanguageModel:
+    return add_thoughts(lm, config.thought_init, seed) if config.thought_embeddings else lm
+
+
+def add_thoughts(lm: LanguageModel, spread: float = 0.0, seed: int = 0) -> LanguageModel:
+    """The model with thought embeddings for all path numbers of its dialect.
+
+    New ones are normal with standard deviation `spread`: 0 as the package has them, 0.02 as ParaThinker's training.
+    """
     inventory = lm.dialect.inventory
     if not inventory:
         raise UserError(
@@ -99,5 +107,5 @@ def add_thoughts(lm: LanguageModel) -> LanguageModel:
         )
     if lm.settings.thoughts:
         return lm
-    attach(lm.model, inventory)
+    attach(lm.model, inventory).draw(spread, seed)
     return with_settings(lm, thoughts=inventory)

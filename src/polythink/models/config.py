@@ -43,9 +43,20 @@ class ModelConfig(Config):
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass rather than keep them: less memory, the same results."""
     thought_embeddings: bool | None = None
-    """Learned vector per path number, zero at the start (ParaThinker); null: those of `path`, if it has any."""
+    """Learned vector per path number in every layer (ParaThinker); null: those of `path`, if it has any."""
+    thought_init: float = Field(0.0, ge=0)
+    """Standard deviation of new thought embeddings; 0: zeros, so that the model begins unchanged."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further fields of the architecture's own configuration."""
+
+    @model_validator(mode="after")
+    def _some_thoughts_to_draw(self) -> ModelConfig:
+        if self.thought_init and not self.thought_embeddings:
+            raise ValueError(
+                f"thought_init ({self.thought_init:g}) is for new thought embeddings, and none are asked for; set "
+                "thought_embeddings: true, or leave thought_init out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _heads_share_evenly(self) -> ModelConfig:

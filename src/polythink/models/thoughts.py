@@ -2,7 +2,7 @@
 
 Each layer has a table with one vector per path number. Row i is added to the keys (before rotation, after the key norm
 where there is one) and to the values of the tokens of path i; all heads share it. Row 0 is for prompt, main text and
-summary. All rows are zero at the start, so that the model begins unchanged.
+summary. All rows are zero at the start, so that the model begins unchanged, unless a spread is asked for (`draw`).
 
 A hooked model takes two more keyword arguments: `path_ids` (B, T) int64, and `query_scale` (B, T), a factor on the
 queries and so on their attention scores. Without `path_ids` every token counts as prompt (row 0), as under
@@ -67,6 +67,12 @@ class Thoughts(nn.Module):
             raise UserError(f"thought embeddings need an inventory of at least one path number, given {inventory}")
         shape = (self.layers, inventory + 1, self.head_dim)
         self.table = nn.Parameter(torch.zeros(shape, dtype=like.dtype, device=like.device))
+
+    def draw(self, spread: float, seed: int) -> None:
+        """Fill all rows, row 0 too, from a normal distribution around 0: the same for the same seed on every device."""
+        drawn = torch.randn(self.table.shape, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            self.table.copy_(spread * drawn)
 
     @property
     def inventory(self) -> int:

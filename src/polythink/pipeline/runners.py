@@ -57,7 +57,11 @@ def starting_model(plan: StagePlan, previous: Path | None) -> LanguageModel:
 def first_model(config: ModelConfig, dialect: str, seed: int) -> LanguageModel:
     """The recipe's own model, refused before anything is trained if it cannot fork and join."""
     fresh = config.path is None
-    lm = from_config(config, dialect, words_of(config.tokenizer), seed) if fresh else from_pretrained(config, dialect)
+    lm = (
+        from_config(config, dialect, words_of(config.tokenizer), seed)
+        if fresh
+        else from_pretrained(config, dialect, seed)
+    )
     choose_backend(lm)
     return lm
 

@@ -16,8 +16,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from polythink.problems.answers import last_box
 from polythink.problems.equality import compare
+from polythink.problems.extract import last_box
 from polythink.problems.problem import Problem, ProblemSet
 
 SHORT = 24  # characters; a problem shorter than that and without a digit asks nothing that could be answered

@@ -1,66 +1,60 @@
-"""Equality of answers without algebra: the same spelling, or the same number.
+"""Equality of answers: the same spelling, the same number, the same parts; algebra only for what is left.
 
-`compare` says yes, no, or None if it takes algebra to tell; it is pure, quick and safe on any text. Conventions are
-those of the MATH set: units, currency and degree signs do not count, and `p%` stands for p as well as for p/100.
+`same` walks through lists, sets, pairs and intervals part by part and asks `algebra` about single formulas; `compare`
+is `same` without algebra, pure and quick. Conventions are those of the MATH set: units, currency, degree signs do not
+count (two different units of measure do), and `p%` stands for p as well as for p/100: see docs/reference/answers.md.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
-MAX_NUMBER = 300  # characters; a longer number is left to math-verify
-MAX_LAYERS = 6  # of markup around an answer
+from polythink.problems.notation import clean, plain
+from polythink.problems.quantity import Number, Reading, is_product, read
 
-_END_TOKEN = re.compile(r"<\|\w+\|>|</?s>")  # some tokenizers leave them in the text
-_SPACE = re.compile(r"\\[,;: ]|\\(?:quad|qquad|displaystyle|left|right)(?![A-Za-z])|~|\u00a0|\u2009|\u202f")
-_DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])|°")
-_DOLLAR = re.compile(r"(?<!\\)\$(?!\$)")
-_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|operatorname)\s*\{([^{}]*)\}")
-_CURRENCY = re.compile(r"^(-?)\s*(?:\\?\$|£|€|\\pounds)\s*")
-_PERCENT = re.compile(r"\s*(?:\\?%|\bpercent|\\text\s*\{\s*(?:percent|\\?%)\s*\})$")
-_WORDS = r"[A-Za-z][A-Za-z.]+(?:[\s/]+[A-Za-z][A-Za-z.]+)*"  # a single letter may be a variable
-_UNIT = re.compile(
-    rf"(?<=[\d}}.])(?:\s+{_WORDS}|\s*\\(?:text|textrm|mbox)\s*\{{[^{{}}]*\}}|\s*\\mathrm\s*\{{\s*{_WORDS}\s*\}})"
-    r"\s*(?:\^\{?[23]\}?)?$"
+__all__ = ["clean", "compare", "numbers", "same", "same_tokens", "spelling"]
+
+MAX_ANSWER = 4000  # characters in plain notation; a longer answer is right only if it is spelt like the reference
+MAX_DEPTH = 40  # brackets within brackets; a deeper formula is not read
+MAX_PARTS = 12  # unordered parts that are matched by algebra, each with each
+
+Algebra = Callable[[str, str], bool | None]
+
+_TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
+_IN_BASE = re.compile(r"\(?([0-9A-Z]+)\)?_ ?\{? ?(?:\\text ?\{ ?)?\(?(\w+)\)? ?\}? ?\}?")
+_BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
+_BASES |= {"ten": "10", "twelve": "12", "sixteen": "16", "bin": "2", "oct": "8", "hex": "16", "b": "2", "dec": "10"}
+_CLOCK = re.compile(r"(\d{1,2})(?::([0-5]\d))?(?: ?(?:\\text ?\{ ?)?([ap])\.? ?m\b\.? ?\}?)?", re.IGNORECASE)
+_RATIO = re.compile(r"(\d+(?:\.\d+)?) ?: ?(\d+(?:\.\d+)?)")
+_NAMED = re.compile(  # x =, x_1 =, f(x) =, P(A) =, \angle ABC =, (x, y) =, \text{area} =, x \in
+    r"((?:\\[A-Za-z]+ ?)?(?:[A-Za-z]|\\[A-Za-z]+)?[A-Z]{0,3}(?:_ ?(?:\w|\{[^{}]*\}))?'*(?: ?\([\w, \\]*\))?"
+    r"|\([A-Za-z](?:, ?[A-Za-z])*\)|\\text ?\{[^{}]*\}) ?(?:=|\\in(?![A-Za-z])) ?(.+)"
 )
-_NO_UNIT = re.compile(  # words that change the number they follow
-    r"\b(?:hundred|thousand|[mb]illion|trillion|dozen|squared|cubed|factorial|choose|over|or|and|to|pi|sqrt|mod|base"
-    r"|times|plus|minus|percent)s?\b",
-    re.IGNORECASE,
-)
-_DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
-_NUMBERS = (
-    re.compile(rf"(?P<sign>[-+]?)\s*(?P<top>{_DECIMAL})"),
-    re.compile(
-        rf"(?P<sign>[-+]?)\s*(?P<whole>\d*)\s*\\frac\s*\{{\s*(?P<top>[-+]?{_DECIMAL})\s*\}}"
-        rf"\s*\{{\s*(?P<bottom>[-+]?{_DECIMAL})\s*\}}"
-    ),
-    re.compile(rf"(?P<sign>[-+]?)\s*(?:(?P<whole>\d+)\s+)?(?P<top>{_DECIMAL})\s*/\s*(?P<bottom>[-+]?{_DECIMAL})"),
-)
-_IN_BASE = re.compile(r"[0-9A-Z]+_(?:\w+|\{\w+\})")
+_RELATION = re.compile(r"[=<>]|\\(?:[lgn]eq|in)(?![A-Za-z])")
+_AND = re.compile(r" ?\\text ?\{ ?,? ?(?:and|or) ?,? ?\} ?| (?:and|or) |\\(?:lor|land|vee|wedge)(?![A-Za-z])")
+_OPEN, _CLOSE = "([{", ")]}"
 
 
-@dataclass(frozen=True)
-class Number:
-    """An exact value, and how many decimal places it was written with (0 for integers and fractions)."""
-
-    value: Fraction
-    places: int = 0
+# ---- the questions that others ask ----
 
 
 def compare(given: str, reference: str) -> bool | None:
-    """True: the same spelling or number. False: two different numbers. None: it takes algebra to tell."""
-    one, other = spelling(given), spelling(reference)
+    """True: the same spelling, number or parts. False: they differ. None: it takes algebra to tell."""
+    return same(given, reference, lambda one, other: None)
+
+
+def same(given: str, reference: str, algebra: Algebra) -> bool | None:
+    """Whether two answers are equal; None if `algebra` did not decide about a part on which it hangs."""
+    one, other = plain(given), plain(reference)
     if one == other:
         return True
-    if _IN_BASE.fullmatch(one) and _IN_BASE.fullmatch(other):
-        return False  # 52_8 is not 52_9
-    values, wanted = numbers(given), numbers(reference)
-    if not (values and wanted):
-        return None
-    return any(_close(value, want) for value in values for want in wanted)
+    if max(len(one), len(other)) > MAX_ANSWER:
+        return spelling(given) == spelling(reference)
+    return _same(one, other, algebra)
 
 
 def same_tokens(given: str, reference: str) -> bool:
@@ -68,81 +62,271 @@ def same_tokens(given: str, reference: str) -> bool:
     return given.split() == reference.split()
 
 
-def clean(answer: str) -> str:
-    """The answer without what surrounds it: white space, markdown, math delimiters, end tokens, a full stop."""
-    answer = " ".join(_END_TOKEN.sub("", answer).split())
-    for _ in range(MAX_LAYERS):
-        answer = _without_end(answer.strip(" *`"), ".,;。", kept=r"\right")
-        answer = answer.removeprefix(r"\(").removesuffix(r"\)").removeprefix(r"\[").removesuffix(r"\]")
-        if len(_DOLLAR.findall(answer)) <= 2:  # `$5$ or $7$` stays
-            answer = _without_end(answer.lstrip("$"), "$", kept="\\")
-    return answer
-
-
-def _without_end(s: str, characters: str, kept: str) -> str:
-    """`s` without those characters at its end, unless they belong to the command `kept`."""
-    rest = s.rstrip(characters)
-    return s if rest.endswith(kept) else rest
-
-
 def spelling(answer: str) -> str:
     """One spelling for answers that differ only in how they are typeset."""
-    s = _TEXT.sub(r"\1", _PERCENT.sub("", _plain(answer)))
-    s = re.sub(r"\s+", " ", s)
-    s = re.sub(r"(?<=\D) | (?=\D)", "", s).strip()  # a space between digits stays: 1 1/2 is not 11/2
-    s = re.sub(r"([\^_])\{(\w)\}", r"\1\2", s)
-    s = re.sub(r"^\(([A-Z])\)$", r"\1", s)  # the letter of a choice
-    return s.casefold() if re.fullmatch(r"[A-Za-z]{3,}", s) else s
+    return _spelling(read(plain(answer)).body)
 
 
 def numbers(answer: str) -> tuple[Number, ...]:
     """The values that an answer may stand for: none unless it is a plain number, two if it is a percentage."""
-    if len(answer) > MAX_NUMBER:
+    reading = read(plain(answer))
+    if reading.number is None:
         return ()
-    s = _CURRENCY.sub(r"\1", _plain(answer))
-    s, percent = _PERCENT.subn("", s)
-    unit = None if percent else _UNIT.search(s)
-    if unit and not _NO_UNIT.search(unit[0]):
-        s = s[: unit.start()]
-    number = _number(_TEXT.sub(r"\1", s).strip())
-    if number is None:
-        return ()
-    return (number, Number(number.value / 100, number.places + 2)) if percent else (number,)
+    return (reading.number, _hundredth(reading.number)) if reading.percent else (reading.number,)
 
 
-def _plain(answer: str) -> str:
-    """The answer without typesetting that carries no meaning; spaces and text commands are kept."""
-    s = clean(answer)
-    wrapped = re.fullmatch(r"(?:\\boxed\s*)?\{([^{}]*)\}", s)
-    s = clean(wrapped[1]) if wrapped else s
-    s = _DEGREE.sub("", _SPACE.sub(" ", s.replace(r"\!", ""))).replace("−", "-").replace("π", r"\pi")
-    s = re.sub(r"(?<=\d)\{,\}(?=\d{3})", ",", s)
-    if re.fullmatch(r"\s*-?\d{1,3}(?:\s\d{3})+\s*", s):  # 1 000 000
-        s = re.sub(r"\s", "", s)
-    s = re.sub(r"\\[dtc]frac", r"\\frac", s)
-    s = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", s)
-    return re.sub(r"\\sqrt\s*(\d)", r"\\sqrt{\1}", s).strip()
+# ---- answers with parts ----
 
 
-def _number(s: str) -> Number | None:
-    match = next(filter(None, (form.fullmatch(s) for form in _NUMBERS)), None)
-    if match is None:
-        return None
-    part = {"whole": None, "bottom": None, **match.groupdict()}
-    value = _fraction(part["top"])
-    if part["bottom"]:
-        if not _fraction(part["bottom"]):
+@dataclass(frozen=True)
+class Parts:
+    """An answer as its parts. `brackets`: "" for a list or a set, whose order does not count, else as in `[)`."""
+
+    brackets: str
+    items: tuple[str, ...]
+
+
+def _same(one: str, other: str, algebra: Algebra) -> bool | None:
+    if _spelling(one) == _spelling(other):
+        return True
+    one, other = _without_names(one, other)
+    first, second = _parts(one), _parts(other)
+    if not first.brackets and not second.brackets and len(first.items) == len(second.items) == 1:
+        return _single(first.items[0], second.items[0], algebra)
+    if first.brackets != second.brackets:
+        return _other_kinds(one, other, first, second, algebra)
+    if len(first.items) != len(second.items):
+        return None if "\\ldots" in one + other else False
+    if first.brackets:
+        return _all(_same(a, b, algebra) for a, b in zip(first.items, second.items, strict=True))
+    return _matched(list(first.items), list(second.items), algebra)
+
+
+def _other_kinds(one: str, other: str, first: Parts, second: Parts, algebra: Algebra) -> bool | None:
+    """Two answers of other brackets: a set of one is its item; an interval may be a relation (algebra tells)."""
+    for parts in (first, second):
+        alone = not parts.brackets and len(parts.items) == 1
+        if alone and (read(parts.items[0]).number or read(parts.items[0]).words):
+            return False
+        if not parts.brackets and len(parts.items) > 1 and not any(sign in one + other for sign in ("<", ">", "eq ")):
+            return False
+    if {first.brackets, second.brackets} <= {"()", "[]", "(]", "[)"}:
+        return False
+    return algebra(one, other)
+
+
+def _matched(given: list[str], wanted: list[str], algebra: Algebra) -> bool | None:
+    """Whether the parts can be matched one to one: first those that need no algebra."""
+    for item in list(given):
+        found = next((want for want in wanted if _same(item, want, lambda a, b: None)), None)
+        if found is not None:
+            given.remove(item)
+            wanted.remove(found)
+    if len(given) > MAX_PARTS:
+        return algebra(", ".join(given), ", ".join(wanted))
+    table = [[_same(item, want, algebra) for want in wanted] for item in given]
+    if any(set(line) == {False} for line in [*table, *zip(*table, strict=True)]):  # one that matches nothing
+        return False
+    for line in table:
+        if True not in line:
             return None
-        value = value / _fraction(part["bottom"]) + int(part["whole"] or 0)
-    places = 0 if part["bottom"] else len(part["top"].partition(".")[2])
-    return Number(-value if part["sign"] == "-" else value, places)
+        column = line.index(True)
+        for other in table:
+            other[column] = False
+    return True
 
 
-def _fraction(digits: str) -> Fraction:
-    return Fraction(digits.replace(",", "").rstrip("."))
+def _all(answers: Sequence[bool | None]) -> bool | None:
+    undecided = False
+    for answer in answers:
+        if answer is False:
+            return False
+        undecided |= answer is None
+    return None if undecided else True
 
 
-def _close(one: Number, other: Number) -> bool:
-    """Equal, or one is the other rounded to the decimal places it was written with, six or more."""
-    places = max(one.places, other.places)
-    return one.value == other.value or (places >= 6 and abs(one.value - other.value) * 10**places * 2 <= 1)
+@lru_cache(maxsize=16384)
+def _parts(s: str) -> Parts:
+    """A list `a, b`, a set, a pair, an interval as its items; anything else is one item."""
+    inside, brackets = _inside(s)
+    if brackets == "{}" and re.search(r"[:|]|\\mid", inside):  # a set that is described
+        return Parts("", (s,))
+    if not brackets and (read(s).number or "\\begin" in s):
+        return Parts("", (s,))
+    items = [item for item in _split(inside) if item]
+    if brackets not in ("", "{}") and len(items) < 2:
+        return Parts("", (inside,) if brackets == "()" else (s,))
+    if brackets in ("", "{}"):
+        items = [sign for item in items for sign in _signs(item)] if len(items) < 50 else items
+        return Parts("", tuple(items) or (s,))
+    return Parts(brackets, tuple(items))
+
+
+def _inside(s: str) -> tuple[str, str]:
+    """What one pair of brackets around all of `s` holds, and the pair; `s` and "" if there is none."""
+    body = s.replace(r"\{", "{").replace(r"\}", "}").replace(r"\langle", "(").replace(r"\rangle", ")")
+    if len(body) < 2 or body[0] not in _OPEN or body[-1] not in _CLOSE or (body[0] == "{") != (body[-1] == "}"):
+        return s, ""
+    depth = 0
+    for place, ch in enumerate(body):
+        depth += (ch in _OPEN) - (ch in _CLOSE)
+        if depth == 0 and place < len(body) - 1:
+            return s, ""
+    cut = {"\\": 2, "(": 1, "[": 1, "{": 1}
+    start = 7 if s.startswith(r"\langle") else cut[s[0]]
+    end = 7 if s.endswith(r"\rangle") else 2 if s.endswith(r"\}") else 1
+    return s[start : len(s) - end].strip(), body[0] + body[-1]
+
+
+def _split(s: str) -> list[str]:
+    """The items between commas, semicolons, `and` and `or` that stand in no brackets."""
+    s = _AND.sub(" , ", s)
+    items, depth, start, escaped = [], 0, 0, False
+    for place, ch in enumerate(s):
+        if not escaped or ch in "{}":
+            depth += (ch in _OPEN) - (ch in _CLOSE)
+        if ch in ",;" and depth == 0 and not escaped:
+            items.append(s[start:place].strip())
+            start = place + 1
+        escaped = ch == "\\" and not escaped
+    return [*items, s[start:].strip()]
+
+
+def _signs(item: str) -> list[str]:
+    r"""`a \pm b` as its two values."""
+    if r"\pm" not in item and r"\mp" not in item:
+        return [item]
+    upper = item.replace(r"\pm", "+").replace(r"\mp", "-")
+    lower = item.replace(r"\pm", "-").replace(r"\mp", "+")
+    return [re.sub(r"^\s*\+\s*", "", sign) for sign in (upper, lower)]
+
+
+def _without_names(one: str, other: str) -> tuple[str, str]:
+    """`x = 5` and `5` as `5` and `5`; names stay where both have different ones, or where the other is a relation."""
+    first, second = _name(one), _name(other)
+    if first and second:
+        same_name = _spelling(first[0]) == _spelling(second[0])
+        return (first[1], second[1]) if same_name else (one, other)
+    if first and not _RELATION.search(other):
+        return first[1], other
+    return (one, second[1]) if second and not _RELATION.search(one) else (one, other)
+
+
+def _name(s: str) -> tuple[str, str] | None:
+    found = _NAMED.fullmatch(s) if s.count("=") + len(re.findall(r"\\in(?![A-Za-z])", s)) == 1 else None
+    if not found or not found[1].strip() or re.search(r"[<>]|\\[lgn]eq", s) or len(_split(s)) > 1:
+        return None
+    return found[1], found[2]
+
+
+# ---- single formulas ----
+
+
+def _single(given: str, reference: str, algebra: Algebra) -> bool | None:
+    for rule in (_bases, _clocks):
+        told = rule(given, reference)
+        if told is not None:
+            return told
+    one, other = read(given), read(reference)
+    if one.unit and other.unit and one.unit.split()[0] != other.unit.split()[0]:
+        return False  # 5 cm are not 5 inches, 30% are not 30 degrees
+    if one.number and other.number:
+        return _numbers_equal(one, other)
+    if _spelling(one.body) == _spelling(other.body) and one.percent == other.percent:
+        return True
+    if one.words or other.words:
+        return _words_equal(one, other, algebra)
+    if max(_depth(given), _depth(reference)) > MAX_DEPTH:
+        return False
+    if one.percent and not other.percent:
+        return _either(algebra(one.body, other.body), lambda: algebra(rf"\frac{{{one.body}}}{{100}}", other.body))
+    if other.percent and not one.percent:
+        return _either(algebra(one.body, other.body), lambda: algebra(one.body, rf"\frac{{{other.body}}}{{100}}"))
+    return algebra(one.body, other.body)
+
+
+def _depth(s: str) -> int:
+    depth = deepest = 0
+    for ch in s:
+        depth += (ch in _OPEN) - (ch in _CLOSE)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _either(first: bool | None, second: Callable[[], bool | None]) -> bool | None:
+    return first if first else (second() or first)
+
+
+def _numbers_equal(one: Reading, other: Reading) -> bool:
+    """A percentage is its number, or a hundredth of it where the other side is no percentage."""
+    if one.percent == other.percent:
+        return one.number.close(other.number)
+    percent, number = (one.number, other.number) if one.percent else (other.number, one.number)
+    return percent.close(number) or _hundredth(percent).close(number)
+
+
+def _hundredth(number: Number) -> Number:
+    return Number(number.value / 100, number.places + 2 if number.places else 0)
+
+
+def _words_equal(one: Reading, other: Reading, algebra: Algebra) -> bool | None:
+    """Words are equal as they are spelt; only letters that may be a product of variables go to algebra."""
+    if one.number or other.number or (one.words and other.words):
+        return False
+    words = one.body if one.words else other.body
+    return False if re.fullmatch(r"(?:\\text ?\{[^{}]*\}|[^\W\d_]| )+", words) else algebra(one.body, other.body)
+
+
+def _bases(given: str, reference: str) -> bool | None:
+    """Numbers with a base are equal digit for digit; without it, the base is missing."""
+    one, other = _IN_BASE.fullmatch(given), _IN_BASE.fullmatch(reference)
+    one = one if one and any(ch.isdigit() for ch in one[1] + one[2]) else None
+    other = other if other and any(ch.isdigit() for ch in other[1] + other[2]) else None
+    if one and other and one[1][0].isdigit() + other[1][0].isdigit():
+        same_base = _BASES.get(one[2].lower(), one[2]) == _BASES.get(other[2].lower(), other[2])
+        return same_base and one[1].lstrip("0") == other[1].lstrip("0")
+    if (one and read(reference).number) or (other and read(given).number):
+        return False
+    return None
+
+
+def _clocks(given: str, reference: str) -> bool | None:
+    """Times of day, and ratios: 5:30 p.m. is not 5:30 a.m.; 2:4 is 1:2."""
+    one, other = _CLOCK.fullmatch(given), _CLOCK.fullmatch(reference)
+    if any(clock and clock[3] for clock in (one, other)):
+        return bool(one and other and _clock(one) == _clock(other))
+    both = [_RATIO.fullmatch(s) for s in (given, reference)]
+    if not any(both):
+        return None
+    timely = [bool(clock and clock[2]) for clock in (one, other)]
+    if all(timely):
+        return _clock(one) == _clock(other)
+    values = [_ratio(ratio) if ratio else _value(s) for ratio, s in zip(both, (given, reference), strict=True)]
+    if not all(both):
+        return None if None in values and not any(timely) else not any(timely) and values[0] == values[1]
+    return values[0] is not None and values[0] == values[1]
+
+
+def _clock(clock: re.Match[str]) -> tuple[int, int, str]:
+    return int(clock[1]), int(clock[2] or 0), (clock[3] or "").lower()
+
+
+def _ratio(ratio: re.Match[str]) -> Fraction | None:
+    return Fraction(ratio[1]) / Fraction(ratio[2]) if Fraction(ratio[2]) else None
+
+
+def _value(s: str) -> Fraction | None:
+    number = read(s).number
+    return number.value if number else None
+
+
+@lru_cache(maxsize=16384)
+def _spelling(s: str) -> str:
+    s = re.sub(r"(?<=\D) | (?=\D)", "", _TEXT.sub(r"\1", s)).strip()  # a space between digits stays: 1 1/2
+    s = re.sub(r"([\^_])\{(\w)\}", r"\1\2", s)
+    s = re.sub(r"^\(([A-Z])\)$", r"\1", s)  # the letter of a choice
+    if re.fullmatch(r"[^\W\d_]{3,}|(?i:no|ok|on|up|in|at|it|if|so|we|he|is)", s) or (
+        len(s) > 3 and re.fullmatch(r"[^\W\d_'.,-]+(?:['.,-][^\W\d_'.,-]+)*", s) and not is_product(s)
+    ):
+        return s.casefold()
+    return s

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from polythink.errors import UserError, did_you_mean
-from polythink.problems.answers import last_box
 from polythink.problems.audit import known_notes
+from polythink.problems.extract import last_box
 from polythink.problems.hub import hub_rows
 from polythink.problems.problem import CHECKERS, Problem, ProblemSet
 from polythink.run.jsonl import read_rows
@@ -55,6 +55,8 @@ SOURCES: dict[str, Source] = {
     "math": Source(
         "MATH (Hendrycks et al.)", ("test", "train"), "DigitalLearningGmbH/MATH-lighteval", stem="math_{split}"
     ),
+    "math500": Source("the 500 problems of MATH's test set known as MATH-500", ("test",), "HuggingFaceH4/MATH-500",
+                      stem="math500"),
     "math300": Source("the 316 integer problems of MATH that Parallel-R1 reports", ("test",), stem="math300"),
     "aime24": Source(
         "AIME 2024, evaluation only", ("test",), "HuggingFaceH4/aime_2024", hub_splits={"test": "train"}, stem="aime24"

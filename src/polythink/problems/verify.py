@@ -8,6 +8,7 @@ must not stall a trainer or a server. A `Worker` is a plain child process that s
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from pathlib import Path
 from polythink.errors import UserError
 
 START_SECONDS = 120  # to import sympy on a busy machine; does not count against any answer
+ALGEBRA = "polythink.problems.algebra"  # the module whose `equal` the worker calls
 MEMORY = 2 << 30  # bytes of data a worker may hold
 
 
@@ -30,15 +32,14 @@ class Worker:
         package = Path(__file__).parents[2]
         path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__],  # -P: not the sympy.py of the user's folder
+            [sys.executable, "-P", "-m", __name__, ALGEBRA],  # -P: not the sympy.py of the user's folder
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path}, text=True, encoding="utf-8", bufsize=1,
         )  # fmt: skip
         if self._exchange("", START_SECONDS) != "ready":
             self.kill()
-            raise UserError(
-                f"math-verify did not start in a worker process: run `{sys.executable} -m {__name__}` to see why"
-            )
+            command = f"{sys.executable} -m {__name__} {ALGEBRA}"
+            raise UserError(f"math-verify did not start in a worker process: run `{command}` to see why")
 
     @property
     def alive(self) -> bool:
@@ -96,17 +97,7 @@ def main() -> None:
 
 
 def _checker() -> Callable[[str, str], bool]:
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-
-    targets = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig(try_extract_without_anchor=False))
-
-    def read(answer: str) -> list:
-        formula = answer.replace(r"\$", "").replace("$", "")
-        return parse(f"\\boxed{{{formula}}}", extraction_config=targets, parsing_timeout=None)
-
-    def equal(given: str, reference: str) -> bool:
-        return bool(verify(read(reference), read(given), timeout_seconds=None))
-
+    equal = importlib.import_module(sys.argv[1]).equal  # here, not above: sympy takes seconds to import
     equal("x + 1", r"\frac{1}{2}")  # the first call is the slow one
     return equal
 

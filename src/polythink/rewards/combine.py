@@ -212,6 +212,7 @@ _TIERED = {
     "cases": [{"when": _GOOD_BLOCKS, "value": 1.2}, {"when": ["right", "no_block"], "value": 1.0}],
     "otherwise": -1,
 }
+_DIVERSE = {**_TIERED, "add": [{"term": "self_bleu", "weight": -0.2, "when": _GOOD_BLOCKS}]}
 _BLOCK_BONUS = {"weight": 0.5, "when": ["parallel", "well_formed"]}
 _ALIKE = {"term": "self_bleu", "weight": -0.3}
 
@@ -221,7 +222,7 @@ PRESETS: dict[str, dict] = {
     "well_formed": _WELL_FORMED,
     "tiered": _TIERED,
     "tiered_enhanced": {**_TIERED, "cases": [{"when": _GOOD_BLOCKS, "value": 2.0}, _TIERED["cases"][1]]},
-    "tiered_diverse": {**_TIERED, "add": [{"term": "self_bleu", "weight": -0.2, "when": _GOOD_BLOCKS}]},
+    "tiered_diverse": _DIVERSE,
     "alternating": {"cycle": [{"steps": 8, "reward": "accuracy"}, {"steps": 2, "reward": "tiered"}]},
     "scaffold": {"switch": [{"steps": 200, "reward": "alternating"}, {"reward": "accuracy"}]},
     "accuracy_plus_parallel": {**_ACCURACY, "add": [_BLOCK_BONUS]},
@@ -251,9 +252,11 @@ PRESETS: dict[str, dict] = {
     },
     "gsm8k_well_formed": {**_WELL_FORMED, "otherwise": 0},
     "gsm8k_tiered": {**_TIERED, "otherwise": 0},
+    "gsm8k_tiered_diverse": {**_DIVERSE, "otherwise": 0},
 }
 
-# the keys of the published code (github.com/zhengkid/Parallel-R1), GSM8K's under a prefix -> our names
+# The 21 keys of the published code (github.com/zhengkid/Parallel-R1) -> our names. There the same key means another
+# reward on rows of GSM8K (seven keys); here those have the prefix gsm8k_.
 PUBLISHED: dict[str, str] = {
     "accuracy_reward": "accuracy",
     "accuracy_times_parallel_reward": "parallel",
@@ -271,10 +274,11 @@ PUBLISHED: dict[str, str] = {
     "accuracy_add_efficiency_reward_decay": "efficient_decay",
     "gsm8k_accuracy_reward": "gsm8k_accuracy",
     "gsm8k_accuracy_times_special_token_reward": "gsm8k_parallel",
-    "gsm8k_format_times_accuracy_times_special_token_reward": "gsm8k_parallel",
-    "gsm8k_accuracy_add_parallel": "gsm8k_accuracy_plus_parallel",
+    "gsm8k_format_times_accuracy_times_parallel_reward": "gsm8k_parallel",
+    "gsm8k_accuracy_add_parallel_reward": "gsm8k_accuracy_plus_parallel",
     "gsm8k_emphase_acc": "gsm8k_well_formed",
     "gsm8k_emphase_parallel": "gsm8k_tiered",
+    "gsm8k_emphase_parallel_add_diversity": "gsm8k_tiered_diverse",
 }
 
 Phase.model_rebuild()

@@ -1,7 +1,7 @@
 """What a reward sees of a rollout: conditions that hold or not, and terms, each a pure function of a `RewardInput`.
 
 Texts need not be well formed: `well_formed` says whether they are, and the terms read the blocks that are there as the
-published rewards do (facts on Parallel-R1: N, f, B and g of its reward table).
+published rewards do, but for what docs/reference/published.md lists.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import permutations
+from itertools import accumulate, combinations
 from statistics import fmean
 
 from polythink.trace import validity
 from polythink.trace.dialect import PARALLEL_R1, Dialect
-from polythink.trace.parse import first_block, scan
+from polythink.trace.parse import Token, scan
 from polythink.trace.rollout import Rollout, Segment
 from polythink.trace.statistics import count_blocks
 
@@ -95,12 +95,13 @@ CONDITIONS: dict[str, Callable[[RewardInput], bool]] = {
 
 
 def self_bleu(given: RewardInput) -> float:
-    """Similarity of the paths, 0 (nothing shared) to 1: the mean over blocks of the mean BLEU over ordered pairs.
+    """Similarity of the paths, 0 (nothing shared) to 1: the mean over blocks of the mean BLEU over pairs of paths.
 
+    As published, each pair counts once: the earlier path as the candidate, the later one as its reference.
     1.0 without a block, and for a block with fewer than two paths.
     """
     alike = [
-        fmean(bleu(a, b) for a, b in permutations(paths, 2)) if len(paths) > 1 else 1.0 for paths, _ in _blocks(given)
+        fmean(bleu(a, b) for a, b in combinations(paths, 2)) if len(paths) > 1 else 1.0 for paths, _ in _blocks(given)
     ]
     return fmean(alike) if alike else 1.0
 
@@ -109,13 +110,14 @@ def efficiency(given: RewardInput) -> float:
     """Share of words off the critical path: (total - sequential) / total, 0 without a block.
 
     Sequential are the words outside blocks, the longest path of each block, and a summary that stands inside its block.
-    Tags are not words.
+    A block without a path saves nothing. Tags are not words, and a word ends at a tag.
     """
     words = partial(_words, dialect=given.dialect)
     total, saved = words(given.text), 0
     for paths, between in _blocks(given):
-        _, stray = _split(between, "summary", given.dialect)
-        saved += sum(map(words, paths)) - max(map(words, paths), default=0) + words(stray)
+        if paths:
+            _, stray = _split(between, "summary", given.dialect)
+            saved += sum(map(words, paths)) - max(map(words, paths)) + words(stray)
     return saved / total if total else 0.0
 
 
@@ -139,8 +141,7 @@ def bleu(candidate: str, reference: str, order: int = 4) -> float:
 
     The same number as sacrebleu's `sentence_bleu(candidate, [reference]).score / 100` with its defaults: 13a tokens,
     case kept, orders longer than the candidate left out, and the exponential smoothing of mteval-v13a (the k-th order
-    without a match counts 1 / 2^k matches). Compared with sacrebleu 2.6.0: equal to 1e-15 over 1,878 pairs of real
-    paths; apart from it only for HTML entities, which stay as they are here, and for runs such as `..2` and `,.5`.
+    without a match counts 1 / 2^k matches).
     """
     said, meant = _bleu_tokens(candidate), _bleu_tokens(reference)
     matches = [sum((_ngrams(said, n) & _ngrams(meant, n)).values()) for n in range(1, min(order, len(said)) + 1)]
@@ -155,12 +156,25 @@ def bleu(candidate: str, reference: str, order: int = 4) -> float:
     return math.exp(brevity + logs / len(matches))
 
 
-# tokens of their own: ASCII symbols except ' , - . ; a point or comma that is not inside a number; a dash after a digit
-_ALONE = re.compile(r"([!-&(-+/:-@\[-`{-~]|(?<![0-9])[.,]|[.,](?![0-9])|(?<=[0-9])-)")
+_ENTITIES = {"&quot;": '"', "&amp;": "&", "&lt;": "<", "&gt;": ">"}  # in this order: `&amp;lt;` is `<`
+# One pass after the other, each over what the last one wrote, as the 13a rules of mteval are defined: a pass does not
+# look again at a character that it has just read, so that `..2` is `.` and `.2`.
+_PASSES = (
+    (re.compile(r"([!-&(-+/:-@\[-`{-~])"), r" \1 "),  # every ASCII symbol except ' , - .
+    (re.compile(r"(\D)([.,])", re.ASCII), r"\1 \2 "),  # a point or comma that follows no digit
+    (re.compile(r"([.,])(\D)", re.ASCII), r" \1 \2"),  # and one that no digit follows
+    (re.compile(r"(\d)-", re.ASCII), r"\1 - "),  # a dash after a digit
+)
 
 
 def _bleu_tokens(text: str) -> list[str]:
-    return _ALONE.sub(r" \1 ", text.rstrip().replace("-\n", "")).split()
+    text = text.rstrip().replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
+    for entity, character in _ENTITIES.items():
+        text = text.replace(entity, character)
+    text = f" {text} "
+    for pattern, spaced in _PASSES:
+        text = pattern.sub(spaced, text)
+    return text.split()
 
 
 def _ngrams(tokens: Sequence[str], n: int) -> Counter:
@@ -171,33 +185,55 @@ def _ngrams(tokens: Sequence[str], n: int) -> Counter:
 
 
 def _blocks(given: RewardInput) -> list[tuple[list[str], str]]:
-    """Of each outermost block the texts of its outermost paths, and the text between them."""
-    d = given.dialect
+    """Of each outermost block the texts of its outermost paths, and the text between them.
+
+    In a dialect without block tags a block is a run of paths with nothing but white space between them.
+    """
+    text, d = given.text, given.dialect
     if d.block_open:
-        bodies, _ = _split(given.text, "block", d)
-    else:  # what stands before a summary
-        parts = (part.partition(d.summary_open)[0] for part in given.text.split(d.summary_close))
-        bodies = [part for part in parts if first_block(part, d)]
-    return [_split(body, "path", d) for body in bodies]
+        return [_split(body, "path", d) for body in _split(text, "block", d)[0]]
+    blocks: list[tuple[list[str], str]] = []
+    end = None
+    for opened, closed in _pairs(text, "path", d):
+        if end is None or text[end : opened.start].strip():
+            blocks.append(([], ""))
+        blocks[-1][0].append(text[_after(opened) : closed.start])
+        end = _after(closed)
+    return blocks
 
 
 def _split(text: str, kind: str, dialect: Dialect) -> tuple[list[str], str]:
-    """What stands inside the outermost pairs of `kind`'s tags, and the text outside them.
-
-    A tag that is never closed, or closes nothing, counts as text.
-    """
-    inside, outside, depth, opened, end = [], "", 0, None, 0
-    for token in scan(text, dialect):
-        if token.kind == f"{kind}_open":
-            depth += 1
-            opened = token if depth == 1 else opened
-        elif token.kind == f"{kind}_close" and depth:
-            depth -= 1
-            if not depth:
-                inside.append(text[opened.start + len(opened.text) : token.start])
-                outside += text[end : opened.start] + " "
-                end = token.start + len(token.text)
+    """What stands inside the outermost pairs of `kind`'s tags, and the text outside them."""
+    inside, outside, end = [], "", 0
+    for opened, closed in _pairs(text, kind, dialect):
+        inside.append(text[_after(opened) : closed.start])
+        outside += text[end : opened.start] + " "
+        end = _after(closed)
     return inside, outside + text[end:]
+
+
+def _pairs(text: str, kind: str, dialect: Dialect) -> list[tuple[Token, Token]]:
+    """The outermost pairs of `kind`'s tags.
+
+    Where they do not balance, nothing says which of two opening tags is the stray one: then, as in the published
+    rewards, each pairs with the next closing tag, and an opening tag on the way there counts as text.
+    """
+    tags = [token for token in scan(text, dialect) if token.kind in (f"{kind}_open", f"{kind}_close")]
+    depths = list(accumulate(1 if tag.kind.endswith("open") else -1 for tag in tags))
+    nests = min(depths, default=0) >= 0 and (not depths or depths[-1] == 0)
+    pairs: list[tuple[Token, Token]] = []
+    opened = None
+    for tag, depth in zip(tags, depths, strict=True):
+        if tag.kind.endswith("open"):
+            opened = opened or tag
+        elif opened and (depth == 0 or not nests):
+            pairs.append((opened, tag))
+            opened = None
+    return pairs
+
+
+def _after(tag: Token) -> int:
+    return tag.start + len(tag.text)
 
 
 def _words(text: str, dialect: Dialect) -> int:

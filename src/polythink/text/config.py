@@ -112,9 +112,24 @@ class TextEvalOptions(Config):
     """A finished text scores sum(log p) / tokens^length_penalty, its end token counted."""
     max_new_tokens: int = Field(256, ge=1)
     """Longest generated text."""
+    min_new_tokens: int = Field(0, ge=0)
+    """Shortest generated text, the end token not counted."""
+    no_repeat_ngram_size: int = Field(0, ge=0)
+    """No run of this many tokens occurs twice in a generated text; 0: runs may repeat."""
+    max_source_tokens: int | None = Field(None, ge=2)
+    """Read a longer source up to this many tokens, the end token among them; null: read it whole."""
     max_num_seqs: int = Field(64, ge=1)
     """Texts generated at once; changes speed, not results."""
     tokenize: Literal["13a", "none", "char", "intl", "zh"] = "13a"
     """How BLEU cuts words, as in sacreBLEU."""
     block: int | None = Field(None, ge=2)
     """Language modelling: measure running text, cut into blocks of this many tokens."""
+
+    @model_validator(mode="after")
+    def _room_for_the_shortest(self) -> TextEvalOptions:
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens ({self.min_new_tokens}) is more than max_new_tokens ({self.max_new_tokens}); lower "
+                "the first or raise the second"
+            )
+        return self

@@ -32,12 +32,15 @@ from polythink.train.optimiser import micro_batches
 # ---- token ids ----
 
 
-def encode_set(lm: TextModel, texts: ProblemSet[Pair]) -> list[Example]:
-    """The pairs as token ids."""
-    return [
-        Example(array("i", lm.encode(pair.source) if lm.has_encoder else ()), array("i", lm.encode(pair.target)))
-        for pair in texts
-    ]
+def encode_set(lm: TextModel, texts: ProblemSet[Pair], max_source_tokens: int | None = None) -> list[Example]:
+    """The pairs as token ids; a source of more than `max_source_tokens` is cut before its end token."""
+
+    def source(text: str) -> array:
+        ids = lm.encode(text) if lm.has_encoder else []
+        cut = max_source_tokens is not None and len(ids) > max_source_tokens
+        return array("i", [*ids[: max_source_tokens - 1], ids[-1]] if cut else ids)
+
+    return [Example(source(pair.source), array("i", lm.encode(pair.target))) for pair in texts]
 
 
 def running_text(examples: Sequence[Example], block: int) -> list[Example]:
@@ -98,6 +101,8 @@ def generate(lm: TextModel, examples: Sequence[Example], options: TextEvalOption
             out = lm.model.generate(
                 inputs["input_ids"], attention_mask=inputs["attention_mask"], do_sample=False, num_beams=options.beams,
                 length_penalty=options.length_penalty, max_new_tokens=options.max_new_tokens,
+                min_new_tokens=options.min_new_tokens or None,
+                no_repeat_ngram_size=options.no_repeat_ngram_size or None,
             )  # fmt: skip
             for i, row in zip(places, out[:, 1:].tolist(), strict=True):
                 found[i] = row[: row.index(end)] if end in row else row
@@ -132,7 +137,7 @@ def evaluate_texts(
 
 def measure(lm: TextModel, texts: ProblemSet[Pair], options: TextEvalOptions) -> list[dict]:
     """One row per pair, or per block of running text, for samples.jsonl."""
-    examples = encode_set(lm, texts)
+    examples = encode_set(lm, texts, options.max_source_tokens)
     if lm.has_encoder:
         outputs = generate(lm, examples, options, texts.name)
         found = zip(texts, examples, losses(lm, examples), map(lm.decode, outputs), strict=True)

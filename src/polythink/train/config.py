@@ -31,7 +31,9 @@ class OptimiserConfig(Config):
     betas: tuple[float, float] = (0.9, 0.95)
     """Decay rates of AdamW's running averages of the gradient and of its square."""
     weight_decay: float = Field(0.01, ge=0)
-    """Decoupled weight decay; thought embeddings have none."""
+    """Decoupled weight decay of all parameters but those of `no_decay`."""
+    no_decay: tuple[Literal["biases", "norms", "thoughts"], ...] = ("thoughts",)
+    """What does not decay: biases, the weights of norms, thought embeddings."""
     max_grad_norm: float = Field(1.0, ge=0)
     """Clip the norm of the whole gradient to this; 0 does not clip."""
     autocast: bool = False

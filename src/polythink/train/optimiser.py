@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -31,7 +31,7 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
 
 
 def make_optimiser(model: torch.nn.Module, config: OptimiserConfig, trainable: str = "all") -> torch.optim.AdamW:
-    """AdamW over the trained parameters; thought embeddings do not decay. Place or shard the model first.
+    """AdamW over the trained parameters, without decay for those of `no_decay`. Place or shard the model first.
 
     With `trainable` "thoughts" all other parameters are frozen, and stay frozen.
     """
@@ -44,10 +44,29 @@ def make_optimiser(model: torch.nn.Module, config: OptimiserConfig, trainable: s
             )
         model.requires_grad_(False)
         table.requires_grad_(True)
-    groups = [{"params": [p for p in model.parameters() if p is not table and trainable == "all"]},
-              {"params": [] if table is None else [table], "weight_decay": 0.0}]  # fmt: skip
+    spared = undecayed(model, config.no_decay)
+    trained = list(model.parameters()) if trainable == "all" else [table]
+    groups = [
+        {"params": [p for p in trained if p not in spared]},
+        {"params": [p for p in trained if p in spared], "weight_decay": 0.0},
+    ]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+
+
+def undecayed(model: torch.nn.Module, kinds: Collection[str]) -> set[torch.nn.Parameter]:
+    """The parameters that these kinds name: "biases", the weights of "norms", the table of "thoughts"."""
+    found: set[torch.nn.Parameter] = set()
+    thoughts = thoughts_of(model)
+    if "thoughts" in kinds and thoughts is not None and thoughts.table is not None:
+        found.add(thoughts.table)
+    for module in model.modules():
+        is_norm = "Norm" in type(module).__name__  # LayerNorm, and the RMSNorm of every family
+        for name, parameter in module.named_parameters(recurse=False):
+            kind = "biases" if name.endswith("bias") else "norms" if is_norm and parameter.ndim == 1 else ""
+            if kind in kinds:
+                found.add(parameter)
+    return found
 
 
 def update(model: torch.nn.Module, optimiser: torch.optim.Optimizer, lr: float, clip: float) -> float:

@@ -101,15 +101,16 @@ def test_partialformer_without_its_parts_is_multi_head_attention():
 # ---- against the formulas, written out ----
 
 
-@pytest.mark.parametrize("head_mlp", [True, False])
-def test_partialformer_is_its_formula(head_mlp):
-    """Head by head, token by token, as in the docstring of the module; with residual attention from the stack."""
-    model = make("partialformer", head_mlp=head_mlp).double()
-    layer, shared, x = model.decoder.layers[0].self_attention, model.decoder.shared, inputs()
+def partialformer_formula(layer, shared, x, start, weights=1.0, hidden=1.0, out=1.0) -> torch.Tensor:
+    """Head by head, token by token, as in the docstring of the module; `start` is the input of the stack.
+
+    `weights`, `hidden` and `out` are factors where its three dropouts stand: the attention weights, after the relu of
+    the head feed-forward, and its output.
+    """
+    head_mlp = layer.head_scaling is not None
     size, heads, groups = 8, 6, 4 if head_mlp else 6
-    found, _ = layer(x, None, *shared(x, None))
     q, k, v, u = (p(x) for p in (layer.q_proj, layer.k_proj, layer.v_proj, layer.gate_proj))
-    q0, k0 = shared.q_proj(shared.norm(x)), shared.k_proj(shared.norm(x))
+    q0, k0 = shared.q_proj(shared.norm(start)), shared.k_proj(shared.norm(start))
 
     def head(y, h):
         return y[..., h * size : (h + 1) * size]
@@ -121,10 +122,35 @@ def test_partialformer_is_its_formula(head_mlp):
     parts = []
     for h in range(heads):
         a = logits[..., h] + head(q0, h) @ head(k0, h).mT / math.sqrt(size)
-        z = a.masked_fill(~triangle()[0], -math.inf).softmax(-1) @ head(v, h)
-        parts.append(z + layer.reduce(layer.expand(z).relu()))
-    expected = layer.o_proj(torch.cat(parts, -1) * u.relu())
-    torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
+        z = weights * a.masked_fill(~triangle()[0], -math.inf).softmax(-1) @ head(v, h)
+        parts.append(z + out * layer.reduce(hidden * layer.expand(z).relu()))
+    return layer.o_proj(torch.cat(parts, -1) * u.relu())
+
+
+@pytest.mark.parametrize("head_mlp", [True, False])
+def test_partialformer_is_its_formula(head_mlp):
+    """With residual attention from the stack."""
+    model = make("partialformer", head_mlp=head_mlp).double()
+    layer, shared, x = model.decoder.layers[0].self_attention, model.decoder.shared, inputs()
+    found, _ = layer(x, None, *shared(x, None))
+    torch.testing.assert_close(found, partialformer_formula(layer, shared, x, x), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"hidden_dropout": 0.4}, {"add_dropout": True, "hidden_dropout": 0.4},
+                                     {"add_dropout": True}])  # fmt: skip
+def test_where_the_dropouts_of_partialformer_stand(monkeypatch, options):
+    """With dropout replaced by x (1 + p): its place and its probability, each by another number."""
+    monkeypatch.setattr(nn.functional, "dropout", lambda x, p, training, *_: x * (1 + p) if training else x)
+    probabilities = {"dropout": 0.5, "attention_dropout": 0.2, "activation_dropout": 0.3}
+    model = make("partialformer", **probabilities, **options).double()
+    layer, shared, x = model.decoder.layers[0], model.decoder.shared, inputs()
+    given = shared(x, None)
+    after = 1 + options.get("hidden_dropout", 0.1) * options.get("add_dropout", False)
+    for training, factors in ((True, (1.2, 1.3, after)), (False, (1, 1, 1))):
+        layer.train(training)
+        block = partialformer_formula(layer.self_attention, shared, layer.self_norm(x), x, *factors)
+        expected = x + (1.5 if training else 1) * block
+        torch.testing.assert_close(layer(x, None, *given)[0], expected, atol=1e-10, rtol=0)
 
 
 def test_eit_is_its_formula():
@@ -269,6 +295,7 @@ def test_alive_logits(name):
     ("name", "fields", "sentence"),
     [
         ("vanilla", {"hidden_size": 30}, "not a multiple of num_attention_heads 4"),
+        ("partialformer", {"hidden_dropout": 1.5}, "a probability from 0 to below 1, not 1.5"),
         ("vanilla", {"initialisation": "lively"}, "must be 'published' or 'alive'"),
         ("eit", {"isi_kernel": 4}, "has no middle; use an odd number"),
         ("eit", {"csi_channels": 6}, "6 channels cannot be shared by 4 heads"),

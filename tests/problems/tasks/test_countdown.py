@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from polythink.errors import UserError
-from polythink.problems.answers import extract
+from polythink.problems.extract import extract
 from polythink.problems.tasks import countdown
 from polythink.problems.tasks.countdown import (
     LEVELS,

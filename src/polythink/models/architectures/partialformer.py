@@ -24,6 +24,7 @@ import torch
 from torch import nn
 from transformers import Cache
 
+from polythink.errors import UserError
 from polythink.models.architectures.attention import (
     Attention,
     library_attention,
@@ -53,11 +54,15 @@ class PartialFormerConfig(BackboneConfig):
     head_mlp: bool = True  # E maps from G by an MLP over heads; False: E full heads
     residual_attention: bool = True
     source_residual_attention: bool | None = None
+    add_dropout: bool = False  # dropout of F_2's output too, before it is added to Z; as --add-dropout of the code
+    hidden_dropout: float = 0.1  # its probability; as --hidden-dropout, whose default is this
 
     def __post_init__(self, **kwargs) -> None:
         self.logit_heads = self.logit_heads or self.num_attention_heads
         self.expanded_heads = self.expanded_heads or 2 * self.num_attention_heads
         super().__post_init__(**kwargs)
+        if not 0 <= self.hidden_dropout < 1:
+            raise UserError(f"hidden_dropout is a probability from 0 to below 1, not {self.hidden_dropout}")
 
     def _of(self, name: str, role: str):
         own = getattr(self, f"source_{name}") if role == "source" else None
@@ -135,6 +140,7 @@ class PartialAttention(Attention):
         self.expand, self.reduce = nn.Linear(size, self.hidden), nn.Linear(self.hidden, size)
         self.head_scaling = HeadScaling(config, self.heads) if config.head_mlp else None
         self.dropout = nn.Dropout(config.activation_dropout)
+        self.hidden_dropout = nn.Dropout(config.hidden_dropout if config.add_dropout else 0.0)
 
     def keys_and_values(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys (B, G, S, D), values (B, E, S, D)."""
@@ -150,7 +156,7 @@ class PartialAttention(Attention):
             if shared:
                 query, keys = torch.cat([query, shared[0]], -1), torch.cat([keys, shared[1]], -1)
             z, weights = library_attention(self, query, keys, values, mask, wanted)
-        z = z + self.reduce(self.dropout(self.expand(z).relu()))  # (B, T, E, D)
+        z = z + self.hidden_dropout(self.reduce(self.dropout(self.expand(z).relu())))  # (B, T, E, D)
         return self.o_proj(z.flatten(2) * self.gate_proj(x).relu()), weights
 
     def _weigh(self, keys, query, mask, shared=None) -> torch.Tensor:

@@ -1,0 +1,145 @@
+"""Where a response states its answer.
+
+Only the text after the last join is read, so an answer that is only in a path does not count. `strict`: the last
+balanced `\\boxed{..}` or the last `Final Answer:` line, whichever comes later. `lenient`: where that finds nothing, the
+last form of models that were not trained here (`The answer is 5.`, `Answer: 5`, `#### 5`, a heading, `\\boxed 5`).
+docs/reference/answers.md shows both by examples.
+"""
+
+from __future__ import annotations
+
+import re
+
+from polythink.problems.notation import clean
+from polythink.trace.convert import ConversionError
+from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.trace.parse import scan
+
+MAX_LINE = 2000  # characters; a longer line is not searched for a formula
+
+_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)  # escaped braces do not count
+_FINAL = re.compile(r"final\s+answer(?:\s+is)?[\s*_`]*[:：]\s*\}?", re.IGNORECASE)  # } of \textbf{Final Answer:}
+_SAID = (  # what comes before an answer that is stated less formally; the answer is the rest of the line
+    re.compile(r"\banswer\s*(?:\*\*|__)?\s*(?:is|=|:|：)\s*(?:\*\*|__)?\s*:?", re.IGNORECASE),
+    re.compile(r"^[ \t]*####[ \t]*(?=\S)", re.MULTILINE),
+    re.compile(r"^[ \t#*_>]*(?:final\s+)?answer[ \t*_]*$", re.IGNORECASE | re.MULTILINE),  # a heading
+    re.compile(r"(?:最终)?答案\s*(?:是|为|[:：])+"),
+)
+_NEXT = re.compile(r"[.!?](?=\s+[A-Z])|,\s+(?=(?:so|because|since|as|which|but)\b)")
+_UNBRACED = re.compile(r"\\boxed\s+([^\s{}\\$.,;]+)")
+
+
+def final_part(text: str, dialect: Dialect = PARALLEL_R1) -> str:
+    """The text after the last join: after the last closed element, and "" while one is still open.
+
+    In a dialect that answers in the summary, the content of that element belongs to it, if it is a summary.
+    A closing tag also closes what was left open inside its element; one without an opening tag is plain text.
+    """
+    opened: list[tuple[str, int]] = []  # element and number
+    count: dict[tuple[str, int], int] = {}  # how many of each are open
+    start = end = 0
+    for tag in scan(text, dialect):
+        element, _, side = tag.kind.partition("_")
+        after, this = tag.start + len(tag.text), (element, tag.label)
+        if side == "open":
+            opened.append(this)
+            count[this] = count.get(this, 0) + 1
+            start = after
+        elif side == "close" and count.get(this):
+            closed = None
+            while closed != this:
+                closed = opened.pop()
+                count[closed] -= 1
+            end = start if element == "summary" and dialect.answer == "summary" else after
+    rest = "" if opened else text[end:]
+    return without(rest, dialect.summary_open, dialect.summary_close) if dialect.answer == "summary" else rest
+
+
+def without(text: str, *tags: str) -> str:
+    """The text with a line break in place of each tag."""
+    for tag in tags:
+        text = text.replace(tag, "\n")
+    return text
+
+
+def extract(text: str, dialect: Dialect = PARALLEL_R1) -> str | None:
+    """The answer that the response states after its last join, without markup around it; None if there is none."""
+    return stated_answer(final_part(text, dialect))
+
+
+def with_boxed_answer(text: str, answer: str | None, dialect: Dialect) -> str:
+    """The response with `answer` appended in a box, unless it states that answer already or `answer` is None.
+
+    For a trace converted into `dialect` from one that answers in the summary. `ConversionError` if the response
+    would not state the answer even so, because its braces are not balanced.
+    """
+    if answer is None or extract(text, dialect) == answer:
+        return text
+    text = f"{text} \\boxed{{ {answer} }}"
+    if extract(text, dialect) != answer:
+        raise ConversionError(f"the answer {answer!r} cannot be written in a box after the trace", "answer")
+    return text
+
+
+def stated_answer(text: str) -> str | None:
+    """The answer stated in a text without blocks: its last balanced box or `Final Answer:` line, whichever is later."""
+    found = [place for place in (_last_box(text), _last_line(text)) if place]
+    return max(found)[1] if found else None
+
+
+def said_answer(text: str) -> str | None:
+    """The answer stated in one of the less formal forms, for a text in which `stated_answer` finds none."""
+    marks = [mark for form in _SAID for mark in form.finditer(text)]
+    for mark in sorted(marks, key=lambda mark: mark.end(), reverse=True):
+        lines = (clean(line) for line in text[mark.end() : mark.end() + MAX_LINE].splitlines())
+        answer = _sentence(_essence(next(filter(None, lines), "")))
+        if answer and r"\boxed" not in answer:
+            return answer
+    unbraced = _UNBRACED.findall(text)
+    return clean(unbraced[-1]) or None if unbraced else None
+
+
+def last_box(text: str) -> str | None:
+    """The content of the last balanced, non-empty `\\boxed{..}` of `text`. Linear in the text, however many boxes."""
+    found = _last_box(text)
+    return found[1] if found else None
+
+
+def _last_box(text: str) -> tuple[int, str] | None:
+    opened: list[re.Match[str]] = []
+    boxes: list[tuple[int, int, int]] = []  # start of the command, start and end of the content
+    for match in _BRACES.finditer(text):
+        if match[0][-1] == "{" and match[0] != r"\{":
+            opened.append(match)
+        elif match[0] == "}" and opened:
+            opening = opened.pop()
+            if len(opening[0]) > 1:
+                boxes.append((opening.start(), opening.end(), match.start()))
+    filled = ((start, clean(text[inside:end])) for start, inside, end in reversed(boxes))
+    return next((box for box in filled if box[1]), None)
+
+
+def _last_line(text: str) -> tuple[int, str] | None:
+    """The last `Final Answer:` followed by something, on its own line or on the next that is not empty."""
+    end = len(text)
+    for mark in reversed(list(_FINAL.finditer(text))):
+        lines = (clean(line) for line in text[mark.end() : end].splitlines())
+        answer = _essence(next(filter(None, lines), ""))
+        if answer and r"\boxed" not in answer:  # boxes are read by `_last_box`; one never closed is no answer
+            return mark.start(), answer
+        end = mark.start()
+    return None
+
+
+def _essence(line: str) -> str:
+    """The formula of a line that is a sentence with exactly one formula, otherwise the line."""
+    if len(line) > MAX_LINE:
+        return line
+    line = re.sub(r"^(?:the\s+)?(?:final\s+)?answer\s+is\s*:?\s*", "", line, flags=re.IGNORECASE)
+    formulas = re.findall(r"(?<![\\$])\$(?![\s$])([^$]+)(?<![\s\\])\$|\\\((.+?)\\\)", line)
+    return clean("".join(formulas[0])) if len(formulas) == 1 else clean(line)
+
+
+def _sentence(line: str) -> str:
+    """The first sentence of a line: what follows `The answer is 5.` is no part of the answer."""
+    return clean(_NEXT.split(line, maxsplit=1)[0])
