@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from helpers.states import END, OTHER_END, A, B, Fed
+from helpers.tiny import drawn, lean_towards, requests, tiny
+from polythink.engine.engine import Engine
+from polythink.engine.params import SamplingParams
+from polythink.engine.reference import reference_generate
 from polythink.engine.sequential import SequentialState
 from polythink.errors import UserError
 
@@ -140,3 +146,17 @@ def test_a_cut_is_counted_and_announced_once(budgets, fed_tokens, stop, truncate
 def test_path_prefixes_are_refused():
     with pytest.raises(UserError, match=r"path_prefixes .* sequential"):
         fed(prefixes=((A,),))
+
+
+def test_cuts_are_counted_as_often_as_they_are_announced():
+    lm = lean_towards(tiny(seed=4), {"<Parallel>": 2.0, "<Path>": 2.0, "</Path>": 1.0, "<Summary>": 1.0})
+    params = SamplingParams(
+        mode="sequential", max_main_tokens=6, max_path_tokens=2, max_summary_tokens=2, max_trace_tokens=24
+    )
+    wanted, announced = requests(lm, 40), Counter()
+    rollouts = Engine(lm).generate(
+        wanted, params, seed=2, on_event=lambda event: announced.update({event.request: event.kind == "cut"})
+    )
+    assert [announced[i] for i in range(40)] == [r.truncated for r in rollouts]
+    assert {r.stop for r in rollouts} == {"", "eos", "length", "trace_length"}  # between segments too
+    assert [drawn(r) for r in rollouts] == [drawn(r) for r in reference_generate(lm, wanted, params, seed=2)]
