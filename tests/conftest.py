@@ -10,6 +10,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# POLYTHINK_TEST_DEVICE=cuda puts the models of tests/engine and tests/models there (tests/helpers/device.py). Without
+# it no GPU is seen, so that the tests are the same on every machine.
+if not os.environ.get("POLYTHINK_TEST_DEVICE", "cpu").startswith("cuda"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 

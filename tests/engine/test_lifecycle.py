@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 import torch
 
-from helpers.tiny import drawn, requests, tiny
+from helpers.device import tensor
+from helpers.tiny import drawn, family, gaps, requests, tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.reference import reference_generate
@@ -44,6 +47,42 @@ def test_add_and_step_give_what_generate_gives():
     assert [found[id].text for id in ids] == [r.text for r in whole]
     assert len(set(ids)) == 7
     assert engine.add(wanted[0], PARAMS) not in ids
+
+
+def test_drawing_is_without_dropout_also_in_the_middle_of_training():
+    """gpt2 and others have dropout in their configuration."""
+    lm = family("gpt2", n_positions=256, resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5)
+    wanted = requests(lm, 6)
+    expected = [drawn(r) for r in reference_generate(lm, wanted, PARAMS, seed=4)]
+    lm.model.train()
+    rollouts = Engine(lm).generate(wanted, PARAMS, seed=4)
+    assert [drawn(r) for r in rollouts] == expected
+    assert [drawn(r) for r in reference_generate(lm, wanted, PARAMS, seed=4)] == expected
+    assert lm.model.training
+    lm.model.eval()
+    assert max(gaps(lm, rollouts)) < 1e-4
+
+
+def test_waiting_requests_hold_little_beside_their_prompts():
+    """Prompts are the caller's; what the engine adds for each while it waits does not grow with them."""
+    engine, held = Engine(tiny(), max_num_seqs=1), {}
+    for size in (10, 2000):
+        prompt = tuple(range(3, 8)) * (size // 5)
+        tracemalloc.start()
+        for i in range(50):
+            engine.add(Request(prompt, "p", i), PARAMS)
+        held[size] = tracemalloc.get_traced_memory()[0] / 50
+        tracemalloc.stop()
+    assert held[2000] - held[10] < 500  # bytes a request, so less than a quarter of a byte a token
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 512])
+def test_prompts_read_in_chunks_give_the_same(chunk):
+    lm = tiny()
+    wanted = requests(lm, 6)
+    whole = Engine(lm, max_num_seqs=3).generate(wanted, PARAMS, seed=2)
+    parts = Engine(lm, max_num_seqs=3, prefill_chunk=chunk).generate(wanted, PARAMS, seed=2)
+    assert [drawn(r) for r in parts] == [drawn(r) for r in whole]
 
 
 @pytest.mark.slow
@@ -157,7 +196,7 @@ def test_the_model_can_be_trained_between_steps(backend):
     lm.model.train()
     engine = Engine(lm, backend=backend)
     id = engine.add(requests(lm, 3)[2], PARAMS, seed=3)
-    ids = torch.tensor([lm.encode("a b c")])
+    ids = tensor([lm.encode("a b c")])
     for _ in range(3):
         engine.step()
         assert lm.model.training

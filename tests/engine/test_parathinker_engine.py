@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 import torch
 
+from helpers.device import tensor
 from helpers.tiny import WORDS, drawn, gaps, lean_towards, requests, thinker, tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
@@ -135,7 +136,7 @@ def test_misplaced_tags_are_replaced_and_counted():
 def test_what_is_drawn_with_misplaced_tags_is_valid_graded_and_laid_out_as_drawn():
     """It becomes the segment's own tag, which is text where it opens: for rules, grades, counts and training."""
     lm = from_config(ModelConfig(num_hidden_layers=2), "parathinker:4", (r"\boxed{1}", r"\boxed{2}"), seed=2)
-    never = torch.tensor([lm.tokenizer.unk_token_id, lm.tokenizer.pad_token_id])
+    never = tensor([lm.tokenizer.unk_token_id, lm.tokenizer.pad_token_id])
     lean_towards(lm, {"<think3>": 1.0, "<summary>": 1.0})
     lm.model.get_output_embeddings().register_forward_hook(lambda *call: call[2].index_fill(-1, never, -100.0))
     requests = [Request(tuple(lm.encode(r"\boxed{1}")), str(i)) for i in range(200)]
@@ -223,7 +224,7 @@ def test_the_cache_is_as_large_as_prompt_and_paths(paths):
 
 
 def _never(logits, token):
-    return logits.index_fill(-1, torch.tensor([token]), -100.0)
+    return logits.index_fill(-1, tensor([token]), -100.0)
 
 
 def test_both_dialects_in_one_batch():

@@ -8,6 +8,7 @@ import torch
 from helpers.tiny import family, tiny
 from polythink.engine.backends.transformers import TransformersBackend
 from polythink.engine.engine import Engine
+from polythink.engine.params import Request, SamplingParams
 from polythink.engine.selfcheck import SelfCheckFailed, check
 from polythink.errors import UserError
 
@@ -88,6 +89,77 @@ def test_a_window_that_the_attention_is_not_told_of_is_not_lost():
         layer.self_attn.sliding_window = None
     with pytest.raises(UserError, match="a sliding window that it is not told of"):
         Engine(lm, backend="flat")
+
+
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 64,
+    "short_factor": [1.0] * 4, "long_factor": [8.0] * 4,
+}  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "scaling", "why"),
+    [
+        ("phi3", LONGROPE, "kind 'longrope': from 64 positions on"),
+        ("llama", LONGROPE, "kind 'longrope': from 64 positions on"),
+        ("llama", DYNAMIC, "kind 'dynamic': from 256 positions on"),
+        ("qwen3", DYNAMIC, "kind 'dynamic': from 256 positions on"),
+    ],
+)
+def test_rotary_scaling_that_depends_on_the_longest_row_is_refused(model_type, scaling, why):
+    more = {"original_max_position_embeddings": 64} if scaling is LONGROPE else {}
+    lm = family(model_type, head_dim=8, rope_parameters=scaling, **more)
+    with pytest.raises(UserError, match=f"rotary scaling of the {why}"):
+        Engine(lm)
+
+
+def test_the_check_itself_sees_what_no_name_says():
+    """Beyond the switch a row depends on its batch mates: so it must be looked at there."""
+    lm = family("llama", head_dim=8, rope_parameters=LONGROPE)
+    with pytest.raises(SelfCheckFailed, match="alone and beside one at the end of the context"):
+        check(TransformersBackend(lm))
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10_000.0, "original_max_position_embeddings": 64},
+        {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0},
+        LONGROPE | {"original_max_position_embeddings": 256},  # changes nothing within the context
+    ],
+)
+def test_other_rotary_scaling_is_taken(scaling):
+    assert Engine(family("llama", head_dim=8, rope_parameters=scaling)).backend.kind == "flat"
+
+
+@pytest.mark.parametrize("positions", [1, 8, 16])
+def test_a_context_too_short_to_be_checked_is_refused(positions):
+    lm = family("gpt2", n_positions=positions, max_position_embeddings=positions)
+    with pytest.raises(UserError, match=f"holds {positions} positions, and the fork/join self-check needs 17"):
+        Engine(lm)
+
+
+def test_the_shortest_context_that_can_be_checked():
+    lm = family("gpt2", n_positions=17, max_position_embeddings=17)
+    rollouts = Engine(lm).generate([Request((3, 4, 5), "p", i) for i in range(8)], SamplingParams(paths=2))
+    assert all(max(r.layout().position) < 17 for r in rollouts)
+    assert {"trace_length"} <= {s.finish_reason for r in rollouts for s in r.segments}
+
+
+def test_every_module_is_as_it_was_after_the_check():
+    """A trainer may keep dropout in evaluation mode while the model trains."""
+    lm = family("gpt2", n_positions=64, max_position_embeddings=64)
+    lm.model.train()
+    for module in lm.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
+    before = [module.training for module in lm.model.modules()]
+    assert len(set(before)) == 2
+    engine = Engine(lm)
+    assert [module.training for module in lm.model.modules()] == before
+    engine.generate([Request((3, 4, 5))], SamplingParams(max_trace_tokens=20))
+    assert [module.training for module in lm.model.modules()] == before
 
 
 def test_flex_attention_is_refused_before_it_ends_the_process():

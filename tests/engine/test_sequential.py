@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
-from helpers.states import END, A, B, Fed
+from helpers.states import END, OTHER_END, A, B, Fed
+from helpers.tiny import drawn, lean_towards, requests, tiny
+from polythink.engine.engine import Engine
+from polythink.engine.params import SamplingParams
+from polythink.engine.reference import reference_generate
 from polythink.engine.sequential import SequentialState
 from polythink.errors import UserError
 
@@ -98,6 +104,59 @@ def test_tags_that_open_nothing_here_are_text():
     assert it.segments == ["main: </Path> <Summary> <Path> a ()"]
 
 
+def test_any_of_several_end_tokens_ends_it():
+    it = fed().feed(*BLOCK, A, OTHER_END)
+    assert it.segments[-1] == "main: a end2 (eos)"
+    assert it.state.done
+
+
+@pytest.mark.parametrize("end", [END, OTHER_END])
+def test_the_end_between_paths_leaves_their_stops_alone(end):
+    """A path that was cut stays cut, one that was closed stays closed; the trace has its own stop."""
+    cut = fed(max_path_tokens=1).feed("<Parallel>", "<Path>", A, end)
+    assert cut.segments[-1].startswith("path: <Path> a [</Path>] end")
+    assert cut.segments[-1].endswith("(length)")
+    closed = fed().feed("<Parallel>", "<Path>", A, "</Path>", end)
+    assert closed.segments[-1].endswith("(tag)")
+    for it, truncated in ((cut, 1), (closed, 0)):
+        rollout = it.state.rollout()
+        assert (rollout.finish_reason, rollout.truncated) == ("eos", truncated)
+        assert it.kinds.count("cut") == truncated
+
+
+@pytest.mark.parametrize(
+    ("budgets", "fed_tokens", "stop", "truncated"),
+    [
+        ({"max_trace_tokens": 4}, ("<Parallel>", "<Path>", A), "trace_length", 1),  # closed by the trace's last token
+        ({"max_path_tokens": 1, "max_trace_tokens": 4}, ("<Parallel>", "<Path>", A), "trace_length", 1),
+        ({"max_trace_tokens": 4}, ("<Parallel>", "<Path>", A, "</Path>"), "trace_length", 1),
+        ({"max_main_tokens": 1}, ("<Parallel>", "<Path>", "</Path>", B), "length", 1),
+        ({"max_path_tokens": 1, "max_main_tokens": 1}, ("<Parallel>", "<Path>", A, B), "length", 1),
+        ({"max_main_tokens": 2}, ("<Parallel>", A, B), "length", 1),
+    ],
+)
+def test_a_cut_is_counted_and_announced_once(budgets, fed_tokens, stop, truncated):
+    it = fed(**budgets).feed(*fed_tokens)
+    assert it.state.done
+    rollout = it.state.rollout()
+    assert (rollout.finish_reason, rollout.truncated) == (stop, truncated)
+    assert it.kinds == ["cut"] * truncated
+
+
 def test_path_prefixes_are_refused():
     with pytest.raises(UserError, match=r"path_prefixes .* sequential"):
         fed(prefixes=((A,),))
+
+
+def test_cuts_are_counted_as_often_as_they_are_announced():
+    lm = lean_towards(tiny(seed=4), {"<Parallel>": 2.0, "<Path>": 2.0, "</Path>": 1.0, "<Summary>": 1.0})
+    params = SamplingParams(
+        mode="sequential", max_main_tokens=6, max_path_tokens=2, max_summary_tokens=2, max_trace_tokens=24
+    )
+    wanted, announced = requests(lm, 40), Counter()
+    rollouts = Engine(lm).generate(
+        wanted, params, seed=2, on_event=lambda event: announced.update({event.request: event.kind == "cut"})
+    )
+    assert [announced[i] for i in range(40)] == [r.truncated for r in rollouts]
+    assert {r.stop for r in rollouts} == {"", "eos", "length", "trace_length"}  # between segments too
+    assert [drawn(r) for r in rollouts] == [drawn(r) for r in reference_generate(lm, wanted, params, seed=2)]

@@ -18,7 +18,7 @@ class CannedBackend(RolloutBackend):
         self.responses = responses
         self.asked: list[tuple] = []  # requests, params, seed of each call
 
-    def encode_prompt(self, text: str) -> list[int]:
+    def encode_prompt(self, text: str, template: str | None = None) -> list[int]:
         return [ord(character) for character in text]
 
     def decode(self, ids) -> str:

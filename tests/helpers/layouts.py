@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from helpers.device import DEVICE, tensor
 from polythink.trace.layout import Piece, lay_out
 
 VOCABULARY = 50
@@ -23,7 +24,7 @@ def sharp_model():
         for name, parameter in model.named_parameters():
             if "norm" not in name:
                 parameter.mul_(8)
-    return model
+    return model.to(DEVICE)
 
 
 def draw(rng, n: int) -> list[int]:
@@ -37,7 +38,7 @@ def piece(kind: str, tokens: list[int], block: int = -1, path: int = 0) -> Piece
 def plain_logits(model, ids: list[int]) -> torch.Tensor:
     """(T, V): an ordinary causal language model reading ids from left to right."""
     with torch.no_grad():
-        return model(input_ids=torch.tensor([ids])).logits[0]
+        return model(input_ids=tensor([ids])).logits[0]
 
 
 def block_of(

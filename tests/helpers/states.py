@@ -9,8 +9,10 @@ from polythink.engine.tag_ids import TagIds
 from polythink.engine.trace_state import TraceState
 from polythink.trace.dialect import get_dialect
 
-END = 1
+END, OTHER_END = 1, 2
+ENDS = (END, OTHER_END)
 A, B, C = 50, 51, 52  # tokens of text
+NAMES = {END: "end", OTHER_END: "end2", A: "a", B: "b", C: "c", 10: "\n"}
 
 
 class Fed:
@@ -21,10 +23,10 @@ class Fed:
     ) -> None:
         self.dialect, self.events = get_dialect(dialect), []
         self.ids = {tag: 100 + i for i, tag in enumerate(self.dialect.tags)}
-        self.names = {i: tag for tag, i in self.ids.items()} | {END: "end", A: "a", B: "b", C: "c", 10: "\n"}
+        self.names = {i: tag for tag, i in self.ids.items()} | NAMES
         context, trained = params.pop("context", 1000), params.pop("trained_paths", 0)
         params = {"mode": "sequential" if kind.__name__.startswith("Seq") else "structured", **params}
-        tags = TagIds.of(self.dialect, self.ids, END, lambda text: [10] * len(text), params.get("summary_prefix", ""))
+        tags = TagIds.of(self.dialect, self.ids, ENDS, lambda text: [10] * len(text), params.get("summary_prefix", ""))
         request = Request(tuple(range(60, 60 + prompt)), "p", path_prefixes=prefixes)
         self.state = kind(request, SamplingParams(**params), tags, context, 0, trained, 7, self.events.append)
         self.inputs = self.state.take(1000)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch.nn.functional import silu
 
+from helpers.device import DEVICE, collate, tensor
 from helpers.tiny import family
-from polythink.models.batch import collate
 from polythink.models.lm import LanguageModel, with_settings
 from polythink.models.logprobs import masked_logits
 from polythink.models.thoughts import attach, thoughts_of
@@ -67,9 +67,10 @@ def furthest(a: torch.Tensor, b: torch.Tensor) -> float:
 def by_hand(lm: LanguageModel, layout: Layout, before_norm: bool = False) -> torch.Tensor:
     """Logits (T, V) from the weights, without any code of the model: eq. 4-7 of the paper, scaled scores."""
     model, size = lm.model, 8
-    label = torch.tensor(layout.labels)[layout.segment]
-    scale = torch.tensor(layout.scales)[layout.segment]
-    angle = torch.from_numpy(layout.position)[:, None] / 10_000 ** (torch.arange(0, size, 2) / size)
+    label = tensor(layout.labels)[layout.segment]
+    scale = tensor(layout.scales)[layout.segment]
+    frequency = 10_000 ** -(torch.arange(0, size, 2, device=DEVICE) / size)
+    angle = torch.from_numpy(layout.position).to(DEVICE)[:, None] * frequency
     cos, sin = (torch.cat([f(angle), f(angle)], dim=1)[:, None] for f in (torch.cos, torch.sin))
 
     def norm(module, x):
@@ -79,7 +80,7 @@ def by_hand(lm: LanguageModel, layout: Layout, before_norm: bool = False) -> tor
         first, second = x.chunk(2, dim=-1)
         return x * cos + torch.cat([-second, first], dim=-1) * sin
 
-    x = model.model.embed_tokens.weight[torch.from_numpy(layout.tokens)]
+    x = model.model.embed_tokens.weight[torch.from_numpy(layout.tokens).to(DEVICE)]
     for number, layer in enumerate(model.model.layers):
         attention, h = layer.self_attn, norm(layer.input_layernorm, x)
         query, key, value = (
@@ -95,7 +96,7 @@ def by_hand(lm: LanguageModel, layout: Layout, before_norm: bool = False) -> tor
         query, key = rotate(query), rotate(key)
         key, value = (y.repeat_interleave(query.shape[1] // y.shape[1], dim=1) for y in (key, value))
         scores = torch.einsum("qhd,khd->hqk", query, key) * size**-0.5 * scale[:, None]
-        weights = scores.masked_fill(~torch.from_numpy(layout.may_attend()), -torch.inf).softmax(-1)
+        weights = scores.masked_fill(~torch.from_numpy(layout.may_attend()).to(DEVICE), -torch.inf).softmax(-1)
         x = x + torch.einsum("hqk,khd->qhd", weights, value).flatten(1) @ attention.o_proj.weight.T
         h, mlp = norm(layer.post_attention_layernorm, x), layer.mlp
         x = x + (silu(h @ mlp.gate_proj.weight.T) * (h @ mlp.up_proj.weight.T)) @ mlp.down_proj.weight.T

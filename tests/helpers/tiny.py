@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from helpers.device import DEVICE, collate
 from polythink.engine.params import Request
-from polythink.models.batch import collate
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import LanguageModel, ModelSettings
 from polythink.models.logprobs import token_logprobs
@@ -29,7 +29,8 @@ def requests(lm: LanguageModel, n: int) -> list[Request]:
 
 def drawn(rollout) -> list[tuple]:
     """What two rollouts must share to count as the same."""
-    return [(s.kind, s.block, s.path, s.tokens, s.sampled, s.finish_reason) for s in rollout.segments]
+    segments = [(s.kind, s.block, s.path, s.tokens, s.sampled, s.finish_reason) for s in rollout.segments]
+    return [*segments, (rollout.stop,)]
 
 
 def family(model_type: str, **changes) -> LanguageModel:
@@ -46,12 +47,12 @@ def family(model_type: str, **changes) -> LanguageModel:
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(4)
-    return LanguageModel(model.eval(), tokenizer, ModelSettings())
+    return LanguageModel(model.eval().to(DEVICE), tokenizer, ModelSettings())
 
 
 def lean_towards(lm: LanguageModel, weights: dict[str, float]) -> LanguageModel:
     """Add to the logits of some tags, for the engine and the masked forward alike."""
-    bias = torch.zeros(lm.model.config.vocab_size)
+    bias = torch.zeros(lm.model.config.vocab_size, device=lm.device)
     for tag, weight in weights.items():
         bias[lm.tag_ids[tag]] = weight
     lm.model.get_output_embeddings().register_forward_hook(lambda module, args, out: out + bias)
@@ -76,7 +77,7 @@ def gaps(lm, rollouts) -> list[float]:
     found = []
     for rollout in rollouts:
         layout = rollout.layout()
-        temperature = torch.ones(1, len(layout))
+        temperature = torch.ones(1, len(layout), device=DEVICE)
         start = len(rollout.prompt)
         for segment in rollout.segments:
             temperature[0, start : start + len(segment.tokens)] = segment.temperature

@@ -13,8 +13,10 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from helpers.device import DEVICE, collate, tensor
 from helpers.layouts import TOLERANCE, VOCABULARY, block_of, draw, piece, plain_logits, some_layouts
-from polythink.models.batch import collate, pack
+from polythink.models.batch import pack
+from polythink.models.forward import cache_argument
 from polythink.models.logprobs import masked_logits, token_logprobs
 from polythink.trace.layout import Piece, lay_out
 
@@ -78,13 +80,13 @@ class ByHand:
             cache.update(k, v, layer)
         before = keys[0][0].shape[2] if keys else 0
         n = len(ids)
-        causal = torch.ones(n, before + n, dtype=torch.bool).tril(before)
+        causal = torch.ones(n, before + n, dtype=torch.bool, device=DEVICE).tril(before)
         with torch.no_grad():
             out = self.model(
-                input_ids=torch.tensor([ids]), attention_mask=causal[None, None], past_key_values=cache,
-                position_ids=torch.arange(position, position + n)[None], use_cache=True,
+                input_ids=tensor([ids]), attention_mask=causal[None, None], use_cache=True,
+                position_ids=tensor([range(position, position + n)]), **{cache_argument(self.model): cache},
             )  # fmt: skip
-        after = [(layer.keys, layer.values) for layer in out.past_key_values.layers]
+        after = [(layer.keys, layer.values) for layer in cache.layers]
         return out.logits[0], (after, position + n)
 
     @staticmethod

@@ -13,7 +13,9 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE, WordLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
+from helpers.device import DEVICE, tensor
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
@@ -25,7 +27,7 @@ from polythink.models.settings import check_path
 from polythink.models.tags import add_tags, tag_ids
 from polythink.models.tokenizers import byte_tokenizer, word_tokenizer
 from polythink.problems.prompts import get_prompt
-from polythink.trace.dialect import PARALLEL_R1
+from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
 
 WORDS = ("one", "two", "parallel", "path", "summary", "end", "<", ">", "/")
 SMALL = ModelConfig(hidden_size=32, num_hidden_layers=2, intermediate_size=48)
@@ -48,12 +50,31 @@ def test_a_saved_folder_loads_here_and_in_plain_transformers(lm, tmp_path):
     save(lm, tmp_path / "model")
     back = load(tmp_path / "model")
     assert back.settings == lm.settings
-    ids = torch.tensor([lm.encode("one two <Path> two </Path>")])
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    ids = tensor([lm.encode("one two <Path> two </Path>")])
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model").to(DEVICE)
     assert torch.equal(back.model(ids).logits, lm.model(ids).logits)
     assert torch.equal(plain(ids).logits, lm.model(ids).logits)
     assert AutoTokenizer.from_pretrained(tmp_path / "model")("one <Path>").input_ids == lm.encode("one <Path>")
     assert "`parallel_r1`" in (tmp_path / "model" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "llama", "gemma3_text", "vanilla", "partialformer"])
+def test_a_model_made_in_bfloat16_is_the_one_that_is_loaded(architecture, tmp_path):
+    """Weights are of that type; rotary frequencies and other tables that are computed stay in float32, as in a load."""
+    shape = {"hidden_size": 32, "num_attention_heads": 2, "head_dim": 16, "num_hidden_layers": 2, "rope_theta": 1e6}
+    made = from_config(ModelConfig(architecture=architecture, dtype="bfloat16", **shape), "parallel_r1", WORDS)
+    save(made, tmp_path)
+    back = load(tmp_path, device=str(made.device))
+    tables = [dict(lm.model.named_buffers()) for lm in (made, back)]
+    assert {name: x.dtype for name, x in tables[0].items()} == {name: x.dtype for name, x in tables[1].items()}
+    assert all(torch.equal(tables[0][name], tables[1][name]) for name in tables[0])
+    ids = torch.tensor([made.encode("one two path")], device=made.device)
+    far = torch.tensor([[5, 1000, 4000]], device=made.device)
+    mask = torch.ones(1, 1, 3, 3, dtype=torch.bool, device=made.device).tril()
+    first, second = (lm.model(ids, position_ids=far, attention_mask=mask).logits for lm in (made, back))
+    assert first.dtype == torch.bfloat16
+    assert torch.equal(first, second)
+    assert {p.dtype for p in made.model.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("make", [lambda: word_tokenizer(WORDS, PARALLEL_R1), lambda: byte_tokenizer(PARALLEL_R1)])
@@ -113,7 +134,7 @@ def test_tags_that_are_one_unknown_token_are_missing_too(lm):
 
 
 def test_checkpointed_activations_change_memory_alone(lm):
-    ids = torch.tensor([lm.encode("one two <Path> two </Path>")])
+    ids = tensor([lm.encode("one two <Path> two </Path>")])
     grads = []
     lm.model.train()
     for _ in range(2):
@@ -123,6 +144,17 @@ def test_checkpointed_activations_change_memory_alone(lm):
         checkpoint_activations(lm.model)
     assert any(getattr(module, "gradient_checkpointing", False) for module in lm.model.modules())
     assert torch.equal(*grads)
+
+
+def test_adding_tags_says_nothing_of_rows_that_are_replaced(lm, capfd, caplog):
+    """transformers tells at length how it draws new rows; ours take their place."""
+    transformers_logging.enable_propagation()
+    type(transformers_logging.get_logger("transformers")).warning_once.cache_clear()  # some notes come once a process
+    try:
+        assert add_tags(lm.model, plain_tokenizer(), PARATHINKER)
+    finally:
+        transformers_logging.disable_propagation()
+    assert "resizing" not in caplog.text + "".join(capfd.readouterr())
 
 
 def test_unused_rows_of_a_checkpoint_are_overwritten(lm):
@@ -238,8 +270,8 @@ def test_any_transformers_folder_loads_with_defaults(foreign, caplog):
 
 def test_text_without_tags_reads_as_before(foreign):
     """Rows are added, nothing else changes."""
-    ids = torch.tensor([AutoTokenizer.from_pretrained(foreign)("three ducks").input_ids])
-    plain = AutoModelForCausalLM.from_pretrained(foreign)
+    ids = tensor([AutoTokenizer.from_pretrained(foreign)("three ducks").input_ids])
+    plain = AutoModelForCausalLM.from_pretrained(foreign).to(DEVICE)
     with torch.no_grad():
         expected = plain(ids).logits
         assert torch.equal(load(foreign).model(ids).logits[..., : expected.shape[-1]], expected)

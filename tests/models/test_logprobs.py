@@ -9,9 +9,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config
 
+from helpers.device import DEVICE, collate
 from helpers.layouts import TOLERANCE, VOCABULARY, block_of, draw, piece, plain_logits, some_layouts
+from helpers.tiny import family
 from polythink.errors import UserError
-from polythink.models.batch import Batch, collate
+from polythink.models.batch import Batch
 from polythink.models.logprobs import check_forward, masked_logits, sliding_window, token_logprobs
 from polythink.trace.layout import lay_out
 
@@ -22,7 +24,7 @@ def test_log_probabilities_by_hand(model):
     prompt, main = draw(rng, 4), draw(rng, 2)
     written, _, block = block_of(rng, 0, 3)
     batch = collate([lay_out([piece("prompt", prompt), piece("main", main), *block], "structured")])
-    temperature = torch.ones(batch.tokens.shape)
+    temperature = torch.ones(batch.tokens.shape, device=DEVICE)
     temperature[0, 6:] = 0.7
     with torch.no_grad():
         found = token_logprobs(model, batch, temperature)[0]
@@ -107,6 +109,28 @@ def test_a_sliding_window_is_refused_only_where_it_would_bite():
     config.sliding_window -= 1
     with pytest.raises(UserError, match="sliding window"):
         check_forward(model, batch.positions, batch.mask)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama"])
+def test_positions_beyond_the_context_are_refused(model_type):
+    """A table of learned positions has no row for them: an error without a sentence, and on a GPU one of the device."""
+    model = family(model_type, n_positions=24, max_position_embeddings=24).model
+    layout = lay_out([piece("prompt", [3] * 4), piece("main", [4] * 20)], "structured")
+    token_logprobs(model, collate([layout]))
+    longer = lay_out([piece("prompt", [3] * 4), piece("main", [4] * 21)], "structured")
+    with pytest.raises(UserError, match="a trace reaches position 24 and the model's context holds 24"):
+        token_logprobs(model, collate([layout, longer]))
+
+
+def test_rotary_scaling_is_refused_where_it_would_depend_on_batch_mates():
+    scaling = {"rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 24}
+    factors = {"short_factor": [1.0] * 4, "long_factor": [8.0] * 4}
+    model = family("llama", head_dim=8, rope_parameters=scaling | factors).model
+    layout = lay_out([piece("prompt", [3] * 4), piece("main", [4] * 20)], "structured")
+    token_logprobs(model, collate([layout]))
+    longer = lay_out([piece("prompt", [3] * 4), piece("main", [4] * 21)], "structured")
+    with pytest.raises(UserError, match=r"position 24, and beyond 24 the model's rotary scaling \(longrope\)"):
+        token_logprobs(model, collate([layout, longer]))
 
 
 def test_qwen_without_local_layers_has_no_window():

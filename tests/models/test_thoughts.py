@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from helpers.device import DEVICE, collate, tensor
 from helpers.thoughts import INVENTORY, by_hand, fill, forward, furthest, make, trace
 from helpers.tiny import family
 from polythink.engine.backends.transformers import TransformersBackend
@@ -12,7 +13,6 @@ from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.selfcheck import _decoded, check
 from polythink.errors import UserError
-from polythink.models.batch import collate
 from polythink.models.logprobs import masked_logits
 from polythink.models.thoughts import Thoughts, attach, thoughts_of
 
@@ -60,11 +60,11 @@ def test_a_model_without_hooks_gets_them_with_the_first_scale(model_type):
 
 def test_without_path_numbers_every_token_is_of_the_prompt():
     lm = make("qwen3")
-    ids = torch.tensor([[3, 4, 5, 6]])
+    ids = tensor([[3, 4, 5, 6]])
     with torch.no_grad():
-        told = lm.model(ids, path_ids=torch.zeros(1, 4, dtype=torch.long)).logits
+        told = lm.model(ids, path_ids=torch.zeros(1, 4, dtype=torch.long, device=DEVICE)).logits
         assert torch.equal(lm.model(ids).logits, told)
-        assert furthest(lm.model(ids, path_ids=torch.ones(1, 4, dtype=torch.long)).logits, told) > 0.1
+        assert furthest(lm.model(ids, path_ids=torch.ones(1, 4, dtype=torch.long, device=DEVICE)).logits, told) > 0.1
 
 
 def test_padding_changes_nothing():
@@ -175,7 +175,7 @@ def test_forwards_in_half_precision_over_whole_weights_stay_in_half_precision():
     lm, seen = make("qwen2"), []
     for projection in (lm.model.model.layers[0].self_attn.k_proj, lm.model.model.layers[0].self_attn.q_proj):
         projection.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
         forward(lm, trace(trained=1))  # the first one puts the table's hooks before the ones above
         forward(lm, trace(trained=1))
     assert set(seen) == {torch.bfloat16}

@@ -40,7 +40,7 @@ def test_plain_transformers_loads_the_weights_and_loses_the_tables(tmp_path):
     plain, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["unexpected_keys"]
     assert not report["missing_keys"]
-    lost = dataclasses.replace(lm, model=plain.eval())
+    lost = dataclasses.replace(lm, model=plain.to(lm.device).eval())
     assert furthest(forward(lost, layout), forward(lm, layout)) > 0.1
     with torch.no_grad():
         thoughts_of(lm.model).table.zero_()

@@ -9,11 +9,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from helpers.device import DEVICE, collate, tensor
 from helpers.thoughts import INVENTORY, by_hand, fill, forward, furthest, make, trace
 from polythink.engine.backends.transformers import TransformersBackend
 from polythink.engine.selfcheck import _decoded
 from polythink.errors import UserError
-from polythink.models.batch import collate
 from polythink.models.lm import LanguageModel, load, save, with_settings
 from polythink.models.logprobs import masked_logits, token_logprobs
 from polythink.models.thoughts import attach, thoughts_of
@@ -95,9 +95,9 @@ def test_a_copy_uses_its_own_tables():
 
 def test_a_failed_forward_leaves_nothing_behind():
     lm = make("qwen3")
-    ids = torch.tensor([[3, 4, 5]])
+    ids = tensor([[3, 4, 5]])
     with pytest.raises(RuntimeError):
-        lm.model(ids, path_ids=torch.zeros(1, 2, dtype=torch.long))
+        lm.model(ids, path_ids=torch.zeros(1, 2, dtype=torch.long, device=DEVICE))
     assert thoughts_of(lm.model).now is None
     copy.deepcopy(lm.model)
 

@@ -76,8 +76,8 @@ class Engine:
         """How many requests are queued or live."""
         return len(self._queued) + len(self._live)
 
-    def encode_prompt(self, text: str) -> list[int]:
-        return self.lm.encode_prompt(text)
+    def encode_prompt(self, text: str, template: str | None = None) -> list[int]:
+        return self.lm.encode_prompt(text, template)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.lm.decode(ids)
@@ -243,5 +243,5 @@ class Engine:
         if (dialect, prefix) not in self._tags:
             lm, wanted = self.lm, get_dialect(dialect) if dialect else self.lm.dialect
             ids = lm.tag_ids if wanted == lm.dialect else tag_ids(lm.tokenizer, wanted)
-            self._tags[dialect, prefix] = TagIds.of(wanted, ids, lm.eos, lm.encode, prefix)
+            self._tags[dialect, prefix] = TagIds.of(wanted, ids, lm.ends, lm.encode, prefix)
         return self._tags[dialect, prefix]

@@ -21,8 +21,12 @@ class RolloutBackend(Protocol):
     def context(self) -> int:
         """Positions of the model's context."""
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """Token ids of a prompt, in the chat template where the model's settings say so."""
+    def encode_prompt(self, text: str, template: str | None = None) -> list[int]:
+        """Token ids of a prompt, in the chat template where the model's settings say so.
+
+        `template` is the text with `{problem}` that the prompt was made from (None: that of the model's settings). It
+        may write control tokens, the problem may not.
+        """
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids: tags included, end and padding tokens left out."""

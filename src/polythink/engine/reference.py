@@ -17,8 +17,10 @@ from polythink.engine.params import Request, SamplingParams
 from polythink.engine.sampling import draw, stream_key, uniforms
 from polythink.errors import UserError
 from polythink.models.batch import collate
+from polythink.models.forward import evaluating
 from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import masked_logits
+from polythink.models.tags import tag_ids
 from polythink.trace.dialect import get_dialect
 from polythink.trace.rollout import Rollout, Segment
 
@@ -31,7 +33,8 @@ def reference_generate(
     rollouts = []
     for request, own in zip(requests, each, strict=True):
         page = _Page(lm, request, own, seed)
-        (_write_sequential if own.mode == "sequential" else _write_structured)(page)
+        with evaluating(lm.model):
+            (_write_sequential if own.mode == "sequential" else _write_structured)(page)
         for segment in page.segments:
             segment.text = lm.decode(segment.tokens)
         rollouts.append(page.rollout())
@@ -44,7 +47,9 @@ class _Page:
     def __init__(self, lm: LanguageModel, request: Request, params: SamplingParams, seed: int) -> None:
         self.lm, self.request, self.params, self.seed = lm, request, params, seed
         self.segments: list[Segment] = []
+        self.stop = ""
         self.dialect = get_dialect(request.dialect) if request.dialect else lm.dialect
+        self.tags = tag_ids(lm.tokenizer, self.dialect)
         self.trained = lm.settings.trained_paths if params.length_scaling_above is None else params.length_scaling_above
         self.join = [t for text in (self.dialect.block_close, self.dialect.gap) if text for t in lm.encode(text)]
         self.join += [self.id(self.dialect.summary_open), *lm.encode(params.summary_prefix)]
@@ -54,8 +59,7 @@ class _Page:
         )
 
     def id(self, tag: str) -> int:
-        (token,) = self.lm.encode(tag)
-        return token
+        return self.tags[tag]
 
     @property
     def left(self) -> int:
@@ -97,8 +101,22 @@ class _Page:
     def rollout(self) -> Rollout:
         request, params = self.request, self.params
         return Rollout(
-            request.problem, request.sample, params.mode, request.prompt, self.segments, params.stride, self.trained
+            request.problem,
+            request.sample,
+            params.mode,
+            request.prompt,
+            self.segments,
+            params.stride,
+            self.trained,
+            self.stop,
         )
+
+    def end(self, reason: str) -> None:
+        """End the trace; where its last segment was closed before, that keeps its own finish_reason."""
+        if self.segments[-1].finish_reason not in ("", "fork"):
+            self.stop = reason
+        else:
+            self.segments[-1].finish_reason = reason
 
     def put(self, token: int, logprob: float) -> None:
         segment = self.segments[-1]
@@ -134,7 +152,7 @@ class _Page:
         misplaced = (
             {self.id(tag) for tag in self.dialect.tags} - {close} if self.dialect.misplaced_tags == "replace" else set()
         )
-        stops = {close: "tag", self.lm.eos: "eos"}
+        stops = {close: "tag"} | dict.fromkeys(self.lm.ends, "eos")
         for count in range(limit):
             token, logprob = self.draw(stream, count)
             if token in misplaced:
@@ -143,7 +161,7 @@ class _Page:
                 if token in closing:
                     return "tag", count + 1
                 continue
-            if token != self.lm.eos or self.dialect.misplaced_tags == "keep":
+            if token not in self.lm.ends or self.dialect.misplaced_tags == "keep":
                 self.put(token, logprob)
             if token != close and token in stops:
                 self.force([close])
@@ -158,10 +176,10 @@ def _limit(most: int, left: int) -> tuple[int, str]:
 
 
 def _write_structured(page: _Page) -> None:
-    params, dialect, end = page.params, page.dialect, page.lm.eos
+    params, dialect = page.params, page.dialect
     implicit = not dialect.block_open
     fork_at = 0 if params.fork_at is None and implicit else -1 if params.fork_at is None else params.fork_at
-    stops = {end: "eos"} | ({} if implicit else {page.id(dialect.block_open): "fork"})
+    stops = dict.fromkeys(page.lm.ends, "eos") | ({} if implicit else {page.id(dialect.block_open): "fork"})
     blocks = opened = 0  # segments opened so far, the prompt being the first
     while True:
         if not (implicit and blocks == 0 and fork_at == 0):
@@ -250,7 +268,7 @@ def _write_sequential(page: _Page) -> None:
     limit, cut = _limit(params.max_main_tokens, page.left)
     while True:
         if limit < 1:
-            page.segments[-1].finish_reason = "trace_length"
+            page.end("trace_length")
             return
         token, logprob = page.draw(1, count)
         count += 1
@@ -268,8 +286,8 @@ def _write_sequential(page: _Page) -> None:
             limit -= 1
         page.put(token, logprob)
         segment = page.segments[-1]
-        if token == page.lm.eos:
-            segment.finish_reason = "eos"
+        if token in page.lm.ends:
+            page.end("eos")
             return
         if where == "main" and token in forks:
             segment.finish_reason = "max_blocks" if blocks == params.max_blocks else "fork"
@@ -288,5 +306,5 @@ def _write_sequential(page: _Page) -> None:
                 page.open("main")
             limit, cut = _limit(params.max_main_tokens, page.left)
         elif limit < 1:
-            segment.finish_reason = cut
+            page.end(cut)
             return

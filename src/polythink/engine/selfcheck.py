@@ -16,10 +16,13 @@ from polythink.engine.backends.transformers import KINDS, TransformersBackend
 from polythink.engine.step import StepBatch
 from polythink.errors import UserError, did_you_mean
 from polythink.models.batch import collate
+from polythink.models.forward import context_of, evaluating, rotary_switch
 from polythink.models.lm import LanguageModel
 from polythink.models.thoughts import forward_kwargs, thoughts_of
 from polythink.trace.layout import Layout, Piece, lay_out
 
+POSITIONS = 17  # of the tree that is checked: prompt, the longer path, join
+FAR = 1 << 20  # a position far enough for models that state no context
 # Root mean square difference allowed, as a share of the logits' standard deviation; a wrong table is off by far more.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
@@ -39,6 +42,19 @@ def refuse_by_name(model) -> None:
         raise UserError(
             f"{name} takes positions from token distance (ALiBi) and ignores explicit ones, so paths cannot restart "
             "together; use a model with rotary or learned positions"
+        )
+    switch = rotary_switch(model.config)
+    if switch is not None:
+        raise UserError(
+            f"{name} has rotary scaling of the kind {switch[0]!r}: from {switch[1]} positions on, the positions of a "
+            "whole forward decide how each of its tokens is rotated, so a trace would depend on its batch mates and "
+            "drawing would differ from training; use a model without it (such as Qwen3 or Llama), or take the scaling "
+            "out of the model's config.json if it changes nothing below that length"
+        )
+    if context_of(model.config) < POSITIONS:
+        raise UserError(
+            f"the model holds {context_of(model.config)} positions, and the fork/join self-check needs {POSITIONS}; "
+            "use a model with a longer context (max_position_embeddings)"
         )
 
 
@@ -84,9 +100,7 @@ def check(backend: TransformersBackend) -> None:
     dtype, vocabulary = lm.model.dtype, lm.model.config.get_text_config().vocab_size
     ids = torch.randint(vocabulary, (25,), generator=torch.Generator().manual_seed(0)).tolist()
     prompt, first, second, join, other = ids[:7], ids[7:12], ids[12:15], ids[15:20], ids[20:25]
-    training = lm.model.training
-    lm.model.eval()
-    try:
+    with evaluating(lm.model):
         thoughts = thoughts_of(lm.model)
         labels = (1, min(2, thoughts.inventory)) if thoughts is not None else (0, 0)
         layout = _tree(prompt, first, second, join, labels)
@@ -97,8 +111,8 @@ def check(backend: TransformersBackend) -> None:
             _same("a path inside a trace and the same path alone", decoded[span], alone, dtype)
         moved = _decoded(backend, _tree(prompt, other, second, join, labels))
         _same("a path before and after its sibling changed", decoded[12:15], moved[12:15], dtype)
-    finally:
-        lm.model.train(training)
+        short, beside = _beside_a_long_trace(lm, prompt)
+        _same("a trace alone and beside one at the end of the context", short, beside, dtype)
 
 
 def _tree(prompt: list[int], first: list[int], second: list[int], join: list[int], labels: tuple[int, int]) -> Layout:
@@ -173,6 +187,22 @@ def _plain(backend: TransformersBackend, prompt: list[int], path: list[int], lab
     path_ids = torch.tensor([[0] * len(prompt) + [label] * len(path)], device=ids.device)
     extras = forward_kwargs(model, path_ids, torch.ones(ids.shape))
     return model(input_ids=ids, use_cache=False, **extras).logits[0].float()
+
+
+@torch.no_grad()
+def _beside_a_long_trace(lm: LanguageModel, prompt: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (T, V) of a prompt alone, and in a batch with a row that ends at the context's last position.
+
+    They differ where the positions of a whole forward decide about each row's.
+    """
+    ids = torch.tensor([prompt, prompt], device=lm.device)
+    near = torch.arange(len(prompt), device=lm.device)
+    both = torch.stack((near, near + min(lm.context, FAR) - len(prompt)))
+    extras = forward_kwargs(lm.model, torch.zeros_like(ids), torch.ones(ids.shape))
+    beside = lm.model(input_ids=ids, position_ids=both, use_cache=False, **extras).logits[0].float()
+    extras = forward_kwargs(lm.model, torch.zeros_like(ids[:1]), torch.ones(1, len(prompt)))
+    alone = lm.model(input_ids=ids[:1], position_ids=both[:1], use_cache=False, **extras).logits[0].float()
+    return alone, beside
 
 
 def _same(what: str, a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> None:

@@ -35,13 +35,13 @@ class SequentialState(TraceState):
         kind = record.kind if inside else "between"
         closing = tags.tags_of(record)[1] if kind in ("path", "summary") else None
         opens = kind == "main" and (token == tags.block_open if tags.block_open is not None else label is not None)
-        truncated = branch.limit <= 0 and token not in (closing, tags.end) and not opens
+        truncated = branch.limit <= 0 and token != closing and token not in tags.ends and not opens
         closable = closing is not None and self.written + 1 < self.budget  # there is room for the tag after this token
         too_many = opens and self.blocks >= self.params.max_blocks
-        ends = token == tags.end or too_many or (truncated and not closable)
+        ends = token in tags.ends or too_many or (truncated and not closable)
         self._write(branch, token, logprob, want=not (ends or truncated))
         if ends:
-            self._end(branch, "eos" if token == tags.end else "max_blocks" if opens else branch.limit_reason)
+            self._end(branch, "eos" if token in tags.ends else "max_blocks" if opens else branch.limit_reason)
         elif opens:
             self._open_block(branch)
             self._resume(branch)

@@ -58,7 +58,7 @@ class StructuredState(TraceState):
             self._write(branch, self.tags.end, None, want=False)
             self._end(branch, "eos")
             return
-        forks, ends = token == self.tags.block_open, token == self.tags.end
+        forks, ends = token == self.tags.block_open, token in self.tags.ends
         truncated = branch.limit <= 0 and not ends and not forks
         forced = self._forks_at(branch.drawn) and not (forks or ends or truncated)
         self._write(branch, token, logprob, want=not (forks or ends or truncated or forced))
@@ -77,7 +77,7 @@ class StructuredState(TraceState):
         """
         tags = self.tags
         opened, close = tags.tags_of(branch.record)
-        reason = "tag" if token == close else "eos" if token == tags.end else ""
+        reason = "tag" if token == close else "eos" if token in tags.ends else ""
         replaced = tags.misplaced_tags and token != close and (token in tags.misplaced_tags or reason == "eos")
         if replaced and not reason:
             branch.record.misplaced_tags += 1

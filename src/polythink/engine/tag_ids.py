@@ -11,14 +11,15 @@ from polythink.trace.rollout import Segment
 
 @dataclass(frozen=True)
 class TagIds:
-    """The token ids that steer decoding: the tags, the end token, and what the runtime writes at a join."""
+    """The token ids that steer decoding: the tags, the end tokens, and what the runtime writes at a join."""
 
     block_open: int | None  # None: the runtime forks
     path_tags: tuple[tuple[int, int], ...]  # (open, close) of each path number from 1; one pair where paths have none
     label_of: dict[int, int]  # path number by opening tag; 0 where paths have none
     summary_open: int
     summary_close: int
-    end: int
+    end: int  # the end token that the runtime writes
+    ends: frozenset[int]  # every token that ends a trace
     join: tuple[int, ...]  # `</Parallel>`, the gap, `<Summary>`, the summary's forced prefix
     opens_summary: int  # the first tag after the paths
     dialect: Dialect
@@ -27,9 +28,17 @@ class TagIds:
 
     @classmethod
     def of(
-        cls, dialect: Dialect, tag_ids: dict[str, int], end: int, encode: Callable[[str], Sequence[int]], prefix: str
+        cls,
+        dialect: Dialect,
+        tag_ids: dict[str, int],
+        ends: Sequence[int],
+        encode: Callable[[str], Sequence[int]],
+        prefix: str,
     ) -> TagIds:
-        """`prefix` is the forced text of every summary; `encode` turns text into token ids."""
+        """`ends`: the end tokens, the one that the runtime writes first. `prefix` is the forced text of every summary.
+
+        `encode` turns text into token ids.
+        """
         d, block = dialect, bool(dialect.block_open)
         labels = range(1, d.inventory + 1) if d.inventory else (0,)
         head = (tag_ids[d.block_close],) if block else ()
@@ -40,7 +49,8 @@ class TagIds:
             label_of={tag_ids[d.path_tags(n)[0]]: n for n in labels},
             summary_open=summary,
             summary_close=tag_ids[d.summary_close],
-            end=end,
+            end=ends[0],
+            ends=frozenset(ends),
             join=(*head, *encode(d.gap), summary, *encode(prefix)),
             opens_summary=head[0] if block else summary,
             dialect=d,

@@ -33,7 +33,10 @@ class Branch:
 
 @dataclass(slots=True)
 class Inputs:
-    """Tokens to be run through the model, as columns; they go to consecutive slots from `slot` on."""
+    """Tokens to be run through the model, as columns; they go to consecutive slots from `slot` on.
+
+    An index of -1 in `wanted` is the token before the first one: the prompt's last.
+    """
 
     slot: int = 0
     tokens: list[int] = field(default_factory=list)
@@ -68,16 +71,16 @@ class TraceState:
         self.labels: list[int] = []  # path number of each segment, 0 elsewhere
         self.scales: list[float] = []  # of each segment: factor on the attention scores of its queries
         self.opened: list[int] = []  # segments that the backend does not know yet
-        self.pending = Inputs()
+        self.pending = Inputs(len(request.prompt))  # what follows the prompt
+        self.read = 0  # prompt tokens that have been taken
         self.budget = params.max_trace_tokens
         self.written = 0  # response tokens so far
         self.blocks = 0
         self.last: Branch | None = None  # the branch that ended the trace
+        self.stop = ""  # why the trace ended, where that was between segments
         self._check_room()
         self._open("prompt", (), -1, 0)
         self.ends[0] = len(request.prompt) - 1
-        for position, token in enumerate(request.prompt):
-            self._run(token, 0, position)
         self._start()
 
     def _check_room(self) -> None:
@@ -116,14 +119,19 @@ class TraceState:
         At most `most` prompt tokens (chunked prefill); everything after the prompt comes whole, so that sibling paths
         stay in lock step.
         """
-        inputs, left = self.pending, len(self.request.prompt) - self.pending.slot
-        if left <= most:
-            self.pending = Inputs(inputs.slot + len(inputs.tokens))
-            return inputs
-        columns = (inputs.tokens, inputs.segments, inputs.positions)
-        wanted = [(index - most, branch) for index, branch in inputs.wanted]  # all at or after the prompt's last token
-        self.pending = Inputs(inputs.slot + most, *(column[most:] for column in columns), wanted)
-        return Inputs(inputs.slot, *(column[:most] for column in columns))
+        first, size = self.read, len(self.request.prompt)
+        self.read = min(first + most, size)
+        n = self.read - first
+        head = Inputs(first, list(self.request.prompt[first : self.read]), [0] * n, list(range(first, self.read)))
+        if self.read < size:
+            return head
+        rest = self.pending
+        self.pending = Inputs(rest.slot + len(rest.tokens))
+        if not n:
+            return rest
+        wanted = [(index + n, branch) for index, branch in rest.wanted]
+        columns = (head.tokens + rest.tokens, head.segments + rest.segments, head.positions + rest.positions)
+        return Inputs(first, *columns, wanted)
 
     def _run(self, token: int, segment: int, position: int) -> None:
         self.pending.tokens.append(token)
@@ -205,8 +213,16 @@ class TraceState:
             self._event("cut", branch, finish_reason=reason)
 
     def _end(self, branch: Branch, reason: str) -> None:
-        """End the branch's segment, and the trace with it."""
-        self._finish(branch, reason)
+        """End the trace, and the branch's segment unless it was closed before: its stop is written once.
+
+        Text between the tags of a block counts as main text where it follows a fork.
+        """
+        if branch.record.finish_reason in ("", "fork"):
+            self._finish(branch, reason)
+        else:
+            self.stop = reason
+            if reason in TRUNCATIONS and branch.record.finish_reason not in TRUNCATIONS:
+                self._event("cut", branch, finish_reason=reason)
         self.last = branch
 
     def _event(self, kind: str, branch: Branch, **facts) -> None:
@@ -229,4 +245,5 @@ class TraceState:
             self.records[1:],
             params.stride,
             self.trained_paths,
+            self.stop,
         )

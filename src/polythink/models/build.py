@@ -27,10 +27,12 @@ def from_config(config: ModelConfig, dialect: str, words: Sequence[str] = (), se
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model = AutoModelForCausalLM.from_config(architecture_config(config, tokenizer))
+            # made in its type, as `load` makes it: cast afterwards, rotary frequencies would lose their float32
+            dtype = getattr(torch, config.dtype)
+            model = AutoModelForCausalLM.from_config(architecture_config(config, tokenizer), dtype=dtype)
         except (ValueError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
             raise UserError(f"cannot make a {config.architecture!r} of that shape: {in_short(error)}") from error
-    lm = LanguageModel(model.to(getattr(torch, config.dtype)), tokenizer, ModelSettings(dialect=dialect))
+    lm = LanguageModel(model, tokenizer, ModelSettings(dialect=dialect))
     return to_device(_with_thoughts(lm, config, seed), pick_device(None))
 
 

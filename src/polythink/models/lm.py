@@ -23,6 +23,8 @@ from transformers.utils import logging as transformers_logging
 from polythink.errors import UserError
 from polythink.models import tags
 from polythink.models.architectures.config import BackboneConfig
+from polythink.models.codec import Codec, end_tokens
+from polythink.models.forward import context_of
 from polythink.models.settings import (
     SETTINGS_FILE,
     ModelSettings,
@@ -54,8 +56,12 @@ class LanguageModel:
         self.tag_ids: dict[str, int] = tags.tag_ids(self.tokenizer, self.dialect)
         if self.tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no end token; set its eos_token before using it here")
-        self.eos: int = self.tokenizer.eos_token_id
+        self.ends: tuple[int, ...] = end_tokens(self.model, self.tokenizer, self.settings.chat)
+        self.eos: int = self.ends[0]  # the one that the runtime and the training data write
         self.pad: int = self.eos if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        self.codec = Codec(self.tokenizer, self.tag_ids.values(), self.ends)
+        if self.settings.bos is None:
+            self.settings = replace(self.settings, bos=bool(self.codec.head))
 
     @property
     def device(self) -> torch.device:
@@ -64,40 +70,26 @@ class LanguageModel:
     @property
     def context(self) -> int:
         """The longest sequence of positions the model was made for."""
-        return int(getattr(self.model.config.get_text_config(), "max_position_embeddings", 1 << 30))
+        return context_of(self.model.config)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without special tokens. `UserError` for text outside of a closed vocabulary."""
-        ids = self._encode(text)
-        unknown = self.tokenizer.unk_token_id
-        if unknown is not None and unknown in ids:
-            words = [w for w in text.split() if unknown in self._encode(w)]
-            raise UserError(
-                f"the tokenizer's closed vocabulary has no token for {', '.join(map(repr, words[:3]))}; "
-                "use a model with an open vocabulary (for a tiny one: model.tokenizer=bytes)"
-            )
-        return ids
+        """Token ids of `text` as it stands: no special tokens, no space in front. See `Codec` for what is refused."""
+        return self.codec.encode(text)
 
-    def _encode(self, text: str) -> list[int]:
-        # the Rust tokenizer itself, where there is one: a third of the time of the wrapper
-        fast = getattr(self.tokenizer, "backend_tokenizer", None)
-        if fast is not None:
-            return fast.encode(text, add_special_tokens=False).ids
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    def encode_prompt(self, text: str, template: str | None = None) -> list[int]:
+        """Token ids of a whole prompt, in the chat template and with BOS where the settings say so.
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """Token ids of a whole prompt, in the chat template where the settings say so."""
-        if not self.settings.chat:
-            return self.encode(text)
-        if not self.tokenizer.chat_template:
+        `template`, the text around the problem (None: that of the settings), may write control tokens; a problem that
+        spells some is read as ordinary characters.
+        """
+        if self.settings.chat and not self.tokenizer.chat_template:
             raise UserError("chat: true, but the tokenizer has no chat template; set chat: false")
-        chat = [{"role": "user", "content": text}]
-        return list(self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False))
+        around = self.settings.prompt if template is None else template
+        return self.codec.encode_prompt(text, around, self.settings.chat, bool(self.settings.bos))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, with tags, without end and padding tokens."""
-        ids = [int(i) for i in ids if i not in (self.eos, self.pad)]
-        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return self.codec.decode(ids)
 
 
 def load(
@@ -225,6 +217,9 @@ def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None =
         )
     thoughts = thoughts_of(lm.model)
     folder, settings = Path(folder), replace(settings or lm.settings, thoughts=thoughts.inventory if thoughts else 0)
+    known = end_tokens(lm.model, lm.tokenizer, chat=False)
+    if not set(lm.ends) <= set(known):  # transformers is to stop there too
+        lm.model.generation_config.eos_token_id = list(dict.fromkeys((*lm.ends, *known)))
     weights = {name: x for name, x in lm.model.state_dict().items() if not name.startswith(f"{MODULE_NAME}.")}
     with writing_model(folder):
         lm.model.save_pretrained(folder, state_dict=weights)

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from polythink.errors import UserError
 from polythink.models.batch import Batch
+from polythink.models.forward import context_of, rotary_switch
 from polythink.models.thoughts import forward_kwargs
 
 CHUNK_ELEMENTS = 1 << 26  # logits turned into float32 at a time: 256 MB
@@ -81,6 +82,7 @@ def check_forward(model, positions: torch.Tensor, mask: torch.Tensor | None) -> 
         raise UserError("attention 'eager' adds a bool mask as 0 and 1 instead of masking; train a model with 'sdpa'")
     if attention != "sdpa":
         raise UserError(f"a masked forward needs attention 'sdpa', the model is set to {attention!r}")
+    _check_positions(model.config, positions)
     if mask is None:
         if positions.shape[1] > 1 and bool((positions.diff(dim=1) != 1).any()):
             raise UserError(
@@ -98,6 +100,23 @@ def check_forward(model, positions: torch.Tensor, mask: torch.Tensor | None) -> 
             f"the model has a sliding window of {window} positions, which an explicit mask would replace; "
             f"keep traces below it (this one reaches position {int(positions.max())})"
         )
+
+
+def _check_positions(config, positions: torch.Tensor) -> None:
+    """Refuse positions that the model has no embedding for, or that change how all others are rotated."""
+    context, switch = context_of(config), rotary_switch(config)
+    most = context if switch is None else min(context, switch[1])
+    if (last := int(positions.max())) < most:
+        return
+    if most == context:
+        raise UserError(
+            f"a trace reaches position {last} and the model's context holds {context}; "
+            "leave it out or use a model with a longer context"
+        )
+    raise UserError(
+        f"a trace reaches position {last}, and beyond {most} the model's rotary scaling ({switch[0]}) changes with the "
+        "longest row of a batch; keep traces below it, or use a model without such scaling"
+    )
 
 
 def sliding_window(config) -> int | None:

@@ -28,6 +28,7 @@ class ModelSettings:
     prompt_name: str = "none"
     prompt_hash: str = ""
     chat: bool = False  # the prompt is wrapped in the tokenizer's chat template
+    bos: bool | None = None  # prompts begin as in the tokenizer's own call, so with its BOS; None: if it has one
     decoding: dict[str, Any] = field(default_factory=dict)
     trained_paths: int = 0  # most paths of a block in training; above it the engine scales attention (0: unknown)
     thoughts: int = 0  # number of path numbers with a thought embedding; the embeddings are in a file of their own
@@ -57,7 +58,8 @@ def prompt_settings(prompt: str | PromptText) -> dict[str, str]:
 def read_settings(path: Path) -> ModelSettings:
     """The settings in this file; `UserError` where it is damaged."""
     try:
-        settings = ModelSettings(**json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        settings = ModelSettings(**{"bos": False, **found})  # a file without the key is of a model trained without BOS
         return TypeAdapter(ModelSettings).validate_python(asdict(settings))  # a dataclass checks no types
     except (ValueError, TypeError) as error:
         raise UserError(f"{str(path)!r} is damaged ({in_short(error)}); correct it or save the model again") from error

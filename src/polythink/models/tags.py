@@ -48,7 +48,7 @@ def add_tags(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dialect
     words = {tag: _pieces(tokenizer, text) for tag, text in spoken.items()}
     tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in missing])
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer))
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # the rows are set below
     tables = {id(t.weight): t.weight for t in (model.get_input_embeddings(), model.get_output_embeddings())}
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

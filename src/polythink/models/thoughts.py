@@ -24,6 +24,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from polythink.errors import UserError
+from polythink.models.forward import cache_argument, evaluating
 from polythink.run.folder import atomic_write
 
 THOUGHTS_FILE = "thoughts.safetensors"
@@ -214,23 +215,23 @@ def _verify_hooks(model: nn.Module, thoughts: Thoughts) -> None:
 @torch.no_grad()
 def _cached(model: nn.Module, thoughts: Thoughts, table: torch.Tensor) -> DynamicCache:
     """The cache of three equal tokens at position 0, in row 0 without path numbers, in row 1 of paths 1 to 3."""
-    own, training, implementation = thoughts.table, model.training, model.config._attn_implementation
+    own, implementation = thoughts.table, model.config._attn_implementation
     blanks = [
         a.register_forward_hook(lambda module, args, out: (torch.zeros_like(out[0]), *out[1:]))
         for a in _attentions(model)
     ]
     cache = DynamicCache()
     zeros = torch.zeros(2, 3, dtype=torch.long, device=model.device)
+    path_ids = torch.tensor([[0, 0, 0], [1, 2, 3]], device=model.device)
+    extras = {cache_argument(model): cache, "path_ids": path_ids}
     try:
-        model.eval()
         model.set_attn_implementation("eager")  # that of the engine takes its own cache only
         thoughts.table = nn.Parameter(table)
-        path_ids = torch.tensor([[0, 0, 0], [1, 2, 3]], device=model.device)
-        model(input_ids=zeros, position_ids=zeros, past_key_values=cache, use_cache=True, path_ids=path_ids)
+        with evaluating(model):
+            model(input_ids=zeros, position_ids=zeros, use_cache=True, **extras)
     finally:
         thoughts.table = own
         model.set_attn_implementation(implementation)
-        model.train(training)
         for blank in blanks:
             blank.remove()
     return cache

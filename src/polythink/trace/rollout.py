@@ -40,6 +40,7 @@ class Rollout:
     segments: list[Segment]
     path_position_stride: int = 0  # see `lay_out`
     trained_paths: int = 0  # see `lay_out`
+    stop: str = ""  # why the trace ended, where it did so after its last segment had stopped (between a block's paths)
     _layouts: dict[tuple, tuple] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -49,12 +50,15 @@ class Rollout:
 
     @property
     def finish_reason(self) -> str:
-        return self.segments[-1].finish_reason if self.segments else "trace_length"
+        return self.stop or (self.segments[-1].finish_reason if self.segments else "trace_length")
 
     @property
     def truncated(self) -> int:
-        """Number of segments that were truncated."""
-        return sum(s.finish_reason in TRUNCATIONS for s in self.segments)
+        """Number of segments that were truncated, one that was stopped where the trace's budget ended among them."""
+        stops = [s.finish_reason for s in self.segments]
+        if self.stop in TRUNCATIONS and stops[-1] not in TRUNCATIONS:
+            stops[-1] = self.stop
+        return sum(stop in TRUNCATIONS for stop in stops)
 
     @property
     def misplaced_tags(self) -> int:

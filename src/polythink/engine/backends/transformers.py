@@ -15,6 +15,7 @@ from polythink.engine.backends import attention
 from polythink.engine.kv_cache import TreeKVCache
 from polythink.engine.sampling import draw, uniforms
 from polythink.engine.step import StepBatch
+from polythink.models.forward import cache_argument, evaluating
 from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import sliding_window
 from polythink.models.thoughts import attach, forward_kwargs, thoughts_of
@@ -37,6 +38,7 @@ class TransformersBackend:
         self.window = sliding_window(self.config)
         self.lock = _LOCKS.setdefault(lm.model, threading.RLock())
         self._keeps_logits = "logits_to_keep" in inspect.signature(lm.model.forward).parameters
+        self._cache_argument = cache_argument(lm.model)
         self._held = 0
         self.clear()
 
@@ -53,18 +55,17 @@ class TransformersBackend:
             if self._held:
                 yield
                 return
-            training, implementation = model.training, model.config._attn_implementation
+            implementation = model.config._attn_implementation
             self._held += 1
             try:
-                model.eval()
                 if self.kind == "flat":
                     model.set_attn_implementation(attention.NAME)
-                yield
+                with evaluating(model):
+                    yield
             finally:
                 self._held -= 1
                 if self.kind == "flat":
                     model.set_attn_implementation(implementation)
-                model.train(training)
 
     def clear(self) -> None:
         """Free the cache."""
@@ -130,8 +131,8 @@ class TransformersBackend:
             input_ids=step.tokens[None],
             position_ids=step.positions[None],
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.cache.device),
-            past_key_values=self.cache,
             use_cache=True,
+            **{self._cache_argument: self.cache},
             **extras,
         )
         if self.window is not None and not self.cache.window_seen:
@@ -153,8 +154,8 @@ class TransformersBackend:
             input_ids=step.tokens[group.index],
             position_ids=step.positions[group.index],
             attention_mask=self.masks(group.mask, group.age),
-            past_key_values=self.cache,
             use_cache=True,
+            **{self._cache_argument: self.cache},
             **extras,
         )
         return out.logits[places // width, column_of if self._keeps_logits else places % width]

@@ -1,0 +1,212 @@
+"""Text to tokens and back: what is put in front of a prompt, what a text may spell, and which tokens end a trace.
+
+The text of data is never read as control tokens (end, begin, padding, chat marks), only the dialect's tags are: what
+spells one is encoded as ordinary characters. The text around a problem (the prompt's own, the chat template) may hold
+control tokens, since it was written for the model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from polythink.errors import UserError
+from polythink.models.settings import PLACEHOLDER
+
+_MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # characters that no text is made of (Unicode noncharacters)
+
+
+class Codec:
+    """A tokenizer as it is used here: its text-to-token rules without those that depend on where a text begins.
+
+    Parts of a trace are encoded one by one, so SentencePiece's space in front of every text is left out (`exact`): the
+    tokens of the parts are those of the whole, and decoding gives the text again. A prompt begins as in the tokenizer's
+    own call. `tags` and `ends` are the ids of the dialect's tags and of the tokens that end a trace.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, tags: Collection[int], ends: Collection[int]) -> None:
+        self.tokenizer = tokenizer
+        # the Rust tokenizer itself, where there is one: a third of the time of the wrapper
+        self.own: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
+        self.exact = None if self.own is None else without_prefix_space(self.own)
+        self.closed = self.own is not None and isinstance(self.own.model, WordLevel)
+        self.ends = frozenset(ends)
+        self.dropped = self.ends | {tokenizer.pad_token_id}
+        self.controls = {id: text for id, text in control_tokens(tokenizer).items() if id not in set(tags)}
+        self.unknown = None if tokenizer.unk_token_id in self.ends else tokenizer.unk_token_id
+        self._watched = frozenset(self.controls) | {self.unknown}
+        longest_first = sorted(self.controls.values(), key=len, reverse=True)
+        self._spelling = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+        self.head: tuple[int, ...] = prompt_head(tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` as it stands. `UserError` for text outside of a closed vocabulary."""
+        ids = self._ids(self.exact, text)
+        return ids if self._watched.isdisjoint(ids) else self._as_text(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, with tags, without end and padding tokens."""
+        ids = [int(i) for i in ids if i not in self.dropped]
+        if self.exact is not self.own:
+            return self.exact.decode(ids, skip_special_tokens=False)
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def encode_prompt(self, text: str, template: str = PLACEHOLDER, chat: bool = False, bos: bool = False) -> list[int]:
+        """Token ids of a whole prompt: a user turn with `chat`, beginning as in the tokenizer's own call with `bos`.
+
+        `template` is the text around the problem: what it spells itself may be control tokens.
+        """
+        head = self.head if bos else ()
+        if head and not chat:  # the text may bring it along
+            begin = "".join(self.tokenizer.convert_ids_to_tokens(list(head)))
+            text, template = text.removeprefix(begin), template.removeprefix(begin)
+        text, spelt_by = self._hide(text, template)
+        if chat:
+            user = [{"role": "user", "content": text}]
+            text = self.tokenizer.apply_chat_template(user, add_generation_prompt=True, tokenize=False)
+        first, *rest = re.split(f"([{''.join(spelt_by)}])", text) if spelt_by else [text]
+        ids = self._ids(self.own, first) if first else []
+        for part in rest:
+            ids += self._spelt_out(spelt_by[part]) if part in spelt_by else self._ids(self.exact, part)
+        if not chat and self.unknown in ids:
+            self._refuse_unknown(text)
+        return ids if tuple(ids[: len(head)]) == head else [*head, *ids]
+
+    def spelled_controls(self, text: str) -> list[str]:
+        """The control tokens whose spelling is in `text`, in their order: no trace that is drawn holds one as text."""
+        return self._spelling.findall(text)
+
+    # --- parts
+
+    def _ids(self, backend: Tokenizer | None, text: str) -> list[int]:
+        if backend is not None:
+            return backend.encode(text, add_special_tokens=False).ids
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _as_text(self, text: str) -> list[int]:
+        """The ids of a text that spells control tokens, or that a closed vocabulary lacks words of."""
+        ids: list[int] = []
+        for i, part in enumerate(self._spelling.split(text)):  # texts and spellings in turn
+            ids += self._spelt_out(part) if i % 2 else self._ids(self.exact, part)
+        if self.unknown in ids:
+            self._refuse_unknown(text)
+        return ids
+
+    def _spelt_out(self, spelling: str) -> list[int]:
+        """A control token's spelling as ordinary characters; `UserError` where the vocabulary cannot write it."""
+        ids = _without_special(self.exact or self.tokenizer, spelling)
+        refused = self.controls if self.closed else self.ends
+        if not refused or not any(i in refused for i in ids):
+            return ids
+        raise UserError(
+            f"the text holds {spelling!r}, a control token of the model that its tokenizer cannot write as ordinary "
+            "characters; take it out of the text"
+        )
+
+    def _hide(self, text: str, template: str) -> tuple[str, dict[str, str]]:
+        """The text with a mark for each control token that the problem in it spells, and what each mark stands for."""
+        before, _, after = template.partition(PLACEHOLDER)
+        if not (text.startswith(before) and text.endswith(after) and len(text) >= len(before) + len(after)):
+            before = after = ""
+        problem = text[len(before) : len(text) - len(after)]
+        spellings = dict.fromkeys(self.spelled_controls(problem))
+        marks = dict(zip(spellings, (m for m in _MARKS if m not in text), strict=False))
+        if len(marks) < len(spellings):
+            raise UserError(f"the problem spells {len(spellings)} control tokens of the model; take some of them out")
+        problem = self._spelling.sub(lambda found: marks[found[0]], problem)
+        return before + problem + after, {mark: spelling for spelling, mark in marks.items()}
+
+    def _refuse_unknown(self, text: str) -> None:
+        words = [w for w in text.split() if self.unknown in self._ids(self.exact, w)]
+        raise UserError(
+            f"the tokenizer's closed vocabulary has no token for {', '.join(map(repr, words[:3]))}; "
+            "use a model with an open vocabulary (for a tiny one: model.tokenizer=bytes)"
+        )
+
+
+def _without_special(tokenizer: Tokenizer | PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a text in which special tokens are read as ordinary characters."""
+    if not isinstance(tokenizer, Tokenizer):
+        return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    before = tokenizer.encode_special_tokens
+    tokenizer.encode_special_tokens = True
+    try:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+    finally:
+        tokenizer.encode_special_tokens = before
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """The tokens that are no text, by id."""
+    special = {id: token.content for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return special | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+
+
+def prompt_head(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """What the tokenizer's own call puts in front of every text: its BOS where it does so."""
+    whole, bare = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+    places = (i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare)
+    return tuple(whole[: next(places, 0)]) if bare else ()
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chat: bool) -> tuple[int, ...]:
+    """All tokens that end a response, the one that is written first: in a chat, what its template ends a turn with.
+
+    Besides the tokenizer's end token those of the generation configuration. The one number that transformers takes from
+    a model's shape where there is no such file may be a default, so it counts only if it is a control token.
+    """
+    generation = getattr(model, "generation_config", None)
+    given = getattr(generation, "eos_token_id", None)
+    listed = [] if given is None else [given] if isinstance(given, int) else list(given)
+    listed = [id for id in listed if 0 <= id < model.config.get_text_config().vocab_size]
+    controls = control_tokens(tokenizer)
+    if len(listed) == 1 and getattr(generation, "_from_model_config", False):
+        listed = [id for id in listed if id in controls]
+    turn = turn_end(tokenizer, controls) if chat and tokenizer.chat_template else None
+    return tuple(dict.fromkeys(int(id) for id in (turn, tokenizer.eos_token_id, *listed) if id is not None))
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase, controls: Mapping[int, str]) -> int | None:
+    """The control token that the chat template writes after an assistant's turn, None where it writes none."""
+    said = _MARKS[0]
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": said}]
+    try:
+        rendered = tokenizer.apply_chat_template(chat, tokenize=False)
+    except TemplateError:  # a template that takes no finished turn says nothing about its end
+        return None
+    after = rendered.rpartition(said)[2].lstrip() if said in rendered else ""
+    found = [id for id, text in controls.items() if after.startswith(text)]
+    return max(found, key=lambda id: len(controls[id]), default=None)
+
+
+def without_prefix_space(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer without the space that it puts in front of a text and takes off again; itself where it has none."""
+    parts = {name: getattr(tokenizer, name) for name in ("normalizer", "pre_tokenizer", "decoder")}
+    states = {name: None if part is None else json.loads(part.__getstate__()) for name, part in parts.items()}
+    changed = {name: _plain(state) for name, state in states.items()}
+    if changed == states:
+        return tokenizer
+    return Tokenizer.from_str(json.dumps(json.loads(tokenizer.to_str()) | changed))
+
+
+def _plain(state: Any) -> Any:
+    """The description of a tokenizer's part without the rules that add or take off a space at a text's beginning."""
+    if isinstance(state, list):
+        return [_plain(part) for part in state if part.get("type") != "Prepend"]
+    if not isinstance(state, dict):
+        return state
+    kind = state.get("type")
+    if kind == "Prepend":
+        return None
+    off = {"Metaspace": {"prepend_scheme": "never"}, "ByteLevel": {"add_prefix_space": False}}.get(kind, {})
+    if kind == "Strip" and state.get("content") == " ":
+        off = {"start": 0}
+    lists = {key: _plain(value) for key, value in state.items() if key in ("normalizers", "pretokenizers", "decoders")}
+    return state | lists | off
