@@ -31,7 +31,7 @@ def main() -> None:
         _stop(ENDINGS[130], 130)
     except SystemExit as error:
         if error.code in ENDINGS:  # 130: typer has caught the interruption
-            _stop(ENDINGS[error.code], error.code)
+            _stop(ENDINGS[error.code] + getattr(error, "kept", ""), error.code)
         raise
 
 

@@ -33,7 +33,7 @@ from polythink.pipeline.curves import curves
 from polythink.pipeline.results_table import KINDS, Evaluated, Table, make_table
 from polythink.pipeline.schedule import RESULT, STAGE_COMMAND, Job, Schedule
 from polythink.report.report import compare_report, write_report
-from polythink.run.config import Config, dump_yaml, find_recipe, load_yaml, parse_config
+from polythink.run.config import Config, Seed, dump_yaml, find_recipe, load_yaml, parse_config
 from polythink.run.folder import environment, read_json, write_json, write_text
 from polythink.run.progress import progress
 
@@ -57,7 +57,7 @@ class Experiment(Config):
 
     name: str
     """Name of the experiment; without --out it is written to runs/NAME."""
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     """Every arm runs once with each of these seeds."""
     arms: dict[str, Arm] = Field(min_length=1)
     """The recipes to compare, by name; differences in the table are to the first one."""

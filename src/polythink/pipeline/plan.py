@@ -15,8 +15,9 @@ from polythink.engine.params import SamplingParams
 from polythink.evaluate.config import CompareConfig, TunnelConfig
 from polythink.models.config import ModelConfig
 from polythink.problems.prompts import get_prompt
+from polythink.problems.sets import SUFFIXES
 from polythink.rewards.functions import source_of
-from polythink.run.config import Config, digest
+from polythink.run.config import Config, Seed, digest
 from polythink.teachers.assemble import AssembleConfig
 from polythink.teachers.endpoint import EndpointConfig
 from polythink.trace.layout import MODES
@@ -37,7 +38,7 @@ class StageConfig(Config):
     """Prompt name, or a file with {problem} in it; none: the recipe's."""
     decoding: dict[str, Any] = Field(default_factory=dict)
     """Sampling parameters that replace the recipe's, key by key."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of this stage; none: the recipe's."""
 
 
@@ -172,7 +173,7 @@ class Plan(Config):
     """The stage's name in the recipe, and its folder."""
     stage: Any
     """The stage's own configuration."""
-    seed: int
+    seed: Seed
     """Seed of everything random in it."""
     previous: str | None
     """The nearest earlier stage that is not an evaluation."""
@@ -221,8 +222,9 @@ class StagePlan(Plan):
         if assemble := getattr(stage, "assemble", None):
             prompts |= {assemble.prompt, assemble.summary_prompt}
         prompts |= {getattr(stage, "sequential_prompt", None)} - {None}
-        files = {*getattr(stage, "problems", ()), *(x for s in sources for x in (s.file, s.problems) if x)}
-        files |= {self.model.path} if self.model.path else set()
+        files = {name for name in getattr(stage, "problems", ()) if Path(name).suffix.lower() in SUFFIXES}
+        files |= {source.file for source in sources if source.file}
+        files |= {self.model.path} if self.model.path else set()  # a folder comes before a hub id, also in `load`
         hashes = {f"prompt {name}": get_prompt(name).hash for name in prompts}
         hashes |= {name: hash_of_path(name) for name in files if Path(name).exists()}
         for function in stage.reward.functions() if isinstance(stage, GRPOConfig) else ():

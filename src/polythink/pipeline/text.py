@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from polythink.errors import UserError
 from polythink.pipeline.plan import Plan, file_name, hash_of_path, names_of_folders, plans_in_order
-from polythink.run.config import Config
+from polythink.run.config import Config, Seed
 from polythink.text.config import TASKS, TextConfig, TextEvalOptions, TextModelConfig, TokenizerConfig
 from polythink.text.data.sets import check_texts, files_of, has_source, is_file
 
@@ -29,7 +29,7 @@ class TextStageConfig(TextConfig):
     """Set on which the validation loss is measured during training."""
     valid_limit: int | None = Field(None, ge=1)
     """Pairs of the validation set; all if left out."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of weights, order and dropout; the recipe's if left out."""
 
 
@@ -43,7 +43,7 @@ class TextEvalConfig(TextEvalOptions):
     """Pairs of each set; all if left out."""
     heads: bool = False
     """Also compare the attention heads on the first pairs, for the report."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of the stage; the recipe's if left out."""
 
 
@@ -57,7 +57,7 @@ class TextSettings(Config):
     """Name of the recipe."""
     task: Literal[tuple(TASKS)]
     """translation, summarisation (both with an encoder) or language_modelling (a decoder alone)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every stage that sets none."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     """How text is tokenised."""

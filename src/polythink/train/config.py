@@ -5,16 +5,19 @@ The loops stand in `sft.py` and `grpo.py`. A recipe adds what makes a stage of t
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from polythink.engine.params import SamplingParams
+from polythink.errors import UserError
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.rewards.combine import RewardConfig
 from polythink.run.config import Config
 from polythink.trace.layout import MODES
 
 LossType = Literal["token-mean", "sequence-mean"]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimiserConfig(Config):
@@ -28,7 +31,7 @@ class OptimiserConfig(Config):
     """Length of the linear warm-up: below 1 a share of all steps, otherwise a number of steps."""
     final_lr: float = Field(0.0, ge=0, le=1)
     """Learning rate at the end of the schedules cosine and linear, as a share of `lr`."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Decay rates of AdamW's running averages of the gradient and of its square."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay; thought embeddings have none."""
@@ -70,6 +73,20 @@ class SFTConfig(TrainingConfig):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
         return self
+
+
+def check_sampling(params: SamplingParams) -> None:
+    """`UserError` for parameters with which reinforcement learning would not train on what was sampled.
+
+    The recorded log-probabilities would not be those that the tokens were sampled with.
+    """
+    if params.top_p < 1 or params.top_k > 0:
+        raise UserError(
+            f"reinforcement learning samples from the whole distribution; set top_p: 1 and top_k: 0 "
+            f"(given top_p={params.top_p:g}, top_k={params.top_k})"
+        )
+    if any(params.temperature_of(kind) == 0 for kind in ("main", "path", "summary")):
+        raise UserError("reinforcement learning needs samples that differ; set temperatures above 0")
 
 
 class PolicyConfig(TrainingConfig):

@@ -109,7 +109,7 @@ def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect:
     Only `paths` and `labels` of the style matter here.
     """
     question = parse_question(problem.question)
-    _check_numbers(dialect)
+    check_numbers(dialect)
     numbers = dialect.draw_labels(style.draw_paths(rng), rng if style.labels == "random" else None)
     said = {number: rng.choice(question.letters) for number in numbers}
     inside = "".join(
@@ -123,7 +123,7 @@ def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect:
     )
 
 
-def _check_numbers(dialect: Dialect) -> None:
+def check_numbers(dialect: Dialect) -> None:
     """`UserError` if the dialect's paths have no numbers, or more numbers than `VOCABULARY` has words for."""
     if not dialect.inventory:
         raise UserError(
@@ -154,7 +154,7 @@ def judge(text: str, place: int, dialect: Dialect) -> Report | None:
     It is right if it holds exactly the lines that the paths call for, in the order of their numbers, and no path ends
     before `place`. None if the response does not parse, has no block, or its summary is empty.
     """
-    _check_numbers(dialect)
+    check_numbers(dialect)
     try:
         blocks = parse(text, dialect).blocks
     except TraceError:
