@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from polythink.cli.console import note
 from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, params_for, with_model_options
 from polythink.cli.options import argument
 from polythink.errors import UserError, did_you_mean
@@ -21,6 +22,7 @@ from polythink.run.config import read_text
 from polythink.run.jsonl import read_rows
 
 if TYPE_CHECKING:
+    from polythink.engine.engine import Engine
     from polythink.engine.params import Request, SamplingParams
     from polythink.engine.protocol import RolloutBackend
     from polythink.trace.rollout import Rollout
@@ -74,15 +76,27 @@ def generate(
         Request(tuple(engine.encode_prompt(around.fill(text))), sample=i % samples) for i, text in enumerate(texts)
     ]
     if sys.stdout.isatty() and len(requests) == 1 and not as_json:
-        watch(engine, engine.lm.tag_ids.values(), requests[0], params, seed)
+        say_truncated([watch(engine, engine.lm.tag_ids.values(), requests[0], params, seed)], params, engine)
         return
-    for i, rollout in enumerate(engine.generate(requests, params, seed, label="generating")):
+    rollouts = engine.generate(requests, params, seed, label="generating")
+    say_truncated(rollouts, params, engine)
+    for i, rollout in enumerate(rollouts):
         if as_json:
             print(json.dumps(to_json(texts[i], rollout, seed), ensure_ascii=False))
             continue
         if len(texts) > 1:
             print(f"# prompt {i // samples + 1}, sample {rollout.sample + 1}: {texts[i]}")
         print(rollout.text)
+
+
+def say_truncated(rollouts: Sequence[Rollout], params: SamplingParams, engine: Engine) -> None:
+    """Name the budgets that truncated responses, on stderr; `UserError` where they left nothing to be sampled."""
+    from polythink.engine.budgets import check_sampled, what_truncated
+
+    facts = (rollouts, params, engine.lm.dialect, engine.lm.context)
+    check_sampled(*facts)
+    if found := what_truncated(*facts):
+        note(found)
 
 
 def to_json(prompt: str, rollout: Rollout, seed: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import typer
 
 from polythink.cli import console
 from polythink.cli.options import Out, Overrides, argument
-from polythink.cli.recipes import complete_experiment, complete_recipe, is_experiment
+from polythink.cli.recipes import check_kind, complete_experiment, complete_recipe
 from polythink.errors import UserError
 from polythink.run.jsonl import read_rows
 
@@ -40,8 +40,7 @@ def train(
 
     Example: polythink train countdown-smoke rl_easy.steps=5 --out runs/smoke
     """
-    if is_experiment(recipe):
-        raise UserError(f"{recipe} is an experiment, not a recipe; run it with: polythink experiment {recipe}")
+    check_kind(recipe, experiment=False)
     from polythink.pipeline.recipe import begun_stages, load_recipe, run_recipe
     from polythink.pipeline.requirements import check_requirements
     from polythink.run.config import dump_yaml
@@ -107,8 +106,7 @@ def experiment(
 
     Example: polythink experiment countdown-experiment --out runs/countdown --jobs 2
     """
-    if not is_experiment(file):
-        raise UserError(f"{file} is a recipe, not an experiment (it has no arms); run it with: polythink train {file}")
+    check_kind(file, experiment=True)
     from polythink.pipeline.experiment import load_experiment, run_experiment
 
     found = load_experiment(file)

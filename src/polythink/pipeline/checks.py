@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
+from polythink.engine.budgets import check_block_fits
 from polythink.errors import UserError
 from polythink.evaluate.config import CompareConfig, TunnelConfig, numbers_of_paths
 from polythink.models.config import ModelConfig
@@ -118,6 +119,7 @@ def check_drawing(plan: StagePlan, dialect: Dialect) -> None:
     elif plan.mode == "structured" and isinstance(stage, EvalStageBase | GRPOStage):
         with about("decoding.paths"):
             dialect.draw_labels(decoding.paths, None)
+            check_block_fits(decoding, dialect)
     if plan.mode != "structured" or not isinstance(stage, EvalStageBase | GRPOStage):
         return
     if decoding.max_blocks == 0 and not dialect.block_open and not decoding.fork_at:

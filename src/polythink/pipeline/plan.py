@@ -17,7 +17,7 @@ from polythink.models.config import ModelConfig
 from polythink.problems.prompts import get_prompt
 from polythink.problems.sets import SUFFIXES
 from polythink.rewards.functions import source_of
-from polythink.run.config import Config, Seed, digest
+from polythink.run.config import Config, Place, Seed, digest
 from polythink.teachers.assemble import AssembleConfig
 from polythink.teachers.endpoint import EndpointConfig
 from polythink.trace.layout import MODES
@@ -34,7 +34,7 @@ class StageConfig(Config):
 
     mode: Literal[MODES] | None = None
     """How traces are sampled and laid out; none: the recipe's."""
-    prompt: str | None = None
+    prompt: Place | None = None
     """Prompt name, or a file with {problem} in it; none: the recipe's."""
     decoding: dict[str, Any] = Field(default_factory=dict)
     """Sampling parameters that replace the recipe's, key by key."""
@@ -67,7 +67,7 @@ class EndpointTeacherConfig(EndpointConfig):
 class AssemblyConfig(AssembleConfig):
     """A coldstart stage that assembles the teacher's solutions into traces of numbered paths."""
 
-    prompt: str = "sequential"
+    prompt: Place = "sequential"
     """Prompt of the teacher's solutions; the assembled traces carry the stage's own."""
 
 
@@ -76,7 +76,7 @@ class ColdstartConfig(StageConfig):
 
     kind: Literal["coldstart"]
     """Which stage."""
-    problems: tuple[str, ...] = Field(min_length=1)
+    problems: tuple[Place, ...] = Field(min_length=1)
     """Problem sets by name, or files."""
     limit: int | None = Field(None, ge=1)
     """Problems of each set; none: all."""
@@ -114,14 +114,14 @@ class GRPOStage(StageConfig, GRPOConfig):
 
     kind: Literal["grpo"]
     """Which stage."""
-    problems: tuple[str, ...] = Field(min_length=1)
+    problems: tuple[Place, ...] = Field(min_length=1)
     """Problem sets by name, or files; all of them together."""
 
 
 class EvalStageBase(StageConfig):
     """A stage that measures the model of the last training stage and leaves none."""
 
-    problems: tuple[str, ...] = Field(min_length=1)
+    problems: tuple[Place, ...] = Field(min_length=1)
     """Problem sets by name, or files; each is measured by itself."""
     limit: int | None = Field(None, ge=1)
     """Problems of each set; none: all."""
@@ -138,7 +138,7 @@ class EvalConfig(EvalStageBase):
     """One more response at temperature 0."""
     best_of: tuple[int, ...] = ()
     """Also the accuracy of choosing one of n samples, for these n."""
-    prompts: tuple[str, ...] = ()
+    prompts: tuple[Place, ...] = ()
     """Evaluate with each of these prompts; none: the stage's prompt."""
     max_num_seqs: int = Field(64, ge=1)
     """Responses that the engine samples at once: speed and memory, not results."""

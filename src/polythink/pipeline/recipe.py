@@ -43,7 +43,7 @@ from polythink.pipeline.stage import (
     sweep,
 )
 from polythink.problems.sets import SUFFIXES, get_source
-from polythink.run.config import Config, Seed, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
+from polythink.run.config import Config, Place, Seed, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
 from polythink.run.folder import environment, folder_lock, read_json, write_json, write_text
 from polythink.trace.dialect import get_dialect
 from polythink.trace.layout import MODES
@@ -63,7 +63,7 @@ class Recipe(Config):
     """Tags and rules of the traces."""
     mode: Literal[MODES] = "structured"
     """How traces are sampled and laid out: isolated paths at once, or one ordinary text."""
-    prompt: str = "none"
+    prompt: Place = "none"
     """Prompt name, or a file with {problem} in it."""
     chat: bool = False
     """Wrap prompts in the tokenizer's chat template."""

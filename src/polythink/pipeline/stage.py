@@ -138,7 +138,8 @@ def differences(found: dict, plan: Plan, most: int = 4) -> str:
         key for key in (*now, *(k for k in before if k not in now)) if before.get(key, ABSENT) != now.get(key, ABSENT)
     ]
     keys = [key for key in keys if key.rpartition(".")[2] not in ("digest", *NO_EFFECT)]
-    said = [f"{key}: {_shown(before, key)} -> {_shown(now, key)}" for key in keys]
+    own = {key: re.sub(r"^stage\.", f"{plan.name}.", key) for key in keys}  # as they are written on the command line
+    said = [f"{own[key]}: {_shown(before, key)} -> {_shown(now, key)}" for key in keys]
     inputs = found.get("inputs") or {}
     said += [f"{name} has changed" for name, value in plan.inputs().items() if inputs.get(name, value) != value]
     more = f", and {len(said) - most} more" if len(said) > most else ""

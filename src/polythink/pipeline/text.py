@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from polythink.errors import UserError
 from polythink.pipeline.plan import Plan, file_name, hash_of_path, names_of_folders, plans_in_order
-from polythink.run.config import Config, Seed
+from polythink.run.config import Config, Place, Seed
 from polythink.text.config import TASKS, TextConfig, TextEvalOptions, TextModelConfig, TokenizerConfig
 from polythink.text.data.sets import check_texts, files_of, has_source, is_file
 
@@ -23,9 +23,9 @@ class TextStageConfig(TextConfig):
     """Training on a set of texts."""
 
     kind: Literal["text"]
-    data: str
+    data: Place
     """Training set: a name, or files (see `text.data.sets`)."""
-    valid: str | None = None
+    valid: Place | None = None
     """Set on which the validation loss is measured during training."""
     valid_limit: int | None = Field(None, ge=1)
     """Pairs of the validation set; all if left out."""
@@ -37,7 +37,7 @@ class TextEvalConfig(TextEvalOptions):
     """The model of the last training stage is measured on sets of texts."""
 
     kind: Literal["text_eval"]
-    data: tuple[str, ...] = Field(min_length=1)
+    data: tuple[Place, ...] = Field(min_length=1)
     """Sets to measure: names, or files (see `text.data.sets`)."""
     limit: int | None = Field(None, ge=1)
     """Pairs of each set; all if left out."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from polythink.errors import UserError, did_you_mean
@@ -24,6 +25,7 @@ from polythink.run.plain import dump_yaml as dump_yaml
 RECIPES = Path(__file__).parents[1] / "recipes"
 Model = TypeVar("Model", bound=BaseModel)
 Seed = Annotated[int, Field(ge=0, le=LARGEST)]
+Place = Annotated[str, AfterValidator(os.path.expanduser)]  # a name, or a path in which ~ is the home folder
 
 
 class Config(BaseModel):
@@ -218,6 +220,7 @@ def apply_overrides(data: dict, overrides: Iterable[str], shorthand: str | None 
     and not of `data`. Names are checked later, when the result is validated.
     """
     data = copy.deepcopy(data)
+    given: dict[tuple[str, ...], str] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         shown = repr(override) if len(override) <= 100 else repr(override[:97] + "...")
@@ -227,6 +230,8 @@ def apply_overrides(data: dict, overrides: Iterable[str], shorthand: str | None 
         under = data.get(shorthand) if shorthand else None
         if parts[0] not in data and isinstance(under, dict) and parts[0] in under:
             parts.insert(0, shorthand)
+        if given.setdefault(tuple(parts), text) != text:
+            raise UserError(f"override {shown}: {key.strip()} is given twice, before as {short(given[tuple(parts)])}")
         _set(data, parts, parse_yaml(text, f"override {shown}"), shown)
     return data
 

@@ -13,7 +13,7 @@ from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.rewards.combine import RewardConfig
-from polythink.run.config import Config
+from polythink.run.config import Config, Place
 from polythink.trace.layout import MODES
 
 LossType = Literal["token-mean", "sequence-mean"]
@@ -175,7 +175,7 @@ class DemonstrationsConfig(Config):
 class DataConfig(Config):
     """One source of traces: a `file`, what a coldstart `stage` kept, or demonstrations of synthetic `problems`."""
 
-    file: str | None = None
+    file: Place | None = None
     """JSONL or Parquet file with rows {question, trace, prompt (optional)}."""
     stage: str | None = None
     """Name of an earlier coldstart stage, whose kept traces are read."""
@@ -183,7 +183,7 @@ class DataConfig(Config):
     """A synthetic set, such as countdown-hard:train; its demonstrations are made afresh and never repeat."""
     demonstrations: DemonstrationsConfig | None = None
     """How the demonstrations of `problems` are written; none: the defaults."""
-    prompt: str | None = None
+    prompt: Place | None = None
     """Prompt of these traces; none: the one that a row names, otherwise the stage's."""
     mode: Literal[MODES] | None = None
     """How the traces are laid out; none: the stage's mode."""
