@@ -143,7 +143,9 @@ def test_several_responses_are_told_apart_in_plain_text(run_folder) -> None:
 def test_loading_is_announced_under_verbose(run_folder) -> None:
     done = polythink("-v", "generate", run_folder, "1+1", "max_trace_tokens=8")
     assert done.stderr.startswith(f"loading {run_folder / 'sft' / 'model'} ...\n")
-    assert polythink("generate", run_folder, "1+1", "max_trace_tokens=8").stderr == ""
+    said = polythink("generate", run_folder, "1+1", "max_trace_tokens=8").stderr
+    assert said.startswith("note: truncated segments: 1 by max_trace_tokens=8 (")
+    assert polythink("-q", "generate", run_folder, "1+1", "max_trace_tokens=8").stderr == ""
 
 
 def test_a_folder_that_is_not_ours_is_used_as_the_options_say(run_folder, tmp_path) -> None:

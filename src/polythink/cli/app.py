@@ -34,11 +34,12 @@ COMMANDS = {
     "recipes": ("recipes:recipes", HELP, "List the packaged recipes, or print one."),
     "explain": ("explain:explain", HELP, "Explain a recipe key, a reward, a metric, ..."),
 }
-EXIT_STATUS = (  # at the end of the help of every command
-    "Exit status: 0 success, 1 something was found wrong (an invalid trace, a failed stage), 2 a mistake in what was "
-    "given (nothing is lost), 130 interrupted (Ctrl-C)."
-)
-EPILOG = f"Begin with: polythink train countdown-smoke --out runs/smoke\n\n{EXIT_STATUS}"
+# at the end of the help of every command; on one line of 80 columns
+EXIT_STATUS = "Exit status: 0 success, 1 something found wrong, 2 mistaken input, 130 Ctrl-C."
+EPILOG = """Begin with: polythink train countdown-smoke --out runs/smoke
+
+Exit status: 0 success, 1 something was found wrong (an invalid trace, a failed stage), 2 a mistake in what was given,
+130 interrupted (Ctrl-C)."""
 
 
 class Command(TyperCommand):

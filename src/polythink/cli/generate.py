@@ -20,6 +20,7 @@ from polythink.problems.sets import QUESTION_COLUMNS
 from polythink.report.terminal import LiveTrace
 from polythink.run.config import read_text
 from polythink.run.jsonl import read_rows
+from polythink.run.plain import LARGEST
 
 if TYPE_CHECKING:
     from polythink.engine.engine import Engine
@@ -43,7 +44,7 @@ def generate(
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses to each prompt.")] = 1,
     paths: Annotated[int | None, typer.Option(min=1, help="Paths in each block.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.")] = None,
-    seed: Annotated[int, typer.Option(help="Another seed samples another response.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="Another seed samples another response.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per response and line.")] = False,
     choice: ModelChoice = ModelChoice(),
 ) -> None:

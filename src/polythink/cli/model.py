@@ -125,7 +125,8 @@ def params_for(model: str, choice: ModelChoice, overrides: Sequence[str]) -> Sam
         raise UserError("--mode and mode=... are the same setting; give one of them")
     data = {**settings.decoding, "mode": choice.mode or settings.mode}
     params = parse_config(SamplingParams, apply_overrides(data, overrides), "decoding")
-    check_block_fits(params, dialect)
+    if any(override.partition("=")[0].strip() == "paths" for override in overrides):
+        check_block_fits(params, dialect)
     return params
 
 

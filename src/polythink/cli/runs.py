@@ -41,7 +41,7 @@ def train(
     Example: polythink train countdown-smoke rl_easy.steps=5 --out runs/smoke
     """
     check_kind(recipe, experiment=False)
-    from polythink.pipeline.recipe import begun_stages, load_recipe, run_recipe
+    from polythink.pipeline.recipe import holds_run, load_recipe, run_recipe
     from polythink.pipeline.requirements import check_requirements
     from polythink.run.config import dump_yaml
 
@@ -51,7 +51,7 @@ def train(
         check_requirements(resolved.plan())
         return
     folder = out or Path("runs") / resolved.name
-    if begun_stages(folder) and not resume:
+    if holds_run(folder) and not resume:
         raise UserError(f"{folder} holds a run already; add --resume to go on with it, or give another --out")
     console.announce(f"{resolved.name}: {len(resolved.stages)} stages in {folder}; importing torch ...")
     try:

@@ -172,11 +172,10 @@ def run_recipe(recipe: Recipe | TextRecipe, out: str | Path, resume: bool = Fals
     from polythink.report.report import write_report
 
     out, plans = Path(out).expanduser(), recipe.plan()
-    if held := begun_stages(out):
-        if not resume:
-            raise UserError(f"{out} holds a run already; resume it, or give another folder for this one")
-        if not set(held) & {plan.name for plan in plans}:
-            raise UserError(f"{out} holds a run of another recipe (its stages: {', '.join(held)}); give another folder")
+    if holds_run(out) and not resume:
+        raise UserError(f"{out} holds a run already; resume it, or give another folder for this one")
+    if (held := begun_stages(out)) and not set(held) & {plan.name for plan in plans}:
+        raise UserError(f"{out} holds a run of another recipe (its stages: {', '.join(held)}); give another folder")
     check_requirements([plan for plan in plans if check_folder(plan, out / plan.name) != "done"])
     check_models(plans, lambda plan: out / plan.name)
     is_new = not out.exists()
@@ -198,6 +197,11 @@ def run_recipe(recipe: Recipe | TextRecipe, out: str | Path, resume: bool = Fals
                     out.rmdir()
             raise
         return write_report(out)
+
+
+def holds_run(out: Path) -> bool:
+    """Whether a run was begun in this folder. One that was refused before it did anything does not count."""
+    return bool(begun_stages(out)) or ((out / "recipe.yaml").exists() and not (out / "stages.json").exists())
 
 
 def begun_stages(out: Path) -> list[str]:
