@@ -152,11 +152,13 @@ def run_experiment(
         schedule = Schedule(list(stages.values()), jobs or experiment.jobs, command, experiment.threads)
         with Board(list(stages.values())) as board:
             schedule.run(board.show)
-        failures = schedule.failures | damaged(stages)
+        unreadable = damaged(stages)
+        failures = schedule.failures | unreadable
         evaluated = [found for run in runs for found in evaluations(run, stages, failures)]
         table = make_table(experiment.name, next(iter(experiment.arms)), evaluated, experiment.columns)
         table.write(out)
-        _write_reports(table, runs, out, failures)
+        readable = [run for run in runs if not any(plan.digest in unreadable for plan in run.plans.values())]
+        _write_reports(table, readable, out, failures)
     return Outcome(table.markdown, tuple(failures.values()))
 
 
@@ -283,7 +285,7 @@ def _load_recipe(name_or_path: str | Path, overrides: Sequence[str]) -> Recipe |
 
 
 def _write_reports(table: Table, runs: Sequence[Run], out: Path, failures: MutableMapping[str, str]) -> None:
-    """The report of each run, and one of all whose results can be read."""
+    """The report of each run, and one of all whose reports could be written."""
     arms: dict[str, list[Path]] = {}
     for run in progress(runs, "reports"):
         try:
