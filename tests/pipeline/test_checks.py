@@ -42,6 +42,18 @@ def test_what_a_stage_would_refuse_is_refused_at_once(name, overrides, said):
     assert said in str(error.value)
 
 
+def test_budgets_below_every_demonstration_are_noted_before_anything_runs():
+    (first, *_) = said = load_recipe("countdown-smoke", ["decoding.max_path_tokens=1"]).notes()
+    assert first.startswith(
+        "stages.after_sft samples paths of at most max_path_tokens=1 tokens, and those of the demon"
+    )
+    assert "stages.rl_easy" in " ".join(said)
+    assert load_recipe("countdown-smoke").notes() == []
+    assert load_recipe("countdown-smoke", ["decoding.max_path_tokens=1", "mode=sequential"]).notes() == []
+    assert load_recipe("parathinker-tiny").notes() == []
+    assert load_recipe("parathinker-tiny", ["decoding.max_path_tokens=2"]).notes()
+
+
 def lacking(monkeypatch, *modules: str) -> None:
     monkeypatch.setattr(requirements, "installed", lambda module: module not in modules)
 

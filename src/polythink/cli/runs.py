@@ -48,6 +48,8 @@ def train(
     resolved = load_recipe(recipe, overrides or [])
     if dry_run:
         print(dump_yaml(resolved.model_dump(mode="json")), end="")
+        for note in resolved.notes():
+            console.note(note)
         check_requirements(resolved.plan())
         return
     folder = out or Path("runs") / resolved.name

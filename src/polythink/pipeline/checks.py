@@ -6,7 +6,9 @@ for a random model whose architecture or options are not the default ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -25,15 +27,16 @@ from polythink.pipeline.plan import (
     StagePlan,
 )
 from polythink.problems.prompts import PLACEHOLDER, get_prompt
-from polythink.problems.sets import SOURCES
+from polythink.problems.sets import SOURCES, load_problems
+from polythink.problems.tasks import attribution, countdown
 from polythink.problems.tasks.attribution import check_numbers
 from polythink.problems.tasks.countdown import CountdownTeacher
 from polythink.problems.vocabulary import words_of
 from polythink.rewards.combine import RewardConfig
 from polythink.teachers.assemble import Assembler
-from polythink.trace.dialect import DIALECTS, Dialect, get_dialect
+from polythink.trace.dialect import DIALECTS, NUMBER, Dialect, get_dialect
 from polythink.trace.validity import check_rule
-from polythink.train.config import check_sampling
+from polythink.train.config import DataConfig, check_sampling
 
 
 def check_plan(plan: StagePlan) -> None:
@@ -194,6 +197,38 @@ def _rules(reward: RewardConfig, outer: str | None = None) -> Iterator[str]:
         yield rule or "strict"
     for phase in reward.cycle + reward.switch:
         yield from _rules(phase.reward, rule)
+
+
+def notes(plans: Sequence[StagePlan]) -> Iterator[str]:
+    """What is allowed and hardly meant: paths that are sampled have less room than every path of the demonstrations."""
+    shortest: dict[str, int] = {}
+    for plan in plans:
+        dialect, stage = get_dialect(plan.dialect), plan.stage
+        for source in stage.data if isinstance(stage, SFTStage) else ():
+            if source.problems and (lengths := _path_lengths(source, dialect)):
+                shortest[plan.name] = min(shortest.get(plan.name, lengths[0]), *lengths)
+        if plan.mode != "structured" or not isinstance(stage, EvalStageBase | GRPOStage):
+            continue
+        most = plan.decoding.max_path_tokens
+        if too_long := [name for name, length in shortest.items() if length + 1 > most]:  # and the closing tag
+            yield (
+                f"stages.{plan.name} samples paths of at most max_path_tokens={most} tokens, and those of the "
+                f"demonstrations in {too_long[0]} have {shortest[too_long[0]]} words or more: all will be truncated"
+            )
+
+
+def _path_lengths(source: DataConfig, dialect: Dialect, problems: int = 20) -> list[int]:
+    """The words in each path of the first demonstrations; a word has at least one token."""
+    opened, closed = (
+        re.escape(tag).replace(re.escape(NUMBER), r"\d+") for tag in (dialect.path_open, dialect.path_close)
+    )
+    style = source.demonstrations.demo_style()
+    found: list[int] = []
+    for problem in load_problems(source.problems, limit=problems):
+        demonstrate = attribution.demonstrate if problem.checker == "attribution" else countdown.demonstrate
+        trace = demonstrate(problem, style, random.Random(problem.key), dialect)
+        found += [len(path.split()) for path in re.findall(f"{opened}(.*?){closed}", trace, re.DOTALL)]
+    return found
 
 
 # what needs torch comes last, so that other mistakes are found without it

@@ -21,7 +21,7 @@ from polythink.engine.params import SamplingParams
 from polythink.errors import UserError, did_you_mean
 from polythink.models.config import ModelConfig
 from polythink.models.settings import check_path
-from polythink.pipeline.checks import check_plan
+from polythink.pipeline.checks import check_plan, notes
 from polythink.pipeline.plan import (
     ColdstartConfig,
     EvalStageBase,
@@ -85,6 +85,10 @@ class Recipe(Config):
         for plan in plans:
             check_plan(plan)
         return plans
+
+    def notes(self) -> list[str]:
+        """What is allowed and hardly meant, in a sentence each; said before the first stage."""
+        return list(notes(self.plan()))
 
     def _plan_of(self, name: str, stage: Stage, earlier: Sequence[StagePlan]) -> dict[str, Any]:
         self._check(name, stage, earlier)
@@ -179,6 +183,8 @@ def run_recipe(recipe: Recipe | TextRecipe, out: str | Path, resume: bool = Fals
     check_requirements([plan for plan in plans if check_folder(plan, out / plan.name) != "done"])
     check_models(plans, lambda plan: out / plan.name)
     is_new = not out.exists()
+    for note in recipe.notes():
+        log(f"note: {note}")
     with folder_lock(out):
         sweep(out, deep=False)
         write_text(out / "recipe.yaml", dump_yaml(recipe.model_dump(mode="json")))

@@ -108,6 +108,10 @@ class TextRecipe(TextSettings):
         self.architecture_config()  # last, since it imports torch
         return plans
 
+    def notes(self) -> list[str]:
+        """As those of `recipe.Recipe`; there is nothing to say of texts."""
+        return []
+
     def _plan_of(self, name: str, stage: TextStageConfig | TextEvalConfig, earlier: list[TextPlan]) -> dict[str, Any]:
         for data in sets_of(stage):
             check_texts(data, f"stages.{name}.data")
