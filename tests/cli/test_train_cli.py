@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from polythink.pipeline.recipe import load_recipe
@@ -84,6 +86,13 @@ def test_a_path_in_the_home_folder_is_found_there_by_every_command(polythink, ho
     assert status == 2
     assert said.format(home=home) in err
     assert [path.name for path in (home.parent / "work").iterdir()] == ["extending.yaml"]
+
+
+@pytest.mark.parametrize("name", ["..", "", "../x", "/tmp/x", "a//b", " ", "a\nb"])
+def test_a_name_that_leads_elsewhere_is_refused(polythink, tmp_path, name):
+    (tmp_path / "r.yaml").write_text(f"name: {json.dumps(name)}\nstages:\n  a: {{kind: eval, problems: [gsm8k]}}\n")
+    status, _, err = polythink("train", tmp_path / "r.yaml", "--dry-run")
+    assert (status, "the name becomes a folder under runs/" in err) == (2, True)
 
 
 # ---- names, options and keys ----

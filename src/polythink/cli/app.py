@@ -48,7 +48,7 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         takes_keys = any(parameter.metavar == "KEY=VALUE" for parameter in self.params)
         known = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
-        for given, following in zip(args, [*args[1:], ""], strict=True) if takes_keys else ():
+        for given, following in zip(args, [*args[1:], ""], strict=False) if takes_keys else ():
             if given == "--":
                 break
             name, equals, _ = given.partition("=")

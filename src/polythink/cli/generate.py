@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -146,14 +147,23 @@ def read_prompts(prompt: str | None, file: Path | None, column: str | None) -> l
     if prompt is not None and prompt != "-":
         if not prompt.strip():
             raise UserError("the prompt is empty; give the problem that the model is to answer")
-        return [prompt]
+        return [_utf8(os.fsencode(prompt), "the prompt")]
     if file is None or file == Path("-"):
-        found, where = _lines(sys.stdin.read()), "standard input"
+        buffer = getattr(sys.stdin, "buffer", None)  # bytes: the locale may be another than that of the text
+        text = _utf8(buffer.read(), "standard input") if buffer else sys.stdin.read()
+        found, where = _lines(text), "standard input"
     else:
         found, where = (_lines(read_text(file)) if file.suffix == ".txt" else _column(file, column)), str(file)
     if not found:
         raise UserError(f"{where} holds no prompts; give one per line")
     return found
+
+
+def _utf8(given: bytes, what: str) -> str:
+    try:
+        return given.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what} is not UTF-8 text: byte {error.start + 1} is {given[error.start]:#04x}") from None
 
 
 def _lines(text: str) -> list[str]:

@@ -259,6 +259,14 @@ def names_of_folders(stages: dict[str, Any]) -> dict[str, Any]:
     return stages
 
 
+def name_of_folder(name: str) -> str:
+    """The name unchanged; `ValueError` for one that leads out of the folder runs/."""
+    parts = name.split("/")
+    if any(part.strip() in ("", ".", "..") for part in parts) or not name.isprintable():
+        raise ValueError(f"the name becomes a folder under runs/: give letters, digits, _ and -, not {name!r}")
+    return name
+
+
 def file_name(name: str) -> str:
     """A problem set's or prompt's name as part of a file name."""
     stem = Path(name).stem if Path(name).suffix else name

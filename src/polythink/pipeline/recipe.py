@@ -29,6 +29,7 @@ from polythink.pipeline.plan import (
     Stage,
     StagePlan,
     file_name,
+    name_of_folder,
     names_of_folders,
     plans_in_order,
 )
@@ -75,6 +76,7 @@ class Recipe(Config):
     """The stages by name, in order."""
 
     _names = field_validator("stages")(names_of_folders)
+    _name = field_validator("name")(name_of_folder)
 
     def plan(self) -> list[StagePlan]:
         """One plan per stage, in order; `UserError` for what cannot be run as it stands."""

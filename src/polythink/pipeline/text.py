@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from polythink.errors import UserError
-from polythink.pipeline.plan import Plan, file_name, hash_of_path, names_of_folders, plans_in_order
+from polythink.pipeline.plan import Plan, file_name, hash_of_path, name_of_folder, names_of_folders, plans_in_order
 from polythink.run.config import Config, Place, Seed
 from polythink.text.config import TASKS, TextConfig, TextEvalOptions, TextModelConfig, TokenizerConfig
 from polythink.text.data.sets import check_texts, files_of, has_source, is_file
@@ -94,6 +94,7 @@ class TextRecipe(TextSettings):
     """Stages in order, by name."""
 
     _names = field_validator("stages")(names_of_folders)
+    _name = field_validator("name")(name_of_folder)
 
     def architecture_config(self, vocabulary: int | None = None) -> PreTrainedConfig:
         """The transformers configuration of its model, with the tokenizer's vocabulary unless one is given."""

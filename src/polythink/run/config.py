@@ -128,12 +128,14 @@ def _mistake(key: str, errors: list[ErrorDetails]) -> str:
     kind, context = errors[0]["type"], errors[0].get("ctx", {})
     shown = key or "the whole"
     if kind == "missing" and isinstance(errors[-1]["loc"][-1], int):
-        return f"{shown} must have at least {errors[-1]['loc'][-1] + 1} items, got {short(errors[-1]['input'])}"
+        number = errors[-1]["loc"][-1] + 1
+        return f"{shown} must have at least {number} item{'s' * (number != 1)}, got {short(errors[-1]['input'])}"
     if kind == "missing":
         return f"{shown} is missing"
     if kind in ("too_long", "too_short"):
-        bound = f"at most {context['max_length']}" if kind == "too_long" else f"at least {context['min_length']}"
-        return f"{shown} must have {bound} items, got {short(errors[0]['input'])}"
+        number = context["max_length"] if kind == "too_long" else context["min_length"]
+        bound = f"at {'most' if kind == 'too_long' else 'least'} {number} item{'s' * (number != 1)}"
+        return f"{shown} must have {bound}, got {short(errors[0]['input'])}"
     if kind == "unknown_key":
         return f"unknown key {shown}{context['hint']}"
     if kind.startswith("union_tag"):  # the key that says which member of a union is meant
