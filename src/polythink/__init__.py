@@ -7,9 +7,11 @@ The names below are the front door. Each is imported from its room when it is fi
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # for editors and type checkers
+TYPE_CHECKING = False  # as editors and type checkers know it; `typing` takes as long to import as all else here
+if TYPE_CHECKING:
+    from typing import Any
+
     from polythink.engine.engine import Engine
     from polythink.engine.params import Request, SamplingParams
     from polythink.errors import UserError

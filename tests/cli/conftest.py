@@ -21,6 +21,7 @@ def polythink(monkeypatch, capsys):
         out, err = capsys.readouterr()
         return stop.value.code or 0, out, err
 
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield run
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

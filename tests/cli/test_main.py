@@ -165,6 +165,24 @@ def test_a_terminal_that_is_not_utf8_is_no_traceback(tmp_path) -> None:
     assert "path 1" in done.stdout
 
 
+SWALLOWED = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "polythink.cli.app":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                for _ in range(1000): pass
+            except BaseException: pass  # as some libraries do around an import of their own
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def test_an_interruption_that_an_import_swallows_ends_the_program_all_the_same() -> None:
+    done = polythink("recipes", code=SWALLOWED + MAIN)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "polythink: interrupted\n")
+
+
 WITHOUT_TORCH = [
     (["train", "countdown-smok"], "did you mean 'countdown-smoke'?"),
     (["train", "countdown-smoke", "rl_easy.stepz=5"], "did you mean 'steps'?"),

@@ -143,7 +143,37 @@ def test_several_responses_are_told_apart_in_plain_text(run_folder) -> None:
 def test_loading_is_announced_under_verbose(run_folder) -> None:
     done = polythink("-v", "generate", run_folder, "1+1", "max_trace_tokens=8")
     assert done.stderr.startswith(f"loading {run_folder / 'sft' / 'model'} ...\n")
-    assert polythink("generate", run_folder, "1+1", "max_trace_tokens=8").stderr == ""
+    said = polythink("generate", run_folder, "1+1", "max_trace_tokens=8").stderr
+    assert said.startswith("note: truncated segments: 1 by max_trace_tokens=8 (")
+    assert polythink("-q", "generate", run_folder, "1+1", "max_trace_tokens=8").stderr == ""
+
+
+def test_paths_that_the_budget_cannot_hold_are_refused(run_folder) -> None:
+    with pytest.raises(UserError, match=r"a block of 99 paths takes \d+ tokens .*: set max_trace_tokens=\d+"):
+        polythink("generate", run_folder, "1+1", "--paths", 99, "max_trace_tokens=90")
+    with pytest.raises(UserError, match=r"a block of 99 paths"):
+        polythink(
+            "eval",
+            run_folder,
+            "--problems",
+            "countdown-easy",
+            "paths=99",
+            "max_trace_tokens=90",
+            "--out",
+            run_folder / "none",
+        )
+    with pytest.raises(UserError, match="nothing could be sampled; truncated segments: 1 by max_trace_tokens=1"):
+        polythink("generate", run_folder, "1+1", "max_trace_tokens=1")
+
+
+def test_a_setting_given_by_option_and_key_is_no_silent_choice(run_folder) -> None:
+    for option, key in (
+        ("--paths=2", "paths=3"),
+        ("--temperature=1", "temperature=0"),
+        ("--mode=sequential", "mode=x"),
+    ):
+        with pytest.raises(UserError, match="are the same setting; give one of them"):
+            polythink("generate", run_folder, "1+1", option, key)
 
 
 def test_a_folder_that_is_not_ours_is_used_as_the_options_say(run_folder, tmp_path) -> None:

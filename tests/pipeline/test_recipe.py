@@ -218,7 +218,8 @@ def test_blocks_that_cannot_be_are_found_before_training(overrides, message):
 
 @pytest.mark.parametrize(
     "overrides", [["rl.decoding.max_blocks=0", "rl.decoding.fork_at=3"], ["rl.mode=sequential", "rl.decoding.paths=20"],
-                  ["dialect=parathinker:20", "decoding.paths=20"], ["dialect=parallel_r1", "decoding.max_blocks=0"]]
+                  ["dialect=parathinker:20", "decoding.paths=20"],
+                  ["dialect=parallel_r1", "model.thought_embeddings=null", "decoding.max_blocks=0"]]
 )  # fmt: skip
 def test_blocks_that_can_be_are_not_refused(overrides):
     load_recipe("parathinker-rl-tiny", overrides)

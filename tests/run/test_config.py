@@ -223,7 +223,9 @@ words = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"], inclu
 awkward = st.sampled_from(
     ["1e-4", "no", "1", "0x1", "1_0", "~", "", "null", ".5", "5.", "<<", "a: b", "- x", "#", "1:30"]
 )
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | words | awkward
+scalars = (
+    st.none() | st.booleans() | st.integers(-(2**63) + 1, 2**63 - 1) | st.floats(allow_nan=False) | words | awkward
+)
 trees = st.recursive(scalars, lambda t: st.lists(t, max_size=4) | st.dictionaries(words | awkward, t, max_size=4))
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
+import os
 import re
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from polythink.cli import console
 from polythink.errors import UserError
 
+FREE_TEXT = ("PROMPT", "KEY=VALUE", "NAME")  # metavars of parameters that are no paths
 TRAINING, MODELS, FILES, HELP = "Train and compare", "Use a model", "Problems and traces", "Look things up"
 
 
@@ -29,6 +34,8 @@ COMMANDS = {
     "recipes": ("recipes:recipes", HELP, "List the packaged recipes, or print one."),
     "explain": ("explain:explain", HELP, "Explain a recipe key, a reward, a metric, ..."),
 }
+# at the end of the help of every command; on one line of 80 columns
+EXIT_STATUS = "Exit status: 0 success, 1 something found wrong, 2 mistaken input, 130 Ctrl-C."
 EPILOG = """Begin with: polythink train countdown-smoke --out runs/smoke
 
 Exit status: 0 success, 1 something was found wrong (an invalid trace, a failed stage), 2 a mistake in what was given,
@@ -41,12 +48,13 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         takes_keys = any(parameter.metavar == "KEY=VALUE" for parameter in self.params)
         known = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
-        for given in args if takes_keys else ():
+        for given, following in zip(args, [*args[1:], ""], strict=False) if takes_keys else ():
             if given == "--":
                 break
             name, equals, _ = given.partition("=")
             if re.fullmatch(r"--?[A-Za-z_][\w.-]*", name) and name not in known and (equals or "." in name):
-                raise UserError(f"no option {name}; if a key is meant: keys go without dashes: {given.lstrip('-')}")
+                meant = given.lstrip("-") + ("" if equals else f"={following or 'VALUE'}")
+                raise UserError(f"no option {name}; if a key is meant: keys go without dashes: {meant}")
         return super().parse_args(ctx, args)
 
 
@@ -65,7 +73,8 @@ class LazyGroup(TyperGroup):
 
 
 def load(name: str) -> TyperCommand | TyperGroup:
-    """The command of that name, with the options --quiet and --verbose, which all commands have."""
+    """The command of that name, with what all commands have: --quiet and --verbose, the exit status in the help, and
+    `~` for the home folder in what they are given."""
     module, _, attribute = COMMANDS[name][0].partition(":")
     found = getattr(importlib.import_module(f"polythink.cli.{module}"), attribute)
     if not isinstance(found, typer.Typer):
@@ -74,11 +83,34 @@ def load(name: str) -> TyperCommand | TyperGroup:
     command = typer.main.get_command(found)
     command.name = name
     for member in command.commands.values() if isinstance(command, TyperGroup) else [command]:
+        member.epilog = "\n\n".join(filter(None, (member.epilog, EXIT_STATUS)))
+        free = {parameter.name for parameter in member.params if parameter.metavar in FREE_TEXT}
+        member.callback = _with_home(member.callback, free)
         for option in typer.main.get_group(app).params:
             if option.name in ("quiet", "verbose"):
                 option.expose_value = False  # the commands' functions do not take them
                 member.params.append(option)
     return command
+
+
+def _with_home(callback: Callable[..., Any], free: Collection[str]) -> Callable[..., Any]:
+    """The command's function, given paths with the home folder in place of `~`: the shell leaves `--out=~/x` as it is.
+
+    `free` names the parameters that are text of any kind.
+    """
+
+    def expanded(given: Any) -> Any:
+        if isinstance(given, list | tuple):
+            return type(given)(map(expanded, given))
+        if isinstance(given, Path):
+            return given.expanduser()
+        return os.path.expanduser(given) if isinstance(given, str) and given.startswith("~") else given
+
+    @functools.wraps(callback)
+    def called(**given: Any) -> Any:
+        return callback(**{name: value if name in free else expanded(value) for name, value in given.items()})
+
+    return called
 
 
 def _set_level(option: typer.CallbackParam, wanted: bool) -> bool:

@@ -37,6 +37,12 @@ def log(text: str) -> None:
         print(text)
 
 
+def note(text: str) -> None:
+    """Say on stderr what a reader of the output should know; nothing under `--quiet`."""
+    if level != "quiet":
+        print(f"note: {text}", file=sys.stderr, flush=True)
+
+
 def announce(text: str) -> None:
     """Say on stderr, for a person, what is about to take seconds: importing torch, loading a model."""
     if level == "verbose" or (level == "normal" and sys.stderr.isatty()):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
-from polythink.cli.console import print_definitions
 from polythink.cli.options import argument
 from polythink.cli.topics import TOPICS, Topic, every_topic
 from polythink.errors import UserError, did_you_mean
@@ -35,7 +36,9 @@ def explain(
         for title, make in TOPICS.items():
             print(f"{title}:")
             listed = short_names(make()) if title == "keys" else [topic.name for topic in make()]
-            print_definitions({"": ", ".join(listed)})
+            width = shutil.get_terminal_size((100, 24)).columns
+            print(textwrap.fill(", ".join(listed), width, initial_indent="  ", subsequent_indent="  ",
+                                break_long_words=False, break_on_hyphens=False))  # fmt: skip
         return
     topics = every_topic()
     found = find(name, topics)

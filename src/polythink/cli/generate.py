@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from polythink.cli.console import note
 from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, params_for, with_model_options
 from polythink.cli.options import argument
 from polythink.errors import UserError, did_you_mean
@@ -18,8 +20,10 @@ from polythink.problems.sets import QUESTION_COLUMNS
 from polythink.report.terminal import LiveTrace, live_view
 from polythink.run.config import read_text
 from polythink.run.jsonl import read_rows
+from polythink.run.plain import LARGEST
 
 if TYPE_CHECKING:
+    from polythink.engine.engine import Engine
     from polythink.engine.params import Request, SamplingParams
     from polythink.engine.protocol import RolloutBackend
     from polythink.trace.rollout import Rollout
@@ -40,7 +44,7 @@ def generate(
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses to each prompt.")] = 1,
     paths: Annotated[int | None, typer.Option(min=1, help="Paths in each block.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.")] = None,
-    seed: Annotated[int, typer.Option(help="Another seed samples another response.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="Another seed samples another response.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per response and line.")] = False,
     choice: ModelChoice = ModelChoice(),
 ) -> None:
@@ -73,15 +77,27 @@ def generate(
         Request(tuple(engine.encode_prompt(around.fill(text))), sample=i % samples) for i, text in enumerate(texts)
     ]
     if sys.stdout.isatty() and len(requests) == 1 and not as_json:
-        watch(engine, engine.lm.tag_ids.values(), requests[0], params, seed)
+        say_truncated([watch(engine, engine.lm.tag_ids.values(), requests[0], params, seed)], params, engine)
         return
-    for i, rollout in enumerate(engine.generate(requests, params, seed, label="generating")):
+    rollouts = engine.generate(requests, params, seed, label="generating")
+    say_truncated(rollouts, params, engine)
+    for i, rollout in enumerate(rollouts):
         if as_json:
             print(json.dumps(to_json(texts[i], rollout, seed), ensure_ascii=False))
             continue
         if len(texts) > 1:
             print(f"# prompt {i // samples + 1}, sample {rollout.sample + 1}: {texts[i]}")
         print(rollout.text)
+
+
+def say_truncated(rollouts: Sequence[Rollout], params: SamplingParams, engine: Engine) -> None:
+    """Name the budgets that truncated responses, on stderr; `UserError` where they left nothing to be sampled."""
+    from polythink.engine.budgets import check_sampled, what_truncated
+
+    facts = (rollouts, params, engine.lm.dialect, engine.lm.context)
+    check_sampled(*facts)
+    if found := what_truncated(*facts):
+        note(found)
 
 
 def to_json(prompt: str, rollout: Rollout, seed: int) -> dict[str, Any]:
@@ -130,14 +146,23 @@ def read_prompts(prompt: str | None, file: Path | None, column: str | None) -> l
     if prompt is not None and prompt != "-":
         if not prompt.strip():
             raise UserError("the prompt is empty; give the problem that the model is to answer")
-        return [prompt]
+        return [_utf8(os.fsencode(prompt), "the prompt")]
     if file is None or file == Path("-"):
-        found, where = _lines(sys.stdin.read()), "standard input"
+        buffer = getattr(sys.stdin, "buffer", None)  # bytes: the locale may be another than that of the text
+        text = _utf8(buffer.read(), "standard input") if buffer else sys.stdin.read()
+        found, where = _lines(text), "standard input"
     else:
         found, where = (_lines(read_text(file)) if file.suffix == ".txt" else _column(file, column)), str(file)
     if not found:
         raise UserError(f"{where} holds no prompts; give one per line")
     return found
+
+
+def _utf8(given: bytes, what: str) -> str:
+    try:
+        return given.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what} is not UTF-8 text: byte {error.start + 1} is {given[error.start]:#04x}") from None
 
 
 def _lines(text: str) -> list[str]:

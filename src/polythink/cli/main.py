@@ -19,8 +19,9 @@ def main() -> None:
     # before torch is imported: threads that spin while they wait make shared cores ten times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    signal.signal(signal.SIGTERM, _terminate)
     try:
+        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGINT, _interrupt)
         if not sys.stderr.isatty():
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows "?" where it lacks a character
@@ -31,7 +32,7 @@ def main() -> None:
         _stop(ENDINGS[130], 130)
     except SystemExit as error:
         if error.code in ENDINGS:  # 130: typer has caught the interruption
-            _stop(ENDINGS[error.code], error.code)
+            _stop(ENDINGS[error.code] + getattr(error, "kept", ""), error.code)
         raise
 
 
@@ -48,6 +49,16 @@ def _run() -> None:
         _stop(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error), 2)
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C: an exception, as always; but at once while a module is imported, since some catch every exception."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            os.write(2, b"polythink: interrupted\n")
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
     """End as after an interruption: what is open is closed, started processes are stopped."""
     sys.exit(128 + number)
@@ -55,4 +66,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def _stop(sentence: str, status: int) -> None:
     print(f"polythink: {sentence}", file=sys.stderr)
+    # The interpreter ends itself by SIGINT, whatever the status, if an interruption passed through code that was
+    # compiled from a string (dataclasses are, during imports). It forgets that when it compiles another string.
+    exec("pass")
     sys.exit(status)

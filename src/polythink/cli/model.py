@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import inspect
 import re
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import typer
 
@@ -106,23 +109,55 @@ def params_for(model: str, choice: ModelChoice, overrides: Sequence[str]) -> Sam
 
     `UserError` for what can be seen to be wrong with the choice without torch.
     """
+    from polythink.engine.budgets import check_block_fits
     from polythink.engine.params import SamplingParams
 
     file = Path(model) / SETTINGS_FILE
     settings = read_settings(file) if file.is_file() else ModelSettings()
-    get_dialect(choice.dialect or settings.dialect)
+    dialect = get_dialect(choice.dialect or settings.dialect)
     if choice.prompt:
         get_prompt(choice.prompt)
     if choice.dtype not in (None, *DTYPES):
         raise UserError(f"no dtype {choice.dtype!r}{did_you_mean(choice.dtype, DTYPES)}")
     if choice.device and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", choice.device):
         raise UserError(f"no device {choice.device!r}; known: cpu, cuda, cuda:N, mps")
+    if choice.mode and any(override.partition("=")[0].strip() == "mode" for override in overrides):
+        raise UserError("--mode and mode=... are the same setting; give one of them")
     data = {**settings.decoding, "mode": choice.mode or settings.mode}
-    return parse_config(SamplingParams, apply_overrides(data, overrides), "decoding")
+    params = parse_config(SamplingParams, apply_overrides(data, overrides), "decoding")
+    if any(override.partition("=")[0].strip() == "paths" for override in overrides):
+        check_block_fits(params, dialect)
+    return params
+
+
+def check_hub(name: str) -> None:
+    """`UserError` for a model that is not in the hub's cache while the hub cannot be found; before torch is imported.
+
+    Only the hub's address is looked up: libraries would do so again and again before they give up.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    host = urlsplit(constants.ENDPOINT).hostname
+    if isinstance(try_to_load_from_cache(name, "config.json"), str) or getproxies():
+        return
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(
+            f"no model folder {name!r}, it is not in the hub's cache, and HF_HUB_OFFLINE forbids to ask for it"
+        )
+    console.announce(f"looking for {name} at {host} ...")
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError as error:
+        raise UserError(
+            f"no model folder {name!r}, and the hub cannot be asked for a model of that name: {host} is not found "
+            f"({error.strerror})"
+        ) from None
 
 
 def open_engine(model: str, choice: ModelChoice, max_num_seqs: int = 64) -> Engine:
     """An engine for the model as chosen; `max_num_seqs` holds where the choice names none."""
+    if not Path(model).is_dir():
+        check_hub(model)
     console.announce(f"loading {model} ...")
     from polythink.engine.engine import Engine
     from polythink.models.lm import load

@@ -12,7 +12,7 @@ import typer
 from polythink.cli.model import find_model
 from polythink.cli.options import Overrides, argument
 from polythink.cli.recipes import complete_recipe, packaged
-from polythink.errors import UserError, did_you_mean
+from polythink.errors import UserError
 from polythink.models.settings import in_short
 from polythink.run.table import markdown_table
 
@@ -98,9 +98,22 @@ def in_shape_of(config: PreTrainedConfig, beside: Sequence[str]) -> dict[str, Pr
     shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(BackboneConfig)}
     for name in beside:
         if name not in ARCHITECTURES:
-            raise UserError(f"no architecture {name!r} to compare with{did_you_mean(name, ARCHITECTURES)}")
+            raise UserError(f"no architecture {name!r} to compare with; known: {', '.join(ARCHITECTURES)}")
         configs.setdefault(name, ARCHITECTURES[name][0](**shared))
     return configs
+
+
+def check_architecture(name: str) -> None:
+    """`UserError` for a name that is neither one of the package's architectures nor a model type of transformers."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    from polythink.models.architectures import ARCHITECTURES
+
+    if name not in CONFIG_MAPPING:
+        raise UserError(
+            f"no architecture {name!r} to compare with; the package's are {', '.join(ARCHITECTURES)}, others are model "
+            "types of transformers, such as llama"
+        )
 
 
 def configurations(recipe: Recipe | TextRecipe, beside: Sequence[str]) -> dict[str, PreTrainedConfig]:
@@ -121,6 +134,7 @@ def configurations(recipe: Recipe | TextRecipe, beside: Sequence[str]) -> dict[s
     configs = {model.architecture: architecture_config(model, tokenizer)}
     for name in beside:
         if name not in configs:
+            check_architecture(name)
             shaped = model.model_copy(update={"architecture": name, "options": {}})
             configs[name] = architecture_config(shaped, tokenizer)
     return configs

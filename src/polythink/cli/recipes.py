@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from polythink.cli.console import print_definitions
 from polythink.cli.options import argument
+from polythink.errors import UserError
 from polythink.run.config import RECIPES, find_recipe, load_yaml
 
 
@@ -31,17 +33,38 @@ def about(text: str) -> About:
     return About(first, re.search(r"^arms:", text, re.MULTILINE) is not None)
 
 
-def is_experiment(name_or_path: str | Path) -> bool:
-    """Whether the file has `arms`, as experiments do and recipes do not."""
-    return "arms" in load_yaml(find_recipe(name_or_path))
+def check_kind(given: str, experiment: bool) -> None:
+    """`UserError` unless this is an experiment (its file has `arms`), or a recipe, as the command wants it."""
+    name = Path(given).name.removesuffix(".yaml")
+    known = packaged()
+    if Path(given).name == given and name not in known and not Path(given).is_file():
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(complete(experiment))}"
+        if close and known[close[0]].experiment != experiment:
+            hint = f"did you mean {close[0]!r}? It is {_kind(close[0], not experiment)}"
+        raise UserError(
+            f"no file {given} and no packaged {'experiment' if experiment else 'recipe'} of that name; {hint}"
+        )
+    if ("arms" in load_yaml(find_recipe(given))) != experiment:
+        raise UserError(f"{given} is {_kind(given, not experiment)}")
+
+
+def _kind(name: str, experiment: bool) -> str:
+    if experiment:
+        return f"an experiment, not a recipe; run it with: polythink experiment {name}"
+    return f"a recipe, not an experiment (it has no arms); run it with: polythink train {name}"
+
+
+def complete(experiment: bool) -> list[str]:
+    return [name for name, about in packaged().items() if about.experiment == experiment]
 
 
 def complete_recipe() -> list[str]:
-    return [name for name, about in packaged().items() if not about.experiment]
+    return complete(experiment=False)
 
 
 def complete_experiment() -> list[str]:
-    return [name for name, about in packaged().items() if about.experiment]
+    return complete(experiment=True)
 
 
 def recipes(

@@ -10,11 +10,14 @@ import typer
 
 from polythink.cli import console
 from polythink.cli.options import Out, Overrides, argument
-from polythink.cli.recipes import complete_experiment, complete_recipe, is_experiment
+from polythink.cli.recipes import check_kind, complete_experiment, complete_recipe
 from polythink.errors import UserError
 from polythink.run.jsonl import read_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from polythink.pipeline.plan import Plan
     from polythink.report.runs import Stage
 
 COLUMNS = {"mean@k", "pass@k", "maj@k", "greedy", "parallel_ratio", "well_formed", "tokens", "critical_path",
@@ -37,21 +40,58 @@ def train(
 
     Example: polythink train countdown-smoke rl_easy.steps=5 --out runs/smoke
     """
-    if is_experiment(recipe):
-        raise UserError(f"{recipe} is an experiment, not a recipe; run it with: polythink experiment {recipe}")
-    from polythink.pipeline.recipe import load_recipe, run_recipe
+    check_kind(recipe, experiment=False)
+    from polythink.pipeline.recipe import holds_run, load_recipe, run_recipe
+    from polythink.pipeline.requirements import check_requirements
     from polythink.run.config import dump_yaml
 
     resolved = load_recipe(recipe, overrides or [])
     if dry_run:
         print(dump_yaml(resolved.model_dump(mode="json")), end="")
+        for note in resolved.notes():
+            console.note(note)
+        check_requirements(resolved.plan())
         return
     folder = out or Path("runs") / resolved.name
-    if (folder / "recipe.yaml").exists() and not resume:
+    if holds_run(folder) and not resume:
         raise UserError(f"{folder} holds a run already; add --resume to go on with it, or give another --out")
     console.announce(f"{resolved.name}: {len(resolved.stages)} stages in {folder}; importing torch ...")
-    report = run_recipe(resolved, folder, resume, log=console.log)
+    try:
+        report = run_recipe(resolved, folder, resume, log=console.log)
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        ending = SystemExit(getattr(stopped, "code", 130))
+        ending.kept = what_is_kept(resolved.plan(), folder)  # `main` says it
+        raise ending from None
     _print_end(folder, report)
+
+
+def what_is_kept(plans: Sequence[Plan], folder: Path) -> str:
+    """How far a run that was stopped has come, and how to go on, as the end of a sentence; "" before it began."""
+    from polythink.pipeline.stage import RESULT, has_begun
+
+    begun = [plan for plan in plans if has_begun(folder / plan.name)]
+    if not begun:
+        return ""
+    last, number = begun[-1], plans.index(begun[-1]) + 1
+    stage, place = f"stage {number} of {len(plans)}, {last.name},", folder / last.name
+    if (place / RESULT).exists():
+        kept = f"{stage} is done"
+    elif (steps := getattr(last.stage, "steps", None)) or (place / "metrics.jsonl").exists():
+        done = kept_steps(place, last.stage.checkpoint_every)
+        kept = f"{stage} is kept up to step {done}" + (f" of {steps}" if steps else "")
+    else:
+        kept = f"{stage} keeps what it has finished"
+    return f"; {kept}; the same command with --resume goes on"
+
+
+def kept_steps(folder: Path, every: int) -> int:
+    """The step of a stage's checkpoint: one is written every so many steps, after their rows of metrics."""
+    metrics, files = folder / "metrics.jsonl", [file for file in folder.glob("checkpoint/**/*") if file.is_file()]
+    rows = list(read_rows(metrics)) if metrics.is_file() else []
+    step = rows[-1]["step"] if rows and files else 0
+    if step and step % every == 0 and max(f.stat().st_mtime_ns for f in files) < metrics.stat().st_mtime_ns:
+        step -= 1  # its checkpoint was not finished
+    return step - step % every
 
 
 def experiment(
@@ -68,8 +108,7 @@ def experiment(
 
     Example: polythink experiment countdown-experiment --out runs/countdown --jobs 2
     """
-    if not is_experiment(file):
-        raise UserError(f"{file} is a recipe, not an experiment (it has no arms); run it with: polythink train {file}")
+    check_kind(file, experiment=True)
     from polythink.pipeline.experiment import load_experiment, run_experiment
 
     found = load_experiment(file)

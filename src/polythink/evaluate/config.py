@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, PositiveInt, model_validator
 
 from polythink.errors import UserError
-from polythink.run.config import Config
+from polythink.run.config import Config, Place
 from polythink.trace.dialect import Dialect
 
 PATHS = (1, 2, 4, 8, 16)  # the numbers of paths that `compare` takes unless others are given
@@ -17,7 +17,7 @@ PATHS = (1, 2, 4, 8, 16)  # the numbers of paths that `compare` takes unless oth
 class CompareConfig(Config):
     """Options of `compare`. Budgets and temperatures are those of the decoding."""
 
-    sequential_prompt: str
+    sequential_prompt: Place
     """Prompt under which the model answers in one sequential response."""
     paths: tuple[PositiveInt, ...] = ()
     """Numbers of paths to compare; empty: 1, 2, 4, 8, 16, as far as the dialect has numbers."""
@@ -38,7 +38,7 @@ class TunnelConfig(Config):
     """Numbers of paths that share each budget."""
     samples: int = Field(4, ge=1)
     """Responses per problem, for each budget and number of paths."""
-    sequential_prompt: str | None = None
+    sequential_prompt: Place | None = None
     """Prompt of a sequential response with each budget; null: none is drawn."""
     prefixes: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """Lengths of the prefixes: below 1 a share of the median length of a path, else a whole number of tokens."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from pydantic import TypeAdapter, ValidationError
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -20,6 +22,11 @@ from polythink.models.thoughts import attach
 from polythink.models.tokenizers import byte_tokenizer, word_tokenizer
 from polythink.trace.dialect import get_dialect
 
+# what transformers and torch raise for shapes that are not possible
+NOT_POSSIBLE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, StrictDataclassError)
+FROM_TOKENIZER = ("vocab_size", "eos_token_id", "pad_token_id", "bos_token_id", "decoder_start_token_id",
+                  "is_encoder_decoder")  # fmt: skip
+
 
 def from_config(config: ModelConfig, dialect: str, words: Sequence[str] = (), seed: int = 0) -> LanguageModel:
     """A randomly initialised model of the configured shape. `words` is the vocabulary of a closed tokenizer."""
@@ -30,7 +37,7 @@ def from_config(config: ModelConfig, dialect: str, words: Sequence[str] = (), se
             # made in its type, as `load` makes it: cast afterwards, rotary frequencies would lose their float32
             dtype = getattr(torch, config.dtype)
             model = AutoModelForCausalLM.from_config(architecture_config(config, tokenizer), dtype=dtype)
-        except (ValueError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
+        except NOT_POSSIBLE as error:
             raise UserError(f"cannot make a {config.architecture!r} of that shape: {in_short(error)}") from error
     lm = LanguageModel(model, tokenizer, ModelSettings(dialect=dialect))
     return to_device(_with_thoughts(lm, config, seed), pick_device(None))
@@ -66,12 +73,38 @@ def architecture_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase)
 def with_options(
     config_class: type[PreTrainedConfig], shape: Mapping[str, Any], options: Mapping[str, Any]
 ) -> PreTrainedConfig:
-    """A configuration of this shape; `options` win. `UserError` for an option that is no field of its class."""
-    known = {f.name for f in fields(config_class)}
-    for name in options:
+    """A configuration of this shape; `options` win. `UserError` for an option that its class does not take as given."""
+    known = {f.name for f in fields(config_class)} - set(FROM_TOKENIZER)
+    kinds = _kinds(config_class)
+    for name, value in options.items():
+        if name in FROM_TOKENIZER:
+            raise UserError(f"model.options: {name} follows from the tokenizer and the task; leave it out")
         if name not in known:
             raise UserError(f"model.options: {config_class.model_type} has no {name!r}{did_you_mean(name, known)}")
-    return config_class(**{**shape, **options})
+        try:
+            TypeAdapter(kinds.get(name, Any)).validate_python(value, strict=True)
+        except ValidationError:
+            wanted = getattr(kinds[name], "__name__", None) or str(kinds[name]).replace("None", "null")
+            raise UserError(f"model.options.{name} of {config_class.model_type} is {value!r}, not {wanted}") from None
+    try:
+        return config_class(**{**shape, **options})
+    except NOT_POSSIBLE as error:
+        raise UserError(f"cannot make a {config_class.model_type!r} of that shape: {in_short(error)}") from error
+
+
+def _kinds(config_class: type[PreTrainedConfig]) -> dict[str, Any]:
+    """The types of the fields that our own classes add; transformers' classes check some of theirs themselves."""
+    own = [parent for parent in reversed(config_class.__mro__) if parent.__module__.startswith("polythink.")]
+    return {name: kind for parent in own for name, kind in inspect.get_annotations(parent, eval_str=True).items()}
+
+
+def check_shape(config: PreTrainedConfig, auto: type = AutoModelForCausalLM) -> None:
+    """`UserError` for a configuration of which no model can be made. Allocates no weights."""
+    try:
+        with torch.device("meta"):
+            auto.from_config(config)
+    except NOT_POSSIBLE as error:
+        raise UserError(f"cannot make a {config.model_type!r} of that shape: {in_short(error)}") from error
 
 
 def from_pretrained(config: ModelConfig, dialect: str, seed: int = 0) -> LanguageModel:

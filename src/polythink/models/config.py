@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from polythink.run.config import Config
+from polythink.run.config import Config, Place
 
 
 class ModelConfig(Config):
     """A recipe's first model: taken from a folder or the hub (`path`), or random with the given shape."""
 
-    path: str | None = None
+    path: Place | None = None
     """Folder or hub id of the model to start from; null: a random model of the shape below."""
     add_tags: bool = False
     """Add the dialect's tags that the tokenizer lacks, each with an embedding row of its own."""

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,10 +31,12 @@ from pydantic import Field, field_validator
 from polythink.errors import UserError
 from polythink.pipeline.board import Board
 from polythink.pipeline.experiment_report import write_reports
+from polythink.pipeline.requirements import check_requirements
 from polythink.pipeline.results_table import KINDS, Evaluated, make_table
 from polythink.pipeline.schedule import RESULT, STAGE_COMMAND, Job, Schedule
-from polythink.run.config import Config, dump_yaml, find_recipe, load_yaml, parse_config
-from polythink.run.folder import ENVIRONMENT, read_json, record_attempt, write_json, write_text
+from polythink.pipeline.stage import LOCK, read_result
+from polythink.run.config import Config, Seed, dump_yaml, find_recipe, load_yaml, parse_config
+from polythink.run.folder import ENVIRONMENT, os_errors, read_json, record_attempt, sweep, write_json, write_text
 
 if TYPE_CHECKING:  # an experiment itself needs no torch: its stages are processes of their own
     from polythink.pipeline.plan import Plan
@@ -55,7 +58,7 @@ class Experiment(Config):
 
     name: str
     """Name of the experiment; without --out it is written to runs/NAME."""
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     """Every arm runs once with each of these seeds."""
     arms: dict[str, Arm] = Field(min_length=1)
     """The recipes to compare, by name; differences in the table are to the first one."""
@@ -70,7 +73,7 @@ class Experiment(Config):
     @classmethod
     def _names_are_folder_names(cls, given: str | dict[str, Arm]) -> str | dict[str, Arm]:
         for name in [given] if isinstance(given, str) else given:
-            if not re.fullmatch(r"[\w.-]+", name):
+            if not re.fullmatch(r"[\w.-]*\w[\w.-]*", name):
                 raise ValueError(f"{name!r} names a folder; use letters, digits, _ . and - only")
         return given
 
@@ -136,21 +139,57 @@ def run_experiment(
     At most `jobs` stages run at once (None: as many as the experiment says). `load` and `command` replace
     `pipeline.recipe.load_recipe` and the program that runs one stage (see `Schedule`), for tests.
     """
+    out = Path(out).expanduser()
     runs = resolve(experiment, load or _load_recipe)
     stages = collect(runs, out)
-    for run in runs:
-        _write_run(run, out / "runs" / run.name, stages)
-    schedule = Schedule(list(stages.values()), jobs or experiment.jobs, command, experiment.threads)
-    with Board(list(stages.values())) as board:
-        schedule.run(board.show)
-    evaluated = [found for run in runs for found in evaluations(run, stages)]
-    table = make_table(experiment.name, next(iter(experiment.arms)), evaluated, experiment.columns)
-    table.write(out)
-    arms: dict[str, list[Path]] = {}
-    for run in runs:
-        arms.setdefault(run.arm, []).append(out / "runs" / run.name)
-    write_reports(table, arms, out)
-    return Outcome(table.markdown, tuple(schedule.failures.values()))
+    plans = {plan.digest: plan for run in runs for plan in run.plans.values()}
+    check_requirements([plan for digest, plan in plans.items() if not stages[digest].done])
+    with at_work(out):
+        for run in runs:
+            _write_run(run, out / "runs" / run.name, stages)
+        schedule = Schedule(list(stages.values()), jobs or experiment.jobs, command, experiment.threads)
+        with Board(list(stages.values())) as board:
+            schedule.run(board.show)
+        unreadable = damaged(stages)
+        failures = schedule.failures | unreadable
+        evaluated = [found for run in runs for found in evaluations(run, stages, failures)]
+        table = make_table(experiment.name, next(iter(experiment.arms)), evaluated, experiment.columns)
+        table.write(out)
+        readable = [run for run in runs if not any(plan.digest in unreadable for plan in run.plans.values())]
+        arms: dict[str, list[Path]] = {}
+        for run in readable:
+            arms.setdefault(run.arm, []).append(out / "runs" / run.name)
+        write_reports(table, arms, out, failures)
+    return Outcome(table.markdown, tuple(failures.values()))
+
+
+@contextmanager
+def at_work(out: Path) -> Iterator[None]:
+    """Hold the folder, together with other processes of the experiment. The first of them sweeps it.
+
+    `UserError` where it holds a run of `train`.
+    """
+    import fcntl  # not on every system
+
+    if (out / "stages.json").exists():
+        raise UserError(f"{out} holds the run of a recipe, not an experiment; give another folder")
+    with os_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        lock = os.open(out / LOCK, os.O_RDWR | os.O_CREAT)
+    try:
+        with suppress(BlockingIOError):  # others are at work: their temporary files are not left over
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for folder in (out, *out.glob("runs/*/")):
+                sweep(folder, deep=False)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is at work in {out}; wait until it ends, or give another folder"
+            ) from None
+        yield
+    finally:
+        os.close(lock)
 
 
 def resolve(experiment: Experiment, load: Load) -> list[Run]:
@@ -180,8 +219,26 @@ def collect(runs: Sequence[Run], out: Path) -> dict[str, Job]:
     return {digest: replace(job, runs=tuple(needed[digest])) for digest, job in jobs.items()}
 
 
-def evaluations(run: Run, stages: Mapping[str, Job]) -> list[Evaluated]:
-    """The finished evaluations of a run, in order."""
+def damaged(stages: Mapping[str, Job]) -> dict[str, str]:
+    """By digest: what is wrong with the results of stages that are done, where they cannot be read."""
+    found = {}
+    for digest, job in stages.items():
+        try:
+            if job.done:
+                read_result(job.folder)
+                for file in (file for kind in KINDS for file in sorted(job.folder.glob(f"{kind}-*.json"))):
+                    data = read_json(file)
+                    if not (isinstance(data, dict) and isinstance(data.get("metrics"), dict) and "n" in data):
+                        raise UserError(
+                            f"{file} is damaged: it lacks its metrics; delete {job.folder} to measure again"
+                        )
+        except UserError as error:
+            found[digest] = f"stage {job.name} of {', '.join(job.runs)}: {error}"
+    return found
+
+
+def evaluations(run: Run, stages: Mapping[str, Job], failures: MutableMapping[str, str]) -> list[Evaluated]:
+    """The finished evaluations of a run, in order. One whose model's stages failed is left out, and a failure too."""
     evals = [plan for plan in run.plans.values() if plan.stage.kind in EVALUATIONS]
     found = []
     for position, plan in enumerate(evals, start=-len(evals)):
@@ -189,6 +246,14 @@ def evaluations(run: Run, stages: Mapping[str, Job]) -> list[Evaluated]:
         if not stages[plan.digest].done:
             continue
         chain = _chain(plan, run.plans)
+        lost = [p.name for p in chain if p.digest in failures or not stages[p.digest].done]
+        if lost and plan.digest not in failures:
+            failures[plan.digest] = (
+                f"stage {plan.name} of {', '.join(stages[plan.digest].runs)} was done before and is left out of the "
+                f"table: the stage {lost[0]}, whose model it measured, is not there any more"
+            )
+        if plan.digest in failures:
+            continue
         seconds = sum(read_json(stages[p.digest].folder / RESULT).get("seconds") or 0 for p in chain)
         found.append(Evaluated(run.arm, run.seed, position, plan.name, plan.previous or "nothing", folder, seconds))
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 from polythink.errors import UserError
@@ -12,12 +12,25 @@ from polythink.report.report import compare_report, write_report
 from polythink.run.progress import progress
 
 
-def write_reports(table: Table, arms: Mapping[str, Sequence[Path]], out: Path) -> Path:
-    """Write the report of every run, then that of the experiment; `arms` maps each arm to its runs, one per seed."""
-    for folder in progress([folder for folders in arms.values() for folder in folders], "reports"):
-        write_report(folder)
+def write_reports(
+    table: Table, arms: Mapping[str, Sequence[Path]], out: Path, failures: MutableMapping[str, str]
+) -> Path | None:
+    """Write the report of every run, then that of the experiment; `arms` maps each arm to its runs, one per seed.
+
+    A run of which no report can be written is added to `failures` and left out; None if that is so of all.
+    """
+    written: dict[str, list[Path]] = {}
+    for arm, folder in progress([(arm, folder) for arm, folders in arms.items() for folder in folders], "reports"):
+        try:
+            write_report(folder)
+        except UserError as error:
+            failures[f"report of {folder.name}"] = f"no report of {folder.name}: {error}"
+        else:
+            written.setdefault(arm, []).append(folder)
+    if not written:
+        return None
     found = {"table_html": table.html, "findings": curves(table.columns), "headline": table.headline_html}
-    return compare_report(table.name, arms, out / "report.html", **found)
+    return compare_report(table.name, written, out / "report.html", **found)
 
 
 def is_experiment_folder(folder: Path) -> bool:
@@ -32,4 +45,8 @@ def rewrite_reports(out: Path) -> Path:
     arms = {name: found for name, folders in arms.items() if (found := [f for f in folders if f.is_dir()])}
     if not arms:
         raise UserError(f"{str(out)!r} holds a table and none of its runs; run the experiment again in this folder")
-    return write_reports(table, arms, out)
+    failures: dict[str, str] = {}
+    page = write_reports(table, arms, out, failures)
+    if page is None:
+        raise UserError("; ".join(failures.values()))
+    return page

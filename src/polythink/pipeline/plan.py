@@ -15,8 +15,9 @@ from polythink.engine.params import SamplingParams
 from polythink.evaluate.config import CompareConfig, TunnelConfig
 from polythink.models.config import ModelConfig
 from polythink.problems.prompts import get_prompt
+from polythink.problems.sets import SUFFIXES
 from polythink.rewards.functions import source_of
-from polythink.run.config import Config, digest
+from polythink.run.config import Config, Place, Seed, digest
 from polythink.teachers.assemble import AssembleConfig
 from polythink.teachers.endpoint import EndpointConfig
 from polythink.trace.layout import MODES
@@ -33,11 +34,11 @@ class StageConfig(Config):
 
     mode: Literal[MODES] | None = None
     """How traces are sampled and laid out; none: the recipe's."""
-    prompt: str | None = None
+    prompt: Place | None = None
     """Prompt name, or a file with {problem} in it; none: the recipe's."""
     decoding: dict[str, Any] = Field(default_factory=dict)
     """Sampling parameters that replace the recipe's, key by key."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of this stage; none: the recipe's."""
 
 
@@ -66,7 +67,7 @@ class EndpointTeacherConfig(EndpointConfig):
 class AssemblyConfig(AssembleConfig):
     """A coldstart stage that assembles the teacher's solutions into traces of numbered paths."""
 
-    prompt: str = "sequential"
+    prompt: Place = "sequential"
     """Prompt of the teacher's solutions; the assembled traces carry the stage's own."""
 
 
@@ -75,7 +76,7 @@ class ColdstartConfig(StageConfig):
 
     kind: Literal["coldstart"]
     """Which stage."""
-    problems: tuple[str, ...] = Field(min_length=1)
+    problems: tuple[Place, ...] = Field(min_length=1)
     """Problem sets by name, or files."""
     limit: int | None = Field(None, ge=1)
     """Problems of each set; none: all."""
@@ -113,14 +114,14 @@ class GRPOStage(StageConfig, GRPOConfig):
 
     kind: Literal["grpo"]
     """Which stage."""
-    problems: tuple[str, ...] = Field(min_length=1)
+    problems: tuple[Place, ...] = Field(min_length=1)
     """Problem sets by name, or files; all of them together."""
 
 
 class EvalStageBase(StageConfig):
     """A stage that measures the model of the last training stage and leaves none."""
 
-    problems: tuple[str, ...] = Field(min_length=1)
+    problems: tuple[Place, ...] = Field(min_length=1)
     """Problem sets by name, or files; each is measured by itself."""
     limit: int | None = Field(None, ge=1)
     """Problems of each set; none: all."""
@@ -139,7 +140,7 @@ class EvalConfig(EvalStageBase):
     """One more response at temperature 0."""
     best_of: tuple[int, ...] = ()
     """Also the accuracy of choosing one of n samples, for these n."""
-    prompts: tuple[str, ...] = ()
+    prompts: tuple[Place, ...] = ()
     """Evaluate with each of these prompts; none: the stage's prompt."""
     max_num_seqs: int = Field(64, ge=1)
     """Responses that the engine samples at once: speed and memory, not results."""
@@ -174,7 +175,7 @@ class Plan(Config):
     """The stage's name in the recipe, and its folder."""
     stage: Any
     """The stage's own configuration."""
-    seed: int
+    seed: Seed
     """Seed of everything random in it."""
     previous: str | None
     """The nearest earlier stage that is not an evaluation."""
@@ -223,8 +224,9 @@ class StagePlan(Plan):
         if assemble := getattr(stage, "assemble", None):
             prompts |= {assemble.prompt, assemble.summary_prompt}
         prompts |= {getattr(stage, "sequential_prompt", None)} - {None}
-        files = {*getattr(stage, "problems", ()), *(x for s in sources for x in (s.file, s.problems) if x)}
-        files |= {self.model.path} if self.model.path else set()
+        files = {name for name in getattr(stage, "problems", ()) if Path(name).suffix.lower() in SUFFIXES}
+        files |= {source.file for source in sources if source.file}
+        files |= {self.model.path} if self.model.path else set()  # a folder comes before a hub id, also in `load`
         hashes = {f"prompt {name}": get_prompt(name).hash for name in prompts}
         hashes |= {name: hash_of_path(name) for name in files if Path(name).exists()}
         for function in stage.reward.functions() if isinstance(stage, GRPOConfig) else ():
@@ -257,6 +259,14 @@ def names_of_folders(stages: dict[str, Any]) -> dict[str, Any]:
         if not re.fullmatch(r"[A-Za-z][\w-]*", name):
             raise ValueError(f"a stage's name becomes a folder: letters, digits, _ and -, not {name!r}")
     return stages
+
+
+def name_of_folder(name: str) -> str:
+    """The name unchanged; `ValueError` for one that leads out of the folder runs/."""
+    parts = name.split("/")
+    if any(part.strip() in ("", ".", "..") for part in parts) or not name.isprintable():
+        raise ValueError(f"the name becomes a folder under runs/: give letters, digits, _ and -, not {name!r}")
+    return name
 
 
 def file_name(name: str) -> str:

@@ -19,24 +19,32 @@ from pydantic import Field, field_validator
 
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError, did_you_mean
-from polythink.evaluate.config import CompareConfig, TunnelConfig, numbers_of_paths
 from polythink.models.config import ModelConfig
 from polythink.models.settings import check_path
+from polythink.pipeline.checks import check_plan, notes
 from polythink.pipeline.plan import (
     ColdstartConfig,
     EvalStageBase,
-    GRPOStage,
     SFTStage,
     Stage,
     StagePlan,
     file_name,
+    name_of_folder,
     names_of_folders,
     plans_in_order,
 )
-from polythink.pipeline.stage import Log, check_folder, run_stage
+from polythink.pipeline.requirements import check_requirements
+from polythink.pipeline.stage import (
+    LOCK,
+    Log,
+    check_folder,
+    check_models,
+    has_begun,
+    run_stage,
+)
 from polythink.problems.sets import SUFFIXES, get_source
-from polythink.run.config import Config, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
-from polythink.run.folder import folder_lock, record_attempt, write_json, write_text
+from polythink.run.config import Config, Place, Seed, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
+from polythink.run.folder import folder_lock, read_json, record_attempt, sweep, write_json, write_text
 from polythink.trace.dialect import get_dialect
 from polythink.trace.layout import MODES
 
@@ -49,13 +57,13 @@ class Recipe(Config):
 
     name: str
     """Name of the recipe, and of its folder under runs/."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything random."""
     dialect: str = "parallel_r1"
     """Tags and rules of the traces."""
     mode: Literal[MODES] = "structured"
     """How traces are sampled and laid out: isolated paths at once, or one ordinary text."""
-    prompt: str = "none"
+    prompt: Place = "none"
     """Prompt name, or a file with {problem} in it."""
     chat: bool = False
     """Wrap prompts in the tokenizer's chat template."""
@@ -67,6 +75,7 @@ class Recipe(Config):
     """The stages by name, in order."""
 
     _names = field_validator("stages")(names_of_folders)
+    _name = field_validator("name")(name_of_folder)
 
     def plan(self) -> list[StagePlan]:
         """One plan per stage, in order; `UserError` for what cannot be run as it stands."""
@@ -75,8 +84,12 @@ class Recipe(Config):
             check_path(self.model.path)
         plans = plans_in_order(self, EvalStageBase, self._plan_of, StagePlan)
         for plan in plans:
-            check_drawing(plan)
+            check_plan(plan)
         return plans
+
+    def notes(self) -> list[str]:
+        """What is allowed and hardly meant, in a sentence each; said before the first stage."""
+        return list(notes(self.plan()))
 
     def _plan_of(self, name: str, stage: Stage, earlier: Sequence[StagePlan]) -> dict[str, Any]:
         self._check(name, stage, earlier)
@@ -93,12 +106,7 @@ class Recipe(Config):
         return parse_config(SamplingParams, {**keys, "mode": mode}, f"decoding of stage {name}")
 
     def _check(self, name: str, stage: Stage, before: Sequence[StagePlan]) -> None:
-        """`UserError` for a stage whose problems, data or paths are not there."""
-        if isinstance(stage, CompareConfig | TunnelConfig):
-            try:
-                numbers_of_paths(stage.paths, stage.mode or self.mode, get_dialect(self.dialect))
-            except UserError as error:
-                raise UserError(f"stages.{name}: {error}") from None
+        """`UserError` for a stage whose problems or data are not there."""
         for key in ("problems", "prompts") if isinstance(stage, EvalStageBase) else ():
             given = getattr(stage, key, ())
             if len({file_name(x) for x in given}) < len(given):
@@ -114,23 +122,6 @@ class Recipe(Config):
                 raise UserError(f"stages.{name}.data: no file {source.file}")
             if source.problems is not None:
                 check_problems(source.problems, f"stages.{name}.data", synthetic=True)
-
-
-def check_drawing(plan: StagePlan) -> None:
-    """`UserError` for a stage that samples blocks which the dialect cannot have; found here, before any training."""
-    decoding, dialect = plan.decoding, get_dialect(plan.dialect)
-    if plan.mode != "structured" or not isinstance(plan.stage, EvalStageBase | GRPOStage):
-        return
-    if not isinstance(plan.stage, CompareConfig | TunnelConfig):  # these have numbers of paths of their own
-        try:
-            dialect.draw_labels(decoding.paths, None)
-        except UserError as error:
-            raise UserError(f"stages.{plan.name}: decoding.paths: {error}") from None
-    if decoding.max_blocks == 0 and not dialect.block_open and not decoding.fork_at:
-        raise UserError(
-            f"stages.{plan.name}: decoding.max_blocks is 0, but in the dialect {dialect.name} the runtime forks at the "
-            "end of the prompt; allow one block, or set mode: sequential"
-        )
 
 
 def check_problems(name: str, where: str, synthetic: bool = False) -> None:
@@ -181,21 +172,51 @@ def _check_names(overrides: Sequence[str], stages: Any, recipe_class: type[Confi
 def run_recipe(recipe: Recipe | TextRecipe, out: str | Path, resume: bool = False, log: Log = print) -> Path:
     """Run all stages in the folder `out` and write the report; returns the report's path.
 
-    Stages that are done are not run again.
+    Stages that are done are not run again. A recipe that is refused before any stage has done anything leaves nothing.
     """
     from polythink.report.report import write_report
 
-    out, plans = Path(out), recipe.plan()
-    if (out / "recipe.yaml").exists() and not resume:
+    out, plans = Path(out).expanduser(), recipe.plan()
+    if holds_run(out) and not resume:
         raise UserError(f"{out} holds a run already; resume it, or give another folder for this one")
-    unfinished = [plan.name for plan in plans if check_folder(plan, out / plan.name) != "done"]
+    if (held := begun_stages(out)) and not set(held) & {plan.name for plan in plans}:
+        raise UserError(f"{out} holds a run of another recipe (its stages: {', '.join(held)}); give another folder")
+    unfinished = [plan for plan in plans if check_folder(plan, out / plan.name) != "done"]
+    check_requirements(unfinished)
+    check_models(plans, lambda plan: out / plan.name)
+    is_new = not out.exists()
+    for note in recipe.notes():
+        log(f"note: {note}")
     with folder_lock(out):
+        sweep(out, deep=False)
         if unfinished:  # where nothing is left to do, nothing is said to have been done by this process
             record_attempt(out)
         write_text(out / "recipe.yaml", dump_yaml(recipe.model_dump(mode="json")))
         stages = [{"name": plan.name, "kind": plan.stage.kind, "folder": plan.name} for plan in plans]
         write_json(out / "stages.json", stages)
-        for number, plan in enumerate(plans, 1):
-            log(f"stage {number} of {len(plans)}: {plan.name} ({plan.stage.kind})")
-            run_stage(plan, out / plan.name, out / plan.previous if plan.previous else None, resume=resume, log=log)
+        try:
+            for number, plan in enumerate(plans, 1):
+                log(f"stage {number} of {len(plans)}: {plan.name} ({plan.stage.kind})")
+                run_stage(plan, out / plan.name, out / plan.previous if plan.previous else None, resume=resume, log=log)
+        except UserError:
+            if not begun_stages(out):
+                for name in ("recipe.yaml", "environment.json", "stages.json", LOCK):
+                    (out / name).unlink(missing_ok=True)
+                if is_new and not any(out.iterdir()):
+                    out.rmdir()
+            raise
         return write_report(out)
+
+
+def holds_run(out: Path) -> bool:
+    """Whether a run was begun in this folder. One that was refused before it did anything does not count."""
+    return bool(begun_stages(out)) or ((out / "recipe.yaml").exists() and not (out / "stages.json").exists())
+
+
+def begun_stages(out: Path) -> list[str]:
+    """The stages of the run in this folder that have done anything, by name."""
+    file = out / "stages.json"
+    listed = read_json(file) if file.is_file() else []
+    if not isinstance(listed, list) or not all(isinstance(stage, dict) and "folder" in stage for stage in listed):
+        raise UserError(f"{file} is damaged: it should list the stages of a run; delete it, or give another folder")
+    return [stage["name"] for stage in listed if has_begun(out / stage["folder"])]

@@ -12,17 +12,23 @@ In result.json `seconds` is the work time over all attempts; work lost to an int
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from polythink.errors import UserError
-from polythink.pipeline.plan import Plan, StagePlan
+from polythink.pipeline.plan import NO_EFFECT, Plan, StagePlan
 from polythink.run.config import parse_config
-from polythink.run.folder import environment, read_json, sweep, write_json
+from polythink.run.folder import TEMPORARY, environment, read_json, sweep, write_json
+from polythink.run.plain import short
 
-PLAN, RESULT, MODEL = "stage.json", "result.json", "model"
+PLAN, RESULT, MODEL, LOCK = "stage.json", "result.json", "model", "lock"
+# files that say what a stage is about to do, or who does it
+SAID_BEFORE = (PLAN, LOCK, "spec.json", "log.txt", "environment.json", "settings.json")
+TRAINS = ("sft", "grpo", "text")  # kinds of stages that leave a model
 Log = Callable[[str], None]
 
 
@@ -31,40 +37,121 @@ def run_stage(
 ) -> dict:
     """Run a stage, or return the result of one that is done. `previous` is the folder of the stage `plan.previous`.
 
-    Raises `UserError` where the folder holds another stage, or an unfinished one and `resume` is not set.
+    Raises `UserError` where the folder holds another stage, or an unfinished one and `resume` is not set. A stage that
+    is refused before it has done anything leaves nothing.
     """
     folder = Path(folder)
-    if check_folder(plan, folder) == "done":
-        return read_json(folder / RESULT)
+    state = check_folder(plan, folder)
+    if state == "done":
+        return read_result(folder)
     from polythink.pipeline.runners import RUNNERS  # with torch: after everything that can be refused without it
     from polythink.train import distributed
 
     distributed.refuse_many()
-    if (folder / PLAN).exists():
-        if not resume:
-            raise UserError(f"{folder} holds an unfinished stage; resume it, or give another folder")
-        sweep(folder)
+    if state == "begun" and not resume:
+        raise UserError(f"{folder} holds an unfinished stage; resume it, or give another folder")
+    sweep(folder)
     before = os.path.relpath(previous, folder) if previous else None
     attempts = read_json(folder / PLAN).get("attempts", []) if (folder / PLAN).exists() else []
-    write_json(folder / PLAN, {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest,
-                               "previous": before, "plan": plan.model_dump(mode="json"),
+    write_json(folder / PLAN, {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest, "previous": before,
+                               "plan": plan.model_dump(mode="json"), "inputs": plan.inputs(),
                                "attempts": [*attempts, environment()]})  # fmt: skip
-    summary = RUNNERS[plan.stage.kind](plan, folder, Path(previous) if previous else None, log)
+    try:
+        summary = RUNNERS[plan.stage.kind](plan, folder, Path(previous) if previous else None, log)
+    except UserError:
+        clear_unbegun(folder)
+        raise
     result = {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest, **summary}
     write_json(folder / RESULT, result)
     return result
 
 
+def read_result(folder: Path) -> dict:
+    """The result of a finished stage; `UserError` where its file is damaged."""
+    found = read_json(folder / RESULT)
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{folder / RESULT} is damaged: it should hold a mapping; delete {folder} to run the stage again"
+        )
+    return found
+
+
+# ---- what a folder holds ----
+
+
 def check_folder(plan: Plan, folder: Path) -> str:
     """`empty`, `begun` or `done`; `UserError` where the folder holds a stage that is not this one."""
-    if not (folder / PLAN).exists():
+    if not has_begun(folder):
         return "empty"
-    if (found := read_json(folder / PLAN).get("digest")) != plan.digest:
+    found = read_json(folder / PLAN)
+    if not isinstance(found, dict):
+        raise UserError(f"{folder / PLAN} is damaged: it should hold a mapping; delete {folder} to run the stage again")
+    if found.get("digest") != plan.digest:
         raise UserError(
-            f"{folder} holds a stage of another recipe, data or seed (identity {str(found)[:12]}, now "
-            f"{plan.digest[:12]}); give another folder, or delete this one to run it again"
+            f"{folder} holds a stage of another recipe, data or seed ({differences(found, plan)}); give another "
+            "folder, or delete this one to run it again"
         )
     return "done" if (folder / RESULT).exists() else "begun"
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether a stage has done anything here, beyond saying what it was about to do."""
+    if not (folder / PLAN).is_file():
+        return False
+    return any(path.stat().st_size for path in files_in(folder) if path.name not in SAID_BEFORE)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of a stage, without the temporary ones of a killed process."""
+    return [path for path in folder.rglob("*") if path.is_file() and not TEMPORARY.fullmatch(path.name)]
+
+
+def clear_unbegun(folder: Path) -> None:
+    """Remove what a stage wrote before it did anything, and the folder if nothing else is in it."""
+    if (folder / PLAN).is_file() and not has_begun(folder):
+        sweep(folder)
+        for path in files_in(folder):
+            if path.name != LOCK:  # held by an experiment's schedule
+                path.unlink()
+        remove_empty(folder)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder, and those in it, that hold no files."""
+    for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        if not any(path.iterdir()):
+            path.rmdir()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def differences(found: dict, plan: Plan, most: int = 4) -> str:
+    """In words, the keys and files in which a stage that was run differs from the plan of one that is to be run."""
+    before, now = _flat(found.get("plan")), _flat(plan.model_dump(mode="json"))
+    keys = [
+        key for key in (*now, *(k for k in before if k not in now)) if before.get(key, ABSENT) != now.get(key, ABSENT)
+    ]
+    keys = [key for key in keys if key.rpartition(".")[2] not in ("digest", *NO_EFFECT)]
+    own = {key: re.sub(r"^stage\.", f"{plan.name}.", key) for key in keys}  # as they are written on the command line
+    said = [f"{own[key]}: {_shown(before, key)} -> {_shown(now, key)}" for key in keys]
+    inputs = found.get("inputs") or {}
+    said += [f"{name} has changed" for name, value in plan.inputs().items() if inputs.get(name, value) != value]
+    more = f", and {len(said) - most} more" if len(said) > most else ""
+    return ", ".join(said[:most]) + more if said else "the stages before it, or a file that it reads, have changed"
+
+
+ABSENT = object()
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    return short(values[key], 40) if key in values else "not set"
+
+
+def _flat(data: Any, key: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping from dotted keys; lists and empty mappings are values."""
+    if not isinstance(data, dict) or not data:
+        return {key: data} if key else {}
+    return {k: v for name, value in data.items() for k, v in _flat(value, f"{key}.{name}".lstrip(".")).items()}
 
 
 # ---- the chain of folders ----
@@ -81,8 +168,29 @@ def earlier(folder: Path | None) -> list[Path]:
 
 
 def left_model(previous: Path | None) -> Path | None:
-    """The model folder of the nearest earlier stage that left one."""
-    return next((folder / MODEL for folder in earlier(previous) if (folder / MODEL).is_dir()), None)
+    """The model folder of the nearest earlier stage that trained one; `UserError` where it is gone."""
+    for folder in earlier(previous):
+        if read_json(folder / PLAN)["kind"] in TRAINS:
+            if not (folder / MODEL / "config.json").is_file():
+                raise UserError(
+                    f"{folder} was trained, but its model is gone: there is no {folder / MODEL / 'config.json'}; put "
+                    f"it back, or delete {folder} to train it again"
+                )
+            return folder / MODEL
+    return None
+
+
+def check_models(plans: Sequence[Plan], folder_of: Callable[[Plan], Path]) -> None:
+    """`UserError` if a stage that is still to run needs the model of a finished one, and that is gone."""
+    by_name = {plan.name: plan for plan in plans}
+    for plan in plans:
+        if (folder_of(plan) / RESULT).exists() or plan.stage.kind == "coldstart":
+            continue
+        before = by_name.get(plan.previous)
+        while before and before.stage.kind not in TRAINS:
+            before = by_name.get(before.previous)
+        if before and (folder_of(before) / RESULT).exists():
+            left_model(folder_of(before))
 
 
 # ---- the program ----

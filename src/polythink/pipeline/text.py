@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from polythink.errors import UserError
-from polythink.pipeline.plan import Plan, file_name, hash_of_path, names_of_folders, plans_in_order
-from polythink.run.config import Config
+from polythink.pipeline.plan import Plan, file_name, hash_of_path, name_of_folder, names_of_folders, plans_in_order
+from polythink.run.config import Config, Place, Seed
 from polythink.text.config import TASKS, TextConfig, TextEvalOptions, TextModelConfig, TokenizerConfig
 from polythink.text.data.sets import check_texts, files_of, has_source, is_file
 
@@ -23,13 +23,13 @@ class TextStageConfig(TextConfig):
     """Training on a set of texts."""
 
     kind: Literal["text"]
-    data: str
+    data: Place
     """Training set: a name, or files (see `text.data.sets`)."""
-    valid: str | None = None
+    valid: Place | None = None
     """Set on which the validation loss is measured during training."""
     valid_limit: int | None = Field(None, ge=1)
     """Pairs of the validation set; all if left out."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of weights, order and dropout; the recipe's if left out."""
 
 
@@ -37,13 +37,13 @@ class TextEvalConfig(TextEvalOptions):
     """The model of the last training stage is measured on sets of texts."""
 
     kind: Literal["text_eval"]
-    data: tuple[str, ...] = Field(min_length=1)
+    data: tuple[Place, ...] = Field(min_length=1)
     """Sets to measure: names, or files (see `text.data.sets`)."""
     limit: int | None = Field(None, ge=1)
     """Pairs of each set; all if left out."""
     heads: bool = False
     """Also compare the attention heads on the first pairs, for the report."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of the stage; the recipe's if left out."""
 
 
@@ -57,7 +57,7 @@ class TextSettings(Config):
     """Name of the recipe."""
     task: Literal[tuple(TASKS)]
     """translation, summarisation (both with an encoder) or language_modelling (a decoder alone)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every stage that sets none."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     """How text is tokenised."""
@@ -94,6 +94,7 @@ class TextRecipe(TextSettings):
     """Stages in order, by name."""
 
     _names = field_validator("stages")(names_of_folders)
+    _name = field_validator("name")(name_of_folder)
 
     def architecture_config(self, vocabulary: int | None = None) -> PreTrainedConfig:
         """The transformers configuration of its model, with the tokenizer's vocabulary unless one is given."""
@@ -107,6 +108,10 @@ class TextRecipe(TextSettings):
         plans = plans_in_order(self, TextEvalConfig, self._plan_of, TextPlan)
         self.architecture_config()  # last, since it imports torch
         return plans
+
+    def notes(self) -> list[str]:
+        """As those of `recipe.Recipe`; there is nothing to say of texts."""
+        return []
 
     def _plan_of(self, name: str, stage: TextStageConfig | TextEvalConfig, earlier: list[TextPlan]) -> dict[str, Any]:
         for data in sets_of(stage):

@@ -8,19 +8,24 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from polythink.errors import UserError, did_you_mean
+from polythink.run.plain import DEEPEST, LARGEST, parse_yaml, short
+from polythink.run.plain import dump_yaml as dump_yaml
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 Model = TypeVar("Model", bound=BaseModel)
+Seed = Annotated[int, Field(ge=0, le=LARGEST)]
+Place = Annotated[str, AfterValidator(os.path.expanduser)]  # a name, or a path in which ~ is the home folder
 
 
 class Config(BaseModel):
@@ -40,14 +45,26 @@ class Config(BaseModel):
             if key not in cls.model_fields:
                 hint = did_you_mean(str(key), cls.model_fields)
                 raise PydanticCustomError("unknown_key", "unknown key {key}{hint}", {"key": str(key), "hint": hint})
-            if isinstance(value, bool) and _is_number(cls.model_fields[key].annotation):
+            items = value if isinstance(value, list | tuple) else [value]
+            if any(isinstance(item, bool) for item in items) and _is_number(cls.model_fields[key].annotation):
                 raise PydanticCustomError("number_type", "{key} must be a number", {"key": key, "given": value})
         return data
 
 
 def _is_number(annotation: Any) -> bool:
-    kinds = get_args(annotation) or (annotation,)
-    return bool not in kinds and (int in kinds or float in kinds)
+    kinds = set(_kinds(annotation))
+    return bool not in kinds and not {int, float}.isdisjoint(kinds)
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The plain types in an annotation: in its unions, tuples and lists, and below `Annotated`."""
+    if get_origin(annotation) is Annotated:
+        yield from _kinds(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType, tuple, list):
+        for inner in get_args(annotation):
+            yield from _kinds(inner)
+    else:
+        yield annotation
 
 
 # ---- checking ----
@@ -95,11 +112,12 @@ def _dotted(error: ErrorDetails, data: Any) -> str:
     parts: list[str] = []
     here = data
     for part in error["loc"]:
-        if part in here if isinstance(here, dict) else isinstance(here, list) and isinstance(part, int):
+        is_item = isinstance(here, list | tuple) and isinstance(part, int) and part < len(here)
+        if is_item or (isinstance(here, dict) and part in here):
             parts.append(str(part))
             here = here[part]
-    if error["type"] == "missing":
-        parts.append(str(error["loc"][-1]))
+    if error["type"] == "missing" and isinstance(error["loc"][-1], str):  # an item of a list has a number: `_mistake`
+        parts.append(error["loc"][-1])
     if error["type"] in ("unknown_key", "number_type"):  # raised for the mapping that holds the key
         parts.append(error["ctx"]["key"])
     return ".".join(parts)
@@ -109,8 +127,15 @@ def _mistake(key: str, errors: list[ErrorDetails]) -> str:
     """One mistake in words; several errors come from the members of one union."""
     kind, context = errors[0]["type"], errors[0].get("ctx", {})
     shown = key or "the whole"
+    if kind == "missing" and isinstance(errors[-1]["loc"][-1], int):
+        number = errors[-1]["loc"][-1] + 1
+        return f"{shown} must have at least {number} item{'s' * (number != 1)}, got {short(errors[-1]['input'])}"
     if kind == "missing":
         return f"{shown} is missing"
+    if kind in ("too_long", "too_short"):
+        number = context["max_length"] if kind == "too_long" else context["min_length"]
+        bound = f"at {'most' if kind == 'too_long' else 'least'} {number} item{'s' * (number != 1)}"
+        return f"{shown} must have {bound}, got {short(errors[0]['input'])}"
     if kind == "unknown_key":
         return f"unknown key {shown}{context['hint']}"
     if kind.startswith("union_tag"):  # the key that says which member of a union is meant
@@ -122,72 +147,10 @@ def _mistake(key: str, errors: list[ErrorDetails]) -> str:
     if kind in ("value_error", "assertion_error"):  # a validator's own sentence
         return f"{key}: {context['error']}" if key else str(context["error"])
     allowed = dict.fromkeys(_ALLOWED.get(e["type"]) or e["msg"].removeprefix("Input should be ") for e in errors)
-    return f"{shown} must be {' or '.join(allowed)}, got {_short(context.get('given', errors[0]['input']))}"
+    return f"{shown} must be {' or '.join(allowed)}, got {short(context.get('given', errors[0]['input']))}"
 
 
-def _short(value: Any, width: int = 60) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= width else text[: width - 3] + "..."
-
-
-# ---- YAML ----
-
-_RESOLVERS = {  # YAML 1.2: 1e-4 is a number; yes, no, on, off, 1:30 and 2026-01-01 are text
-    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    "int": (r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)", "-+0123456789"),
-    "float": (
-        r"[-+]?(?:(?:0|[1-9][0-9_]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
-        "-+.0123456789",
-    ),
-    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    "merge": (r"<<", "<"),
-}
-
-
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: ClassVar[dict] = {}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    yaml_implicit_resolvers: ClassVar[dict] = {}
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-    def represent_list(self, data: Iterable) -> yaml.Node:
-        data = list(data)
-        flow = not any(isinstance(item, list | tuple | dict) for item in data)
-        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
-
-
-for _tag, (_pattern, _first) in _RESOLVERS.items():
-    for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
-_Dumper.add_representer(list, _Dumper.represent_list)
-_Dumper.add_representer(tuple, _Dumper.represent_list)
-
-
-def dump_yaml(data: Any) -> str:
-    """Plain data as YAML that `load_yaml` reads back unchanged: keys in order, lists of scalars on one line."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """YAML text as plain data; a syntax error becomes a `UserError` with line and column."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{where}: not valid YAML{place}: {getattr(error, 'problem', None) or error}") from None
+# ---- recipes ----
 
 
 def find_recipe(name_or_path: str | Path, beside: Path = Path()) -> Path:
@@ -223,12 +186,12 @@ def _load(path: Path, chain: tuple[Path, ...]) -> dict:
         raise UserError(f"{path}: extends itself: {circle}; break the circle")
     data = parse_yaml(read_text(path), str(path))
     if not isinstance(data, dict):
-        raise UserError(f"{path}: must hold a mapping (key: value), got {_short(data)}")
+        raise UserError(f"{path}: must hold a mapping (key: value), got {short(data)}")
     base = data.pop("extends", None)
     if base is None:
         return data
     if not isinstance(base, str):
-        raise UserError(f"{path}: extends must be the name or path of one recipe, got {_short(base)}")
+        raise UserError(f"{path}: extends must be the name or path of one recipe, got {short(base)}")
     return merge(_load(find_recipe(base, path.parent), (*chain, resolved)), data)
 
 
@@ -259,29 +222,33 @@ def apply_overrides(data: dict, overrides: Iterable[str], shorthand: str | None 
     and not of `data`. Names are checked later, when the result is validated.
     """
     data = copy.deepcopy(data)
+    given: dict[tuple[str, ...], str] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
+        shown = repr(override) if len(override) <= 100 else repr(override[:97] + "...")
         parts = key.strip().split(".")
-        if not equals or not all(parts):
-            raise UserError(f"override {override!r} must look like key=value or stage.key=value")
+        if not equals or not all(parts) or len(parts) > DEEPEST or not key.isprintable():
+            raise UserError(f"override {shown} must look like key=value or stage.key=value")
         under = data.get(shorthand) if shorthand else None
         if parts[0] not in data and isinstance(under, dict) and parts[0] in under:
             parts.insert(0, shorthand)
-        _set(data, parts, parse_yaml(text, f"override {override!r}"), override)
+        if given.setdefault(tuple(parts), text) != text:
+            raise UserError(f"override {shown}: {key.strip()} is given twice, before as {short(given[tuple(parts)])}")
+        _set(data, parts, parse_yaml(text, f"override {shown}"), shown)
     return data
 
 
 def _set(here: Any, parts: list[str], value: Any, override: str) -> None:
     for depth, part in enumerate(parts):
         if isinstance(here, list):
-            if not part.isdigit() or int(part) >= len(here):
+            if not re.fullmatch(r"[0-9]{1,9}", part) or int(part) >= len(here):
                 raise UserError(
-                    f"override {override!r}: {'.'.join(parts[:depth])} is a list of {len(here)}; "
+                    f"override {override}: {'.'.join(parts[:depth])} is a list of {len(here)}; "
                     f"{part!r} must be a number from 0 to {len(here) - 1}"
                 )
             part = int(part)
         elif not isinstance(here, dict):
-            raise UserError(f"override {override!r}: {'.'.join(parts[:depth])} is {_short(here)} and has no keys")
+            raise UserError(f"override {override}: {'.'.join(parts[:depth])} is {short(here)} and has no keys")
         if depth == len(parts) - 1:
             here[part] = value
         elif isinstance(here, dict) and here.get(part) is None:

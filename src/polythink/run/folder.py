@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -146,10 +147,14 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
 # ---- folders that are used already, and for something new ----
 
 
-def sweep(folder: str | Path) -> None:
-    """Delete the temporary files of a killed process."""
-    for temporary in Path(folder).rglob(".*.tmp"):
-        temporary.unlink(missing_ok=True)
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]+\.tmp")  # as `atomic_write` names its files
+
+
+def sweep(folder: str | Path, deep: bool = True) -> None:
+    """Delete the temporary files of a killed process; only those directly in the folder unless `deep`."""
+    for path in Path(folder).rglob(".*.tmp") if deep else Path(folder).glob(".*.tmp"):
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def check_new_folder(folder: str | Path, instead: str) -> None:

@@ -25,7 +25,7 @@ from polythink.errors import UserError
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
-from polythink.run.config import Config, digest
+from polythink.run.config import Config, Place, digest
 from polythink.run.folder import write_json
 from polythink.teachers.coldstart import run_coldstart
 from polythink.teachers.rows import rows_so_far
@@ -56,7 +56,7 @@ class AssembleConfig(Config):
     """Who writes the summary: the template, or the teacher, which is shown the paths."""
     template: str = "Comparing the attempts, I come to the final answer \\boxed{{answer}}."
     """Text of the summary; {answer} stands for the reference answer."""
-    summary_prompt: str = "summary"
+    summary_prompt: Place = "summary"
     """Prompt for the teacher's summary, by name or file; {problem} stands for the question and the paths."""
 
     @field_validator("paths", mode="before")

@@ -29,7 +29,7 @@ from transformers import (
 
 from polythink.errors import UserError
 from polythink.models.architectures import ARCHITECTURES
-from polythink.models.build import with_options
+from polythink.models.build import check_shape, with_options
 from polythink.models.lm import model_card, pick_device, quietly, to_device, writing_model
 from polythink.models.settings import in_short
 from polythink.run.folder import write_text
@@ -64,7 +64,9 @@ def architecture_config(config: TextModelConfig, vocabulary: int, encoder: bool)
     shape = config.model_dump(exclude={"architecture", "options"})
     special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 3, "decoder_start_token_id": 3}
     shape |= {**special, "vocab_size": vocabulary, "is_encoder_decoder": encoder}
-    return with_options(ARCHITECTURES[config.architecture][0], shape, config.options)
+    made = with_options(ARCHITECTURES[config.architecture][0], shape, config.options)
+    check_shape(made, _AUTO[encoder])
+    return made
 
 
 def create_text_model(

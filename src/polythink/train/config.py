@@ -5,7 +5,7 @@ The loops stand in `sft.py` and `grpo.py`. A recipe adds what makes a stage of t
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -13,10 +13,11 @@ from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.rewards.combine import RewardConfig
-from polythink.run.config import Config
+from polythink.run.config import Config, Place
 from polythink.trace.layout import MODES
 
 LossType = Literal["token-mean", "sequence-mean"]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimiserConfig(Config):
@@ -30,7 +31,7 @@ class OptimiserConfig(Config):
     """Length of the linear warm-up: below 1 a share of all steps, otherwise a number of steps."""
     final_lr: float = Field(0.0, ge=0, le=1)
     """Learning rate at the end of the schedules cosine and linear, as a share of `lr`."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Decay rates of AdamW's running averages of the gradient and of its square."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay of all parameters but those of `no_decay`."""
@@ -178,7 +179,7 @@ class DemonstrationsConfig(Config):
 class DataConfig(Config):
     """One source of traces: a `file`, what a coldstart `stage` kept, or demonstrations of synthetic `problems`."""
 
-    file: str | None = None
+    file: Place | None = None
     """JSONL or Parquet file with rows {question, trace, prompt (optional)}."""
     columns: dict[Literal["question", "trace", "prompt"], str] = Field(default_factory=dict)
     """Columns of the file that hold these, where they have other names: {question: problem, trace: response}."""
@@ -188,7 +189,7 @@ class DataConfig(Config):
     """A synthetic set, such as countdown-hard:train; its demonstrations are made afresh and never repeat."""
     demonstrations: DemonstrationsConfig | None = None
     """How the demonstrations of `problems` are written; none: the defaults."""
-    prompt: str | None = None
+    prompt: Place | None = None
     """Prompt of these traces; none: the one that a row names, otherwise the stage's."""
     mode: Literal[MODES] | None = None
     """How the traces are laid out; none: the stage's mode."""

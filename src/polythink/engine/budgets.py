@@ -1,0 +1,79 @@
+"""Budgets in words: the least that a block takes, and which budget truncated a response. Imports without torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from polythink.engine.params import SamplingParams
+from polythink.errors import UserError
+from polythink.trace.dialect import Dialect
+from polythink.trace.rollout import Rollout
+
+
+def trace_tokens(params: SamplingParams, dialect: Dialect, path: int, summary: int, main: int = 0) -> int:
+    """Tokens of a trace with one block whose paths and summary have so many; every tag and gap counts as one."""
+    tags = bool(dialect.block_open) * 2 + 2 * params.paths + bool(dialect.gap) + bool(params.summary_prefix) + 2
+    return tags + params.paths * path + summary + main
+
+
+def check_block_fits(params: SamplingParams, dialect: Dialect) -> None:
+    """`UserError` where `max_trace_tokens`, which all paths share, cannot hold one block of one token per path."""
+    if params.mode != "structured" or params.max_blocks == 0:
+        return
+    least = trace_tokens(params, dialect, 1, 1)
+    if params.max_trace_tokens < least:
+        raise UserError(
+            f"max_trace_tokens={params.max_trace_tokens} is shared by all paths, and a block of {params.paths} paths "
+            f"takes {least} tokens before any path says more than a word; {_would_do(params, dialect)}"
+        )
+
+
+def _would_do(params: SamplingParams, dialect: Dialect) -> str:
+    most = trace_tokens(
+        params, dialect, params.max_path_tokens, params.max_summary_tokens, 2 * min(params.max_main_tokens, 256)
+    )
+    return (
+        f"{params.paths} paths of up to {params.max_path_tokens} tokens and a summary take up to {most}: set "
+        f"max_trace_tokens={most}" + ", or take fewer paths" * (params.paths > 1)
+    )
+
+
+def what_truncated(
+    rollouts: Sequence[Rollout], params: SamplingParams, dialect: Dialect, context: int | None
+) -> str | None:
+    """One sentence on the budgets that truncated responses, and the values that would do; None where none did.
+
+    `context`: the number of positions that the model has; None where it is not known.
+    """
+    counts: Counter[str] = Counter()
+    for rollout in rollouts:
+        full = context is not None and len(rollout.prompt) + rollout.critical_path >= context - 2
+        for segment in rollout.segments:
+            if segment.finish_reason == "length":
+                counts[f"max_{segment.kind}_tokens"] += 1
+            elif segment.finish_reason == "trace_length":
+                counts["context" if full and rollout.tokens < params.max_trace_tokens - 2 else "max_trace_tokens"] += 1
+            elif segment.finish_reason == "max_blocks":
+                counts["max_blocks"] += 1
+    if not counts:
+        return None
+    parts = []
+    for name, number in counts.items():
+        if name == "context":
+            parts.append(f"{number} by the model's context of {context} positions")
+            continue
+        value = getattr(params, name)
+        advice = f"{name}={2 * value or 1} allows more"
+        if name == "max_trace_tokens":
+            advice = _would_do(params, dialect) if params.mode == "structured" else advice
+        parts.append(f"{number} by {name}={value} ({advice})")
+    return "truncated segments: " + ", ".join(parts)
+
+
+def check_sampled(rollouts: Sequence[Rollout], params: SamplingParams, dialect: Dialect, context: int | None) -> None:
+    """`UserError` where no response got further than its first token, or to a single path, for want of budget."""
+    if rollouts and all(
+        r.finish_reason == "trace_length" and sum(sum(s.sampled) for s in r.segments) <= 1 for r in rollouts
+    ):
+        raise UserError(f"nothing could be sampled; {what_truncated(rollouts, params, dialect, context)}")

@@ -1,0 +1,102 @@
+"""What this machine must have for a recipe to run to its end: packages beyond the core, and data that is at hand.
+
+Asked before the first stage and by `--dry-run`; reading a recipe does not need it. Imports without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from polythink.errors import UserError
+from polythink.pipeline.plan import Plan, StagePlan
+from polythink.pipeline.text import TextEvalConfig, TextPlan, TextStageConfig, sets_of
+from polythink.problems.sets import DATA_FOLDER, SOURCES, SUFFIXES, local_file
+from polythink.text.data.sets import find_texts, is_file
+
+
+class Need(NamedTuple):
+    """Something that a stage does by a package beyond the core."""
+
+    module: str
+    does: str
+
+
+NEEDS = {  # what a stage does -> the module by which it does it
+    "bleu": Need("sacrebleu", "BLEU"),
+    "bpe": Need("sentencepiece", "tokenizer.kind: bpe"),
+    "numbers": Need("num2words", "number words"),
+    "trainer": Need("accelerate", "training on texts"),
+    "hub": Need("datasets", "sets of the hub"),
+}
+
+
+def check_requirements(plans: Sequence[Plan]) -> None:
+    """`UserError` that names every package which one of the stages needs and which is not installed."""
+    missing: dict[Need, list[str]] = {}
+    for plan in plans:
+        for kind in dict.fromkeys(needs(plan)):
+            if not installed(NEEDS[kind].module):
+                missing.setdefault(NEEDS[kind], []).append(plan.name)
+    if missing:
+        what = "; ".join(f"{need.module} for {need.does} in {', '.join(names)}" for need, names in missing.items())
+        packages = " ".join(need.module for need in missing)
+        hint = " (sets of problems are also read from the folder that POLYTHINK_DATA names)"
+        raise UserError(
+            f"not installed, and needed by stages of this recipe: {what}; pip install {packages}"
+            + hint * (NEEDS["hub"] in missing)
+        )
+
+
+def installed(module: str) -> bool:
+    """Whether the module could be imported. Does not import it."""
+    try:
+        return find_spec(module) is not None
+    except ValueError:  # it is in sys.modules without a specification, or hidden there by None
+        return False
+
+
+def needs(plan: Plan) -> Iterator[str]:
+    """Keys of `NEEDS` for what the stage does."""
+    if isinstance(plan, TextPlan):
+        yield from _text_needs(plan)
+    elif isinstance(plan, StagePlan):
+        stage: Any = plan.stage
+        sources = getattr(stage, "data", ())
+        for name in (*getattr(stage, "problems", ()), *(source.problems for source in sources if source.problems)):
+            if Path(name).suffix.lower() not in SUFFIXES and not _at_hand(name, plan.name):
+                yield "hub"
+
+
+def _at_hand(name: str, stage: str) -> bool:
+    """Whether a named problem set is made here or lies in the data folder; `UserError` if it is nowhere."""
+    base, _, split = name.partition(":")
+    source = SOURCES[base]
+    if source.level or local_file(source, split or source.splits[0]):
+        return True
+    if not source.repo:
+        file = f"{source.file_stem(split or source.splits[0])}{SUFFIXES[0]}"
+        raise UserError(
+            f"stages.{stage}: the set {base} is not on the hub; name a folder that holds {file} in {DATA_FOLDER}, or "
+            "give a file"
+        )
+    return False
+
+
+def _text_needs(plan: TextPlan) -> Iterator[str]:
+    if isinstance(plan.stage, TextStageConfig):
+        yield "trainer"
+        if plan.tokenizer.kind == "bpe":
+            yield "bpe"
+    if isinstance(plan.stage, TextEvalConfig) and plan.task == "translation":
+        yield "bleu"
+    for name in sets_of(plan.stage):
+        if is_file(name):
+            continue
+        base, source, _ = find_texts(name)
+        if source.draw is None:
+            yield "hub"
+        elif base.startswith("numbers-"):
+            yield "numbers"

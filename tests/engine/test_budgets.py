@@ -1,0 +1,68 @@
+"""Which budget truncated a response, and the value that would do."""
+
+from __future__ import annotations
+
+import pytest
+
+from polythink.engine.budgets import check_block_fits, check_sampled, what_truncated
+from polythink.engine.params import SamplingParams
+from polythink.errors import UserError
+from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
+from polythink.trace.rollout import Rollout, Segment
+
+
+def rollout(*segments: tuple[str, str, int]) -> Rollout:
+    """A response of segments (kind, finish_reason, sampled tokens)."""
+    found = [
+        Segment(kind, -1 if kind == "main" else 0, i if kind == "path" else 0, [5] * n, [True] * n, [0.0] * n, 1.0, why)
+        for i, (kind, why, n) in enumerate(segments)
+    ]
+    return Rollout("p", 0, "structured", (1, 2), found)
+
+
+def test_nothing_is_said_where_nothing_was_truncated():
+    whole = rollout(
+        ("main", "fork", 1), ("path", "tag", 3), ("path", "eos", 3), ("summary", "tag", 2), ("main", "eos", 1)
+    )
+    assert what_truncated([whole], SamplingParams(), PARALLEL_R1, 100) is None
+
+
+def test_every_budget_is_named_with_a_value_that_would_do():
+    params = SamplingParams(paths=8, max_path_tokens=16, max_summary_tokens=8, max_main_tokens=24, max_trace_tokens=96)
+    cut = rollout(("main", "fork", 1), ("path", "trace_length", 3), ("path", "length", 16), ("summary", "length", 8))
+    said = what_truncated([cut, cut], params, PARALLEL_R1, 500)
+    most = 8 * (16 + 2) + 8 + 2 * 24 + 5  # paths with tags, summary, main text before and after, the block's own tags
+    assert f"2 by max_trace_tokens=96 (8 paths of up to 16 tokens and a summary take up to {most}: set " in said
+    assert f"max_trace_tokens={most}, or take fewer paths" in said
+    assert "2 by max_path_tokens=16 (max_path_tokens=32 allows more)" in said
+    assert "2 by max_summary_tokens=8 (max_summary_tokens=16 allows more)" in said
+    assert "context" not in said
+
+
+def test_the_context_and_the_number_of_blocks_are_budgets_too():
+    params = SamplingParams(max_blocks=1)
+    assert "1 by the model's context of 32 positions" in what_truncated(
+        [rollout(("main", "trace_length", 30))], params, PARALLEL_R1, 32
+    )
+    assert "1 by max_blocks=1 (max_blocks=2 allows more)" in what_truncated(
+        [rollout(("main", "max_blocks", 3))], params, PARALLEL_R1, 500
+    )
+
+
+@pytest.mark.parametrize("dialect", [PARALLEL_R1, PARATHINKER], ids=lambda dialect: dialect.name)
+def test_a_block_that_cannot_be_opened_is_refused_and_the_value_said_is_enough(dialect):
+    params = SamplingParams(paths=12, max_path_tokens=10, max_summary_tokens=10, max_trace_tokens=30)
+    with pytest.raises(UserError, match=r"a block of 12 paths takes \d+ tokens .* set max_trace_tokens=(\d+)") as error:
+        check_block_fits(params, dialect)
+    enough = int(str(error.value).partition("set max_trace_tokens=")[2].partition(",")[0])
+    check_block_fits(params.model_copy(update={"max_trace_tokens": enough}), dialect)
+    check_block_fits(params.model_copy(update={"mode": "sequential"}), dialect)
+    check_block_fits(params.model_copy(update={"max_blocks": 0}), dialect)
+
+
+def test_responses_of_one_token_are_refused_and_others_are_not():
+    params, nothing = SamplingParams(max_trace_tokens=1), rollout(("main", "trace_length", 1))
+    with pytest.raises(UserError, match="nothing could be sampled; truncated segments: 1 by max_trace_tokens=1"):
+        check_sampled([nothing], params, PARALLEL_R1, 500)
+    check_sampled([nothing, rollout(("main", "eos", 1))], params, PARALLEL_R1, 500)
+    check_sampled([], params, PARALLEL_R1, 500)

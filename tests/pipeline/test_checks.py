@@ -1,0 +1,103 @@
+"""What a stage would refuse is refused before the first stage runs, and by `--dry-run`."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from polythink.errors import UserError
+from polythink.pipeline import requirements
+from polythink.pipeline.recipe import load_recipe
+from polythink.pipeline.requirements import check_requirements
+
+LATE = [
+    ("countdown-smoke", ["decoding.top_p=0.9"], "stages.rl_easy: decoding: reinforcement learning samples from"),
+    ("countdown-smoke", ["rl_hard.decoding.top_k=5"], "stages.rl_hard: decoding: reinforcement learning samples"),
+    ("countdown-smoke", ["rl_easy.decoding={temperature: 0}"], "stages.rl_easy: decoding: reinforcement learning"),
+    ("countdown-smoke", ["rl_easy.decoding={path_temperature: 0}"], "set temperatures above 0"),
+    ("countdown-smoke", ["final.best_of=[2, 99]"], "stages.final: best_of 99 must be from 1 to the number of samples"),
+    ("countdown-smoke", ["sft.steps=null", "sft.epochs=1"], "demonstrations have no end and so no epochs"),
+    ("countdown-smoke", ["sft.trainable=thoughts"], "stages.sft: trainable: thoughts, but the model has no thought"),
+    ("countdown-smoke", ["model.thought_embeddings=true"], "mark numbered paths, and the dialect parallel_r1"),
+    ("countdown-smoke", ["prompt=parallel"], "words that model.tokenizer: countdown lacks, such as"),
+    ("countdown-smoke", ["sft.data.1.prompt=sequential"], "stages.sft: the prompt sequential has"),
+    ("countdown-smoke", ["dialect=parathinker", "rl_easy.reward=well_formed", "rl_hard.reward=accuracy"],
+     "stages.rl_easy: reward: rule 'reference' is the checker published with Parallel-R1"),
+    ("countdown-smoke", ["coldstart.rule=reference", "dialect=parathinker"], "stages.coldstart: rule 'reference'"),
+    ("countdown-smoke", ["coldstart.problems=[gsm8k]"], "solves countdown problems, not those of gsm8k"),
+    ("countdown-smoke", ["coldstart.teacher.styles={parallel: 0}"], "weights of styles must be 0 or more"),
+    ("countdown-smoke", ["coldstart.assemble={}"], "assembled traces answer in their summary"),
+    ("countdown-smoke", ["dialect=parathinker:4", "coldstart.teacher.paths=5"], "teacher.paths: 5 paths are more than"),
+    ("countdown-smoke", ["rl_easy.decoding={paths: 40}"], "max_trace_tokens=96 is shared by all paths, and a block"),
+    ("parathinker-tiny", ["prompt=parallel", "model.tokenizer=bytes"],
+     "the prompt parallel explains the tags of the dialect parallel_r1, and the recipe has dialect: parathinker"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "overrides", "said"), LATE, ids=lambda value: str(value)[:40])
+def test_what_a_stage_would_refuse_is_refused_at_once(name, overrides, said):
+    with pytest.raises(UserError) as error:
+        load_recipe(name, overrides)
+    assert said in str(error.value)
+
+
+def test_budgets_below_every_demonstration_are_noted_before_anything_runs():
+    (first, *_) = said = load_recipe("countdown-smoke", ["decoding.max_path_tokens=1"]).notes()
+    assert first.startswith(
+        "stages.after_sft samples paths of at most max_path_tokens=1 tokens, and those of the demon"
+    )
+    assert "stages.rl_easy" in " ".join(said)
+    assert load_recipe("countdown-smoke").notes() == []
+    assert load_recipe("countdown-smoke", ["decoding.max_path_tokens=1", "mode=sequential"]).notes() == []
+    assert load_recipe("parathinker-tiny").notes() == []
+    assert load_recipe("parathinker-tiny", ["decoding.max_path_tokens=2"]).notes()
+
+
+def lacking(monkeypatch, *modules: str) -> None:
+    monkeypatch.setattr(requirements, "installed", lambda module: module not in modules)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "missing", "said"),
+    [
+        ("translation-grammar", [], "sacrebleu", "sacrebleu for BLEU in "),
+        ("translation-grammar", [], "accelerate", "accelerate for training on texts in train"),
+        ("translation-grammar", ["tokenizer={kind: bpe, size: 300}"], "sentencepiece", "tokenizer.kind: bpe in train"),
+        ("translation-numbers", [], "num2words", "num2words for number words"),
+        ("translation-wmt14-ende-eit", [], "datasets", "datasets for sets of the hub in train"),
+        ("countdown-smoke", ["final.problems=[gsm8k]"], "datasets", "datasets for sets of the hub in final"),
+    ],
+)
+def test_a_package_that_a_late_stage_needs_is_asked_for_first(monkeypatch, name, overrides, missing, said):
+    monkeypatch.delenv("POLYTHINK_DATA", raising=False)
+    plans = load_recipe(name, overrides).plan()
+    lacking(monkeypatch)
+    check_requirements(plans)
+    lacking(monkeypatch, missing)
+    with pytest.raises(UserError) as error:
+        check_requirements(plans)
+    assert said in str(error.value)
+    assert f"pip install {missing}" in str(error.value)
+
+
+def test_all_missing_packages_are_named_at_once(monkeypatch):
+    lacking(monkeypatch, "sacrebleu", "accelerate")
+    with pytest.raises(UserError, match="pip install accelerate sacrebleu"):
+        check_requirements(load_recipe("translation-grammar").plan())
+
+
+def test_a_set_that_lies_in_the_data_folder_needs_no_hub(monkeypatch, tmp_path):
+    (tmp_path / "gsm8k_test.jsonl").write_text('{"question": "1+1", "answer": "2"}\n')
+    monkeypatch.setenv("POLYTHINK_DATA", str(tmp_path))
+    lacking(monkeypatch, "datasets")
+    check_requirements(load_recipe("countdown-smoke", ["final.problems=[gsm8k]"]).plan())
+    with pytest.raises(UserError, match=r"stages\.final: the set math300 is not on the hub; .* math300\.parquet"):
+        check_requirements(load_recipe("countdown-smoke", ["final.problems=[math300]"]).plan())
+
+
+def test_a_module_that_is_hidden_counts_as_missing(monkeypatch):
+    assert requirements.installed("yaml")
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    assert not requirements.installed("yaml")
+    assert not requirements.installed("no_such_module_anywhere")
