@@ -11,8 +11,10 @@ from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import CountdownTeacher, problems
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
+from polythink.teachers.assemble import read_solutions
 from polythink.teachers.coldstart import run_coldstart
-from polythink.trace.dialect import PARATHINKER
+from polythink.teachers.rows import rows_so_far
+from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
 from polythink.trace.parse import parse
 
 
@@ -93,3 +95,37 @@ def test_a_folder_without_a_cold_start(polythink, tmp_path):
     status, _, err = polythink("data", "assemble", tmp_path, "--out", tmp_path / "out")
     assert status == 2
     assert "there is no all.jsonl; run one first, with several samples" in err
+
+
+def solved(out, style: str, samples: int, dialect) -> None:
+    teacher = CountdownTeacher({style: 1}, 0.5, dialect=dialect)
+    run_coldstart(
+        problems("hard", "train", 5), teacher, get_prompt("none"), "strict", out, samples=samples, right_only=False,
+        about_teacher=teacher.about, dialect=dialect,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dialect", [PARALLEL_R1, PARATHINKER])
+def test_solutions_that_think_in_parallel_become_no_paths(polythink, tmp_path, dialect):
+    """A block within a path would be a block within a block, whichever dialect it is written in."""
+    solved(tmp_path / "solved", "parallel", 4, dialect)
+    status, out, err = polythink("data", "assemble", tmp_path / "solved", "paths=[2]", "--out", tmp_path / "paths")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "can become a path (already parallel 20); ask for solutions that do not think in parallel" in err
+    assert not (tmp_path / "paths").exists()
+    assert holds_no_block(tmp_path / "solved", dialect)
+
+
+def holds_no_block(folder, dialect) -> bool:
+    solutions, dropped = read_solutions(rows_so_far(folder / "all.jsonl").values(), dialect)
+    return dropped == {"already parallel": 20} and not any(found.right or found.wrong for found in solutions)
+
+
+def test_too_few_solutions_are_no_success(polythink, tmp_path):
+    solved(tmp_path / "solved", "sequential", 2, PARATHINKER)
+    line = ("data", "assemble", tmp_path / "solved", "paths=[3]", "--out", tmp_path / "paths")
+    status, out, err = polythink(*line)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "error: too few solutions 5" in out
+    assert "nothing was kept of 5: error: too few solutions 5; the last error: " in err
+    assert "of 3; a cold start with more samples per problem has more" in err

@@ -26,6 +26,8 @@ class ChatServer(ThreadingHTTPServer):
         self.asked: Counter[str] = Counter()
         self.times: dict[str, list[float]] = defaultdict(list)
         self.requests: list[dict] = []
+        self.headers: list[dict[str, str]] = []  # of each request, names in lower case
+        self.acts: Callable[[int, dict], str | None] = lambda number, request: None  # by the request's number, from 1
         self.answers_before_hold = 1_000_000  # further requests wait until the server closes
         self.closing = threading.Event()
         self.lock = threading.Lock()
@@ -41,6 +43,8 @@ class ChatServer(ThreadingHTTPServer):
             self.requests.append(request)
             if len(self.requests) > self.answers_before_hold:
                 return "stall"
+            if act := self.acts(len(self.requests), request):
+                return act
             return self.plan[question].pop(0) if self.plan[question] else "answer"
 
     def handle_error(self, *_: object) -> None:
@@ -57,6 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         question = body["messages"][-1]["content"]
+        self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
         act = self.server.next_act(question, {"path": self.path, "key": self.headers["Authorization"], **body})
         name, _, value = act.partition(":")
         text = self.server.recorded.get(question) or self.server.otherwise(question)
@@ -64,6 +69,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, chat(text))
         elif name == "status":
             self._send(int(value), {"error": {"message": f"status {value} for Bearer {self.headers['Authorization']}"}})
+        elif name == "error":  # error:STATUS:BODY
+            status, _, content = value.partition(":")
+            self._send(int(status), content.encode())
         elif name == "wait":
             self._send(429, {"error": "slow down"}, {"Retry-After": value})
         elif name == "stall":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 
 from helpers.chat_server import ChatServer
@@ -45,3 +46,13 @@ def countdown_run(out: Path, **options):
 
 def last_rows(out: Path) -> dict[str, dict]:
     return {row["question"]: row for row in read_jsonl(out / "all.jsonl")}
+
+
+def command(server: ChatServer, out: Path, n: int, *options: object) -> list[str]:
+    """The command line that asks the server for `n` problems, for a process of its own."""
+    run = "import sys; from polythink.cli.main import main; sys.exit(main())"
+    return [
+        sys.executable, "-c", run, "data", "coldstart", "countdown-easy:train", "--limit", str(n), "--out", str(out),
+        "--endpoint", server.base, "--model", "teacher", "--prompt", "none", "--concurrency", "3",
+        *map(str, options),
+    ]  # fmt: skip

@@ -186,7 +186,7 @@ MISTAKES = [
     ({"rule": "strikt"}, "no validity rule 'strikt'; did you mean 'strict'?"),
     ({"chosen": ()}, "no problems to ask"),
     ({"prompt": "sequential"}, "holds a cold start with prompt"),
-    ({"about_teacher": {"model": "b"}}, "holds a cold start with teacher {'model': 'a'}, now it is {'model': 'b'}"),
+    ({"about_teacher": {"model": "b"}}, "holds a cold start with teacher.model: 'a' -> 'b' (before -> now)"),
 ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 
@@ -14,7 +13,7 @@ from polythink.problems.tasks.countdown import problems
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
 from polythink.teachers.coldstart import run_coldstart
-from polythink.teachers.endpoint import Endpoint, EndpointConfig, chat_url, retry_after
+from polythink.teachers.endpoint import Endpoint, EndpointConfig
 from polythink.teachers.teacher import RetryPolicy
 
 NONSENSE = {
@@ -118,16 +117,6 @@ def test_a_missing_key_is_named(monkeypatch):
         Endpoint(EndpointConfig(url="http://localhost/v1", model="m", key_env="NO_SUCH_KEY"))
 
 
-@pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://host/v1", "", "http://", "http://[::1", "/v1"])
-def test_a_bad_address_is_refused(url):
-    with pytest.raises(UserError, match="must be an address like"):
-        chat_url(url)
-
-
-def test_addresses():
-    assert chat_url("http://h:1/v1/") == chat_url("http://h:1/v1/chat/completions") == "http://h:1/v1/chat/completions"
-
-
 def test_a_server_that_is_down_ends_the_run(tmp_path):
     chosen = problems("easy", "train", limit=30)
     retry = RetryPolicy(retries=1, wait=0.001, give_up_after=5)
@@ -164,13 +153,3 @@ def test_pauses_double_with_jitter_up_to_the_longest():
         assert max(drawn) <= 1.5 * middle
         assert max(drawn) - min(drawn) > 0.5 * middle
     assert policy.pause(1, 20.0) == 20.0
-
-
-def test_retry_after_as_a_date():
-    from email.utils import formatdate
-
-    assert retry_after(None) is None
-    assert retry_after("12") == 12.0
-    assert retry_after("soon") is None
-    assert 3000 < retry_after(formatdate(time.time() + 3600, usegmt=True)) <= 3600
-    assert retry_after(formatdate(time.time() - 30, usegmt=True)) == 0.0

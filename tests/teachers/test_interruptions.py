@@ -6,15 +6,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
-from helpers.chat_server import ChatServer
-from helpers.coldstart import ask, countdown_run, last_rows, record
+from helpers.coldstart import ask, command, countdown_run, last_rows, record
 from polythink.errors import UserError
 from polythink.problems.answers import Grade, Grader
 from polythink.problems.problem import Problem
@@ -110,14 +107,6 @@ def test_a_full_disk_loses_nothing(tmp_path):
         assert (tmp_path / "cold" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     cold, whole = (read_jsonl(tmp_path / name / "all.jsonl") for name in ("cold", "whole"))
     assert [{**row, "seconds": 0} for row in cold] == [{**row, "seconds": 0} for row in whole]
-
-
-def command(server: ChatServer, out: Path, n: int) -> list[str]:
-    run = "import sys; from polythink.cli.main import main; sys.exit(main())"
-    return [
-        sys.executable, "-c", run, "data", "coldstart", "countdown-easy:train", "--limit", str(n), "--out", str(out),
-        "--endpoint", server.base, "--model", "teacher", "--prompt", "none", "--concurrency", "3",
-    ]  # fmt: skip
 
 
 @pytest.mark.slow

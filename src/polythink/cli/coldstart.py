@@ -13,7 +13,9 @@ from polythink.cli.options import (
     DataFolder,
     Endpoint,
     EndpointModel,
+    Extra,
     KeyEnv,
+    KeyHeader,
     Limit,
     argument,
     complete_problems,
@@ -21,7 +23,8 @@ from polythink.cli.options import (
 )
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.prompts import get_prompt
-from polythink.teachers.rows import show_table
+from polythink.run.folder import read_json
+from polythink.teachers.rows import check_kept, show_table
 from polythink.trace.validity import RULES
 
 TEACHERS = ("countdown",)
@@ -33,6 +36,8 @@ def coldstart(
     endpoint: Endpoint = None,
     model: EndpointModel = None,
     key_env: KeyEnv = None,
+    key_header: KeyHeader = None,
+    extra: Extra = None,
     teacher: Annotated[str | None, typer.Option(help=f"Instead of an endpoint: {', '.join(TEACHERS)}.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Responses to each problem.")] = 1,
     rule: Annotated[str, typer.Option(help=f"What is well formed: {', '.join(RULES)}.")] = "strict",
@@ -44,6 +49,9 @@ def coldstart(
     concurrency: Concurrency = 8,
     temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature of the endpoint.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest response of the endpoint.")] = 4096,
+    give_up_early: Annotated[
+        int, typer.Option(min=1, help="Problems refused in a row after which the run stops, as every request may be.")
+    ] = 5,
 ) -> None:
     """Ask a teacher, keep the responses that are well formed and right, and count why others are not kept.
 
@@ -52,17 +60,21 @@ def coldstart(
     from polythink.problems.sets import load_problems
     from polythink.problems.tasks.countdown import CountdownTeacher
     from polythink.teachers.coldstart import run_coldstart
+    from polythink.teachers.teacher import RetryPolicy
 
     if (endpoint is None) == (teacher is None):
         raise UserError("a cold start needs either --endpoint URL or --teacher NAME")
     if teacher not in (None, *TEACHERS):
         raise UserError(f"no teacher {teacher!r}{did_you_mean(teacher, TEACHERS)}")
-    asked = _ask_endpoint(endpoint, model, key_env, temperature=temperature, max_tokens=max_tokens)
+    asked = _ask_endpoint(endpoint, model, key_env, key_header, extra, temperature=temperature, max_tokens=max_tokens)
     chosen = get_prompt(prompt or ("countdown_parallel" if teacher else "parallel"))
     with nullcontext(CountdownTeacher({"parallel": 1})) if teacher else asked as source:
         found = [problem for name in problems for problem in load_problems(name, limit=limit)]
         how = {"samples": samples, "concurrency": concurrency, "about_teacher": source.about}
-        print(show_table(run_coldstart(found, source, chosen, rule, out, **how)), end="")
+        how |= {"retry": RetryPolicy(give_up_early=give_up_early)}
+        table = run_coldstart(found, source, chosen, rule, out, **how)
+    print(show_table(table), end="")
+    check_kept(table, out)
 
 
 def assemble(
@@ -79,6 +91,8 @@ def assemble(
     endpoint: Endpoint = None,
     model: EndpointModel = None,
     key_env: KeyEnv = None,
+    key_header: KeyHeader = None,
+    extra: Extra = None,
     concurrency: Concurrency = 8,
 ) -> None:
     """Put solutions of the same problem together as the paths of one trace, with a summary after them.
@@ -90,23 +104,35 @@ def assemble(
     from polythink.trace.dialect import get_dialect
 
     config = parse_config(AssembleConfig, apply_overrides({}, overrides or []), "data assemble")
-    asked = _ask_endpoint(endpoint, model, key_env)
+    asked = _ask_endpoint(endpoint, model, key_env, key_header, extra)
     if (config.summary == "teacher") != (endpoint is not None):
         raise UserError("summary=teacher and --endpoint URL go together: that teacher writes the summaries")
     chosen, numbered = get_prompt(prompt), get_dialect(dialect)
     with asked as summariser:
         how = {"seed": seed, "summariser": summariser, "concurrency": concurrency}
-        print(show_table(run_assembly(solutions, out, config, chosen, numbered, **how)), end="")
+        table = run_assembly(solutions, out, config, chosen, numbered, **how)
+    dropped = read_json(out / "solutions.json")["dropped"]
+    print(show_table(table), end="")
+    if dropped:
+        print("responses that are no paths: " + ", ".join(f"{reason} {count}" for reason, count in dropped.items()))
+    check_kept(table, out)
 
 
-def _ask_endpoint(url: str | None, model: str | None, key_env: str | None, **how: Any) -> AbstractContextManager[Any]:
+def _ask_endpoint(
+    url: str | None, model: str | None, key_env: str | None, key_header: str | None, extra: list[str] | None, **how: Any
+) -> AbstractContextManager[Any]:
     """A teacher at an OpenAI-compatible address, with its connections open; None inside without an address."""
+    from polythink.run.config import apply_overrides, parse_config
+
     if url is None:
         if model or key_env:
             raise UserError("--model and --key-env belong to --endpoint, which was not given")
+        if key_header or extra:
+            raise UserError("--key-header and --extra belong to --endpoint, which was not given")
         return nullcontext()
     if not model:
         raise UserError("--endpoint needs --model NAME: the model to ask for at the endpoint")
     from polythink.teachers.endpoint import Endpoint, EndpointConfig
 
-    return Endpoint(EndpointConfig(url=url, model=model, key_env=key_env, **how))
+    how |= {"url": url, "model": model, "key_env": key_env, "key_header": key_header}
+    return Endpoint(parse_config(EndpointConfig, how | {"extra": apply_overrides({}, extra or [])}, "--endpoint"))

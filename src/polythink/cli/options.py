@@ -42,5 +42,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JS
 Endpoint = Annotated[str | None, typer.Option(help="An OpenAI-compatible endpoint: http://host/v1.")]
 EndpointModel = Annotated[str | None, typer.Option("--model", help="The model to ask for at the endpoint.")]
 KeyEnv = Annotated[str | None, typer.Option(help="Environment variable that holds the endpoint's key.")]
+KeyHeader = Annotated[
+    str | None, typer.Option(help="Header that carries the key as it is, such as api-key (Azure); else Authorization.")
+]
+Extra = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--extra",
+        metavar="FIELD=VALUE",
+        help="A field of the endpoint's requests, such as top_p=0.9; null leaves one out: max_tokens=null.",
+    ),
+]
 Concurrency = Annotated[int, typer.Option(min=1, help="How many problems are asked at once.")]
 DataFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder; an unfinished run in it is resumed.")]

@@ -40,7 +40,7 @@ from polythink.run.jsonl import read_jsonl
 from polythink.teachers.assemble import run_assembly
 from polythink.teachers.coldstart import run_coldstart
 from polythink.teachers.endpoint import Endpoint
-from polythink.teachers.rows import show_table
+from polythink.teachers.rows import check_kept, show_table
 from polythink.trace.dialect import get_dialect
 from polythink.train.config import DataConfig
 from polythink.train.data import TraceEncoder, stage_seed
@@ -123,6 +123,7 @@ def coldstart(plan: StagePlan, folder: Path, previous: Path | None, log: Log) ->
                 concurrency=stage.concurrency, grader=grader,
             )  # fmt: skip
             log(show_table(table))
+    check_kept(table, folder)
     responses = (row for place in {asked, folder} for row in read_jsonl(place / "all.jsonl"))
     return {"table": table, "seconds": sum(row["seconds"] for row in responses)}
 

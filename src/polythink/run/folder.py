@@ -218,7 +218,7 @@ def environment() -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "git": _git_commit(),
-        "command": sys.argv,
+        "command": [re.sub(r"(?<=://)[^/?#\s]*@", "***@", argument) for argument in sys.argv],  # without passwords
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

@@ -28,10 +28,11 @@ from polythink.problems.prompts import Prompt, get_prompt
 from polythink.run.config import Config, Place, digest
 from polythink.run.folder import write_json
 from polythink.teachers.coldstart import run_coldstart
+from polythink.teachers.folder import check_finished
 from polythink.teachers.rows import rows_so_far
 from polythink.teachers.teacher import RetryPolicy, Teacher, TeacherError
-from polythink.trace.dialect import Dialect
-from polythink.trace.parse import scan
+from polythink.trace.dialect import DIALECTS, Dialect
+from polythink.trace.parse import first_block, scan
 from polythink.trace.render import render
 from polythink.trace.tree import Block, Trace
 
@@ -103,7 +104,10 @@ def _unusable(row: Mapping[str, Any], text: str, solutions: Solutions, dialect: 
         return "answer: timeout"  # neither right nor wrong
     if not text:
         return "empty"
-    if holds_tags(text, dialect):
+    known = (dialect, *DIALECTS.values())  # another dialect's block within a path would be a block within a block
+    if any(first_block(text, each) for each in known):
+        return "already parallel"
+    if any(holds_tags(text, each) for each in known):
         return "tags"
     return "repeated" if text in (*solutions.right, *solutions.wrong) else ""
 
@@ -133,12 +137,14 @@ def choose(config: AssembleConfig, solutions: Solutions, rng: random.Random) -> 
         else:
             every = (right, "right solutions") if config.filter == "right_only" else (right + wrong, "solutions")
             wanted = [(every[0], paths, every[1])]
-        short = next((name for pool, count, name in wanted if len(pool) < count), None)
-        if short is None:
+        short = [(name, len(pool), count) for pool, count, name in wanted if len(pool) < count]
+        if not short:
             chosen = [text for pool, count, _ in wanted for text in rng.sample(pool, count)]
             rng.shuffle(chosen)
             return chosen
-    raise TeacherError(f"too few {short}", permanent=True)
+    name, found, count = short[0]
+    detail = f"{found} of {count}; a cold start with more samples per problem has more"
+    raise TeacherError(f"too few {name}", detail, permanent=True)
 
 
 class Assembler:
@@ -227,7 +233,12 @@ def run_assembly(
     file = Path(source) / "all.jsonl"
     if not file.is_file():
         raise UserError(f"no cold start in {source}: there is no {file.name}; run one first, with several samples")
+    check_finished(Path(source))
     solutions, dropped = read_solutions(rows_so_far(file).values(), dialect)
+    if not any(found.right or found.wrong for found in solutions):
+        reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common())
+        raise UserError(f"no response in {source} can become a path ({reasons or 'there is none'}); ask for solutions "
+                        "that do not think in parallel, as under --prompt sequential")  # fmt: skip
     assembler = Assembler(solutions, config, dialect, seed, summariser)
     table = run_coldstart(
         assembler.problems, assembler, prompt, "strict", out, samples=config.traces, concurrency=concurrency,

@@ -7,16 +7,21 @@ The folder of a cold start:
                     before it, or since the beginning of that attempt
     kept.jsonl      {problem, question, answer, prompt, trace, checker}: what passed, in the order of the problems
     table.json      the counts and rates per data set (`tabulate`)
+    coldstart.lock  held while a process is at work in the folder; a second one is refused
 
-Rows are written as they arrive, so that a killed run loses no more than the answers in flight. A resumed run asks again
-for failures (unless they are permanent), never for responses.
+Rows are written as they arrive, so that a killed run loses no more than the answers in flight. A resumed run asks first
+for what was never asked, then again for failures (unless they are permanent), never for responses.
+
+A refusal (`TeacherError.refused`) may be the problem's own, as where its prompt is too long, or every request's, as
+where the server does not know a field. It is the problem's own, and permanent, once a request that was sent after it
+has been answered; its row is written then. Several in a row, with no response between them, stop the run; they are
+asked again.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -26,14 +31,19 @@ from polythink.errors import UserError
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt
-from polythink.run.folder import read_json, write_json
+from polythink.run.folder import write_json
 from polythink.run.jsonl import JsonlWriter, write_jsonl
 from polythink.run.progress import Progress
+from polythink.teachers.folder import check_settings, coldstart_lock
 from polythink.teachers.pool import run_jobs
-from polythink.teachers.rows import KEPT, Job, judge, must_ask, rows_so_far, tabulate
+from polythink.teachers.record import Recorder
+from polythink.teachers.rows import KEPT, Job, judge, kept_of, must_ask, rows_so_far, tabulate
 from polythink.teachers.teacher import Reply, RetryPolicy, Teacher, ask
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.validity import check_rule
+
+log = logging.getLogger(__name__)
+AGAIN = "run the same command again (train: with --resume) to continue"
 
 
 def run_coldstart(
@@ -55,7 +65,8 @@ def run_coldstart(
 
     Continues where an earlier run in the folder `out` stopped. `about_teacher` is recorded, and compared on resuming.
     Returns the table (see `tabulate`). Raises `UserError` if the folder holds a cold start with other settings, if the
-    teacher raises one, or if it has failed `retry.give_up_after` times in a row.
+    teacher raises one, or if it has failed too often in a row (`RetryPolicy`). That nothing was kept is no error here:
+    see `check_kept`.
     """
     if samples < 1 or concurrency < 1:
         raise UserError(f"samples and concurrency must be 1 or more, got {samples} and {concurrency}")
@@ -63,68 +74,62 @@ def run_coldstart(
     if not jobs:
         raise UserError("no problems to ask: the set is empty")
     check_rule(rule, dialect)
-    out, retry = Path(out), retry or RetryPolicy()
+    out, retry, reached = Path(out), retry or RetryPolicy(), threading.Event()
     facts = {"rule": rule, "dialect": dialect.name, "right_only": right_only, "teacher": dict(about_teacher or {})}
-    _check_settings(out / "settings.json", {"prompt": {"name": prompt.name, "hash": prompt.hash}, **facts})
-    rows = rows_so_far(out / "all.jsonl")
-    last = time.monotonic()
 
     def call(job: Job, stopped: threading.Event) -> Reply:
-        return ask(teacher, job.problem, prompt.fill(job.problem.question), job.sample, retry, stopped)
+        return ask(teacher, job.problem, prompt.fill(job.problem.question), job.sample, retry, stopped, reached)
 
-    def record(job: Job, reply: Reply) -> None:
-        nonlocal last
-        row = judge(job, reply, prompt.name, rule, dialect, judging, right_only)
-        before, last = last, time.monotonic()
-        writer.write(row | {"seconds": last - before})
-        rows[job.identity] = row
+    def row_of(job: Job, reply: Reply) -> dict[str, Any]:
+        return judge(job, reply, prompt.name, rule, dialect, judging, right_only)
 
-    todo = [job for job in jobs if must_ask(rows.get(job.identity))]
-    with (
-        JsonlWriter(out / "all.jsonl") as writer,
-        nullcontext(grader) if grader else Grader(dialect=dialect) as judging,
-    ):
-        try:
-            _ask_all(todo, call, record, concurrency, retry.give_up_after)
-        finally:
-            found = [rows.get(job.identity) for job in jobs]
-            kept = ({key: row[key] for key in KEPT} for row in found if row and row["kept"])
-            write_jsonl(out / "kept.jsonl", kept)
-            table = tabulate(found, [job.problem.source for job in jobs])
-            write_json(out / "table.json", table)
+    with coldstart_lock(out):
+        check_settings(out, {"prompt": {"name": prompt.name, "hash": prompt.hash}, **facts})
+        rows = rows_so_far(out / "all.jsonl")
+        todo = sorted((job for job in jobs if must_ask(rows.get(job.identity))), key=lambda job: job.identity in rows)
+        with (
+            JsonlWriter(out / "all.jsonl") as writer,
+            nullcontext(grader) if grader else Grader(dialect=dialect) as judging,
+        ):
+            recorder = Recorder(writer, rows, row_of, retry, reached)
+            try:
+                _ask_all(todo, call, recorder, concurrency)
+            except (KeyboardInterrupt, SystemExit):  # after the rows that are recorded on the way out
+                recorder.interrupted = True
+                raise
+            finally:
+                try:
+                    recorder.close()
+                finally:
+                    found = [rows.get(job.identity) for job in jobs]
+                    table = tabulate(found, [job.problem.source for job in jobs])
+                    write_jsonl(out / "kept.jsonl", ({key: row[key] for key in KEPT} for row in kept_of(found)))
+                    write_json(out / "table.json", table)
+                    if recorder.interrupted:
+                        log.warning("%s", saved(table, out))
     return table
 
 
 def _ask_all(
-    jobs: list[Job],
-    call: Callable[[Job, threading.Event], Reply],
-    record: Callable[[Job, Reply], None],
-    concurrency: int,
-    give_up_after: int,
+    jobs: list[Job], call: Callable[[Job, threading.Event], Reply], recorder: Recorder, concurrency: int
 ) -> None:
-    """Ask and record all jobs; `UserError` after `give_up_after` failures in a row."""
-    failed_in_a_row = 0
-    with Progress(len(jobs), "cold start") as bar, closing(run_jobs(jobs, call, record, concurrency)) as done:
-        for _, reply in done:
-            bar.advance(1)
-            failed_in_a_row = failed_in_a_row + 1 if reply.error and not reply.error.permanent else 0
-            if failed_in_a_row == give_up_after:
-                raise UserError(
-                    f"stopped: the teacher failed for {give_up_after} problems in a row, the last time with "
-                    f"{reply.error}; the responses so far are saved, run the same command again to continue"
-                )
+    """Ask and record all jobs; a `UserError` says that what came (if anything) is saved."""
+    try:
+        with (
+            Progress(len(jobs), "cold start") as bar,
+            closing(run_jobs(jobs, call, recorder.record, concurrency)) as done,
+        ):
+            for _ in done:
+                bar.advance(1)
+                if hopeless := recorder.hopeless():
+                    done.throw(hopeless)
+    except UserError as error:
+        came = any(row["trace"] is not None for row in recorder.rows.values())
+        raise UserError(f"{error}; the responses so far are saved, {AGAIN}" if came else str(error)) from None
+    recorder.whole = True
 
 
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Write the settings of a new cold start; `UserError` if an earlier one in the folder had others."""
-    settings = json.loads(json.dumps(settings))  # as they will be read back
-    if not path.exists():
-        write_json(path, settings)
-        return
-    before = read_json(path)
-    for key, value in settings.items():
-        if before.get(key) != value:
-            raise UserError(
-                f"{path.parent} holds a cold start with {key} {before.get(key)!r}, now it is {value!r}; "
-                "give the same, or another folder"
-            )
+def saved(table: Iterable[dict[str, Any]], out: Path) -> str:
+    """What an interrupted run says."""
+    jobs, responses, kept = (sum(line[name] for line in table) for name in ("jobs", "responses", "kept"))
+    return f"{responses} of {jobs} responses are saved in {out}, {kept} of them kept; {AGAIN}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -9,6 +10,10 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import TypeVar
 
+from polythink.errors import UserError
+
+log = logging.getLogger(__name__)
+PATIENCE = 60
 Job, Result = TypeVar("Job"), TypeVar("Result")
 
 
@@ -22,8 +27,9 @@ def run_jobs(
 
     At most twice as many jobs as threads are out at a time: a kill loses no more. However the loop ends (Ctrl-C, an
     error of `call`, which is raised here), `stopped` is set and the results that are there are recorded; close the
-    iterator to make sure of it. The threads are daemons, not an executor's, which would keep an interrupted process
-    waiting for a slow call.
+    iterator to make sure of it. A `UserError` (of a call, or thrown into the iterator) first waits up to `PATIENCE`
+    seconds for the calls under way: their results have been paid for. The threads are daemons, not an executor's,
+    which would keep an interrupted process waiting for a slow call.
     """
     jobs, stopped = iter(jobs), threading.Event()
     todo: SimpleQueue[tuple[Future, Job] | None] = SimpleQueue()
@@ -55,6 +61,13 @@ def run_jobs(
                 job = out.pop(future)
                 hand_out(1)
                 yield job, future.result()
+    except UserError:
+        stopped.set()
+        under_way = [future for future in out if not future.cancel()]
+        if wait(under_way, timeout=1).not_done:
+            log.warning("stopping; waiting up to %d seconds for responses that are under way", PATIENCE)
+            wait(under_way, timeout=PATIENCE)
+        raise
     finally:
         stopped.set()
         for _ in range(concurrency):

@@ -20,6 +20,11 @@ from polythink.trace.validity import check
 
 KEPT = ("problem", "question", "answer", "prompt", "trace", "checker")  # fields of kept.jsonl
 
+FIELDS = (
+    "source", "problem", "sample", "question", "answer", "checker", "trace", "retried", "error", "permanent",
+    "well_formed", "reason", "parallel", "verdict", "kept",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Job:
@@ -41,10 +46,19 @@ def identity(row: dict[str, Any]) -> tuple:
 
 def rows_so_far(path: Path) -> dict[tuple, dict[str, Any]]:
     """The last row of each job, by its identity; an earlier one is a failure that was asked again."""
-    try:
-        return {identity(row): row for row in read_jsonl(path)} if path.exists() else {}
-    except KeyError as error:
-        raise UserError(f"{path} was not written by a cold start: a row has no field {error}") from None
+    found: dict[tuple, dict[str, Any]] = {}
+    for row in read_jsonl(path) if path.exists() else ():
+        if missing := [field for field in FIELDS if field not in row]:
+            raise UserError(f"{path} was not written by a cold start: a row has no field {missing[0]!r}")
+        try:
+            found[identity(row)] = row
+        except TypeError:  # a list or a mapping where a text should be
+            raise UserError(f"{path} was not written by a cold start: a row belongs to no problem") from None
+    return found
+
+
+def kept_of(rows: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    return [row for row in rows if row and row["kept"]]
 
 
 def must_ask(row: dict[str, Any] | None) -> bool:
@@ -128,6 +142,22 @@ def tabulate(rows: Sequence[dict[str, Any] | None], sources: Sequence[str]) -> l
             | {"retried": _count(reason for row in known for reason in row["retried"])}
         )
     return table
+
+
+def check_kept(table: Iterable[dict[str, Any]], folder: str | Path) -> None:
+    """`UserError` if nothing was kept: why, and the last failure in its own words."""
+    lines = list(table)
+    if any(line["kept"] for line in lines):
+        return
+    why = Counter({"not asked": missing} if (missing := sum(line["missing"] for line in lines)) else {})
+    for line in lines:
+        why.update(line["rejected"])
+    rows = read_jsonl(Path(folder) / "all.jsonl")
+    last = next((f"; the last error: {row['detail']}" for row in reversed(rows) if row["error"] and row["detail"]), "")
+    reasons = ", ".join(f"{reason} {count}" for reason, count in why.most_common())
+    raise UserError(
+        f"nothing was kept of {sum(line['jobs'] for line in lines)}: {reasons}{last}; {folder} holds all that came"
+    )
 
 
 def show_table(table: Iterable[dict[str, Any]]) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import Field
 
@@ -14,12 +15,14 @@ from polythink.run.config import Config
 
 # teacher(problem, prompt, sample) -> response; `prompt` has the question filled in. It is called from several threads.
 Teacher = Callable[[Problem, str, int], str]
+CONNECTION = "connection"  # the reason of a failure in which the teacher was not reached
 
 
 class TeacherError(Exception):
     """One failed call. `reason` is short and stable, to count by; a `permanent` failure is not tried again.
 
-    `retry_after`: seconds that the teacher asked us to wait. `text`: the part of a response that was cut off.
+    `refused`: permanent, but perhaps not this problem's own: every other request may fail in the same way.
+    `retry_after`: seconds that the teacher asked us to wait. `text`: the part of a response that did come.
     """
 
     def __init__(
@@ -28,11 +31,12 @@ class TeacherError(Exception):
         detail: str = "",
         *,
         permanent: bool = False,
+        refused: bool = False,
         retry_after: float | None = None,
         text: str | None = None,
     ):
         super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.detail, self.permanent = reason, detail, permanent
+        self.reason, self.detail, self.permanent, self.refused = reason, detail, permanent, refused
         self.retry_after, self.text = retry_after, text
 
 
@@ -52,10 +56,16 @@ class RetryPolicy(Config):
     """A teacher that asks us to wait longer than this many seconds is not asked again in this run."""
     give_up_after: int = Field(50, ge=1)
     """Problems in a row without a response after which the run stops: the teacher is down."""
+    give_up_early: int = Field(5, ge=1)
+    """The same where no patience helps: requests that are refused, a server that has not answered at all yet."""
 
-    def is_over(self, failures: int, error: TeacherError) -> bool:
-        """Whether not to try again after `error`, with `failures` repeated failures before it."""
-        return error.permanent or failures >= self.retries or (error.retry_after or 0) > self.longest_asked
+    def is_over(self, failures: int, error: TeacherError, reached: bool = True) -> bool:
+        """Whether not to try again after `error`, with `failures` repeated failures before it.
+
+        `reached`: whether the teacher has answered anything yet; until then, connections are tried three times only.
+        """
+        retries = self.retries if reached or error.reason != CONNECTION else min(self.retries, 2)
+        return error.permanent or failures >= retries or (error.retry_after or 0) > self.longest_asked
 
     def pause(self, failures: int, retry_after: float | None) -> float:
         """Seconds before the next try, after `failures` failed ones; never less than the teacher asked for."""
@@ -70,19 +80,40 @@ class Reply:
     trace: str | None
     error: TeacherError | None = None
     retried: tuple[str, ...] = ()  # reasons of the failed calls that were repeated
+    sent: float = 0.0  # when the last call began and ended, in seconds of `time.monotonic`
+    came: float = 0.0
+
+    @property
+    def answered(self) -> bool:
+        """Whether the teacher responded, if only with the beginning of a response: then requests are as they should."""
+        return self.error is None or (self.error.permanent and not self.error.refused and self.error.text is not None)
 
 
 def ask(
-    teacher: Teacher, problem: Problem, prompt: str, sample: int, policy: RetryPolicy, stopped: threading.Event
+    teacher: Teacher,
+    problem: Problem,
+    prompt: str,
+    sample: int,
+    policy: RetryPolicy,
+    stopped: threading.Event,
+    reached: threading.Event,
 ) -> Reply:
-    """Call the teacher until it responds, fails for good, or the retries are used up; `stopped` ends a wait."""
+    """Call the teacher until it responds, fails for good, or the retries are used up; `stopped` ends a wait.
+
+    Sets `reached` when the teacher answers anything at all.
+    """
     retried: list[str] = []
     while True:
+        sent = time.monotonic()
         try:
-            return Reply(teacher(problem, prompt, sample), None, tuple(retried))
-        except TeacherError as error:
-            if policy.is_over(len(retried), error):
-                return Reply(error.text, error, tuple(retried))
-            retried.append(error.reason)
-            if stopped.wait(policy.pause(len(retried), error.retry_after)):
-                return Reply(None, error, tuple(retried))
+            trace, error = teacher(problem, prompt, sample), None
+        except TeacherError as failure:
+            trace, error = failure.text, failure
+        reply = Reply(trace, error, tuple(retried), sent, time.monotonic())
+        if error is None or error.reason != CONNECTION:
+            reached.set()
+        if error is None or policy.is_over(len(retried), error, reached.is_set()):
+            return reply
+        retried.append(error.reason)
+        if stopped.wait(policy.pause(len(retried), error.retry_after)):
+            return replace(reply, retried=tuple(retried))

@@ -1,0 +1,210 @@
+"""The folder of a cold start: one process at a time, one teacher, prompt and rule, no leftovers of killed runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers.chat_server import ChatServer
+from helpers.coldstart import ask, command, countdown_run, last_rows, record
+from polythink.errors import UserError
+from polythink.problems.prompts import get_prompt
+from polythink.problems.tasks.countdown import CountdownTeacher, problems
+from polythink.run.folder import folder_lock, read_json, write_json
+from polythink.run.jsonl import read_jsonl
+from polythink.teachers.assemble import AssembleConfig, run_assembly
+from polythink.teachers.coldstart import run_coldstart
+from polythink.teachers.folder import LOCK, check_finished, coldstart_lock, differences
+from polythink.teachers.rows import rows_so_far
+from polythink.teachers.teacher import TeacherError
+from polythink.trace.dialect import PARATHINKER
+
+# ---- two processes ----
+
+
+def started(server: ChatServer, out: Path, n: int, answers: int) -> subprocess.Popen:
+    """A cold start of another process that has got so many answers and waits for the others."""
+    record(server, n)
+    server.answers_before_hold = answers
+    running = subprocess.Popen(command(server, out, n), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while running.poll() is None and (not (out / "all.jsonl").exists() or len(read_jsonl(out / "all.jsonl")) < answers):
+        time.sleep(0.02)
+    return running
+
+
+@pytest.mark.slow
+def test_a_second_cold_start_in_a_folder_is_refused_and_changes_nothing(server, tmp_path):
+    n, out = 30, tmp_path / "cold"
+    running = started(server, out, n, 10)
+    try:
+        with (out / "all.jsonl").open("ab") as file:  # what the other process is about to finish
+            file.write(b'{"source": "countdown-easy", "probl')
+        before, asked = {path: path.read_bytes() for path in out.iterdir()}, server.asked.total()
+        second = subprocess.run(command(server, out, n), capture_output=True, text=True, timeout=120)
+        assert (second.returncode, second.stdout) == (2, "")
+        assert second.stderr == (
+            f"polythink: another cold start is at work in {out}; wait until it ends, or give another folder\n"
+        )
+        with pytest.raises(UserError, match="another cold start is at work in"):
+            run_assembly(out, tmp_path / "paths", AssembleConfig(), get_prompt("none"), PARATHINKER)
+        with pytest.raises(UserError, match="another cold start is at work in"):
+            countdown_run(out)
+        assert not (tmp_path / "paths").exists()
+        assert {path: path.read_bytes() for path in out.iterdir()} == before
+        assert server.asked.total() == asked
+    finally:
+        running.kill()
+        running.communicate(timeout=30)
+
+
+def test_an_experiment_that_holds_the_folder_of_its_stage_does_not_refuse_its_own_cold_start(tmp_path):
+    with folder_lock(tmp_path):
+        assert countdown_run(tmp_path)[0]["jobs"] == 120
+        check_finished(tmp_path)
+
+
+def test_leftovers_of_a_killed_run_are_deleted_and_nothing_else(tmp_path):
+    for name in ("settings.json", "kept.jsonl", "table.json", "solutions.json"):
+        (tmp_path / f".{name}.0123abcd.tmp").write_text("{")
+    (tmp_path / ".mine.json.0123abcd.tmp").write_text("")
+    (tmp_path / "notes.txt").write_text("")
+    countdown_run(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "settings.json", "kept.jsonl", "table.json", "all.jsonl", LOCK, ".mine.json.0123abcd.tmp", "notes.txt",
+    }  # fmt: skip
+
+
+def test_a_folder_that_is_in_use_is_not_swept(tmp_path):
+    with coldstart_lock(tmp_path):
+        (tmp_path / ".kept.jsonl.0123abcd.tmp").write_text("")
+        with pytest.raises(UserError, match="at work"), coldstart_lock(tmp_path):
+            pass
+        assert (tmp_path / ".kept.jsonl.0123abcd.tmp").exists()
+
+
+# ---- other settings ----
+
+
+def start(out: Path, *, works: bool = True, prompt: str = "none", rule: str = "strict", **about: object):
+    def teacher(problem, prompt, sample):
+        if works:
+            return CountdownTeacher({"parallel": 1})(problem, prompt, sample)
+        raise TeacherError("http_400", "no such model", permanent=True, refused=True)
+
+    chosen = problems("mini", "train", limit=2)
+    return run_coldstart(chosen, teacher, get_prompt(prompt), rule, out, about_teacher={"model": "a", **about})
+
+
+CHANGES = [
+    ({"model": "b"}, "holds a cold start with teacher.model: 'a' -> 'b' (before -> now)"),
+    ({"extra": {"top_p": 0.9}}, "with teacher.extra: None -> {'top_p': 0.9} (before"),
+    ({"rule": "stack"}, "with rule: 'strict' -> 'stack' (before"),
+    ({"prompt": "sequential"}, "with prompt.name: 'none' -> 'sequential', prompt.hash: '"),
+    ({"model": "b" * 100}, f"teacher.model: 'a' -> '{'b' * 56}... (before"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES)
+def test_other_settings_are_refused_by_the_keys_that_differ(tmp_path, change, message):
+    start(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match=re.escape(message)):
+        start(tmp_path, **change)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_without_a_response_may_be_used_with_other_settings(tmp_path, caplog):
+    assert start(tmp_path, works=False, model="WRONG")[0]["rejected"] == {"error: http_400": 2}
+    assert start(tmp_path, model="teacher")[0]["kept"] == 2
+    assert "the cold start with teacher.model: 'WRONG' -> 'teacher' got no response and is replaced" in caplog.text
+    assert len(read_jsonl(tmp_path / "all.jsonl")) == 2
+    assert read_json(tmp_path / "settings.json")["teacher"] == {"model": "teacher"}
+    with pytest.raises(UserError, match=re.escape("teacher.model: 'teacher' -> 'WRONG'")):
+        start(tmp_path, model="WRONG")
+
+
+def test_a_response_that_was_cut_is_a_response(server, tmp_path):
+    chosen = record(server, 2)
+    for problem in chosen:
+        server.plan[problem.question] = ["cut"]
+    ask(server, chosen, tmp_path)
+    with pytest.raises(UserError, match="holds a cold start with"):
+        ask(server, chosen, tmp_path, rule="stack")
+
+
+def test_files_of_somebody_else_are_left_alone(tmp_path):
+    for content in ([], {"editor": "vi"}):
+        write_json(tmp_path / "settings.json", content)
+        with pytest.raises(UserError, match=r"settings\.json was not written by a cold start; give another folder"):
+            start(tmp_path)
+        assert read_json(tmp_path / "settings.json") == content
+
+
+@pytest.mark.parametrize("row", ['{"a": 1}', "{}"])
+def test_rows_of_somebody_else(tmp_path, row):
+    (tmp_path / "all.jsonl").write_text(row + "\n")
+    with pytest.raises(UserError, match=r"all\.jsonl was not written by a cold start: a row has no field 'source'"):
+        start(tmp_path)
+    assert (tmp_path / "all.jsonl").read_text() == row + "\n"
+
+
+def test_a_row_of_no_problem(tmp_path):
+    start(tmp_path)
+    text = (tmp_path / "all.jsonl").read_text()
+    (tmp_path / "all.jsonl").write_text(re.sub(r'"question": "[^"]*"', '"question": ["a"]', text))
+    with pytest.raises(UserError, match="a row belongs to no problem"):
+        rows_so_far(tmp_path / "all.jsonl")
+
+
+def test_differences():
+    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "d": 2}}) == ["a.c: 2 -> None", "a.d: None -> 2"]
+    assert differences({"a": 1}, {"a": {"b": 1}}) == ["a: 1 -> {'b': 1}"]
+    assert differences({"a": [1]}, {"a": [1]}) == []
+
+
+# ---- Ctrl-C ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_an_interrupted_command_says_what_is_kept_and_how_to_go_on(server, tmp_path, number, word):
+    n, out = 30, tmp_path / "cold"
+    running = started(server, out, n, 12)
+    running.send_signal(number)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 128 + number
+    assert err == (
+        f"12 of 30 responses are saved in {out}, 12 of them kept; run the same command again (train: with --resume) to "
+        f"continue\npolythink: {word}\n"
+    )
+    assert len(read_jsonl(out / "kept.jsonl")) == len(last_rows(out)) == 12
+    server.answers_before_hold = 1_000_000
+    asked = set(last_rows(out))
+    server.asked.clear()
+    done = subprocess.run(command(server, out, n), capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(server.asked) == server.asked.total() == n - 12
+    assert not asked & set(server.asked)
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_a_terminal_reaches_the_whole_group_of_processes(server, tmp_path):
+    n, out = 30, tmp_path / "cold"
+    record(server, n)
+    server.answers_before_hold = 12
+    running = subprocess.Popen(
+        command(server, out, n), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while running.poll() is None and (not (out / "all.jsonl").exists() or len(read_jsonl(out / "all.jsonl")) < 12):
+        time.sleep(0.02)
+    os.killpg(running.pid, signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "12 of 30 responses are saved" in err
+    assert "Traceback" not in err
