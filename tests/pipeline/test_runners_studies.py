@@ -89,7 +89,7 @@ def test_joins_that_cannot_be_scaled_are_refused_before_anything_is_drawn(tmp_pa
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"architecture": "vanilla"})})
     with pytest.raises(UserError, match="or set length_scaling_above: 0"):
         run_stage(recipe.plan()[0], tmp_path, log=quiet)
-    assert [path.name for path in tmp_path.iterdir()] == ["stage.json"]
+    assert list(tmp_path.iterdir()) == [], "a refused stage leaves nothing"
 
 
 def test_what_measures_leaves_no_model_behind() -> None:

@@ -237,8 +237,11 @@ def damaged(stages: Mapping[str, Job]) -> dict[str, str]:
     return found
 
 
-def evaluations(run: Run, stages: Mapping[str, Job], failures: MutableMapping[str, str]) -> list[Evaluated]:
+def evaluations(
+    run: Run, stages: Mapping[str, Job], failures: MutableMapping[str, str] | None = None
+) -> list[Evaluated]:
     """The finished evaluations of a run, in order. One whose model's stages failed is left out, and a failure too."""
+    failures = {} if failures is None else failures
     evals = [plan for plan in run.plans.values() if plan.stage.kind in EVALUATIONS]
     found = []
     for position, plan in enumerate(evals, start=-len(evals)):

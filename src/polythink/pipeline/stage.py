@@ -41,6 +41,7 @@ def run_stage(
     is refused before it has done anything leaves nothing.
     """
     folder = Path(folder)
+    is_new = not folder.exists()
     state = check_folder(plan, folder)
     if state == "done":
         return read_result(folder)
@@ -59,7 +60,7 @@ def run_stage(
     try:
         summary = RUNNERS[plan.stage.kind](plan, folder, Path(previous) if previous else None, log)
     except UserError:
-        clear_unbegun(folder)
+        clear_unbegun(folder, is_new)
         raise
     result = {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest, **summary}
     write_json(folder / RESULT, result)
@@ -106,22 +107,22 @@ def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and not TEMPORARY.fullmatch(path.name)]
 
 
-def clear_unbegun(folder: Path) -> None:
-    """Remove what a stage wrote before it did anything, and the folder if nothing else is in it."""
+def clear_unbegun(folder: Path, whole: bool) -> None:
+    """Remove what a stage wrote before it did anything; with `whole` the folder too, if nothing else is in it."""
     if (folder / PLAN).is_file() and not has_begun(folder):
         sweep(folder)
         for path in files_in(folder):
             if path.name != LOCK:  # held by an experiment's schedule
                 path.unlink()
-        remove_empty(folder)
+        remove_empty(folder, whole)
 
 
-def remove_empty(folder: Path) -> None:
-    """Remove a folder, and those in it, that hold no files."""
+def remove_empty(folder: Path, whole: bool) -> None:
+    """Remove the folders inside that hold no files, and with `whole` the folder itself if it holds none."""
     for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
         if not any(path.iterdir()):
             path.rmdir()
-    if folder.is_dir() and not any(folder.iterdir()):
+    if whole and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
 
