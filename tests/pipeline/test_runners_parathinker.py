@@ -93,7 +93,7 @@ def test_numbers_are_drawn_from_the_whole_inventory(run):
 @pytest.mark.parametrize(
     ("decoding", "reason"),
     [
-        ({"summary_prefix": "so"}, "summary_prefix"),
+        ({"summary_prefix": "no"}, "summary_prefix"),
         ({"path_position_stride": "auto", "max_path_tokens": 4}, "long_path"),
     ],
 )
