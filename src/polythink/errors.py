@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMES = 60  # that a message lists: all of ours, not the hundreds of another library
+
 
 class UserError(Exception):
     """A mistake of the user: one sentence that says what was given, what is allowed and what to do.
@@ -17,7 +19,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` if a known name is close to `name`, otherwise `; known: ` and the list of names."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+    more = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known[:MOST_NAMES])}{more}"
 
 
 def install_extra(extra: str) -> str:
