@@ -14,6 +14,7 @@ from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.models.build import from_config
 from polythink.models.config import ModelConfig
+from polythink.models.lm import LanguageModel
 from polythink.problems.prompts import Prompt
 from polythink.run.jsonl import read_rows, write_jsonl
 from polythink.train.config import DataConfig
@@ -71,6 +72,7 @@ def test_an_end_token_that_a_teacher_left_at_the_end_is_the_end(make, tail):
 def test_control_tokens_of_an_added_vocabulary_are_known():
     lm = byte_lm()
     lm.tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_start"]})
+    lm = LanguageModel(lm.model, lm.tokenizer, lm.settings)  # what a text may not spell is looked up once
     _, dropped = encoded(lm, GOOD, "a <|im_start|>user b", "a < | im_start b")
     assert dropped == {"form: control_token": 1}
 

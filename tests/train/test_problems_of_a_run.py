@@ -67,7 +67,7 @@ def test_a_prompt_that_cannot_be_asked_is_left_out_before_the_first_step(bad, re
 def test_refused_prompts_are_refused_before_anything_is_written(tmp_path):
     given, config = asked(*FITS, "1 " * 100, "1 " * 200), config_of(overlong_prompts="refuse")
     lm = make_lm(max_position_embeddings=64)
-    with pytest.raises(UserError, match=r"2 of 5 problems cannot be asked; the first is 'p3': .* 100 tokens .*skip"):
+    with pytest.raises(UserError, match=r"2 of the 5 problems .* cannot be asked: 'p3': .* 100 tokens .*skip"):
         train_grpo(lm, config, given, tmp_path, prompt=BARE, params=SamplingParams(**BUDGETS))
     assert not list(tmp_path.iterdir())
 
@@ -75,7 +75,7 @@ def test_refused_prompts_are_refused_before_anything_is_written(tmp_path):
 @pytest.mark.parametrize("overlong", ["skip", "refuse"])
 def test_where_no_prompt_fits_nothing_is_trained(overlong, tmp_path):
     lm, config = make_lm(max_position_embeddings=64), config_of(overlong_prompts=overlong)
-    with pytest.raises(UserError, match="none of the 2 problems can be asked; the first is 'p0'"):
+    with pytest.raises(UserError, match="none of the 2 problems of this stage can be asked: 'p0'"):
         train_grpo(lm, config, asked("1 " * 90, "1 kumquat"), tmp_path, prompt=BARE)
     assert not list(tmp_path.iterdir())
 

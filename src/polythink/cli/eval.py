@@ -15,6 +15,7 @@ from polythink.errors import UserError
 from polythink.evaluate.config import CompareConfig, TunnelConfig
 from polythink.evaluate.metrics import describe, show
 from polythink.evaluate.samples import OVERLONG
+from polythink.problems.answers import ANSWER_RULES
 from polythink.problems.sets import load_problems
 from polythink.run.config import apply_overrides, parse_config
 from polythink.run.folder import check_new_folder, sweep
@@ -47,6 +48,7 @@ def evaluate(
     overlong_prompts: Annotated[
         str, typer.Option("--overlong", metavar="skip|refuse", help="Prompts that do not fit.")
     ] = "skip",
+    answers: Annotated[str, typer.Option(metavar="RULE", help=f"Read: {', '.join(ANSWER_RULES)}.")] = "strict",
     greedy: Annotated[bool, typer.Option("--greedy", help="One greedy response too.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Compare ways to answer.")] = False,
     tunnel: Annotated[bool, typer.Option("--tunnel", help="Look for tunnel vision.")] = False,
@@ -73,11 +75,13 @@ def evaluate(
     place = find_model(model)
     if overlong_prompts not in OVERLONG:
         raise UserError(f"--overlong is {' or '.join(OVERLONG)}, not {overlong_prompts!r}")
+    if answers not in ANSWER_RULES:
+        raise UserError(f"--answers is one of {', '.join(ANSWER_RULES)}, not {answers!r}")
     out = out.expanduser()
     check_place(out, kind or "eval", resume)
     asked: dict[str, Any] = {
         "params": params_for(place, choice, changes), "seed": seed, "out": out, "resume": resume,
-        "overlong_prompts": overlong_prompts,
+        "overlong_prompts": overlong_prompts, "answers": answers,
         "about": {"model": model, "problems": f"{problems}:{split}" if split else problems, "limit": limit},
     }  # fmt: skip
     found = load_problems(problems, split=split, limit=limit, seed=seed)

@@ -74,7 +74,8 @@ def generate(
 
     around = prompt_of(engine.lm.settings)
     requests = [
-        Request(tuple(engine.encode_prompt(around.fill(text))), sample=i % samples) for i, text in enumerate(texts)
+        Request(tuple(engine.encode_prompt(around.fill(text), around.text)), sample=i % samples)
+        for i, text in enumerate(texts)
     ]
     if sys.stdout.isatty() and len(requests) == 1 and not as_json:
         say_truncated([watch(engine, engine.lm.tag_ids.values(), requests[0], params, seed)], params, engine)

@@ -44,6 +44,7 @@ def evaluate(
     best_of: Sequence[int] = (),
     resume: bool = False,
     overlong_prompts: str = "skip",
+    answers: str = "strict",
     about: Mapping[str, Any] | None = None,
     log: Log = print,
 ) -> dict:
@@ -57,9 +58,11 @@ def evaluate(
 
     With `resume` an unfinished evaluation of the same question in `out` goes on, and the result is the same as without
     the interruption; a finished one is returned as it is. Problems that cannot be asked (`samples.fitting`) are skipped
-    and counted, or refused with `overlong_prompts="refuse"`. `about` holds keys of `provenance` that only the caller
-    knows: model, problems, limit. `UserError` for a set that is empty or cannot be asked at all, for numbers of samples
-    that cannot be, and for an `out` that holds an evaluation or, with `resume`, that of another question.
+    and counted, or refused with `overlong_prompts="refuse"`. `answers`, one of `ANSWER_RULES`, says what is read as an
+    answer; the result counts correct responses under both `strict` and `lenient`. `about` holds keys of `provenance`
+    that only the caller knows: model, problems, limit. `UserError` for a set that is empty or cannot be asked at all,
+    for numbers of samples that cannot be, and for an `out` that holds an evaluation or, with `resume`, that of another
+    question.
     """
     if samples < 1:
         raise UserError(f"samples must be 1 or more, not {samples}")
@@ -67,7 +70,7 @@ def evaluate(
         raise UserError(f"best_of {too_many[0]} needs at least as many samples per problem; there are {samples}")
     with open_study(
         backend, problems, "eval", prompt=prompt, params=params, seed=seed, grader=grader, out=out, name=name, log=log,
-        resume=resume, overlong_prompts=overlong_prompts, about=about, samples=samples, greedy=greedy,
+        resume=resume, overlong_prompts=overlong_prompts, answers=answers, about=about, samples=samples, greedy=greedy,
         best_of=list(best_of),
     ) as study:  # fmt: skip
         result = study.finished or _measured(study, samples, greedy, best_of)
@@ -85,4 +88,10 @@ def _measured(study: Study, samples: int, greedy: bool, best_of: Sequence[int]) 
         greedy_rows = study.draw(study.requests(1), cold, "greedy").rows
         study.write_rows("greedy", greedy_rows)
         found["greedy"] = compute_metrics(greedy_rows)["mean@1"]
-    return study.conclude(found, verdicts=dict(Counter(row["verdict"] for row in rows).most_common()))
+    right = {rule: sum(row[rule] == "right" for row in rows) for rule in ("strict", "lenient") if rule in rows[0]}
+    if len(set(right.values())) == 2:
+        study.note(
+            f"{right['lenient'] - right['strict']} of {len(rows)} responses state the correct answer in a form that "
+            f"only the rule lenient reads; this is {study.grader.answers}"
+        )
+    return study.conclude(found, right=right, verdicts=dict(Counter(row["verdict"] for row in rows).most_common()))

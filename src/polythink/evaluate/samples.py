@@ -6,7 +6,7 @@ anything is sampled: `fitting`, `askable`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
@@ -32,14 +32,22 @@ class Asks(Protocol):
     @property
     def context(self) -> int: ...
 
-    def encode_prompt(self, text: str) -> list[int]: ...
+    def encode_prompt(self, text: str, template: str | None = None) -> list[int]: ...
 
 
-def fitting(backend: Asks, problems: Iterable[Problem], *prompts: Prompt) -> tuple[tuple[Problem, ...], dict[str, str]]:
-    """The problems that can be asked under every one of these prompts, and for each other one (by key) why not."""
+Check = Callable[[Sequence[int]], object]
+
+
+def fitting(
+    backend: Asks, problems: Iterable[Problem], *prompts: Prompt, check: Check | None = None
+) -> tuple[tuple[Problem, ...], dict[str, str]]:
+    """The problems that can be asked under every one of these prompts, and for each other one (by key) why not.
+
+    `check` raises a `UserError` for a prompt whose tokens cannot be asked; without it they have to fit the context.
+    """
     kept, dropped = [], {}
     for problem in problems:
-        reason = next(filter(None, (_misfit(backend, prompt.fill(problem.question)) for prompt in prompts)), None)
+        reason = next(filter(None, (_misfit(backend, prompt, problem, check) for prompt in prompts)), None)
         if reason is None:
             kept.append(problem)
         else:
@@ -47,18 +55,25 @@ def fitting(backend: Asks, problems: Iterable[Problem], *prompts: Prompt) -> tup
     return tuple(kept), dropped
 
 
-def _misfit(backend: Asks, text: str) -> str | None:
+def _misfit(backend: Asks, prompt: Prompt, problem: Problem, check: Check | None) -> str | None:
     try:
-        length = len(backend.encode_prompt(text))
+        ids = backend.encode_prompt(prompt.fill(problem.question), prompt.text)
+        if check:
+            check(ids)
     except UserError as error:
         return str(error)
-    if length < backend.context:
+    if check or len(ids) < backend.context:
         return None
-    return f"the prompt has {length} tokens and the model's context holds {backend.context}"
+    return f"the prompt has {len(ids)} tokens and the model's context holds {backend.context}"
 
 
 def askable(
-    backend: Asks, problems: Iterable[Problem], *prompts: Prompt, overlong_prompts: str = "skip", name: str = "problems"
+    backend: Asks,
+    problems: Iterable[Problem],
+    *prompts: Prompt,
+    overlong_prompts: str = "skip",
+    name: str = "problems",
+    check: Check | None = None,
 ) -> tuple[tuple[Problem, ...], dict[str, str], str | None]:
     """What `fitting` finds, and the sentence that says what was skipped (None: nothing).
 
@@ -66,7 +81,7 @@ def askable(
     """
     if overlong_prompts not in OVERLONG:
         raise UserError(f"overlong_prompts is {' or '.join(OVERLONG)}, not {overlong_prompts!r}")
-    kept, dropped = fitting(backend, problems, *prompts)
+    kept, dropped = fitting(backend, problems, *prompts, check=check)
     if not dropped:
         return kept, dropped, None
     named = [f"{key!r}: {reason}" for key, reason in dropped.items()]
@@ -95,7 +110,7 @@ def make_requests(
 
     `UserError` for a question that the model cannot read.
     """
-    prompts = {p.key: tuple(backend.encode_prompt(prompt.fill(p.question))) for p in problems}
+    prompts = {p.key: tuple(backend.encode_prompt(prompt.fill(p.question), prompt.text)) for p in problems}
     return [Request(ids, key, sample) for key, ids in prompts.items() for sample in range(start, samples)]
 
 
@@ -153,6 +168,7 @@ def sample_row(problem: Problem, rollout: Rollout, grade: Grade, grader: Grader,
         "text": rollout.text,
         "verdict": grade.verdict,
         "extracted": grade.extracted,
+        **grader.readings(rollout.text, problem, grade),
         **({"marked": alone and is_marked_ok(rollout.text)} if problem.checker == "countdown" else {}),
         **({} if grade.share is None else {"right_lines": grade.share}),
         **rollout_statistics(rollout, dialect),

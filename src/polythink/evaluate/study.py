@@ -45,6 +45,7 @@ class StudyOptions(TypedDict, total=False):
     out: str | Path | None  # the folder to write to; None: nothing is written
     name: str  # part of every file name, so that one folder holds several problem sets
     resume: bool  # go on with what `out` holds of the same question
+    answers: str  # the rule for what is read as an answer (ANSWER_RULES), unless a grader is given
     overlong_prompts: str  # "skip" or "refuse" problems whose prompt cannot be asked
     about: Mapping[str, Any]  # what only the caller knows of the provenance: model, problems, limit
     log: Log
@@ -198,6 +199,7 @@ def open_study(
     name: str = "",
     resume: bool = False,
     overlong_prompts: str = "skip",
+    answers: str = "strict",
     about: Mapping[str, Any] | None = None,
     log: Log = print,
     also: Sequence[Prompt] = (),
@@ -217,7 +219,7 @@ def open_study(
         from polythink.engine.engine import Engine
 
         backend = Engine(backend)
-    with nullcontext(grader) if grader else Grader(dialect=backend.dialect) as grader:
+    with nullcontext(grader) if grader else Grader(dialect=backend.dialect, answers=answers) as grader:
         prompt, params = prompt_of(settings, prompt), params or params_of(settings)
         kept, skipped, note = askable(
             backend, found, prompt, *also, overlong_prompts=overlong_prompts, name=found.name
@@ -227,7 +229,7 @@ def open_study(
         asked = {
             "kind": kind, "problems": found.name, "problem_hash": hash_of_problems(found), "seed": seed,
             "prompt": hashed(prompt), "dialect": backend.dialect.name, **facts,
-            "overlong_prompts": overlong_prompts, "decoding": params.model_dump(mode="json"),
+            "overlong_prompts": overlong_prompts, "answers": grader.answers, "decoding": params.model_dump(mode="json"),
             "weights": source["weights"], "dtype": source["dtype"],
         }  # fmt: skip
         finished = place.finished(asked) if place else None

@@ -127,6 +127,8 @@ class EvalStageBase(StageConfig):
     """Problems of each set; none: all."""
     overlong_prompts: Literal["skip", "refuse"] = "skip"
     """Problems that do not fit the context or cannot be read: skip and count them, or refuse the set."""
+    answers: Literal["strict", "lenient", "published", "published_gsm8k"] = "strict"
+    """What is read as an answer (docs/reference/answers.md); lenient for models that were not trained here."""
 
 
 class EvalConfig(EvalStageBase):

@@ -151,7 +151,7 @@ def evaluation(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -
     assert isinstance(stage, EvalConfig)
     engine = Engine(lm, max_num_seqs=stage.max_num_seqs)
     found: dict[str, dict] = {}
-    with Grader(dialect=lm.dialect) as grader:
+    with Grader(dialect=lm.dialect, answers=stage.answers) as grader:
         for name, prompt in product(stage.problems, stage.prompts or (plan.prompt,)):
             label = file_name(name) + (f"-{file_name(prompt)}" if len(stage.prompts) > 1 else "")
             if (done := folder / f"eval-{label}.json").is_file():  # before the stage was stopped
@@ -176,7 +176,7 @@ def run_study(plan: StagePlan, folder: Path, previous: Path | None, log: Log) ->
     run = compare if stage.kind == "compare" else tunnel
     engine = Engine(lm, max_num_seqs=stage.max_num_seqs)
     found: dict[str, dict] = {}
-    with Grader(dialect=lm.dialect) as grader:
+    with Grader(dialect=lm.dialect, answers=stage.answers) as grader:
         for name in stage.problems:
             label = file_name(name)
             done = folder / f"{stage.kind}-{label}.json"  # before the stage was stopped

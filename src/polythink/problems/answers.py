@@ -95,6 +95,15 @@ class Grader:
         with ThreadPoolExecutor(max_workers=self.workers) as pool:
             return list(pool.map(lambda pair: self.grade(*pair), answered))
 
+    def readings(self, text: str, problem: Problem, grade: Grade) -> dict[str, str]:
+        """The verdicts on a graded response under the rules `strict` and `lenient`; none where those do not apply."""
+        if problem.checker != "math" or self.answers not in ("strict", "lenient"):
+            return {}
+        if grade.verdict != "unparsed" or self.answers == "lenient":
+            return {"strict": "unparsed" if grade.lenient else grade.verdict, "lenient": grade.verdict}
+        said = said_answer(final_part(text, self.dialect))
+        return {"strict": "unparsed", "lenient": self._judge(said, problem).verdict}
+
     def path_answer(self, text: str, problem: Problem) -> str | None:
         """The answer of a single path, None if it states none.
 

@@ -133,6 +133,8 @@ class GRPOConfig(PolicyConfig):
     """Rollouts that the engine samples at once: speed and memory, not results."""
     overlong_prompts: Literal["skip", "refuse"] = "skip"
     """Prompts that the model cannot take (too long, or a word that its vocabulary lacks): skip and count, or refuse."""
+    answers: Literal["strict", "lenient", "published", "published_gsm8k"] = "strict"
+    """What is read as an answer (docs/reference/answers.md); published: the checks of the published runs."""
     log_samples: int = Field(8, ge=0)
     """Rollouts per step that are written to samples.jsonl."""
 

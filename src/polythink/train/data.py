@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,8 +63,7 @@ class TraceEncoder:
         self.encode = lru_cache(maxsize=1 << 14)(lm.encode)
         self.named_prompt = lru_cache(maxsize=None)(get_prompt)
         self.positions = min(lm.context, sliding_window(lm.model.config) or lm.context)  # that a forward may reach
-        self._end = lm.tokenizer.convert_ids_to_tokens(lm.eos)
-        self._control = _spellings(lm)
+        self._ends = tuple(lm.tokenizer.convert_ids_to_tokens(sorted(lm.ends)))
 
     def in_mode(self, mode: str | None) -> TraceEncoder:
         """The same encoder for another mode; None: this one."""
@@ -82,12 +80,12 @@ class TraceEncoder:
         engine gives a path that the model opens its number, well formed or not.
         """
         own = prompt is None or prompt == self.prompt.name
-        text = (self.prompt if own else self.named_prompt(prompt)).fill(question)
-        while trace.rstrip().endswith(self._end):
-            trace = trace.rstrip().removesuffix(self._end)
-        if spelled := self._control.search(trace):
+        asked = self.prompt if own else self.named_prompt(prompt)
+        while end := next((end for end in self._ends if trace.rstrip().endswith(end)), None):
+            trace = trace.rstrip().removesuffix(end)
+        if spelled := self.lm.codec.spelled_controls(trace):
             message = f"the control token {spelled[0]!r} in a trace: the engine draws none inside of one"
-            raise TraceError(message, "control_token", trace, spelled.start())
+            raise TraceError(message, "control_token", trace, trace.index(spelled[0]))
         try:
             tree = parse(trace, self.lm.dialect)
         except TraceError:
@@ -97,8 +95,8 @@ class TraceEncoder:
         early_join = early_join and self.mode != "sequential"
         if self.mode != "sequential":
             self._check_blocks(trace, tree)
-        head, end = self.lm.encode_prompt(text), (self.lm.eos,)
-        pieces = pieces_of(head, tree, self.lm.dialect, self.encode, self.mode, end, self.summary_prefix)
+        head = self.lm.encode_prompt(asked.fill(question), asked.text)
+        pieces = pieces_of(head, tree, self.lm.dialect, self.encode, self.mode, (self.lm.eos,), self.summary_prefix)
         if early_join:
             pieces = truncate_paths(pieces, "first", lambda label: self.lm.tag_ids[self.lm.dialect.path_tags(label)[1]])
         if self.mode != "sequential":
@@ -129,13 +127,6 @@ class TraceEncoder:
         if self.stride and longest > self.stride:
             message = f"a path of {longest} tokens with its tags, but path_position_stride is {self.stride}"
             raise TraceError(message, "long_path", trace, 0)
-
-
-def _spellings(lm: LanguageModel) -> re.Pattern[str]:
-    """Matches what spells a control token of the tokenizer: a special token that is no tag of the dialect."""
-    special = {token.content for token in lm.tokenizer.added_tokens_decoder.values() if token.special}
-    texts = sorted((special | set(lm.tokenizer.all_special_tokens)) - set(lm.dialect.tags), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, texts)) or "(?!)")
 
 
 # ---- sources ----

@@ -22,7 +22,7 @@ import torch
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
-from polythink.evaluate.samples import sample_row
+from polythink.evaluate.samples import askable, sample_row
 from polythink.evaluate.study import Problems, params_of, problem_set_of, prompt_of
 from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import sliding_window
@@ -99,7 +99,7 @@ def train_grpo(
     with ExitStack() as stack:
         stack.enter_context(folder_lock(folder / "checkpoint"))
         done = resume(folder, lm.model, optimiser, also=("samples.jsonl",))
-        grader = grader or stack.enter_context(Grader(dialect=lm.dialect))
+        grader = grader or stack.enter_context(Grader(dialect=lm.dialect, answers=config.answers))
         metrics, samples = (
             stack.enter_context(JsonlWriter(folder / f"{name}.jsonl")) for name in ("metrics", "samples")
         )
@@ -134,29 +134,20 @@ def train_grpo(
 
 def fitting(
     engine: Engine, problems: Sequence[Problem], prompt: Prompt, params: SamplingParams, overlong: str
-) -> list[Problem]:
+) -> Sequence[Problem]:
     """The problems that the engine can be asked: every prompt is encoded and queued once, before the first step.
 
     With `overlong` "skip" the others are left out with a warning; with "refuse" they are a `UserError`, as they always
     are when no problem is left.
     """
-    fit: list[Problem] = []
-    refused: list[tuple[str, UserError]] = []
-    for problem in problems:
-        try:
-            ids = tuple(engine.encode_prompt(prompt.fill(problem.question)))
-            engine.abort(engine.add(Request(ids, problem.key), within_window(engine, params, len(ids))))
-            fit.append(problem)
-        except UserError as error:
-            refused.append((problem.key, error))
-    if refused:
-        key, error = refused[0]
-        count = f"{len(refused)} of {len(problems)} problems" if fit else f"none of the {len(problems)} problems"
-        if overlong == "refuse" or not fit:
-            hint = "; leave them out, or set overlong_prompts: skip" if fit else ""
-            raise UserError(f"{count} can{'not' * bool(fit)} be asked; the first is {key!r}: {error}{hint}") from error
-        log.warning("%s cannot be asked and are left out; the first is %r: %s", count, key, error)
-    return fit
+
+    def check(ids: Sequence[int]) -> None:
+        engine.abort(engine.add(Request(tuple(ids), ""), within_window(engine, params, len(ids))))
+
+    kept, _, note = askable(engine, problems, prompt, overlong_prompts=overlong, name="this stage", check=check)
+    if note:
+        log.warning("%s", note)
+    return kept
 
 
 def within_window(engine: Engine, params: SamplingParams, prompt_tokens: int) -> SamplingParams:
@@ -187,7 +178,7 @@ def sample(
     seed: int,
 ) -> list[Rollout]:
     """`group_size` rollouts of each problem, group after group, from the current policy."""
-    prompt_P = [tuple(engine.encode_prompt(prompt.fill(problem.question))) for problem in problem_P]
+    prompt_P = [tuple(engine.encode_prompt(prompt.fill(problem.question), prompt.text)) for problem in problem_P]
     # numbered through the step, so that a problem that is asked twice gets two different sets of answers
     requests = [
         Request(prompt_P[p], problem.key, p * group_size + g)
