@@ -174,3 +174,35 @@ def test_a_mistake_gives_one_sentence_before_anything_is_drawn(backend, tmp_path
         evaluate(backend, problems, samples=samples, out=tmp_path / "out", best_of=best_of, log=quiet)
     assert not backend.asked
     assert not (tmp_path / "out").exists()
+
+
+SAID = ["The answer is 5.", r"\boxed{5}", "Answer: 6", "Final Answer: 5"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "verdicts"),
+    [
+        ("strict", {"right": 2, "unparsed": 2}),
+        ("lenient", {"right": 3, "wrong": 1}),
+        ("published", {"unparsed": 3, "right": 1}),
+    ],
+)
+def test_what_is_read_as_an_answer_is_a_rule_and_both_counts_are_kept(answers, verdicts, tmp_path) -> None:
+    backend, said = CannedBackend({"p": SAID}), []
+    result = evaluate(
+        backend, [Problem("p", "2+3", "5")], prompt=PROMPT, params=SamplingParams(), samples=4, answers=answers,
+        out=tmp_path / "e", log=said.append,
+    )  # fmt: skip
+    assert result["verdicts"] == verdicts
+    assert result["answers"] == answers
+    rows = read_jsonl(tmp_path / "e" / "samples.jsonl")
+    if answers == "published":
+        assert result["right"] == {}
+        assert "strict" not in rows[0]
+    else:
+        assert result["right"] == {"strict": 2, "lenient": 3}
+        assert [row["lenient"] for row in rows] == ["right", "right", "wrong", "right"]
+        assert [row["strict"] for row in rows] == ["unparsed", "right", "unparsed", "right"]
+        assert any("1 of 4 responses state the correct answer in a form that only the rule lenient" in s for s in said)
+    with pytest.raises(UserError, match="no rule 'lax'"):
+        evaluate(backend, [Problem("p", "2+3", "5")], prompt=PROMPT, params=SamplingParams(), answers="lax")

@@ -65,7 +65,8 @@ def thinker(seed: int = 1, dialect: str = "parathinker", **shape):
         ModelConfig(**{"num_hidden_layers": 2, "thought_embeddings": True, **shape}), dialect, WORDS, seed=seed
     )
     if (thoughts := thoughts_of(lm.model)) is not None:
-        torch.nn.init.normal_(thoughts.table, generator=torch.Generator().manual_seed(0))
+        drawn = torch.randn(thoughts.table.shape, generator=torch.Generator().manual_seed(0))  # on any device
+        thoughts.table.data.copy_(drawn)
     # tags that belong nowhere are drawn often enough, and ends as well; most of the 34 are rare, for they end main text
     rare = {tag: -4.0 for tag in lm.dialect.tags}
     often = {"</summary>": -0.5, "</think1>": -0.5, "</think2>": 0.3, "<think3>": -1.0, "<summary>": -1.5}

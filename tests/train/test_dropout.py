@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.device import tensor
 from helpers.training import make_lm, mixture, same_bits, sft_config, weights_of, without_times
 from polythink.engine.params import SamplingParams
 from polythink.models.lm import checkpoint_activations
@@ -57,7 +58,7 @@ def test_what_is_drawn_is_what_is_trained(mini, tmp_path, old, checkpointing):
 @pytest.mark.parametrize("training", [False, True])
 def test_activations_are_checkpointed_without_dropout(architecture, training):
     """Forward and gradient are those of evaluation mode, and every layer is still run again in the backward pass."""
-    tokens = torch.tensor([[5, 6, 7, 8, 9]])
+    tokens = tensor([[5, 6, 7, 8, 9]])
     lm, plain = dropping(True, architecture), dropping(False, architecture)
     plain.model.load_state_dict(lm.model.state_dict())
     lm.model.train(training)
