@@ -115,7 +115,7 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from polythink.evaluate.journal import Journal
-from evaluate.test_resume import engine, run_eval
+from evaluate.test_evaluation_resume import engine, run_eval
 write = Journal.write
 def write_and_die(self, draw, kept):
     write(self, draw, kept)

@@ -74,7 +74,7 @@ class Terminal:
         elif final == "t":
             _, rows, self.columns = map(int, given.split(";"))
             for name, lines in self.screens.items():
-                self.screens[name] = (lines + [""] * rows)[:rows]
+                self.screens[name] = [line[: self.columns] for line in (lines + [""] * rows)[:rows]]
             self.rows, self.row = rows, min(self.row, rows - 1)
 
     def _down(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import typer
 from polythink.cli.model import find_model
 from polythink.cli.options import Overrides, argument
 from polythink.cli.recipes import complete_recipe, packaged
-from polythink.errors import UserError
+from polythink.errors import UserError, did_you_mean
 from polythink.models.settings import in_short
 from polythink.run.table import markdown_table
 
@@ -98,7 +99,8 @@ def in_shape_of(config: PreTrainedConfig, beside: Sequence[str]) -> dict[str, Pr
     shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(BackboneConfig)}
     for name in beside:
         if name not in ARCHITECTURES:
-            raise UserError(f"no architecture {name!r} to compare with; known: {', '.join(ARCHITECTURES)}")
+            hint = did_you_mean(name, ARCHITECTURES)
+            raise UserError(f"no architecture {name!r} to compare with{hint}")
         configs.setdefault(name, ARCHITECTURES[name][0](**shared))
     return configs
 
@@ -110,9 +112,11 @@ def check_architecture(name: str) -> None:
     from polythink.models.architectures import ARCHITECTURES
 
     if name not in CONFIG_MAPPING:
+        near = get_close_matches(name, ARCHITECTURES, n=1)  # not of all model types, of which some name is always near
+        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(
-            f"no architecture {name!r} to compare with; the package's are {', '.join(ARCHITECTURES)}, others are model "
-            "types of transformers, such as llama"
+            f"no architecture {name!r} to compare with{hint}; the package's are {', '.join(ARCHITECTURES)}, others are "
+            "model types of transformers, such as llama"
         )
 
 
