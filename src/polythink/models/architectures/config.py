@@ -25,7 +25,7 @@ class BackboneConfig(PreTrainedConfig):
     rows are computed in chunks, and again in the backward pass. It changes memory and time, not results.
     """
 
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ("past_key_values", "cache")
 
     vocab_size: int = 32_768
     hidden_size: int = 512

@@ -14,7 +14,7 @@ from transformers.utils import can_return_tuple
 
 from polythink.models.architectures.config import BackboneConfig
 from polythink.models.architectures.initial import drawn_by, embedding
-from polythink.models.architectures.stack import BackboneModel, Stack, causal_mask, positions_of
+from polythink.models.architectures.stack import CACHE, BackboneModel, Stack, causal_mask, positions_of
 
 
 class DecoderOnlyLM(BackboneModel, GenerationMixin):
@@ -43,6 +43,7 @@ class DecoderOnlyLM(BackboneModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache: Cache | None = None,
         **loss_kwargs,
     ) -> CausalLMOutputWithPast:
         """Logits (B, T, V). `attention_mask` is (B, S) of real tokens, or (B, 1, T, S) bool, True = may attend.
@@ -53,7 +54,7 @@ class DecoderOnlyLM(BackboneModel, GenerationMixin):
         if attention_mask is not None and attention_mask.ndim == 4:
             self.config.check_trace_mask()
         embeddings = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        past_key_values = self._past(use_cache, past_key_values, DynamicCache)
+        past_key_values = self._past(use_cache, (cache, past_key_values), DynamicCache, loss_kwargs)
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
         where = (past, embeddings.shape[1], embeddings.device)
         out = self.decoder(
@@ -72,7 +73,7 @@ class DecoderOnlyLM(BackboneModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=past_key_values,
+            **{CACHE: past_key_values},
             hidden_states=out.hidden_states,
             attentions=out.attentions,
         )

@@ -13,7 +13,15 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from polythink.models.architectures.config import BackboneConfig
 from polythink.models.architectures.initial import drawn_by, embedding
-from polythink.models.architectures.stack import BackboneModel, Parts, Stack, causal_mask, padding_mask, positions_of
+from polythink.models.architectures.stack import (
+    CACHE,
+    BackboneModel,
+    Parts,
+    Stack,
+    causal_mask,
+    padding_mask,
+    positions_of,
+)
 
 
 class Encoder(nn.Module):
@@ -81,6 +89,7 @@ class EncoderDecoderLM(BackboneModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        cache: Cache | None = None,
         **ignored,
     ) -> Seq2SeqLMOutput:
         """Logits (B, T, V) of the target. `labels` (B, T) need no shift: the decoder's input is made from them."""
@@ -95,7 +104,7 @@ class EncoderDecoderLM(BackboneModel, GenerationMixin):
         if embeddings is None:
             embeddings = self.encoder.embed_tokens(decoder_input_ids)
         past_key_values = self._past(
-            use_cache, past_key_values, lambda: EncoderDecoderCache(DynamicCache(), DynamicCache())
+            use_cache, (cache, past_key_values), lambda: EncoderDecoderCache(DynamicCache(), DynamicCache()), ignored
         )
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
         where = (past, embeddings.shape[1], embeddings.device)
@@ -115,7 +124,7 @@ class EncoderDecoderLM(BackboneModel, GenerationMixin):
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=past_key_values,
+            **{CACHE: past_key_values},
             decoder_hidden_states=out.hidden_states,
             decoder_attentions=out.attentions,
             cross_attentions=out.cross_attentions,

@@ -8,7 +8,7 @@ Axis legend: B rows, T tokens, S keys, d model width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithPast
 
 from polythink.models.architectures import initial
 from polythink.models.architectures.attention import Attention, own_cache
@@ -132,6 +132,12 @@ class Stack(nn.Module):
         )
 
 
+# the name of the cache in outputs, and in the calls of `generate`: `cache` since transformers 5.24
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+# what callers of every model may add: for the loss, or about how the call is made
+HARMLESS = frozenset(["num_items_in_batch", "return_dict", "cache_position", "logits_to_keep", "token_type_ids"])
+
+
 class BackboneModel(PreTrainedModel):
     """Base of all models here: what transformers needs to know about them, and their initialisation."""
 
@@ -139,7 +145,7 @@ class BackboneModel(PreTrainedModel):
     parts: Parts
     supports_gradient_checkpointing = True
     _no_split_modules = ("Layer",)
-    _skip_keys_device_placement = ("past_key_values",)
+    _skip_keys_device_placement = ("past_key_values", "cache")
     _supports_sdpa = True  # masks are bool; architectures that SDPA cannot compute use their own kernel under that name
     _supports_attention_backend = True
 
@@ -150,8 +156,17 @@ class BackboneModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         initial.initialise(module)
 
-    def _past(self, use_cache: bool | None, past: Cache | None, new: Callable[[], Cache]) -> Cache | None:
-        """The cache of this call, made by `new` where none was given, with room for all that the stack keeps."""
+    def _past(
+        self, use_cache: bool | None, given: Sequence[Cache | None], new: Callable[[], Cache], unknown: Collection[str]
+    ) -> Cache | None:
+        """The cache of this call, made by `new` where none was given, with room for all that the stack keeps.
+
+        `given` under its two names: transformers renamed it in 5.24. A keyword that would change the result and is not
+        known must not be dropped, as that name once was: `unknown` may hold what the loss takes, and nothing else.
+        """
+        if strange := set(unknown) - HARMLESS:
+            raise TypeError(f"{type(self).__name__}.forward takes no {', '.join(sorted(strange))}")
+        past = next((cache for cache in given if cache is not None), None)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         if self.training and self.decoder.layers[0].gradient_checkpointing:  # layers that run twice would write twice
