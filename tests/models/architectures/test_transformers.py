@@ -44,6 +44,7 @@ from transformers import (
 
 from helpers.shapes import VARIANTS, VOCABULARY, make, make_config, tokens
 from polythink.models.architectures import ARCHITECTURES
+from polythink.models.architectures.calls import CACHE_NAME
 
 ALL = pytest.mark.parametrize("name", VARIANTS)
 BACKBONES = pytest.mark.parametrize("backbone", ["causal", "seq2seq"])
@@ -336,7 +337,7 @@ def test_generation_goes_on_from_a_cache(name):
     how = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "return_dict_in_generate": True}
     whole = model.generate(ids, max_new_tokens=6, **how).sequences
     part = model.generate(ids, max_new_tokens=3, **how)
-    rest = model.generate(part.sequences, past_key_values=part.past_key_values, max_new_tokens=3, **how)
+    rest = model.generate(part.sequences, **{CACHE_NAME: part[CACHE_NAME]}, max_new_tokens=3, **how)
     assert torch.equal(rest.sequences, whole)
 
 
