@@ -156,7 +156,8 @@ class BackboneModel(PreTrainedModel):
         """The cache of this call, made by `new` where none was given, with room for all that the stack keeps."""
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        if self.training and torch.is_grad_enabled() and self.decoder.layers[0].gradient_checkpointing:
+        layer = self.decoder.layers[0]  # its mode, not the model's: a trainer may set them apart
+        if layer.gradient_checkpointing and layer.training and torch.is_grad_enabled():
             if past is not None and past.get_seq_length():
                 raise ValueError(
                     "a cache that holds tokens is given under gradient checkpointing, whose layers run twice and would "
