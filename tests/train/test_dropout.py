@@ -76,6 +76,33 @@ def test_activations_are_checkpointed_without_dropout(architecture, training):
     assert {name: module.training for name, module in lm.model.named_modules()} == modes
 
 
+def hooks_of(model: torch.nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "opt", "qwen3"])
+@pytest.mark.parametrize("training", [False, True])
+def test_nothing_is_dropped_without_gradients_either(architecture, training):
+    """transformers 5.24 checkpoints nothing then, so a layer that stays in training mode would drop by itself."""
+    tokens = tensor([[5, 6, 7, 8, 9]])
+    lm, plain = dropping(True, architecture), dropping(False, architecture)
+    plain.model.load_state_dict(lm.model.state_dict())
+    lm.model.train(training)
+    modes = {name: module.training for name, module in lm.model.named_modules()}
+    hooks = hooks_of(lm.model)
+    with without_dropout(lm.model):
+        with torch.no_grad():
+            before = lm.model(tokens, use_cache=False).logits
+        lm.model(tokens, use_cache=False).logits.square().mean().backward()  # checkpointed as if nothing had been
+        with torch.no_grad():
+            after = lm.model(tokens, use_cache=False).logits
+    expected = plain.model(tokens).logits
+    assert torch.equal(before, expected)
+    assert torch.equal(after, expected)
+    assert {name: module.training for name, module in lm.model.named_modules()} == modes
+    assert hooks_of(lm.model) == hooks
+
+
 def test_random_numbers_depend_on_seed_and_step_alone():
     torch.manual_seed(1)
     before = torch.get_rng_state()

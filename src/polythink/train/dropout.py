@@ -27,23 +27,37 @@ def without_dropout(model: torch.nn.Module) -> Iterator[None]:
     """Forwards and backwards as the engine runs the model: in evaluation mode, in which nothing is dropped.
 
     transformers checkpoints the activations of a layer only while that layer is in training mode. Such a layer stays in
-    it, and leaves it whenever its own forward runs, in the backward pass too.
+    it, and leaves it whenever its own forward runs: in the backward pass too, and without gradients, for which
+    some versions of transformers checkpoint nothing.
     """
     modes = [(module, module.training) for module in model.modules()]
-    functions = {}
+    functions, hooks = {}, []
     model.eval()
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
             functions[layer] = layer._gradient_checkpointing_func
             layer._gradient_checkpointing_func = _in_evaluation(layer, functions[layer])
             layer.training = True
+            hooks.append(layer.register_forward_pre_hook(_evaluated_without_gradients))
+            hooks.append(layer.register_forward_hook(_in_training, always_call=True))
     try:
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for layer, function in functions.items():
             layer._gradient_checkpointing_func = function
         for module, training in modes:
             module.training = training
+
+
+def _evaluated_without_gradients(layer: torch.nn.Module, *_) -> None:
+    if not torch.is_grad_enabled():
+        layer.training = False
+
+
+def _in_training(layer: torch.nn.Module, *_) -> None:
+    layer.training = True
 
 
 def _in_evaluation(layer: torch.nn.Module, checkpoint: Callable) -> Callable:

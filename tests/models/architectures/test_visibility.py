@@ -10,6 +10,7 @@ from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.reference import reference_generate
 from polythink.errors import UserError
+from polythink.models.architectures.calls import CACHE_NAME
 from polythink.models.batch import collate
 from polythink.models.lm import LanguageModel, ModelSettings
 from polythink.models.logprobs import token_logprobs
@@ -52,8 +53,8 @@ def test_incremental_is_full(name, sizes):
     model, ids = make(name), tokens(2, 10)
     full, past, found = model(ids).logits, None, []
     for part in ids.split(sizes, dim=1):
-        out = model(part, past_key_values=past, use_cache=True)
-        past = out.past_key_values
+        out = model(part, cache=past, use_cache=True)
+        past = out[CACHE_NAME]
         found.append(out.logits)
     torch.testing.assert_close(torch.cat(found, 1), full, **CLOSE)
 
@@ -66,10 +67,8 @@ def test_incremental_is_full_with_an_encoder(name):
     full, past, found = model(source, real, decoder_input_ids=ids).logits, None, []
     encoded = model.encoder(source, real)
     for part in ids.split((3, 1, 4, 2), dim=1):
-        out = model(
-            attention_mask=real, encoder_outputs=encoded, decoder_input_ids=part, past_key_values=past, use_cache=True
-        )
-        past = out.past_key_values
+        out = model(attention_mask=real, encoder_outputs=encoded, decoder_input_ids=part, cache=past, use_cache=True)
+        past = out[CACHE_NAME]
         found.append(out.logits)
     torch.testing.assert_close(torch.cat(found, 1), full, **CLOSE)
 
@@ -85,7 +84,7 @@ def test_incremental_is_full_with_an_encoder(name):
 )
 def test_the_cache_holds_what_is_needed_and_no_more(name, floats):
     """Floats a token: keys and values of every layer, and PartialFormer's one key set of the stack."""
-    past = make(name)(tokens(3, 10), use_cache=True).past_key_values
+    past = make(name)(tokens(3, 10), use_cache=True)[CACHE_NAME]
     held = sum(layer.keys.numel() + layer.values.numel() for layer in past.layers)
     assert held == 3 * 10 * floats
 
@@ -102,7 +101,7 @@ def test_left_padding_changes_nothing(name):
     torch.testing.assert_close(found.logits[:, 4:], expected, **CLOSE)
     assert found.logits.isfinite().all()
     first = model(padded[:, :8], attention_mask=real[:, :8], use_cache=True)
-    then = model(padded[:, 8:], attention_mask=real, past_key_values=first.past_key_values)
+    then = model(padded[:, 8:], attention_mask=real, cache=first[CACHE_NAME])
     torch.testing.assert_close(then.logits, expected[:, 4:], **CLOSE)
 
 

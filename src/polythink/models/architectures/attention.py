@@ -36,14 +36,14 @@ class Attention(nn.Module):
         memory: torch.Tensor | None = None,
         *shared: torch.Tensor,
         mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """x (B, T, d) and mask (B or 1, 1, T or 1, S) bool -> output (B, T, d), weights (B, H, T, S) or None.
 
         `shared` is what the stack computed once for all its layers (PartialFormer).
         """
-        keys, values = self._read(x if memory is None else memory, past_key_values)
+        keys, values = self._read(x if memory is None else memory, cache)
         return self.attend(x, keys, values, mask, *shared, wanted=output_attentions)
 
     def keys_and_values(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,6 +12,7 @@ import copy
 from transformers import PreTrainedConfig
 
 from polythink.errors import UserError
+from polythink.models.architectures.calls import CACHE_NAMES
 
 INITIALISATIONS = ("published", "alive")
 
@@ -25,7 +26,7 @@ class BackboneConfig(PreTrainedConfig):
     rows are computed in chunks, and again in the backward pass. It changes memory and time, not results.
     """
 
-    keys_to_ignore_at_inference = ("past_key_values", "cache")
+    keys_to_ignore_at_inference = CACHE_NAMES
 
     vocab_size: int = 32_768
     hidden_size: int = 512

@@ -12,9 +12,10 @@ from transformers import Cache, DynamicCache, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
+from polythink.models.architectures.calls import CACHE_NAME, library_call
 from polythink.models.architectures.config import BackboneConfig
 from polythink.models.architectures.initial import drawn_by, embedding
-from polythink.models.architectures.stack import CACHE, BackboneModel, Stack, causal_mask, positions_of
+from polythink.models.architectures.stack import BackboneModel, Stack, causal_mask, positions_of
 
 
 class DecoderOnlyLM(BackboneModel, GenerationMixin):
@@ -31,49 +32,52 @@ class DecoderOnlyLM(BackboneModel, GenerationMixin):
         self.post_init()
 
     @can_return_tuple
+    @library_call
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        cache: Cache | None = None,
-        **loss_kwargs,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        shift_labels: torch.Tensor | None = None,
     ) -> CausalLMOutputWithPast:
         """Logits (B, T, V). `attention_mask` is (B, S) of real tokens, or (B, 1, T, S) bool, True = may attend.
 
-        Positions not given are counted from the first real token. `labels` (B, T) are shifted here, -100 is left out.
+        Positions not given are counted from the first real token. `labels` (B, T) are shifted here, `shift_labels`
+        stand already where they are predicted; -100 is left out.
         `logits_to_keep`: the number of last positions that get logits (0: all), or the indices of the positions.
         """
         if attention_mask is not None and attention_mask.ndim == 4:
             self.config.check_trace_mask()
         embeddings = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        past_key_values = self._past(use_cache, (cache, past_key_values), DynamicCache, loss_kwargs)
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        cache = self._past(use_cache, cache, DynamicCache)
+        past = 0 if cache is None else cache.get_seq_length()
         where = (past, embeddings.shape[1], embeddings.device)
         out = self.decoder(
             embeddings,
             positions_of(attention_mask, *where) if position_ids is None else position_ids,
             causal_mask(attention_mask, *where),
-            past_key_values=past_key_values,
+            cache=cache,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(out.last_hidden_state[:, keep])
         loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **loss_kwargs)
+        if labels is not None or shift_labels is not None:
+            how = {"num_items_in_batch": num_items_in_batch, "shift_labels": shift_labels}
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **how)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            **{CACHE: past_key_values},
+            **{CACHE_NAME: cache},
             hidden_states=out.hidden_states,
             attentions=out.attentions,
         )

@@ -11,17 +11,10 @@ from transformers import Cache, DynamicCache, EncoderDecoderCache, GenerationMix
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions, Seq2SeqLMOutput
 from transformers.utils import ModelOutput, can_return_tuple
 
+from polythink.models.architectures.calls import CACHE_NAME, library_call
 from polythink.models.architectures.config import BackboneConfig
 from polythink.models.architectures.initial import drawn_by, embedding
-from polythink.models.architectures.stack import (
-    CACHE,
-    BackboneModel,
-    Parts,
-    Stack,
-    causal_mask,
-    padding_mask,
-    positions_of,
-)
+from polythink.models.architectures.stack import BackboneModel, Parts, Stack, causal_mask, padding_mask, positions_of
 
 
 class Encoder(nn.Module):
@@ -41,10 +34,12 @@ class Encoder(nn.Module):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        **wanted: bool | None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         embeddings = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         positions = positions_of(attention_mask, 0, embeddings.shape[1], embeddings.device)
+        wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         return self.stack(embeddings, positions, padding_mask(attention_mask), **wanted)
 
 
@@ -74,6 +69,7 @@ class EncoderDecoderLM(BackboneModel, GenerationMixin):
         return shifted.masked_fill(shifted == -100, self.config.pad_token_id)
 
     @can_return_tuple
+    @library_call
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -81,7 +77,7 @@ class EncoderDecoderLM(BackboneModel, GenerationMixin):
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: BaseModelOutput | tuple | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
@@ -89,8 +85,6 @@ class EncoderDecoderLM(BackboneModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        cache: Cache | None = None,
-        **ignored,
     ) -> Seq2SeqLMOutput:
         """Logits (B, T, V) of the target. `labels` (B, T) need no shift: the decoder's input is made from them."""
         wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
@@ -103,10 +97,8 @@ class EncoderDecoderLM(BackboneModel, GenerationMixin):
         embeddings = decoder_inputs_embeds
         if embeddings is None:
             embeddings = self.encoder.embed_tokens(decoder_input_ids)
-        past_key_values = self._past(
-            use_cache, (cache, past_key_values), lambda: EncoderDecoderCache(DynamicCache(), DynamicCache()), ignored
-        )
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        cache = self._past(use_cache, cache, lambda: EncoderDecoderCache(DynamicCache(), DynamicCache()))
+        past = 0 if cache is None else cache.get_seq_length()
         where = (past, embeddings.shape[1], embeddings.device)
         out = self.decoder(
             embeddings,
@@ -114,7 +106,7 @@ class EncoderDecoderLM(BackboneModel, GenerationMixin):
             causal_mask(decoder_attention_mask, *where),
             memory=encoder_outputs.last_hidden_state,
             memory_mask=padding_mask(attention_mask),
-            past_key_values=past_key_values,
+            cache=cache,
             **wanted,
         )
         logits, loss = self.lm_head(out.last_hidden_state), None
@@ -124,7 +116,7 @@ class EncoderDecoderLM(BackboneModel, GenerationMixin):
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            **{CACHE: past_key_values},
+            **{CACHE_NAME: cache},
             decoder_hidden_states=out.hidden_states,
             decoder_attentions=out.attentions,
             cross_attentions=out.cross_attentions,

@@ -8,7 +8,7 @@ Axis legend: B rows, T tokens, S keys, d model width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +16,11 @@ from torch import nn
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from polythink.models.architectures import initial
 from polythink.models.architectures.attention import Attention, own_cache
+from polythink.models.architectures.calls import CACHE_NAME, CACHE_NAMES
 from polythink.models.architectures.config import BackboneConfig
 
 
@@ -69,11 +70,11 @@ class Layer(GradientCheckpointingLayer):
         *shared: torch.Tensor,
         mask: torch.Tensor | None = None,
         memory_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """x (B, T, d) -> x, and the weights of self- and cross-attention if they are asked for."""
-        how = {"past_key_values": past_key_values, "output_attentions": output_attentions}
+        how = {"cache": cache, "output_attentions": output_attentions}
         cross_weights = None
         out, weights = self.self_attention(self.self_norm(x), None, *shared, mask=mask, **how)
         x = x + self.dropout(out)
@@ -103,7 +104,7 @@ class Stack(nn.Module):
         mask: torch.Tensor | None,
         memory: torch.Tensor | None = None,
         memory_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
@@ -113,10 +114,10 @@ class Stack(nn.Module):
         """
         scale = math.sqrt(self.config.hidden_size)
         x = self.dropout(scale * embeddings + sinusoids(positions, self.config.hidden_size).to(embeddings.dtype))
-        shared = () if self.shared is None else self.shared(x, past_key_values)
+        shared = () if self.shared is None else self.shared(x, cache)
         with_states = bool(output_hidden_states or self.config.output_hidden_states)
         with_weights = bool(output_attentions or self.config.output_attentions)
-        how = {"mask": mask, "memory_mask": memory_mask, "past_key_values": past_key_values}
+        how = {"mask": mask, "memory_mask": memory_mask, "cache": cache}
         states, weights, cross = (), (), ()
         for layer in self.layers:
             states += (x,) if with_states else ()  # not kept alive unless they are asked for
@@ -125,17 +126,11 @@ class Stack(nn.Module):
         x = self.norm(x)
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=x,
-            past_key_values=past_key_values,
+            **{CACHE_NAME: cache},
             hidden_states=(*states, x) if with_states else None,
             attentions=weights if with_weights else None,
             cross_attentions=cross if with_weights and memory is not None else None,
         )
-
-
-# the name of the cache in outputs, and in the calls of `generate`: `cache` since transformers 5.24
-CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
-# what callers of every model may add: for the loss, or about how the call is made
-HARMLESS = frozenset(["num_items_in_batch", "return_dict", "cache_position", "logits_to_keep", "token_type_ids"])
 
 
 class BackboneModel(PreTrainedModel):
@@ -144,8 +139,9 @@ class BackboneModel(PreTrainedModel):
     config_class = BackboneConfig
     parts: Parts
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True  # a trainer asks: the forwards take `num_items_in_batch`
     _no_split_modules = ("Layer",)
-    _skip_keys_device_placement = ("past_key_values", "cache")
+    _skip_keys_device_placement = CACHE_NAMES
     _supports_sdpa = True  # masks are bool; architectures that SDPA cannot compute use their own kernel under that name
     _supports_attention_backend = True
 
@@ -156,20 +152,17 @@ class BackboneModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         initial.initialise(module)
 
-    def _past(
-        self, use_cache: bool | None, given: Sequence[Cache | None], new: Callable[[], Cache], unknown: Collection[str]
-    ) -> Cache | None:
-        """The cache of this call, made by `new` where none was given, with room for all that the stack keeps.
-
-        `given` under its two names: transformers renamed it in 5.24. A keyword that would change the result and is not
-        known must not be dropped, as that name once was: `unknown` may hold what the loss takes, and nothing else.
-        """
-        if strange := set(unknown) - HARMLESS:
-            raise TypeError(f"{type(self).__name__}.forward takes no {', '.join(sorted(strange))}")
-        past = next((cache for cache in given if cache is not None), None)
+    def _past(self, use_cache: bool | None, past: Cache | None, new: Callable[[], Cache]) -> Cache | None:
+        """The cache of this call, made by `new` where none was given, with room for all that the stack keeps."""
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
-        if self.training and self.decoder.layers[0].gradient_checkpointing:  # layers that run twice would write twice
+        layer = self.decoder.layers[0]  # its mode, not the model's: a trainer may set them apart
+        if layer.gradient_checkpointing and layer.training and torch.is_grad_enabled():
+            if past is not None and past.get_seq_length():
+                raise ValueError(
+                    "a cache that holds tokens is given under gradient checkpointing, whose layers run twice and would "
+                    "write to it twice; give the whole sequence instead, or turn the checkpointing off"
+                )
             return None
         past = new() if use_cache and past is None else past
         if past is not None:
