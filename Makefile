@@ -6,7 +6,7 @@ export GOMP_SPINCOUNT := 0
 
 .PHONY: demo smoke test test-newest check install clean
 
-demo: install  ## cold start, SFT, RL on easy then hard problems, evaluation; three arms, one table (under 15 minutes)
+demo: install  ## cold start, SFT, RL on easy then hard problems, evaluation; three arms, one table (about 20 processor minutes)
 	$(BIN)/polythink experiment countdown-experiment --out runs/demo
 
 smoke: install  ## every stage once, small (under 2 minutes)

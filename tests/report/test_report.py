@@ -15,9 +15,9 @@ import pytest
 from polythink.errors import UserError
 from polythink.report.plots import MORE_PANELS, PANELS, Line, Panel, chart, smooth, stage_chart, value_range
 from polythink.report.report import compare_report, ordered, write_report
-from polythink.report.runs import Stage, read_attempts
+from polythink.report.runs import Stage
 from polythink.report.samples import choose_samples, held_paths
-from polythink.run.folder import write_json
+from polythink.run.folder import read_attempts, record_attempt, write_json
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
 
@@ -282,17 +282,18 @@ def test_impressions_are_checked_against_the_intervals(tmp_path):
     assert "25.9%" not in text
 
 
-def test_a_resumed_run_shows_its_first_attempt_and_the_later_ones(run_folder, tmp_path):
+def test_a_resumed_run_shows_its_first_attempt_and_the_later_ones(run_folder, tmp_path, monkeypatch):
     first, later = (
         {"time": f"2026-01-0{day}T10:00:00+00:00", "torch": f"2.{day}", "git": f"{day}" * 40,
          "command": ["/usr/bin/polythink", "train", "my recipe.yaml", *more]}
         for day, more in ((1, []), (2, ["--resume"]))
     )  # fmt: skip
     write_json(tmp_path / "stages.json", [{"name": "sft", "kind": "sft", "folder": str(run_folder / "sft")}])
-    for content, attempts in (({"attempts": [first, later]}, [first, later]), (first, [first]), ({}, [])):
-        write_json(tmp_path / "environment.json", content)
-        assert read_attempts(tmp_path) == attempts
-    write_json(tmp_path / "environment.json", {"attempts": [first, later]})
+    assert read_attempts(tmp_path) == []
+    for attempt in (first, later):  # as `train` writes them
+        monkeypatch.setattr("polythink.run.folder.environment", lambda attempt=attempt: attempt)
+        record_attempt(tmp_path)
+    assert read_attempts(tmp_path) == [first, later]
     text = outline(write_report(tmp_path)).text
     before, _, after = text.partition("Resumed: 1 later attempt")
     assert "2026-01-01 10:00:00 UTC" in before

@@ -20,7 +20,7 @@ from polythink.run.folder import folder_lock, read_json, write_json
 from polythink.run.jsonl import read_jsonl
 from polythink.teachers.assemble import AssembleConfig, run_assembly
 from polythink.teachers.coldstart import run_coldstart
-from polythink.teachers.folder import LOCK, check_finished, coldstart_lock, differences
+from polythink.teachers.folder import LOCK, check_finished, coldstart_lock
 from polythink.teachers.rows import rows_so_far
 from polythink.teachers.teacher import TeacherError
 from polythink.trace.dialect import PARATHINKER
@@ -103,7 +103,7 @@ def start(out: Path, *, works: bool = True, prompt: str = "none", rule: str = "s
 
 CHANGES = [
     ({"model": "b"}, "holds a cold start with teacher.model: 'a' -> 'b' (before -> now)"),
-    ({"extra": {"top_p": 0.9}}, "with teacher.extra: None -> {'top_p': 0.9} (before"),
+    ({"extra": {"top_p": 0.9}}, "with teacher.extra: not set -> {'top_p': 0.9} (before"),
     ({"rule": "stack"}, "with rule: 'strict' -> 'stack' (before"),
     ({"prompt": "sequential"}, "with prompt.name: 'none' -> 'sequential', prompt.hash: '"),
     ({"model": "b" * 100}, f"teacher.model: 'a' -> '{'b' * 56}... (before"),
@@ -160,12 +160,6 @@ def test_a_row_of_no_problem(tmp_path):
     (tmp_path / "all.jsonl").write_text(re.sub(r'"question": "[^"]*"', '"question": ["a"]', text))
     with pytest.raises(UserError, match="a row belongs to no problem"):
         rows_so_far(tmp_path / "all.jsonl")
-
-
-def test_differences():
-    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "d": 2}}) == ["a.c: 2 -> None", "a.d: None -> 2"]
-    assert differences({"a": 1}, {"a": {"b": 1}}) == ["a: 1 -> {'b': 1}"]
-    assert differences({"a": [1]}, {"a": [1]}) == []
 
 
 # ---- Ctrl-C ----

@@ -15,10 +15,10 @@ import typer
 from polythink.cli.coldstart import assemble, coldstart
 from polythink.cli.options import AsJson, DialectName, File, argument, complete_problems
 from polythink.errors import UserError, did_you_mean
-from polythink.problems.answers import ANSWER_RULES, VERDICTS, Grader
+from polythink.problems.answers import VERDICTS, Grader
 from polythink.problems.audit import Audit, audit, known_notes
 from polythink.problems.extract import final_part, said_answer, stated_answer
-from polythink.problems.problem import CHECKERS, Problem, ProblemSet, reference_mistake
+from polythink.problems.problem import ANSWER_RULES, CHECKERS, Problem, ProblemSet, reference_mistake
 from polythink.problems.references import answer_text, reference_answer
 from polythink.problems.sets import SOURCES, Source, load_problems, local_file
 from polythink.problems.tasks.attribution import check_numbers

@@ -14,8 +14,8 @@ from polythink.cli.options import Limit, complete_problems
 from polythink.errors import UserError
 from polythink.evaluate.config import CompareConfig, TunnelConfig
 from polythink.evaluate.metrics import describe, show
-from polythink.evaluate.samples import OVERLONG
-from polythink.problems.answers import ANSWER_RULES
+from polythink.problems.problem import ANSWER_RULES
+from polythink.problems.prompts import OVERLONG
 from polythink.problems.sets import load_problems
 from polythink.run.config import apply_overrides, parse_config
 from polythink.run.folder import check_new_folder, sweep

@@ -31,6 +31,7 @@ from polythink.errors import UserError
 from polythink.evaluate.head_file import PLACES, HeadAnalysis, Heads
 from polythink.evaluate.samples import askable, make_requests
 from polythink.models.batch import collate
+from polythink.models.forward import evaluating
 from polythink.models.thoughts import KEYWORDS, forward_kwargs
 from polythink.problems.problem import ProblemSet
 from polythink.problems.prompts import Prompt
@@ -73,14 +74,13 @@ def _watched(model: Any) -> Iterator[dict[str, tuple[torch.Tensor, torch.Tensor]
         return lambda module, arguments: entered.update({name: (arguments[0], module.weight)})
 
     hooks = [m.register_forward_pre_hook(note(n)) for n, m in model.named_modules() if n.endswith(".o_proj")]
-    training, implementation = model.training, model.config._attn_implementation
+    implementation = model.config._attn_implementation
     try:
-        model.eval()
         model.set_attn_implementation("eager")
-        yield entered
+        with evaluating(model):
+            yield entered
     finally:
         model.set_attn_implementation(implementation)
-        model.train(training)
         for hook in hooks:
             hook.remove()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,6 +22,7 @@ from polythink.errors import UserError
 from polythink.evaluate.samples import Grading
 from polythink.run.folder import take_lock, to_jsonable
 from polythink.run.jsonl import JsonlWriter, read_jsonl
+from polythink.run.plain import changes
 from polythink.trace.rollout import Rollout, Segment
 
 OWN = ("draw", "seconds", "rollout")  # columns that samples.jsonl does not have
@@ -103,20 +104,12 @@ class Journal:
 
 def refuse_another(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """`UserError` that names what differs between what was asked and what is asked now."""
-    old, new = dict(_flat(before)), dict(_flat(to_jsonable(dict(now))))
-    changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
+    found = changes(dict(before), to_jsonable(dict(now)))
+    changed = [f"{key}: {old} -> {new}" for key, (old, new) in found.items()]
     if changed:
         raise UserError(
             f"{path} answers another question ({', '.join(changed)}); resume it as it was asked, or give another folder"
         )
-
-
-def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
 
 
 # ---- rollouts as JSON ----

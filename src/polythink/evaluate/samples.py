@@ -17,13 +17,11 @@ from polythink.evaluate.metrics import best_of_n, is_right
 from polythink.evaluate.voting import maj_at_k, normalise
 from polythink.problems.answers import Grade, Grader
 from polythink.problems.problem import Problem
-from polythink.problems.prompts import Prompt
+from polythink.problems.prompts import OVERLONG, Prompt
 from polythink.problems.tasks.countdown import is_marked_ok
 from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout, Segment
 from polythink.trace.statistics import rollout_statistics
-
-OVERLONG = ("skip", "refuse")  # what to do with a problem whose prompt cannot be asked
 
 
 class Asks(Protocol):

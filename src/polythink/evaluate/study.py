@@ -13,10 +13,11 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from polythink.engine.budgets import check_sampled
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.protocol import RolloutBackend
 from polythink.errors import UserError
-from polythink.evaluate.journal import Finishing, Journal, Kept, refuse_another
+from polythink.evaluate.journal import Finishing, Journal, refuse_another
 from polythink.evaluate.metrics import Estimate, Metric, few_cases_note, write_measures
 from polythink.evaluate.provenance import provenance_of
 from polythink.evaluate.samples import Grading, Samples, askable, make_requests
@@ -115,7 +116,7 @@ class Study:
         found = [kept[i] for i in range(len(requests))]
         forwarded = getattr(self.backend, "forwarded", nan) - before
         forwarded += sum(len(kept[i].rollout.prompt) + kept[i].rollout.tokens - 1 for i in kept.keys() - set(missing))
-        self._check_drawn(found, params)
+        check_sampled([each.rollout for each in found], params, self.backend.dialect, self.backend.context)
         self.late.update(each.row["problem"] for each in found if each.row["verdict"] == "timeout")
         rows = [each.row for each in found]
         paths = [grading.paths(each.rollout, each.row) for each in found]
@@ -124,15 +125,6 @@ class Study:
     def _say_what_is_kept(self, finished: int, wanted: int) -> None:
         if self.journal:
             self.log(f"{finished} of {wanted} responses are kept in {self.journal.path}; --resume goes on with them")
-
-    def _check_drawn(self, found: Sequence[Kept], params: SamplingParams) -> None:
-        """`UserError` where the budgets left no room for a single token, so that there is nothing to measure."""
-        ends = [(each.row["sampled_tokens"], each.row["finish_reason"]) for each in found]
-        if ends and all(end == (0, "trace_length") for end in ends):
-            raise UserError(
-                f"no token was sampled in any of {len(ends)} responses: max_trace_tokens={params.max_trace_tokens} "
-                f"holds no more than what is forced around {params.paths} paths; give more, or take fewer paths"
-            )
 
     # ---- files ----
 

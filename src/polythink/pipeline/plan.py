@@ -14,7 +14,8 @@ from pydantic import Field, NonNegativeFloat, model_validator
 from polythink.engine.params import SamplingParams
 from polythink.evaluate.config import CompareConfig, TunnelConfig
 from polythink.models.config import ModelConfig
-from polythink.problems.prompts import get_prompt
+from polythink.problems.problem import AnswerRule
+from polythink.problems.prompts import Overlong, get_prompt
 from polythink.problems.sets import SUFFIXES
 from polythink.rewards.functions import source_of
 from polythink.run.config import Config, Place, Seed, digest
@@ -125,9 +126,9 @@ class EvalStageBase(StageConfig):
     """Problem sets by name, or files; each is measured by itself."""
     limit: int | None = Field(None, ge=1)
     """Problems of each set; none: all."""
-    overlong_prompts: Literal["skip", "refuse"] = "skip"
+    overlong_prompts: Overlong = "skip"
     """Problems that do not fit the context or cannot be read: skip and count them, or refuse the set."""
-    answers: Literal["strict", "lenient", "published", "published_gsm8k"] = "strict"
+    answers: AnswerRule = "strict"
     """What is read as an answer (docs/reference/answers.md); lenient for models that were not trained here."""
 
 

@@ -17,13 +17,12 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from polythink.errors import UserError
 from polythink.pipeline.plan import NO_EFFECT, Plan, StagePlan
 from polythink.run.config import parse_config
 from polythink.run.folder import TEMPORARY, environment, read_json, sweep, write_json
-from polythink.run.plain import short
+from polythink.run.plain import changes, short
 
 PLAN, RESULT, MODEL, LOCK = "stage.json", "result.json", "model", "lock"
 # files that say what a stage is about to do, or who does it
@@ -128,31 +127,14 @@ def remove_empty(folder: Path, whole: bool) -> None:
 
 def differences(found: dict, plan: Plan, most: int = 4) -> str:
     """In words, the keys and files in which a stage that was run differs from the plan of one that is to be run."""
-    before, now = _flat(found.get("plan")), _flat(plan.model_dump(mode="json"))
-    keys = [
-        key for key in (*now, *(k for k in before if k not in now)) if before.get(key, ABSENT) != now.get(key, ABSENT)
-    ]
-    keys = [key for key in keys if key.rpartition(".")[2] not in ("digest", *NO_EFFECT)]
-    own = {key: re.sub(r"^stage\.", f"{plan.name}.", key) for key in keys}  # as they are written on the command line
-    said = [f"{own[key]}: {_shown(before, key)} -> {_shown(now, key)}" for key in keys]
+    found_changes = changes(found.get("plan") or {}, plan.model_dump(mode="json"))
+    own = {re.sub(r"^stage\.", f"{plan.name}.", key): change for key, change in found_changes.items()
+           if key.rpartition(".")[2] not in ("digest", *NO_EFFECT)}  # fmt: skip
+    said = [f"{key}: {short(before, 40)} -> {short(now, 40)}" for key, (before, now) in own.items()]
     inputs = found.get("inputs") or {}
     said += [f"{name} has changed" for name, value in plan.inputs().items() if inputs.get(name, value) != value]
     more = f", and {len(said) - most} more" if len(said) > most else ""
     return ", ".join(said[:most]) + more if said else "the stages before it, or a file that it reads, have changed"
-
-
-ABSENT = object()
-
-
-def _shown(values: dict[str, Any], key: str) -> str:
-    return short(values[key], 40) if key in values else "not set"
-
-
-def _flat(data: Any, key: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping from dotted keys; lists and empty mappings are values."""
-    if not isinstance(data, dict) or not data:
-        return {key: data} if key else {}
-    return {k: v for name, value in data.items() for k, v in _flat(value, f"{key}.{name}".lstrip(".")).items()}
 
 
 # ---- the chain of folders ----

@@ -7,6 +7,7 @@ number of decimal places (so that all tiny ones are equal) and reads `i` as a sy
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Any
 
 import sympy
@@ -15,15 +16,15 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
 from math_verify import grader, verify
 
+from polythink.problems.quantity import MIN_PLACES, Number
 from polythink.problems.quantity import read as read_quantity
 
 DIGITS = 50  # to which two numbers are evaluated
 AGREE = 30  # digits on which they must agree: closed forms that do are equal
-ROUNDED = 6  # decimal places that a decimal inside a formula may be rounded to
 
 _TYPESETTING = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
-_IMAGINARY = re.compile(r"(?<![A-Za-z\\])(?:[0-9a-zA-Z]*(?<![A-Za-z]))?i(?![A-Za-z])|(?<![A-Za-z\\])i\\?(?=[^A-Za-z])")
+_IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
 
 
 def equal(given: str, reference: str) -> bool:
@@ -65,14 +66,10 @@ def _with_imaginary_unit(read: Any) -> Any:
 def _rounded(decimal: str, expression: Any) -> bool | None:
     """Whether an expression rounds to a decimal of six places or more; None if that is not the question."""
     number = read_quantity(decimal).number
-    if number is None or number.places < ROUNDED or not _is_number(expression):
+    if number is None or number.places < MIN_PLACES or not _is_number(expression):
         return None
     value = sympy.N(expression, DIGITS)
-    if not value.is_real:
-        return False
-    exact = sympy.Rational(number.value.numerator, number.value.denominator)
-    difference = abs(value - exact)
-    return bool(difference * 10**number.places * 2 <= 1 and difference * 10**4 <= abs(exact))
+    return bool(value.is_real) and number.close(Number(Fraction(str(value))))
 
 
 def _is_number(expression: Any) -> bool:
@@ -100,7 +97,7 @@ def _numbers_equal(one: Any, other: Any, *precision: int) -> bool:
         return bool(one == other)
     larger, difference = max(abs(a), abs(b)), abs(a - b)
     if one.has(sympy.Float) or other.has(sympy.Float):
-        rounded = difference * 10**ROUNDED * 2 <= 1 and difference * 10**4 <= larger
+        rounded = difference * 10**MIN_PLACES * 2 <= 1 and difference * 10**4 <= larger
         return bool(rounded or difference <= larger * 10**-12)
     return bool(difference <= larger * sympy.Float(10, DIGITS) ** -AGREE)
 

@@ -18,7 +18,7 @@ from functools import cache
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.equality import same, same_tokens
 from polythink.problems.extract import extract, final_part, said_answer, stated_answer, without
-from polythink.problems.problem import CHECKERS, Problem
+from polythink.problems.problem import ANSWER_RULES, CHECKERS, Problem
 from polythink.problems.published import published_answer, published_equal
 from polythink.problems.verify import Worker
 from polythink.trace.dialect import PARALLEL_R1, Dialect, get_dialect
@@ -26,8 +26,6 @@ from polythink.trace.parse import scan
 
 # `unparsed`: no answer was found. `timeout`: the comparison ran out of its time or its memory.
 VERDICTS = ("right", "wrong", "unparsed", "timeout")
-# What is read as an answer (problems.extract), or the published checks as they are (problems.published).
-ANSWER_RULES = ("strict", "lenient", "published", "published_gsm8k")
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from polythink.problems.notation import clean, plain
+from polythink.problems.notation import plain
 from polythink.problems.quantity import Number, Reading, is_product, read
-
-__all__ = ["clean", "compare", "numbers", "same", "same_tokens", "spelling"]
 
 MAX_ANSWER = 4000  # characters in plain notation; a longer answer is right only if it is spelt like the reference
 MAX_DEPTH = 40  # brackets within brackets; a deeper formula is not read
@@ -65,14 +63,6 @@ def same_tokens(given: str, reference: str) -> bool:
 def spelling(answer: str) -> str:
     """One spelling for answers that differ only in how they are typeset."""
     return _spelling(read(plain(answer)).body)
-
-
-def numbers(answer: str) -> tuple[Number, ...]:
-    """The values that an answer may stand for: none unless it is a plain number, two if it is a percentage."""
-    reading = read(plain(answer))
-    if reading.number is None:
-        return ()
-    return (reading.number, _hundredth(reading.number)) if reading.percent else (reading.number,)
 
 
 # ---- answers with parts ----
@@ -282,7 +272,7 @@ def _bases(given: str, reference: str) -> bool | None:
     one, other = _IN_BASE.fullmatch(given), _IN_BASE.fullmatch(reference)
     one = one if one and any(ch.isdigit() for ch in one[1] + one[2]) else None
     other = other if other and any(ch.isdigit() for ch in other[1] + other[2]) else None
-    if one and other and one[1][0].isdigit() + other[1][0].isdigit():
+    if one and other and (one[1][0].isdigit() or other[1][0].isdigit()):
         same_base = _BASES.get(one[2].lower(), one[2]) == _BASES.get(other[2].lower(), other[2])
         return same_base and one[1].lstrip("0") == other[1].lstrip("0")
     if (one and read(reference).number) or (other and read(given).number):

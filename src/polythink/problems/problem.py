@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 from polythink.errors import UserError
 
 # How an answer is graded: `math` compares values, `countdown` compares words (see `problems.answers`), `attribution`
 # compares the summary with the paths (see `problems.tasks.attribution`).
 CHECKERS = ("math", "countdown", "attribution")
+# What is read as an answer (problems.extract), or the published checks as they are (problems.published).
+AnswerRule = Literal["strict", "lenient", "published", "published_gsm8k"]
+ANSWER_RULES = get_args(AnswerRule)
 
 
 def reference_mistake(answer: str, checker: str) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from polythink.errors import UserError, did_you_mean
 
 PLACEHOLDER = "{problem}"
 _FOLDER = Path(__file__).parent / "prompts"
 PROMPTS = tuple(sorted(file.stem for file in _FOLDER.glob("*.txt")))
+Overlong = Literal["skip", "refuse"]  # what to do with a problem whose prompt cannot be asked
+OVERLONG = get_args(Overlong)
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,15 @@ def _header(title: str, facts: Sequence[tuple[str, object]], commands: Sequence[
 
 def _facts(env: Mapping[str, Any]) -> list[tuple[str, object]]:
     """Of an environment, or of the provenance of an evaluation: both have flat keys."""
+    packages = env.get("packages") or {}
     when = str(env.get("time") or env.get("date") or "")
     return [
         ("", when.replace("T", " ").replace("+00:00", " UTC")),
-        ("polythink", env.get("version") or ""),
+        ("polythink", env.get("version") or packages.get("polythink") or ""),
         ("commit", str(env.get("git") or env.get("commit") or "")[:12]),
         ("python", env.get("python") or ""),
         ("torch", env.get("torch") or ""),
-        ("transformers", env.get("transformers") or ""),
+        ("transformers", env.get("transformers") or packages.get("transformers") or ""),
         ("", str(env.get("platform") or "").split("-")[0]),
         ("", f"{env['cpus']} cores" if env.get("cpus") else ""),
         ("", " ".join(str(env[key]) for key in ("device", "dtype") if env.get(key))),

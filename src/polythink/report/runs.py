@@ -9,7 +9,7 @@ from typing import Any
 
 from polythink.errors import UserError
 from polythink.run.config import parse_yaml
-from polythink.run.folder import read_json
+from polythink.run.folder import read_attempts, read_json
 from polythink.run.jsonl import read_jsonl
 
 
@@ -58,14 +58,6 @@ class RunRecord:
         """What the first evaluation says of the model and the program that it measured; empty in older folders."""
         results = (found for stage in self.stages for found in (*stage.evals.values(), *stage.findings))
         return next((found["provenance"] for found in results if found.get("provenance")), {})
-
-
-def read_attempts(folder: Path) -> list[dict]:
-    """The attempts that `environment.json` records, the first one first. Older files hold the last attempt alone."""
-    found = _json(folder / "environment.json") or {}
-    if "attempts" in found:
-        return list(found["attempts"])
-    return [found] if found else []
 
 
 def read_run(folder: str | Path) -> RunRecord:

@@ -192,6 +192,16 @@ def record_attempt(folder: str | Path) -> None:
         write_json(path, {**first, "later_attempts": [*first.get("later_attempts", ()), environment()]})
 
 
+def read_attempts(folder: str | Path) -> list[dict[str, Any]]:
+    """The environments that `record_attempt` wrote, the first attempt's first; none where there is no file."""
+    path = Path(folder) / ENVIRONMENT
+    if not path.is_file():
+        return []
+    first = dict(read_json(path))
+    later = first.pop("later_attempts", [])
+    return [first, *later]
+
+
 def provenance(
     *, model: str | None = None, weights: str | None = None, device: str | None = None, dtype: str | None = None,
     seed: int | None = None, problems: str | None = None, limit: int | None = None,

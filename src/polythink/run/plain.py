@@ -1,4 +1,4 @@
-"""YAML as plain data: mappings, lists, text, numbers, true, false and null, and nothing else that YAML can hold."""
+"""Plain data (mappings, lists, text, numbers, true, false, null): from and to YAML, what differs, in short."""
 
 from __future__ import annotations
 
@@ -108,7 +108,25 @@ def _not_plain(data: Any) -> str | None:
     return None
 
 
+class _NotSet:
+    def __repr__(self) -> str:
+        return "not set"
+
+
+NOT_SET = _NotSet()
+
+
+def changes(before: Any, now: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
+    """What differs between two pieces of plain data: dotted key -> (before, now), `NOT_SET` where a side lacks it."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for name in dict.fromkeys((*now, *before)):
+            found |= changes(before.get(name, NOT_SET), now.get(name, NOT_SET), f"{key}.{name}".lstrip("."))
+        return found
+    return {} if before == now else {key: (before, now)}
+
+
 def short(value: Any, width: int = 60) -> str:
     """A value as JSON, shortened to `width` characters, for a message."""
-    text = json.dumps(value, default=str, ensure_ascii=False)
+    text = str(value) if value is NOT_SET else json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= width else text[: width - 3] + "..."

@@ -13,6 +13,7 @@ from typing import Any
 from polythink.errors import UserError
 from polythink.run.folder import os_errors, read_json, take_lock, write_json
 from polythink.run.jsonl import read_jsonl
+from polythink.run.plain import changes
 
 log = logging.getLogger(__name__)
 
@@ -54,27 +55,19 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         before = read_json(path)
         if not (isinstance(before, dict) and set(SETTINGS) <= before.keys()):
             raise UserError(f"{path} was not written by a cold start; give another folder")
-        changes = differences({name: before[name] for name in settings}, settings)
-        if not changes:
+        found = changes({name: before[name] for name in settings}, settings)
+        if not found:
             return
+        said = [f"{key}: {_short(old)} -> {_short(new)}" for key, (old, new) in found.items()]
         if answers.exists() and any(row.get("trace") for row in read_jsonl(answers)):
             raise UserError(
-                f"{folder} holds a cold start with {', '.join(changes)} (before -> now); give the same settings, or "
+                f"{folder} holds a cold start with {', '.join(said)} (before -> now); give the same settings, or "
                 "another folder"
             )
-        log.warning("%s: the cold start with %s got no response and is replaced", folder, ", ".join(changes))
+        log.warning("%s: the cold start with %s got no response and is replaced", folder, ", ".join(said))
         with os_errors(answers):
             answers.unlink(missing_ok=True)
     write_json(path, settings)
-
-
-def differences(before: Any, after: Any, name: str = "") -> list[str]:
-    """What differs, as `teacher.model: 'a' -> 'b'`; mappings are compared key by key."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        keys = dict.fromkeys((*before, *after))
-        inner = (differences(before.get(key), after.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
-        return [change for changes in inner for change in changes]
-    return [] if before == after else [f"{name}: {_short(before)} -> {_short(after)}"]
 
 
 def _short(value: Any, longest: int = 60) -> str:

@@ -11,6 +11,8 @@ from pydantic import Field, PositiveInt, model_validator
 
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
+from polythink.problems.problem import AnswerRule
+from polythink.problems.prompts import Overlong
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.rewards.combine import RewardConfig
 from polythink.run.config import Config, Place
@@ -131,9 +133,9 @@ class GRPOConfig(PolicyConfig):
     """Rollouts per problem; their mean reward is the baseline of each."""
     max_num_seqs: int = Field(64, ge=1)
     """Rollouts that the engine samples at once: speed and memory, not results."""
-    overlong_prompts: Literal["skip", "refuse"] = "skip"
+    overlong_prompts: Overlong = "skip"
     """Prompts that the model cannot take (too long, or a word that its vocabulary lacks): skip and count, or refuse."""
-    answers: Literal["strict", "lenient", "published", "published_gsm8k"] = "strict"
+    answers: AnswerRule = "strict"
     """What is read as an answer (docs/reference/answers.md); published: the checks of the published runs."""
     log_samples: int = Field(8, ge=0)
     """Rollouts per step that are written to samples.jsonl."""
