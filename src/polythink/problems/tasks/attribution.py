@@ -46,6 +46,7 @@ FIRST_PLACE = 3  # smallest place, so that the letter is not next to the opening
 MOST_NUMBERS = 64
 DOT = "."
 
+SETS = {"attribution": "synthetic: which path said what"}
 VOCABULARY: tuple[str, ...] = (*(str(n) for n in range(1, MOST_NUMBERS + 1)), *LETTERS, DOT, "->", "of")
 
 _QUESTION = re.compile(r"([a-z](?: [a-z])*) -> (\d+) of (\d+)")
@@ -177,7 +178,7 @@ def _words(trace: Trace) -> list[str]:
 class Attribution(Task):
     name = "attribution"
     about = "which path said what: the summary must report every path"
-    sets = {"attribution": "synthetic: which path said what"}
+    sets = SETS
     styles = ("parallel",)
     demo_keys = ("paths", "labels")
     words = VOCABULARY

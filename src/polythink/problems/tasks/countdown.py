@@ -39,6 +39,11 @@ if TYPE_CHECKING:
     from polythink.problems.answers import Grader
 
 LEVELS = {"mini": 2, "easy": 3, "hard": 4}  # level -> number of numbers
+SETS = {
+    "countdown-mini": "synthetic: one operator to choose",
+    "countdown-easy": "synthetic: two operators to choose",
+    "countdown-hard": "synthetic: three operators to choose",
+}
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 LOW, HIGH = 0, 60  # every value of a chain, both ends included
 
@@ -219,11 +224,7 @@ def _path(problem: Problem, style: DemoStyle, rng: random.Random, label: int) ->
 class Countdown(Task):
     name = "countdown"
     about = "operator countdown: the operators between given numbers that reach a target"
-    sets = {
-        "countdown-mini": "synthetic: one operator to choose",
-        "countdown-easy": "synthetic: two operators to choose",
-        "countdown-hard": "synthetic: three operators to choose",
-    }
+    sets = SETS
     styles = STYLES
     demo_keys = tuple(field.name for field in fields(DemoStyle))
     words = VOCABULARY
