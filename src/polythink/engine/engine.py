@@ -14,7 +14,7 @@ from collections.abc import Container, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from polythink.engine.backends.transformers import TransformersBackend
+from polythink.engine.backends.base import TorchBackend
 from polythink.engine.params import Event, OnEvent, Request, SamplingParams
 from polythink.engine.selfcheck import choose_backend
 from polythink.engine.sequential import SequentialState
@@ -54,7 +54,7 @@ class Engine:
                 f"given max_num_seqs={max_num_seqs}, prefill_chunk={prefill_chunk}"
             )
         self.lm, self.max_num_seqs, self.prefill_chunk = lm, max_num_seqs, prefill_chunk
-        self.backend: TransformersBackend = choose_backend(lm, backend)
+        self.backend: TorchBackend = choose_backend(lm, backend)
         self.forwarded = 0  # tokens run through the model since this engine was made
         self._added = 0
         self._queued: deque[TraceState] = deque()
@@ -175,6 +175,7 @@ class Engine:
                 for segment in state.opened:
                     self.backend.open(row, segment, state.follows[segment])
                 state.opened.clear()
+                self.backend.keep(row, state.followable)
             batch, owners = gather(live, self.prefill_chunk)
             self.forwarded += len(batch.token)
             tokens, logprobs = self.backend.step(batch)
@@ -203,6 +204,7 @@ class Engine:
 
     def _release(self, row: int) -> None:
         del self._live[row]
+        self.backend.keep(row, ())
         heapq.heappush(self._free, row)
         if not self.unfinished:
             self._free.clear()
