@@ -1,6 +1,6 @@
 """The self-check of a backend whose segments follow one other each: every chain must be a plain text.
 
-Left out: what a tree with a join is checked for (`selfcheck.py`), and the model's masks, which such a backend never uses.
+Left out: what a tree with a join is checked for (`selfcheck.py`), and masks, which such a backend never uses.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def check_chains(backend: TorchBackend) -> None:
     lm = backend.lm
     dtype, vocabulary = lm.model.dtype, lm.model.config.get_text_config().vocab_size
     ids = torch.randint(vocabulary, (40,), generator=torch.Generator().manual_seed(0)).tolist()
-    prompt, first, second, copy, join, other = (ids[a:b] for a, b in ((0, 5), (5, 9), (9, 12), (12, 16), (16, 19), (19, 23)))
+    prompt, first, second, copy, join, other = (
+        ids[a:b] for a, b in ((0, 5), (5, 9), (9, 12), (12, 16), (16, 19), (19, 23))
+    )
     follows = (-1, 0, 0, 0, 3)
     trace = _Trace((prompt, first, second, copy, join), follows)
     moved = _Trace((prompt, other, second, copy, join), follows)
@@ -75,8 +77,11 @@ def check_chains(backend: TorchBackend) -> None:
 
 
 def _steps(trace: _Trace, cut: int) -> list[Tokens]:
-    """The trace as an engine runs it: the prompt (in two chunks with `cut`), the forced first tokens of the paths in the
-    step of its last, the paths in lock step, the copy as a whole as soon as they have ended, then token by token."""
+    """The trace as an engine runs it.
+
+    The prompt (in two chunks with `cut`), the forced first tokens of the paths in the step of its last, the paths in
+    lock step, the copy as a whole as soon as they have ended, then token by token.
+    """
     prompt, first, second, copy, join = (list(range(len(tokens))) for tokens in trace.segments)
     head = [[(0, i) for i in prompt[:cut]]] if cut else []
     steps = [*head, [(0, i) for i in prompt[cut:]] + [(1, 0), (2, 0)]]

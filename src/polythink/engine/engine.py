@@ -23,10 +23,12 @@ from polythink.engine.structured import StructuredState
 from polythink.engine.tag_ids import TagIds
 from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
+from polythink.models.forward import cannot_join
 from polythink.models.lm import LanguageModel
 from polythink.models.tags import tag_ids
 from polythink.run.progress import Progress
 from polythink.trace.dialect import Dialect, get_dialect
+from polythink.trace.modes import get_mode
 from polythink.trace.rollout import Rollout
 
 STATES: dict[str, type[TraceState]] = {"structured": StructuredState, "sequential": SequentialState}  # by mode
@@ -98,6 +100,8 @@ class Engine:
         With `stream`, `step` reports its tokens, forks, joins and truncations; its "done" is always reported.
         `UserError` for a request that cannot be sampled, such as a prompt longer than the context.
         """
+        if get_mode(params.mode).joins_caches and not self.backend.joins_caches:
+            raise UserError(cannot_join(self.lm.model))
         id, self._added = self._added, self._added + 1
         tags, trained = self._tags_for(request.dialect, params.summary_prefix), self.trained_paths(params)
         emit = self._events.append if stream else None
@@ -175,7 +179,8 @@ class Engine:
                 for segment in state.opened:
                     self.backend.open(row, segment, state.follows[segment])
                 state.opened.clear()
-                self.backend.keep(row, state.followable)
+                if not self.backend.joins_caches:
+                    self.backend.keep(row, state.followable)
             batch, owners = gather(live, self.prefill_chunk)
             self.forwarded += len(batch.token)
             tokens, logprobs = self.backend.step(batch)

@@ -111,6 +111,19 @@ class TraceState:
         """A bound on the tokens of prompt and response together."""
         return len(self.request.prompt) + self.budget
 
+    @property
+    def followable(self) -> set[int]:
+        """The segments that are written or may be followed: the open ones, the fork point of open paths, the last.
+
+        A backend that keeps a cache for each segment may forget all others.
+        """
+        found = {len(self.records) - 1}
+        for segment, record in enumerate(self.records[1:], start=1):
+            if not record.finish_reason:
+                found.add(segment)
+                found.update(self.follows[segment] if record.kind == "path" else ())
+        return found
+
     # --- tokens
 
     def take(self, most: int) -> Inputs:

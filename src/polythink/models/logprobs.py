@@ -1,7 +1,8 @@
 """Log-probabilities of one forward, each token given its chain predecessor.
 
-SDPA with the batch's bool mask, or plain rows for models that do not heed masks. Combinations that would give wrong numbers without an error (an eager kernel that adds
-True as 1.0, restarted positions without a mask, a sliding window that the mask replaces) are refused here.
+SDPA with the batch's bool mask, or plain rows for models that do not heed masks. Combinations that would give wrong
+numbers without an error (an eager kernel that adds True as 1.0, restarted positions without a mask, a sliding window
+that the mask replaces) are refused here.
 
 Axis legend: B rows, T tokens of a row, C columns whose logits are computed, N tokens that are scored, V vocabulary.
 """

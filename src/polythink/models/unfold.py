@@ -37,9 +37,7 @@ def chain_logits(
     def along(values: torch.Tensor) -> torch.Tensor:
         return values.flatten()[index]
 
-    columns, column_of = (
-        torch.from_numpy(x).to(index.device) for x in np.unique(depth, return_inverse=True)
-    )
+    columns, column_of = (torch.from_numpy(x).to(index.device) for x in np.unique(depth, return_inverse=True))
     keeps = "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
     extras = {"logits_to_keep": columns} if keeps else {}
     extras |= forward_kwargs(model, along(batch.path_ids), along(batch.query_scale))

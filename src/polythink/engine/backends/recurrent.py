@@ -23,14 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
 from polythink.engine.backends.base import TorchBackend
-from polythink.engine.backends.caches import signature, stack
+from polythink.engine.backends.caches import Path, batch_dims, copied, signature, stack
 from polythink.engine.step import StepBatch
 from polythink.errors import UserError
-from polythink.models.lm import LanguageModel
 from polythink.models.forward import cannot_join, returned_cache
+from polythink.models.lm import LanguageModel
 from polythink.models.thoughts import forward_kwargs, thoughts_of
 
 Key = tuple[int, int]  # cache row and segment
@@ -42,13 +41,7 @@ class _Group:
 
     cache: Any
     members: list[Key | None]
-    _signature: Hashable = None
-
-    @property
-    def signature(self) -> Hashable:
-        if self._signature is None:
-            self._signature = signature(self.cache)
-        return self._signature
+    signature: Hashable = None  # made when it is asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +64,7 @@ class RecurrentBackend(TorchBackend):
     def __init__(self, lm: LanguageModel, stacks: bool = True, chunks: bool = True) -> None:
         super().__init__(lm)
         self.stacks, self.chunks = stacks, chunks
+        self._known_dims: dict[Path, int] | None = None
         self.clear()
 
     @property
@@ -162,8 +156,10 @@ class RecurrentBackend(TorchBackend):
             return [[run] for run in runs]
         alike: dict[Hashable, list[_Run]] = {}
         for run in runs:
-            source = self._source(run.key)
-            shapes = None if source is None else self._caches[source][0].signature
+            source, shapes = self._source(run.key), None
+            if source is not None:
+                group = self._caches[source][0]
+                group.signature = shapes = group.signature or signature(group.cache, self._dims)
             alike.setdefault((len(run.tokens), shapes), []).append(run)
         return list(alike.values())
 
@@ -197,18 +193,33 @@ class RecurrentBackend(TorchBackend):
         groups = [self._caches[source] for source in sources]
         if sources == groups[0][0].members == [run.key for run in runs]:
             return groups[0][0].cache
-        return stack([(group.cache, row) for group, row in groups])
+        return self._stacked(groups)
 
-    def _call(
-        self, batch: StepBatch, index: np.ndarray, columns: list[int], cache: Any
-    ) -> tuple[torch.Tensor, Any]:
+    def _stacked(self, rows: Sequence[tuple[_Group, int]]) -> Any:
+        """A cache of copies of these rows."""
+        if len(rows) == 1 and len(rows[0][0].members) == 1:
+            return copied(rows[0][0].cache)
+        return stack([(group.cache, row) for group, row in rows], self._dims)
+
+    @property
+    def _dims(self) -> dict[Path, int]:
+        """The batch dimension of each tensor of a cache; found out once, by two forwards of a few tokens."""
+        if self._known_dims is None:
+            two, three = (
+                self._call_model(torch.arange(3, device=self.lm.device).expand(rows, -1), None, {})[1]
+                for rows in (2, 3)
+            )
+            self._known_dims = batch_dims(two, three)
+        return self._known_dims
+
+    def _call(self, batch: StepBatch, index: np.ndarray, columns: list[int], cache: Any) -> tuple[torch.Tensor, Any]:
         """Logits (b, columns, V) and the cache after the tokens of that index (b, t)."""
         model, device = self.lm.model, self.lm.device
 
         def tensor(values: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(values[index]).to(device)
 
-        extras: dict[str, Any] = {} if cache is None else {self._cache_argument: cache}
+        extras: dict[str, Any] = {}
         if "position_ids" in self._takes:
             extras["position_ids"] = tensor(batch.position)
         picked = torch.tensor(columns or [0], device=device)
@@ -216,17 +227,22 @@ class RecurrentBackend(TorchBackend):
             extras["logits_to_keep"] = picked
         if thoughts_of(model) is not None or batch.scale.max() > 1:
             extras |= forward_kwargs(model, tensor(batch.label), tensor(batch.scale))
-        out = model(input_ids=tensor(batch.token), use_cache=True, **extras)
-        after = returned_cache(out)
-        if after is None and cache is None and self._cache_argument != "state":  # it returns none that it made itself
-            extras[self._cache_argument] = cache = DynamicCache(config=self.config)
-            out = model(input_ids=tensor(batch.token), use_cache=True, **extras)
-        logits = out.logits if self._keeps_logits else out.logits[:, picked]
+        logits, cache = self._call_model(tensor(batch.token), cache, extras)
+        logits = logits if self._keeps_logits else logits[:, picked]
         assert logits.shape[1] == len(picked), "the model does not heed logits_to_keep"
-        return logits, cache if after is None else after
+        return logits, cache
+
+    def _call_model(self, tokens: torch.Tensor, cache: Any, extras: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+        """Logits, and the cache after these tokens (b, t): a new one of the model's own making where none is given."""
+        given = {} if cache is None else {self._cache_argument: cache}
+        out = self.lm.model(input_ids=tokens, use_cache=True, **given, **extras)
+        after = returned_cache(out)
+        if cache is None and after is None:
+            raise NotImplementedError("the model returns no cache: it keeps its state to itself, or has none")
+        return out.logits, cache if after is None else after
 
     def _compact(self) -> None:
         """Give up batches that a branch has left; those that stay get caches of their own."""
         for key, (group, row) in list(self._caches.items()):
             if None in group.members:
-                self._caches[key] = (_Group(stack([(group.cache, row)]), [key]), 0)
+                self._caches[key] = (_Group(self._stacked([(group, row)]), [key]), 0)

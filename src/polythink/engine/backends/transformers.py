@@ -18,6 +18,7 @@ from polythink.models.thoughts import attach, forward_kwargs, thoughts_of
 
 KINDS = ("flat", "padded")
 
+
 class TransformersBackend(TorchBackend):
     """`kind` "flat": one row of all tokens, the engine's attention. "padded": a batch, the model's own attention."""
 
