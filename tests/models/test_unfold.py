@@ -146,7 +146,7 @@ def test_rows_are_as_few_and_as_short_as_the_wanted_tokens_allow():
 @pytest.mark.parametrize("name", ["qwen3_next", "mamba2"])
 def test_a_join_of_several_paths_is_refused(name):
     model = hybrid(name).model
-    with pytest.raises(UserError, match="use mode: reread .* or mode: sequential"):
+    with pytest.raises(UserError, match=r"use mode: reread .* or mode: sequential"):
         token_logprobs(model, collate(layouts("structured", (2,))))
     with torch.no_grad():  # one path after another is a plain text in every mode
         one, flat = (token_logprobs(model, collate(layouts(mode, (1,)))) for mode in ("structured", "sequential"))

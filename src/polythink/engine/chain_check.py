@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, zip_longest
 
 import numpy as np
 import torch
@@ -52,28 +53,20 @@ def check_chains(backend: TorchBackend) -> None:
     lm = backend.lm
     dtype, vocabulary = lm.model.dtype, lm.model.config.get_text_config().vocab_size
     ids = torch.randint(vocabulary, (40,), generator=torch.Generator().manual_seed(0)).tolist()
-    prompt, first, second, copy, join, other = (
-        ids[a:b] for a, b in ((0, 5), (5, 9), (9, 12), (12, 16), (16, 19), (19, 23))
-    )
+    cuts = [0, 5, 9, 12, 16, 19, 23]
+    prompt, first, second, copy, join, other = (ids[begin:end] for begin, end in pairwise(cuts))
     follows = (-1, 0, 0, 0, 3)
-    trace = _Trace((prompt, first, second, copy, join), follows)
-    moved = _Trace((prompt, other, second, copy, join), follows)
-    beside = _Trace((ids[23:28], ids[28:32], ids[32:35], ids[35:39], ids[10:13]), follows)
+    trace, moved = (_Trace((prompt, path, second, copy, join), follows) for path in (first, other))
     with evaluating(lm.model):
-        decoded = _decoded(backend, [trace])[0]
+        (alone,) = _decoded(backend, [trace])
         for segment in (1, 2, 4):
-            place = slice(trace.start(segment), None)
-            plain = _plain(backend, trace.chain(segment))[place]
-            same("decoding and one plain forward", decoded[segment], plain, dtype)
-        whole = torch.cat(decoded)
-        same("a prompt read in chunks and as a whole", torch.cat(_decoded(backend, [trace], 3)[0]), whole, dtype)
-        others = _decoded(backend, [moved])[0]
+            plain = _plain(backend, trace.chain(segment))[trace.start(segment) :]
+            same("decoding and one plain forward", alone[segment], plain, dtype)
+        beside, other_sibling, chunked = _decoded(backend, [trace, moved, trace], (0, 0, 3))
+        same("a trace alone and beside others", torch.cat(beside), torch.cat(alone), dtype)
         for segment in (2, 3, 4):
-            same("a path before and after its sibling changed", others[segment], decoded[segment], dtype)
-        both = _decoded(backend, [trace, beside])
-        same("a trace alone and beside another", torch.cat(both[0]), whole, dtype)
-        apart = _decoded(backend, [beside])[0]
-        same("a trace alone and beside another", torch.cat(both[1]), torch.cat(apart), dtype)
+            same("a path before and after its sibling changed", other_sibling[segment], alone[segment], dtype)
+        same("a prompt read in chunks and as a whole", torch.cat(chunked), torch.cat(alone), dtype)
 
 
 def _steps(trace: _Trace, cut: int) -> list[Tokens]:
@@ -90,7 +83,7 @@ def _steps(trace: _Trace, cut: int) -> list[Tokens]:
     return steps + [[(4, i)] for i in join[1:]]
 
 
-def _decoded(backend: TorchBackend, traces: Sequence[_Trace], cut: int = 0) -> list[list[torch.Tensor]]:
+def _decoded(backend: TorchBackend, traces: Sequence[_Trace], cuts: Sequence[int] = (0,)) -> list[list[torch.Tensor]]:
     """Logits of all tokens, by trace and segment, run row beside row."""
     found: list[dict[tuple[int, int], torch.Tensor]] = [{} for _ in traces]
     with backend.hold():
@@ -98,7 +91,8 @@ def _decoded(backend: TorchBackend, traces: Sequence[_Trace], cut: int = 0) -> l
             for row, trace in enumerate(traces):
                 for segment, before in enumerate(trace.follows):
                     backend.open(row, segment, (before,) if before >= 0 else ())
-            for step in zip(*(_steps(trace, cut) for trace in traces), strict=True):
+            steps = (_steps(trace, cut) for trace, cut in zip(traces, cuts, strict=True))
+            for step in zip_longest(*steps, fillvalue=[]):
                 logits = backend.logits(_batch(traces, step)).float()
                 owners = [(row, token) for row, tokens in enumerate(step) for token in tokens]
                 for (row, token), values in zip(owners, logits, strict=True):
