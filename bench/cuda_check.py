@@ -9,22 +9,33 @@ POLYTHINK_TEST_DEVICE=cuda.
 from __future__ import annotations
 
 import argparse
+import copy
 import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import transformers
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
+from polythink.models.batch import Batch, collate
 from polythink.models.build import from_config
 from polythink.models.config import ModelConfig
 from polythink.models.lm import load, save
+from polythink.models.logprobs import masked_logits, token_logprobs
 from polythink.problems.problem import Problem, ProblemSet
+from polythink.trace.layout import Piece, lay_out
 from polythink.train.config import GRPOConfig
 from polythink.train.grpo import train_grpo
 
 SHAPE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "tokenizer": "bytes"}
+
+
+KERNELS = {"torch's choice": None, "math": SDPBackend.MATH, "memory-efficient": SDPBackend.EFFICIENT_ATTENTION}
 
 
 def rotary(device: str, folder: Path) -> tuple[str, str]:
@@ -73,6 +84,53 @@ def same_tokens(device: str) -> tuple[str, str]:
     return "segments with the tokens of the CPU, 8 responses of 8 paths", f"{same} of {len(texts[0])}"
 
 
+def prefixes(pieces: list[Piece]) -> Iterator[Batch]:
+    """The trace as far as it is written, token after token."""
+    for last, piece in enumerate(pieces[1:], start=1):
+        for cut in range(1, len(piece.tokens) + 1):
+            part = replace(piece, tokens=piece.tokens[:cut], sampled=piece.sampled[:cut])
+            yield collate([lay_out([*pieces[:last], part], "structured")])
+
+
+def kernels(device: str) -> list[tuple[str, str]]:
+    """One masked forward per token of drawn traces, as the slow twin runs it, by attention kernel, against float64.
+
+    And the engine's recorded log-probabilities against the same float64 values.
+    """
+    lm = from_config(ModelConfig(**SHAPE), "parallel_r1", seed=2)
+    lm.model.to(device)
+    exact = copy.deepcopy(lm.model).to("cpu", torch.float64)
+    params = SamplingParams(
+        paths=3, max_blocks=2, max_main_tokens=24, max_path_tokens=12, max_trace_tokens=150, fork_at=4
+    )
+    asked = [Request(tuple(lm.encode_prompt(f"{i} + 1")), f"p{i}", 0) for i in range(4)]
+    drawn, wrong = 0.0, {}
+    for rollout in Engine(lm).generate(asked, params, seed=5):
+        batch = collate([rollout.layout()])
+        with torch.no_grad():
+            right = token_logprobs(exact, batch).numpy()[0]
+        recorded = [value for s in rollout.segments for value in s.logprobs]
+        sampled = batch.sampled[0].numpy()
+        gaps = abs(right[-len(recorded) :] - recorded)[sampled[-len(recorded) :]]
+        drawn = max(drawn, float(gaps.max()))
+        for name, kernel in KERNELS.items():
+            for part in prefixes(rollout.pieces()):
+                with torch.no_grad(), sdpa_kernel(kernel) if kernel else nullcontext():
+                    got = masked_logits(lm.model, part.to(device))[0, -1].double().cpu()
+                    want = masked_logits(exact, part)[0, -1]
+                wrong.setdefault(name, []).append(float((got - want).abs().max()))
+    rows = [("engine's log-probabilities - float64 on the CPU, largest", f"{drawn:.1e}")]
+    for name, found in wrong.items():
+        off = sum(gap > 1e-3 for gap in found)
+        rows.append(
+            (
+                f"masked forward of every length, {name}: largest gap to float64; off by 1e-3",
+                f"{max(found):.1e}; {off} of {len(found)}",
+            )
+        )
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -85,6 +143,8 @@ def main() -> None:
                 lambda: grpo_gap(device, Path(folder), 0.0), lambda: same_tokens(device)]  # fmt: skip
         for row in rows:
             print("| {} | {} |".format(*row()), flush=True)
+        for row in kernels(device):
+            print("| {} | {} |".format(*row), flush=True)
 
 
 if __name__ == "__main__":
