@@ -10,7 +10,7 @@ from random import Random
 
 from polythink.errors import UserError
 from polythink.trace.dialect import Dialect
-from polythink.trace.parse import scan
+from polythink.trace.scan import scan
 from polythink.trace.tree import Block, Trace
 
 
