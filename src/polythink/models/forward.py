@@ -13,6 +13,9 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
+from polythink.errors import UserError
+from polythink.trace.modes import get_mode
+
 # Kinds of rotary scaling whose frequencies depend on the longest position of a whole forward.
 LENGTH_DEPENDENT = ("dynamic", "longrope")
 
@@ -141,6 +144,12 @@ def rendered(model: nn.Module, mask: torch.Tensor) -> torch.Tensor:
         return mask
     dtype = next(model.parameters()).dtype
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def check_joins(model: nn.Module, mode: str) -> None:
+    """`UserError` where drawing or training in a mode joins paths in a way that this model cannot."""
+    if get_mode(mode).joins_caches and not heeds_masks(model):
+        raise UserError(cannot_join(model))
 
 
 def cannot_join(model: nn.Module) -> str:
