@@ -23,11 +23,10 @@ from polythink.cli.options import (
 )
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.prompts import get_prompt
+from polythink.problems.tasks.table import TEACHERS, get_task
 from polythink.run.folder import read_json
 from polythink.teachers.rows import check_kept, show_table
 from polythink.trace.validity import RULES
-
-TEACHERS = ("countdown",)
 
 
 def coldstart(
@@ -58,7 +57,6 @@ def coldstart(
     Example: polythink data coldstart gsm8k:train --endpoint http://localhost:8000/v1 --model NAME --out runs/cold
     """
     from polythink.problems.sets import load_problems
-    from polythink.problems.tasks.countdown import CountdownTeacher
     from polythink.teachers.coldstart import run_coldstart
     from polythink.teachers.teacher import RetryPolicy
 
@@ -67,8 +65,9 @@ def coldstart(
     if teacher not in (None, *TEACHERS):
         raise UserError(f"no teacher {teacher!r}{did_you_mean(teacher, TEACHERS)}")
     asked = _ask_endpoint(endpoint, model, key_env, key_header, extra, temperature=temperature, max_tokens=max_tokens)
-    chosen = get_prompt(prompt or ("countdown_parallel" if teacher else "parallel"))
-    with nullcontext(CountdownTeacher({"parallel": 1})) if teacher else asked as source:
+    own = get_task(teacher) if teacher else None
+    chosen = get_prompt(prompt or (own.teacher_prompt if own else "parallel"))
+    with nullcontext(own.teacher({"parallel": 1})) if own else asked as source:
         found = [problem for name in problems for problem in load_problems(name, limit=limit)]
         how = {"samples": samples, "concurrency": concurrency, "about_teacher": source.about}
         how |= {"retry": RetryPolicy(give_up_early=give_up_early)}

@@ -50,9 +50,14 @@ def final_part(text: str, dialect: Dialect = PARALLEL_R1) -> str:
             while closed != this:
                 closed = opened.pop()
                 count[closed] -= 1
-            end = start if element == "summary" and dialect.answer == "summary" else after
+            end = start if element == "summary" and answers_in_summary(dialect) else after
     rest = "" if opened else text[end:]
-    return without(rest, dialect.summary_open, dialect.summary_close) if dialect.answer == "summary" else rest
+    return without(rest, dialect.summary_open, dialect.summary_close) if answers_in_summary(dialect) else rest
+
+
+def answers_in_summary(dialect: Dialect) -> bool:
+    """Whether the final answer stands in the summary, rather than after it."""
+    return dialect.answer == "summary"
 
 
 def without(text: str, *tags: str) -> str:

@@ -20,7 +20,6 @@ from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import sliding_window
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
-from polythink.problems.tasks import attribution, countdown
 from polythink.trace.finish import truncate_paths
 from polythink.trace.layout import Layout, Piece, lay_out
 from polythink.trace.parse import TraceError, nested_block, parse
@@ -167,8 +166,7 @@ class Demonstrations:
         problem = self.problems[epoch_index(len(self.problems), self.seed, i)]
         c = self.config
         rng = random.Random(f"{self.seed}/{problem.key}/{i}")
-        demonstrate = attribution.demonstrate if problem.checker == "attribution" else countdown.demonstrate
-        trace = demonstrate(problem, c.demonstrations.demo_style(), rng, self.encode.lm.dialect)
+        trace = problem.task.demonstrate(problem, c.demonstrations.demo_style(), rng, self.encode.lm.dialect)
         layout = self.encode(problem.question, trace, c.prompt, early_join=rng.random() < c.early_join)
         if layout.position.max() >= self.encode.positions:
             raise UserError(
