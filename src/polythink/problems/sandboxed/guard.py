@@ -13,7 +13,20 @@ REFUSED = (
     "open", "os.", "socket.", "subprocess.", "ctypes.", "shutil.", "tempfile.", "glob.", "pathlib.", "fcntl.",
     "resource.", "signal.", "pty.", "syslog.", "sqlite3.", "mmap.", "_thread.", "_posixsubprocess.",
 )  # fmt: skip
-UNSEEN = ("fork", "forkpty", "mkfifo", "mknod", "pipe", "pipe2", "memfd_create", "eventfd", "setsid", "setpgid", "kill")
+UNSEEN = (
+    "pidfd_open",
+    "fork",
+    "forkpty",
+    "mkfifo",
+    "mknod",
+    "pipe",
+    "pipe2",
+    "memfd_create",
+    "eventfd",
+    "setsid",
+    "setpgid",
+    "kill",
+)
 CLOSED = ("ctypes", "_ctypes", "_posixsubprocess", "polythink")  # the ways past Python
 
 
