@@ -7,11 +7,12 @@ only what they do can make it fail. `CHEATS` are whole programs whose `f` is wro
 from __future__ import annotations
 
 import random
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent, indent
 
-from polythink.problems.sandbox import Outcome, Test
+from polythink.problems.sandbox import Outcome, Sandbox, Test
 
 TEST = Test(("assert f(2) == 4", "assert f(3) == 9", "assert [f(x) for x in range(5)] == [0, 1, 4, 9, 16]"), ("f",))
 RIGHT = "def f(x):\n    return x * x\n"
@@ -23,9 +24,11 @@ HARM: dict[str, tuple[str, str]] = {
     "fork bomb": ("import os\nwhile True: os.fork()", "forbidden"),
     "fork once and wait": ("import os, time\nif os.fork() == 0: time.sleep(100)", "forbidden"),
     "forkpty": ("import os\nos.forkpty()", "forbidden exception"),
-    "daemon": ("import os\nos.setsid()\nif os.fork(): os._exit(0)\nif os.fork(): os._exit(0)\nwhile True: pass", "forbidden"),
+    "daemon": ("import os\nos.setsid()\nif os.fork(): os._exit(0)\nif os.fork(): os._exit(0)\n"
+     "while True: pass", "forbidden"),
     "multiprocessing": ("import multiprocessing\nmultiprocessing.Process(target=print).start()", "exception forbidden"),
-    "threads": ("import threading\nwhile True: threading.Thread(target=lambda: [0 for _ in iter(int, 1)]).start()", "exception forbidden"),
+    "threads": ("import threading\n"
+     "while True: threading.Thread(target=lambda: [0 for _ in iter(int, 1)]).start()", "exception forbidden"),
     "raw thread": ("import _thread\n_thread.start_new_thread(print, ())", "exception forbidden"),
     "subprocess": ("import subprocess\nsubprocess.run(['sleep', '1000'])", "exception forbidden"),
     "os.system": ("import os\nassert os.system('sleep 1000') == 0", "exception forbidden"),
@@ -44,7 +47,8 @@ HARM: dict[str, tuple[str, str]] = {
     "pathlib": ("import pathlib\npathlib.Path('/tmp/MARK').write_text('x')", "exception forbidden"),
     "tempfile": ("import tempfile\nopen(tempfile.mkdtemp() + '/MARK', 'w')", "exception forbidden"),
     "/dev/shm": ("f_ = open('/dev/shm/MARK', 'wb')\nwhile True: f_.write(bytes(1 << 20))", "forbidden"),
-    "shared memory": ("from multiprocessing import shared_memory\nshared_memory.SharedMemory('MARK', True, 1 << 20)", "exception forbidden"),
+    "shared memory": ("from multiprocessing import shared_memory\n"
+     "shared_memory.SharedMemory('MARK', True, 1 << 20)", "exception forbidden"),
     "mmap a file": ("import mmap, os\nmmap.mmap(os.open('VICTIM/victim', os.O_RDWR), 0)[0] = 1", "exception forbidden"),
     "symlink": ("import os\nos.symlink('/etc/passwd', '/tmp/MARK')", "forbidden"),
     "link": ("import os\nos.link('VICTIM/victim', 'VICTIM/MARK')", "forbidden"),
@@ -72,11 +76,14 @@ HARM: dict[str, tuple[str, str]] = {
     "DNS": ("import socket\nsocket.getaddrinfo('localhost', 80)", "forbidden exception"),
     "urllib": ("import urllib.request\nurllib.request.urlopen('http://127.0.0.1')", "exception forbidden"),
     # limits and memory of the interpreter
-    "raise the limits": ("import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))\nx_ = bytes(1 << 33)", "exception forbidden memory"),
+    "raise the limits": ("import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))\n"
+     "x_ = bytes(1 << 33)", "exception forbidden memory"),
     "ctypes fork": ("import ctypes\nassert ctypes.CDLL(None).fork() >= 0", "exception forbidden"),
     "ctypes open": ("import ctypes\nassert ctypes.CDLL(None).open(b'/tmp/MARK', 66, 511) >= 0", "exception forbidden"),
-    "ctypes setrlimit": ("import ctypes\nassert ctypes.CDLL(None).setrlimit(9, ctypes.byref((ctypes.c_ulong * 2)(-1, -1))) == 0", "exception forbidden"),
-    "ctypes ptrace": ("import ctypes, os\nassert ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0", "exception forbidden"),
+    "ctypes setrlimit": ("import ctypes\n"
+     "assert ctypes.CDLL(None).setrlimit(9, ctypes.byref((ctypes.c_ulong * 2)(-1, -1))) == 0", "exception forbidden"),
+    "ctypes ptrace": ("import ctypes, os\n"
+     "assert ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0", "exception forbidden"),
     "ctypes new filter": ("import ctypes\nassert ctypes.CDLL(None).prctl(22, 2, 0, 0, 0) == 0", "exception forbidden"),
     "wild pointer": ("import ctypes\nctypes.string_at(8)", "killed exception forbidden"),
     "abort": ("import os\nos.abort()", "killed"),
@@ -90,7 +97,8 @@ BURDEN: dict[str, tuple[str, str]] = {
     "a power without end": ("n_ = 9\nn_ ** n_ ** n_", "timeout memory"),
     "catastrophic regex": ("import re\nre.match('(a+)+$', 'a' * 50 + 'b')", "timeout"),
     "sum in C": ("sum(iter(lambda: 1, 0))", "timeout"),
-    "ignore signals": ("import signal\nfor n_ in (1, 2, 3, 14, 15, 24):\n    signal.signal(n_, signal.SIG_IGN)\nwhile True: pass", "timeout"),
+    "ignore signals": ("import signal\nfor n_ in (1, 2, 3, 14, 15, 24):\n    signal.signal(n_, signal.SIG_IGN)\n"
+     "while True: pass", "timeout"),
     "catch everything": ("while True:\n    try:\n        while True: pass\n    except BaseException: pass", "timeout"),
     # memory
     "list": ("x_ = []\nwhile True: x_.append(bytes(1 << 20))", "memory"),
@@ -100,8 +108,10 @@ BURDEN: dict[str, tuple[str, str]] = {
     "mmap": ("import mmap\nmmap.mmap(-1, 1 << 40)", "exception forbidden"),
     # the stack
     "recursion": ("def g_(): g_()\ng_()", "exception"),
-    "recursion without limit": ("import sys\nsys.setrecursionlimit(10 ** 9)\ndef g_(): g_()\ng_()", "killed memory exception timeout"),
-    "recursion in C": ("import sys\nsys.setrecursionlimit(10 ** 9)\nclass G_:\n    def __getattr__(self, n): return getattr(self, n + 'x')\nG_().x", "killed memory exception timeout"),
+    "recursion without limit": ("import sys\nsys.setrecursionlimit(10 ** 9)\ndef g_(): g_()\n"
+     "g_()", "killed memory exception timeout"),
+    "recursion in C": ("import sys\nsys.setrecursionlimit(10 ** 9)\nclass G_:\n"
+     "    def __getattr__(self, n): return getattr(self, n + 'x')\nG_().x", "killed memory exception timeout"),
     # output
     "stdout": ("while True: print('spam' * 1000)", "output"),
     "stderr": ("import sys\nwhile True: sys.stderr.write('spam' * 1000)", "output"),
@@ -112,41 +122,63 @@ BURDEN: dict[str, tuple[str, str]] = {
     "SystemExit": ("raise SystemExit(0)", "exception"),
     "KeyboardInterrupt": ("raise KeyboardInterrupt", "exception"),
     "close everything": ("import os\nos.closerange(0, 1000)", "killed"),
-    "write everywhere": ("import os\nfor n_ in range(20):\n    try: os.write(n_, b'passed' * 99)\n    except OSError: pass", "killed output"),
+    "write everywhere": ("import os\nfor n_ in range(20):\n    try: os.write(n_, b'passed' * 99)\n"
+     "    except OSError: pass", "killed output"),
     "an exception without a name": ("class E(BaseException):\n    def __str__(self): raise self\nraise E", "exception"),
     "input": ("input()", "exception"),
     # nothing wrong
     "exit at the end": ("import atexit, os\natexit.register(os._exit, 1)", ""),
-    "junk in the output": ("import sys\nsys.stdout.buffer.write(b'\\xff\\xfe passed')\nprint('\\ud800'.encode('utf-8', 'replace'))", ""),
+    "junk in the output": ("import sys\nsys.stdout.buffer.write(b'\\xff\\xfe passed')\n"
+     "print('\\ud800'.encode('utf-8', 'replace'))", ""),
     "empty surroundings": ("import os, sys\nassert not os.environ and sys.stdin.read() == ''", ""),
     "close stdout": ("import sys\nsys.stdout.close()", ""),
 }  # fmt: skip
 
 CHEATS: dict[str, tuple[str, str]] = {
-    "equal to everything": ("class Any:\n    __eq__ = lambda s, o: True\n    __hash__ = None\ndef f(x): return Any()", "assertion"),
-    "an int equal to everything": ("class I(int):\n    __eq__ = lambda s, o: True\n    __hash__ = int.__hash__\ndef f(x): return I(0)", "assertion"),
+    "equal to everything": ("class Any:\n    __eq__ = lambda s, o: True\n    __hash__ = None\n"
+     "def f(x): return Any()", "assertion"),
+    "an int equal to everything": ("class I(int):\n    __eq__ = lambda s, o: True\n    __hash__ = int.__hash__\n"
+     "def f(x): return I(0)", "assertion"),
     "a list equal to everything": ("class L(list):\n    __eq__ = lambda s, o: True\ndef f(x): return L()", "assertion"),
-    "another class": ("class C:\n    __class__ = property(lambda s: int)\n    __eq__ = lambda s, o: True\ndef f(x): return C()", "assertion exception killed"),
-    "a class of its own for int": ("import builtins\nbuiltins.int = type('int', (), {'__eq__': lambda s, o: True})\ndef f(x): return int()", "assertion exception killed"),
-    "no AssertionError": ("import builtins\nbuiltins.AssertionError = StopIteration\nbuiltins.isinstance = lambda *a: True\ndef f(x): return 0", "assertion exception killed"),
-    "patched judge": ("import sys\nfor m in list(sys.modules.values()):\n    if 'judge' in getattr(m, '__name__', ''):\n        m._run = lambda *a: ('', '')\ndef f(x): return 0", "assertion"),
-    "patched json": ("import json\njson.dumps = lambda *a, **k: '[0, \"\", \"\"]'\njson.loads = lambda *a, **k: True\ndef f(x): return 0", "assertion killed exception"),
+    "another class": ("class C:\n    __class__ = property(lambda s: int)\n    __eq__ = lambda s, o: True\n"
+     "def f(x): return C()", "assertion exception killed"),
+    "a class of its own for int": ("import builtins\nbuiltins.int = type('int', (), {'__eq__': lambda s, o: True})\n"
+     "def f(x): return int()", "assertion exception killed"),
+    "no AssertionError": ("import builtins\nbuiltins.AssertionError = StopIteration\n"
+     "builtins.isinstance = lambda *a: True\ndef f(x): return 0", "assertion exception killed"),
+    "patched judge": ("import sys\nfor m in list(sys.modules.values()):\n"
+     "    if 'judge' in getattr(m, '__name__', ''):\n        m._run = lambda *a: ('', '')\n"
+     "def f(x): return 0", "assertion"),
+    "patched json": ("import json\njson.dumps = lambda *a, **k: '[0, \"\", \"\"]'\n"
+     "json.loads = lambda *a, **k: True\ndef f(x): return 0", "assertion killed exception"),
     "print passed": ("def f(x):\n    print('passed'); print('[0, \"\", \"\"]')\n    return 0", "assertion"),
     "exit 0 in the call": ("import os\ndef f(x): os._exit(0)", "killed"),
     "SystemExit in the call": ("def f(x): raise SystemExit(0)", "exception"),
     "StopIteration in the call": ("def f(x): raise StopIteration(x * x)", "exception"),
     "GeneratorExit in the call": ("def f(x): raise GeneratorExit", "exception"),
     "AssertionError in the call": ("def f(x): raise AssertionError", "assertion exception"),
-    "report on the pipe": ("import os, struct\nd = b'[0, \"\", \"\"]'\nfor n in (3, 4):\n    try: os.write(n, (struct.pack('!I', len(d)) + d) * 5)\n    except OSError: pass\ndef f(x): return 0", "killed"),
-    "replies in advance": ("import os, struct\nd = b'{\"loaded\": true}'\nos.write(4, (struct.pack('!I', len(d)) + d) * 9)\ndef f(x): return 0", "killed assertion"),
-    "reads frames": ("import sys\ndef f(x):\n    frame = sys._getframe()\n    while frame:\n        for v in list(frame.f_globals.values()) + list(frame.f_locals.values()):\n            if isinstance(v, str) and 'assert f' in v and 'def' not in v: return eval(v.split('==')[1])\n        frame = frame.f_back\n    return 'nothing found'", "assertion"),
-    "searches memory": ("import gc\ndef f(x):\n    for o in gc.get_objects():\n        for v in (o.values() if type(o) is dict else o if type(o) in (list, tuple) else ()):\n            if type(v) is str and 'assert f(' + str(x) in v: return eval(v.split('==')[1])\n    return 'nothing found'", "assertion timeout"),
-    "tracing": ("import sys\ndef t(frame, event, arg):\n    frame.f_trace_opcodes = True\n    return t\nsys.settrace(t)\nsys.setprofile(lambda *a: None)\ndef f(x): return 0", "assertion"),
-    "__debug__": ("import builtins\nbuiltins.__dict__['__debug__'] = False\ndef f(x):\n    assert False\n    return 0", "assertion exception"),
+    "report on the pipe": ("import os, struct\nd = b'[0, \"\", \"\"]'\nfor n in (3, 4):\n"
+     "    try: os.write(n, (struct.pack('!I', len(d)) + d) * 5)\n    except OSError: pass\n"
+     "def f(x): return 0", "killed"),
+    "replies in advance": ("import os, struct\nd = b'{\"loaded\": true}'\n"
+     "os.write(4, (struct.pack('!I', len(d)) + d) * 9)\ndef f(x): return 0", "killed assertion"),
+    "reads frames": ("import sys\ndef f(x):\n    frame = sys._getframe()\n    while frame:\n"
+     "        for v in list(frame.f_globals.values()) + list(frame.f_locals.values()):\n"
+     "            if isinstance(v, str) and 'assert f' in v and 'def' not in v: return eval(v.split('==')[1])\n"
+     "        frame = frame.f_back\n    return 'nothing found'", "assertion"),
+    "searches memory": ("import gc\ndef f(x):\n    for o in gc.get_objects():\n"
+     "        for v in (o.values() if type(o) is dict else o if type(o) in (list, tuple) else ()):\n"
+     "            if type(v) is str and 'assert f(' + str(x) in v: return eval(v.split('==')[1])\n"
+     "    return 'nothing found'", "assertion timeout"),
+    "tracing": ("import sys\ndef t(frame, event, arg):\n    frame.f_trace_opcodes = True\n    return t\n"
+     "sys.settrace(t)\nsys.setprofile(lambda *a: None)\ndef f(x): return 0", "assertion"),
+    "__debug__": ("import builtins\nbuiltins.__dict__['__debug__'] = False\ndef f(x):\n    assert False\n"
+     "    return 0", "assertion exception"),
     "a generator for ever": ("import itertools\ndef f(x): return itertools.count()", "assertion"),
     "a coroutine": ("async def f(x): return x * x", "assertion"),
     "too long a result": ("def f(x): return 'a' * (1 << 22)", "output"),
-    "too deep a result": ("def f(x):\n    r = []\n    for _ in range(10 ** 5): r = [r]\n    return r", "exception killed"),
+    "too deep a result": ("def f(x):\n    r = []\n    for _ in range(10 ** 5): r = [r]\n"
+     "    return r", "exception killed"),
     "a result within itself": ("def f(x):\n    r = []\n    r.append(r)\n    return r", "exception"),
     "no function": ("f = 5", "exception"),
     "another name": ("def g(x): return x * x", "exception"),
@@ -215,3 +247,46 @@ def ordinary(rng: random.Random) -> Hostile:
     }
     text = rng.choice(list(texts))
     return Hostile("ordinary, right" if not texts[text] else "ordinary, wrong", text, (texts[text],))
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A folder with a file that anybody may change, so that only the sandbox keeps a program from it."""
+
+    folder: Path
+
+    def changed(self) -> bool:
+        """Whether anything in it is not as it was."""
+        file = self.folder / "victim"
+        if [entry.name for entry in self.folder.iterdir()] != ["victim"]:
+            return True
+        return file.read_text() != "victim" or stat.S_IMODE(file.stat().st_mode) != 0o666 or file.stat().st_mtime == 0
+
+
+def victim_folder(folder: Path) -> Victim:
+    folder.chmod(0o777)
+    (folder / "victim").write_text("victim")
+    (folder / "victim").chmod(0o666)
+    return Victim(folder)
+
+
+def strays() -> set[str]:
+    """Files named as `program` names them, wherever programs may try to write."""
+    places = (Path(), Path.home(), Path("/tmp"), Path("/dev/shm"), Path("/var/tmp"), Path("/"))
+    return {str(entry) for place in places if place.is_dir() for entry in place.glob("*hostile-*")}
+
+
+def left_processes(sandbox: Sandbox) -> list[int]:
+    """Processes, besides the sandbox's keepers, that are below one of them or carry its command line."""
+    keepers = {keeper._process.pid: keeper._folder for keeper in sandbox._idle.queue if keeper}
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) not in keepers:
+            try:
+                parent = int((entry / "stat").read_bytes().rpartition(b")")[2].split()[1])
+                command = (entry / "cmdline").read_text()
+            except OSError:  # it has just ended
+                continue
+            if parent in keepers or any(folder in command for folder in keepers.values()):
+                found.append(int(entry.name))
+    return found

@@ -193,7 +193,7 @@ def _answered(
         if wrong := own.reference_mistake(reference):
             raise UserError(f"{where} {wrong}")
         counts["completed"] += completed
-        counts["cut"] += reference.count("{") > reference.count("}")
+        counts["cut"] += own.by_value and reference.count("{") > reference.count("}")
         yield row[text] or "", Problem(str(number), "", reference, own.name)
 
 

@@ -76,7 +76,8 @@ class Limits:
 class Test:
     """Hidden assertions: statements, run one after the other in one namespace, each of which holds or does not.
 
-    `setup` is run before; both call the program's functions by the `names` given. Nothing of it reaches the program.
+    `setup` is run before; both call the program's functions by the `names` given. None of that reaches the program;
+    `given` is what it builds on: code that is run before its own, in its process.
     """
 
     __test__ = False  # for pytest: this is no class of tests
@@ -84,6 +85,7 @@ class Test:
     assertions: tuple[str, ...]
     names: tuple[str, ...]
     setup: str = ""
+    given: str = ""
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ class _Keeper:
         try:
             for_program, for_judge = self._submit({**asdict(limits), "filter": filters})
             with for_program, for_judge:
-                _send(for_program, program)
+                _send(for_program, [test.given, program])
                 _send(for_judge, asdict(test), LONGEST_TESTS)
                 reports = _reports(for_judge)
             ended = self._reply()

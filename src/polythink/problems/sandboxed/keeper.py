@@ -179,10 +179,10 @@ def _fork(become: Callable[[], None]) -> int:
 
 def _be_program(limits: dict[str, Any], place: str, descriptors: list[int]) -> None:
     _take(descriptors)
-    source = Link(3).receive()
+    sources = Link(3).receive()
     os.close(3)
     _confine(limits, place)
-    program.serve(source, Link(4))
+    program.serve(sources, Link(4))
 
 
 def _be_judge(limits: dict[str, Any], place: str, descriptors: list[int]) -> None:

@@ -19,15 +19,16 @@ NAME = "program"  # of the module; not __main__: a guarded main does not run
 MUTABLE = ("dict", "set", "deque", "bytearray")  # tags of arguments that a call may change, besides lists
 
 
-def serve(source: str, link: Link) -> None:
-    """Run the code, say how that went, and answer requests until the other side closes."""
+def serve(sources: list[str], link: Link) -> None:
+    """Run the texts of code in one module, say how that went, and answer requests until the other side closes."""
     module = ModuleType(NAME)
     sys.modules[NAME] = module
     phase = "syntax"
     try:
-        code = compile(source, "<program>", "exec", dont_inherit=True)
+        codes = [compile(source, "<program>", "exec", dont_inherit=True) for source in sources]
         phase = "exception"
-        exec(code, module.__dict__)
+        for code in codes:
+            exec(code, module.__dict__)
         reply: dict[str, Any] = {"loaded": True}
     except BaseException as error:  # SystemExit and the like too: an end of the program is no success
         reply = _failure(error, phase)

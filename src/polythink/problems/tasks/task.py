@@ -63,6 +63,15 @@ class Task:
 
     # ---- reference answers ----
 
+    def own_row(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A row in a published format of this task's own as one with the columns `key`, `question`, `answer`,
+        `solution` and `checker`; None for any other. `UserError`: the end of a sentence, as in `reference`."""
+        return None
+
+    def find_faults(self, problems: Iterable[Problem]) -> dict[str, list[str]]:
+        """Keys of problems with faults that this task can find, by the fault's name in `faults.json`."""
+        return {}
+
     def reference(self, row: Mapping[str, Any], column: str | None = None) -> tuple[str, str, bool]:
         """(reference answer, worked solution or "", whether it was completed) of a row of a file; "" if it has none.
 
