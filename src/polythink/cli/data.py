@@ -15,9 +15,10 @@ import typer
 from polythink.cli.coldstart import assemble, coldstart
 from polythink.cli.options import AsJson, DialectName, File, argument, complete_problems
 from polythink.errors import UserError, did_you_mean
-from polythink.problems.answers import VERDICTS, Grader
+from polythink.problems.answers import Grader
 from polythink.problems.audit import Audit, audit, known_notes
 from polythink.problems.extract import final_part, said_answer, stated_answer
+from polythink.problems.grade import VERDICTS
 from polythink.problems.problem import ANSWER_RULES, Problem, ProblemSet
 from polythink.problems.sets import Source, load_problems, local_file, sources
 from polythink.problems.tasks.table import TASKS, get_task

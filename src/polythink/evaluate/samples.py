@@ -15,7 +15,8 @@ from polythink.engine.protocol import RolloutBackend
 from polythink.errors import UserError
 from polythink.evaluate.metrics import best_of_n, is_right
 from polythink.evaluate.voting import maj_at_k, normalise
-from polythink.problems.answers import Grade, Grader
+from polythink.problems.answers import Grader
+from polythink.problems.grade import Grade
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import OVERLONG, Prompt
 from polythink.trace.dialect import Dialect

@@ -26,7 +26,8 @@ from polythink.evaluate.samples import askable, sample_row
 from polythink.evaluate.study import Problems, params_of, problem_set_of, prompt_of
 from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import sliding_window
-from polythink.problems.answers import Grade, Grader
+from polythink.problems.answers import Grader
+from polythink.problems.grade import Grade
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt
 from polythink.rewards.combine import Reward, build_reward

@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.grade import Grade
 from polythink.problems.problem import Problem
-from polythink.problems.tasks.demonstrations import SPLITS, DemoStyle, split_of
+from polythink.problems.tasks.demonstrations import SPLITS, DemoStyle, block_of, split_of
 from polythink.problems.tasks.task import Task, path_content
 from polythink.trace.dialect import Dialect
 from polythink.trace.parse import TraceError, parse
 from polythink.trace.render import render
-from polythink.trace.tree import Block, Trace
+from polythink.trace.tree import Trace
 
 if TYPE_CHECKING:
     from polythink.problems.answers import Grader
@@ -46,6 +46,7 @@ FIRST_PLACE = 3  # smallest place, so that the letter is not next to the opening
 MOST_NUMBERS = 64
 DOT = "."
 
+SETS = {"attribution": "synthetic: which path said what"}
 VOCABULARY: tuple[str, ...] = (*(str(n) for n in range(1, MOST_NUMBERS + 1)), *LETTERS, DOT, "->", "of")
 
 _QUESTION = re.compile(r"([a-z](?: [a-z])*) -> (\d+) of (\d+)")
@@ -120,8 +121,10 @@ def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect:
     numbers = dialect.draw_labels(style.draw_paths(rng), rng if style.labels == "random" else None)
     said = {number: rng.choice(question.letters) for number in numbers}
     lines = " ".join(f"{number} {said[number]}" for number in sorted(said))
-    paths = tuple(Trace((f" {question.path(letter)} ",)) for letter in said.values())
-    return render(Trace((Block(paths, Trace((f" {lines} ",)), numbers),)), dialect)
+    paths = [Trace((f" {question.path(letter)} ",)) for letter in said.values()]
+    outlines = [DOT] * len(paths)  # a path's letter is its own choice
+    block = block_of(paths, Trace((f" {lines} ",)), numbers, dialect, problem.question, outlines)
+    return render(Trace((block,)), dialect)
 
 
 def check_numbers(dialect: Dialect) -> None:
@@ -177,7 +180,7 @@ def _words(trace: Trace) -> list[str]:
 class Attribution(Task):
     name = "attribution"
     about = "which path said what: the summary must report every path"
-    sets = {"attribution": "synthetic: which path said what"}
+    sets = SETS
     styles = ("parallel",)
     demo_keys = ("paths", "labels")
     words = VOCABULARY

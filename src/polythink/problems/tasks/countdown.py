@@ -29,16 +29,21 @@ from typing import TYPE_CHECKING
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.extract import answers_in_summary
 from polythink.problems.problem import Problem
-from polythink.problems.tasks.demonstrations import SPLITS, STYLES, DemoStyle, split_of
+from polythink.problems.tasks.demonstrations import SPLITS, STYLES, DemoStyle, block_of, split_of
 from polythink.problems.tasks.task import Task
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.render import render
-from polythink.trace.tree import Block, Trace
+from polythink.trace.tree import Trace
 
 if TYPE_CHECKING:
     from polythink.problems.answers import Grader
 
 LEVELS = {"mini": 2, "easy": 3, "hard": 4}  # level -> number of numbers
+SETS = {
+    "countdown-mini": "synthetic: one operator to choose",
+    "countdown-easy": "synthetic: two operators to choose",
+    "countdown-hard": "synthetic: three operators to choose",
+}
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 LOW, HIGH = 0, 60  # every value of a chain, both ends included
 
@@ -67,6 +72,11 @@ class Chain:
         """`9 - 8 * 5`, to be computed from left to right."""
         rest = zip(self.operators, self.numbers[1:], strict=True)
         return " ".join([str(self.numbers[0]), *(f"{op} {number}" for op, number in rest)])
+
+    @property
+    def first_operation(self) -> str:
+        """`9 - 8`"""
+        return " ".join([str(self.numbers[0]), *self.operators[:1], *map(str, self.numbers[1:2])])
 
     def text(self, target: int) -> str:
         """`9 - 8 = 1 * 5 = 5 ok`, or `... no` where the chain misses the target."""
@@ -189,11 +199,11 @@ def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect:
     box = f"\\boxed{{ {answer} }}"
     if style.style == "sequential":
         return f"{texts[0]} {box}"
-    said = tuple(Trace((f" {text} ",)) for text in texts)
-    if answers_in_summary(dialect):
-        return render(Trace((Block(said, Trace((f" {box} ",)), labels),)), dialect)
-    operators = f" {' '.join(re.findall('[-+*]', answer))} "
-    return render(Trace((Block(said, Trace((operators,)), labels), f" {box}")), dialect)
+    inside = answers_in_summary(dialect)
+    summary = f" {box} " if inside else f" {' '.join(re.findall('[-+*]', answer))} "
+    paths, outlines = [Trace((f" {text} ",)) for text in texts], [path[0].first_operation for path in tried]
+    block = block_of(paths, Trace((summary,)), labels, dialect, problem.question, outlines)
+    return render(Trace((block,) if inside else (block, f" {box}")), dialect)
 
 
 def strategy(label: int) -> tuple[str, str]:
@@ -219,11 +229,7 @@ def _path(problem: Problem, style: DemoStyle, rng: random.Random, label: int) ->
 class Countdown(Task):
     name = "countdown"
     about = "operator countdown: the operators between given numbers that reach a target"
-    sets = {
-        "countdown-mini": "synthetic: one operator to choose",
-        "countdown-easy": "synthetic: two operators to choose",
-        "countdown-hard": "synthetic: three operators to choose",
-    }
+    sets = SETS
     styles = STYLES
     demo_keys = tuple(field.name for field in fields(DemoStyle))
     words = VOCABULARY

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from polythink.errors import UserError, did_you_mean
+from polythink.trace import tree
 from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.trace.tree import Block, Trace
 
 if TYPE_CHECKING:
     from polythink.problems.problem import Problem
@@ -48,6 +50,26 @@ class DemoStyle:
     def draw_paths(self, rng: random.Random) -> int:
         """Number of paths of the next block."""
         return self.paths[0] if len(self.paths) == 1 else rng.choice(self.paths)
+
+
+def block_of(
+    paths: Sequence[Trace],
+    summary: Trace,
+    labels: tuple[int, ...],
+    dialect: Dialect,
+    goal: str,
+    outlines: Sequence[str],
+) -> Block:
+    """A block, with its goal and an outline of each path where the dialect has a plan before the paths."""
+    if not getattr(dialect, "plan", None):
+        return Block(tuple(paths), summary, labels)
+    plan = tree.Plan(goal, tuple(outline_of(i, text, dialect) for i, text in enumerate(outlines, 1)))
+    return Block(tuple(paths), summary, labels, plan=plan)
+
+
+def outline_of(number: int, text: str, dialect: Dialect) -> str:
+    """The outline of the path with that number (1..P), as the dialect writes it."""
+    return text
 
 
 @dataclass(frozen=True)
