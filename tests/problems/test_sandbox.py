@@ -122,6 +122,12 @@ def test_what_is_left_undone_does_not_hold(sandbox: Sandbox):
     assert (outcome.holds, outcome.reason) == ((True, False, False), "timeout")
 
 
+@pytest.mark.slow
+def test_a_program_that_is_ended_has_not_ended_before(sandbox: Sandbox):
+    reasons = {run(sandbox, "import time\ntime.sleep(1000)", seconds=0.1).reason for _ in range(60)}
+    assert reasons == {"timeout"}
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -263,14 +269,15 @@ def test_the_end_of_the_caller_is_that_of_its_keepers():
     code = (
         "from polythink.problems.sandbox import *\ns = Sandbox(1, Limits(300))\n"
         "t = Test(('assert f(2) == 4',), ('f',))\nassert s.run('def f(x): return 4', t).passed\n"
-        "print(s._idle.queue[0]._process.pid, flush=True)\ns.run('while True: pass', t)"
+        "k = s._idle.queue[0]\nprint(k._process.pid, k._folder, flush=True)\ns.run('while True: pass', t)"
     )
     caller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    keeper = int(caller.stdout.readline())
-    running = children(keeper, 2)
+    keeper, folder = caller.stdout.readline().split()
+    running = children(int(keeper), 2)
     caller.kill()
     caller.communicate()
-    assert gone([*running, keeper])
+    assert gone([*running, int(keeper)])
+    assert not Path(folder).exists()
 
 
 def test_a_keeper_that_says_nothing_is_killed(monkeypatch):

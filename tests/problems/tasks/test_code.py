@@ -13,6 +13,7 @@ import pytest
 from polythink.errors import UserError
 from polythink.problems.answers import Grader
 from polythink.problems.audit import audit
+from polythink.problems.grade import Grade
 from polythink.problems.problem import Problem
 from polythink.problems.sandbox import Test
 from polythink.problems.sets import load_problems
@@ -126,7 +127,11 @@ def test_grading(grader: Grader):
 
 def test_an_endless_program_times_out():
     with Grader(seconds=1) as grader:
-        assert grader.grade(block("while True: pass"), SQUARE).verdict == "timeout"
+        endless = block("while True: pass")
+        grade = grader.grade(endless, SQUARE)
+        assert (grade.verdict, grade.share, grade.decided) == ("timeout", 0.0, True)  # it counts: as 0
+        assert grader.grade_path(endless, SQUARE) is False
+    assert not Grade("timeout", "9^{9^{9^9}}").decided  # math: nobody knows
 
 
 def test_paths(grader: Grader):

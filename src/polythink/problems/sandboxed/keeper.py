@@ -8,6 +8,7 @@ them go straight to the children. For each job it forks two: the program, then t
 from __future__ import annotations
 
 import codecs
+import contextlib
 import gc
 import importlib
 import io
@@ -46,7 +47,7 @@ OPEN_FILES = 8
 def main() -> None:
     """Serve jobs that come over the socket of descriptor `sys.argv[1]`, until it closes."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    folder = sys.argv[2]  # for the programs' working directories; the caller's to remove
+    folder = sys.argv[2]  # for the programs' working directories
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
     for name in MODULES:
         importlib.import_module(name)
@@ -55,6 +56,13 @@ def main() -> None:
     if sys.platform == "linux":
         seccomp.prctl(seccomp.PR_SET_CHILD_SUBREAPER, 1)  # what a program leaves behind becomes a child of this process
     gc.freeze()
+    try:
+        _serve(control, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _serve(control: socket.socket, folder: str) -> None:
     replies = Link(control.fileno())
     replies.send({"filter": seccomp.available()})
     while True:
@@ -119,8 +127,11 @@ def _watch(
 
 
 def _end(running: list[int]) -> None:
-    """Kill these process groups and whatever else has become a child of this process, and reap them all."""
-    for child in running:
+    """Kill these process groups and whatever else has become a child of this process, and reap them all.
+
+    The judge, which was forked last, goes first: it must not live to see its program end, and report that.
+    """
+    for child in reversed(running):
         _kill(child)
     while True:
         try:
@@ -207,6 +218,7 @@ def _confine(limits: dict[str, Any], place: str) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     random.seed(0)  # the same program gets the same verdict every time
     sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(n, "w", closefd=False), "utf-8", "replace") for n in (1, 2))
+    linux = sys.platform == "linux"
     seconds = int(limits["seconds"]) + 2  # should this process outlive its keeper's watch
     bounds = {
         "CPU": seconds, "AS": limits["memory"], "FSIZE": 0, "CORE": 0, "NOFILE": OPEN_FILES, "NPROC": 0, "MEMLOCK": 0,
@@ -214,7 +226,8 @@ def _confine(limits: dict[str, Any], place: str) -> None:
     }  # fmt: skip
     for name, bound in bounds.items():
         if hasattr(resource, f"RLIMIT_{name}"):
-            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (bound, bound))
+            with contextlib.suppress(*(() if linux else (ValueError, OSError))):  # macOS refuses to bound some
+                resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (bound, bound))
     if os.geteuid() == 0:  # as root, limits on processes and modes of files do not hold
         try:
             os.setgroups([])
@@ -222,7 +235,7 @@ def _confine(limits: dict[str, Any], place: str) -> None:
             os.setuid(NOBODY)
         except OSError:  # a container without other users; the filter holds there as well
             pass
-    if sys.platform == "linux":
+    if linux:
         seccomp.prctl(seccomp.PR_SET_DUMPABLE, 0)  # no core file, no tracing
         seccomp.prctl(seccomp.PR_SET_PDEATHSIG, signal.SIGKILL)  # its keeper's end is its own
     if limits["filter"]:

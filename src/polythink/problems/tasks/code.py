@@ -5,7 +5,8 @@ last one that begins with bare ```. A path's answer is its own last block. A pro
 its `sandbox.Test` (`code_rows.to_text`).
 
 A response is right if all assertions hold; `Grade.share` is the share of them that do. Its verdict is `timeout` if the
-first that does not hold ran out of time, or of memory.
+first that does not hold ran out of time, or of memory; this is decided, unlike a comparison that could not be made, so
+that in reinforcement learning a program without end earns no more than a wrong one.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Code(Task):
     styles = STYLES
     demo_keys = ("style", "paths", "p_right", "labels", "summary")
     teacher_prompt = "code_parallel"
+    answer_form = "a block that begins with ```python and ends with ```"
 
     def problems(self, name: str, split: str, limit: int | None = None, seed: int = 0) -> tuple[Problem, ...]:
         if split not in SPLITS:
@@ -149,8 +151,9 @@ class Code(Task):
         return None if program is None else normal(program)
 
     def grade_path(self, text: str, problem: Problem, grader: Grader) -> bool | None:
+        """Whether the path's program is right: one that overruns is not. None if it gives none."""
         verdict = _run(last_block(path_content(text, grader.dialect)[0]), problem, grader).verdict
-        return verdict == "right" if verdict in ("right", "wrong") else None
+        return None if verdict == "unparsed" else verdict == "right"
 
 
 def _run(program: str | None, problem: Problem, grader: Grader) -> Grade:

@@ -47,6 +47,7 @@ class Task:
     # Answers are formulas: those of one value are equal, and one vote, and the rules of `problems.extract` (strict,
     # lenient, published) say what is read. False: answers are words, as they stand.
     by_value = False
+    answer_form = "\\boxed{5} or a line `Final Answer: 5`"  # how a response states one, for messages
 
     # ---- reports ----
     shows_slips = False  # whether false results on the way show in a text (`slips`): a right path may have some
