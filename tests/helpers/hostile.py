@@ -102,7 +102,7 @@ BURDEN: dict[str, tuple[str, str]] = {
     "catch everything": ("while True:\n    try:\n        while True: pass\n    except BaseException: pass", "timeout"),
     # memory
     "list": ("x_ = []\nwhile True: x_.append(bytes(1 << 20))", "memory timeout"),
-    "bytes": ("bytes(1 << 40)", "memory"),
+    "bytes": ("bytes(2 << 30)", "memory"),
     "huge int": ("1 << (1 << 40)", "memory"),
     "string repeat": ("'ab' * (1 << 40)", "memory"),
     "mmap": ("import mmap\nmmap.mmap(-1, 1 << 40)", "exception forbidden"),
