@@ -113,7 +113,7 @@ class TraceEncoder:
             found = nested_block(trace, dialect)
             message = "a block inside a path or summary, where the engine never opens one"
             raise TraceError(message, "nested", trace, found.start if found else 0)
-        if not dialect.block_open and len(tree.blocks) > 1:
+        if dialect.runtime_forks and len(tree.blocks) > 1:
             message = f"{len(tree.blocks)} blocks, but in the dialect {dialect.name} the runtime forks once"
             raise TraceError(message, "second_block", trace, 0)
 
