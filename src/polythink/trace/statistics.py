@@ -38,14 +38,15 @@ def statistics(trace: str | Trace, dialect: Dialect = PARALLEL_R1) -> TraceStati
         blocks=len(blocks),
         paths_per_block=tuple(len(b.paths) for b in blocks),
         first_block=opening.start / len(text) if opening else nan,
-        depth=_depth(trace),
+        depth=depth(trace),
         words=_words(trace, sum),
         critical_words=_words(trace, max),
     )
 
 
-def _depth(trace: Trace) -> int:
-    inside = (_depth(t) for block in trace.blocks for t in (*block.paths, block.summary))
+def depth(trace: Trace) -> int:
+    """0 without a block, 1 with plain blocks, 2 with a block in a path or summary, ..."""
+    inside = (depth(t) for block in trace.blocks for t in (*block.paths, block.summary))
     return 1 + max(inside, default=0) if trace.blocks else 0
 
 
@@ -74,6 +75,7 @@ def rollout_statistics(rollout: Rollout, dialect: Dialect = PARALLEL_R1) -> dict
         "paths": sum(token.kind == "path_open" for token in scan(text, dialect)),
         "first_block": _first_block(rollout, dialect),
         "tokens": rollout.tokens,
+        "read_again": sum(len(s.tokens) for s in rollout.segments if s.kind == "copy"),
         "sampled_tokens": sum(sum(s.sampled) for s in rollout.segments),
         "critical_path": rollout.critical_path,
         "truncated": rollout.truncated,
