@@ -38,8 +38,15 @@ def draw(trace: Trace) -> RenderableType:
 
 def draw_flow(flow: Flow, most: int | None = None) -> RenderableType:
     """Cards and forks under each other; of every text only the last `most` lines, if that is given."""
-    shown = (node for node in flow if isinstance(node, Fork) or node.text)
-    return Group(*(_ForkView(node, most) if isinstance(node, Fork) else _plain(node.text, most) for node in shown))
+    shown = (node for node in flow if isinstance(node, Fork) or node.text or node.note)
+    return Group(*(_ForkView(node, most) if isinstance(node, Fork) else _card(node, most) for node in shown))
+
+
+def _card(card: Card, most: int | None) -> RenderableType:
+    """The text of a card; a plan begins with that word, and a copy is one grey line."""
+    if card.note:
+        return Text(card.note, style="bright_black")
+    return _plain(f"plan: {card.text}" if card.kind == "plan" else card.text, most)
 
 
 class LiveTrace:
@@ -188,7 +195,8 @@ class _ForkView:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         paths = [(_heading(path), path) for path in self.fork.paths]
         abreast = max(1, min(len(paths), options.max_width // MIN_PATH_WIDTH))
-        rows = [paths[i : i + abreast] for i in range(0, len(paths), abreast)] + [[("summary", self.fork.summary)]]
+        rows = [paths[i : i + abreast] for i in range(0, len(paths), abreast)]
+        rows += [[("summary", self.fork.summary)]] if self.fork.summary else []
         for i, row in enumerate(rows):
             table = Table(box=box.SQUARE if i == len(rows) - 1 else JOINED, expand=True)
             for name, _ in row:
