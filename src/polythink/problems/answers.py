@@ -22,7 +22,7 @@ from polythink.problems.problem import ANSWER_RULES, CHECKERS, Problem
 from polythink.problems.published import published_answer, published_equal
 from polythink.problems.verify import Worker
 from polythink.trace.dialect import PARALLEL_R1, Dialect, get_dialect
-from polythink.trace.parse import scan
+from polythink.trace.scan import scan
 
 # `unparsed`: no answer was found. `timeout`: the comparison ran out of its time or its memory.
 VERDICTS = ("right", "wrong", "unparsed", "timeout")

@@ -14,8 +14,8 @@ from itertools import groupby
 
 from polythink.problems.tasks.countdown import is_question, slips
 from polythink.trace.dialect import DIALECTS, Dialect
-from polythink.trace.parse import scan
 from polythink.trace.rollout import TRUNCATIONS
+from polythink.trace.scan import scan
 from polythink.trace.tree import Block, Trace
 
 INK, RULE, RIGHT, WRONG, PLAIN = "#24292f", "#b6bcc6", "#22663f", "#95302a", "#5f6873"

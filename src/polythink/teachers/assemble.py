@@ -32,8 +32,9 @@ from polythink.teachers.folder import check_finished
 from polythink.teachers.rows import rows_so_far
 from polythink.teachers.teacher import RetryPolicy, Teacher, TeacherError
 from polythink.trace.dialect import DIALECTS, Dialect
-from polythink.trace.parse import first_block, scan
+from polythink.trace.parse import first_block
 from polythink.trace.render import render
+from polythink.trace.scan import scan
 from polythink.trace.tree import Block, Trace
 
 ANSWER = "{answer}"
@@ -162,7 +163,7 @@ class Assembler:
         seed: int = 0,
         summariser: Teacher | None = None,
     ) -> None:
-        if dialect.answer != "summary":
+        if not dialect.answers_in_summary:
             raise UserError(f"assembled traces answer in their summary, those of dialect {dialect.name} after it; use "
                             "dialect: parathinker")  # fmt: skip
         if config.summary == "teacher" and summariser is None:

@@ -8,71 +8,31 @@ before it, whether it repeats and how many there are. Parser, renderer, tag ids,
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from polythink.errors import UserError
+from polythink.trace.ambiguity import check_production
+from polythink.trace.elements import ID, MOST_NUMBERS, NAMES, NUMBER, Element, PathTags, PlanTags, SummaryTags, Tag
 
+__all__ = ["ID", "MOST_NUMBERS", "NUMBER", "Dialect", "Element", "PathTags", "PlanTags", "SummaryTags", "Tag"]
+
+DECLARED = re.compile(r"\s*([0-9]+(?:\s*\.\s*[0-9]+)*)\s*:")  # the number with which an outline begins: `1.2:`
 TAG_KINDS = ("block_open", "block_close", "path_open", "path_close", "summary_open", "summary_close")  # COMPAT
-NUMBER = "{n}"  # the place of a path's number in its tags
-ID = "{id}"  # the place of an outline's number in the heading of its path
-MOST_NUMBERS = 1024  # the largest inventory
-Writer = Literal["model", "runtime"]
-
-_DECLARED = re.compile(r"\s*([0-9]+(?:\s*\.\s*[0-9]+)*)\s*:")  # the number with which an outline begins: `1.2:`
 
 
-@dataclass(frozen=True)
-class Tag:
-    """A tag that stands alone: it opens the block (before the paths) or closes it (after them)."""
+class Spelled(NamedTuple):
+    """How the tags of a dialect are found in a text. A number is found whether or not the inventory has it.
 
-    text: str
-    by: Writer = "model"
-    gap: str = ""  # white space before it in canonical text
-
-
-@dataclass(frozen=True)
-class PlanTags:
-    """What the model writes before the paths: free text, then one outline per path (where `item` has tags)."""
-
-    open: str
-    close: str
-    item: tuple[str, str] = ("", "")  # the tags of an outline
-    gap: str = ""  # white space before each of its tags but the outlines' closing ones
-
-
-@dataclass(frozen=True)
-class PathTags:
-    """The paths. Numbered ones hold `{n}` in their tags, and `inventory` is the number of numbers.
-
-    `counted` says how many there are: as many as the request says (in text that is already written, as many as are
-    opened), or as many as the plan has outlines. `heading` is forced after a path's opening tag; its `{id}` is the
-    number with which the path's outline begins, or the path's place.
+    Numbers have no leading zeros: `<think01>` is text, as it is for a tokenizer.
     """
 
-    open: str
-    close: str
-    least: int = 1
-    inventory: int = 0
-    counted: Literal["request", "outlines"] = "request"
-    heading: str = ""
-    gap: str = ""
-
-
-@dataclass(frozen=True)
-class SummaryTags:
-    """What the model writes after the join. `answers`: the final answer may stand in it, not only after it."""
-
-    open: str
-    close: str
-    gap: str = ""
-    answers: bool = False
-
-
-Element = Tag | PlanTags | PathTags | SummaryTags
+    pattern: re.Pattern[str]
+    kinds: dict[str, str]  # tag without a number -> kind
+    numbered: tuple[str, ...]  # kind of the tag whose number is in that group of the pattern
+    shared: dict[str, tuple[str, ...]]  # closing tag of several elements -> these elements
 
 
 @dataclass(frozen=True)
@@ -147,6 +107,11 @@ class Dialect:
         return self.paths.counted == "outlines"
 
     @cached_property
+    def plan_gap(self) -> str:
+        """White space before the plan: none where a block begins with it, since that would be text before the block."""
+        return self.plan.gap if self.plan and self.opening else ""
+
+    @cached_property
     def answers_in_summary(self) -> bool:
         return self.summary is not None and self.summary.answers
 
@@ -162,7 +127,7 @@ class Dialect:
         for element in self.block:
             if isinstance(element, Tag):
                 continue
-            kind = _ELEMENTS[type(element)]
+            kind = NAMES[type(element)]
             found += [(f"{kind}_open", element.open), (f"{kind}_close", element.close)]
             if isinstance(element, PlanTags) and element.item[0]:
                 found += [("outline_open", element.item[0]), ("outline_close", element.item[1])]
@@ -171,7 +136,45 @@ class Dialect:
     @cached_property
     def opens_block(self) -> str:
         """The kind of the tag that a block begins with."""
-        return "block_open" if self.opening else f"{_ELEMENTS[type(self.block[0])]}_open"
+        return "block_open" if self.opening else f"{NAMES[type(self.block[0])]}_open"
+
+    @cached_property
+    def first_tag(self) -> str:
+        """The tag that a block begins with; of numbered paths that of number 1."""
+        return self.opening.text if self.opening else self.plan.open if self.plan else self.path_tags(1)[0]
+
+    @cached_property
+    def pair(self) -> tuple[str, ...]:
+        """The tag that opens a block, and the last of those after the paths, which closes it; () without one of them.
+
+        All other tags of `Tag` elements stand alone: nothing is opened or closed by them.
+        """
+        after = self.joining + self.closing
+        return (self.opening.text, after[-1].text) if self.opening and after else ()
+
+    @cached_property
+    def follows_paths(self) -> tuple[tuple[str, str], ...]:
+        """(kind, tag) of what stands after the paths, in order: each tag, and the opening tag of the summary."""
+        summary = (("summary_open", self.summary.open),) if self.summary else ()
+        joining, closing = (tuple(("block_close", t.text) for t in tags) for tags in (self.joining, self.closing))
+        return (*joining, *summary, *closing)
+
+    @cached_property
+    def spelled(self) -> Spelled:
+        """The pattern that finds the tags, and what kind each is."""
+        owners: dict[str, list[str]] = {}  # closing tag -> elements
+        for kind, tag in self.spellings:
+            if kind.endswith("_close"):
+                owners.setdefault(tag, []).append(kind.removesuffix("_close"))
+        kinds = {tag: kind for kind, tag in reversed(self.spellings)}
+        longest_first = sorted(kinds, key=len, reverse=True)
+        number = "(0|[1-9][0-9]{0,3})"
+        return Spelled(
+            re.compile("|".join(re.escape(tag).replace(re.escape(NUMBER), number) for tag in longest_first)),
+            kinds,
+            tuple(kinds[tag] for tag in longest_first if NUMBER in tag),
+            {tag: tuple(elements) for tag, elements in owners.items() if len(elements) > 1},
+        )
 
     @cached_property
     def _every_tag(self) -> tuple[tuple[str, str], ...]:
@@ -224,81 +227,5 @@ class Dialect:
 
     def heading(self, place: int, outline: str = "") -> str:
         """The text that is forced after the opening tag of the path at that place (from 1); `outline`: its outline."""
-        declared = _DECLARED.match(outline)
+        declared = DECLARED.match(outline)
         return self.paths.heading.replace(ID, re.sub(r"\s", "", declared[1]) if declared else str(place))
-
-
-_ELEMENTS = {PlanTags: "plan", PathTags: "path", SummaryTags: "summary"}
-
-
-# ---- what is refused when a dialect is declared
-
-
-def check_production(dialect: Dialect) -> None:
-    """`UserError` for a production that a parser or the engine could not follow without doubt."""
-    for wrong in (_wrong_order, _wrong_writer, _wrong_numbers, _wrong_tags):
-        if reason := wrong(dialect):
-            raise UserError(f"dialect {dialect.name!r}: {reason}")
-
-
-def _wrong_order(d: Dialect) -> str:
-    order = [_ELEMENTS.get(type(e), "tag") for e in d.block]
-    count = Counter(order)
-    if count["path"] != 1:
-        return f"a block has one element for its paths, and this one has {count['path']}"
-    if count["plan"] > 1 or count["summary"] > 1:
-        return "a block has at most one plan and one summary"
-    before, after = order[: order.index("path")], order[order.index("path") + 1 :]
-    if before not in ([], ["tag"], ["plan"], ["tag", "plan"]):
-        return f"before its paths a block has a tag, a plan, or a tag and then a plan, not {', '.join(before)}"
-    if "plan" in after:
-        return "its plan comes after its paths; a plan comes before them"
-    if not after:
-        return "nothing follows its paths: a summary, or a tag that the runtime writes, says that they are joined"
-    return ""
-
-
-def _wrong_writer(d: Dialect) -> str:
-    if any(tag.by != "runtime" for tag in d.joining):
-        return "a tag between its paths and its summary (or after the paths, without one) is written by the runtime: "\
-               "the paths end at once, and none of them can write it"  # fmt: skip
-    if [tag.by for tag in d.closing] != sorted((tag.by for tag in d.closing), reverse=True):
-        return "of the tags after its summary, those that the runtime writes come before those that the model writes"
-    if d.opening and d.opening.by == "runtime" and d.plan:
-        return "the model writes the plan, so it also writes the tag before it"
-    if d.declares_paths and not (d.plan and d.plan.item[0]):
-        return "its paths are counted by outlines, so it needs a plan with tags for each outline"
-    return ""
-
-
-def _wrong_numbers(d: Dialect) -> str:
-    p, texts = d.paths, [text for kind, text in d.spellings if not kind.startswith("path")]
-    if (NUMBER in p.open) != bool(p.inventory) or (NUMBER in p.close and not p.inventory):
-        return f"paths with an inventory of numbers hold {NUMBER} in their opening tag, and only they do"
-    if not 0 <= p.inventory <= MOST_NUMBERS:
-        return f"an inventory is a number of paths from 0 to {MOST_NUMBERS}, not {p.inventory}"
-    if p.least < 1:
-        return f"a block has at least one path, not {p.least}"
-    if any(NUMBER in text for text in texts):
-        return f"only the tags of paths hold {NUMBER}"
-    return ""
-
-
-def _wrong_tags(d: Dialect) -> str:
-    """Tags that cannot be told apart. Elements may share a closing tag: it closes whichever is open."""
-    own = {kind: text for kind, text in d.spellings if not kind.startswith("block")}
-    alone = [text for kind, text in d.spellings if kind.startswith("block")]
-    opening = [text for kind, text in own.items() if kind.endswith("_open")]
-    closing = {text for kind, text in own.items() if kind.endswith("_close")}
-    for text in (*alone, *own.values()):
-        if not text or text != text.strip() or re.search(r"\s{2}|\n", text):
-            return f"the tag {text!r} is empty, or has white space at an end; a tag is one token, such as <Path>"
-    if d.plan and bool(d.plan.item[0]) != bool(d.plan.item[1]):
-        return "an outline has an opening and a closing tag, or none at all"
-    patterns = [re.compile(re.escape(text).replace(re.escape(NUMBER), "[0-9]+")) for text in opening]
-    for text in (*alone, *opening, *closing):
-        spelled = text.replace(NUMBER, "1")
-        same = sum(bool(pattern.fullmatch(spelled)) for pattern in patterns) + alone.count(text)
-        if same + (text in closing) > 1:
-            return f"two of its elements cannot be told apart: both have the tag {text}"
-    return ""

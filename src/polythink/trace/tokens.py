@@ -149,7 +149,7 @@ class _Writer:
         """Outlines are written by the model before the fork: in the open piece."""
         tags, encode = self.dialect.plan, self.encode
         opened, closed = tags.item
-        self.put([*encode(tags.gap), *encode(tags.open)])
+        self.put([*encode(self.dialect.plan_gap), *encode(tags.open)])
         self.put(encode(plan.goal))
         for outline in plan.outlines:
             self.put([*encode(tags.gap), *encode(opened)])

@@ -118,7 +118,7 @@ class TraceEncoder:
         At `max_depth` it reads an opening tag inside a path or summary as text; and where the runtime forks, it does so
         once.
         """
-        dialect, most = self.lm.dialect, getattr(self.params, "max_depth", 1)
+        dialect, most = self.lm.dialect, self.params.max_depth
         if depth(tree) > most:
             found = nested_block(trace, dialect)
             message = f"a block inside a path or summary, and the engine opens none below max_depth={most}"

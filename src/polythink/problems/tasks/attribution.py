@@ -118,8 +118,8 @@ def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect:
     )
     lines = " ".join(f"{number} {said[number]}" for number in sorted(said))
     return (
-        f"{dialect.block_open}{inside}{dialect.block_close}{dialect.gap}"
-        f"{dialect.summary_open} {lines} {dialect.summary_close}"
+        f"{dialect.opening.text if dialect.opening else ''}{inside}{''.join(t.gap + t.text for t in dialect.joining)}"
+        f"{dialect.summary.gap}{dialect.summary.open} {lines} {dialect.summary.close}"
     )
 
 

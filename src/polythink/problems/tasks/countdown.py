@@ -191,7 +191,7 @@ def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect:
     if style.flat:
         return f"{texts[0]} {box}"
     said = tuple(Trace((f" {text} ",)) for text in texts)
-    if dialect.answer == "summary":
+    if dialect.answers_in_summary:
         return render(Trace((Block(said, Trace((f" {box} ",)), labels),)), dialect)
     operators = f" {' '.join(re.findall('[-+*]', answer))} "
     return render(Trace((Block(said, Trace((operators,)), labels), f" {box}")), dialect)
