@@ -87,10 +87,10 @@ def test_the_summary_is_what_an_ordinary_model_writes_after_their_text(case) -> 
     compared = 0
     for rollout in case.again:
         summary = next(s for s in rollout.segments if s.kind == "summary")
-        opening = summary.tokens[: summary.sampled.index(True)]
         written = [t for t, own in zip(summary.tokens, summary.sampled, strict=True) if own]
-        if summary.misplaced_tags or case.lm.pad in written:
+        if not written or summary.misplaced_tags or case.lm.pad in written:
             continue  # what the runtime replaced, an ordinary model would read as it was sampled
+        opening = summary.tokens[: summary.sampled.index(True)]
         flat = [*rollout.prompt, *head(rollout), *opening]
         assert written == continuation(case.lm, flat, len(written))
         compared += 1

@@ -59,7 +59,6 @@ class Card:
             return [*false, f"truncated: {self.finish_reason}"]
         return [*false, "closed by force"] if self.finish_reason == "eos" and self.kind != "main" else false
 
-
     @property
     def note(self) -> str:
         """What stands in place of a copy's text; "" for other cards."""
@@ -74,6 +73,7 @@ class Fork:
 
     paths: list[list[Card | Fork]]
     summary: list[Card | Fork]
+    joined_by_text: bool = False  # the format has no summary: the text after the block reads the paths
 
 
 Flow = Sequence[Card | Fork]
@@ -90,7 +90,7 @@ def flow_of_row(row: Mapping) -> Flow:
 def _with_slips(nodes: Flow) -> list[Card | Fork]:
     """The flow of a countdown response: its paths are graded by their operators, and its false equations are marked."""
     return [
-        Fork([_with_slips(path) for path in node.paths], _with_slips(node.summary))
+        replace(node, paths=[_with_slips(path) for path in node.paths], summary=_with_slips(node.summary))
         if isinstance(node, Fork)
         else replace(node, slips=tuple(slips(node.text)), of="operators" if node.right is not None else "")
         for node in nodes
@@ -125,7 +125,7 @@ def _fork(segments: Sequence[Mapping], dialects: Sequence[Dialect]) -> Fork:
         number = path if inside == block else number  # a nested block belongs to the path that is open
         chains.setdefault(number, []).append(segment)
     flows = {path: _flow_of(own, (block, path), dialects) for path, own in chains.items()}
-    return Fork([nodes for path, nodes in flows.items() if path], flows.get(0, []))
+    return Fork([nodes for path, nodes in flows.items() if path], flows.get(0, []), not dialects[0].summary)
 
 
 def _chain(segment: Mapping) -> tuple[int, int]:
@@ -140,9 +140,7 @@ def _cards(segment: Mapping, dialects: Sequence[Dialect]) -> list[Card]:
     found = _stretches(segment.get("text", ""), dialects)
     cards = [Card("plan", text) if is_plan else Card(kind, text, number) for is_plan, text in found]
     cards[0] = replace(cards[0], right=segment.get("right"))
-    cards[-1] = replace(
-        cards[-1], finish_reason=segment.get("finish_reason", ""), bounded=bool(segment.get("bounded"))
-    )
+    cards[-1] = replace(cards[-1], finish_reason=segment.get("finish_reason", ""), bounded=bool(segment.get("bounded")))
     joins = kind == "summary" and not dialects[0].summary
     return [card for card in cards if not (joins and not card.text and not card.warnings)]
 
@@ -173,8 +171,10 @@ def flow_of_trace(trace: Trace, kind: str = "main", path: int = 0) -> list[Card 
         if isinstance(part, Block):
             paths = [flow_of_trace(own, "path", n or i) for i, (n, own) in enumerate(part.numbered(), start=1)]
             if part.plan:
-                nodes.append(Card("plan", "\n".join(filter(None, map(str.strip, (part.plan.goal, *part.plan.outlines))))))
-            nodes.append(Fork(paths, flow_of_trace(part.summary, "summary") if part.summary.parts else []))
+                said = (part.plan.goal.strip(), *map(str.strip, part.plan.outlines))
+                nodes.append(Card("plan", "\n".join(filter(None, said))))
+            summary = flow_of_trace(part.summary, "summary") if part.summary.parts else []
+            nodes.append(Fork(paths, summary, joined_by_text=not summary))
         elif part.strip():
             nodes.append(Card(kind, part.strip(), path))
     unnamed = kind != "main" and not (nodes and isinstance(nodes[0], Card))

@@ -99,22 +99,23 @@ def count_blocks(text: str, dialect: Dialect = PARALLEL_R1) -> int:
 
 
 def _first_block(rollout: Rollout, dialect: Dialect) -> float | None:
-    """Share of the response's tokens, in text order, before the first block's opening tag; None without one.
+    """Share of the text's tokens, in text order, before the first block's opening tag; None without one.
 
     Where that tag ends a segment (which forks there), or begins a path, the count is exact. Where a segment holds the
     tag in mid-text (before a plan, or in a sequential rollout that was not split), its tokens are assumed to be equally
     long.
     """
-    before = 0
-    for segment in rollout.segments:
+    before, text = 0, [segment for segment in rollout.segments if segment.kind != "copy"]
+    total = sum(len(segment.tokens) for segment in text)
+    for segment in text:
         tag = first_block(segment.text, dialect)
         if tag is None:
             before += len(segment.tokens)
             continue
         if segment.kind == "path" and dialect.opens_block == "path_open":
-            return before / rollout.tokens
+            return before / total
         if tag.start + len(tag.text) == len(segment.text):
-            return (before + len(segment.tokens) - 1) / rollout.tokens
+            return (before + len(segment.tokens) - 1) / total
         share = tag.start / len(segment.text)
-        return (before + share * len(segment.tokens)) / rollout.tokens
+        return (before + share * len(segment.tokens)) / total
     return None
