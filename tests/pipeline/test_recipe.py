@@ -172,7 +172,7 @@ def test_a_recipe_that_extends_another_is_a_handful_of_lines(small, tmp_path):
         ("rl.steps=many", "stages.rl.steps must be a whole number"),
         ("rl.kind=ppo", "stages.rl.kind is 'ppo'"),
         ("rl.reward=acuracy", "did you mean 'accuracy'"),
-        ("rl.mode=reread", "stages.rl.mode must be 'structured' or 'sequential'"),
+        ("rl.mode=rereed", "stages.rl.mode must be 'structured', 'reread'"),
         ("decoding.pathz=3", "decoding of stage base: unknown key pathz.*did you mean 'paths'"),
         ("rl.decoding.paths=0", "decoding of stage rl: paths"),
         ("decoding.mode=sequential", "set mode: sequential"),

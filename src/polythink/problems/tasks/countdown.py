@@ -196,7 +196,7 @@ def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect:
     answer = problem.answer if style.summary == "reference" else chosen.expression
     texts = [" ".join(chain.text(target) for chain in path) for path in tried]
     box = f"\\boxed{{ {answer} }}"
-    if style.style == "sequential":
+    if style.flat:
         return f"{texts[0]} {box}"
     inside = dialect.answers_in_summary
     summary = f" {box} " if inside else f" {' '.join(re.findall('[-+*]', answer))} "
