@@ -142,6 +142,12 @@ def test_plain_data_goes_there_and_back(sandbox: Sandbox, value):
     assert passes(sandbox, "def f(x):\n    return x", f"assert f({shown}) == {shown}\nassert {kind}")
 
 
+def test_types_go_there_and_back(sandbox: Sandbox):
+    source = "def f(values, kind):\n    return [v for v in values if type(v) is not kind]\ndef g(): return len"
+    assert passes(sandbox, source, "assert f((4, 7.7, 1.2), int) == [7.7, 1.2]", "assert f([bool], type) == []")
+    assert not passes(sandbox, source, "assert g() == len", names="g")
+
+
 def test_long_numbers_go_there_and_back(sandbox: Sandbox):  # longer than Python writes in decimal
     assert passes(sandbox, "def f(x):\n    return x", "assert f(-(10 ** 5000)) == -(10 ** 5000)")
 
@@ -254,7 +260,7 @@ def test_the_end_of_a_keeper_is_that_of_its_programs():
     with Sandbox(1, Limits(PATIENT)) as sandbox:
         assert sandbox.run(RIGHT, TEST).passed
         (keeper,) = sandbox._idle.queue
-        thread = threading.Thread(target=lambda: outcomes.append(sandbox.run("while True: pass", TEST)))
+        thread = threading.Thread(target=lambda: outcomes.append(sandbox.run("import time\ntime.sleep(1000)", TEST)))
         thread.start()
         running = children(keeper._process.pid, 2)
         os.kill(keeper._process.pid, signal.SIGKILL)
@@ -269,7 +275,7 @@ def test_the_end_of_the_caller_is_that_of_its_keepers():
     code = (
         "from polythink.problems.sandbox import *\ns = Sandbox(1, Limits(300))\n"
         "t = Test(('assert f(2) == 4',), ('f',))\nassert s.run('def f(x): return 4', t).passed\n"
-        "k = s._idle.queue[0]\nprint(k._process.pid, k._folder, flush=True)\ns.run('while True: pass', t)"
+        "k = s._idle.queue[0]\nprint(k._process.pid, k._folder, flush=True)\ns.run('import time\\ntime.sleep(1000)', t)"
     )
     caller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     keeper, folder = caller.stdout.readline().split()
