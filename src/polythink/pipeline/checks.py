@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -156,6 +157,10 @@ def check_data(plan: StagePlan, dialect: Dialect) -> None:
         if style.style == "parallel":
             with about("data.demonstrations.paths"):
                 dialect.draw_labels(max(style.paths), None)
+        with about("data.demonstrations"):
+            most = replace(style, paths=(max(style.paths),))
+            for problem in load_problems(source.problems, limit=1):
+                problem.task.demonstrate(problem, most, random.Random(0), dialect)
 
 
 def check_teacher(plan: StagePlan, dialect: Dialect) -> None:
@@ -166,14 +171,17 @@ def check_teacher(plan: StagePlan, dialect: Dialect) -> None:
     teacher = stage.teacher
     check_rule(stage.rule, dialect)
     if isinstance(teacher, TaskTeacherConfig):
-        task = get_task(teacher.kind)
-        teacher_of(teacher, plan.seed, dialect)
+        task, own = get_task(teacher.kind), teacher_of(teacher, plan.seed, dialect)
         if teacher.styles.get("parallel"):
             with about("teacher.paths"):
                 dialect.draw_labels(teacher.paths, None)
         named = (name.partition(":")[0] for name in stage.problems)
         if other := [name for name in named if name in sources() and task_of_set(name) is not task]:
             raise UserError(f"the {task.name} teacher solves {task.name} problems, not those of {other[0]}")
+        for problem in (load_problems(name, limit=1).problems[0] for name in stage.problems if task_of_set(name)):
+            with about("teacher"):
+                for style in (style for style, weight in teacher.styles.items() if weight):
+                    own.demonstrate(problem, style, random.Random(0))
     if stage.assemble:
         Assembler((), stage.assemble, dialect, plan.seed, summariser=_nobody)
 

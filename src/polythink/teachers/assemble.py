@@ -23,6 +23,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from polythink.errors import UserError
 from polythink.problems.answers import Grader
+from polythink.problems.extract import answers_in_summary
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.run.config import Config, Place, digest
@@ -162,7 +163,7 @@ class Assembler:
         seed: int = 0,
         summariser: Teacher | None = None,
     ) -> None:
-        if dialect.answer != "summary":
+        if not answers_in_summary(dialect):
             raise UserError(f"assembled traces answer in their summary, those of dialect {dialect.name} after it; use "
                             "dialect: parathinker")  # fmt: skip
         if config.summary == "teacher" and summariser is None:

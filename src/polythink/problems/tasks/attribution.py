@@ -184,6 +184,7 @@ class Attribution(Task):
     styles = ("parallel",)
     demo_keys = ("paths", "labels")
     words = VOCABULARY
+    teacher_prompt = "none"
 
     def problems(self, name: str, split: str, limit: int | None = None, seed: int = 0) -> tuple[Problem, ...]:
         return problems(split, limit, seed)

@@ -98,6 +98,7 @@ class DemonstrationTeacher:
         DemoStyle(labels=self.labels)  # checks it
         defaults = {field.name: field.default for field in fields(self)}
         chosen = [key for key in ("p_right", "paths", "labels") if getattr(self, key) != defaults[key]]
+        self.task.check_dialect(self.dialect)
         for style, weight in self.styles.items():
             if weight:
                 self.task.check_style(style, chosen)
@@ -111,5 +112,9 @@ class DemonstrationTeacher:
     def __call__(self, problem: Problem, prompt: str, sample: int) -> str:
         rng = random.Random(f"{self.seed}/{problem.key}/{sample}")
         (style,) = rng.choices(list(self.styles), list(self.styles.values()))
+        return self.demonstrate(problem, style, rng)
+
+    def demonstrate(self, problem: Problem, style: str, rng: random.Random) -> str:
+        """A response in one of its styles. `UserError` for a problem that it cannot answer so."""
         how = DemoStyle(style, (self.paths,), self.p_right, labels=self.labels)
         return self.task.demonstrate(problem, how, rng, self.dialect)
