@@ -10,15 +10,20 @@ import pytest
 
 from polythink.trace.blocks import complete_blocks
 from polythink.trace.detect import opening_tags
-from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, Dialect
+from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, Dialect, with_inventory
 from polythink.trace.parse import MAX_DEPTH, TraceError, _Parser, first_block, nested_block, parse
+from polythink.trace.production import PathTags
 from polythink.trace.statistics import count_blocks
 from polythink.trace.validity import RULES, check
 
 # numbered and nesting at once, with and without tags of the block: no published format, the same rules
-NESTED = replace(PARATHINKER, name="nested", nests=True, misplaced_tags="keep", inventory=4)
-NUMBERED = replace(PARALLEL_R1, name="numbered", path_open="<P{n}>", path_close="</P{n}>", inventory=4)
-DIALECTS = (PARALLEL_R1, replace(PARATHINKER, inventory=4), NESTED, NUMBERED)
+NESTED = with_inventory(replace(PARATHINKER, nests=True, misplaced_tags="keep"), "nested", 4)
+NUMBERED = replace(
+    PARALLEL_R1,
+    name="numbered",
+    block=(PARALLEL_R1.block[0], PathTags("<P{n}>", "</P{n}>", least=2, inventory=4), *PARALLEL_R1.block[2:]),
+)
+DIALECTS = (PARALLEL_R1, with_inventory(PARATHINKER, "parathinker", 4), NESTED, NUMBERED)
 
 
 def tried_everywhere(text: str, dialect: Dialect) -> int:

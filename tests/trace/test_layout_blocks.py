@@ -10,6 +10,7 @@ import pytest
 
 from polythink.trace.dialect import PARATHINKER
 from polythink.trace.layout import Layout, Piece, lay_out, wire
+from polythink.trace.modes import STRUCTURED
 from polythink.trace.parse import parse
 from polythink.trace.tokens import pieces_of
 
@@ -91,9 +92,9 @@ def test_two_blocks_inside_one_summary_stand_in_it():
     kinds = ["prompt", "path", "path", "summary", "path", "summary", "path", "summary", "summary", "main"]
     chains = [(-1, 0), (0, 1), (0, 2), (0, 0), (1, 1), (1, 0), (2, 1), (2, 0), (0, 0), (-1, 0)]
     pieces = [Piece(kind, (1,), (True,), *chain) for kind, chain in zip(kinds, chains, strict=True)]
-    assert wire(pieces, "structured") == ((), (0,), (0,), (1, 2), (3,), (4,), (5,), (6,), (7,), (8,))
+    assert wire(pieces, STRUCTURED) == ((), (0,), (0,), (1, 2), (3,), (4,), (5,), (6,), (7,), (8,))
     for cut in range(1, len(pieces)):  # and so in every unfinished trace
-        assert wire(pieces[:cut], "structured") == wire(pieces, "structured")[:cut]
+        assert wire(pieces[:cut], STRUCTURED) == wire(pieces, STRUCTURED)[:cut]
 
 
 @pytest.mark.parametrize("between", [True, False])
@@ -103,7 +104,7 @@ def test_a_block_without_a_path_hides_nothing(between: bool):
     pieces += [Piece("summary", (5, 6, 7), (True,) * 3, block=0), Piece("main", (8,), (True,))] * between
     number = 1 if between else 0
     pieces += [Piece("summary", (9,), (True,), block=number), Piece("main", (10, 11), (True, True))]
-    table, flat = lay_out(pieces, "structured"), lay_out(pieces, "sequential")
+    table, flat = lay_out(pieces, STRUCTURED), lay_out(pieces, "sequential")
     assert np.array_equal(table.may_attend(), flat.may_attend())
     assert np.array_equal(table.position, flat.position)
     assert np.array_equal(table.previous, flat.previous)

@@ -9,11 +9,15 @@ import pytest
 from polythink.errors import UserError
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.parse import parse
+from polythink.trace.production import PathTags, SummaryTags, Tag
 from polythink.trace.render import render
 from polythink.trace.statistics import statistics
 from polythink.trace.tree import Block, Trace
 
-BRACES = Dialect("braces", "{fork*}", "{/fork*}", "{way+}", "{/way+}", "{join?}", "{/join?}", gap="", min_paths=1)
+BRACES = Dialect(
+    "braces",
+    (Tag("{fork*}"), PathTags("{way+}", "{/way+}"), Tag("{/fork*}", by="runtime"), SummaryTags("{join?}", "{/join?}")),
+)
 
 # parts of tags and what looks like them, so that many a text is a tag but for one character
 SCRAPS = ["<", ">", "</", "<Par", "Path>", "\n", "  ", "x", "Final Answer: 4", "é", "<path>", "{fork", "+}", "way"]

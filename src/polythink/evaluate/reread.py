@@ -74,8 +74,8 @@ def _row(
     backend, head = study.backend, first.segments[: fork_end(first)]
     opened, *rest = second.segments
     summary = backend.decode([*join, *opened.tokens]) + "".join(s.text for s in rest)
-    closed = backend.dialect.summary_close in summary  # else the tag is added, as the runtime does at a join
-    summary += "" if closed else backend.dialect.summary_close
+    closed = backend.dialect.summary.close in summary  # else the tag is added, as the runtime does at a join
+    summary += "" if closed else backend.dialect.summary.close
     text = "".join(s.text for s in head) + summary
     grade = study.grader.grade(text, problem)
     shown = {"kind": "summary", "block": 0, "path": 0, "text": summary, "finish_reason": second.finish_reason,

@@ -26,7 +26,7 @@ class Batch:
     mask: torch.Tensor  # (B, 1, T, T) bool, True = may attend
     previous: torch.Tensor  # (B, T) int64: index of the chain predecessor, -1 without one
     sampled: torch.Tensor  # (B, T) bool: drawn from the model
-    response: torch.Tensor  # (B, T) bool: not part of the prompt
+    response: torch.Tensor  # (B, T) bool: part of the response's text: not of the prompt, nor read again
     real: torch.Tensor  # (B, T) bool: not padding
     path_ids: torch.Tensor  # (B, T) int64: number of the token's path, 0 outside of paths
     query_scale: torch.Tensor  # (B, T) float32: factor on the attention scores of the token's query
@@ -56,8 +56,8 @@ def collate(layouts: Sequence[Layout], pad_id: int = 0) -> Batch:
 
 
 def response_of(layout: Layout) -> np.ndarray:
-    """(T,) bool: the tokens after the prompt."""
-    return np.array([kind != "prompt" for kind in layout.kinds])[layout.segment]
+    """(T,) bool: the tokens of the response's text; those that a join reads again are not counted twice."""
+    return np.array([kind not in ("prompt", "copy") for kind in layout.kinds])[layout.segment]
 
 
 def pack(layouts: Sequence[Layout]) -> Layout:

@@ -37,7 +37,7 @@ from polythink.models.settings import (
 from polythink.models.thoughts import MODULE_NAME, THOUGHTS_FILE, load_thoughts, save_thoughts, thoughts_of
 from polythink.run.folder import os_errors, write_json, write_text
 from polythink.trace.dialect import Dialect, get_dialect
-from polythink.trace.layout import check_mode
+from polythink.trace.modes import get_mode
 
 log = logging.getLogger(__name__)
 DTYPES = ("float32", "bfloat16", "float16")
@@ -124,7 +124,7 @@ def load(
     if prompt is not None:
         changes |= prompt_settings(prompt)
     get_dialect(changes.get("dialect", "parallel_r1"))
-    check_mode(changes.get("mode", "structured"))
+    get_mode(changes.get("mode", "structured"))
     offline = _check_there(path)
     settings_file, thoughts_file = (_side_file(path, name, offline) for name in (SETTINGS_FILE, THOUGHTS_FILE))
     settings = None if settings_file is None else read_settings(settings_file)

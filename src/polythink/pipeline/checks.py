@@ -125,7 +125,7 @@ def check_drawing(plan: StagePlan, dialect: Dialect) -> None:
             check_block_fits(decoding, dialect)
     if plan.mode != "structured" or not isinstance(stage, EvalStageBase | GRPOStage):
         return
-    if decoding.max_blocks == 0 and not dialect.block_open and not decoding.fork_at:
+    if decoding.max_blocks == 0 and dialect.runtime_forks and not decoding.fork_at:
         raise UserError(
             f"decoding.max_blocks is 0, but in the dialect {dialect.name} the runtime forks at the end of the prompt; "
             "allow one block, or set mode: sequential"
@@ -228,7 +228,7 @@ def notes(plans: Sequence[StagePlan]) -> Iterator[str]:
 def _path_lengths(source: DataConfig, dialect: Dialect, problems: int = 20) -> list[int]:
     """The words in each path of the first demonstrations; a word has at least one token."""
     opened, closed = (
-        re.escape(tag).replace(re.escape(NUMBER), r"\d+") for tag in (dialect.path_open, dialect.path_close)
+        re.escape(tag).replace(re.escape(NUMBER), r"\d+") for tag in (dialect.paths.open, dialect.paths.close)
     )
     style = source.demonstrations.demo_style()
     found: list[int] = []

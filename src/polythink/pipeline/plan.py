@@ -24,7 +24,7 @@ from polythink.run.config import Config, Place, Seed, digest
 from polythink.teachers.assemble import AssembleConfig
 from polythink.teachers.endpoint import EndpointConfig
 from polythink.trace.dialect import Dialect
-from polythink.trace.layout import MODES
+from polythink.trace.modes import MODES
 from polythink.trace.validity import RULES
 from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
 
@@ -36,7 +36,7 @@ NO_EFFECT = ("checkpoint_every", "log_samples", "concurrency", "max_num_seqs")
 class StageConfig(Config):
     """What a stage may set differently from its recipe."""
 
-    mode: Literal[MODES] | None = None
+    mode: Literal[tuple(MODES)] | None = None
     """How traces are sampled and laid out; none: the recipe's."""
     prompt: Place | None = None
     """Prompt name, or a file with {problem} in it; none: the recipe's."""

@@ -47,7 +47,7 @@ from polythink.problems.vocabulary import words_of
 from polythink.run.config import Config, Place, Seed, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
 from polythink.run.folder import folder_lock, read_json, record_attempt, sweep, write_json, write_text
 from polythink.trace.dialect import get_dialect
-from polythink.trace.layout import MODES
+from polythink.trace.modes import MODES
 
 if TYPE_CHECKING:
     from polythink.pipeline.text import TextRecipe
@@ -62,7 +62,7 @@ class Recipe(Config):
     """Seed of everything random."""
     dialect: str = "parallel_r1"
     """Tags and rules of the traces."""
-    mode: Literal[MODES] = "structured"
+    mode: Literal[tuple(MODES)] = "structured"
     """How traces are sampled and laid out: isolated paths at once, or one ordinary text."""
     prompt: Place = "none"
     """Prompt name, or a file with {problem} in it."""

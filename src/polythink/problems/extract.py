@@ -13,7 +13,8 @@ import re
 from polythink.problems.notation import clean
 from polythink.trace.convert import ConversionError
 from polythink.trace.dialect import PARALLEL_R1, Dialect
-from polythink.trace.parse import scan
+from polythink.trace.production import NUMBER
+from polythink.trace.scan import scan
 
 MAX_LINE = 2000  # characters; a longer line is not searched for a formula
 
@@ -35,29 +36,33 @@ def final_part(text: str, dialect: Dialect = PARALLEL_R1) -> str:
     In a dialect that answers in the summary, the content of that element belongs to it, if it is a summary.
     A closing tag also closes what was left open inside its element; one without an opening tag is plain text.
     """
+    numbered = NUMBER in dialect.paths.close
     opened: list[tuple[str, int]] = []  # element and number
     count: dict[tuple[str, int], int] = {}  # how many of each are open
     start = end = 0
+    summed = False  # the last element that was closed is a summary that may answer; its block may be closed after it
     for tag in scan(text, dialect):
         element, _, side = tag.kind.partition("_")
-        after, this = tag.start + len(tag.text), (element, tag.label)
-        if side == "open":
+        after, this = tag.start + len(tag.text), (element, tag.label if numbered else 0)
+        if element == "block" and tag.text not in dialect.pair:  # it stands alone: nothing opens or closes with it
+            end = after if side == "close" and not summed else end
+        elif side == "open":
             opened.append(this)
             count[this] = count.get(this, 0) + 1
-            start = after
+            start, summed = after, False
         elif side == "close" and count.get(this):
             closed = None
             while closed != this:
                 closed = opened.pop()
                 count[closed] -= 1
-            end = start if element == "summary" and answers_in_summary(dialect) else after
+            if element == "summary" and dialect.answers_in_summary:
+                end, summed = start, True
+            elif element != "block" or not summed:
+                end, summed = after, False
     rest = "" if opened else text[end:]
-    return without(rest, dialect.summary_open, dialect.summary_close) if answers_in_summary(dialect) else rest
-
-
-def answers_in_summary(dialect: Dialect) -> bool:
-    """Whether the final answer stands in the summary, rather than after it."""
-    return dialect.answer == "summary"
+    if not dialect.answers_in_summary:
+        return rest
+    return without(rest, dialect.summary.open, dialect.summary.close, *(tag.text for tag in dialect.closing))
 
 
 def without(text: str, *tags: str) -> str:

@@ -15,8 +15,8 @@ from itertools import groupby
 from polythink.problems.tasks.table import task_of
 from polythink.problems.tasks.task import Task
 from polythink.trace.dialect import DIALECTS
-from polythink.trace.parse import scan
 from polythink.trace.rollout import TRUNCATIONS
+from polythink.trace.scan import scan
 from polythink.trace.tree import Block, Trace
 
 INK, RULE, RIGHT, WRONG, PLAIN = "#24292f", "#b6bcc6", "#22663f", "#95302a", "#5f6873"

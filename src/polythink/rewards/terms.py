@@ -17,8 +17,8 @@ from statistics import fmean
 
 from polythink.trace import validity
 from polythink.trace.dialect import PARALLEL_R1, Dialect
-from polythink.trace.parse import Token, scan
 from polythink.trace.rollout import Rollout, Segment
+from polythink.trace.scan import Token, scan
 from polythink.trace.statistics import count_blocks
 
 
@@ -109,15 +109,17 @@ def self_bleu(given: RewardInput) -> float:
 def efficiency(given: RewardInput) -> float:
     """Share of words off the critical path: (total - sequential) / total, 0 without a block.
 
-    Sequential are the words outside blocks, the longest path of each block, and a summary that stands inside its block.
+    Sequential are the words outside blocks, the longest path of each block, and what stands inside a block as its plan
+    or its summary.
     A block without a path saves nothing. Tags are not words, and a word ends at a tag.
     """
     words = partial(_words, dialect=given.dialect)
     total, saved = words(given.text), 0
     for paths, between in _blocks(given):
         if paths:
-            _, stray = _split(between, "summary", given.dialect)
-            saved += sum(map(words, paths)) - max(map(words, paths)) + words(stray)
+            for element in ("plan", "summary"):
+                _, between = _split(between, element, given.dialect)
+            saved += sum(map(words, paths)) - max(map(words, paths)) + words(between)
     return saved / total if total else 0.0
 
 
@@ -187,10 +189,10 @@ def _ngrams(tokens: Sequence[str], n: int) -> Counter:
 def _blocks(given: RewardInput) -> list[tuple[list[str], str]]:
     """Of each outermost block the texts of its outermost paths, and the text between them.
 
-    In a dialect without block tags a block is a run of paths with nothing but white space between them.
+    Where blocks have no opening and closing tag, a block is a run of paths with nothing but white space between them.
     """
     text, d = given.text, given.dialect
-    if d.block_open:
+    if d.pair:
         return [_split(body, "path", d) for body in _split(text, "block", d)[0]]
     blocks: list[tuple[list[str], str]] = []
     end = None
@@ -219,6 +221,8 @@ def _pairs(text: str, kind: str, dialect: Dialect) -> list[tuple[Token, Token]]:
     rewards, each pairs with the next closing tag, and an opening tag on the way there counts as text.
     """
     tags = [token for token in scan(text, dialect) if token.kind in (f"{kind}_open", f"{kind}_close")]
+    if kind == "block":
+        tags = [token for token in tags if token.text in dialect.pair]
     depths = list(accumulate(1 if tag.kind.endswith("open") else -1 for tag in tags))
     nests = min(depths, default=0) >= 0 and (not depths or depths[-1] == 0)
     pairs: list[tuple[Token, Token]] = []

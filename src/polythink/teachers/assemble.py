@@ -23,7 +23,6 @@ from pydantic import Field, PositiveInt, field_validator
 
 from polythink.errors import UserError
 from polythink.problems.answers import Grader
-from polythink.problems.extract import answers_in_summary
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.run.config import Config, Place, digest
@@ -33,8 +32,9 @@ from polythink.teachers.folder import check_finished
 from polythink.teachers.rows import rows_so_far
 from polythink.teachers.teacher import RetryPolicy, Teacher, TeacherError
 from polythink.trace.dialect import DIALECTS, Dialect
-from polythink.trace.parse import first_block, scan
+from polythink.trace.parse import first_block
 from polythink.trace.render import render
+from polythink.trace.scan import scan
 from polythink.trace.tree import Block, Trace
 
 ANSWER = "{answer}"
@@ -163,7 +163,7 @@ class Assembler:
         seed: int = 0,
         summariser: Teacher | None = None,
     ) -> None:
-        if not answers_in_summary(dialect):
+        if not dialect.answers_in_summary:
             raise UserError(f"assembled traces answer in their summary, those of dialect {dialect.name} after it; use "
                             "dialect: parathinker")  # fmt: skip
         if config.summary == "teacher" and summariser is None:

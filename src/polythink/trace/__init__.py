@@ -1,13 +1,14 @@
 """Traces: the one room that knows the tags. Imports without torch."""
 
 from polythink.trace.dialect import DIALECTS, PARALLEL_R1, Dialect, get_dialect
-from polythink.trace.layout import MODES, Layout, Piece, lay_out
+from polythink.trace.layout import Layout, Piece, lay_out
+from polythink.trace.modes import MODES, Mode, get_mode
 from polythink.trace.parse import TraceError, parse
 from polythink.trace.render import render
 from polythink.trace.rollout import Rollout, Segment
 from polythink.trace.statistics import rollout_statistics, statistics
 from polythink.trace.tokens import pieces_of
-from polythink.trace.tree import Block, Trace
+from polythink.trace.tree import Block, Plan, Trace
 from polythink.trace.validity import RULES, Verdict, check
 
 __all__ = [
@@ -18,7 +19,9 @@ __all__ = [
     "Block",
     "Dialect",
     "Layout",
+    "Mode",
     "Piece",
+    "Plan",
     "Rollout",
     "Segment",
     "Trace",
@@ -26,6 +29,7 @@ __all__ = [
     "Verdict",
     "check",
     "get_dialect",
+    "get_mode",
     "lay_out",
     "parse",
     "pieces_of",

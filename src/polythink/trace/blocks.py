@@ -10,7 +10,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from polythink.trace.dialect import PARALLEL_R1, Dialect
-from polythink.trace.parse import MAX_DEPTH, Token, scan
+from polythink.trace.parse import MAX_DEPTH
+from polythink.trace.scan import Token, scan
 
 
 def complete_blocks(text: str, dialect: Dialect = PARALLEL_R1) -> int:
@@ -23,12 +24,17 @@ def complete_blocks(text: str, dialect: Dialect = PARALLEL_R1) -> int:
 
 @dataclass
 class _Open:
-    """A block that is not complete yet. `state`: in which element it is, `between` its paths, or before its summary."""
+    """A block that is not complete yet.
 
-    state: str = "between"
-    label: int = 0  # of the path that is open
+    `state`: the element that is open; or `begun` (the plan is due), `between` paths, or `after` them.
+    """
+
+    state: str
+    close: str = ""  # the closing tag of the path or summary that is open
+    outlines: int = 0
     paths: list[int] = field(default_factory=list)  # numbers of the paths so far
     inside: list[int] = field(default_factory=list)  # complete blocks in each of them, the summary's last
+    followed: int = 0  # how many of the tags after the paths have been read
 
 
 class _Counter:
@@ -48,39 +54,62 @@ class _Counter:
         """Take the next token of the innermost open block; False if it is a mistake there."""
         block = self.open[-1]
         if block.state in ("path", "summary"):
-            if (token.kind, token.label) == (f"{block.state}_close", block.label):
+            if token.text == block.close and token.kind == f"{block.state}_close":
                 self.close(block)
                 return True
             nested = token.kind == self.dialect.opens_block and self.dialect.nests
             return token.kind == "text" or (nested and self.begin(token))
+        if block.state in ("plan", "outline"):
+            return self.plan(block, token)
         if token.kind == "text":
             return token.text.isspace()
+        if block.state == "begun":
+            block.state = "plan"
+            return token.kind == "plan_open"
         if block.state == "between" and token.kind == "path_open":
             return self.path(block, token)
-        if block.state == "between" and self.dialect.block_open:
-            block.state = "join"
-            return token.kind == "block_close" and len(block.paths) >= self.dialect.min_paths
-        block.state, block.label = "summary", 0
-        block.inside.append(0)
-        return token.kind == "summary_open"
+        return self.follow(block, token)
 
     def begin(self, token: Token) -> bool:
         """Open a block; False if its first path cannot begin it. The outermost one fails where it is too deep."""
         if len(self.open) == MAX_DEPTH:
             self.fail(1)
-        self.open.append(_Open())
-        if self.dialect.block_open or self.path(self.open[-1], token):
+        d = self.dialect
+        if d.opening:
+            self.open.append(_Open("begun" if d.plan else "between"))
+            return True
+        self.open.append(_Open("plan" if d.plan else "between"))
+        if d.plan or self.path(self.open[-1], token):
             return True
         self.open.pop()
         return False
 
+    def plan(self, block: _Open, token: Token) -> bool:
+        """Take a token of the plan, or of the outline that is open."""
+        d, kind = self.dialect, token.kind
+        if block.state == "outline":
+            if kind == "outline_close":
+                block.state = "plan"
+            return kind in ("text", "outline_close")
+        if kind == "text":
+            return not block.outlines or token.text.isspace()
+        if kind == "outline_open":
+            block.state = "outline"
+            block.outlines += 1
+            return True
+        block.state = "between"
+        return kind == "plan_close" and (not d.declares_paths or block.outlines >= d.paths.least)
+
     def path(self, block: _Open, token: Token) -> bool:
-        """Open a path. Without block tags, a repeated number fails only what begins up to its first path."""
-        label = token.label
-        if self.dialect.inventory and not 1 <= label <= self.dialect.inventory:
+        """Open a path. In a block that begins with a path, a repeated number fails only what begins up to its first
+        path."""
+        d, label = self.dialect, token.label
+        if d.inventory and not 1 <= label <= d.inventory:
+            return False
+        if d.declares_paths and len(block.paths) == block.outlines:
             return False
         if label and label in block.paths:
-            if self.dialect.block_open:
+            if d.opens_block != "path_open":
                 return False
             rest = block.paths.index(label) + 1
             self.open.pop()
@@ -88,15 +117,37 @@ class _Counter:
             self.count += sum(block.inside[:rest])
             block.paths, block.inside = block.paths[rest:], block.inside[rest:]
             self.open.append(block)
-        block.state, block.label = "path", label
+        block.state, block.close = "path", d.path_tags(label)[1]
         block.paths.append(label)
         block.inside.append(0)
         return True
 
+    def follow(self, block: _Open, token: Token) -> bool:
+        """Take the next of the tags after the paths; with the last of them the block is complete."""
+        d = self.dialect
+        if block.state == "between" and len(block.paths) < (block.outlines if d.declares_paths else d.paths.least):
+            return False
+        if (token.kind, token.text) != d.follows_paths[block.followed]:
+            return False
+        block.followed += 1
+        if token.kind == "summary_open":
+            block.state, block.close = "summary", d.summary.close
+            block.inside.append(0)
+        else:
+            self.after(block)
+        return True
+
     def close(self, block: _Open) -> None:
-        """Leave a path or summary; after the summary the block is complete."""
+        """Leave a path or a summary."""
         if block.state == "path":
             block.state = "between"
+        else:
+            self.after(block)
+
+    def after(self, block: _Open) -> None:
+        """After a summary or a tag: the block is complete if nothing more follows."""
+        block.state = "after"
+        if block.followed < len(self.dialect.follows_paths):
             return
         self.open.pop()
         if self.open:  # it counts when what is open around it fails

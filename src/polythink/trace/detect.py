@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from polythink.errors import UserError
 from polythink.trace.dialect import DIALECTS, MOST_NUMBERS, PARALLEL_R1, Dialect, get_dialect
-from polythink.trace.parse import scan
+from polythink.trace.scan import scan
 
 OPENING = ("block_open", "path_open")
 

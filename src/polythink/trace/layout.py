@@ -2,7 +2,8 @@
 
 A trace is a list of pieces in text order. `wire` decides what each piece follows; everything else is derived:
 `sees` is the closure of `follows`, a segment starts one position after the latest end among those it follows, and a
-token's predecessor is the one before it in its chain. Modes differ only in the wiring of the pieces.
+token's predecessor is the one before it in its chain. Modes differ only in the wiring of the pieces, and in whether the
+paths stand there a second time, as the flat text that a join reads again (`arrange`).
 
 Two more rules change no wiring: `path_position_stride` sets the paths of a block apart in position (the "flattened"
 positions that ParaThinker rejects, arXiv 2509.04475), and `trained_paths` scales attention after a join of more paths
@@ -19,10 +20,9 @@ from math import log
 
 import numpy as np
 
-from polythink.errors import UserError, did_you_mean
+from polythink.trace.modes import Mode, get_mode
 
-KINDS = ("prompt", "main", "path", "summary")
-MODES = ("structured", "sequential")
+KINDS = ("prompt", "main", "path", "copy", "summary")
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class Piece:
 
     The pair (`block`, `path`) names the chain that the piece continues: (-1, 0) for the prompt and the outermost text,
     (b, 1..P) for the paths of block b, (b, 0) for its summary. Blocks are numbered from 0 as they open. A piece ends
-    with a block's opening tag; a path owns both its tags; the summary begins with the block's closing tag. `label` is
-    the number in a path's tags (dialects with numbered paths), which need not be its place among the paths.
+    with what stands before a block's paths (its opening tag, its plan); a path owns both its tags; the summary begins
+    with what the runtime writes after the paths. `label` is the number in a path's tags (dialects with numbered paths),
+    which need not be its place among the paths. A `copy` is the flat text of a block's paths, read again.
     """
 
     kind: str
@@ -71,44 +72,75 @@ class Layout:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def shown(self) -> np.ndarray:
+        """(T,) bool: part of the text, and not of a copy that the join reads again."""
+        return np.array([kind != "copy" for kind in self.kinds])[self.segment]
+
     def may_attend(self) -> np.ndarray:
         """(T, T) bool: query token may attend key token iff its segment sees the key's and the key is not after it."""
         not_after = np.tri(len(self), dtype=bool)
         return self.sees[self.segment[:, None], self.segment[None, :]] & not_after
 
 
-def wire(pieces: Sequence[Piece], mode: str) -> tuple[tuple[int, ...], ...]:
+def arrange(pieces: Sequence[Piece], mode: Mode) -> list[Piece]:
+    """The pieces as the mode reads them: where the join reads again, a copy of each block's paths before its summary.
+
+    The copy holds what the text shows between the opening of the block and its summary, blocks in paths included, once.
+    """
+    shown = [piece for piece in pieces if piece.kind != "copy"]
+    if not mode.rereads:
+        return shown
+    arranged: list[Piece] = []
+    start: dict[int, int] = {}  # block -> index of its first piece
+    joined: set[int] = set()
+    for i, piece in enumerate(shown):
+        begin = start.setdefault(piece.block, i)
+        if piece.block >= 0 and piece.path == 0 and piece.block not in joined:
+            joined.add(piece.block)
+            tokens = tuple(token for before in shown[begin:i] for token in before.tokens)
+            if tokens:
+                arranged.append(Piece("copy", tokens, (False,) * len(tokens), piece.block))
+        arranged.append(piece)
+    return arranged
+
+
+def wire(pieces: Sequence[Piece], mode: Mode) -> tuple[tuple[int, ...], ...]:
     """For each piece, the pieces it follows (indices into `pieces`): the only place where modes differ.
 
-    `structured`: a block's paths all follow the fork point, its summary follows the ends of all its paths (the fork
-    point if it has none), and the text in which the block stands goes on after the summary.
-    `sequential`: each piece follows the one before it, as in an ordinary language model.
+    Isolated paths of a block all follow the fork point. Its summary follows the ends of all its paths (the fork point
+    if it has none), or their copy, which follows the fork point too. The text in which the block stands goes on after
+    the summary. In a mode of one flat text each piece follows the one before it, as in an ordinary language model.
 
     The fork point is the piece before the block. Where that belongs to a path or summary which goes on later, the block
     stands inside it; where it has ended, the block stands after it, in the text of that one's own block: in a dialect
     without tags for blocks, nothing need lie between two of them.
     """
-    check_mode(mode)
-    if mode == "sequential":
+    if not mode.isolated:
         return tuple((i - 1,) if i else () for i in range(len(pieces)))
     follows: list[tuple[int, ...]] = []
     tail: dict[int, dict[int, int]] = {-1: {}}  # block -> path -> its last piece, a summary counting for its text
     fork: dict[int, tuple[int, ...]] = {}  # block -> the piece before it, () at the very start
     text: dict[int, tuple[int, int]] = {}  # block -> the chain in which it stands
-    last = {piece.chain: i for i, piece in enumerate(pieces)}
+    copy: dict[int, tuple[int, ...]] = {}  # block -> what its summary reads in place of the paths
+    last = {piece.chain: i for i, piece in enumerate(pieces) if piece.kind != "copy"}
     for i, piece in enumerate(pieces):
         block, path = piece.chain
         if block >= 0 and block not in fork:
             before = pieces[i - 1].chain if i else (-1, 0)
             ended = before[0] >= 0 and last[before] < i
             fork[block], text[block] = ((i - 1,) if i else ()), (text[before[0]] if ended else before)
+        if piece.kind == "copy":
+            follows.append(fork[block])
+            copy[block] = (i,)
+            continue
         own = tail.setdefault(block, {})
         if path in own:
             follows.append((own[path],))
         elif block < 0:
             follows.append(())
         else:
-            ends = tuple(end for number, end in own.items() if number > 0)
+            ends = copy.get(block, tuple(end for number, end in own.items() if number > 0))
             follows.append((ends if path == 0 else ()) or fork[block])
         own[path] = i
         if block >= 0 and path == 0:
@@ -154,16 +186,19 @@ def attention_scales(
     return tuple(scales)
 
 
-def lay_out(pieces: Sequence[Piece], mode: str, path_position_stride: int = 0, trained_paths: int = 0) -> Layout:
+def lay_out(pieces: Sequence[Piece], mode: str | Mode, path_position_stride: int = 0, trained_paths: int = 0) -> Layout:
     """The layout of a finished trace. `pieces` are in text order and begin with the prompt (or the first main text).
 
-    In `structured` mode path p of a block starts (p - 1) * `path_position_stride` positions after the fork: with 0 all
-    start together. `trained_paths` is the largest number of paths that the model was trained with, beyond which
-    attention is scaled (0: never).
+    `mode` is that in which the trace is drawn; copies among the pieces are taken out or put in as it needs them. Where
+    paths are isolated, path p of a block starts (p - 1) * `path_position_stride` positions after the fork: with 0 all
+    start together. `trained_paths` is the largest number of paths that the model was trained with, beyond which the
+    attention of a join to several paths is scaled (0: never). `UserError` for an unknown mode.
     """
+    mode = get_mode(mode) if isinstance(mode, str) else mode
+    pieces = arrange(pieces, mode)
     follows = wire(pieces, mode)
     sees = closure(follows)
-    if mode == "sequential":
+    if not mode.isolated:
         path_position_stride = trained_paths = 0
     total = sum(len(p.tokens) for p in pieces)
     segment, position, previous = (np.empty(total, np.int32) for _ in range(3))
@@ -197,9 +232,3 @@ def lay_out(pieces: Sequence[Piece], mode: str, path_position_stride: int = 0, t
         follows=follows,
         sees=sees,
     )
-
-
-def check_mode(mode: str) -> None:
-    """`UserError` unless `mode` is one of `MODES`."""
-    if mode not in MODES:
-        raise UserError(f"no mode {mode!r}{did_you_mean(mode, MODES)}")

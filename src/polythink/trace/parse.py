@@ -1,12 +1,13 @@
 """The strict parser: text to `Trace` by recursive descent, and one rule that names every mistake in the grammar.
 
     trace   = (text | block)*
-    block   = <Parallel> space* (path space*){min_paths,} </Parallel> space* summary
-    path    = <Path> trace </Path>
+    block   = the elements of the dialect's production, in order (`trace.production`):
+    plan    = <Goal> text (<Outline> text </Outline>)* </Goal>
+    paths   = (<Path> trace </Path>){least,}     or as many as the plan has outlines
     summary = <Summary> trace </Summary>
+    tag     = <Parallel>, </Parallel>
 
-In a dialect whose runtime forks, a block has no tags of its own and begins with its first path; where paths are
-numbered, a path's two tags show the same number, and no number occurs twice in a block.
+Where paths are numbered, a path's two tags show the same number, and no number occurs twice in a block.
 
 Where the runtime replaces misplaced tags (`Dialect.misplaced_tags`), it leaves an element's own opening tag within the
 text. Such a tag is text, not structure, also in a teacher's response, which is trained on as if the runtime had written
@@ -18,15 +19,12 @@ Only a response is ever parsed: a prompt that quotes the tags is plain text.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
 from unicodedata import east_asian_width
 
 from polythink.errors import UserError
-from polythink.trace.dialect import NUMBER, PARALLEL_R1, TAG_KINDS, Dialect
-from polythink.trace.tree import Block, Trace
+from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.trace.scan import Token, scan
+from polythink.trace.tree import Block, Plan, Trace
 
 MAX_DEPTH = 50  # blocks within blocks; far beyond any data, and well within Python's own recursion limit
 WINDOW = 100  # characters of a long source line that an error shows
@@ -34,20 +32,34 @@ WINDOW = 100  # characters of a long source line that an error shows
 # Every mistake follows one rule: TAG (or text, or the end) inside ELEMENT opened at PLACE: expected X.
 PLACES = {
     "text": "outside a block",
+    "begun": "inside the block opened at {opened}",  # its plan is due
+    "plan": "inside the plan opened at {opened}",
+    "outline": "inside outline {number} opened at {opened}",
     "block": "inside the block opened at {opened}",
     "path": "inside path {number} opened at {opened}",
+    "joined": "after the paths of the block opened at {opened}",  # another tag is due
     "join": "after the paths of the block opened at {opened}",
     "summary": "inside the summary opened at {opened}",
+    "summed": "after the summary of the block opened at {opened}",
 }
 # (where the parser is, what it meets) -> reason, for mistakes with a plainer name than the rule gives (`reason_of`)
 REASONS = {
     ("text", "path_open"): "path_outside_block",
     ("text", "summary_open"): "summary_without_block",
+    ("text", "plan_open"): "plan_outside_block",
+    ("text", "outline_open"): "outline_outside_block",
     ("text", "depth"): "too_deep",
+    ("begun", "text"): "text_before_plan",
+    ("begun", "end"): "cut_in_block",
+    ("begun", "other"): "missing_plan",
+    ("plan", "text"): "text_between_outlines",
+    ("plan", "few"): "too_few_outlines",
     ("block", "text"): "text_between_paths",
     ("block", "block_open"): "block_between_paths",
     ("block", "path_close"): "path_closed_twice",
-    ("block", "block_close"): "too_few_paths",
+    ("block", "few"): "too_few_paths",
+    ("block", "closed"): "block_close_in_block",
+    ("block", "more"): "paths_not_outlined",
     ("block", "repeated_number"): "number_twice",
     ("block", "number"): "unknown_number",
     ("path", "block_close"): "path_not_closed",
@@ -57,6 +69,13 @@ REASONS = {
     ("join", "path_close"): "path_closed_twice",
     ("join", "other"): "missing_summary",
     ("join", "end"): "cut_before_summary",
+    ("join", "more"): "paths_not_outlined",
+    ("joined", "text"): "text_before_close",
+    ("joined", "end"): "cut_before_close",
+    ("joined", "other"): "block_not_closed",
+    ("summed", "text"): "text_before_close",
+    ("summed", "end"): "cut_before_close",
+    ("summed", "other"): "block_not_closed",
 }
 
 
@@ -106,57 +125,12 @@ def _visible(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-@dataclass(frozen=True)
-class Token:
-    """A tag (`kind` names its field in the dialect: `path_open`), a run of `text` between tags, or the `end`."""
-
-    kind: str
-    text: str
-    start: int
-    label: int = 0  # the number in a path's tag
-
-
-@lru_cache
-def _tag_pattern(dialect: Dialect) -> tuple[re.Pattern[str], dict[str, str]]:
-    """A pattern that finds tags, and the kind of each. A number is found whether or not the inventory has it.
-
-    Numbers have no leading zeros: `<think01>` is text, as it is for a tokenizer.
-    """
-    kinds = {getattr(dialect, kind): kind for kind in TAG_KINDS if getattr(dialect, kind)}
-    longest_first = sorted(kinds, key=len, reverse=True)
-    number = "(0|[1-9][0-9]{0,3})" if dialect.inventory else re.escape(NUMBER)
-    return re.compile("|".join(re.escape(tag).replace(re.escape(NUMBER), number) for tag in longest_first)), kinds
-
-
-def scan(text: str, dialect: Dialect) -> Iterator[Token]:
-    """The tags of a text and the text between them, in order, closed by one `end` token.
-
-    Where the runtime replaces misplaced tags, an opening tag that repeats the tag before it is part of the text:
-    nothing nests there, so it is inside the element that it would open.
-    """
-    pattern, kinds = _tag_pattern(dialect)
-    done, last = 0, ""
-    for match in pattern.finditer(text):
-        number = match[match.lastindex] if match.lastindex else ""
-        kind = kinds[match[0].replace(number, NUMBER) if number else match[0]]
-        if dialect.misplaced_tags == "replace" and kind.endswith("open") and match[0] == last:
-            continue
-        last = match[0]
-        if match.start() > done:
-            yield Token("text", text[done : match.start()], done)
-        yield Token(kind, match[0], match.start(), int(number or 0))
-        done = match.end()
-    if done < len(text):
-        yield Token("text", text[done:], done)
-    yield Token("end", "", len(text))
-
-
 def parse(text: str, dialect: Dialect = PARALLEL_R1) -> Trace:
     """The trace that a response spells, or `TraceError` at its first mistake."""
     parser = _Parser(text, dialect)
     trace = parser.trace()
     if parser.token.kind != "end":
-        raise parser.mistake("text", f"text or {dialect.tags[0]}")
+        raise parser.mistake("text", f"text or {dialect.first_tag}")
     return trace
 
 
@@ -203,24 +177,75 @@ class _Parser:
         d = self.dialect
         if depth > MAX_DEPTH:
             raise self.mistake("text", f"no block more than {MAX_DEPTH} levels deep", met="depth")
-        opened = self.take() if d.block_open else self.token
-        paths: list[Trace] = []
-        labels: list[int] = []
-        while self.structural("path_open"):
-            label = self.number(labels, opened)
+        opened = self.take() if d.opening else self.token
+        plan = self.plan(opened) if d.plan else None
+        paths, labels = self.paths(opened, depth, len(plan.outlines) if plan and d.declares_paths else None)
+        for tag in d.joining[1:]:
+            self.tag("joined", tag.text, opened)
+        summary = Trace()
+        if d.summary:
+            if not self.structural("summary_open"):
+                raise self.mistake("join", d.summary.open, opened, met=self.missing_summary())
+            summary = self.element("summary", depth, d.summary.close)
+        for tag in d.closing:
+            self.tag("summed", tag.text, opened)
+        return Block(paths, summary, labels, plan)
+
+    def plan(self, block: Token) -> Plan:
+        """The plan: its text up to the first outline, without the white space at its end, and the outlines."""
+        tags, least = self.dialect.plan, self.dialect.paths.least if self.dialect.declares_paths else 0
+        if not self.structural("plan_open"):
+            raise self.mistake("begun", tags.open, block, met="" if self.token.kind in ("text", "end") else "other")
+        opened = self.take()
+        goal = self.take().text.rstrip() if self.token.kind == "text" else ""
+        outlines: list[str] = []
+        while self.structural("outline_open"):
+            begun = self.take()
+            outlines.append(self.take().text if self.token.kind == "text" else "")
+            if self.token.kind != "outline_close":
+                raise self.mistake("outline", tags.item[1], begun, len(outlines))
+            self.take()
+        if self.token.kind != "plan_close" or len(outlines) < least:
+            few = len(outlines) < least
+            wanted = f"{tags.item[0]}, {len(outlines)} of at least {least} outlines so far" if few else tags.close
+            raise self.mistake("plan", wanted, opened, met="few" if self.token.kind == "plan_close" else "")
+        self.take()
+        return Plan(goal, tuple(outlines))
+
+    def paths(self, block: Token, depth: int, outlines: int | None) -> tuple[tuple[Trace, ...], tuple[int, ...]]:
+        """The paths and the first tag after them. `outlines`: how many there are, where outlines say so."""
+        d, paths, labels = self.dialect, [], []
+        while len(paths) != outlines and self.structural("path_open"):
+            label = self.number(labels, block)
             number = label or len(paths) + 1
             paths.append(self.element("path", depth, d.path_tags(label)[1], label, number))
             labels += [label] if label else []
-        if d.block_open:
-            first = d.path_tags(1)[0]
-            if self.token.kind != "block_close" or len(paths) < d.min_paths:
-                few = f"{first}, {len(paths)} of at least {d.min_paths} paths so far"
-                wanted = few if len(paths) < d.min_paths else f"{first} or {d.block_close}"
-                raise self.mistake("block", wanted, opened)
+        fewest = d.paths.least if outlines is None else outlines
+        if len(paths) < fewest or d.joining:
+            self.after_paths(len(paths), fewest, block, outlined=outlines is not None)
+        elif outlines is not None and self.structural("path_open"):
+            raise self.mistake("join", d.summary.open, block, met="more")
+        return tuple(paths), tuple(labels)
+
+    def after_paths(self, paths: int, fewest: int, block: Token, outlined: bool) -> None:
+        """Read the tag after the paths, or say what is in its place."""
+        d, (kind, tag), found = self.dialect, self.dialect.follows_paths[0], self.structural("block_close")
+        follows = (self.token.kind, self.token.text) == (kind, tag)
+        if follows and paths >= fewest:
             self.take()
-        if not self.structural("summary_open"):
-            raise self.mistake("join", d.summary_open, opened, met=self.missing_summary())
-        return Block(tuple(paths), self.element("summary", depth, d.summary_close), tuple(labels))
+            return
+        first = d.path_tags(1)[0]
+        if paths < fewest:
+            of = f"{fewest} outlined" if outlined else f"at least {fewest}"
+            raise self.mistake("block", f"{first}, {paths} of {of} paths so far", block, met="few" if follows else "")
+        met = "closed" if found else "more" if outlined and self.token.kind == "path_open" else ""
+        raise self.mistake("block", tag if outlined else f"{first} or {tag}", block, met=met)
+
+    def tag(self, where: str, tag: str, block: Token) -> None:
+        """Read one of the tags that stand alone after the paths or the summary."""
+        if not self.structural("block_close") or self.token.text != tag:
+            raise self.mistake(where, tag, block, met="" if self.token.kind in ("text", "end") else "other")
+        self.take()
 
     def number(self, before: list[int], block: Token) -> int:
         """The number of the path that is about to be opened, 0 in a dialect without them."""
@@ -235,7 +260,7 @@ class _Parser:
         """The content of a path or summary; `close` is its closing tag."""
         opened = self.take()
         content = self.trace(depth)
-        if (self.token.kind, self.token.label) != (f"{kind}_close", label):
+        if self.token.kind != f"{kind}_close" or self.token.text != close:
             met = "number" if self.token.kind == f"{kind}_close" else ""
             raise self.mistake(kind, close, opened, number, met)
         self.take()
@@ -252,7 +277,7 @@ class _Parser:
         if self.token.kind == "end" or self.cut_tag():
             return "end"
         after = self.tokens[self.index + 1].kind if self.token.kind == "text" else ""
-        if not self.dialect.block_open:
+        if not self.dialect.joining:
             if after == "path_open":
                 return "between"
             if self.token.kind == "path_close":

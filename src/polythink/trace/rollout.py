@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from polythink.trace.layout import Layout, Piece, lay_out
+from polythink.trace.modes import STRUCTURED, Mode, get_mode
 
 # Why a segment stopped: `tag` its closing tag was sampled, `fork` a block was opened, `eos` the end token was sampled,
 # `length` the segment's own budget ran out, `trace_length` the trace's budget ran out, `max_blocks` the model opened
@@ -16,7 +17,7 @@ TRUNCATIONS = ("length", "trace_length", "max_blocks", "joined")
 class Segment:
     """One segment as drawn. `logprobs` are natural logs under the policy at `temperature`, 0.0 for forced tokens."""
 
-    kind: str  # "main", "path" or "summary"
+    kind: str  # "main", "path", "copy" (of the paths, read again before the summary) or "summary"
     block: int  # -1 for main text
     path: int  # 1..P inside a block, 0 elsewhere
     tokens: list[int] = field(default_factory=list)
@@ -26,7 +27,8 @@ class Segment:
     finish_reason: str = ""
     label: int = 0  # the number in the path's tags, 0 where paths have none
     misplaced_tags: int = 0  # tags of other elements that were sampled and replaced (`Dialect.misplaced_tags`)
-    text: str = ""  # decoded, with tags, without the end token
+    text: str = ""  # decoded, with tags, without the end token; "" for a copy, which is not shown
+    bounded: bool = False  # the model declared more paths than were allowed, and the runtime closed its plan
 
 
 @dataclass
@@ -67,7 +69,7 @@ class Rollout:
 
     @property
     def tokens(self) -> int:
-        """Length of the response in tokens, over all paths, forced ones included."""
+        """Length of the response in tokens, over all paths, forced ones and copies included: what it costs."""
         return sum(len(s.tokens) for s in self.segments)
 
     def pieces(self) -> list[Piece]:
@@ -80,20 +82,27 @@ class Rollout:
         ]
 
     @property
+    def rules(self) -> Mode:
+        """The mode's record."""
+        return get_mode(self.mode)
+
+    @property
     def critical_path(self) -> int:
         """Number of sequential steps of the response (the prompt is not counted): its last position; 0 without tokens.
 
-        Positions that `path_position_stride` sets apart are no steps, so they are counted without it.
+        Positions that `path_position_stride` sets apart are no steps, so they are counted without it. Nor are tokens
+        that a join reads again, all at once: isolated paths count with the longest in every mode.
         """
         if not self.tokens:
             return 0
-        return int(self._lay_out(self.mode, 0).position.max()) + 1 - len(self.prompt)
+        mode = STRUCTURED if self.rules.isolated else self.rules
+        return int(self._lay_out(mode, 0).position.max()) + 1 - len(self.prompt)
 
     def layout(self, mode: str | None = None) -> Layout:
         """The layout in which it was drawn, or that of another mode."""
-        return self._lay_out(mode or self.mode, self.path_position_stride)
+        return self._lay_out(self.rules if mode is None else get_mode(mode), self.path_position_stride)
 
-    def _lay_out(self, mode: str, stride: int) -> Layout:
+    def _lay_out(self, mode: Mode, stride: int) -> Layout:
         """Cached, since statistics, training and reports all ask for it.
 
         Segments are mutable while a trace is drawn, but tokens are only ever added: a layout stays true as long as the

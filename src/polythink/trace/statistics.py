@@ -9,10 +9,11 @@ from math import nan
 
 from polythink.trace.blocks import complete_blocks
 from polythink.trace.dialect import PARALLEL_R1, Dialect
-from polythink.trace.parse import first_block, parse, scan
+from polythink.trace.parse import first_block, parse
 from polythink.trace.render import render
 from polythink.trace.rollout import Rollout
-from polythink.trace.tree import Block, Trace
+from polythink.trace.scan import scan
+from polythink.trace.tree import Trace
 from polythink.trace.validity import check
 
 
@@ -25,7 +26,7 @@ class TraceStatistics:
     first_block: float  # share of the canonical text's characters before the first block; nan without one
     depth: int  # 0 without a block, 1 with plain blocks, 2 with a block in a path or summary, ...
     words: int  # words of text, tags not counted
-    critical_words: int  # words on the longest chain: of each block the longest path, then the summary
+    critical_words: int  # words on the longest chain: of each block its plan, its longest path and its summary
 
 
 def statistics(trace: str | Trace, dialect: Dialect = PARALLEL_R1) -> TraceStatistics:
@@ -51,12 +52,15 @@ def _depth(trace: Trace) -> int:
 
 def _words(trace: Trace, together: Callable[[list[int]], int]) -> int:
     """Words of a trace; `together` combines those of a block's paths: `sum`, or `max` for the longest path."""
-    return sum(
-        together([_words(p, together) for p in part.paths]) + _words(part.summary, together)
-        if isinstance(part, Block)
-        else len(part.split())
-        for part in trace.parts
-    )
+    count = 0
+    for part in trace.parts:
+        if isinstance(part, str):
+            count += len(part.split())
+            continue
+        if part.plan:
+            count += sum(len(text.split()) for text in (part.plan.goal, *part.plan.outlines))
+        count += together([_words(path, together) for path in part.paths]) + _words(part.summary, together)
+    return count
 
 
 def rollout_statistics(rollout: Rollout, dialect: Dialect = PARALLEL_R1) -> dict:
@@ -85,19 +89,19 @@ def rollout_statistics(rollout: Rollout, dialect: Dialect = PARALLEL_R1) -> dict
 
 
 def count_blocks(text: str, dialect: Dialect = PARALLEL_R1) -> int:
-    """Number of blocks that a text opens; without block tags, the number of runs of adjacent paths."""
+    """Number of blocks that a text opens; where blocks begin with a path, the number of runs of adjacent paths."""
     kinds = [token.kind for token in scan(text, dialect) if not token.text.isspace()]
-    if dialect.block_open:
-        return kinds.count("block_open")
+    if dialect.opens_block != "path_open":
+        return kinds.count(dialect.opens_block)
     return sum(kind == "path_open" and before != "path_close" for before, kind in pairwise(["", *kinds]))
 
 
 def _first_block(rollout: Rollout, dialect: Dialect) -> float | None:
     """Share of the response's tokens, in text order, before the first block's opening tag; None without one.
 
-    A segment that forks ends with that tag, so the count is exact; a block without tags of its own begins with its
-    first path. Where a segment holds the tag in mid-text (a sequential rollout that was not split), its tokens are
-    assumed to be equally long.
+    Where that tag ends a segment (which forks there), or begins a path, the count is exact. Where a segment holds the
+    tag in mid-text (before a plan, or in a sequential rollout that was not split), its tokens are assumed to be equally
+    long.
     """
     before = 0
     for segment in rollout.segments:
@@ -105,7 +109,7 @@ def _first_block(rollout: Rollout, dialect: Dialect) -> float | None:
         if tag is None:
             before += len(segment.tokens)
             continue
-        if not dialect.block_open and segment.kind == "path":
+        if segment.kind == "path" and dialect.opens_block == "path_open":
             return before / rollout.tokens
         if tag.start + len(tag.text) == len(segment.text):
             return (before + len(segment.tokens) - 1) / rollout.tokens

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from polythink.trace.dialect import Dialect
 from polythink.trace.layout import Piece
-from polythink.trace.tree import Block, Trace
+from polythink.trace.modes import Mode, get_mode
+from polythink.trace.production import Dialect, Tag
+from polythink.trace.tree import Block, Plan, Trace
 
 Encode = Callable[[str], Sequence[int]]
 
@@ -17,19 +18,21 @@ def pieces_of(
     trace: Trace,
     dialect: Dialect,
     encode: Encode,
-    mode: str,
+    mode: str | Mode,
     end: Sequence[int] = (),
     opening: str = "",
 ) -> list[Piece]:
     """The pieces of prompt + response in text order: those that the engine records when it draws that response.
 
     `encode` turns text into token ids without special tokens; `end` (the end token) is appended to the outermost text.
-    In `structured` mode the runtime writes `<Path>`, `</Parallel>`, the gap and `<Summary>`: these are forced. So are
-    the `opening` of a summary that begins with it, and an element's own opening tag within its text, which stands for a
-    misplaced tag that the runtime replaced. In `sequential` mode the model writes everything. The prompt is never
-    parsed and never sampled.
+    Where paths are isolated, the runtime writes what opens a path (with the heading that its outline gives it), what
+    stands between the paths and the summary, and what opens the summary: these are forced. So are the `opening` of a
+    summary that begins with it, and an element's own opening tag within its text, which stands for a misplaced tag that
+    the runtime replaced. In a mode of one flat text the model writes everything. The prompt is never parsed and never
+    sampled.
     """
-    writer = _Writer(dialect, encode, forced_tags=mode != "sequential", opening=opening)
+    mode = get_mode(mode) if isinstance(mode, str) else mode
+    writer = _Writer(dialect, encode, forced_tags=mode.isolated, opening=opening)
     if prompt:
         writer.pieces.append(Piece("prompt", tuple(prompt), (False,) * len(prompt)))
     writer.walk(trace)
@@ -38,13 +41,19 @@ def pieces_of(
     return writer.pieces
 
 
-def opening_end(summary: Trace, opening: str, encode: Encode) -> int | None:
-    """Where a summary's text goes on after the forced opening; None if it does not begin with it.
+def headings_of(block: Block, dialect: Dialect) -> tuple[str, ...]:
+    """The text that is forced after the opening tag of each path; "" in dialects without headings."""
+    outlines = block.plan.outlines if block.plan else ()
+    return tuple(dialect.heading(i + 1, outlines[i] if i < len(outlines) else "") for i in range(len(block.paths)))
+
+
+def opening_end(element: Trace, opening: str, encode: Encode) -> int | None:
+    """Where an element's text goes on after its forced opening; None if it does not begin with it.
 
     A tokenizer that has no tokens for white space decodes a forced `a b` as ` a b `: for such a tokenizer the spaces
     around words do not matter, and the tokens must begin with those of the opening.
     """
-    first = next(iter(summary.parts), "")
+    first = next(iter(element.parts), "")
     if not isinstance(first, str):
         return None
     wanted = list(encode(opening))
@@ -84,8 +93,10 @@ class _Writer:
         head = self.head
         for part in trace.parts:
             if isinstance(part, Block):
-                self.block(part)
+                left = self.block(part)
                 self.open(*head)
+                for tag in left:
+                    self.tag(tag)
             else:
                 self.text(part, own)
 
@@ -97,30 +108,59 @@ class _Writer:
             self.put(self.encode(own), self.forced_tags)
             self.put(self.encode(part))
 
-    def block(self, block: Block) -> None:
-        d, encode, forced = self.dialect, self.encode, self.forced_tags
+    def tag(self, tag: Tag) -> None:
+        self.put([*self.encode(tag.gap), *self.encode(tag.text)], self.forced_tags and tag.by == "runtime")
+
+    def opens(self, gap: str, tag: str) -> None:
+        """The tag that opens a path or summary, which the runtime writes."""
+        self.put([*self.encode(gap), *self.encode(tag)], self.forced_tags)
+
+    def block(self, block: Block) -> tuple[Tag, ...]:
+        """Write a block; returns the tags that close it and that the model writes, in the text after it."""
+        d, encode = self.dialect, self.encode
         number, self.blocks = self.blocks, self.blocks + 1
-        self.put(encode(d.block_open))
+        if d.opening:
+            self.tag(d.opening)
+        if d.plan:
+            self.plan(block.plan or Plan())
         self.close()
-        for i, (label, path) in enumerate(block.numbered(), start=1):
+        for i, ((label, path), heading) in enumerate(
+            zip(block.numbered(), headings_of(block, d), strict=True), start=1
+        ):
             opened, closed = d.path_tags(label)
             self.open("path", number, i, label)
-            self.put(encode(opened), forced)
-            self.walk(path, opened)
+            self.opens(d.paths.gap, opened)
+            self.walk(self.begun(path, heading), opened)
             self.put(encode(closed))
             self.close()
         self.open("summary", number, 0)
-        for text in (d.block_close, d.gap, d.summary_open):
-            self.put(encode(text), forced)
-        self.walk(self.opened(block.summary), d.summary_open)
-        self.put(encode(d.summary_close))
+        for tag in d.joining:
+            self.tag(tag)
+        if d.summary:
+            self.opens(d.summary.gap, d.summary.open)
+            self.walk(self.begun(block.summary, self.opening), d.summary.open)
+            self.put(encode(d.summary.close))
+        for tag in d.closing[: d.forced_closing]:
+            self.tag(tag)
         self.close()
+        return d.closing[d.forced_closing :]
 
-    def opened(self, summary: Trace) -> Trace:
-        """Write the forced opening of a summary; what is left of the summary to write."""
-        first, *rest = summary.parts or ("",)
-        end = opening_end(summary, self.opening, self.encode) if self.opening else None
+    def plan(self, plan: Plan) -> None:
+        """Outlines are written by the model before the fork: in the open piece."""
+        tags, encode = self.dialect.plan, self.encode
+        opened, closed = tags.item
+        self.put([*encode(self.dialect.plan_gap), *encode(tags.open)])
+        self.put(encode(plan.goal))
+        for outline in plan.outlines:
+            self.put([*encode(tags.gap), *encode(opened)])
+            self.put([*encode(outline), *encode(closed)])
+        self.put([*encode(tags.gap), *encode(tags.close)])
+
+    def begun(self, element: Trace, opening: str) -> Trace:
+        """Write the text that a path or summary is forced to begin with; what is left of the element to write."""
+        end = opening_end(element, opening, self.encode) if opening else None
         if end is None:
-            return summary
-        self.put(self.encode(self.opening), self.forced_tags)
+            return element
+        self.put(self.encode(opening), self.forced_tags)
+        first, *rest = element.parts
         return Trace(tuple(part for part in (first[end:], *rest) if part))

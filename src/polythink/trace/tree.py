@@ -27,12 +27,24 @@ class Trace:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What is said before the paths: free text (`goal`), and one outline for each path, verbatim."""
+
+    goal: str = ""
+    outlines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Block:
-    """Independent paths and the summary that joins them. `labels`: the paths' numbers, in dialects that number them."""
+    """Independent paths and the summary that joins them (empty in dialects that have none).
+
+    `labels`: the paths' numbers, in dialects that number them. `plan`: in dialects that have one.
+    """
 
     paths: tuple[Trace, ...]
-    summary: Trace
+    summary: Trace = Trace()
     labels: tuple[int, ...] = ()
+    plan: Plan | None = None
 
     def numbered(self) -> Iterator[tuple[int, Trace]]:
         """Each path with its number, 0 where paths have none."""

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from polythink.errors import UserError, did_you_mean
 from polythink.trace.dialect import PARALLEL_R1, Dialect
-from polythink.trace.parse import Token, TraceError, parse, place, scan
+from polythink.trace.parse import TraceError, parse, place
+from polythink.trace.scan import Token, scan
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,24 @@ def _stack(text: str, dialect: Dialect) -> Verdict:
     open_tags: list[Token] = []
     for tag in _tags(text, dialect):
         element, side = tag.kind.split("_")
+        if element == "block" and tag.text not in dialect.pair:
+            continue  # it stands alone: nothing opens or closes with it
         if side == "open":
             open_tags.append(tag)
         elif not open_tags:
             return _invalid("not_open", f"{tag.text} closes nothing", tag, text)
-        elif (open_tags[-1].kind, open_tags[-1].label) != (f"{element}_open", tag.label):
+        elif open_tags[-1].kind != f"{element}_open" or not _closes(tag, open_tags[-1], dialect):
             return _invalid("wrong_close", f"{tag.text} while {open_tags[-1].text} is open", tag, text)
         else:
             open_tags.pop()
     if open_tags:
         return _invalid("not_closed", f"{open_tags[-1].text} is never closed", open_tags[-1], text)
     return OK
+
+
+def _closes(tag: Token, opened: Token, dialect: Dialect) -> bool:
+    """Whether a closing tag shows the number of the tag that opened its element."""
+    return opened.kind != "path_open" or tag.text == dialect.path_tags(opened.label)[1]
 
 
 def _reference(text: str, dialect: Dialect) -> Verdict:
@@ -87,15 +95,15 @@ def _reference(text: str, dialect: Dialect) -> Verdict:
             if tag.kind == "path_close":
                 paths[-1:] = [n + 1 for n in paths[-1:]]  # of the innermost block; outside a block none is counted
                 continue
-            if (count := paths.pop()) < dialect.min_paths:
+            if (count := paths.pop()) < dialect.paths.least:
                 return _invalid(
-                    "too_few_paths", f"closed paths in the block: {count}, needed: {dialect.min_paths}", tag, text
+                    "too_few_paths", f"closed paths in the block: {count}, needed: {dialect.paths.least}", tag, text
                 )
             blocks += 1
             summary_due = True
         elif tag.kind == "summary_open":
             if not summary_due:
-                return _invalid("summary_without_block", f"{tag.text} follows no {dialect.block_close}", tag, text)
+                return _invalid("summary_without_block", f"{tag.text} follows no {dialect.pair[1]}", tag, text)
             summaries += 1
             summary_due = False
     if open_tags:

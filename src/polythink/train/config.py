@@ -17,7 +17,7 @@ from polythink.problems.sets import task_of_set
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.rewards.combine import RewardConfig
 from polythink.run.config import Config, Place
-from polythink.trace.layout import MODES
+from polythink.trace.modes import MODES
 
 LossType = Literal["token-mean", "sequence-mean"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -99,7 +99,7 @@ class PolicyConfig(TrainingConfig):
 
     mini_batches: int = Field(1, ge=1)
     """Optimiser updates per step, each on whole groups."""
-    train_mode: Literal[MODES] | None = None
+    train_mode: Literal[tuple(MODES)] | None = None
     """Layout of the training forward; none: the one that the rollouts were sampled in."""
     old_logprobs: Literal["engine", "recomputed"] = "engine"
     """Old log-probabilities of the ratio: as the engine recorded them, or of a training forward before the step."""
@@ -201,7 +201,7 @@ class DataConfig(Config):
     """How the demonstrations of `problems` are written; none: the defaults."""
     prompt: Place | None = None
     """Prompt of these traces; none: the one that a row names, otherwise the stage's."""
-    mode: Literal[MODES] | None = None
+    mode: Literal[tuple(MODES)] | None = None
     """How the traces are laid out; none: the stage's mode."""
     weight: float | None = Field(None, gt=0)
     """This source's part of every batch, in any unit; none: its number of traces."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError, did_you_mean
+from polythink.models.forward import check_joins, heeds_masks
 from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import sliding_window
 from polythink.problems.problem import Problem
@@ -61,7 +62,9 @@ class TraceEncoder:
         # tags, and the texts of small closed tasks, come again and again
         self.encode = lru_cache(maxsize=1 << 14)(lm.encode)
         self.named_prompt = lru_cache(maxsize=None)(get_prompt)
-        self.positions = min(lm.context, sliding_window(lm.model.config) or lm.context)  # that a forward may reach
+        check_joins(lm.model, params.mode)
+        window = sliding_window(lm.model.config) if heeds_masks(lm.model) else None  # plain rows keep the model's own
+        self.positions = min(lm.context, window or lm.context)  # that a forward may reach
         self._ends = tuple(lm.tokenizer.convert_ids_to_tokens(sorted(lm.ends)))
 
     def in_mode(self, mode: str | None) -> TraceEncoder:
@@ -112,7 +115,7 @@ class TraceEncoder:
             found = nested_block(trace, dialect)
             message = "a block inside a path or summary, where the engine never opens one"
             raise TraceError(message, "nested", trace, found.start if found else 0)
-        if not dialect.block_open and len(tree.blocks) > 1:
+        if dialect.runtime_forks and len(tree.blocks) > 1:
             message = f"{len(tree.blocks)} blocks, but in the dialect {dialect.name} the runtime forks once"
             raise TraceError(message, "second_block", trace, 0)
 

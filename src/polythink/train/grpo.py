@@ -24,6 +24,7 @@ from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.samples import askable, sample_row
 from polythink.evaluate.study import Problems, params_of, problem_set_of, prompt_of
+from polythink.models.forward import check_joins
 from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import sliding_window
 from polythink.problems.answers import Grader
@@ -92,6 +93,8 @@ def train_grpo(
     folder, given = Path(folder), problem_set_of(problems).problems
     prompt, params = prompt_of(lm.settings, prompt), params or params_of(lm.settings)
     check_sampling(params)
+    for mode in (params.mode, config.train_mode or params.mode):
+        check_joins(lm.model, mode)
     engine, reward = Engine(lm, max_num_seqs=config.max_num_seqs), build_reward(config.reward, lm.dialect)
     problems = fitting(engine, given, prompt, params, config.overlong_prompts)
     reference = copy.deepcopy(lm.model).eval().requires_grad_(False) if config.kl_coef else None

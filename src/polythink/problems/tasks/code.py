@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from polythink.errors import UserError, did_you_mean
-from polythink.problems.extract import answers_in_summary, final_part
+from polythink.problems.extract import final_part
 from polythink.problems.grade import Grade
 from polythink.problems.problem import Problem
 from polythink.problems.references import raw_reference
@@ -133,7 +133,7 @@ class Code(Task):
         said = tuple(Trace((_fenced(source),)) for source in sources)
         number = sources.index(chosen) + 1
         summary = f" {number} of {paths} " + ("is right. " if chosen in right else "it is. ")
-        if answers_in_summary(dialect):
+        if dialect.answers_in_summary:
             return render(Trace((Block(said, Trace((summary + block,)), labels),)), dialect)
         return render(Trace((Block(said, Trace((summary,)), labels), block)), dialect).rstrip()
 

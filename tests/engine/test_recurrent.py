@@ -1,0 +1,295 @@
+"""Models with recurrent, linear or convolutional layers: each branch has a cache of its own."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.device import DEVICE, collate
+from helpers.layouts import block_of, draw, piece
+from helpers.recurrent import FAMILIES, decoded, hybrid
+from helpers.tiny import drawn, family, gaps, requests, tiny
+from polythink.engine.backends.caches import batch_dims, signature, stack, tensors_of
+from polythink.engine.backends.recurrent import RecurrentBackend
+from polythink.engine.chain_check import SelfCheckFailed
+from polythink.engine.engine import Engine
+from polythink.engine.params import SamplingParams
+from polythink.engine.reference import reference_generate
+from polythink.engine.selfcheck import check
+from polythink.errors import UserError
+from polythink.models.unfold import chain_logits
+from polythink.trace.layout import Layout, lay_out
+
+ENDS = torch.tensor([1], device=DEVICE)
+FLAT = SamplingParams(
+    mode="sequential", max_blocks=3, max_main_tokens=12, max_path_tokens=6, max_summary_tokens=5, max_trace_tokens=40
+)
+SLOWLY = {"mamba": "token by token", "rwkv": "branch by branch"}  # families whose kernels lack something
+
+
+def engine_of(lm, **options) -> Engine:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what it lacks
+        return Engine(lm, **options)
+
+
+def reread_layout(lm, paths: int, seed: int = 0) -> Layout:
+    rng = np.random.default_rng(seed)
+    size = lm.model.config.vocab_size
+
+    def small(kind: str, n: int):
+        return piece(kind, [t % size for t in draw(rng, n)])
+
+    blocks = [block_of(rng, b, paths)[2] for b in (0, 1)]
+    blocks = [[piece(p.kind, [t % size for t in p.tokens], p.block, p.path) for p in block] for block in blocks]
+    return lay_out([small("prompt", 5), *blocks[0], small("main", 3), *blocks[1], small("main", 2)], "reread")
+
+
+# ---- exactness ----
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_drawn_is_what_is_trained(name):
+    """Sequential traces: tokens as the slow twin draws them, log-probabilities as the training forward gives them."""
+    lm = hybrid(name)
+    wanted = requests(lm, 6)
+    engine = engine_of(lm, max_num_seqs=4, prefill_chunk=4)
+    assert engine.backend.kind == "recurrent"
+    assert SLOWLY.get(name, "") in engine.backend.about
+    rollouts = engine.generate(wanted, FLAT, seed=3)
+    assert [drawn(r) for r in rollouts] == [drawn(r) for r in reference_generate(lm, wanted, FLAT, seed=3)]
+    assert max(gaps(lm, rollouts)) < 1e-4
+    assert {s.kind for r in rollouts for s in r.segments} >= {"main"}
+    assert engine.backend.held_caches == 0
+
+
+@pytest.mark.parametrize("paths", [1, 2, 3, 8])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_forked_and_reread_logits_are_those_of_the_training_forward(name, paths):
+    lm = hybrid(name)
+    backend, layout = engine_of(lm).backend, reread_layout(lm, paths)
+    found = decoded(backend, layout)
+    batch = collate([layout])
+    every = torch.arange(len(layout), device=DEVICE)
+    with torch.no_grad():
+        logits, rows, columns = chain_logits(lm.model, batch, torch.zeros_like(every), every)
+    assert (found - logits[rows, columns]).abs().max() < 1e-4 * max(1, logits.abs().max())  # mamba's are large
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "qwen3_5_text", "mamba2", "lfm2"])
+def test_stacked_branches_and_branches_alone_agree(name):
+    """The slow twin of the batches: every branch on its own, token by token."""
+    lm = hybrid(name)
+    layout = reread_layout(lm, 3)
+    fast = decoded(RecurrentBackend(lm), layout)
+    for stacks, chunks in ((False, True), (True, False), (False, False)):
+        assert (decoded(RecurrentBackend(lm, stacks, chunks), layout) - fast).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "qwen3_5_text", "bamba"])
+def test_a_path_inside_a_trace_is_the_path_alone(name):
+    """Both after the same prompt, in calls that know no layouts."""
+    lm = hybrid(name)
+    layout = reread_layout(lm, 3)
+    found = decoded(RecurrentBackend(lm), layout)
+    prompt = layout.tokens[layout.segment == 0].tolist()
+    for segment in (1, 2, 3):
+        path = layout.tokens[layout.segment == segment].tolist()
+        ids = torch.tensor([prompt + path], device=DEVICE)
+        with torch.no_grad():
+            alone = lm.model(input_ids=ids, use_cache=False).logits[0, len(prompt) :]
+        assert (found[torch.from_numpy(layout.segment == segment)] - alone).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "qwen3_5_text", "mamba"])
+def test_a_trace_does_not_depend_on_its_batch_or_on_chunks(name):
+    lm = hybrid(name)
+    wanted = requests(lm, 7)
+    together = engine_of(lm, max_num_seqs=3).generate(wanted, FLAT, seed=5)
+    chunked = engine_of(lm, prefill_chunk=2).generate(wanted, FLAT, seed=5)
+    for request, rollout, other in zip(wanted, together, chunked, strict=True):
+        (alone,) = engine_of(lm).generate([request], FLAT, seed=5)
+        assert drawn(alone) == drawn(rollout) == drawn(other)
+
+
+# ---- memory ----
+
+
+def test_a_trace_holds_no_more_caches_than_branches():
+    lm = hybrid("qwen3_next")
+    engine = engine_of(lm, max_num_seqs=3)
+    for request in requests(lm, 6):
+        engine.add(request, FLAT, seed=3)
+    most = 0
+    while engine.unfinished:
+        engine.step()
+        most = max(most, engine.backend.held_caches)
+        assert engine.backend.held_caches <= 2 * len(engine._live)  # the open segment, and the one it follows
+    assert most > 1
+    assert engine.backend.held_caches == 0
+
+
+def test_an_aborted_request_frees_its_caches_and_leaves_the_others_alone():
+    lm = hybrid("qwen3_5_text")
+    lm.model.get_output_embeddings().register_forward_hook(lambda module, args, out: out.index_fill(-1, ENDS, -30.0))
+    wanted = requests(lm, 3)
+    alone = [drawn(r) for r in engine_of(lm).generate(wanted, FLAT, seed=3)]
+    engine = engine_of(lm)
+    ids = [engine.add(request, FLAT, seed=3) for request in wanted]
+    for _ in range(3):
+        engine.step()
+    assert {key[0] for key in engine.backend._caches} == {0, 1, 2}
+    engine.abort(ids[1])
+    assert {key[0] for key in engine.backend._caches} == {0, 2}
+    found = {}
+    while engine.unfinished:
+        found |= {e.request: drawn(e.rollout) for e in engine.step() if e.rollout}
+    assert found == {ids[0]: alone[0], ids[2]: alone[2]}
+    for id in [engine.add(request, FLAT) for request in wanted]:
+        engine.step()
+        engine.abort(id)
+    assert engine.backend.held_caches == 0
+
+
+def test_a_batch_that_a_branch_has_left_keeps_nothing_alive():
+    """The fork point's cache is copied out of its batch, so that the caches of the others in it are freed."""
+    lm = hybrid("qwen3_next")
+    backend, layout = RecurrentBackend(lm), reread_layout(lm, 3)
+    decoded(backend, layout)
+    sizes = []
+    clear, backend.clear = (
+        backend.clear,
+        lambda: sizes.extend((key, len(group.members)) for key, (group, _) in backend._caches.items()),
+    )
+    decoded(backend, layout)
+    backend.clear = clear
+    assert len(sizes) == len(layout.kinds)  # by hand nothing is given up
+    assert all(size == 1 for (_, segment), size in sizes if layout.kinds[segment] != "path")
+    backend.keep(0, {3})
+    assert set(backend._caches) == {(0, 3)}
+    backend.keep(0, ())
+    assert (backend.held_caches, backend._follows) == (0, {})
+
+
+# ---- what is refused ----
+
+
+def test_structured_is_refused_with_the_reason():
+    lm = hybrid("qwen3_next")
+    engine = engine_of(lm)
+    with pytest.raises(UserError, match=r"folds what it has read .*; use mode: reread .* or mode: sequential"):
+        engine.generate(requests(lm, 1), SamplingParams())
+    assert engine.unfinished == 0
+    with pytest.raises(UserError, match="use mode: reread"):
+        engine.backend.open(0, 3, (1, 2))
+    with pytest.raises(UserError, match="use mode: reread"):
+        engine.backend.check_scaling()
+
+
+def test_a_model_that_keeps_its_state_to_itself_is_refused():
+    """RecurrentGemma writes its state into its layers, where one cannot fork it."""
+    lm = family(
+        "recurrent_gemma", num_hidden_layers=3, block_types=["recurrent", "recurrent", "attention"], lru_width=32,
+        attention_window_size=64,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"fails the fork/join self-check .*returns no cache"):
+        Engine(lm)
+
+
+@pytest.mark.parametrize(("name", "what"), SLOWLY.items())
+def test_what_the_kernels_of_a_family_lack_is_said(name, what):
+    with pytest.warns(UserWarning, match=f"{name} decodes slowly here, with the {what}, recurrent backend"):
+        Engine(hybrid(name))
+
+
+def test_the_other_backends_refuse_such_a_model():
+    for kind in ("flat", "padded"):
+        with pytest.raises(UserError, match="fails the fork/join self-check"):
+            Engine(hybrid("qwen3_next"), backend=kind)
+
+
+def test_an_ordinary_model_may_be_run_so_too():
+    """The recurrent backend knows no kinds of layers."""
+    lm = tiny()
+    wanted = requests(lm, 4)
+    engine = Engine(lm, backend="recurrent")
+    assert [drawn(r) for r in engine.generate(wanted, FLAT)] == [drawn(r) for r in Engine(lm).generate(wanted, FLAT)]
+
+
+# ---- the self-check ----
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "mamba2", "tiny"])
+def test_a_leak_between_siblings_fails_the_check(name):
+    backend = RecurrentBackend(tiny() if name == "tiny" else hybrid(name))
+    check(backend)
+    entered = backend.open
+    backend.open = lambda row, segment, follows: entered(row, segment, (1,) if segment == 2 else follows)
+    with pytest.raises(SelfCheckFailed, match="decoding and one plain forward"):
+        check(backend)
+
+
+def test_a_fork_that_shares_its_state_fails_the_check(monkeypatch):
+    """Recurrent states are changed in place: what is not copied is spoilt by the first sibling."""
+    monkeypatch.setattr("polythink.engine.backends.recurrent.copied", lambda cache: cache)
+    backend = RecurrentBackend(hybrid("qwen3_next"), stacks=False)
+    with pytest.raises(SelfCheckFailed):
+        check(backend)
+
+
+def test_nan_fails_the_check():
+    lm = hybrid("qwen3_next")
+    with torch.no_grad():
+        lm.model.model.norm.weight[0] = float("nan")
+    with pytest.raises(UserError, match="fails the fork/join self-check"):
+        Engine(lm)
+
+
+# ---- caches as trees ----
+
+
+def caches_of(model, batches: tuple[int, ...], tokens: int = 3) -> list:
+    rows = torch.randint(3, 10, (max(batches), tokens), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    with torch.no_grad():
+        outs = [model(input_ids=rows[:n], use_cache=True) for n in batches]
+    return [out.get("past_key_values") or out.get("cache") or out.get("cache_params") or out["state"] for out in outs]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_rows_of_a_cache_are_the_caches_of_the_rows(name):
+    one, two, three = caches_of(hybrid(name).model, (1, 2, 3))
+    dims = batch_dims(two, three)
+    assert dims
+    again = stack([(three, 0)], dims)
+    assert signature(again, dims) == signature(one, dims) == signature(three, dims)
+    for path, x in tensors_of(again).items():
+        assert torch.allclose(x, tensors_of(one)[path], atol=1e-5, rtol=1e-4), path
+    joined = stack([(three, 1), (two, 0), (one, 0)], dims)
+    for path, x in tensors_of(joined).items():
+        if path in dims:
+            assert torch.equal(x.select(dims[path], 0), tensors_of(three)[path].select(dims[path], 1))
+            assert torch.equal(x.select(dims[path], 2), tensors_of(one)[path].select(dims[path], 0))
+    assert type(joined) is type(three)
+    shared = {x.data_ptr() for x in tensors_of(three).values() if x.numel()}
+    assert not shared & {x.data_ptr() for x in tensors_of(joined).values() if x.numel()}
+
+
+def test_caches_of_other_lengths_are_not_stacked():
+    model = hybrid("qwen3_next").model
+    (two, three), (longer,) = caches_of(model, (2, 3)), caches_of(model, (2,), tokens=4)
+    dims = batch_dims(two, three)
+    assert signature(two, dims) != signature(longer, dims)
+
+
+def test_the_batch_may_be_any_dimension():
+    def cache(rows: int):
+        return {"states": [torch.zeros(rows, 4), (torch.ones(3, rows, 2), torch.tensor(7))], "name": "x"}
+
+    dims = batch_dims(cache(2), cache(3))
+    assert dims == {("states", 0): 0, ("states", 1, 0): 1}
+    assert [x.shape for x in tensors_of(stack([(cache(2), 1)] * 5, dims)).values()] == [(5, 4), (3, 5, 2), ()]
+    with pytest.raises(ValueError, match="for batches of two and three"):
+        batch_dims([torch.zeros(2, 2)], [torch.zeros(3, 3)])
