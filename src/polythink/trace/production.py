@@ -8,6 +8,7 @@ before it, whether it repeats and how many there are. Parser, renderer, tag ids,
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
@@ -33,6 +34,14 @@ class Spelled(NamedTuple):
     kinds: dict[str, str]  # tag without a number -> kind
     numbered: tuple[str, ...]  # kind of the tag whose number is in that group of the pattern
     shared: dict[str, tuple[str, ...]]  # closing tag of several elements -> these elements
+
+
+def tag_pattern(tags: Iterable[str]) -> tuple[re.Pattern[str], tuple[str, ...]]:
+    """A pattern that finds any of these tags, and the numbered one whose number is in each of its groups."""
+    longest_first = sorted(tags, key=len, reverse=True)
+    number = "(0|[1-9][0-9]{0,3})"
+    pattern = re.compile("|".join(re.escape(tag).replace(re.escape(NUMBER), number) for tag in longest_first))
+    return pattern, tuple(tag for tag in longest_first if NUMBER in tag)
 
 
 @dataclass(frozen=True)
@@ -167,12 +176,11 @@ class Dialect:
             if kind.endswith("_close"):
                 owners.setdefault(tag, []).append(kind.removesuffix("_close"))
         kinds = {tag: kind for kind, tag in reversed(self.spellings)}
-        longest_first = sorted(kinds, key=len, reverse=True)
-        number = "(0|[1-9][0-9]{0,3})"
+        pattern, numbered = tag_pattern(kinds)
         return Spelled(
-            re.compile("|".join(re.escape(tag).replace(re.escape(NUMBER), number) for tag in longest_first)),
+            pattern,
             kinds,
-            tuple(kinds[tag] for tag in longest_first if NUMBER in tag),
+            tuple(kinds[tag] for tag in numbered),
             {tag: tuple(elements) for tag, elements in owners.items() if len(elements) > 1},
         )
 
