@@ -61,7 +61,7 @@ def case(request) -> tuple[RecordingEngine, Samples, Samples, str]:
         drawn = study.draw(study.requests(2), params)
         again = reread(study, drawn, params)
     rules = engine.dialect
-    return engine, drawn, again, f"{rules.block_close}{rules.gap}{rules.summary_open} {prefix}"
+    return engine, drawn, again, f"{rules.joining[0].text}{rules.summary.gap}{rules.summary.open} {prefix}"
 
 
 def test_the_model_reads_prompt_and_paths_as_flat_text_with_the_summary_opened(case) -> None:
@@ -90,7 +90,7 @@ def test_a_row_has_the_old_paths_and_the_new_summary(case) -> None:
     for first, second, new, paths in zip(drawn.rows, again.rows, engine.calls[-1][-1], drawn.paths, strict=True):
         kept = [s for s in first["segments"] if s["kind"] == "path"]
         assert [s for s in second["segments"] if s["kind"] == "path"] == kept
-        assert engine.dialect.summary_close in second["segments"][-1]["text"]
+        assert engine.dialect.summary.close in second["segments"][-1]["text"]
         added = second["tokens"] - paths.tokens
         assert added - opened - new.tokens in (0, 1), "one more where the runtime closes the summary"
         assert second["critical_path"] == paths.critical_path + added

@@ -35,6 +35,7 @@ from polythink.problems.vocabulary import words_of
 from polythink.rewards.combine import RewardConfig
 from polythink.teachers.assemble import Assembler
 from polythink.trace.dialect import DIALECTS, NUMBER, Dialect, get_dialect
+from polythink.trace.modes import get_mode
 from polythink.trace.validity import check_rule
 from polythink.train.config import DataConfig, check_sampling
 
@@ -119,11 +120,11 @@ def check_drawing(plan: StagePlan, dialect: Dialect) -> None:
             check_sampling(decoding)
     if isinstance(stage, CompareConfig | TunnelConfig):  # these have numbers of paths of their own
         numbers_of_paths(stage.paths, plan.mode, dialect)
-    elif plan.mode == "structured" and isinstance(stage, EvalStageBase | GRPOStage):
+    elif get_mode(plan.mode).isolated and isinstance(stage, EvalStageBase | GRPOStage):
         with about("decoding.paths"):
             dialect.draw_labels(decoding.paths, None)
             check_block_fits(decoding, dialect)
-    if plan.mode != "structured" or not isinstance(stage, EvalStageBase | GRPOStage):
+    if not get_mode(plan.mode).isolated or not isinstance(stage, EvalStageBase | GRPOStage):
         return
     if decoding.max_blocks == 0 and dialect.runtime_forks and not decoding.fork_at:
         raise UserError(
@@ -207,7 +208,7 @@ def notes(plans: Sequence[StagePlan]) -> Iterator[str]:
         for source in stage.data if isinstance(stage, SFTStage) else ():
             if source.problems and (lengths := _path_lengths(source, dialect)):
                 shortest[plan.name] = min(shortest.get(plan.name, lengths[0]), *lengths)
-        if plan.mode != "structured" or not isinstance(stage, EvalStageBase | GRPOStage):
+        if not get_mode(plan.mode).isolated or not isinstance(stage, EvalStageBase | GRPOStage):
             continue
         most = plan.decoding.max_path_tokens
         if too_long := [name for name, length in shortest.items() if length + 1 > most]:  # and the closing tag

@@ -11,7 +11,6 @@ from polythink.trace.dialect_file import is_file, read_dialect
 from polythink.trace.production import (
     MOST_NUMBERS,
     NUMBER,
-    TAG_KINDS,
     Dialect,
     PathTags,
     PlanTags,
@@ -19,7 +18,7 @@ from polythink.trace.production import (
     Tag,
 )
 
-__all__ = ["DIALECTS", "MOST_NUMBERS", "NUMBER", "PARALLEL_R1", "PARATHINKER", "TAG_KINDS", "Dialect", "get_dialect"]
+__all__ = ["DIALECTS", "MOST_NUMBERS", "NUMBER", "PARALLEL_R1", "PARATHINKER", "Dialect", "get_dialect"]
 
 # Parallel-R1 (arXiv 2509.07980): <Parallel><Path>..</Path><Path>..</Path></Parallel>\n<Summary>..</Summary>
 PARALLEL_R1 = Dialect(
