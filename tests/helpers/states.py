@@ -26,7 +26,8 @@ class Fed:
         self.names = {i: tag for tag, i in self.ids.items()} | NAMES
         context, trained = params.pop("context", 1000), params.pop("trained_paths", 0)
         params = {"mode": "sequential" if kind.__name__.startswith("Seq") else "structured", **params}
-        tags = TagIds.of(self.dialect, self.ids, ENDS, lambda text: [10] * len(text), params.get("summary_prefix", ""))
+        spell = (lambda text: [10] * len(text)), (lambda tokens: " ".join(self.names.get(t, str(t)) for t in tokens))
+        tags = TagIds.of(self.dialect, self.ids, ENDS, *spell, params.get("summary_prefix", ""))
         request = Request(tuple(range(60, 60 + prompt)), "p", path_prefixes=prefixes)
         self.state = kind(request, SamplingParams(**params), tags, context, 0, trained, 7, self.events.append)
         self.inputs = self.state.take(1000)

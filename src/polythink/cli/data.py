@@ -194,7 +194,7 @@ def _answered(
         if wrong := own.reference_mistake(reference):
             raise UserError(f"{where} {wrong}")
         counts["completed"] += completed
-        counts["cut"] += reference.count("{") > reference.count("}")
+        counts["cut"] += own.by_value and reference.count("{") > reference.count("}")
         yield row[text] or "", Problem(str(number), "", reference, own.name)
 
 
@@ -241,5 +241,6 @@ def _warn(answered: list[tuple[str, Problem]], tags: Dialect, unparsed: int, str
         parts = [part for text in math if stated_answer(part := final_part(text, tags)) is None]
         said = sum(said_answer(part) is not None for part in parts)
         hint = f"; {said:,} state one in another form, which --answers lenient reads" if said else ""
+        forms = " or ".join(dict.fromkeys(problem.task.answer_form for _, problem in answered))
         print(f"{unparsed:,} of {total:,} texts are unparsed: no answer that is read stands after their last block, "
-              f"such as \\boxed{{5}} or a line `Final Answer: 5`{hint}", file=sys.stderr)  # fmt: skip
+              f"such as {forms}{hint}", file=sys.stderr)  # fmt: skip

@@ -24,7 +24,7 @@ from polythink.run.jsonl import read_placed, read_rows, write_jsonl
 from polythink.run.output import check_out
 from polythink.run.progress import progress
 from polythink.trace.blocks import complete_blocks
-from polythink.trace.convert import ConversionError, convert
+from polythink.trace.convert import PLANS, ConversionError, check_plans, convert
 from polythink.trace.detect import find_dialect, foreign_dialect, opening_tags
 from polythink.trace.dialect import DIALECTS, Dialect, get_dialect
 from polythink.trace.parse import TraceError, first_block, parse
@@ -117,13 +117,18 @@ def show(
 def convert_file(
     file: File,
     field: FieldName,
-    to: Annotated[str, typer.Option(help="The dialect to write: parathinker, parathinker:64, parallel_r1.")],
+    to: Annotated[
+        str, typer.Option(help="The dialect to write: multiverse, parathinker:64, a .yaml file of your own.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .jsonl file to write; all other columns are kept.")],
     dialect: DialectName = None,
     seed: Annotated[
         int | None, typer.Option(help="Sample the paths' numbers from the whole inventory; 1, 2, .. if left out.")
     ] = None,
     overwrite: Overwrite = False,
+    plans: Annotated[
+        str, typer.Option(help="; ".join(f"{rule}: {about}" for rule, about in PLANS.items()) + ".")
+    ] = "refuse",
 ) -> None:
     """Write the traces of a file in another dialect. Rows that cannot be are left out, counted, and exit status is 1.
 
@@ -131,6 +136,7 @@ def convert_file(
 
     Example: polythink trace convert kept.jsonl --field trace --to parathinker --out numbered.jsonl
     """
+    check_plans(plans)
     target, out = get_dialect(to), check_out(out, file, overwrite=overwrite, suffix=".jsonl")
     source, blocks = find_dialect((text for *_, text in _texts(file, field)), dialect, str(file))
     if not blocks:
@@ -142,7 +148,7 @@ def convert_file(
             reasons["foreign_tags"] += 1
             continue
         try:
-            text = render(convert(parse(before, source), target, rng), target)
+            text = render(convert(parse(before, source), target, rng, source=source, plans=plans), target)
             text = with_boxed_answer(text, extract(before, source), target)
         except (TraceError, ConversionError) as error:
             reasons[error.reason] += 1

@@ -27,11 +27,11 @@ from polythink.models.forward import cannot_join
 from polythink.models.lm import LanguageModel
 from polythink.models.tags import tag_ids
 from polythink.run.progress import Progress
-from polythink.trace.dialect import Dialect, get_dialect
-from polythink.trace.modes import get_mode
+from polythink.trace.dialect import get_dialect
+from polythink.trace.production import Dialect
 from polythink.trace.rollout import Rollout
 
-STATES: dict[str, type[TraceState]] = {"structured": StructuredState, "sequential": SequentialState}  # by mode
+STATES: dict[bool, type[TraceState]] = {True: StructuredState, False: SequentialState}  # by `Mode.isolated`
 
 
 class Engine:
@@ -100,13 +100,14 @@ class Engine:
         With `stream`, `step` reports its tokens, forks, joins and truncations; its "done" is always reported.
         `UserError` for a request that cannot be sampled, such as a prompt longer than the context.
         """
-        if get_mode(params.mode).joins_caches and not self.backend.joins_caches:
+        if params.rules.joins_caches and not self.backend.joins_caches:
             raise UserError(cannot_join(self.lm.model))
         id, self._added = self._added, self._added + 1
-        tags, trained = self._tags_for(request.dialect, params.summary_prefix), self.trained_paths(params)
+        tags = self._tags_for(request.dialect, params.summary_prefix)
+        trained = self.trained_paths(params, tags.dialect)
         emit = self._events.append if stream else None
         try:
-            state = STATES[params.mode](request, params, tags, self.lm.context, seed, trained, id, emit)
+            state = STATES[params.rules.isolated](request, params, tags, self.lm.context, seed, trained, id, emit)
         except UserError:
             self._take_events((id,))  # a refused request leaves none
             raise
@@ -217,7 +218,7 @@ class Engine:
 
     def _rollout(self, state: TraceState) -> Rollout:
         for record in state.records[1:]:
-            record.text = self.lm.decode(record.tokens)
+            record.text = "" if record.kind == "copy" else self.lm.decode(record.tokens)
         return state.rollout()
 
     def _take_events(self, ids: Container[int] | None = None) -> list[Event]:
@@ -229,19 +230,20 @@ class Engine:
 
     # --- what a request needs
 
-    def trained_paths(self, params: SamplingParams) -> int:
-        """With more paths than this, attention is scaled after a join; 0: never.
+    def trained_paths(self, params: SamplingParams, dialect: Dialect | None = None) -> int:
+        """With more paths than this, attention is scaled after a join of their own keys and values; 0: never.
 
         `UserError` where it would have to be scaled and the model cannot: before anything is sampled.
         """
         above = params.length_scaling_above
         trained = self.lm.settings.trained_paths if above is None else above
-        if params.mode == "structured" and 0 < trained < params.paths:
+        paths = params.most_paths(dialect or self.dialect)
+        if params.rules.isolated and not params.rules.rereads and 0 < trained < paths:
             try:
                 self.backend.check_scaling()
             except UserError as error:
                 raise UserError(
-                    f"{error}; or set length_scaling_above: 0, and the join of {params.paths} paths, more than "
+                    f"{error}; or set length_scaling_above: 0, and the join of {paths} paths, more than "
                     f"{trained}, is not scaled"
                 ) from error
         return trained
@@ -250,5 +252,5 @@ class Engine:
         if (dialect, prefix) not in self._tags:
             lm, wanted = self.lm, get_dialect(dialect) if dialect else self.lm.dialect
             ids = lm.tag_ids if wanted == lm.dialect else tag_ids(lm.tokenizer, wanted)
-            self._tags[dialect, prefix] = TagIds.of(wanted, ids, lm.ends, lm.encode, prefix)
+            self._tags[dialect, prefix] = TagIds.of(wanted, ids, lm.ends, lm.encode, lm.decode, prefix)
         return self._tags[dialect, prefix]

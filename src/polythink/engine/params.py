@@ -8,28 +8,37 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
+from polythink.engine.width import FIXED, Width
 from polythink.run.config import Config
 from polythink.trace.finish import JOIN_WHEN
+from polythink.trace.modes import MODES, Mode, get_mode
+from polythink.trace.production import Dialect
 from polythink.trace.rollout import Rollout
 
 
 class SamplingParams(Config):
     """How a trace is sampled. All budgets are in tokens and are checked before a token is sampled."""
 
-    mode: Literal["structured", "sequential"] = "structured"
-    """`structured`: the runtime forks isolated paths and joins them. `sequential`: one flat text, tags sampled."""
+    mode: Literal[tuple(MODES)] = "structured"
+    """How paths are drawn and what the join reads: `structured`, `reread`, `sequential`, or a published mode."""
     paths: int = Field(2, ge=1)
-    """Paths per block in `structured` mode; in `sequential` mode the model decides."""
+    """Paths per block where the runtime forks; not used where the model declares its paths by outlines."""
+    width: Width = FIXED
+    """Paths per block: `fixed` (`paths`), `agreement` (2, `paths` if they disagree), or a "module:function"."""
+    max_paths: int = Field(16, ge=1)
+    """The most paths of a block that the model declares or a `width` policy asks for; more are not forked."""
     max_blocks: int = Field(4, ge=0)
-    """Blocks per trace; a fork beyond them ends the trace with finish_reason `max_blocks`."""
+    """Blocks in one text: the trace, or a path or summary of it; a fork beyond them ends it (`max_blocks`)."""
+    max_depth: int = Field(1, ge=1)
+    """Depth of blocks in blocks, where the dialect nests; below it an opening tag is text. 1: no nested blocks."""
     max_main_tokens: int = Field(2048, ge=1)
     """Sampled tokens per stretch of main text."""
     max_path_tokens: int = Field(1024, ge=1)
-    """Sampled tokens per path, after its opening tag; a sampled closing tag counts."""
+    """Sampled tokens per path, after its opening; a sampled closing tag counts, blocks inside it do not."""
     max_summary_tokens: int = Field(512, ge=1)
     """Sampled tokens per summary, after its opening; a sampled closing tag counts."""
     max_trace_tokens: int = Field(4096, ge=1)
-    """Tokens of the whole response, all paths together, forced tokens included."""
+    """Tokens of the whole response, all paths together, forced tokens and what a join reads again included."""
     fork_at: int | None = Field(None, ge=0)
     """Force the first fork after N tokens of main text; None: where the dialect forks."""
     join_when: Literal[JOIN_WHEN] = "all"
@@ -52,12 +61,23 @@ class SamplingParams(Config):
     """Sample from the K most probable tokens; 0: no limit."""
 
     @property
+    def rules(self) -> Mode:
+        """The mode's record."""
+        return get_mode(self.mode)
+
+    def most_paths(self, dialect: Dialect) -> int:
+        """The largest number of paths that a block may have where the runtime forks."""
+        if not dialect.declares_paths and self.width == FIXED:
+            return self.paths
+        return min(self.max_paths, dialect.inventory or self.max_paths)
+
+    @property
     def stride(self) -> int:
         """Positions between the starts of sibling paths: 0, or at least the longest path with its tags.
 
         ParaThinker's "flattened" encoding (arXiv 2509.04475, rejected there): m = L + i l_max + t.
         """
-        if self.mode == "sequential":
+        if not self.rules.isolated:
             return 0
         return self.max_path_tokens + 2 if self.path_position_stride == "auto" else self.path_position_stride
 
@@ -70,17 +90,33 @@ class SamplingParams(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _paths_can_be_joined(self) -> SamplingParams:
+        if self.join_when != "all" and (self.max_depth > 1 or self.width != FIXED):
+            what = f"max_depth={self.max_depth}" if self.max_depth > 1 else "a width that is not fixed"
+            raise ValueError(
+                f"join_when={self.join_when} truncates paths when others have finished, and with {what} they hold "
+                "blocks or are compared, so all must be waited for; use join_when=all"
+            )
+        if self.stride and self.max_depth > 1:
+            raise ValueError(
+                f"path_position_stride={self.path_position_stride} cannot set apart paths that hold blocks of any "
+                f"length; use max_depth=1 (given {self.max_depth}) or no stride"
+            )
+        return self
+
     def temperature_of(self, kind: str) -> float:
         """The temperature of a segment of this kind; `sequential` mode has one for the whole trace.
 
         Isolated paths without numbers are copies of each other under greedy decoding. So several paths are sampled at
         1.0 where the main text is greedy, unless `path_temperature` is given.
         """
-        if kind != "path" or self.mode == "sequential":
+        if kind != "path" or not self.rules.isolated:
             return self.temperature
         if self.path_temperature is not None:
             return self.path_temperature
-        return 1.0 if self.temperature == 0 and self.paths > 1 else self.temperature
+        several = self.paths > 1 or self.width != FIXED
+        return 1.0 if self.temperature == 0 and several else self.temperature
 
 
 @dataclass(frozen=True)
@@ -88,7 +124,7 @@ class Request:
     """One wanted response: the prompt's token ids, and the names that select its random numbers.
 
     `dialect` defaults to that of the model's settings; another one needs its tags in the tokenizer. `path_prefixes` are
-    forced tokens with which the paths of the first block begin, after their opening tags: the i-th entry belongs to
+    forced tokens with which the paths of the first block begin, after what opens them: the i-th entry belongs to
     path i. They are refused in `sequential` mode.
     """
 
@@ -101,7 +137,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Event:
-    """One step in the life of a request, in order. The last one is "done" and carries the rollout."""
+    """One step in the life of a request, in order. The last one is "done" and carries the rollout.
+
+    Blocks and segments are numbered as they open in time, which with nested blocks is not text order. The tokens of a
+    copy, which a join reads again, are no text: there are no events of them.
+    """
 
     kind: Literal["token", "fork", "join", "cut", "done"]
     request: int  # the id that `Engine.add` returned; in `generate`, the index into its list of requests

@@ -1,27 +1,24 @@
 """The slow twin of the engine: one trace at a time, path after path, the whole layout recomputed for every token.
 
 It has no cache, no steps and no state of open branches, and control flow of its own, so that it can disagree with the
-engine about all of them. They share the layout table, the random streams and the rule that turns logits into a token.
+engine about all of them: it writes a trace in text order, and a text inside a text by recursion. They share the layout
+table, the random streams and the rule that turns logits into a token. `reference_flat.py` has the modes of one text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
 from random import Random
 
-import numpy as np
-import torch
-
 from polythink.engine.params import Request, SamplingParams
-from polythink.engine.sampling import draw, stream_key, uniforms
+from polythink.engine.reference_flat import write_flat
+from polythink.engine.reference_page import Page, limited
+from polythink.engine.sampling import stream_key
+from polythink.engine.width import ForkState, policy_of, wanted
 from polythink.errors import UserError
-from polythink.models.batch import collate
 from polythink.models.forward import evaluating
 from polythink.models.lm import LanguageModel
-from polythink.models.logprobs import logits_after
-from polythink.models.tags import tag_ids
-from polythink.trace.dialect import get_dialect
 from polythink.trace.rollout import Rollout, Segment
 
 
@@ -32,215 +29,261 @@ def reference_generate(
     each = [params] * len(requests) if isinstance(params, SamplingParams) else params
     rollouts = []
     for request, own in zip(requests, each, strict=True):
-        page = _Page(lm, request, own, seed)
+        page = Page(lm, request, own, seed)
         with evaluating(lm.model):
-            (_write_sequential if own.mode == "sequential" else _write_structured)(page)
+            if own.rules.isolated:
+                _Text(page, "main", base=seed, allowance=page.budget).write_trace()
+            else:
+                write_flat(page)
         for segment in page.segments:
-            segment.text = lm.decode(segment.tokens)
+            segment.text = "" if segment.kind == "copy" else lm.decode(segment.tokens)
         rollouts.append(page.rollout())
     return rollouts
 
 
-class _Page:
-    """The trace as far as it is written, in text order."""
+@dataclass
+class _Text:
+    """A text that is written from its opening to its end; all that is on the page from `start` on lies in it."""
 
-    def __init__(self, lm: LanguageModel, request: Request, params: SamplingParams, seed: int) -> None:
-        self.lm, self.request, self.params, self.seed = lm, request, params, seed
-        self.segments: list[Segment] = []
-        self.stop = ""
-        self.dialect = get_dialect(request.dialect) if request.dialect else lm.dialect
-        self.tags = tag_ids(lm.tokenizer, self.dialect)
-        self.trained = lm.settings.trained_paths if params.length_scaling_above is None else params.length_scaling_above
-        self.join = [t for text in (self.dialect.block_close, self.dialect.gap) if text for t in lm.encode(text)]
-        self.join += [self.id(self.dialect.summary_open), *lm.encode(params.summary_prefix)]
-        flat = params.mode == "sequential"
-        self.budget = (
-            min(params.max_trace_tokens, lm.context - len(request.prompt)) if flat else params.max_trace_tokens
-        )
-
-    def id(self, tag: str) -> int:
-        return self.tags[tag]
+    page: Page
+    kind: str
+    block: int = -1
+    path: int = 0
+    label: int = 0
+    depth: int = 0
+    base: int = 0
+    allowance: int = 0  # tokens of all in it
+    sampled: int = 0  # what counts towards the budget of its kind
+    streams: int = 0
+    blocks: int = 0
+    start: int = 0
+    draws: int = 0  # of its last stretch
+    closed: bool = False  # by its own tag
+    role: str = ""  # of its last token to a plan
+    outlines: list[str] = field(default_factory=list)  # of that plan
 
     @property
     def left(self) -> int:
-        return self.budget - sum(len(s.tokens) for s in self.segments)
+        """Tokens that it may still hold, beside the tag that closes it."""
+        return self.allowance - sum(len(s.tokens) for s in self.page.segments[self.start :]) - bool(self.depth)
 
-    @property
-    def reach(self) -> int:
-        """How many positions the context has left, the next token of the last segment included."""
-        last = self.segments[-1]
-        longer = replace(last, tokens=[*last.tokens, 0], sampled=[*last.sampled, False])
-        ahead = replace(self.rollout(), segments=[*self.segments[:-1], longer])
-        return self.lm.context - int(ahead.layout().position[-1])
+    def stream(self) -> int:
+        self.streams += 1
+        return stream_key(self.base, self.page.request.problem, self.page.request.sample, self.streams)
 
-    def open(self, kind: str, block: int = -1, path: int = 0, label: int = 0) -> Segment:
-        temperature = self.params.temperature_of(kind)
-        self.segments.append(Segment(kind, block, path, temperature=temperature or 1.0, label=label))
-        return self.segments[-1]
+    def limit(self) -> tuple[int, str]:
+        left = self.left if self.depth else min(self.left, self.page.reach)
+        return limited(getattr(self.page.params, f"max_{self.kind}_tokens") - self.sampled, left)
 
-    def force(self, tokens: Sequence[int]) -> None:
-        segment = self.segments[-1]
-        segment.tokens += tokens
-        segment.sampled += [False] * len(tokens)
-        segment.logprobs += [0.0] * len(tokens)
+    # --- writing
 
-    @torch.inference_mode()
-    def draw(self, stream: int, count: int) -> tuple[int, float]:
-        """Sample the next token of the last segment, which may still be empty."""
-        batch = collate([self.rollout().layout()]).to(self.lm.device)
-        last = torch.tensor([len(batch.tokens[0]) - 1], device=self.lm.device)
-        logits, rows, columns = logits_after(self.lm.model, batch, torch.zeros_like(last), last)
-        logits = logits[rows, columns]
-        key = stream_key(self.seed, self.request.problem, self.request.sample, stream)
-        uniform = torch.from_numpy(uniforms(np.array([key], np.uint64), np.array([count], np.uint64)))
-        temperature = torch.tensor([self.params.temperature_of(self.segments[-1].kind)])
-        params = self.params
-        token, logprob = draw(
-            logits, temperature.to(logits.device), uniform.to(logits.device), params.top_p, params.top_k
-        )
-        return int(token), float(logprob)
-
-    def rollout(self) -> Rollout:
-        request, params = self.request, self.params
-        return Rollout(
-            request.problem,
-            request.sample,
-            params.mode,
-            request.prompt,
-            self.segments,
-            params.stride,
-            self.trained,
-            self.stop,
-        )
-
-    def end(self, reason: str) -> None:
-        """End the trace; where its last segment was closed before, that keeps its own finish_reason."""
-        if self.segments[-1].finish_reason not in ("", "fork"):
-            self.stop = reason
-        else:
-            self.segments[-1].finish_reason = reason
-
-    def put(self, token: int, logprob: float) -> None:
-        segment = self.segments[-1]
-        segment.tokens.append(token)
-        segment.sampled.append(True)
-        segment.logprobs.append(logprob)
-
-    def fill(self, stream: int, limit: int, stops: dict[int, str], cut: str, fork_at: int = -1) -> str:
-        """Sample main text up to `limit` tokens; returns its finish_reason: that of a stop token, or `cut`.
-
-        Where the dialect replaces misplaced tags, one of them is replaced by the end token.
-        """
-        misplaced = {self.id(tag) for tag in self.dialect.tags} if self.dialect.misplaced_tags == "replace" else set()
-        for count in range(limit):
-            token, logprob = self.draw(stream, count)
-            if token in misplaced:
-                self.segments[-1].misplaced_tags += 1
-                self.force([self.lm.eos])
-                return "eos"
-            self.put(token, logprob)
-            if token in stops:
-                return stops[token]
-            if count + 1 == fork_at < limit:
-                return "forced"
-        return cut
-
-    def fill_inner(self, opened: int, close: int, stream: int, limit: int, cut: str) -> tuple[str, int]:
-        """Sample a path or summary and close it; returns its finish_reason and how many tokens were sampled.
-
-        Where the dialect replaces misplaced tags, the segment's own tag takes their place.
-        """
-        closing = {self.id(tag) for tag in self.dialect.tags[1::2]}
-        misplaced = (
-            {self.id(tag) for tag in self.dialect.tags} - {close} if self.dialect.misplaced_tags == "replace" else set()
-        )
-        stops = {close: "tag"} | dict.fromkeys(self.lm.ends, "eos")
-        for count in range(limit):
-            token, logprob = self.draw(stream, count)
-            if token in misplaced:
-                self.segments[-1].misplaced_tags += 1
-                self.force([close if token in closing else opened])
-                if token in closing:
-                    return "tag", count + 1
-                continue
-            if token not in self.lm.ends or self.dialect.misplaced_tags == "keep":
-                self.put(token, logprob)
-            if token != close and token in stops:
-                self.force([close])
-            if token in stops:
-                return stops[token], count + 1
-        self.force([close])
-        return cut, limit
-
-
-def _limit(most: int, left: int) -> tuple[int, str]:
-    return (most, "length") if most <= left else (left, "trace_length")
-
-
-def _write_structured(page: _Page) -> None:
-    params, dialect = page.params, page.dialect
-    implicit = not dialect.block_open
-    fork_at = 0 if params.fork_at is None and implicit else -1 if params.fork_at is None else params.fork_at
-    stops = dict.fromkeys(page.lm.ends, "eos") | ({} if implicit else {page.id(dialect.block_open): "fork"})
-    blocks = opened = 0  # segments opened so far, the prompt being the first
-    while True:
-        if not (implicit and blocks == 0 and fork_at == 0):
-            main = page.open("main")
-            opened += 1
-            limit, cut = _limit(params.max_main_tokens, min(page.left, page.reach))
-            forced = fork_at if blocks == 0 else -1
-            main.finish_reason = "forced" if forced == 0 else page.fill(opened, limit, stops, cut, forced)
-            if main.finish_reason == "forced":
-                page.force([] if implicit else [page.id(dialect.block_open)])
-                main.finish_reason = "fork"
-        room = page.left - 2 * params.paths - len(page.join) - 1
-        reserve = max(1, min(params.max_summary_tokens, room // (params.paths + 1)))
-        share = min((room - reserve) // params.paths, _positions_of_a_path(page))
-        refused = "max_blocks" if blocks == params.max_blocks else "trace_length" if share < 1 else ""
-        if not page.segments and refused:
-            raise UserError("no room for the first block")
-        if page.segments and main.finish_reason == "fork" and refused:
-            main.finish_reason = refused
-        if page.segments and main.finish_reason != "fork":
+    def write_trace(self) -> None:
+        page = self.page
+        at = 0 if page.params.fork_at is None and page.dialect.runtime_forks else page.params.fork_at
+        if at == 0 and not page.begin and not _Block(self).write():
             return
-        _write_block(page, blocks, opened, share)
-        opened += params.paths + 1
-        blocks += 1
+        while True:
+            page.open(self.kind)
+            stream = self.stream()
+            reason = self.begin() if at == 0 and not self.blocks else ""
+            reason = reason or self.stretch(stream, at if not self.blocks else None)
+            if reason != "fork":
+                page.segments[-1].finish_reason = "trace_length" if not page.segments[-1].tokens else reason
+                return
+            if not _Block(self).write():
+                return
+
+    def write_inner(self, stream: int, head: Sequence[int]) -> None:
+        """A path or summary, all its stretches and the blocks between them."""
+        page, close = self.page, self.page.close_of(self.kind, self.label)
+        self.base = stream
+        while True:
+            page.open(self.kind, self.block, self.path, self.label)
+            page.force(head)
+            if self.kind == "summary" and head:  # what is left is known now
+                self.allowance = len(head) + min(self.allowance, page.reach)
+            head = ()
+            reason = self.stretch(stream, None)
+            if reason != "fork":
+                page.segments[-1].finish_reason = reason
+                if not self.closed:
+                    page.force([close])
+                return
+            if not _Block(self).write():
+                return
+            stream = self.stream()
+
+    def begin(self) -> str:
+        """The runtime begins a block; returns the stretch's finish_reason if it ends here."""
+        if min(self.left, self.page.reach) < len(self.page.begin):
+            return "trace_length"
+        self.page.force(self.page.begin)
+        return "fork" if self.page.dialect.plan is None else ""
+
+    def stretch(self, stream: int, fork_at: int | None) -> str:
+        """Sample up to the next block, the end of the text or of a budget; returns the finish_reason."""
+        self.closed, self.draws, self.role, before = False, 0, "", self.sampled
+        limit, cut = self.limit()
+        while limit >= 1:
+            token, logprob = self.page.draw(stream, self.draws)
+            self.draws, self.sampled, limit = self.draws + 1, self.sampled + 1, limit - 1
+            reason = self.take(token, logprob)
+            if not reason and fork_at == self.draws and limit >= 1 and not self.role and self.page.where == "text":
+                reason = self.begin()
+                limit, cut = self.limit()
+            if reason:
+                break
+        else:
+            reason = cut
+        self.sampled = self.sampled if self.depth else before  # main text has a budget for each stretch
+        return reason
+
+    def take(self, token: int, logprob: float) -> str:
+        """Put the token or what replaces it; returns the finish_reason if the stretch ends with it."""
+        page, dialect = self.page, self.page.dialect
+        segment, replaces = page.segments[-1], dialect.misplaced_tags == "replace"
+        opened, close = page.open_of(self.kind, self.label), page.close_of(self.kind, self.label)
+        self.role = role = ""
+        if not self.depth or (dialect.nests and self.depth < page.params.max_depth):
+            self.role, self.outlines = page.role([*segment.tokens, token])
+            role = self.role
+        stray = replaces and page.is_tag(token) and not role and not (self.blocks and token in page.model_closes)
+        if role == "bound":
+            segment.bounded = True
+            page.force([page.id(dialect.plan.close)])
+        elif self.depth and token == close and not role:
+            self.closed = True
+            page.put(token, logprob)
+            return "tag"
+        elif self.depth and replaces and token in page.lm.ends:
+            return "eos"
+        elif stray:
+            segment.misplaced_tags += 1
+            closes = self.depth and token in page.closing
+            page.force([page.lm.eos] if not self.depth else [close if closes else opened])
+            self.closed = bool(closes)
+            return ("tag" if closes else "") if self.depth else "eos"
+        else:
+            page.put(token, logprob)
+        return "fork" if role in ("fork", "bound") else "eos" if token in page.lm.ends else ""
 
 
-def _write_block(page: _Page, block: int, opened: int, share: int) -> None:
-    params, dialect, request = page.params, page.dialect, page.request
-    key = stream_key(page.seed, request.problem, request.sample, -1 - block)
-    rng = Random(key) if params.labels == "random" else None
-    labels = dialect.draw_labels(params.paths, rng) or (0,) * params.paths
-    before = len(page.segments)
-    drawn: list[tuple[int, int]] = []  # of each path: sampled tokens, and forced ones before them
-    for number, label in enumerate(labels, start=1):
-        path = page.open("path", block, number, label)
-        tags = [page.id(tag) for tag in dialect.path_tags(label)]
-        forced = request.path_prefixes[number - 1] if block == 0 and number <= len(request.path_prefixes) else ()
-        page.force([tags[0], *forced])
-        limit, cut = _limit(params.max_path_tokens, share)
-        path.finish_reason, draws = page.fill_inner(*tags, opened + number, limit - len(forced), cut)
-        drawn.append((draws, 1 + len(forced)))
-    through = {"first": 0, "half": (len(labels) - 1) // 2, "all": len(labels) - 1}[params.join_when]
-    last = sorted(draws for draws, _ in drawn)[through]
-    for path, (draws, head) in zip(page.segments[before:], drawn, strict=True):
-        if draws > last:
-            _cut_short(path, head, last, page.id(dialect.path_tags(path.label)[1]))
-    summary = page.open("summary", block)
-    page.force(page.join)
-    limit, cut = _limit(params.max_summary_tokens, min(page.left, page.reach) - 1)
-    tags = [page.id(tag) for tag in (dialect.summary_open, dialect.summary_close)]
-    summary.finish_reason, _ = page.fill_inner(*tags, opened + len(labels) + 1, limit, cut)
+class _Block:
+    """A block at the end of what is written."""
 
+    def __init__(self, text: _Text) -> None:
+        self.text, self.page, self.policy = text, text.page, policy_of(text.page.params.width)
+        self.outlines, self.labels = text.outlines, ()
+        self.paths: list[list[int]] = []  # what is written of each, without what is read again
+        self.over = False  # more paths were asked for than are allowed
+        self.first = len(text.page.segments)  # of its segments
+        self.ahead = self.page.lm.context - self.page.positions
+        self.before = self.page.segments[-1] if self.page.segments else None
+        text.outlines = []
 
-def _positions_of_a_path(page: _Page) -> int:
-    """Positions that the context leaves to the last path of a block, and so to each, beside its tags and a summary."""
-    params = page.params
-    start = page.rollout().layout().position[-1] + 1 if page.segments else len(page.request.prompt)
-    span = page.lm.context - int(start) - (params.paths - 1) * params.stride - len(page.join) - 3
-    return span - max(1, min(params.max_summary_tokens, span // 2))
+    def write(self) -> bool:
+        """Write it; False where it is refused, and the text with it."""
+        text, page, dialect = self.text, self.page, self.page.dialect
+        paths = len(self.outlines) if dialect.declares_paths else self.width()
+        share = self.share(paths)
+        refused = "max_blocks" if text.blocks == page.params.max_blocks else "trace_length" if share < 1 else ""
+        if refused:
+            if self.before is None:
+                raise UserError("no room for the first block")
+            self.before.finish_reason = refused
+            if text.depth:
+                page.force([page.close_of(text.kind, text.label)])
+            return False
+        if self.before is not None:
+            self.before.finish_reason = "fork"
+        rng = None
+        if page.params.labels == "random":
+            rng = Random(stream_key(text.base, page.request.problem, page.request.sample, -1 - text.blocks))
+        most = paths if self.policy is None else max(paths, page.params.most_paths(dialect))
+        self.labels = dialect.draw_labels(most, rng) or (0,) * most
+        self.number, page.blocks, text.blocks = page.blocks, page.blocks + 1, text.blocks + 1
+        while share >= 1 and len(self.paths) < paths:
+            self.write_paths(paths, share)
+            if self.policy is not None and not dialect.declares_paths:
+                paths = self.width()
+                share = self.share(paths) if len(self.paths) < paths else share
+                self.over |= share < 1
+        if self.over:
+            (self.before or page.segments[self.first]).bounded = True
+        self.write_summary()
+        return True
+
+    def width(self) -> int:
+        if self.policy is None:
+            return self.page.params.paths
+        page, text, params = self.page, self.text, self.page.params
+        before, most = tuple(self.before.tokens if self.before else ()), params.most_paths(page.dialect)
+        asked = wanted(self.policy, ForkState(
+            page.request.prompt, before, tuple(map(tuple, self.paths)), text.blocks - bool(self.paths), text.depth,
+            params.paths, most, page.lm.decode,
+        ))  # fmt: skip
+        self.over |= asked > most
+        return min(asked, most)
+
+    def head(self, i: int) -> list[int]:
+        page, label = self.page, self.labels[i] if self.labels else 1
+        heading = page.dialect.heading(i + 1, self.outlines[i] if i < len(self.outlines) else "")
+        return [*page.gap(page.dialect.paths.gap), page.open_of("path", label), *page.gap(heading)]
+
+    def share(self, paths: int) -> int:
+        """What each of the paths to come may hold between its tags: of the tokens, and of the positions."""
+        page, params, rereads = self.page, self.page.params, self.page.params.rules.rereads
+        tags = [len(self.head(i)) + 1 for i in range(len(self.paths), paths)]
+        fixed = len(page.join) + len(page.finish) + (page.dialect.summary is not None)
+        drawn = sum(len(s.tokens) for s in page.segments[self.first :])
+        after = params.max_summary_tokens if page.dialect.summary else params.max_main_tokens
+
+        def divided(room: int, parts: int) -> int:
+            return (room - max(1, min(after, room // (parts + 1)))) // parts
+
+        new, again = len(tags), 1 + rereads
+        # tokens that are there already are counted in `left`; a copy of them is to come
+        shares = [divided(self.text.left - again * sum(tags) - rereads * drawn - fixed, again * new)]
+        shares.append(divided(self.ahead - (paths - 1) * params.stride - max(tags) - fixed, 1))
+        if rereads:
+            shares.append(divided(self.ahead - sum(tags) - drawn - fixed, new))
+        return min(shares)
+
+    def write_paths(self, paths: int, share: int) -> None:
+        page, text, join_when = self.page, self.text, self.page.params.join_when
+        prefixes = page.request.path_prefixes if text.depth == 0 and text.blocks == 1 else ()
+        written: list[tuple[_Text, int]] = []
+        streams = [text.stream() for _ in range(len(self.paths), paths)]
+        for i, stream in enumerate(streams, start=len(self.paths)):
+            prefix, head, start = prefixes[i] if i < len(prefixes) else (), self.head(i), len(page.segments)
+            path = _Text(page, "path", self.number, i + 1, self.labels[i], text.depth + 1, start=start,
+                         allowance=share + len(head) + 1, sampled=len(prefix))  # fmt: skip
+            path.write_inner(stream, [*head, *prefix])
+            written.append((path, len(head) + len(prefix)))
+            self.paths.append([token for segment in page.shown(start) for token in segment.tokens])
+        if join_when != "all":
+            last = sorted(path.draws for path, _ in written)[{"first": 0, "half": (paths - 1) // 2}[join_when]]
+            for path, head in written:
+                if path.draws > last:
+                    _cut_short(page.segments[path.start], head, last, page.close_of("path", path.label))
+
+    def write_summary(self) -> None:
+        page, text = self.page, self.text
+        if page.params.rules.rereads:
+            copied = [token for s in page.shown(self.first) for token in s.tokens]
+            page.open("copy", self.number)
+            page.force(copied)
+            page.segments[-1].finish_reason = "tag"
+        room = text.left - len(page.join) - len(page.finish)
+        summary = _Text(page, "summary", self.number, depth=text.depth + 1, start=len(page.segments), allowance=room)
+        stream = text.stream()
+        if page.dialect.summary is not None:
+            summary.write_inner(stream, page.join)
+        else:
+            page.open("summary", self.number)
+            page.force(page.join)
+            page.segments[-1].finish_reason = "tag"
+        page.force(page.finish)
 
 
 def _cut_short(path: Segment, head: int, draws: int, close: int) -> None:
@@ -249,64 +292,3 @@ def _cut_short(path: Segment, head: int, draws: int, close: int) -> None:
         values[head + draws :] = [last]
     path.misplaced_tags = path.sampled[head:-1].count(False)
     path.finish_reason = "joined"
-
-
-def _write_sequential(page: _Page) -> None:
-    """A flat text; `where` walks main -> block -> path -> block -> .. -> summary -> main as tags are sampled.
-
-    Where a block has no tags of its own, main text goes over into a path, and paths into a summary.
-    """
-    params, dialect = page.params, page.dialect
-    if page.request.path_prefixes:
-        raise UserError("a sequential trace has no paths to force path_prefixes on")
-    implicit = not dialect.block_open
-    labels = range(1, dialect.inventory + 1) if dialect.inventory else (0,)
-    opens = {page.id(dialect.path_tags(n)[0]): n for n in labels}
-    joins = page.id(dialect.summary_open if implicit else dialect.block_close)
-    forks = set(opens) if implicit else {page.id(dialect.block_open)}
-    where, blocks, count = "main", 0, 0
-    close = -1
-    page.open("main")
-    limit, cut = _limit(params.max_main_tokens, page.left)
-    while True:
-        if limit < 1:
-            page.end("trace_length")
-            return
-        token, logprob = page.draw(1, count)
-        count += 1
-        if implicit and where == "main" and token in forks and blocks < params.max_blocks:
-            page.segments[-1].finish_reason = "fork"
-            where, blocks = "block", blocks + 1
-        if where == "block" and (token in opens or token == joins):
-            where = "path" if token in opens else "summary"
-            label = opens.get(token, 0)
-            close = page.id(dialect.path_tags(label)[1] if where == "path" else dialect.summary_close)
-            page.open(where, blocks - 1, page.segments[-1].path + 1 if where == "path" else 0, label)
-            most = params.max_path_tokens if where == "path" else params.max_summary_tokens
-            limit, cut = _limit(most, page.left - 2)  # this tag, and the one that may have to close what it opens
-        else:
-            limit -= 1
-        page.put(token, logprob)
-        segment = page.segments[-1]
-        if token in page.lm.ends:
-            page.end("eos")
-            return
-        if where == "main" and token in forks:
-            segment.finish_reason = "max_blocks" if blocks == params.max_blocks else "fork"
-            if segment.finish_reason == "max_blocks":
-                return
-            where, blocks = "block", blocks + 1
-            limit, cut = _limit(params.max_main_tokens, page.left)
-        elif where in ("path", "summary") and (token == close or limit < 1):
-            segment.finish_reason = "tag" if token == close else cut
-            if token != close:
-                if page.left < 1:
-                    return
-                page.force([close])
-            where = "block" if where == "path" else "main"
-            if where == "main":
-                page.open("main")
-            limit, cut = _limit(params.max_main_tokens, page.left)
-        elif limit < 1:
-            page.end(cut)
-            return

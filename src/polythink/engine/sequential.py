@@ -1,22 +1,46 @@
-"""The rules of `sequential` mode: one branch writes one flat text; its tags only say which segment it is in."""
+"""The rules of modes of one flat text: one branch writes it; its tags only say which segment it is in."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from polythink.engine.sampling import stream_key
 from polythink.engine.trace_state import Branch, TraceState
 from polythink.errors import UserError
+
+
+@dataclass(slots=True)
+class Frame:
+    """A text with a block open in it: the segment that goes on after the block, and what it may still sample."""
+
+    kind: str
+    block: int
+    path: int
+    label: int
+    limit: int
+    blocks: int  # opened in it
+    number: int = -1  # of the open block
+    paths: int = 0  # of the open block so far
 
 
 class SequentialState(TraceState):
     """Tags are sampled like any other token. They end one segment, begin the next, and decide which budget counts.
 
-    The segments follow each other, so every path sees the earlier ones. Where a dialect has no tags for the block,
-    main text goes over into the first path, and the last path into the summary.
+    The segments follow each other, so every path sees the earlier ones. Where a block begins with its first path, main
+    text goes over into that, and the last path into the summary. Blocks in paths and summaries are followed as deep as
+    `max_depth` allows.
     """
 
     def _start(self) -> None:
         # a flat text has one position per token, so the context bounds the whole trace
         self.budget = min(self.budget, self.context - len(self.request.prompt))
-        self._want(self._branch("main", (0,), -1, 0))
+        self.frames: list[Frame] = []  # the texts with an open block, outermost first
+        self.opened_here = 0  # blocks opened in the text that is being written
+        key = stream_key(self.seed, self.request.problem, self.request.sample, 1)
+        branch = Branch(0, self.records[0], len(self.request.prompt), key, self.params.temperature_of("main"))
+        self._move(branch, "main", -1, 0)
+        self._allow(branch, self.budget)
+        self._want(branch)
 
     def _check_room(self) -> None:
         super()._check_room()
@@ -32,12 +56,11 @@ class SequentialState(TraceState):
         tags, label = self.tags, self.tags.label_of.get(token)
         self._enter(branch, token, label)
         record, inside = branch.record, not branch.record.finish_reason
-        kind = record.kind if inside else "between"
-        closing = tags.tags_of(record)[1] if kind in ("path", "summary") else None
-        opens = kind == "main" and (token == tags.block_open if tags.block_open is not None else label is not None)
+        closing = tags.tags_of(record)[1] if inside and record.kind != "main" else None
+        opens = inside and self._opens(token, label)
         truncated = branch.limit <= 0 and token != closing and token not in tags.ends and not opens
         closable = closing is not None and self.written + 1 < self.budget  # there is room for the tag after this token
-        too_many = opens and self.blocks >= self.params.max_blocks
+        too_many = opens and self.opened_here >= self.params.max_blocks
         ends = token in tags.ends or too_many or (truncated and not closable)
         self._write(branch, token, logprob, want=not (ends or truncated))
         if ends:
@@ -51,42 +74,77 @@ class SequentialState(TraceState):
         elif token == closing:
             self._close(branch, "tag")
 
+    def _opens(self, token: int, label: int | None) -> bool:
+        """Does the token open a block in the text that is being written?"""
+        if token != self.tags.opens if self.tags.opens is not None else label is None:
+            return False
+        depth = len(self.frames)
+        return depth == 0 or (self.tags.dialect.nests and depth < self.params.max_depth)
+
     def _enter(self, branch: Branch, token: int, label: int | None) -> None:
         """Move to the segment that this token begins, if any. `label`: the path number of an opening tag."""
-        begins = self.tags.block_open is None and label is not None and branch.record.kind == "main"
-        if begins and self.blocks < self.params.max_blocks:  # the block begins with its first path
-            self._open_block(branch)
+        if self.tags.opens is None and not branch.record.finish_reason and self._opens(token, label):
+            if self.opened_here >= self.params.max_blocks:
+                return
+            self._open_block(branch)  # the block begins with its first path
         if not branch.record.finish_reason:
             return
+        frame = self.frames[-1]
         if label is not None:  # between the paths of a block
-            self._move(branch, "path", self.blocks - 1, branch.record.path + 1, label)
+            frame.paths += 1
+            self._inside(branch, "path", frame.paths, label)
         elif token == self.tags.opens_summary:
-            self._move(branch, "summary", self.blocks - 1, 0)
+            self._inside(branch, "summary", 0, 0)
 
     def _open_block(self, branch: Branch) -> None:
+        record = branch.record
+        place = (record.kind, record.block, record.path, record.label)
+        self.frames.append(Frame(*place, branch.limit, self.opened_here + 1, self.blocks))
         self.blocks += 1
         self._finish(branch, "fork")
 
+    def _inside(self, branch: Branch, kind: str, path: int, label: int) -> None:
+        """Begin a path or summary with the tag that is about to be written, which is not part of its own budget."""
+        self.opened_here = 0
+        self._move(branch, kind, self.frames[-1].number, path, label)
+        self._allow(branch, self.budget - self.written - 1)
+
     def _close(self, branch: Branch, reason: str) -> None:
-        """End a path or summary; main text begins after a summary."""
+        """End a path or summary; the text around the block goes on after its summary."""
         self._finish(branch, reason)
         if branch.record.kind == "summary":
-            self._move(branch, "main", -1, 0)
+            frame = self.frames.pop()
+            self.opened_here = frame.blocks
+            self._move(branch, frame.kind, frame.block, frame.path, frame.label)
+            self._allow(branch, self.budget - self.written, None if frame.kind == "main" else frame.limit)
+            self._close_spent(branch)
         self._resume(branch)
+
+    def _close_spent(self, branch: Branch) -> None:
+        """A path or summary with nothing left to sample after a block in it is closed at once, if there is room."""
+        record = branch.record
+        if record.kind != "main" and branch.limit < 1 and self.written < self.budget:
+            self.pending.wanted.clear()
+            self._write(branch, self.tags.tags_of(record)[1], None, want=True)
+            self._close(branch, branch.limit_reason)
 
     def _resume(self, branch: Branch) -> None:
         """Between the segments of a block the trace's budget counts, and that of main text."""
+        if self.done:
+            return
         if branch.record.finish_reason:
             self._limit(branch, self.params.max_main_tokens, self.budget - self.written)
         if branch.limit < 1:
             self._end(branch, "trace_length")
 
-    def _move(self, branch: Branch, kind: str, block: int, path: int, label: int = 0) -> None:
-        """Let the branch write a new segment, on the same random stream.
+    def _allow(self, branch: Branch, left: int, own: int | None = None) -> None:
+        """Set the branch's budget: that of its kind (`own`: what is left of it), or the `left` tokens of the trace."""
+        kind = branch.record.kind
+        left -= kind != "main"  # a truncated path or summary is closed by one forced tag
+        self._limit(branch, getattr(self.params, f"max_{kind}_tokens") if own is None else own, left)
 
-        A path or summary begins with the tag that is about to be written, which is not part of its own budget.
-        """
+    def _move(self, branch: Branch, kind: str, block: int, path: int, label: int = 0) -> None:
+        """Let the branch write a new segment, on the same random stream."""
         branch.segment = self._open(kind, (branch.segment,), block, path, label)
         branch.record = self.records[branch.segment]
         branch.record.temperature = branch.temperature or 1.0
-        self._allow(branch, self.budget - self.written - (kind != "main"))

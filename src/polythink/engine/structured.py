@@ -1,164 +1,237 @@
-"""The rules of `structured` mode: the runtime forks isolated paths, closes them, and joins them in a summary."""
+"""The rules of the modes with isolated paths: the runtime forks, closes paths, and joins them in a summary.
+
+A trace is a text; a block in a text holds paths and a summary, which are texts again and may hold blocks where the
+dialect nests. `texts.py` has the records of both. The join reads the paths' own keys and values, or a copy of their
+text where the mode rereads.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
 
+from polythink.engine.isolated import IsolatedState
+from polythink.engine.planning import Planning, Read
 from polythink.engine.sampling import stream_key
-from polythink.engine.trace_state import Branch, TraceState
+from polythink.engine.texts import Block, Text, share_of
+from polythink.engine.width import ForkState, policy_of, wanted
 from polythink.errors import UserError
 from polythink.trace.finish import paths_needed
-from polythink.trace.layout import join_scale
 
 
-class StructuredState(TraceState):
-    """Main text, then blocks: P paths that see the text before them and not each other, and a summary of all."""
+class StructuredState(IsolatedState):
+    """Main text, then blocks: paths that see the text before them and not each other, and a summary of all."""
 
     def _start(self) -> None:
-        self.paths: list[Branch] = []  # of the open block
-        forks = self._forks_at(0)
-        if forks and self.tags.block_open is None:
-            self._fork(0, None)
-            return
-        main = self._branch("main", (0,), -1, 0)
-        if forks:
-            self._force_fork(main)
+        self.policy = policy_of(self.params.width)
+        self.ready: list[Block] = []  # blocks whose paths have ended
+        prompt, size = self.records[0], len(self.request.prompt)
+        self.main = Text(0, prompt, size, 0, 0.0, place=("main", -1, 0, 0), base=self.seed, allowance=self.budget)
+        if not self._forks_at(0):
+            self._go_on(self.main, (0,))
+            self._want(self.main)  # the response's first token comes from the prompt's last logits
+        elif not self.tags.begin:
+            self._fork(self.main)
         else:
-            self._want(main)  # the response's first token comes from the prompt's last logits
+            self._go_on(self.main, (0,))
+            self._begin(self.main)
 
     def _forks_at(self, drawn: int) -> bool:
-        """Is the first fork forced after `drawn` tokens of the response?"""
+        """Is the first block begun by the runtime after `drawn` tokens of the response?"""
         at = self.params.fork_at
-        if at is None and self.tags.block_open is None:
+        if at is None and self.tags.dialect.runtime_forks:
             at = 0
-        return at == drawn and self.blocks == 0
-
-    @property
-    def most_slots(self) -> int:
-        p = self.params
-        block = p.paths * (p.max_path_tokens + 2) + len(self.tags.join) + p.max_summary_tokens + 1
-        longest = p.max_blocks * block + (p.max_blocks + 1) * (p.max_main_tokens + 1)
-        return len(self.request.prompt) + min(self.budget, longest)
+        return at == drawn and self.main.blocks == 0
 
     # --- sampled tokens
 
-    def on_token(self, branch: Branch, token: int, logprob: float) -> None:
+    def on_token(self, branch: Text, token: int, logprob: float) -> None:
         branch.drawn += 1
         branch.limit -= 1
-        if branch.record.kind == "main":
-            self._on_main_token(branch, token, logprob)
+        read = self._read(branch, token)
+        if branch.depth == 0:
+            self._on_main_token(branch, token, logprob, read)
         else:
-            self._on_inner_token(branch, token, logprob)
+            self._on_inner_token(branch, token, logprob, read)
 
-    def _on_main_token(self, branch: Branch, token: int, logprob: float) -> None:
+    def _read(self, text: Text, token: int) -> Read:
+        """What the token is to a block that the text is about to open."""
+        if text.plan is None:
+            if token != self.tags.model_opens or not self._may_open(text):
+                return ""
+            if self.tags.plan is None:
+                return "fork"
+            text.plan = Planning(self.tags, opened=self.tags.dialect.opening is None)
+            return "plan"
+        found = text.plan.read(token, self.params.most_paths(self.tags.dialect))
+        if text.plan.over:
+            text.plan = None
+        return found
+
+    def _stray(self, text: Text, token: int, read: Read) -> bool:
+        """Is the token a tag to be replaced: one that does not belong here?"""
+        return token in self.tags.misplaced_tags and not read and not (text.blocks and token in self.tags.after)
+
+    def _on_main_token(self, main: Text, token: int, logprob: float, read: Read) -> None:
         """Main text forks or ends. A tag that would be replaced elsewhere ends it, by a forced end token."""
-        if token in self.tags.misplaced_tags:
-            branch.record.misplaced_tags += 1
-            self._write(branch, self.tags.end, None, want=False)
-            self._end(branch, "eos")
+        if self._stray(main, token, read):
+            main.record.misplaced_tags += 1
+            self._write(main, self.tags.end, None)
+            self._end(main, "eos")
             return
-        forks, ends = token == self.tags.block_open, token in self.tags.ends
-        truncated = branch.limit <= 0 and not ends and not forks
-        forced = self._forks_at(branch.drawn) and not (forks or ends or truncated)
-        self._write(branch, token, logprob, want=not (forks or ends or truncated or forced))
+        forks, ends = read in ("fork", "bound"), token in self.tags.ends
+        truncated = main.limit <= 0 and not ends and not forks
+        begins = not (read or ends or truncated) and main.plan is None and self._forks_at(main.drawn)
+        self._write_read(main, token, logprob, read, want=not (forks or ends or truncated or begins))
         if forks:
-            self._fork(branch.segment, branch)
-        elif forced:
-            self._force_fork(branch)
+            self._fork(main)
+        elif begins:
+            self._begin(main)
         elif ends or truncated:
-            self._end(branch, "eos" if ends else branch.limit_reason)
+            self._end(main, "eos" if ends else main.limit_reason)
 
-    def _on_inner_token(self, branch: Branch, token: int, logprob: float) -> None:
-        """A path or summary stops at its closing tag, at the end token (then closed by force), or at its budget.
+    def _on_inner_token(self, text: Text, token: int, logprob: float, read: Read) -> None:
+        """A path or summary forks, or stops at its closing tag, at the end token, or at its budget.
 
-        Where the dialect says so, a tag that does not belong here is replaced by the segment's own tag, which is
-        forced: a closing tag closes the segment, an opening tag stands in it as text.
+        In the latter two it is closed by force. Where the dialect says so, a tag that does not belong here is replaced
+        by the segment's own tag, which is forced: a closing tag closes it, an opening tag stands in it as text.
         """
         tags = self.tags
-        opened, close = tags.tags_of(branch.record)
-        reason = "tag" if token == close else "eos" if token in tags.ends else ""
-        replaced = tags.misplaced_tags and token != close and (token in tags.misplaced_tags or reason == "eos")
+        opened, close = tags.tags_of(text.record)
+        own = token == close and not read
+        reason = "tag" if own else "eos" if token in tags.ends else ""
+        replaced = tags.misplaced_tags and not own and (reason or self._stray(text, token, read))
         if replaced and not reason:
-            branch.record.misplaced_tags += 1
+            text.record.misplaced_tags += 1
             reason = "tag" if token in tags.closing else ""
-        closed = token == close or (replaced and reason)
-        reason = reason or (branch.limit_reason if branch.limit <= 0 else "")
+        closed = own or (replaced and reason)
+        forks = read in ("fork", "bound")
+        reason = reason or (text.limit_reason if text.limit <= 0 and not forks else "")
         if replaced:
-            self._write(branch, close if closed else opened, None, want=not reason)
+            self._write(text, close if closed else opened, None, want=not reason)
         else:
-            self._write(branch, token, logprob, want=not reason)
-        if not reason:
-            return
-        if not closed:
-            self._write(branch, close, None, want=False)
-        self._finish(branch, reason)
-        if branch.record.kind == "summary":
-            self._continue(branch.segment)
+            self._write_read(text, token, logprob, read, want=not (reason or forks))
+        if forks:
+            self._fork(text)
+        elif reason:
+            self._close(text, reason, force=not closed)
 
-    def _continue(self, after: int) -> None:
-        """Main text goes on after a summary: its first token comes from the logits of the closing tag just written."""
-        main = self._branch("main", (after,), -1, 0)
-        if main.limit < 1:
-            self._end(main, "trace_length")
+    def _write_read(self, text: Text, token: int, logprob: float, read: Read, want: bool) -> None:
+        """Write a sampled token; one that would declare too many paths is replaced by the plan's closing tag."""
+        if read == "bound":
+            text.record.bounded = True
+            self._write(text, self.tags.plan.close, None, want)
         else:
-            self._want(main)
+            self._write(text, token, logprob, want)
+
+    # --- texts
+
+    def _close(self, text: Text, reason: str, force: bool) -> None:
+        """End a path or summary; `force`: its closing tag is not written yet."""
+        if force:
+            self._write(text, self.tags.tags_of(text.record)[1], None)
+        self._finish(text, reason)
+        block = text.block
+        if block.summary is text:
+            self._after(block)
+            return
+        block.running -= 1
+        if block.running == len(block.paths) - paths_needed(self.params.join_when, len(block.paths)):
+            self.ready.append(block)
+
+    def _refuse(self, text: Text, reason: str) -> None:
+        """A block does not fit: it ends the trace, or closes the path or summary that it would stand in."""
+        if text.depth:
+            self._close(text, reason, force=True)
+        elif text.segment == 0:
+            raise UserError(self._no_room(reason))
+        else:
+            self._end(text, reason)
 
     # --- fork
 
-    def _force_fork(self, main: Branch) -> None:
-        """Fork here: the runtime writes the block's tag, where the dialect has one."""
-        if self.tags.block_open is not None:
-            self._write(main, self.tags.block_open, None, want=False)
-        self._fork(main.segment, main)
-
-    def _fork(self, segment: int, branch: Branch | None) -> None:
-        """Open the block's paths, each with an equal share of what the trace may still hold besides the summary.
-
-        They follow `segment`, which `branch` wrote; None where that is the prompt.
-        """
-        paths, share = self.params.paths, self._share(segment)
-        refused = "max_blocks" if self.blocks >= self.params.max_blocks else "trace_length" if share < 1 else ""
-        if refused:
-            if branch is None:
-                raise UserError(self._no_room(refused))
-            self._end(branch, refused)
+    def _begin(self, main: Text) -> None:
+        """The runtime writes the tag that a block begins with, and forks there; or the model goes on with its plan."""
+        plans, begin = self.tags.plan is not None, self.tags.begin
+        if min(self._room(main), self.context - main.position) < len(begin):
+            self._end(main, "trace_length")
             return
-        if branch is not None:
-            self._finish(branch, "fork")
-        block, self.blocks = self.blocks, self.blocks + 1
-        key = stream_key(self.seed, self.request.problem, self.request.sample, -1 - block)
+        self._force(main, begin)
+        if not plans:
+            self._fork(main)
+            return
+        main.plan = Planning(self.tags, opened=self.tags.dialect.opening is None)
+        self._allow(main)
+        if main.limit < 1:
+            self._end(main, main.limit_reason)
+        else:
+            self._want(main)
+
+    def _fork(self, text: Text) -> None:
+        """Open a block's paths, each with an equal share of what the text may still hold besides the summary."""
+        outlines = tuple(text.plan.outlines) if text.plan is not None else ()
+        text.plan = None
+        block = Block(text, self.blocks, text.segment, outlines)
+        count = len(outlines) if self.tags.dialect.declares_paths else self._width(block)
+        costs, share = self._share(block, count)
+        refused = "max_blocks" if text.blocks >= self.params.max_blocks else "trace_length" if share < 1 else ""
+        if refused:
+            self._refuse(text, refused)
+            return
+        if text.segment:
+            self._finish(text, "fork")
+            text.spent += text.drawn * (text.depth > 0)
+        key = stream_key(text.base, self.request.problem, self.request.sample, -1 - text.blocks)
         rng = Random(key) if self.params.labels == "random" else None
-        labels = self.tags.dialect.draw_labels(paths, rng) or (0,) * paths
-        prefixes = dict(enumerate(self.request.path_prefixes, start=1)) if block == 0 else {}
-        for number, label in enumerate(labels, start=1):
-            path = self._branch("path", (segment,), block, number, label)
-            self._allow(path, share + 1)
+        most = count if self.policy is None else max(count, self.params.most_paths(self.tags.dialect))
+        block.labels = self.tags.dialect.draw_labels(most, rng) or (0,) * most
+        block.prefixes = self.request.path_prefixes if text.depth == 0 and text.blocks == 0 else ()
+        text.blocks += 1
+        self.blocks += 1
+        text.parts.append(block)
+        self._open_paths(block, costs, share)
+        if block.bounded:
+            (text.record if text.segment else block.paths[0].record).bounded = True
+
+    def _width(self, block: Block) -> int:
+        """How many paths the block is to have, those that have ended among them."""
+        if self.policy is None:
+            return self.params.paths
+        text, params, most = block.text, self.params, self.params.most_paths(self.tags.dialect)
+        count = wanted(self.policy, ForkState(
+            self.request.prompt, tuple(text.record.tokens), tuple(tuple(self._shown(path)) for path in block.paths),
+            text.blocks - bool(block.paths), text.depth, params.paths, most, self.tags.decode,
+        ))  # fmt: skip
+        block.bounded |= count > most
+        return min(count, most)
+
+    def _share(self, block: Block, count: int) -> tuple[list[int], int]:
+        """What opens and closes each of the paths to come, in tokens, and how many each may hold between its tags."""
+        costs = [len(self._head(block, i)) + 1 for i in range(len(block.paths), count)]
+        room, ahead = self._room(block.text), self.context - self.ends[block.fork] - 1
+        drawn = sum(path.written for path in block.paths)
+        return costs, share_of(self.params, self.tags, costs, room, ahead, drawn, len(block.paths))
+
+    def _head(self, block: Block, index: int) -> tuple[int, ...]:
+        outline = block.outlines[index] if index < len(block.outlines) else ""
+        return self.tags.head(block.labels[index] if block.labels else 1, index + 1, outline)
+
+    def _open_paths(self, block: Block, costs: Sequence[int], share: int) -> None:
+        for cost in costs:
+            index = len(block.paths)
+            path = self._inner(block, index + 1, block.labels[index])
+            prefix = block.prefixes[index] if index < len(block.prefixes) else ()
+            path.allowance, path.spent = share + cost, len(prefix)
+            block.paths.append(path)
+            block.running += 1
             self._event("fork", path)
-            self.paths.append(path)
-            self._open_path(path, prefixes.get(number, ()))
-
-    def _share(self, segment: int) -> int:
-        """How many tokens each path of a block after `segment` may have between its tags.
-
-        The tags of paths and summary and the summary's own tokens are set aside first: from the tokens that the trace
-        may still hold, and from the positions that the context has after the start of the last path.
-        """
-        p, fixed = self.params, len(self.tags.join) + 1
-        left = self.budget - self.written - 2 * p.paths - fixed
-        tokens = (left - max(1, min(p.max_summary_tokens, left // (p.paths + 1)))) // p.paths
-        span = self.context - self.ends[segment] - 1 - (p.paths - 1) * p.stride - 2 - fixed
-        return min(tokens, span - max(1, min(p.max_summary_tokens, span // 2)))
-
-    def _open_path(self, path: Branch, prefix: Sequence[int]) -> None:
-        """Write a path's opening tag and its forced prefix, which counts towards its budget."""
-        path.limit -= len(prefix)
-        if path.limit < 1:
-            raise UserError(
-                f"a path is to begin with {len(prefix)} tokens and may have {path.limit + len(prefix)}; "
-                "raise max_path_tokens and max_trace_tokens"
-            )
-        self._force(path, (self.tags.tags_of(path.record)[0], *prefix))
+            self._force(path, (*self._head(block, index), *prefix), want=True)
+            self._allow(path)
+            if path.limit < 1:
+                raise UserError(
+                    f"a path is to begin with {len(prefix)} tokens and may have {path.limit + len(prefix)}; "
+                    "raise max_path_tokens and max_trace_tokens"
+                )
 
     def _no_room(self, refused: str) -> str:
         if refused == "max_blocks":
@@ -172,39 +245,62 @@ class StructuredState(TraceState):
     # --- join
 
     def join_if_ready(self) -> None:
-        """Start the summary once enough paths have finished, truncating the others.
+        """Start the summary once enough paths have finished, truncating the others, or widen the block.
 
         Call after every token of a step has been accepted: only then have all siblings come equally far.
         """
-        finished = sum(bool(path.record.finish_reason) for path in self.paths)
-        if not self.paths or finished < paths_needed(self.params.join_when, len(self.paths)):
-            return
-        for path in self.paths:
-            if not path.record.finish_reason:
-                self.pending.wanted = [want for want in self.pending.wanted if want[1] is not path]
-                self._write(path, self.tags.tags_of(path.record)[1], None, want=False)
-                self._finish(path, "joined")
-        block, self.paths = self.paths[0].record.block, []
-        self._join(block)
+        while self.ready:
+            block = self.ready.pop(0)
+            for path in block.paths if block.running else ():
+                if not path.record.finish_reason:
+                    self.pending.wanted = [want for want in self.pending.wanted if want[1] is not path]
+                    self._write(path, self.tags.tags_of(path.record)[1], None)
+                    self._finish(path, "joined")
+            if not self._widens(block):
+                self._join(block)
 
-    def _join(self, block: int) -> None:
-        """Open the summary: it sees all paths and resumes after the longest."""
-        paths = tuple(i for i, r in enumerate(self.records) if r.kind == "path" and r.block == block)
-        summary = self._branch("summary", paths, block, 0)
-        of_paths = sum(len(self.records[i].tokens) for i in paths)
-        scale = join_scale(self._seen(paths), of_paths, len(paths), self.trained_paths)
-        self.scales[summary.segment] = max(self.scales[summary.segment], scale)
+    def _widens(self, block: Block) -> bool:
+        """Fork more paths where the policy asks for them and they fit."""
+        if self.policy is None or self.tags.dialect.declares_paths:
+            return False
+        count = self._width(block)
+        costs, share = self._share(block, count) if count > len(block.paths) else ([], 0)
+        if costs and share >= 1:
+            self._open_paths(block, costs, share)
+        if block.bounded or (costs and share < 1):
+            (block.text.record if block.text.segment else block.paths[0].record).bounded = True
+        return bool(costs) and share >= 1
+
+    def _join(self, block: Block) -> None:
+        """Open the summary: it sees all paths and resumes after the longest, or it sees their copy."""
+        text, tags = block.text, self.tags
+        text.written += sum(path.written for path in block.paths)
+        if self.params.rules.rereads:
+            self._copy(block)
+        summary = block.summary = self._inner(block, 0, 0)
+        if not self.params.rules.rereads:
+            self._scale(block)
         self._event("join", summary)
-        self._force(summary, self.tags.join)
-        self._allow(summary, self.budget - self.written)
+        self._force(summary, tags.join, want=tags.summary is not None)
+        left = self._room(text) - summary.written - len(tags.finish)
+        summary.allowance = summary.written + min(left, self.context - summary.position)
+        if tags.summary is None:
+            self._finish(summary, "tag")
+            self._after(block)
+        else:
+            self._allow(summary)
 
-    def _seen(self, segments: Sequence[int]) -> int:
-        """How many tokens a segment that follows these can read."""
-        reached: set[int] = set()
-        waiting = list(segments)
-        while waiting:
-            segment = waiting.pop()
-            if segment not in reached:
-                reached.add(segment)
-                waiting += self.follows[segment]
-        return len(self.request.prompt) + sum(len(self.records[i].tokens) for i in reached)
+    def _after(self, block: Block) -> None:
+        """The text goes on after a block's summary: its next token comes from the logits of the last tag written."""
+        text, summary = block.text, block.summary
+        if block.copy is not None:
+            self.records[block.copy].finish_reason = "tag"
+        self._force(summary, self.tags.finish)
+        text.written += summary.written
+        self._go_on(text, (summary.segment,))
+        if text.limit >= 1:
+            self._want(text)
+        elif text.depth:
+            self._close(text, text.limit_reason, force=True)
+        else:
+            self._end(text, "trace_length")

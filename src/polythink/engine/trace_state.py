@@ -1,17 +1,17 @@
 """The state of one trace while it is sampled: its segments, open branches, budgets, and the tokens to run next.
 
 No tensors here. The engine calls `take` for the tokens of the next step, hands each sampled token to `on_token`, and
-calls `join_if_ready` once all tokens of the step are in. `structured.py` and `sequential.py` hold the rules of the two
-modes; this file holds what they share. Slots (places in the cache row) are given out in the order of the tokens.
+calls `join_if_ready` once all tokens of the step are in. `structured.py` holds the rules of the modes in which the
+runtime forks, `sequential.py` those of one flat text; this file holds what they share. Slots (places in the cache row)
+are given out in the order of the tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from polythink.engine.params import Event, Request, SamplingParams
-from polythink.engine.sampling import stream_key
 from polythink.engine.tag_ids import TagIds
 from polythink.errors import UserError
 from polythink.trace.rollout import TRUNCATIONS, Rollout, Segment
@@ -29,6 +29,7 @@ class Branch:
     limit: int = 0  # tokens it may still sample before it is truncated
     limit_reason: str = ""  # the finish_reason it gets then: which budget the limit comes from
     drawn: int = 0
+    written: int = 0  # tokens of its text so far, sampled or forced
 
 
 @dataclass(slots=True)
@@ -46,7 +47,7 @@ class Inputs:
 
 
 class TraceState:
-    """What both modes share. Segment 0 is the prompt; the others are numbered as they open.
+    """What all modes share. Segment 0 is the prompt; the others are numbered as they open.
 
     `trained_paths`: with more paths than that, attention after a join is scaled (0: never). `emit` takes the events of
     a request that is streamed; without it no event is made. `UserError` for a prompt that leaves no room.
@@ -155,7 +156,7 @@ class TraceState:
         """Sample the branch's next token from the logits of the token that was added last."""
         self.pending.wanted.append((len(self.pending.tokens) - 1, branch))
 
-    def _write(self, branch: Branch, token: int, logprob: float | None, want: bool) -> None:
+    def _write(self, branch: Branch, token: int, logprob: float | None, want: bool = False) -> None:
         """Append a token to the branch's segment and run it; `logprob` None marks it as forced."""
         record = branch.record
         record.tokens.append(token)
@@ -166,15 +167,17 @@ class TraceState:
             self._want(branch)
         self.ends[branch.segment] = branch.position
         branch.position += 1
+        branch.written += 1
         self.written += 1
         if self.emit is not None:
             self._event("token", branch, token=token, forced=logprob is None)
 
-    def _force(self, branch: Branch, tokens: tuple[int, ...]) -> None:
-        """Write forced tokens, after which the branch samples."""
+    def _force(self, branch: Branch, tokens: Iterable[int], want: bool = False) -> None:
+        """Write forced tokens, after which the branch samples if `want`."""
         for token in tokens:
-            self._write(branch, token, None, want=False)
-        self._want(branch)
+            self._write(branch, token, None)
+        if want:
+            self._want(branch)
 
     # --- segments
 
@@ -187,30 +190,9 @@ class TraceState:
         self.opened.append(len(self.records) - 1)
         return len(self.records) - 1
 
-    def _branch(self, kind: str, follows: tuple[int, ...], block: int, path: int, label: int = 0) -> Branch:
-        """Open a segment and the branch that writes it."""
-        segment = self._open(kind, follows, block, path, label)
-        record = self.records[segment]
-        temperature = self.params.temperature_of(kind)
-        record.temperature = temperature or 1.0
-        key = stream_key(self.seed, self.request.problem, self.request.sample, segment)
-        position = self.ends[segment] + 1 + (path - 1) * self.params.stride * (kind == "path")
-        branch = Branch(segment, record, position, key, temperature)
-        self._allow(branch, self.budget - self.written)
-        return branch
-
-    def _allow(self, branch: Branch, left: int) -> None:
-        """Set the branch's budget: that of its kind, or the `left` tokens of the trace where these are fewer.
-
-        Neither goes beyond the last position of the model's context.
-        """
-        kind = branch.record.kind
-        left = min(left, self.context - branch.position)
-        left -= kind != "main"  # a truncated path or summary is closed by one forced tag
-        self._limit(branch, getattr(self.params, f"max_{kind}_tokens"), left)
-
     @staticmethod
     def _limit(branch: Branch, most: int, left: int) -> None:
+        """Set what the branch may sample: `most` tokens by its own budget, `left` by that of the trace."""
         branch.limit, branch.limit_reason = (most, "length") if most <= left else (left, "trace_length")
 
     # --- ends
@@ -255,8 +237,12 @@ class TraceState:
             request.sample,
             params.mode,
             request.prompt,
-            self.records[1:],
+            self._text_order(),
             params.stride,
             self.trained_paths,
             self.stop,
         )
+
+    def _text_order(self) -> list[Segment]:
+        """The segments in text order."""
+        return self.records[1:]

@@ -19,6 +19,7 @@ from functools import cache
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.grade import Grade
 from polythink.problems.problem import ANSWER_RULES, Problem
+from polythink.problems.sandbox import Limits, Sandbox
 from polythink.problems.tasks.table import get_task
 from polythink.problems.verify import Worker
 from polythink.trace.dialect import PARALLEL_R1, Dialect, get_dialect
@@ -28,8 +29,8 @@ class Grader:
     """Grades responses. Thread-safe, also outside the main thread.
 
     `answers` is one of `ANSWER_RULES`. Algebra runs in up to `workers` processes, started when an answer first needs
-    them. Each answer has `seconds` of time from the moment a ready worker has it; a worker that overruns is killed and
-    replaced. Close the grader, or use it as a context manager, to end its workers.
+    them, and so do programs. Each answer has `seconds` of time from the moment a ready worker has it; a worker that
+    overruns is killed and replaced. Close the grader, or use it as a context manager, to end its workers.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Grader:
         self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()  # None: a worker that is not started
         for _ in range(workers):
             self._idle.put(None)
+        self.sandbox = Sandbox(workers, Limits(seconds))  # for programs; starts nothing before the first
         self._known: dict[tuple[str, str], bool] = {}  # samples of one problem often give the same answer
 
     def __enter__(self) -> Grader:
@@ -51,6 +53,7 @@ class Grader:
 
     def close(self) -> None:
         """End all workers. The grader can be used again: new ones start."""
+        self.sandbox.close()
         for _ in range(self.workers):
             worker = self._idle.get()
             if worker:

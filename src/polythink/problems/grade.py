@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# `unparsed`: no answer was found. `timeout`: the comparison ran out of its time or its memory.
+# `unparsed`: no answer was found. `timeout`: the comparison, or the program that is the answer, ran out of its time or
+# its memory.
 VERDICTS = ("right", "wrong", "unparsed", "timeout")
 
 
@@ -20,3 +21,8 @@ class Grade:
     extracted: str | None
     share: float | None = None
     lenient: bool = False
+
+    @property
+    def decided(self) -> bool:
+        """Whether the answer was judged: not if the comparison ran out of time. A program that does so is no answer."""
+        return self.verdict != "timeout" or self.share is not None

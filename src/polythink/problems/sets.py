@@ -198,6 +198,7 @@ def _notes(counts: Mapping[str, int]) -> list[str]:
 def _problem(name: str, number: int, where: str, row: Mapping[str, Any]) -> tuple[Problem, bool]:
     """The problem of a row, and whether its answer was completed. `UserError` names the set, the row and its place."""
     try:
+        row = next((own for task in TASKS.values() if (own := task.own_row(row))), row)
         question = next(filter(None, (_question(row.get(column), column) for column in QUESTION_COLUMNS)), None)
         if question is None:
             raise UserError(_lacks("question", QUESTION_COLUMNS, row))

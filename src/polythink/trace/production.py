@@ -19,7 +19,7 @@ from polythink.trace.elements import ID, MOST_NUMBERS, NAMES, NUMBER, Element, P
 
 __all__ = ["ID", "MOST_NUMBERS", "NUMBER", "Dialect", "Element", "PathTags", "PlanTags", "SummaryTags", "Tag"]
 
-_DECLARED = re.compile(r"\s*([0-9]+(?:\s*\.\s*[0-9]+)*)\s*:")  # the number with which an outline begins: `1.2:`
+DECLARED = re.compile(r"\s*([0-9]+(?:\s*\.\s*[0-9]+)*)\s*:")  # the number with which an outline begins: `1.2:`
 TAG_KINDS = ("block_open", "block_close", "path_open", "path_close", "summary_open", "summary_close")  # COMPAT
 
 
@@ -227,5 +227,5 @@ class Dialect:
 
     def heading(self, place: int, outline: str = "") -> str:
         """The text that is forced after the opening tag of the path at that place (from 1); `outline`: its outline."""
-        declared = _DECLARED.match(outline)
+        declared = DECLARED.match(outline)
         return self.paths.heading.replace(ID, re.sub(r"\s", "", declared[1]) if declared else str(place))

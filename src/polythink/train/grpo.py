@@ -69,7 +69,7 @@ class GradedBatch:
     @property
     def graded(self) -> list[bool]:
         """Whether each rollout has a verdict; one whose grading ran out of time has none, right or wrong."""
-        return [grade.verdict != "timeout" for grade in self.grades]
+        return [grade.decided for grade in self.grades]
 
 
 def train_grpo(

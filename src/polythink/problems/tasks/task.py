@@ -47,6 +47,7 @@ class Task:
     # Answers are formulas: those of one value are equal, and one vote, and the rules of `problems.extract` (strict,
     # lenient, published) say what is read. False: answers are words, as they stand.
     by_value = False
+    answer_form = "\\boxed{5} or a line `Final Answer: 5`"  # how a response states one, for messages
 
     # ---- reports ----
     shows_slips = False  # whether false results on the way show in a text (`slips`): a right path may have some
@@ -62,6 +63,15 @@ class Task:
         return False
 
     # ---- reference answers ----
+
+    def own_row(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A row in a published format of this task's own as one with the columns `key`, `question`, `answer`,
+        `solution` and `checker`; None for any other. `UserError`: the end of a sentence, as in `reference`."""
+        return None
+
+    def find_faults(self, problems: Iterable[Problem]) -> dict[str, list[str]]:
+        """Keys of problems with faults that this task can find, by the fault's name in `faults.json`."""
+        return {}
 
     def reference(self, row: Mapping[str, Any], column: str | None = None) -> tuple[str, str, bool]:
         """(reference answer, worked solution or "", whether it was completed) of a row of a file; "" if it has none.
