@@ -10,8 +10,8 @@ import torch
 
 from helpers.device import DEVICE, collate
 from helpers.layouts import block_of, draw, piece
-from helpers.recurrent import FAMILIES, decoded, hybrid
-from helpers.tiny import drawn, family, gaps, requests, tiny
+from helpers.recurrent import FAMILIES, decoded, hybrid, step_of
+from helpers.tiny import drawn, family, gaps, lean_towards, requests, tiny
 from polythink.engine.backends.caches import Row, measure, signature, stack, tensors_of
 from polythink.engine.backends.recurrent import RecurrentBackend
 from polythink.engine.chain_check import SelfCheckFailed
@@ -26,6 +26,9 @@ from polythink.trace.layout import Layout, lay_out
 ENDS = torch.tensor([1], device=DEVICE)
 FLAT = SamplingParams(
     mode="sequential", max_blocks=3, max_main_tokens=12, max_path_tokens=6, max_summary_tokens=5, max_trace_tokens=40
+)
+REREAD = FLAT.model_copy(
+    update={"mode": "reread", "paths": 3, "fork_at": 0, "max_blocks": 2, "max_depth": 2, "max_trace_tokens": 150}
 )
 SLOWLY = {"mamba": "token by token", "rwkv": "branch by branch"}  # families whose kernels lack something
 
@@ -51,19 +54,37 @@ def reread_layout(lm, paths: int, seed: int = 0) -> Layout:
 # ---- exactness ----
 
 
+@pytest.mark.parametrize("params", [FLAT, REREAD], ids=lambda p: p.mode)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_is_drawn_is_what_is_trained(name):
-    """Sequential traces: tokens as the slow twin draws them, log-probabilities as the training forward gives them."""
+def test_what_is_drawn_is_what_is_trained(name, params):
+    """Tokens as the slow twin draws them, log-probabilities as the training forward gives them."""
     lm = hybrid(name)
-    wanted = requests(lm, 6)
-    engine = engine_of(lm, max_num_seqs=4, prefill_chunk=4)
+    wanted = requests(lm, 3)
+    engine = engine_of(lm, max_num_seqs=2, prefill_chunk=4)
     assert engine.backend.kind == "recurrent"
     assert SLOWLY.get(name, "") in engine.backend.about
-    rollouts = engine.generate(wanted, FLAT, seed=3)
-    assert [drawn(r) for r in rollouts] == [drawn(r) for r in reference_generate(lm, wanted, FLAT, seed=3)]
+    rollouts = engine.generate(wanted, params, seed=3)
+    assert [drawn(r) for r in rollouts] == [drawn(r) for r in reference_generate(lm, wanted, params, seed=3)]
     assert max(gaps(lm, rollouts)) < 1e-4
-    assert {s.kind for r in rollouts for s in r.segments} >= {"main"}
+    kinds = {s.kind for r in rollouts for s in r.segments}
+    assert kinds >= ({"main", "path", "copy", "summary"} if params.rules.rereads else {"main"})
     assert engine.backend.held_caches == 0
+
+
+def test_blocks_in_paths_and_any_number_of_paths_are_exact():
+    lm = lean_towards(hybrid("qwen3_next"), {"<Parallel>": 1.5})
+    engine = engine_of(lm)
+    wanted = requests(lm, 4)
+    each = [REREAD.model_copy(update={"paths": paths, "max_trace_tokens": 300}) for paths in (1, 2, 3, 8)]
+    rollouts = engine.generate(wanted, each, seed=1)
+    assert max(gaps(lm, rollouts)) < 1e-4
+    layouts = [r.layout() for r in rollouts]
+    assert any(
+        layout.kinds[f] == "path" and kind == "path"
+        for layout in layouts
+        for kind, follows in zip(layout.kinds, layout.follows, strict=True)
+        for f in follows
+    ), "no block in a path"
 
 
 @pytest.mark.parametrize("paths", [1, 2, 3, 8])
@@ -107,29 +128,48 @@ def test_a_path_inside_a_trace_is_the_path_alone(name):
 @pytest.mark.parametrize("name", ["qwen3_next", "qwen3_5_text", "mamba"])
 def test_a_trace_does_not_depend_on_its_batch_or_on_chunks(name):
     lm = hybrid(name)
-    wanted = requests(lm, 7)
-    together = engine_of(lm, max_num_seqs=3).generate(wanted, FLAT, seed=5)
-    chunked = engine_of(lm, prefill_chunk=2).generate(wanted, FLAT, seed=5)
-    for request, rollout, other in zip(wanted, together, chunked, strict=True):
-        (alone,) = engine_of(lm).generate([request], FLAT, seed=5)
-        assert drawn(alone) == drawn(rollout) == drawn(other)
+    wanted = requests(lm, 5)
+    each = [FLAT, REREAD, REREAD, FLAT, REREAD]
+    engine = engine_of(lm)
+    alone = [drawn(engine.generate([request], own, seed=5)[0]) for request, own in zip(wanted, each, strict=True)]
+    assert [drawn(r) for r in engine.generate(wanted, each, seed=5)] == alone
+    assert [drawn(r) for r in engine_of(lm, max_num_seqs=3, prefill_chunk=2).generate(wanted, each, seed=5)] == alone
 
 
 # ---- memory ----
 
 
-def test_a_trace_holds_no_more_caches_than_branches():
-    lm = hybrid("qwen3_next")
+@pytest.mark.parametrize("params", [FLAT, REREAD], ids=lambda p: p.mode)
+def test_a_trace_holds_no_more_caches_than_branches(params):
+    """A flat one its open segment and the one before it; a forked one that of each branch, and of the fork point."""
+    lm = hybrid("qwen3_5_text")
     engine = engine_of(lm, max_num_seqs=3)
-    for request in requests(lm, 6):
-        engine.add(request, FLAT, seed=3)
-    most = 0
+    for request in requests(lm, 5):
+        engine.add(request, params, seed=3)
+    most, bound = 0, params.paths + 1 if params.rules.isolated else 2
     while engine.unfinished:
         engine.step()
         most = max(most, engine.backend.held_caches)
-        assert engine.backend.held_caches <= 2 * len(engine._live)  # the open segment, and the one it follows
+        for row, state in engine._live.items():
+            nested = sum(record.kind == "path" and record.finish_reason == "fork" for record in state.records)
+            ended = 2  # what has ended in this very step is kept until the next
+            own = [key for key in engine.backend._caches if key[0] == row]
+            assert len(own) <= bound * (1 + nested) + ended, [state.records[s].kind for _, s in own]
     assert most > 1
     assert engine.backend.held_caches == 0
+
+
+def test_a_segment_that_is_followed_after_it_was_given_up_is_noticed():
+    """Rather than going on from the segment before it."""
+    lm = hybrid("qwen3_next")
+    backend, layout = RecurrentBackend(lm), reread_layout(lm, 2)
+    for segment, follows in enumerate(layout.follows[:4]):
+        backend.open(0, segment, follows)
+    backend.logits(step_of(layout, np.flatnonzero(layout.segment == 0)))
+    backend.logits(step_of(layout, np.flatnonzero(layout.segment == 1)))
+    backend.keep(0, {1})
+    with pytest.raises(AssertionError, match="segment 0 of row 0 is followed after it has been given up"):
+        backend.logits(step_of(layout, np.flatnonzero(layout.segment == 2)))
 
 
 def test_an_aborted_request_frees_its_caches_and_leaves_the_others_alone():

@@ -80,6 +80,7 @@ class RecurrentBackend(TorchBackend):
     def clear(self) -> None:
         """Free all caches."""
         self._follows: dict[Key, Key | None] = {}
+        self._gone: set[Key] = set()  # segments that have run and have been given up
         self._caches: dict[Key, tuple[_Group, int]] = {}  # of each segment that has run: its batch, and its row there
 
     def reserve(self, rows: int, slots: int) -> None:
@@ -98,9 +99,11 @@ class RecurrentBackend(TorchBackend):
         kept = {self._source((row, segment)) for segment in segments}
         for key in [key for key in self._caches if key[0] == row and key not in kept]:
             self._leave(key)
+            self._gone.add(key)
         if not segments:
             for key in [key for key in self._follows if key[0] == row]:
                 del self._follows[key]
+                self._gone.discard(key)
 
     def check_scaling(self) -> None:
         """`UserError`: attention is scaled after a join, and there is none."""
@@ -114,6 +117,7 @@ class RecurrentBackend(TorchBackend):
     def _source(self, key: Key | None) -> Key | None:
         """The segment whose cache a segment goes on from: its own, or that of the last before it that has tokens."""
         while key is not None and key not in self._caches:
+            assert key not in self._gone, f"segment {key[1]} of row {key[0]} is followed after it has been given up"
             key = self._follows[key]
         return key
 
