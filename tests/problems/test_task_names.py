@@ -15,9 +15,9 @@ PACKAGE = Path(next(iter(polythink.__path__)))
 TASK_ROOM = PACKAGE / "problems" / "tasks"
 OUTSIDE = sorted(file for file in PACKAGE.glob("**/*.py") if TASK_ROOM not in file.parents)
 SHARED = {"task", "table", "demonstrations"}  # modules of the room that are no task's own
-OTHERS = {  # the same words for other things
-    "problems/sets.py": {"math"},  # the published set MATH
-    "teachers/responses.py": {"code"},  # a key of an endpoint's error
+SETS = {  # words that are no task's name there: the published set MATH, the code of an HTTP error
+    "problems/sets.py": {"math"},
+    "teachers/responses.py": {"code"},
 }
 
 
@@ -79,7 +79,7 @@ def task_modules(source: str) -> set[str]:
 
 @pytest.mark.parametrize("file", OUTSIDE, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_no_other_file_asks_for_a_task_by_its_name(file: Path) -> None:
-    names = set(TASKS) - OTHERS.get(file.relative_to(PACKAGE).as_posix(), set())
+    names = set(TASKS) - SETS.get(file.relative_to(PACKAGE).as_posix(), set())
     source = file.read_text(encoding="utf-8")
     assert names_asked(source, names) == []
     assert task_modules(source) == set()
