@@ -21,7 +21,7 @@ from polythink.problems.tasks import code_mini
 from polythink.problems.tasks.code import CODE, last_block, normal
 from polythink.problems.tasks.code_rows import from_text, to_text
 from polythink.problems.tasks.demonstrations import DemoStyle
-from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
+from polythink.trace.dialect import DIALECTS, PARALLEL_R1
 from polythink.trace.parse import parse
 
 SQUARE = Problem("p", "?", "assert f(2) == 4\nassert f(3) == 9\nassert f(0) == 0\nassert f(-1) == 1", "code")
@@ -294,7 +294,7 @@ def test_right_and_wrong_solutions_of_code_mini(grader: Grader):
         assert Counter(grade.verdict for grade in grader.grade_many(asked)) == {verdict: len(asked)}
 
 
-@pytest.mark.parametrize("dialect", [PARALLEL_R1, PARATHINKER], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
 def test_demonstrations(grader: Grader, dialect):
     problems = load_problems("code-mini:train", limit=6)
     grader.dialect = dialect

@@ -28,11 +28,9 @@ from polythink.problems.references import raw_reference
 from polythink.problems.sandbox import Sandbox, Test
 from polythink.problems.tasks import code_mini
 from polythink.problems.tasks.code_rows import from_text, own_row, test_of_value, to_text
-from polythink.problems.tasks.demonstrations import SPLITS, STYLES, DemoStyle, split_of
+from polythink.problems.tasks.demonstrations import SPLITS, STYLES, DemoStyle, Work, split_of, write
 from polythink.problems.tasks.task import Task, path_content
 from polythink.trace.dialect import Dialect
-from polythink.trace.render import render
-from polythink.trace.tree import Block, Trace
 
 if TYPE_CHECKING:
     from polythink.problems.answers import Grader
@@ -130,12 +128,11 @@ class Code(Task):
             sources.append(_draw(made, sources, style.p_right, rng))
         chosen = next((source for source in sources if source in right), None) or rng.choice(sources)
         block = _fenced(right[0] if style.summary == "reference" else chosen)
-        said = tuple(Trace((_fenced(source),)) for source in sources)
-        number = sources.index(chosen) + 1
-        summary = f" {number} of {paths} " + ("is right. " if chosen in right else "it is. ")
-        if dialect.answers_in_summary:
-            return render(Trace((Block(said, Trace((summary + block,)), labels),)), dialect)
-        return render(Trace((Block(said, Trace((summary,)), labels), block)), dialect).rstrip()
+        summary = f"{sources.index(chosen) + 1} of {paths} {'is right' if chosen in right else 'it is'}."
+        ways = [f"way {number}" for number in range(1, paths + 1)]
+        said = [_fenced(source) for source in sources]
+        goal = f"write {made.family.function(made.value)}"
+        return write(Work(goal, ways, said, labels, summary, block, closing=summary + block), dialect).rstrip()
 
     # ---- grading. An extracted answer is the program as `normal` writes it; what is run is the program as it stands
 
