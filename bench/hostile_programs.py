@@ -61,7 +61,8 @@ def main() -> None:
     given = parser.parse_args()
     counts: dict = json.loads(given.out.read_text()) if given.out and given.out.exists() else {}
     victim = victim_folder(Path(tempfile.mkdtemp(prefix="victims-")))
-    before = strays()
+    mark = f"hostile-{given.seed}-"
+    before = strays(mark)
     limits = Limits(seconds=given.seconds, filter=not given.unfiltered)
     warnings.simplefilter("ignore")
 
@@ -83,7 +84,7 @@ def main() -> None:
                 row["slowest"] = max(row["slowest"], seconds)
                 row["bad"] += [number] * (not hostile.allows(outcome))
         left = left_processes(sandbox)
-    found = strays() - before
+    found = strays(mark) - before
     total = counts.setdefault("", {"left": 0, "files": 0, "victims": 0})
     total["left"] += len(left)
     total["files"] += len(found)

@@ -187,11 +187,11 @@ CHEATS: dict[str, tuple[str, str]] = {
 
 # What breaks or burdens the compiler; `syntax` if it says so itself, otherwise its process ended
 NESTS: dict[str, tuple[str, str]] = {
-    "brackets": ("x_ = " + "(" * 100_000 + ")" * 100_000, "syntax memory killed"),
-    "lists": ("x_ = " + "[" * 300 + "]" * 300, "syntax memory killed"),
-    "signs": ("x_ = " + "-" * 200_000 + "1", "syntax memory killed"),
-    "attributes": ("x_ = lambda y: y" + ".z" * 200_000, "syntax memory killed"),
-    "a long sum": ("x_ = lambda y: " + "y + " * 100_000 + "1", "syntax memory killed"),
+    "brackets": ("x_ = " + "(" * 100_000 + ")" * 100_000, "syntax memory killed timeout"),
+    "lists": ("x_ = " + "[" * 300 + "]" * 300, "syntax memory killed timeout"),
+    "signs": ("x_ = " + "-" * 200_000 + "1", "syntax memory killed timeout"),
+    "attributes": ("x_ = lambda y: y" + ".z" * 200_000, "syntax memory killed timeout"),
+    "a long sum": ("x_ = lambda y: " + "y + " * 100_000 + "1", "syntax memory killed timeout"),
     "blocks": ("\n".join(" " * depth + "if 1:" for depth in range(120)), "syntax"),
     "a null byte": ("x_ = '\0'", "syntax"),
     "a lone surrogate": ("x_ = '\ud800'", "syntax exception"),
@@ -270,10 +270,10 @@ def victim_folder(folder: Path) -> Victim:
     return Victim(folder)
 
 
-def strays() -> set[str]:
-    """Files named as `program` names them, wherever programs may try to write."""
+def strays(mark: str) -> set[str]:
+    """Files whose names begin with a mark, wherever programs may try to write."""
     places = (Path(), Path.home(), Path("/tmp"), Path("/dev/shm"), Path("/var/tmp"), Path("/"))
-    return {str(entry) for place in places if place.is_dir() for entry in place.glob("*hostile-*")}
+    return {str(entry) for place in places if place.is_dir() for entry in place.glob(f"{mark}*")}
 
 
 def left_processes(sandbox: Sandbox) -> list[int]:

@@ -15,7 +15,10 @@ PACKAGE = Path(next(iter(polythink.__path__)))
 TASK_ROOM = PACKAGE / "problems" / "tasks"
 OUTSIDE = sorted(file for file in PACKAGE.glob("**/*.py") if TASK_ROOM not in file.parents)
 SHARED = {"task", "table", "demonstrations"}  # modules of the room that are no task's own
-SETS = {"problems/sets.py": {"math"}}  # the published set MATH, which is no task
+SETS = {  # words that are no task's name there: the published set MATH, the code of an HTTP error
+    "problems/sets.py": {"math"},
+    "teachers/responses.py": {"code"},
+}
 
 
 def strings(node: ast.AST | None) -> Iterator[str]:

@@ -181,20 +181,24 @@ class _Keeper:
         filters = limits.filter and self._filters
         if not filters:
             _warn_unfiltered()
-        lost: list[str] = []
-        watchdog = threading.Timer(limits.seconds + SLACK_SECONDS, lambda: (lost.append("overran"), self.kill()))
+        opened: list[socket.socket] = []
+        watchdog = threading.Timer(limits.seconds + SLACK_SECONDS, self._give_up, (opened,))
         watchdog.daemon = True
         watchdog.start()
         reports: dict[int, tuple[str, str]] = {}
         try:
             for_program, for_judge = self._submit({**asdict(limits), "filter": filters})
             with for_program, for_judge:
+                opened += [for_program, for_judge]
                 _send(for_program, [test.given, program])
                 _send(for_judge, asdict(test), LONGEST_TESTS)
                 reports = _reports(for_judge)
             ended = self._reply()
         except OSError:  # the keeper is gone
             ended = None
+        except BaseException:  # Ctrl-C: what it says now would be taken for the answer to the next program
+            self.kill()
+            raise
         finally:
             watchdog.cancel()
             watchdog.join()
@@ -202,6 +206,13 @@ class _Keeper:
             self.kill()
             ended = {"end": "killed", "output": ""}
         return _outcome(len(test.assertions), reports, ended)
+
+    def _give_up(self, opened: list[socket.socket]) -> None:
+        """Kill a keeper that says nothing, and wake whoever waits for its children (which Linux kills with it)."""
+        self._process.kill()
+        for end in opened:
+            with contextlib.suppress(OSError):  # it is closed by now
+                end.shutdown(socket.SHUT_RDWR)
 
     def kill(self) -> None:
         """End the keeper at once; its children end with it."""

@@ -227,6 +227,7 @@ def test_responses_are_graded_by_their_number(answer: str, verdict: str) -> None
         (": 1 7 3 5", False),  # not at its place
         (": 1 0 9 3", False),
         ("7 * 6 + 0 = 4 2", None),  # cut before its end
+        ("\n1: 7", None),  # a heading is no result
         ("", None),
     ],
 )

@@ -6,6 +6,7 @@ What arrives is built anew from the JSON, of exactly the types below. So whateve
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import struct
@@ -84,6 +85,8 @@ def encode(value: Any, hold: Hold) -> Any:
     for name, (kind, parts, _) in _TAGGED.items():
         if isinstance(value, kind):
             return {name: _pack(parts(value), hold)}
+    if isinstance(value, type) and value is getattr(builtins, value.__name__, None):
+        return {"type": value.__name__}
     return {"held": hold(value)}
 
 
@@ -98,7 +101,17 @@ def decode(data: Any, held: Held) -> Any:
         return held(inside)
     if name == "int":
         return int(inside, 16)
+    if name == "type":
+        return _type(inside)
     return _TAGGED[name][2]([decode(item, held) for item in inside])
+
+
+def _type(name: str) -> type:
+    """The type of Python's own of that name."""
+    found = getattr(builtins, name)
+    if not isinstance(found, type):
+        raise ValueError(f"{name} is no type")
+    return found
 
 
 def _pack(parts: Iterable[Any], hold: Hold) -> list[Any]:

@@ -29,11 +29,10 @@ from typing import TYPE_CHECKING
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.grade import Grade
 from polythink.problems.problem import Problem
-from polythink.problems.tasks.demonstrations import SPLITS, DemoStyle, block_of, split_of
+from polythink.problems.tasks.demonstrations import SPLITS, DemoStyle, Work, split_of, write
 from polythink.problems.tasks.task import Task, path_content
 from polythink.trace.dialect import Dialect
 from polythink.trace.parse import TraceError, parse
-from polythink.trace.render import render
 from polythink.trace.tree import Trace
 
 if TYPE_CHECKING:
@@ -121,10 +120,9 @@ def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect:
     numbers = dialect.draw_labels(style.draw_paths(rng), rng if style.labels == "random" else None)
     said = {number: rng.choice(question.letters) for number in numbers}
     lines = " ".join(f"{number} {said[number]}" for number in sorted(said))
-    paths = [Trace((f" {question.path(letter)} ",)) for letter in said.values()]
+    paths = [question.path(letter) for letter in said.values()]
     outlines = [DOT] * len(paths)  # a path's letter is its own choice
-    block = block_of(paths, Trace((f" {lines} ",)), numbers, dialect, problem.question, outlines)
-    return render(Trace((block,)), dialect)
+    return write(Work(problem.question, outlines, paths, numbers, lines, ""), dialect)
 
 
 def check_numbers(dialect: Dialect) -> None:
@@ -184,6 +182,7 @@ class Attribution(Task):
     styles = ("parallel",)
     demo_keys = ("paths", "labels")
     words = VOCABULARY
+    teacher_prompt = "none"
 
     def problems(self, name: str, split: str, limit: int | None = None, seed: int = 0) -> tuple[Problem, ...]:
         return problems(split, limit, seed)

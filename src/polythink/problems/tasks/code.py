@@ -67,7 +67,7 @@ def last_block(text: str) -> str | None:
 class Code(Task):
     name = "code"
     about = "programs: a Python function, of which hidden assertions are run"
-    sets: Mapping[str, str] = {SET: "made here: small Python functions"}
+    sets: Mapping[str, str] = {SET: "synthetic: small Python functions, with hidden assertions"}
     styles = STYLES
     demo_keys = ("style", "paths", "p_right", "labels", "summary")
     teacher_prompt = "code_parallel"

@@ -28,11 +28,9 @@ from typing import TYPE_CHECKING
 
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.problem import Problem
-from polythink.problems.tasks.demonstrations import SPLITS, STYLES, DemoStyle, block_of, split_of
+from polythink.problems.tasks.demonstrations import SPLITS, STYLES, DemoStyle, Work, split_of, write
 from polythink.problems.tasks.task import Task
 from polythink.trace.dialect import PARALLEL_R1, Dialect
-from polythink.trace.render import render
-from polythink.trace.tree import Trace
 
 if TYPE_CHECKING:
     from polythink.problems.answers import Grader
@@ -51,8 +49,9 @@ VOCABULARY: tuple[str, ...] = (
     *OPERATORS, "=", "->", ":", "ok", "no", "\\boxed{", "}", "together", "alone",
 )  # fmt: skip
 
-# A chain at the start of a path, after its opening tag, or after another chain: first number, steps, mark
-_CHAIN = re.compile(r"\s*(?:<\w+>\s*)?(\d+)((?:\s+[-+*]\s+\d+\s+=\s+\d+)+)(?:\s+(ok|no))?(?![^\s<])")
+# A chain at the start of a path, after its opening tag and heading (`1:`), or after another chain: first number, steps,
+# mark
+_CHAIN = re.compile(r"\s*(?:<\w+>\s*)?(?:[\d.]+:\s+)?(\d+)((?:\s+[-+*]\s+\d+\s+=\s+\d+)+)(?:\s+(ok|no))?(?![^\s<])")
 _STEP = re.compile(r"\s+([-+*])\s+(\d+)\s+=\s+\d+")
 # `a op b = c`, found at every a: c may begin the next equation. `1 + 2 + 3 = 6` is not read as `2 + 3 = 6`
 _EQUATION = re.compile(r"(?<![\w.])(?<![-+*]\s)(?=(\d+)\s+([-+*])\s+(\d+)\s+=\s+(\d+)(?![\w]|\.\d))")
@@ -196,13 +195,10 @@ def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect:
     answer = problem.answer if style.summary == "reference" else chosen.expression
     texts = [" ".join(chain.text(target) for chain in path) for path in tried]
     box = f"\\boxed{{ {answer} }}"
-    if style.style == "sequential":
+    if style.flat:
         return f"{texts[0]} {box}"
-    inside = dialect.answers_in_summary
-    summary = f" {box} " if inside else f" {' '.join(re.findall('[-+*]', answer))} "
-    paths, outlines = [Trace((f" {text} ",)) for text in texts], [path[0].first_operation for path in tried]
-    block = block_of(paths, Trace((summary,)), labels, dialect, problem.question, outlines)
-    return render(Trace((block,) if inside else (block, f" {box}")), dialect)
+    outlines, operators = [path[0].first_operation for path in tried], " ".join(re.findall("[-+*]", answer))
+    return write(Work(problem.question, outlines, texts, labels, operators, box, closing=box), dialect)
 
 
 def strategy(label: int) -> tuple[str, str]:

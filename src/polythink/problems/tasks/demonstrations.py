@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from polythink.errors import UserError, did_you_mean
-from polythink.trace import tree
 from polythink.trace.dialect import PARALLEL_R1, Dialect
-from polythink.trace.tree import Block, Trace
+from polythink.trace.render import render
+from polythink.trace.tree import Block, Plan, Trace
 
 if TYPE_CHECKING:
     from polythink.problems.problem import Problem
@@ -47,29 +47,52 @@ class DemoStyle:
             if value not in known:
                 raise UserError(f"no style {value!r} of demonstrations{did_you_mean(value, known)}")
 
+    @property
+    def flat(self) -> bool:
+        """One chain after another in flat text, without a block."""
+        return self.style == STYLES[0]
+
+    @property
+    def most_paths(self) -> int:
+        """The largest number of paths in a block; 0 in flat text."""
+        return 0 if self.flat else max(self.paths)
+
     def draw_paths(self, rng: random.Random) -> int:
         """Number of paths of the next block."""
         return self.paths[0] if len(self.paths) == 1 else rng.choice(self.paths)
 
 
-def block_of(
-    paths: Sequence[Trace],
-    summary: Trace,
-    labels: tuple[int, ...],
-    dialect: Dialect,
-    goal: str,
-    outlines: Sequence[str],
-) -> Block:
-    """A block, with its goal and an outline of each path where the dialect has a plan before the paths."""
-    if not getattr(dialect, "plan", None):
-        return Block(tuple(paths), summary, labels)
-    plan = tree.Plan(goal, tuple(outline_of(i, text, dialect) for i, text in enumerate(outlines, 1)))
-    return Block(tuple(paths), summary, labels, plan=plan)
+@dataclass(frozen=True)
+class Work:
+    """What a block of a demonstration says, in words; white space and tags are the dialect's."""
+
+    goal: str  # what the plan says, and an outline of each path: written where the dialect has them
+    outlines: Sequence[str]
+    paths: Sequence[str]
+    labels: tuple[int, ...]
+    summary: str
+    answer: str  # after the summary; "" where there is none
+    closing: str = ""  # the summary in place of both, where the dialect has the answer in it
 
 
-def outline_of(number: int, text: str, dialect: Dialect) -> str:
-    """The outline of the path with that number (1..P), as the dialect writes it."""
-    return text
+def write(work: Work, dialect: Dialect) -> str:
+    """The response: a block, with a plan, headings, a summary and the answer where the dialect has them."""
+    headings = [dialect.heading(place) for place in range(1, len(work.paths) + 1)]
+    outlines = tuple(
+        " ".join(["", *heading.split(), text, ""]) for heading, text in zip(headings, work.outlines, strict=True)
+    )
+    plan = dialect.plan and Plan(f" {work.goal}", outlines if dialect.plan.item[0] else ())
+    paths = tuple(Trace((f"{heading} {text} ",)) for heading, text in zip(headings, work.paths, strict=True))
+    if dialect.answers_in_summary:
+        return render(Trace((Block(paths, _spaced(work.closing or work.summary), work.labels, plan),)), dialect)
+    summary, rest = (work.summary, "") if dialect.summary else ("", f" {work.summary}")
+    rest += f" {work.answer}" if work.answer else ""
+    block = Block(paths, _spaced(summary), work.labels, plan)
+    return render(Trace((block, rest) if rest else (block,)), dialect)
+
+
+def _spaced(text: str) -> Trace:
+    return Trace((f" {text} ",) if text else ())
 
 
 @dataclass(frozen=True)
@@ -98,6 +121,7 @@ class DemonstrationTeacher:
         DemoStyle(labels=self.labels)  # checks it
         defaults = {field.name: field.default for field in fields(self)}
         chosen = [key for key in ("p_right", "paths", "labels") if getattr(self, key) != defaults[key]]
+        self.task.check_dialect(self.dialect)
         for style, weight in self.styles.items():
             if weight:
                 self.task.check_style(style, chosen)
@@ -111,5 +135,9 @@ class DemonstrationTeacher:
     def __call__(self, problem: Problem, prompt: str, sample: int) -> str:
         rng = random.Random(f"{self.seed}/{problem.key}/{sample}")
         (style,) = rng.choices(list(self.styles), list(self.styles.values()))
+        return self.demonstrate(problem, style, rng)
+
+    def demonstrate(self, problem: Problem, style: str, rng: random.Random) -> str:
+        """A response in one of its styles. `UserError` for a problem that it cannot answer so."""
         how = DemoStyle(style, (self.paths,), self.p_right, labels=self.labels)
         return self.task.demonstrate(problem, how, rng, self.dialect)

@@ -30,11 +30,9 @@ from typing import TYPE_CHECKING
 
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.problem import Problem
-from polythink.problems.tasks.demonstrations import SPLITS, STYLES, DemoStyle, block_of, split_of
+from polythink.problems.tasks.demonstrations import SPLITS, STYLES, DemoStyle, Work, split_of, write
 from polythink.problems.tasks.task import Task, path_content
 from polythink.trace.dialect import Dialect
-from polythink.trace.render import render
-from polythink.trace.tree import Trace
 
 if TYPE_CHECKING:
     from polythink.problems.answers import Grader
@@ -50,7 +48,7 @@ VOCABULARY: tuple[str, ...] = (
 )  # fmt: skip
 
 _QUESTION = re.compile(r"([1-9](?: \d)*) \* ([1-9](?: \d)*)")
-_STATED = re.compile(r":\s+(\d(?:\s+\d)*)\s*$")  # the number at the end of a path
+_STATED = re.compile(r"(?<!\S):\s+(\d(?:\s+\d)*)\s*$")  # the number at the end of a path
 _STEP = re.compile(r"(?<!\S)(\d(?: [*+] \d)+) = (\d \d)(?!\S)")
 
 
@@ -166,18 +164,15 @@ def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect:
     total = f"{add(numbers, width)} : " if len(numbers) > 1 else ""
     if style.style == "sequential":
         return f"{' , '.join(work)} , {total}{box}"
-    if not dialect.inventory and not getattr(dialect, "plan", None):
+    if not dialect.inventory and not dialect.declares_paths:
         raise UserError(
             f"multiplication divides its work by the numbers of paths, and dialect {dialect.name} has none: every path "
             "would do any part; use dialect: parathinker, or demonstrations in the style sequential"
         )
-    paths = tuple(Trace((f" {text} ",)) for text in work)
     outlines = [f"{_spaced(one)} * {' '.join(str(digit) for digit, _ in reversed(digits))}" for digits in parts]
     labels = dialect.draw_labels(len(parts), None)
-    inside = dialect.answers_in_summary
-    summary = f" {total}{box} " if inside else f" {total}{_spaced(one * other)} "
-    block = block_of(paths, Trace((summary,)), labels, dialect, problem.question, outlines)
-    return render(Trace((block,) if inside else (block, f" {box}")), dialect)
+    summary, closing = f"{total}{_spaced(one * other)}", f"{total}{box}"
+    return write(Work(problem.question, outlines, work, labels, summary, box, closing), dialect)
 
 
 # ---- grading ----
