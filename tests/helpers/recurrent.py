@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from helpers.tiny import family
@@ -27,6 +28,11 @@ FAMILIES: dict[str, dict] = {
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "rwkv": {"attention_hidden_size": 32, "context_length": 256},  # a batch comes out wrong: branch by branch
 }
+# the most used, one with a state alone, one with convolutions; the others are slow tests
+EACH = [
+    name if name in ("qwen3_next", "qwen3_5_text", "mamba2", "lfm2") else pytest.param(name, marks=pytest.mark.slow)
+    for name in FAMILIES
+]
 
 
 def hybrid(name: str) -> LanguageModel:

@@ -39,8 +39,9 @@ class Engine:
 
     At most `max_num_seqs` traces are live at once; prompts are run in chunks of `prefill_chunk` tokens. `backend` is
     "flat" (the model runs on one row of all tokens), "padded" (a (rows, branches) batch through the model's own
-    attention: slower, for models whose attention takes extras), or "auto": the first of them that passes the
-    self-check. A model that passes with neither is refused with a `UserError`.
+    attention: slower, for models whose attention takes extras), "recurrent" (a cache for each branch: for models with
+    recurrent, linear or convolutional layers, in modes whose joins read flat text), or "auto": the first of them that
+    passes the self-check. A model that passes with none is refused with a `UserError`.
 
     The model is changed (inference mode, attention) only while a step runs or `generate` loops. Between steps its
     weights may be trained, but a trace that is live then has keys and values of both. Use an engine from one thread;
