@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from polythink.evaluate.voting import maj_at_k, normalise
+from polythink.problems.tasks.table import get_task
 from polythink.run.jsonl import read_jsonl, write_jsonl
 
 DRAWS = 2000
@@ -56,6 +57,13 @@ METRICS = {
     "tokens": MetricInfo("tokens", "tokens", "Mean length of a response, all paths counted."),
     "critical_path": MetricInfo("critical path", "steps", "Mean number of sequential steps of a response."),
     "truncated": MetricInfo("truncated", "segments", "Mean number of segments per trace that a budget cut."),
+    "logprob_gap": MetricInfo(
+        "log-probability gap", "nats", "Largest difference between a recorded log-probability and the trainer's."
+    ),
+    "logprob_gap_mean": MetricInfo("mean log-probability gap", "nats", "The mean of these differences."),
+    "mismatch_kl": MetricInfo(
+        "mismatch KL", "nats", "KL(sampler || trainer) per sampled token, the k3 estimate: mean of exp(d) - d - 1."
+    ),
     "exact": MetricInfo("exact match", "percent", "Share of outputs that equal the reference."),
     "bleu": MetricInfo("BLEU", "percent", "Corpus BLEU by sacrebleu: n-grams shared with the reference."),
     "rouge1": MetricInfo("ROUGE-1", "percent", "Words shared with the reference, F1."),
@@ -278,7 +286,7 @@ def is_right(row: dict) -> bool:
 def vote(group: Sequence[dict], k: int) -> float:
     """maj@k of one problem's rows. Correct answers all equal the reference, so they are votes for one answer."""
     votes, right = [normalise(row["extracted"]) for row in group], list(map(is_right, group))
-    by_value = group[0].get("checker", "math") == "math"
+    by_value = get_task(group[0].get("checker")).by_value
     if by_value and any(right):
         reference = min(vote or "" for vote, r in zip(votes, right, strict=True) if r)
         votes = [reference if r else vote for vote, r in zip(votes, right, strict=True)]

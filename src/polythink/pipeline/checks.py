@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,24 +20,24 @@ from polythink.evaluate.config import CompareConfig, TunnelConfig, numbers_of_pa
 from polythink.models.config import ModelConfig
 from polythink.pipeline.plan import (
     ColdstartConfig,
-    CountdownTeacherConfig,
     EvalConfig,
     EvalStageBase,
     GRPOStage,
     SFTStage,
     StagePlan,
+    TaskTeacherConfig,
+    teacher_of,
 )
 from polythink.problems.prompts import PLACEHOLDER, get_prompt
-from polythink.problems.sets import SOURCES, load_problems
-from polythink.problems.tasks import attribution, countdown
-from polythink.problems.tasks.attribution import check_numbers
-from polythink.problems.tasks.countdown import CountdownTeacher
+from polythink.problems.sets import load_problems, sources, task_of_set
+from polythink.problems.tasks.table import get_task
 from polythink.problems.vocabulary import words_of
 from polythink.rewards.combine import RewardConfig
 from polythink.teachers.assemble import Assembler
 from polythink.trace.dialect import DIALECTS, NUMBER, Dialect, get_dialect
+from polythink.trace.modes import SEQUENTIAL, get_mode
 from polythink.trace.validity import check_rule
-from polythink.train.config import DataConfig, check_sampling
+from polythink.train.config import DataConfig, check_sampling, trained_inexactly
 
 
 def check_plan(plan: StagePlan) -> None:
@@ -113,22 +114,22 @@ def _names_tags(text: str, dialect: Dialect) -> bool:
 
 def check_drawing(plan: StagePlan, dialect: Dialect) -> None:
     """A stage that samples has parameters that it can take, and blocks that the dialect can have."""
-    decoding, stage = plan.decoding, plan.stage
+    decoding, stage, forks = plan.decoding, plan.stage, get_mode(plan.mode).isolated
     if isinstance(stage, GRPOStage):
         with about("decoding"):
             check_sampling(decoding)
     if isinstance(stage, CompareConfig | TunnelConfig):  # these have numbers of paths of their own
         numbers_of_paths(stage.paths, plan.mode, dialect)
-    elif plan.mode == "structured" and isinstance(stage, EvalStageBase | GRPOStage):
+    elif forks and isinstance(stage, EvalStageBase | GRPOStage):
         with about("decoding.paths"):
             dialect.draw_labels(decoding.paths, None)
             check_block_fits(decoding, dialect)
-    if plan.mode != "structured" or not isinstance(stage, EvalStageBase | GRPOStage):
+    if not (forks and isinstance(stage, EvalStageBase | GRPOStage)):
         return
     if decoding.max_blocks == 0 and dialect.runtime_forks and not decoding.fork_at:
         raise UserError(
             f"decoding.max_blocks is 0, but in the dialect {dialect.name} the runtime forks at the end of the prompt; "
-            "allow one block, or set mode: sequential"
+            f"allow one block, or set mode: {SEQUENTIAL.name}"
         )
 
 
@@ -151,12 +152,16 @@ def check_data(plan: StagePlan, dialect: Dialect) -> None:
             continue
         if plan.stage.epochs is not None:
             raise UserError("demonstrations have no end and so no epochs; give steps instead")
-        if source.problems.partition(":")[0] == "attribution":
-            check_numbers(dialect)
+        if task := task_of_set(source.problems):
+            task.check_dialect(dialect)
         style = source.demonstrations.demo_style()
-        if style.style == "parallel":
+        if style.most_paths:
             with about("data.demonstrations.paths"):
-                dialect.draw_labels(max(style.paths), None)
+                dialect.draw_labels(style.most_paths, None)
+        with about("data.demonstrations"):
+            most = replace(style, paths=(max(style.paths),))
+            for problem in load_problems(source.problems, limit=1):
+                problem.task.demonstrate(problem, most, random.Random(0), dialect)
 
 
 def check_teacher(plan: StagePlan, dialect: Dialect) -> None:
@@ -166,14 +171,18 @@ def check_teacher(plan: StagePlan, dialect: Dialect) -> None:
         return
     teacher = stage.teacher
     check_rule(stage.rule, dialect)
-    if isinstance(teacher, CountdownTeacherConfig):
-        CountdownTeacher(teacher.styles, teacher.p_right, teacher.paths, plan.seed, dialect, teacher.labels)
+    if isinstance(teacher, TaskTeacherConfig):
+        task, own = get_task(teacher.kind), teacher_of(teacher, plan.seed, dialect)
         if teacher.styles.get("parallel"):
             with about("teacher.paths"):
                 dialect.draw_labels(teacher.paths, None)
         named = (name.partition(":")[0] for name in stage.problems)
-        if other := [name for name in named if name in SOURCES and not name.startswith("countdown")]:
-            raise UserError(f"the countdown teacher solves countdown problems, not those of {other[0]}")
+        if other := [name for name in named if name in sources() and task_of_set(name) is not task]:
+            raise UserError(f"the {task.name} teacher solves {task.name} problems, not those of {other[0]}")
+        for problem in (load_problems(name, limit=1).problems[0] for name in stage.problems if task_of_set(name)):
+            with about("teacher"):
+                for style in (style for style, weight in teacher.styles.items() if weight):
+                    own.demonstrate(problem, style, random.Random(0))
     if stage.assemble:
         Assembler((), stage.assemble, dialect, plan.seed, summariser=_nobody)
 
@@ -200,14 +209,18 @@ def _rules(reward: RewardConfig, outer: str | None = None) -> Iterator[str]:
 
 
 def notes(plans: Sequence[StagePlan]) -> Iterator[str]:
-    """What is allowed and hardly meant: paths that are sampled have less room than every path of the demonstrations."""
+    """What is allowed and may not be meant: rollouts trained in another layout than they were sampled in, and sampled
+    paths that have less room than every path of the demonstrations.
+    """
     shortest: dict[str, int] = {}
     for plan in plans:
         dialect, stage = get_dialect(plan.dialect), plan.stage
         for source in stage.data if isinstance(stage, SFTStage) else ():
             if source.problems and (lengths := _path_lengths(source, dialect)):
                 shortest[plan.name] = min(shortest.get(plan.name, lengths[0]), *lengths)
-        if plan.mode != "structured" or not isinstance(stage, EvalStageBase | GRPOStage):
+        if isinstance(stage, GRPOStage) and (inexact := trained_inexactly(plan.mode, stage.train_mode)):
+            yield f"stages.{plan.name}, {inexact}"
+        if not (get_mode(plan.mode).isolated and isinstance(stage, EvalStageBase | GRPOStage)):
             continue
         most = plan.decoding.max_path_tokens
         if too_long := [name for name, length in shortest.items() if length + 1 > most]:  # and the closing tag
@@ -225,8 +238,7 @@ def _path_lengths(source: DataConfig, dialect: Dialect, problems: int = 20) -> l
     style = source.demonstrations.demo_style()
     found: list[int] = []
     for problem in load_problems(source.problems, limit=problems):
-        demonstrate = attribution.demonstrate if problem.checker == "attribution" else countdown.demonstrate
-        trace = demonstrate(problem, style, random.Random(problem.key), dialect)
+        trace = problem.task.demonstrate(problem, style, random.Random(problem.key), dialect)
         found += [len(path.split()) for path in re.findall(f"{opened}(.*?){closed}", trace, re.DOTALL)]
     return found
 
