@@ -17,6 +17,7 @@ from polythink.trace.parse import TraceError, _Parser, first_block, nested_block
 from polythink.trace.production import Dialect
 from polythink.trace.render import render
 from polythink.trace.statistics import count_blocks, statistics
+from polythink.trace.tokens import pieces_of
 from polythink.trace.tree import Trace
 from polythink.trace.validity import check
 
@@ -53,7 +54,18 @@ def check_round_trip(trace: Trace, dialect: Dialect) -> str:
     assert numbers.paths_per_block == tuple(len(block.paths) for block in trace.walk())
     inside = any(inner.blocks for block in trace.walk() for inner in block.paths)
     assert (nested_block(text, dialect) is not None) == inside
+    check_pieces(trace, text, dialect)
     return text
+
+
+def check_pieces(trace: Trace, text: str, dialect: Dialect) -> None:
+    """The pieces of every mode spell the text, token by token; what is forced is what the production says."""
+    for mode in ("structured", "sequential"):
+        pieces = pieces_of([ord("q")], trace, dialect, lambda part: [ord(c) for c in part], mode)
+        assert "".join(chr(token) for piece in pieces[1:] for token in piece.tokens) == text
+        assert mode == "structured" or all(all(piece.sampled) for piece in pieces[1:])
+        chains = {piece.chain for piece in pieces if piece.kind == "path"}
+        assert len(chains) == sum(len(block.paths) for block in trace.walk())
 
 
 def check_mutated(text: str, dialect: Dialect) -> str:

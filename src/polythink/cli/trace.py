@@ -6,7 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any
@@ -141,7 +141,22 @@ def convert_file(
     source, blocks = find_dialect((text for *_, text in _texts(file, field)), dialect, str(file))
     if not blocks:
         raise UserError(f"no text of {file} in the column {field!r} holds a block: there is nothing to convert")
-    rows, reasons = [], Counter()
+    reasons: Counter[str] = Counter()  # `ok` among them
+    rows = _converted(file, field, (source, target), seed, plans, reasons)
+    if (first := next(rows, None)) is not None:  # one row at a time, however large the file is
+        write_jsonl(check_out(out, file, overwrite=overwrite), chain([first], rows))
+    written, total = reasons.pop("ok", 0), reasons.total()
+    done = f"{written} of {written + total} traces written to {out}{'' if written else ', which is not made'}"
+    _print_reasons(f"{done}, {blocks} with a block ({_said(source, dialect)}, to {target.name})", reasons)
+    if reasons:
+        raise typer.Exit(1)
+
+
+def _converted(
+    file: Path, field: str, dialects: tuple[Dialect, Dialect], seed: int | None, plans: str, reasons: Counter[str]
+) -> Iterator[dict[str, Any]]:
+    """The rows that can be converted from the first dialect to the second; `reasons` counts all of them."""
+    source, target = dialects
     for number, record, before in _texts(file, field):
         rng = None if seed is None else Random(f"{seed}/{number}")
         if foreign_dialect(before, source):
@@ -153,15 +168,8 @@ def convert_file(
         except (TraceError, ConversionError) as error:
             reasons[error.reason] += 1
         else:
-            rows.append({**record, field: text})
-    if rows:
-        write_jsonl(check_out(out, file, overwrite=overwrite), rows)
-    done = (
-        f"{len(rows)} of {len(rows) + reasons.total()} traces written to {out}{'' if rows else ', which is not made'}"
-    )
-    _print_reasons(f"{done}, {blocks} with a block ({_said(source, dialect)}, to {target.name})", reasons)
-    if reasons:
-        raise typer.Exit(1)
+            reasons["ok"] += 1
+            yield {**record, field: text}
 
 
 def _said(tags: Dialect, named: str | None) -> str:

@@ -166,6 +166,9 @@ class Assembler:
         if not dialect.answers_in_summary:
             raise UserError(f"assembled traces answer in their summary, those of dialect {dialect.name} after it; use "
                             "dialect: parathinker")  # fmt: skip
+        if dialect.plan:
+            raise UserError(f"assembled traces have no plans, those of dialect {dialect.name} have; use dialect: "
+                            "parathinker")  # fmt: skip
         if config.summary == "teacher" and summariser is None:
             raise UserError("summary: teacher needs a teacher to ask; give one, or use summary: template")
         if config.summary == "template" and holds_tags(config.template, dialect):
