@@ -24,7 +24,9 @@ from polythink.problems.prompts import PROMPTS, get_prompt
 from polythink.problems.sets import SOURCES
 from polythink.rewards.combine import PRESETS, PUBLISHED
 from polythink.rewards.terms import CONDITIONS, TERMS
-from polythink.trace.dialect import DIALECTS, NUMBER
+from polythink.trace.dialect import DIALECTS
+from polythink.trace.modes import MODES
+from polythink.trace.elements import NUMBER, Element, PathTags, PlanTags, Tag
 
 
 class Topic(NamedTuple):
@@ -205,11 +207,31 @@ def _in_words(reward: Any) -> str:
 
 def dialect_topics() -> Iterator[Topic]:
     for name, d in DIALECTS.items():
-        paths = "".join(f"{d.path_open}..{d.path_close}".replace(NUMBER, number) for number in "12")
         numbers = f"path numbers 1 to {d.inventory}; {name}:N for N of them" if d.inventory else "paths without numbers"
-        fewest = f"at least {d.min_paths} path{'s' * (d.min_paths > 1)} per block"
-        shape = f"{d.block_open}{paths}{d.block_close}{d.summary_open}..{d.summary_close}"
-        yield Topic("dialect", name, shape, (fewest, numbers))
+        fewest = f"at least {d.paths.least} path{'s' * (d.paths.least > 1)} per block"
+        counted = ("as many paths as the plan has outlines",) if d.declares_paths else ()
+        yield Topic("dialect", name, "".join(map(_shape, d.block)), (fewest, numbers, *counted))
+
+
+def _shape(element: Element) -> str:
+    """The tags of a part of a block, with two paths or outlines where there may be several."""
+    if isinstance(element, Tag):
+        return element.text
+    if isinstance(element, PlanTags):
+        outlines = 2 * "..".join(element.item) if element.item[0] else ""
+        return f"{element.open}..{outlines}{element.close}"
+    if isinstance(element, PathTags):
+        return "".join(f"{element.open}..{element.close}".replace(NUMBER, number) for number in "12")
+    return f"{element.open}..{element.close}"
+
+
+def mode_topics() -> Iterator[Topic]:
+    for name, mode in MODES.items():
+        drawn = "at once, none sees another" if mode.isolated else "one after another, in one flat text"
+        join = "their flat text, read again" if mode.rereads else "their own keys and values"
+        trained = "as drawn" if mode.exact else f"in the layout of {mode.trained.name}: not exact, see logprob_gap"
+        facts = (f"paths are drawn: {drawn}", f"the join reads: {join if mode.isolated else 'that text'}")
+        yield Topic("mode", name, mode.about, (*facts, f"trained: {trained}"))
 
 
 def metric_topics() -> Iterator[Topic]:
@@ -237,6 +259,7 @@ TOPICS: Mapping[str, Callable[[], Iterator[Topic]]] = {
     "reward terms and conditions": term_topics,
     "metrics": metric_topics,
     "dialects": dialect_topics,
+    "modes": mode_topics,
     "problem sets": data_topics,
     "prompts": prompt_topics,
     "recipes": recipe_topics,
