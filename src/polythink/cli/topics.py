@@ -25,8 +25,8 @@ from polythink.problems.sets import SOURCES
 from polythink.rewards.combine import PRESETS, PUBLISHED
 from polythink.rewards.terms import CONDITIONS, TERMS
 from polythink.trace.dialect import DIALECTS
-from polythink.trace.modes import MODES
 from polythink.trace.elements import NUMBER, Element, PathTags, PlanTags, Tag
+from polythink.trace.modes import MODES
 
 
 class Topic(NamedTuple):
