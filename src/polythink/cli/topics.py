@@ -25,7 +25,6 @@ from polythink.problems.sets import SOURCES
 from polythink.rewards.combine import PRESETS, PUBLISHED
 from polythink.rewards.terms import CONDITIONS, TERMS
 from polythink.trace.dialect import DIALECTS
-from polythink.trace.elements import NUMBER, Element, PathTags, PlanTags, Tag
 from polythink.trace.modes import MODES
 
 
@@ -208,21 +207,9 @@ def _in_words(reward: Any) -> str:
 def dialect_topics() -> Iterator[Topic]:
     for name, d in DIALECTS.items():
         numbers = f"path numbers 1 to {d.inventory}; {name}:N for N of them" if d.inventory else "paths without numbers"
-        fewest = f"at least {d.paths.least} path{'s' * (d.paths.least > 1)} per block"
-        counted = ("as many paths as the plan has outlines",) if d.declares_paths else ()
-        yield Topic("dialect", name, "".join(map(_shape, d.block)), (fewest, numbers, *counted))
-
-
-def _shape(element: Element) -> str:
-    """The tags of a part of a block, with two paths or outlines where there may be several."""
-    if isinstance(element, Tag):
-        return element.text
-    if isinstance(element, PlanTags):
-        outlines = 2 * "..".join(element.item) if element.item[0] else ""
-        return f"{element.open}..{outlines}{element.close}"
-    if isinstance(element, PathTags):
-        return "".join(f"{element.open}..{element.close}".replace(NUMBER, number) for number in "12")
-    return f"{element.open}..{element.close}"
+        nests = "paths and summaries may hold blocks" if d.nests else "blocks do not nest"
+        where = f"in or after {d.summary.open}.." if d.answers_in_summary else "after the last block"
+        yield Topic("dialect", name, d.shape, (d.counting, numbers, nests, f"the answer stands {where}", d.source))
 
 
 def mode_topics() -> Iterator[Topic]:
