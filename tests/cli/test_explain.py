@@ -8,6 +8,7 @@ from polythink.cli.explain import entries, find
 from polythink.cli.recipes import about, packaged
 from polythink.cli.topics import TOPICS, key_topics
 from polythink.run.config import RECIPES
+from polythink.trace.modes import MODES
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +78,13 @@ def test_the_first_sentence_ends_at_a_point_before_a_capital_letter() -> None:
     assert about("# From e.g. arXiv 1.2, in two\n# lines. More.\n#\n#     code\nname: x").sentence == (
         "From e.g. arXiv 1.2, in two lines."
     )
+
+
+def test_the_name_of_a_list_explains_all_that_is_in_it() -> None:
+    shown = "\n".join(entries(list(TOPICS["modes"]())))
+    for name, mode in MODES.items():
+        assert f"{name}: mode\n    {mode.about}" in shown
+        assert f"in the layout of {mode.trained.name}: not exact" in shown or mode.exact
+    assert shown.count("trained: as drawn") == sum(mode.exact for mode in MODES.values())
+    multiverse = "<Parallel><Goal>..<Outline>..</Outline><Outline>..</Outline></Goal><Path>..</Path><Path>..</Path>"
+    assert multiverse in "\n".join(entries(list(TOPICS["dialects"]())))

@@ -1,4 +1,4 @@
-"""`polythink explain`: what a key, reward, stage, metric, dialect, problem set or prompt is."""
+"""`polythink explain`: what a key, reward, stage, metric, dialect, mode, problem set or prompt is."""
 
 from __future__ import annotations
 
@@ -28,9 +28,13 @@ def explain(
         ),
     ] = None,
 ) -> None:
-    """Explain a recipe key, a reward, a stage, a metric, a dialect, a problem set or a prompt; list them without NAME.
+    """Explain a recipe key, a reward, a stage, a metric, a dialect, a mode, a problem set or a prompt.
+
+    Without NAME all are listed; the name of a list explains all that is in it.
 
     Example: polythink explain decoding.paths
+
+    Example: polythink explain modes
     """
     if name is None:
         for title, make in TOPICS.items():
@@ -41,7 +45,7 @@ def explain(
                                 break_long_words=False, break_on_hyphens=False))  # fmt: skip
         return
     topics = every_topic()
-    found = find(name, topics)
+    found = find(name, topics) or (list(TOPICS[name]()) if name in TOPICS else [])
     if not found:
         hint = did_you_mean(name, [*short_names(topics), *(topic.name for topic in topics)])
         rest = hint if "did you mean" in hint else "; `polythink explain` lists everything that can be explained"

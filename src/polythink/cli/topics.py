@@ -25,6 +25,7 @@ from polythink.problems.sets import sources
 from polythink.rewards.combine import PRESETS, PUBLISHED
 from polythink.rewards.terms import CONDITIONS, TERMS
 from polythink.trace.dialect import DIALECTS
+from polythink.trace.modes import MODES
 
 
 class Topic(NamedTuple):
@@ -211,6 +212,15 @@ def dialect_topics() -> Iterator[Topic]:
         yield Topic("dialect", name, d.shape, (d.counting, numbers, nests, f"the answer stands {where}", d.source))
 
 
+def mode_topics() -> Iterator[Topic]:
+    for name, mode in MODES.items():
+        drawn = "at once, none sees another" if mode.isolated else "one after another, in one flat text"
+        join = "their flat text, read again" if mode.rereads else "their own keys and values"
+        trained = "as drawn" if mode.exact else f"in the layout of {mode.trained.name}: not exact, see logprob_gap"
+        facts = (f"paths are drawn: {drawn}", f"the join reads: {join if mode.isolated else 'that text'}")
+        yield Topic("mode", name, mode.about, (*facts, f"trained: {trained}"))
+
+
 def metric_topics() -> Iterator[Topic]:
     for key, info in METRICS.items():
         yield Topic("metric", key, info.meaning, (f"unit: {info.unit}",) if info.unit else ())
@@ -236,6 +246,7 @@ TOPICS: Mapping[str, Callable[[], Iterator[Topic]]] = {
     "reward terms and conditions": term_topics,
     "metrics": metric_topics,
     "dialects": dialect_topics,
+    "modes": mode_topics,
     "problem sets": data_topics,
     "prompts": prompt_topics,
     "recipes": recipe_topics,

@@ -54,7 +54,7 @@ METRICS = {
         "summary correct given that", "percent", "Of the traces with a correct path: share with a correct final answer."
     ),
     "right_lines": MetricInfo("correct lines", "percent", "Share of the summary's lines that report their path truly."),
-    "tokens": MetricInfo("tokens", "tokens", "Mean length of a response, all paths counted."),
+    "tokens": MetricInfo("tokens", "tokens", "Mean length of a response: all paths, and what is read again."),
     "critical_path": MetricInfo("critical path", "steps", "Mean number of sequential steps of a response."),
     "truncated": MetricInfo("truncated", "segments", "Mean number of segments per trace that a budget cut."),
     "logprob_gap": MetricInfo(

@@ -44,11 +44,15 @@ PREFIXES = {
     "wrong": Style("wrong prefix", "of wrong traces", RED),
 }
 
+OTHER_WAYS = {  # to spend a budget without several paths
+    "sequential": Style("sequential", "one response of that many tokens, and room for its answer", GREY),
+}
+
 
 def budget_style(way: str, number: int) -> Style:
     """The style of a way to spend a budget; `number` is the index of its number of paths, and picks the colour."""
-    if way == "sequential":
-        return Style("sequential", "one response of that many tokens, and room for its answer", GREY)
+    if way in OTHER_WAYS:
+        return OTHER_WAYS[way]
     kind, paths = re.fullmatch(r"(paths|majority)(\d+)", way).groups()
     colour = COLOURS[number % len(COLOURS)]
     if kind == "majority":

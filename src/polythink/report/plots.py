@@ -52,6 +52,7 @@ MORE_PANELS: dict[str, tuple[Panel, ...]] = {
         Panel("Entropy (nats per token)", ("entropy",)),
         _NORM,
         Panel("KL to the reference (nats per token)", ("kl",)),
+        Panel("Mismatch KL, sampler to trainer (nats per token)", ("mismatch_kl",), log=True),
     ),
 }
 INK, SOFT, GRID, SHADE = (THEME[name][0] for name in ("ink", "soft", "grid", "shade"))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from polythink.evaluate.metrics import METRICS, describe, general_key, show
@@ -17,6 +18,8 @@ from polythink.report.provenance import arms_details, details, experiment_headin
 from polythink.report.runs import RunRecord, Stage, read_run
 from polythink.report.samples import held_paths, task_hints, texts_section, traces_section
 from polythink.run.folder import write_text
+from polythink.trace.modes import MODES
+from polythink.train.config import trained_inexactly
 
 HOLDS = "arithmetic of correct paths holds"  # a column of countdown, counted from the samples
 
@@ -210,7 +213,20 @@ def _curves(stage: Stage) -> str:
     names = [panel.title.partition(" (")[0] for panel in panels]
     listed = ", ".join(name if name[1].isupper() else name[0].lower() + name[1:] for name in names)
     more = folded(f"More curves: {listed}", grid(panels.values())) if panels else ""
-    return section(f"Stage {stage.name}", _shading_hint(stage) + grid(charts) + more)
+    return section(f"Stage {stage.name}", _shading_hint(stage) + _mismatch(stage) + grid(charts) + more)
+
+
+def _mismatch(stage: Stage) -> str:
+    """That what was sampled is not what was trained, and how far apart they were; "" where they are the same."""
+    mode = stage.plan.get("mode", "")
+    said = trained_inexactly(mode, stage.plan.get("stage", {}).get("train_mode")) if mode in MODES else ""
+    if not (said and stage.kind == "grpo"):
+        return ""
+    (_, gaps), (_, mismatch) = stage.series("logprob_gap"), stage.series("mismatch_kl")
+    found = ""
+    if gaps and mismatch:
+        found = f" Largest gap {max(gaps):.2g} nats, mean mismatch KL {fmean(mismatch):.2g} nats per token."
+    return f'<p class="note">{escape(said[0].upper() + said[1:])}.{found}</p>'
 
 
 def _shading_hint(stage: Stage) -> str:

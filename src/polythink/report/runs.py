@@ -24,6 +24,7 @@ class Stage:
     evals: dict[str, dict]
     result: dict
     findings: list[dict] = field(default_factory=list)  # of `compare` and `tunnel`, one per problem set
+    plan: dict = field(default_factory=dict)  # what stage.json says of its mode, prompt, decoding and keys
 
     def series(self, key: str) -> tuple[list[float], list[float]]:
         """Steps and values of one metric; rows without it are left out."""
@@ -87,7 +88,8 @@ def _stage(name: str, kind: str, folder: Path) -> Stage:
     }
     found = [_json(path) for kind in ("compare", "tunnel") for path in sorted(folder.glob(f"{kind}*.json"))]
     result = _json(folder / "result.json") or {}
-    return Stage(name, kind, folder, _rows(folder / "metrics.jsonl"), evals, result, found)
+    plan = (_json(folder / "stage.json") or {}).get("plan") or {}
+    return Stage(name, kind, folder, _rows(folder / "metrics.jsonl"), evals, result, found, plan)
 
 
 def _json(path: Path) -> Any:

@@ -21,8 +21,8 @@ VERDICTS = {"right": "✓ right", "wrong": "✗ wrong", "unparsed": "no answer f
 
 _TRACE_HINT = (
     "Read from top to bottom. At a fork the text branches into paths; at the join a summary reads all of them, and the "
-    "text continues. In mode structured, paths are sampled at the same time and do not see each other; in mode "
-    "sequential, each path sees the earlier ones."
+    "text continues. Paths are sampled at the same time and do not see each other, except in mode sequential, where "
+    "each sees the earlier ones. A grey line stands for paths that the join reads again as text."
 )
 
 
