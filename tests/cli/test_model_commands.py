@@ -93,7 +93,7 @@ def test_generate_prints_the_trace_that_the_engine_draws(lm, seed, run_folder) -
 
 def test_a_terminal_shows_the_paths_side_by_side_and_the_whole_trace_once(lm, seed) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=100, height=8)
-    rollout = watch(Engine(lm), lm.tag_ids.values(), request_of(lm), SamplingParams(**BUDGETS), seed, console)
+    rollout = watch(Engine(lm), request_of(lm), SamplingParams(**BUDGETS), seed, console)
     written = console.file.getvalue()
     lines = written[written.rindex("\x1b[?1049l") :].splitlines()  # after the live view has left
     blocks = len({s.block for s in rollout.segments if s.kind == "summary"})

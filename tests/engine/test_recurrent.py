@@ -10,9 +10,9 @@ import torch
 
 from helpers.device import DEVICE, collate
 from helpers.layouts import block_of, draw, piece
-from helpers.recurrent import FAMILIES, decoded, hybrid
-from helpers.tiny import drawn, family, gaps, requests, tiny
-from polythink.engine.backends.caches import batch_dims, signature, stack, tensors_of
+from helpers.recurrent import FAMILIES, decoded, hybrid, step_of
+from helpers.tiny import drawn, family, gaps, lean_towards, requests, tiny
+from polythink.engine.backends.caches import Row, measure, signature, stack, tensors_of
 from polythink.engine.backends.recurrent import RecurrentBackend
 from polythink.engine.chain_check import SelfCheckFailed
 from polythink.engine.engine import Engine
@@ -26,6 +26,9 @@ from polythink.trace.layout import Layout, lay_out
 ENDS = torch.tensor([1], device=DEVICE)
 FLAT = SamplingParams(
     mode="sequential", max_blocks=3, max_main_tokens=12, max_path_tokens=6, max_summary_tokens=5, max_trace_tokens=40
+)
+REREAD = FLAT.model_copy(
+    update={"mode": "reread", "paths": 3, "fork_at": 0, "max_blocks": 2, "max_depth": 2, "max_trace_tokens": 150}
 )
 SLOWLY = {"mamba": "token by token", "rwkv": "branch by branch"}  # families whose kernels lack something
 
@@ -51,19 +54,37 @@ def reread_layout(lm, paths: int, seed: int = 0) -> Layout:
 # ---- exactness ----
 
 
+@pytest.mark.parametrize("params", [FLAT, REREAD], ids=lambda p: p.mode)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_is_drawn_is_what_is_trained(name):
-    """Sequential traces: tokens as the slow twin draws them, log-probabilities as the training forward gives them."""
+def test_what_is_drawn_is_what_is_trained(name, params):
+    """Tokens as the slow twin draws them, log-probabilities as the training forward gives them."""
     lm = hybrid(name)
-    wanted = requests(lm, 6)
-    engine = engine_of(lm, max_num_seqs=4, prefill_chunk=4)
+    wanted = requests(lm, 3)
+    engine = engine_of(lm, max_num_seqs=2, prefill_chunk=4)
     assert engine.backend.kind == "recurrent"
     assert SLOWLY.get(name, "") in engine.backend.about
-    rollouts = engine.generate(wanted, FLAT, seed=3)
-    assert [drawn(r) for r in rollouts] == [drawn(r) for r in reference_generate(lm, wanted, FLAT, seed=3)]
+    rollouts = engine.generate(wanted, params, seed=3)
+    assert [drawn(r) for r in rollouts] == [drawn(r) for r in reference_generate(lm, wanted, params, seed=3)]
     assert max(gaps(lm, rollouts)) < 1e-4
-    assert {s.kind for r in rollouts for s in r.segments} >= {"main"}
+    kinds = {s.kind for r in rollouts for s in r.segments}
+    assert kinds >= ({"main", "path", "copy", "summary"} if params.rules.rereads else {"main"})
     assert engine.backend.held_caches == 0
+
+
+def test_blocks_in_paths_and_any_number_of_paths_are_exact():
+    lm = lean_towards(hybrid("qwen3_next"), {"<Parallel>": 1.5})
+    engine = engine_of(lm)
+    wanted = requests(lm, 4)
+    each = [REREAD.model_copy(update={"paths": paths, "max_trace_tokens": 300}) for paths in (1, 2, 3, 8)]
+    rollouts = engine.generate(wanted, each, seed=1)
+    assert max(gaps(lm, rollouts)) < 1e-4
+    layouts = [r.layout() for r in rollouts]
+    assert any(
+        layout.kinds[f] == "path" and kind == "path"
+        for layout in layouts
+        for kind, follows in zip(layout.kinds, layout.follows, strict=True)
+        for f in follows
+    ), "no block in a path"
 
 
 @pytest.mark.parametrize("paths", [1, 2, 3, 8])
@@ -85,8 +106,8 @@ def test_stacked_branches_and_branches_alone_agree(name):
     lm = hybrid(name)
     layout = reread_layout(lm, 3)
     fast = decoded(RecurrentBackend(lm), layout)
-    for stacks, chunks in ((False, True), (True, False), (False, False)):
-        assert (decoded(RecurrentBackend(lm, stacks, chunks), layout) - fast).abs().max() < 1e-4
+    for stacks, pads, chunks in ((False, False, True), (True, False, True), (True, True, False), (False, False, False)):
+        assert (decoded(RecurrentBackend(lm, stacks, pads, chunks), layout) - fast).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("name", ["qwen3_next", "qwen3_5_text", "bamba"])
@@ -107,29 +128,48 @@ def test_a_path_inside_a_trace_is_the_path_alone(name):
 @pytest.mark.parametrize("name", ["qwen3_next", "qwen3_5_text", "mamba"])
 def test_a_trace_does_not_depend_on_its_batch_or_on_chunks(name):
     lm = hybrid(name)
-    wanted = requests(lm, 7)
-    together = engine_of(lm, max_num_seqs=3).generate(wanted, FLAT, seed=5)
-    chunked = engine_of(lm, prefill_chunk=2).generate(wanted, FLAT, seed=5)
-    for request, rollout, other in zip(wanted, together, chunked, strict=True):
-        (alone,) = engine_of(lm).generate([request], FLAT, seed=5)
-        assert drawn(alone) == drawn(rollout) == drawn(other)
+    wanted = requests(lm, 5)
+    each = [FLAT, REREAD, REREAD, FLAT, REREAD]
+    engine = engine_of(lm)
+    alone = [drawn(engine.generate([request], own, seed=5)[0]) for request, own in zip(wanted, each, strict=True)]
+    assert [drawn(r) for r in engine.generate(wanted, each, seed=5)] == alone
+    assert [drawn(r) for r in engine_of(lm, max_num_seqs=3, prefill_chunk=2).generate(wanted, each, seed=5)] == alone
 
 
 # ---- memory ----
 
 
-def test_a_trace_holds_no_more_caches_than_branches():
-    lm = hybrid("qwen3_next")
+@pytest.mark.parametrize("params", [FLAT, REREAD], ids=lambda p: p.mode)
+def test_a_trace_holds_no_more_caches_than_branches(params):
+    """A flat one its open segment and the one before it; a forked one that of each branch, and of the fork point."""
+    lm = hybrid("qwen3_5_text")
     engine = engine_of(lm, max_num_seqs=3)
-    for request in requests(lm, 6):
-        engine.add(request, FLAT, seed=3)
-    most = 0
+    for request in requests(lm, 5):
+        engine.add(request, params, seed=3)
+    most, bound = 0, params.paths + 1 if params.rules.isolated else 2
     while engine.unfinished:
         engine.step()
         most = max(most, engine.backend.held_caches)
-        assert engine.backend.held_caches <= 2 * len(engine._live)  # the open segment, and the one it follows
+        for row, state in engine._live.items():
+            nested = sum(record.kind == "path" and record.finish_reason == "fork" for record in state.records)
+            ended = 2  # what has ended in this very step is kept until the next
+            own = [key for key in engine.backend._caches if key[0] == row]
+            assert len(own) <= bound * (1 + nested) + ended, [state.records[s].kind for _, s in own]
     assert most > 1
     assert engine.backend.held_caches == 0
+
+
+def test_a_segment_that_is_followed_after_it_was_given_up_is_noticed():
+    """Rather than going on from the segment before it."""
+    lm = hybrid("qwen3_next")
+    backend, layout = RecurrentBackend(lm), reread_layout(lm, 2)
+    for segment, follows in enumerate(layout.follows[:4]):
+        backend.open(0, segment, follows)
+    backend.logits(step_of(layout, np.flatnonzero(layout.segment == 0)))
+    backend.logits(step_of(layout, np.flatnonzero(layout.segment == 1)))
+    backend.keep(0, {1})
+    with pytest.raises(AssertionError, match="segment 0 of row 0 is followed after it has been given up"):
+        backend.logits(step_of(layout, np.flatnonzero(layout.segment == 2)))
 
 
 def test_an_aborted_request_frees_its_caches_and_leaves_the_others_alone():
@@ -251,45 +291,78 @@ def test_nan_fails_the_check():
 # ---- caches as trees ----
 
 
-def caches_of(model, batches: tuple[int, ...], tokens: int = 3) -> list:
-    rows = torch.randint(3, 10, (max(batches), tokens), generator=torch.Generator().manual_seed(0)).to(DEVICE)
-    with torch.no_grad():
-        outs = [model(input_ids=rows[:n], use_cache=True) for n in batches]
-    return [out.get("past_key_values") or out.get("cache") or out.get("cache_params") or out["state"] for out in outs]
+def maker(model):
+    """Makes caches of the first rows and tokens of one batch."""
+    ids = torch.randint(3, 10, (3, 6), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+
+    def make(rows: int, tokens: int):
+        with torch.no_grad():
+            out = model(input_ids=ids[:rows, :tokens], use_cache=True)
+        return next(out[name] for name in ("past_key_values", "cache", "cache_params", "state") if out.get(name))
+
+    return make
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_rows_of_a_cache_are_the_caches_of_the_rows(name):
-    one, two, three = caches_of(hybrid(name).model, (1, 2, 3))
-    dims = batch_dims(two, three)
-    assert dims
-    again = stack([(three, 0)], dims)
+    make = maker(hybrid(name).model)
+    one, three, dims = make(1, 4), make(3, 4), measure(make)
+    assert dims.batch
+    assert {path[-1] for path in dims.tokens} <= {"keys", "values"}
+    again = stack([Row(three, 0, 4)], dims)
     assert signature(again, dims) == signature(one, dims) == signature(three, dims)
     for path, x in tensors_of(again).items():
         assert torch.allclose(x, tensors_of(one)[path], atol=1e-5, rtol=1e-4), path
-    joined = stack([(three, 1), (two, 0), (one, 0)], dims)
+    joined = stack([Row(three, 1, 4), Row(one, 0, 4)], dims)
     for path, x in tensors_of(joined).items():
-        if path in dims:
-            assert torch.equal(x.select(dims[path], 0), tensors_of(three)[path].select(dims[path], 1))
-            assert torch.equal(x.select(dims[path], 2), tensors_of(one)[path].select(dims[path], 0))
+        if path in dims.batch:
+            dim = dims.batch[path]
+            assert torch.equal(x.select(dim, 0), tensors_of(three)[path].select(dim, 1))
+            assert torch.equal(x.select(dim, 1), tensors_of(one)[path].select(dim, 0))
     assert type(joined) is type(three)
     shared = {x.data_ptr() for x in tensors_of(three).values() if x.numel()}
     assert not shared & {x.data_ptr() for x in tensors_of(joined).values() if x.numel()}
 
 
-def test_caches_of_other_lengths_are_not_stacked():
-    model = hybrid("qwen3_next").model
-    (two, three), (longer,) = caches_of(model, (2, 3)), caches_of(model, (2,), tokens=4)
-    dims = batch_dims(two, three)
-    assert signature(two, dims) != signature(longer, dims)
+def test_padding_of_shorter_rows_comes_and_goes():
+    make = maker(hybrid("qwen3_next").model)
+    dims, short, long = measure(make), make(2, 4), make(1, 6)
+    assert dims.may_be_padded
+    assert signature(short, dims) == signature(long, dims)
+    both = stack([Row(short, 1, 4), Row(long, 0, 6)], dims)
+    assert {tuple(x.shape[d] for d in (0, 2)) for x in (tensors_of(both)[p] for p in dims.tokens)} == {(2, 6)}
+    for path, x in tensors_of(stack([Row(both, 0, 4)], dims)).items():
+        if path in dims.batch:
+            assert torch.equal(x[0], tensors_of(short)[path][1]), path
 
 
-def test_the_batch_may_be_any_dimension():
-    def cache(rows: int):
-        return {"states": [torch.zeros(rows, 4), (torch.ones(3, rows, 2), torch.tensor(7))], "name": "x"}
+def test_each_dimension_is_found_by_growth():
+    def make(rows: int, tokens: int):
+        return {"states": [torch.zeros(rows, 4), (torch.ones(3, rows, tokens), torch.tensor(7))], "name": "x"}
 
-    dims = batch_dims(cache(2), cache(3))
-    assert dims == {("states", 0): 0, ("states", 1, 0): 1}
-    assert [x.shape for x in tensors_of(stack([(cache(2), 1)] * 5, dims)).values()] == [(5, 4), (3, 5, 2), ()]
-    with pytest.raises(ValueError, match="for batches of two and three"):
-        batch_dims([torch.zeros(2, 2)], [torch.zeros(3, 3)])
+    dims = measure(make)
+    assert dims.batch == {("states", 0): 0, ("states", 1, 0): 1}
+    assert dims.tokens == {("states", 1, 0): 2}
+    assert not dims.may_be_padded  # an unknown tensor with a dimension of tokens
+    found = tensors_of(stack([Row(make(2, 3), 1, 3)] * 5, dims))
+    assert [tuple(x.shape) for x in found.values()] == [(5, 4), (3, 5, 3), ()]
+    with pytest.raises(ValueError, match="for 2 and 3 rows or tokens"):
+        measure(lambda rows, tokens: [torch.zeros(rows, rows)])
+
+
+def test_traces_of_other_lengths_run_in_one_forward():
+    """After their prompts, four traces that write in lock step take one forward a step, whatever their lengths."""
+    lm = hybrid("qwen3_next")
+    lm.model.get_output_embeddings().register_forward_hook(lambda module, args, out: out.index_fill(-1, ENDS, -30.0))
+    engine = engine_of(lm)
+    calls, forward = [], engine.backend._call_model
+    engine.backend._call_model = lambda tokens, *rest: (calls.append(len(tokens)), forward(tokens, *rest))[1]
+    for request in requests(lm, 4):
+        engine.add(request, FLAT.model_copy(update={"max_blocks": 0}), seed=1)
+    for _ in range(2):
+        engine.step()
+    calls.clear()
+    live = engine.unfinished
+    engine.step()
+    assert calls == [live]
+    assert live > 1

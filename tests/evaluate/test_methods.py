@@ -204,5 +204,5 @@ def test_paths_end_where_the_numbers_of_the_dialect_do() -> None:
     assert notes == ["8, 16 paths were left out: the dialect parathinker:6 has 6 numbers"]
     with pytest.raises(UserError, match="17 paths are more than the 16 numbers of the dialect parathinker"):
         numbers_of_paths((1, 17), "structured", PARATHINKER)
-    with pytest.raises(UserError, match="mode structured"):
+    with pytest.raises(UserError, match="a mode that draws them at once"):
         numbers_of_paths((), "sequential", PARATHINKER)

@@ -1,23 +1,24 @@
-"""Re-prefill token by token: the flat prompt, the ordinary model's continuation, and what is not read again."""
+"""Paths that are read again: the same paths, a summary that an ordinary model writes after their text, its cost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
 
 from helpers.backends import CannedBackend, RecordingEngine
-from polythink.engine.params import SamplingParams
-from polythink.evaluate.reread import flat_prompt, reread, summary_opening
-from polythink.evaluate.samples import Paths, Samples
-from polythink.evaluate.study import Study, open_study
+from polythink.engine.params import Request, SamplingParams
+from polythink.evaluate.compare import compare
+from polythink.evaluate.config import CompareConfig
+from polythink.evaluate.methods import read_again, with_paths
+from polythink.evaluate.samples import fork_end
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import LanguageModel
 from polythink.problems.problem import Problem, ProblemSet
 from polythink.problems.tasks.countdown import VOCABULARY, problems
-from polythink.trace.rollout import Rollout, Segment
+from polythink.run.jsonl import read_jsonl
+from polythink.trace.rollout import Rollout
 
 SHAPE = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16, intermediate_size=64)
 PARAMS = SamplingParams(
@@ -25,6 +26,7 @@ PARAMS = SamplingParams(
     temperature=0, path_temperature=1.0,
 )  # fmt: skip
 EASY = ProblemSet("easy", problems("easy", "heldout", 3))
+OPTIONS = CompareConfig(sequential_prompt="countdown_sequential", samples=2, paths=(2,))
 
 
 def quiet(line: str) -> None:
@@ -51,89 +53,99 @@ def continuation(lm: LanguageModel, ids: list[int], n: int) -> list[int]:
     return out[0, len(ids) :].tolist()
 
 
+class Case(NamedTuple):
+    lm: LanguageModel
+    drawn: list[Rollout]  # joined by their keys and values
+    again: list[Rollout]  # joined by their text
+    rows: list[dict]
+    result: dict
+
+
 @pytest.fixture(scope="module", params=[(d, o) for d in ("parathinker", "parallel_r1") for o in ("", "9 : 8")])
-def case(request) -> tuple[RecordingEngine, Samples, Samples, str]:
-    """An engine, its parallel responses, the same read again, and the text that opens a summary."""
+def case(request, tmp_path_factory) -> Case:
     dialect, prefix = request.param
-    engine = RecordingEngine(model(dialect))
+    engine, folder = RecordingEngine(model(dialect)), tmp_path_factory.mktemp("compared")
     params = PARAMS.model_copy(update={"summary_prefix": prefix})
-    with open_study(engine, EASY, params=params, seed=3, log=quiet) as study:
-        drawn = study.draw(study.requests(2), params)
-        again = reread(study, drawn, params)
-    rules = engine.dialect
-    return engine, drawn, again, f"{rules.block_close}{rules.gap}{rules.summary_open} {prefix}"
+    result = compare(engine, EASY, OPTIONS, params=params, seed=3, out=folder, log=quiet)
+    by_label = {label.rpartition(", ")[2]: rollouts for _, _, _, label, rollouts in engine.calls}
+    rows = read_jsonl(folder / "samples-reread-2.jsonl")
+    return Case(engine.lm, by_label["2 paths"], by_label["2 paths reread"], rows, result)
 
 
-def test_the_model_reads_prompt_and_paths_as_flat_text_with_the_summary_opened(case) -> None:
-    engine, drawn, _, opening = case
-    requests, params, seed, _, _ = engine.calls[-1]
-    assert (params.mode, params.temperature, seed != 3) == ("sequential", 0, True)
-    assert len(requests) == 6
-    for request, first in zip(requests, drawn.rollouts, strict=True):
-        before = [s for s in first.segments if s.path or s is first.segments[0]]
-        flat = [*first.prompt, *(token for segment in before for token in segment.tokens), *engine.lm.encode(opening)]
-        assert list(request.prompt) == flat
-        assert flat_prompt(first, summary_opening(drawn.rollouts)) == request.prompt
+def head(rollout: Rollout) -> list[int]:
+    """The tokens up to the end of the first block's last path."""
+    return [token for segment in rollout.segments[: fork_end(rollout)] for token in segment.tokens]
 
 
-def test_the_summary_is_what_an_ordinary_model_writes(case) -> None:
-    engine, _, _, _ = case
-    requests, *_, rollouts = engine.calls[-1]
-    for request, rollout in zip(requests, rollouts, strict=True):
-        tokens = [token for segment in rollout.segments for token in segment.tokens]
-        assert tokens == continuation(engine.lm, list(request.prompt), len(tokens))
+def test_the_paths_are_those_of_the_parallel_responses(case) -> None:
+    assert len(case.again) == 6
+    assert [head(r) for r in case.again] == [head(r) for r in case.drawn]
+    assert not any("other paths" in note for note in case.result["notes"])
 
 
-def test_a_row_has_the_old_paths_and_the_new_summary(case) -> None:
-    engine, drawn, again, opening = case
-    opened = len(engine.lm.encode(opening))
-    for first, second, new, paths in zip(drawn.rows, again.rows, engine.calls[-1][-1], drawn.paths, strict=True):
-        kept = [s for s in first["segments"] if s["kind"] == "path"]
-        assert [s for s in second["segments"] if s["kind"] == "path"] == kept
-        assert engine.dialect.summary_close in second["segments"][-1]["text"]
-        added = second["tokens"] - paths.tokens
-        assert added - opened - new.tokens in (0, 1), "one more where the runtime closes the summary"
-        assert second["critical_path"] == paths.critical_path + added
+def test_the_summary_is_what_an_ordinary_model_writes_after_their_text(case) -> None:
+    compared = 0
+    for rollout in case.again:
+        summary = next(s for s in rollout.segments if s.kind == "summary")
+        written = [t for t, own in zip(summary.tokens, summary.sampled, strict=True) if own]
+        if not written or summary.misplaced_tags or case.lm.pad in written:
+            continue  # what the runtime replaced, an ordinary model would read as it was sampled
+        opening = summary.tokens[: summary.sampled.index(True)]
+        flat = [*rollout.prompt, *head(rollout), *opening]
+        assert written == continuation(case.lm, flat, len(written))
+        compared += 1
+    assert compared >= 3
 
 
-def test_rereading_costs_the_tokens_that_are_read_again(case) -> None:
-    engine, drawn, again, _ = case
-    read = sum(len(new.prompt) + new.tokens - 1 for new in engine.calls[-1][-1])  # the last token is not read
-    parallel = sum(len(r.prompt) + p.tokens for r, p in zip(drawn.rollouts, drawn.paths, strict=True))
-    assert again.forwarded == parallel + read
-    assert again.seconds > drawn.seconds
+def test_what_is_read_again_costs_forwarded_tokens_and_is_no_part_of_the_text(case) -> None:
+    for row, rollout in zip(case.rows, case.again, strict=True):
+        paths = [s for s in rollout.segments if s.kind == "path"]
+        assert row["read_again"] == sum(len(s.tokens) for s in paths)
+        assert row["tokens"] == rollout.tokens
+        assert row["text"].count(paths[0].text) >= 1
+        assert all(s["text"] == "" for s in row["segments"] if s["kind"] == "copy")
+    methods = {row["method"]: row for row in case.result["methods"]}
+    whole = sum(row["tokens"] - row["read_again"] for row in case.rows) / len(case.rows)
+    assert methods["reread"]["tokens"]["value"] == pytest.approx(whole)
+    read = sum(len(r.prompt) + r.tokens - 1 for r in case.again) / len(case.again)  # the last token is not read
+    assert methods["reread"]["forwarded"] == pytest.approx(read)
+
+
+def test_steps_are_counted_with_the_longest_path(case) -> None:
+    for rollout in case.again:
+        path = max(len(s.tokens) for s in rollout.segments if s.kind == "path")
+        rest = sum(len(s.tokens) for s in rollout.segments if s.kind in ("main", "summary"))
+        assert rollout.critical_path == path + rest
 
 
 # ---- what is not read again ----
 
 
-def response(lengths: list[int]) -> tuple[Rollout, Paths]:
-    """A prompt of 3 tokens, paths of these lengths, and a summary of one forced and two sampled tokens."""
-
-    def segment(kind: str, path: int, sampled: list[bool]) -> Segment:
-        return Segment(kind, 0, path, [5] * len(sampled), sampled, [0.0] * len(sampled), finish_reason="tag")
-
-    segments = [segment("path", i, [True] * n) for i, n in enumerate(lengths, 1)]
-    rollout = Rollout("p", 0, "structured", (1, 2, 3), [*segments, segment("summary", 0, [False, True, True])])
-    return rollout, Paths(("7",), (True,), None, sum(lengths), max(lengths))
+TEXT = "<Parallel><Path> a </Path><Path> b </Path></Parallel>\n<Summary> 7 </Summary>"
+PROBLEM = [Problem("p", "3 + 4?", "7")]
+PLAIN = OPTIONS.model_copy(update={"sequential_prompt": "none"})
 
 
-def read_again(backend, rollout: Rollout, paths: Paths, change: Callable[[Study], None] = lambda study: None):
-    row = {"problem": "p", "question": "", "answer": "7", "sample": 0, "blocks": 1, "complete_blocks": 1,
-           "tokens": rollout.tokens, "segments": [{}] * len(rollout.segments)}  # fmt: skip
-    with open_study(backend, [Problem("p", "3 + 4?", "7")], params=PARAMS, log=quiet) as study:
-        return reread(study, Samples([rollout], [row], [paths], 1.0, 9), PARAMS), row
+@pytest.mark.parametrize("room", [0, 1])
+def test_texts_that_fill_the_context_are_not_read_again(room) -> None:
+    backend = CannedBackend({"p": [TEXT] * 8})
+    (rollout,) = backend.generate([Request(tuple(backend.encode_prompt("3 + 4?")), "p")], PARAMS)
+    backend.context = int(rollout.layout("reread").position.max()) + room
+    found = compare(backend, PROBLEM, PLAIN, params=PARAMS, log=quiet)
+    assert ("reread" in {row["method"] for row in found["methods"]}) == bool(room)
+    assert any("longer than the context" in note for note in found["notes"]) != bool(room)
 
 
-@pytest.mark.parametrize(("length", "fits"), [(7, True), (8, False)])
-def test_texts_that_fill_the_context_are_not_read_again(length, fits) -> None:
-    backend = CannedBackend({"p": ["7"]})
-    backend.context = 3 + length + 8 + 1 + (1 if fits else 0)  # prompt, two paths, the summary's opening
-    again, _ = read_again(backend, *response([length, 8]))
-    assert (again is not None) == fits
+def test_a_mode_that_reads_paths_again_by_itself_has_no_second_method_for_it() -> None:
+    params = PARAMS.model_copy(update={"mode": "reread"})
+    found = compare(CannedBackend({"p": [TEXT] * 8}), PROBLEM, PLAIN, params=params, log=quiet)
+    assert "reread" not in {row["method"] for row in found["methods"]}
 
 
-def test_a_response_without_a_block_is_kept() -> None:
-    rollout, paths = response([3])
-    again, row = read_again(CannedBackend({}), rollout, replace(paths, block=False))
-    assert again.rows == [row]
+def test_paths_have_the_same_budgets_in_both() -> None:
+    tight = PARAMS.model_copy(update={"max_trace_tokens": 1})
+    plain, again = with_paths(tight, 4), read_again(tight, 4)
+    assert again.mode == "reread"
+    assert again.max_trace_tokens - plain.max_trace_tokens == 4 * (PARAMS.max_path_tokens + 2)
+    changed = {"mode", "max_trace_tokens"}
+    assert plain.model_dump(exclude=changed) == again.model_dump(exclude=changed)

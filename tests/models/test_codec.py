@@ -211,7 +211,7 @@ def test_the_parts_of_a_trace_are_the_whole(spaces, mode):
     pieces = pieces_of((1,), parse(TRACE, PARALLEL_R1), PARALLEL_R1, lm.encode, mode)
     parts = [token for piece in pieces[1:] for token in piece.tokens]
     assert parts == lm.encode(TRACE)
-    assert len(lm.encode(PARALLEL_R1.gap)) == 1
+    assert len(lm.encode(PARALLEL_R1.summary.gap)) == 1
     assert "".join(lm.decode(piece.tokens) for piece in pieces[1:]) == TRACE
 
 

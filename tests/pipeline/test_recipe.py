@@ -172,7 +172,7 @@ def test_a_recipe_that_extends_another_is_a_handful_of_lines(small, tmp_path):
         ("rl.steps=many", "stages.rl.steps must be a whole number"),
         ("rl.kind=ppo", "stages.rl.kind is 'ppo'"),
         ("rl.reward=acuracy", "did you mean 'accuracy'"),
-        ("rl.mode=reread", "stages.rl.mode must be 'structured' or 'sequential'"),
+        ("rl.mode=rereed", "stages.rl.mode must be 'structured', 'reread'"),
         ("decoding.pathz=3", "decoding of stage base: unknown key pathz.*did you mean 'paths'"),
         ("rl.decoding.paths=0", "decoding of stage rl: paths"),
         ("decoding.mode=sequential", "set mode: sequential"),
@@ -249,3 +249,17 @@ def test_a_recipe_is_read_and_a_typo_found_without_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("did you mean") == 3
+
+
+def test_the_content_of_a_dialect_file_is_part_of_every_digest(small, tmp_path):
+    file = tmp_path / "mine.yaml"
+    text = "name: mine\nblock: [{paths: [<P>, </P>]}, {summary: [<S>, </S>]}]\n"
+    file.write_text(text)
+    first = digests(load_recipe(small, [f"dialect={file}"]))
+    assert digests(load_recipe(small, [f"dialect={file}"])) == first
+    file.write_text(text.replace("<S>", "<Sum>"))
+    changed = digests(load_recipe(small, [f"dialect={file}"]))
+    assert all(changed[name] != first[name] for name in first)
+    file.write_text("name: mine")
+    with pytest.raises(UserError, match="has no 'block'"):
+        load_recipe(small, [f"dialect={file}"])

@@ -19,7 +19,8 @@ RECIPE = """
 name: hybrid
 mode: sequential
 prompt: countdown_parallel
-decoding: {paths: 2, max_blocks: 1, max_main_tokens: 12, max_path_tokens: 8, max_summary_tokens: 4, max_trace_tokens: 48}
+decoding:
+  {paths: 2, max_blocks: 1, max_main_tokens: 12, max_path_tokens: 8, max_summary_tokens: 4, max_trace_tokens: 96}
 model:
   architecture: qwen3_next
   hidden_size: 32

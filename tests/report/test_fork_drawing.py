@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from polythink.report.fork_drawing import Card, Fork, flow_of_row, flow_of_trace, trace_svg
+import pytest
+
+from polythink.report.fork_drawing import Card, Fork, flow_of_row, flow_of_segments, flow_of_trace, trace_svg
 from polythink.report.fork_html import text_html, trace_html
-from polythink.trace.dialect import PARALLEL_R1, get_dialect
+from polythink.trace.dialect import DIALECTS, PARALLEL_R1, get_dialect
 from polythink.trace.parse import parse
 from polythink.trace.render import render
 from polythink.trace.tree import Block, Trace
@@ -153,3 +155,56 @@ def test_boxed_answers_are_drawn_as_boxes() -> None:
     assert text_html(r"\boxed{ \{1, 2\} } \boxed {x}").count('class="boxed"') == 2
     assert text_html(r"cut \boxed{ 7 + ") == r"cut \boxed{ 7 + "
     assert text_html("\\boxed{ 1 + 1 = 3 }", [(17, 18)]) == '<span class="boxed">1 + 1 = 3</span>'
+
+
+PLANNED = {
+    "multiverse": "go <Parallel>\n<Goal>two ways\n<Outline>1: sum</Outline>\n<Outline>2: product</Outline>\n</Goal>",
+    "npr": "<guideline>two ways\n<plan>1: sum</plan>\n<plan>2: product</plan>\n</guideline>",
+    "threadweaver": "go <Parallel>\n<Outlines>two ways\n<Outline>1: sum</Outline>\n<Outline>2: product</Outline>"
+    "\n</Outlines>",
+}
+
+
+def planned_segments(name: str) -> list[dict]:
+    """A response of that dialect as its segments are stored, a copy that the join reads among them."""
+    d = DIALECTS[name]
+    paths = [
+        {"kind": "path", "block": 0, "path": i, "text": f"{d.paths.gap}{d.paths.open}\n{i}: way {d.paths.close}"}
+        for i in (1, 2)
+    ]
+    joins = "".join(tag.text for tag in d.joining)
+    told = f"{d.summary.open} both {d.summary.close}" if d.summary else ""
+    return [
+        {"kind": "main", "text": PLANNED[name], "bounded": True}, *paths,
+        {"kind": "copy", "block": 0, "path": 0, "text": "", "tokens": 14},
+        {"kind": "summary", "block": 0, "path": 0, "text": f"{joins}\n{told}"},
+        {"kind": "main", "text": "".join(tag.text for tag in d.closing) + " so 7"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_a_plan_is_a_card_and_what_is_read_again_is_a_line(name: str) -> None:
+    *before, plan, fork, after = flow_of_segments(planned_segments(name))
+    assert [card.text for card in before] == ([] if name == "npr" else ["go"])
+    assert (plan.kind, plan.text, plan.badges) == ("plan", "two ways\n1: sum\n2: product", ["plan"])
+    assert plan.warnings == ["more paths were declared than are allowed"]
+    assert [path[0].text for path in fork.paths] == ["1: way", "2: way"]
+    assert fork.summary[0].note == "14 tokens read again"
+    told = [card.text for card in fork.summary[1:]]
+    assert told == ([] if fork.joined_by_text else ["both"])
+    assert fork.joined_by_text == (name == "threadweaver")
+    assert (after.kind, after.text) == ("main", "so 7")
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_the_same_trace_as_text_has_the_same_structure(name: str) -> None:
+    text = "".join(s["text"] for s in planned_segments(name))
+    found = [type(node) for node in flow_of_trace(parse(text, DIALECTS[name]))]
+    assert found == [type(node) for node in flow_of_segments(planned_segments(name))]
+
+
+def test_pictures_say_what_is_read_again_and_show_no_copy() -> None:
+    flow = flow_of_segments(planned_segments("multiverse"))
+    for picture in (trace_svg(flow), trace_html(flow)):
+        assert picture.count("14 tokens read again") == 1
+        assert picture.count("1: way") == 1

@@ -19,7 +19,7 @@ from polythink.engine.params import Event
 from polythink.report.terminal import LiveTrace, live_view
 
 paths, words, resize_to = int(sys.argv[1]), int(sys.argv[2]), eval(sys.argv[3])
-view = LiveTrace(lambda tokens: " ".join(f"w{token}" for token in tokens), ())
+view = LiveTrace(lambda tokens: " ".join(f"w{token}" for token in tokens))
 with live_view(view) as screen:
     view.on_event(Event("token", 0, 0, -1, 0, 7))
     for word in range(words):

@@ -13,7 +13,7 @@ from polythink.report.terminal import LiveTrace, draw
 from polythink.trace.dialect import PARALLEL_R1
 from polythink.trace.parse import parse
 
-WORDS = ("<tag>", "first", "left", "right", "both", "then", "\x1b[31m")
+WORDS = ("</Path>", "first", "left", "right", "both", "then", "\x1b[31m")
 TEXT = "first\n<Parallel>\n<Path>left</Path>\n<Path>right</Path>\n</Parallel>\n<Summary>both</Summary>\nthen"
 
 
@@ -29,7 +29,7 @@ def decode(tokens: Sequence[int]) -> str:
 
 def live(*segments: tuple[int, int, Sequence[int]]) -> LiveTrace:
     """A trace after the events of these segments: (block, path, tokens) in order of opening."""
-    trace = LiveTrace(decode, {0})
+    trace = LiveTrace(decode)
     for segment, (block, path, tokens) in enumerate(segments, start=1):
         trace.on_event(Event("fork" if path else "join", 0, segment, block, path, label=path and path + 4))
         for token in tokens:
@@ -70,3 +70,21 @@ def test_paths_are_stacked_where_the_terminal_is_narrow() -> None:
 
 def test_control_characters_cannot_steer_the_terminal() -> None:
     assert "\x1b" not in "".join(shown(live((-1, 0, (6,)))))
+
+
+def test_a_block_inside_a_path_stands_in_it_although_it_opens_after_the_others() -> None:
+    """Path 1 forks while path 2 goes on; it ends after the inner block."""
+    events = ((1, -1, 0, 1), (2, 0, 1, 2), (3, 0, 2, 3), (2, 0, 1, 2), (4, 1, 1, 1), (5, 1, 2, 1), (3, 0, 2, 3),
+              (6, 1, 0, 4), (7, 0, 1, 5), (8, 0, 0, 4))  # fmt: skip
+    trace, seen = LiveTrace(decode), set()
+    for segment, block, path, token in events:
+        for kind in ("token",) if segment in seen else ("fork", "token"):
+            trace.on_event(Event(kind, 0, segment, block, path, token))
+        seen.add(segment)
+    first, fork = trace.flow()
+    assert first == Card("main", "first")
+    before, inner, after = fork.paths[0]
+    assert (before.text, after.text) == ("left left", "then")
+    assert [path[0].text for path in inner.paths] == ["first", "first"]
+    assert (inner.summary[0].text, fork.summary[0].text) == ("both", "both")
+    assert fork.paths[1][0].text == "right right"

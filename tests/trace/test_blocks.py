@@ -55,7 +55,9 @@ def random_text(rng: random.Random, dialect: Dialect) -> str:
 
     def block(depth: int) -> str:
         d = dialect
-        text = f"{d.block_open}{paths(depth)}{d.block_close}{d.gap}{d.summary_open}{inside(depth)}{d.summary_close}"
+        opened = d.opening.text if d.opening else ""
+        joined = "".join(tag.text for tag in d.joining) + d.summary.gap
+        text = f"{opened}{paths(depth)}{joined}{d.summary.open}{inside(depth)}{d.summary.close}"
         if rng.random() < 0.3:
             tags = [tag for tag in d.tags if tag in text]
             place = rng.randrange(len(text) + 1)

@@ -35,7 +35,7 @@ def random_trace(rng: random.Random, dialect: Dialect, depth: int = 3) -> Trace:
     parts: list[str | Block] = []
     for _ in range(rng.randrange(4)):
         if depth and rng.random() < 0.4:
-            inside = [random_trace(rng, dialect, depth - 1) for _ in range(rng.randrange(dialect.min_paths, 5) + 1)]
+            inside = [random_trace(rng, dialect, depth - 1) for _ in range(rng.randrange(dialect.paths.least, 5) + 1)]
             parts.append(Block(tuple(inside[1:]), inside[0]))
         elif not (parts and isinstance(parts[-1], str)):
             parts.append(random_text(rng, dialect))

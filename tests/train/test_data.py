@@ -79,7 +79,7 @@ def test_blocks_within_blocks_are_never_drawn_side_by_side(lm, mini, tmp_path):
     with pytest.raises(TraceError) as caught:
         TraceEncoder(lm, SamplingParams(), PROMPT)("", nested)
     assert caught.value.offset == nested.index("<Parallel>", nested.index("<Path>"))
-    with pytest.raises(TraceError, match="the engine never opens one"):
+    with pytest.raises(TraceError, match="the engine opens none below max_depth=1"):
         TraceEncoder(lm, SamplingParams(), PROMPT)("", flat.replace("</Summary>", other + "</Summary>", 1))
 
 

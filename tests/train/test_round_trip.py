@@ -64,7 +64,7 @@ def test_text_of_segments_is_read_back_as_the_same_tokens(dialect: str, tokenize
 
     for _ in range(40):
         parts = [words()]
-        for _ in range(rng.randrange(1, 3) if lm.dialect.block_open else 1):  # the runtime forks once
+        for _ in range(rng.randrange(1, 3) if not lm.dialect.runtime_forks else 1):  # the runtime forks once
             labels = lm.dialect.draw_labels(rng.randrange(2, 5), rng)
             paths = tuple(Trace((f" {words()} ",)) for _ in labels or (0, 0))
             said = f"{prefix} {words()}" if tokenizer == "countdown" else prefix + words()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,7 +78,7 @@ def generate(
         for i, text in enumerate(texts)
     ]
     if sys.stdout.isatty() and len(requests) == 1 and not as_json:
-        say_truncated([watch(engine, engine.lm.tag_ids.values(), requests[0], params, seed)], params, engine)
+        say_truncated([watch(engine, requests[0], params, seed)], params, engine)
         return
     rollouts = engine.generate(requests, params, seed, label="generating")
     say_truncated(rollouts, params, engine)
@@ -117,22 +117,20 @@ def to_json(prompt: str, rollout: Rollout, seed: int) -> dict[str, Any]:
 
 def watch(
     engine: RolloutBackend,
-    tags: Collection[int],
     request: Request,
     params: SamplingParams,
     seed: int,
     console: Console | None = None,
 ) -> Rollout:
-    """Generate one response and show it while it grows, within the terminal's height; at the end print it whole.
-
-    `tags` are the token ids that are not shown.
-    """
-    view = LiveTrace(engine.decode, tags)
+    """Generate one response and show it while it grows, within the terminal's height; at the end print it whole."""
+    view = LiveTrace(engine.decode)
     with live_view(view, console) as screen:
         (rollout,) = engine.generate([request], params, seed, on_event=view.on_event)
     screen.print(view)
     truncated = f", {rollout.truncated} truncated segments" if rollout.truncated else ""
-    end = f"{rollout.tokens} tokens, {rollout.critical_path} on the critical path{truncated}, seed {seed}"
+    again = sum(len(segment.tokens) for segment in rollout.segments if segment.kind == "copy")
+    said = f" ({again} of them read again)" if again else ""
+    end = f"{rollout.tokens} tokens{said}, {rollout.critical_path} on the critical path{truncated}, seed {seed}"
     screen.print(end, highlight=False)
     return rollout
 

@@ -9,6 +9,7 @@ import inspect
 import re
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 from urllib.parse import urlsplit
@@ -19,11 +20,11 @@ import typer
 from polythink.cli import console
 from polythink.cli.options import argument, complete_prompt
 from polythink.errors import UserError, did_you_mean
-from polythink.models.settings import SETTINGS_FILE, ModelSettings, read_settings
+from polythink.models.settings import SETTINGS_FILE, ModelSettings, read_settings, with_dialect
 from polythink.problems.prompts import get_prompt
 from polythink.run.config import apply_overrides, parse_config
 from polythink.run.folder import read_json
-from polythink.trace.dialect import DIALECTS, get_dialect
+from polythink.trace.dialect import DIALECTS
 
 if TYPE_CHECKING:
     from polythink.engine.engine import Engine
@@ -114,7 +115,7 @@ def params_for(model: str, choice: ModelChoice, overrides: Sequence[str]) -> Sam
 
     file = Path(model) / SETTINGS_FILE
     settings = read_settings(file) if file.is_file() else ModelSettings()
-    dialect = get_dialect(choice.dialect or settings.dialect)
+    _, dialect = with_dialect(replace(settings, dialect=choice.dialect or settings.dialect))
     if choice.prompt:
         get_prompt(choice.prompt)
     if choice.dtype not in (None, *DTYPES):

@@ -24,7 +24,7 @@ from polythink.problems.prompts import PROMPTS, get_prompt
 from polythink.problems.sets import sources
 from polythink.rewards.combine import PRESETS, PUBLISHED
 from polythink.rewards.terms import CONDITIONS, TERMS
-from polythink.trace.dialect import DIALECTS, NUMBER
+from polythink.trace.dialect import DIALECTS
 
 
 class Topic(NamedTuple):
@@ -205,11 +205,10 @@ def _in_words(reward: Any) -> str:
 
 def dialect_topics() -> Iterator[Topic]:
     for name, d in DIALECTS.items():
-        paths = "".join(f"{d.path_open}..{d.path_close}".replace(NUMBER, number) for number in "12")
         numbers = f"path numbers 1 to {d.inventory}; {name}:N for N of them" if d.inventory else "paths without numbers"
-        fewest = f"at least {d.min_paths} path{'s' * (d.min_paths > 1)} per block"
-        shape = f"{d.block_open}{paths}{d.block_close}{d.summary_open}..{d.summary_close}"
-        yield Topic("dialect", name, shape, (fewest, numbers))
+        nests = "paths and summaries may hold blocks" if d.nests else "blocks do not nest"
+        where = f"in or after {d.summary.open}.." if d.answers_in_summary else "after the last block"
+        yield Topic("dialect", name, d.shape, (d.counting, numbers, nests, f"the answer stands {where}", d.source))
 
 
 def metric_topics() -> Iterator[Topic]:

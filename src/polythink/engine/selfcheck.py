@@ -97,8 +97,8 @@ def _candidates(lm: LanguageModel, kind: str) -> Iterator[TorchBackend]:
         if kind in ("auto", name):
             yield TransformersBackend(lm, name)
     if kind in ("auto", "recurrent"):
-        for stacks, chunks in product((True, False), repeat=2):
-            yield RecurrentBackend(lm, stacks, chunks)
+        for chunks, (stacks, pads) in product((True, False), ((True, True), (True, False), (False, False))):
+            yield RecurrentBackend(lm, stacks, pads, chunks)
 
 
 def check(backend: TorchBackend) -> None:

@@ -114,16 +114,13 @@ class TraceState:
 
     @property
     def followable(self) -> set[int]:
-        """The segments that are written or may be followed: the open ones, the fork point of open paths, the last.
+        """The segments that run or may be followed: those that have not ended or have tokens to run, and the last.
 
-        A backend that keeps a cache for each segment may forget all others.
+        A backend that keeps a cache for each segment may forget all others, but for what an empty one goes on from.
         """
-        found = {len(self.records) - 1}
-        for segment, record in enumerate(self.records[1:], start=1):
-            if not record.finish_reason:
-                found.add(segment)
-                found.update(self.follows[segment] if record.kind == "path" else ())
-        return found
+        written = (s for s, record in enumerate(self.records) if s and record.kind != "copy")
+        unended = (s for s in written if not self.records[s].finish_reason)
+        return {len(self.records) - 1, *unended, *self.pending.segments}
 
     # --- tokens
 

@@ -22,16 +22,18 @@ from polythink.evaluate.methods import (
     METHODS,
     Result,
     in_sequence,
+    read_again,
     reduce_samples,
     sequential_budget,
     with_fixed_path_temperature,
     with_paths,
 )
 from polythink.evaluate.metrics import Metric, by_problem, mean_over, paired_difference
-from polythink.evaluate.reread import reread
-from polythink.evaluate.samples import Samples
+from polythink.evaluate.samples import Samples, fork_end
 from polythink.evaluate.study import Problems, Study, StudyOptions, hashed, open_study
 from polythink.problems.prompts import Prompt, get_prompt
+from polythink.trace.modes import get_mode
+from polythink.trace.rollout import Rollout
 
 if TYPE_CHECKING:
     from polythink.models.lm import LanguageModel
@@ -57,14 +59,14 @@ def compare(
             study.note(note)
         parallel = _parallel(study, params, options.samples, numbers)
         sequential, longer, paid = _sequential(study, params, options, alone, parallel)
-        again = _reread(study, params, parallel)
+        again = _reread(study, params, options.samples, parallel)
         pools = {"parallel": parallel, "reread": again, "sequential": sequential, "sequential_longer": longer}
         results = [
-            reduce_samples(name, 1 if name == "sequential" else paths, samples, method.responses(paths, paid[paths]))
+            reduce_samples(name, 1 if method.single else paths, samples, method.responses(paths, paid[paths]))
             for paths in numbers
             for name, method in METHODS.items()
             if (samples := pools[method.pool].get(paths))
-            and not (name == "sequential" and paths > numbers[0])  # the same for every P
+            and not (method.single and paths > numbers[0])
             and not (name == "marked_path" and None in (found.marked for found in samples.paths))
         ]
         metrics = _metrics(results)
@@ -102,7 +104,7 @@ def _metrics(results: Sequence[Result]) -> dict[str, Metric]:
 
     for result in results:
         if result.method != "parallel":
-            rivals = parallel if result.method == "sequential" else (result.paths,)
+            rivals = parallel if METHODS[result.method].single else (result.paths,)
             found |= {f"gain_{result.method}@{paths}": gain(paths, result) for paths in rivals}
     return found | {f"gain_fewer@{more}": gain(more, parallel[fewer]) for fewer, more in pairwise(sorted(parallel))}
 
@@ -121,20 +123,34 @@ def _parallel(study: Study, params: SamplingParams, samples: int, numbers: Seque
     return found
 
 
-def _reread(study: Study, params: SamplingParams, parallel: Pool) -> Pool:
-    """The same responses with a summary that reads their text again, where that fits the context."""
-    found = {}
+def _reread(study: Study, params: SamplingParams, samples: int, parallel: Pool) -> Pool:
+    """The same paths with summaries that read their text again, where that fits the context.
+
+    Nothing in a mode that reads paths again by itself: that is what its parallel responses are.
+    """
+    found: Pool = {}
     for paths, drawn in sorted(parallel.items()):
-        again = reread(study, drawn, with_paths(params, paths))
-        if again is None:
+        again = read_again(params, paths)
+        if get_mode(params.mode).rereads:
+            continue
+        if any(r.layout(again.mode).position.max() >= study.backend.context for r in drawn.rollouts):
             study.note(f"the texts of {paths} paths are longer than the context: they were not read again")
             continue
-        found[paths] = again
-        study.write_rows("samples", again.rows, f"reread-{paths}")
-        ends = [row["segments"][-1]["finish_reason"] for row in again.rows if "read_again" in row]
-        if stray := ends.count("max_blocks"):
-            study.note(f"{stray} of {len(ends)} summaries of {paths} paths read again ended with a stray tag")
+        found[paths] = study.draw(study.requests(samples), again, f"{paths} paths reread")
+        study.write_rows("samples", found[paths].rows, f"reread-{paths}")
+        _note_other_paths(study, drawn, found[paths], paths)
     return found
+
+
+def _note_other_paths(study: Study, drawn: Samples, again: Samples, paths: int) -> None:
+    """Say where the paths that were read again are not those that were joined: rounding may change a token."""
+
+    def first_block(rollout: Rollout) -> list[list[int]]:
+        return [segment.tokens for segment in rollout.segments[: fork_end(rollout)]]
+
+    pairs = zip(drawn.rollouts, again.rollouts, strict=True)
+    if other := sum(first_block(a) != first_block(b) for a, b in pairs):
+        study.note(f"{other} of {len(drawn.rollouts)} responses of {paths} paths have other paths when read again")
 
 
 def _sequential(

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt, model_validator
 from polythink.errors import UserError
 from polythink.run.config import Config, Place
 from polythink.trace.dialect import Dialect
+from polythink.trace.modes import MODES, get_mode
 
 PATHS = (1, 2, 4, 8, 16)  # the numbers of paths that `compare` takes unless others are given
 
@@ -71,8 +72,9 @@ def numbers_of_paths(given: Sequence[int], mode: str, dialect: Dialect) -> tuple
     They are those given, or `PATHS` as far as the dialect has numbers. `UserError` for a mode without isolated paths,
     or for more paths than the dialect has numbers.
     """
-    if mode != "structured":
-        raise UserError(f"paths are compared in the mode structured, which draws them at once; this one is {mode}")
+    if not get_mode(mode).isolated:
+        able = ", ".join(name for name, other in MODES.items() if other.isolated)
+        raise UserError(f"paths are compared in a mode that draws them at once ({able}); this one is {mode}")
     most = dialect.inventory or max(*PATHS, *given)
     if given and max(given) > most:
         raise UserError(

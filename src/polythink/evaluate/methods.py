@@ -21,6 +21,7 @@ from polythink.evaluate.metrics import (
     share,
     vote,
 )
+from polythink.trace.modes import get_mode
 
 if TYPE_CHECKING:  # reports read the table, which needs neither the engine's parameters nor a grader
     from polythink.engine.params import SamplingParams
@@ -39,6 +40,7 @@ class Method:
     accuracy: Callable[[Sequence[Answered], int], float]  # of an answer that k samples of one problem give
     responses: Callable[[int, int], int] = lambda paths, paid: 1  # k, from P and what P paths' tokens pay for
     among_paths: bool = False  # chooses a path: an answer costs the paths of a response, without its summary
+    single: bool = False  # one response whatever P is: measured once
 
 
 class Answered(NamedTuple):
@@ -65,7 +67,7 @@ def _mark_or_vote(group: Sequence[Answered], k: int) -> float:
 
 
 METHODS = {
-    "parallel": Method("parallel", "P paths and a summary that reads their own keys and values", "parallel", _summary),
+    "parallel": Method("parallel", "P paths and a summary that reads them, as the mode says", "parallel", _summary),
     "reread": Method("re-prefill", "the same paths as flat text, read again, and a new summary", "reread", _summary),
     "majority_paths": Method(
         "majority of the paths", "the most frequent of the same paths' own answers", "parallel",
@@ -79,7 +81,9 @@ METHODS = {
         "oracle", "correct if any of the same paths is", "parallel",
         _path(lambda paths: float(any(paths.right))), among_paths=True,
     ),
-    "sequential": Method("sequential", "one response, as long as a response of one path may be", "sequential", _vote),
+    "sequential": Method(
+        "sequential", "one response, as long as a response of one path may be", "sequential", _vote, single=True
+    ),
     "sequential_longer": Method(
         "sequential, P times as long", "one response with the path budget of all P paths", "sequential_longer", _vote
     ),
@@ -107,12 +111,18 @@ class Result:
 
 
 def reduce_samples(name: str, paths: int, samples: Samples, k: int = 1) -> Result:
-    """The method `name` at `paths` paths, where one answer takes k of a problem's samples."""
+    """The method `name` at `paths` paths, where one answer takes k of a problem's samples.
+
+    Tokens are those of the text: what a join reads again is no part of it. It costs forwarded tokens and seconds.
+    """
     method = METHODS[name]
     groups = by_problem(samples.rows, map(Answered, samples.rows, samples.paths))
 
     def cost(group: Sequence[Answered], key: str) -> list[float]:
-        return [getattr(sample.paths, key) if method.among_paths else sample.row[key] for sample in group]
+        if method.among_paths:
+            return [getattr(sample.paths, key) for sample in group]
+        again = "read_again" if key == "tokens" else ""
+        return [sample.row[key] - sample.row.get(again, 0) for sample in group]
 
     def has_right_path(sample: Answered) -> bool:
         return sample.paths.block and any(sample.paths.right)
@@ -143,10 +153,12 @@ def with_fixed_path_temperature(params: SamplingParams) -> SamplingParams:
 def with_paths(params: SamplingParams, paths: int, path_tokens: int | None = None) -> SamplingParams:
     """The same decoding with `paths` paths of `path_tokens` each; the trace's budget grows where they need more.
 
-    A path_position_stride stays as it is, since the model was trained with it, unless the paths would overlap.
+    Paths that are read again have room too, so that the paths of every mode have the same budgets. A
+    path_position_stride stays as it is, since the model was trained with it, unless the paths would overlap.
     """
     tokens = path_tokens or params.max_path_tokens
-    block = paths * (tokens + 2) + params.max_summary_tokens + ROOM_AT_A_JOIN
+    times = 1 + get_mode(params.mode).rereads
+    block = times * paths * (tokens + 2) + params.max_summary_tokens + ROOM_AT_A_JOIN
     whole = params.max_main_tokens + max(1, params.max_blocks) * block
     changes = {"paths": paths, "max_path_tokens": tokens, "max_trace_tokens": max(params.max_trace_tokens, whole)}
     stride = max(params.stride, tokens + 2) if params.stride else 0
@@ -158,6 +170,11 @@ def in_sequence(params: SamplingParams, tokens: int) -> SamplingParams:
     temperature = params.temperature_of("path")
     changes = {"mode": "sequential", "temperature": temperature, "max_main_tokens": tokens, "max_trace_tokens": tokens}
     return params.model_copy(update=changes)
+
+
+def read_again(params: SamplingParams, paths: int) -> SamplingParams:
+    """The same `paths` paths, joined by reading their text again. Random streams are the same, so are the paths."""
+    return with_paths(params.model_copy(update={"mode": "reread"}), paths)
 
 
 def sequential_budget(params: SamplingParams, sequential_tokens: int | None = None, paths: int = 1) -> int:

@@ -57,6 +57,13 @@ METRICS = {
     "tokens": MetricInfo("tokens", "tokens", "Mean length of a response, all paths counted."),
     "critical_path": MetricInfo("critical path", "steps", "Mean number of sequential steps of a response."),
     "truncated": MetricInfo("truncated", "segments", "Mean number of segments per trace that a budget cut."),
+    "logprob_gap": MetricInfo(
+        "log-probability gap", "nats", "Largest difference between a recorded log-probability and the trainer's."
+    ),
+    "logprob_gap_mean": MetricInfo("mean log-probability gap", "nats", "The mean of these differences."),
+    "mismatch_kl": MetricInfo(
+        "mismatch KL", "nats", "KL(sampler || trainer) per sampled token, the k3 estimate: mean of exp(d) - d - 1."
+    ),
     "exact": MetricInfo("exact match", "percent", "Share of outputs that equal the reference."),
     "bleu": MetricInfo("BLEU", "percent", "Corpus BLEU by sacrebleu: n-grams shared with the reference."),
     "rouge1": MetricInfo("ROUGE-1", "percent", "Words shared with the reference, F1."),

@@ -154,7 +154,8 @@ def sample_row(problem: Problem, rollout: Rollout, grade: Grade, grader: Grader,
     def segment_row(segment: Segment) -> dict:
         right = grader.grade_path(segment.text, problem) if segment.kind == "path" else None
         shown = {key: getattr(segment, key) for key in ("kind", "block", "path", "label", "text", "finish_reason")}
-        return {**shown, "right": right}
+        extra = {"tokens": len(segment.tokens)} if segment.kind == "copy" else {}
+        return {**shown, "right": right, **extra, **({"bounded": True} if segment.bounded else {})}
 
     alone = not any(segment.kind == "path" for segment in rollout.segments)
     marked = problem.task.marked(rollout.text)

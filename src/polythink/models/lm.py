@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,12 @@ from polythink.models.settings import (
     in_short,
     prompt_settings,
     read_settings,
+    with_dialect,
+    write_settings,
 )
 from polythink.models.thoughts import MODULE_NAME, THOUGHTS_FILE, load_thoughts, save_thoughts, thoughts_of
-from polythink.run.folder import os_errors, write_json, write_text
-from polythink.trace.dialect import Dialect, get_dialect
+from polythink.run.folder import os_errors, write_text
+from polythink.trace.dialect import get_dialect
 from polythink.trace.modes import get_mode
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ class LanguageModel:
     settings: ModelSettings
 
     def __post_init__(self) -> None:
-        self.dialect: Dialect = get_dialect(self.settings.dialect)
+        self.settings, self.dialect = with_dialect(self.settings)
         self.tag_ids: dict[str, int] = tags.tag_ids(self.tokenizer, self.dialect)
         if self.tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no end token; set its eos_token before using it here")
@@ -116,6 +118,8 @@ def load(
     """
     path = str(path_or_hub_id)
     check_path(path)
+    if dialect is not None and not Path(path).is_dir():  # a folder may hold a dialect of its own
+        get_dialect(dialect)
     where = pick_device(device)
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"no dtype {dtype!r}; use one of {', '.join(DTYPES)}, or leave it out to take the saved one")
@@ -123,15 +127,14 @@ def load(
     changes = {name: value for name, value in changes.items() if value is not None}
     if prompt is not None:
         changes |= prompt_settings(prompt)
-    get_dialect(changes.get("dialect", "parallel_r1"))
     get_mode(changes.get("mode", "structured"))
     offline = _check_there(path)
     settings_file, thoughts_file = (_side_file(path, name, offline) for name in (SETTINGS_FILE, THOUGHTS_FILE))
     settings = None if settings_file is None else read_settings(settings_file)
+    _, rules = with_dialect(replace(settings or ModelSettings(), **changes))
     _check_thoughts(path, settings, thoughts_file)
     model, tokenizer = _load_weights(path, dtype, offline)
     settings = replace(settings or ModelSettings(chat=bool(tokenizer.chat_template)), **changes)
-    rules = get_dialect(settings.dialect)
     if 0 < settings.thoughts < rules.inventory:
         raise UserError(
             f"{path!r} has {settings.thoughts} thought embeddings, and the dialect {settings.dialect!r} numbers "
@@ -216,7 +219,8 @@ def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None =
             "returned), and save the result"
         )
     thoughts = thoughts_of(lm.model)
-    folder, settings = Path(folder), replace(settings or lm.settings, thoughts=thoughts.inventory if thoughts else 0)
+    folder, (settings, _) = Path(folder), with_dialect(settings or lm.settings)
+    settings = replace(settings, thoughts=thoughts.inventory if thoughts else 0)
     known = end_tokens(lm.model, lm.tokenizer, chat=False)
     if not set(lm.ends) <= set(known):  # transformers is to stop there too
         lm.model.generation_config.eos_token_id = list(dict.fromkeys((*lm.ends, *known)))
@@ -229,7 +233,7 @@ def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None =
         else:
             (folder / THOUGHTS_FILE).unlink(missing_ok=True)
     write_text(folder / "README.md", _card(lm, settings))
-    write_json(folder / SETTINGS_FILE, asdict(settings))
+    write_settings(folder / SETTINGS_FILE, settings)
 
 
 @contextmanager

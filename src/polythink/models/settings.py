@@ -6,13 +6,16 @@ import hashlib
 import json
 import re
 import textwrap
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
 from polythink.errors import UserError, did_you_mean
+from polythink.run.folder import write_json
+from polythink.trace.dialect import Dialect, get_dialect
+from polythink.trace.dialect_file import from_plain, is_file, to_plain
 
 SETTINGS_FILE = "polythink.json"
 PLACEHOLDER = "{problem}"
@@ -32,6 +35,8 @@ class ModelSettings:
     decoding: dict[str, Any] = field(default_factory=dict)
     trained_paths: int = 0  # most paths of a block in training; above it the engine scales attention (0: unknown)
     thoughts: int = 0  # number of path numbers with a thought embedding; the embeddings are in a file of their own
+    # the production of a dialect that a YAML file declared, as that file says it (`trace.dialect_file`); {}: published
+    production: dict[str, Any] = field(default_factory=dict)
 
 
 class PromptText(Protocol):
@@ -53,6 +58,31 @@ def prompt_settings(prompt: str | PromptText) -> dict[str, str]:
             "that holds it once, or a packaged prompt by polythink.problems.prompts.get_prompt(NAME)"
         )
     return {"prompt": text, "prompt_name": name, "prompt_hash": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def with_dialect(settings: ModelSettings) -> tuple[ModelSettings, Dialect]:
+    """The settings, with the production where a file declares the dialect, and the dialect itself.
+
+    `UserError` for a dialect that is not there, and for a file that declares another one by the name of that in the
+    settings.
+    """
+    stored = from_plain(settings.production, f"the production in {SETTINGS_FILE}") if settings.production else None
+    if stored and settings.dialect == stored.name:
+        return settings, stored
+    dialect = get_dialect(settings.dialect)
+    if not is_file(settings.dialect):
+        return replace(settings, production={}), dialect
+    if stored and stored.name == dialect.name and stored != dialect:
+        raise UserError(
+            f"the dialect file {settings.dialect!r} differs from the dialect {dialect.name!r} with which the model was "
+            "saved; give it another name, or leave it out"
+        )
+    return replace(settings, dialect=dialect.name, production=to_plain(dialect)), dialect
+
+
+def write_settings(path: Path, settings: ModelSettings) -> None:
+    """Write the settings to this file, the production only where there is one."""
+    write_json(path, {name: x for name, x in asdict(settings).items() if name != "production" or x})
 
 
 def read_settings(path: Path) -> ModelSettings:

@@ -37,15 +37,15 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def add_tags(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dialect: Dialect) -> list[str]:
     """Add the missing tags to tokenizer and embeddings, in place; returns those that were added.
 
-    A new row is the mean of the rows of the tag's words ("/" read as "end") plus noise of a tenth of the rows' usual
-    size, so that no two rows are equal: in released checkpoints all unused rows are one vector, and tags on such rows
-    could not be told apart.
+    A new row is the mean of the rows of the tag's words ("/" read as "end"; of its pieces, if it has no words) plus
+    noise of a tenth of the rows' usual size, so that no two rows are equal: in released checkpoints all unused rows are
+    one vector, and tags on such rows could not be told apart.
     """
     missing = missing_tags(tokenizer, dialect)
     if not missing:
         return []
     spoken = {tag: "end " * ("/" in tag) + " ".join(re.findall(r"\w+", tag)).lower() for tag in missing}
-    words = {tag: _pieces(tokenizer, text) for tag, text in spoken.items()}
+    words = {tag: _pieces(tokenizer, text) or _pieces(tokenizer, tag) for tag, text in spoken.items()}
     tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in missing])
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # the rows are set below

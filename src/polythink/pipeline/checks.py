@@ -35,8 +35,9 @@ from polythink.problems.vocabulary import words_of
 from polythink.rewards.combine import RewardConfig
 from polythink.teachers.assemble import Assembler
 from polythink.trace.dialect import DIALECTS, NUMBER, Dialect, get_dialect
+from polythink.trace.modes import SEQUENTIAL, get_mode
 from polythink.trace.validity import check_rule
-from polythink.train.config import DataConfig, check_sampling
+from polythink.train.config import DataConfig, check_sampling, trained_inexactly
 
 
 def check_plan(plan: StagePlan) -> None:
@@ -113,22 +114,22 @@ def _names_tags(text: str, dialect: Dialect) -> bool:
 
 def check_drawing(plan: StagePlan, dialect: Dialect) -> None:
     """A stage that samples has parameters that it can take, and blocks that the dialect can have."""
-    decoding, stage = plan.decoding, plan.stage
+    decoding, stage, forks = plan.decoding, plan.stage, get_mode(plan.mode).isolated
     if isinstance(stage, GRPOStage):
         with about("decoding"):
             check_sampling(decoding)
     if isinstance(stage, CompareConfig | TunnelConfig):  # these have numbers of paths of their own
         numbers_of_paths(stage.paths, plan.mode, dialect)
-    elif plan.mode == "structured" and isinstance(stage, EvalStageBase | GRPOStage):
+    elif forks and isinstance(stage, EvalStageBase | GRPOStage):
         with about("decoding.paths"):
             dialect.draw_labels(decoding.paths, None)
             check_block_fits(decoding, dialect)
-    if plan.mode != "structured" or not isinstance(stage, EvalStageBase | GRPOStage):
+    if not (forks and isinstance(stage, EvalStageBase | GRPOStage)):
         return
     if decoding.max_blocks == 0 and dialect.runtime_forks and not decoding.fork_at:
         raise UserError(
             f"decoding.max_blocks is 0, but in the dialect {dialect.name} the runtime forks at the end of the prompt; "
-            "allow one block, or set mode: sequential"
+            f"allow one block, or set mode: {SEQUENTIAL.name}"
         )
 
 
@@ -154,9 +155,9 @@ def check_data(plan: StagePlan, dialect: Dialect) -> None:
         if task := task_of_set(source.problems):
             task.check_dialect(dialect)
         style = source.demonstrations.demo_style()
-        if style.style == "parallel":
+        if style.most_paths:
             with about("data.demonstrations.paths"):
-                dialect.draw_labels(max(style.paths), None)
+                dialect.draw_labels(style.most_paths, None)
         with about("data.demonstrations"):
             most = replace(style, paths=(max(style.paths),))
             for problem in load_problems(source.problems, limit=1):
@@ -208,14 +209,18 @@ def _rules(reward: RewardConfig, outer: str | None = None) -> Iterator[str]:
 
 
 def notes(plans: Sequence[StagePlan]) -> Iterator[str]:
-    """What is allowed and hardly meant: paths that are sampled have less room than every path of the demonstrations."""
+    """What is allowed and may not be meant: rollouts trained in another layout than they were sampled in, and sampled
+    paths that have less room than every path of the demonstrations.
+    """
     shortest: dict[str, int] = {}
     for plan in plans:
         dialect, stage = get_dialect(plan.dialect), plan.stage
         for source in stage.data if isinstance(stage, SFTStage) else ():
             if source.problems and (lengths := _path_lengths(source, dialect)):
                 shortest[plan.name] = min(shortest.get(plan.name, lengths[0]), *lengths)
-        if plan.mode != "structured" or not isinstance(stage, EvalStageBase | GRPOStage):
+        if isinstance(stage, GRPOStage) and (inexact := trained_inexactly(plan.mode, stage.train_mode)):
+            yield f"stages.{plan.name}, {inexact}"
+        if not (get_mode(plan.mode).isolated and isinstance(stage, EvalStageBase | GRPOStage)):
             continue
         most = plan.decoding.max_path_tokens
         if too_long := [name for name, length in shortest.items() if length + 1 > most]:  # and the closing tag

@@ -257,8 +257,13 @@ def evaluations(
             )
         if plan.digest in failures:
             continue
-        seconds = sum(read_json(stages[p.digest].folder / RESULT).get("seconds") or 0 for p in chain)
-        found.append(Evaluated(run.arm, run.seed, position, plan.name, plan.previous or "nothing", folder, seconds))
+        results = [read_json(stages[p.digest].folder / RESULT) for p in chain]
+        seconds = sum(result.get("seconds") or 0 for result in results)
+        gap = max((g for result in results if (g := result.get("logprob_gap_max")) is not None), default=None)
+        kl = [k for result in results if (k := result.get("mismatch_kl")) is not None]
+        mismatch = sum(kl) / len(kl) if kl else None
+        after = plan.previous or "nothing"
+        found.append(Evaluated(run.arm, run.seed, position, plan.name, after, folder, seconds, gap, mismatch))
     return found
 
 

@@ -24,6 +24,7 @@ from polythink.run.config import Config, Place, Seed, digest
 from polythink.teachers.assemble import AssembleConfig
 from polythink.teachers.endpoint import EndpointConfig
 from polythink.trace.dialect import Dialect
+from polythink.trace.dialect_file import is_file
 from polythink.trace.modes import MODES
 from polythink.trace.validity import RULES
 from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
@@ -238,6 +239,7 @@ class StagePlan(Plan):
         prompts |= {getattr(stage, "sequential_prompt", None)} - {None}
         files = {name for name in getattr(stage, "problems", ()) if Path(name).suffix.lower() in SUFFIXES}
         files |= {source.file for source in sources if source.file}
+        files |= {self.dialect} if is_file(self.dialect) else set()
         files |= {self.model.path} if self.model.path else set()  # a folder comes before a hub id, also in `load`
         hashes = {f"prompt {name}": get_prompt(name).hash for name in prompts}
         hashes |= {name: hash_of_path(name) for name in files if Path(name).exists()}

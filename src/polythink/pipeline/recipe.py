@@ -63,7 +63,7 @@ class Recipe(Config):
     dialect: str = "parallel_r1"
     """Tags and rules of the traces."""
     mode: Literal[tuple(MODES)] = "structured"
-    """How traces are sampled and laid out: isolated paths at once, or one ordinary text."""
+    """How traces are sampled and laid out; `polythink explain modes` lists them."""
     prompt: Place = "none"
     """Prompt name, or a file with {problem} in it."""
     chat: bool = False

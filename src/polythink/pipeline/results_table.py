@@ -43,6 +43,8 @@ class Evaluated:
     after: str  # name of the training stage whose model was evaluated
     folder: Path
     seconds: float  # spent in all training stages up to that model
+    gap: float | None = None  # `logprob_gap`, the largest of its reinforcement learning; None without any
+    mismatch_kl: float | None = None  # the mean of it over the stages of reinforcement learning
 
     @functools.cached_property
     def sets(self) -> dict[str, dict]:
@@ -87,6 +89,8 @@ class Column:
     results: Estimates  # means over seeds
     differences: Estimates  # to the first arm, at the same position
     gains: Estimates  # over the arm's own first evaluation
+    gap: float | None = None  # the largest of all seeds
+    mismatch_kl: float | None = None  # the mean over the seeds
 
 
 # ---- numbers ----
@@ -184,9 +188,16 @@ def columns(evaluated: Sequence[Evaluated], first_arm: str) -> list[Column]:
                 results=results(here),
                 differences=differences(here, reference),
                 gains=differences(here, earlier),
+                gap=max((run.gap for run in here if run.gap is not None), default=None),
+                mismatch_kl=_mean(run.mismatch_kl for run in here),
             )
         )
     return found
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -289,7 +300,8 @@ def caption(seeds: Sequence[int], first_arm: str, problems: Mapping[str, Mapping
     if len(seeds) == 1:
         how = "One seed. Brackets: 95% bootstrap interval over problems; differences and gains: over the same problems."
     return (
-        f"Tokens and critical path per response, seconds of training. Problems: {sizes}. {how} "
+        f"Tokens and critical path per response, seconds of training; logprob_gap: the largest of any step of "
+        f"reinforcement learning, mismatch_kl: the mean, both in nats. Problems: {sizes}. {how} "
         f"Difference: to the arm {first_arm}. Gain: over the arm's own first evaluation. Both of shares in points."
     )
 
@@ -311,6 +323,9 @@ def table_rows(found: Sequence[Column], wanted: Sequence[str] = ()) -> tuple[lis
                 if "@" in metric and any(cells):
                     rows.append(["", kind.removesuffix("s"), *cells])
     rows.append(["", "seconds", *(f"{column.seconds:.0f}" for column in found)])
+    for label, key in (("logprob_gap", "gap"), ("mismatch_kl", "mismatch_kl")):
+        cells = ["" if (value := getattr(column, key)) is None else f"{value:.2g}" for column in found]
+        rows += [["", label, *cells]] if any(cells) else []
     return head, rows
 
 

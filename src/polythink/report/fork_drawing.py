@@ -14,7 +14,7 @@ from itertools import groupby
 
 from polythink.problems.tasks.table import task_of
 from polythink.problems.tasks.task import Task
-from polythink.trace.dialect import DIALECTS
+from polythink.trace.dialect import DIALECTS, Dialect
 from polythink.trace.rollout import TRUNCATIONS
 from polythink.trace.scan import scan
 from polythink.trace.tree import Block, Trace
@@ -24,15 +24,21 @@ INK, RULE, RIGHT, WRONG, PLAIN = "#24292f", "#b6bcc6", "#22663f", "#95302a", "#5
 
 @dataclass(frozen=True)
 class Card:
-    """The text of one segment, or of a stretch of it, without tags. `right` is None where nothing was graded."""
+    """The text of one segment, or of a stretch of it, without tags. `right` is None where nothing was graded.
 
-    kind: str  # "problem", "main", "path" or "summary"
+    A plan is a stretch of the text before its block: what it says first, and a line for each outline. Of a copy, the
+    paths that a join reads again, only the number of tokens is shown.
+    """
+
+    kind: str  # "problem", "main", "plan", "path", "copy" or "summary"
     text: str
     path: int = 0
     right: bool | None = None
     finish_reason: str = ""
     of: str = ""  # what of it was graded, where that is not its answer: "operators"
     slips: tuple[tuple[int, int], ...] = ()  # where its false results stand in `text`
+    tokens: int = 0  # of a copy
+    bounded: bool = False  # more paths were declared than were allowed
 
     @property
     def colour(self) -> str:
@@ -40,8 +46,8 @@ class Card:
 
     @property
     def badges(self) -> list[str]:
-        """Which path it is, and whether it is right."""
-        which = {"path": [f"path {self.path}"], "summary": ["summary"]}.get(self.kind, [])
+        """What it is, and whether it is right."""
+        which = {"path": [f"path {self.path}"], "summary": ["summary"], "plan": ["plan"]}.get(self.kind, [])
         of = f"{self.of} " if self.of else ""
         return which + {True: [f"✓ {of}right"], False: [f"✗ {of}wrong"]}.get(self.right, [])
 
@@ -49,9 +55,17 @@ class Card:
     def warnings(self) -> list[str]:
         """How it ended, if not by itself, and how many of its equations are false."""
         false = [f"{n} false equation{'s' if n > 1 else ''}"] if (n := len(self.slips)) else []
+        false += ["more paths were declared than are allowed"] if self.bounded else []
         if self.finish_reason in TRUNCATIONS:
             return [*false, f"truncated: {self.finish_reason}"]
         return [*false, "closed by force"] if self.finish_reason == "eos" and self.kind != "main" else false
+
+    @property
+    def note(self) -> str:
+        """What stands in place of a copy's text; "" for other cards."""
+        if self.kind != "copy":
+            return ""
+        return f"{self.tokens} tokens read again" if self.tokens else "the paths are read again"
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,7 @@ class Fork:
 
     paths: list[list[Card | Fork]]
     summary: list[Card | Fork]
+    joined_by_text: bool = False  # the format has no summary: the text after the block reads the paths
 
 
 Flow = Sequence[Card | Fork]
@@ -76,44 +91,78 @@ def flow_of_row(row: Mapping) -> Flow:
 def _with_slips(nodes: Flow, task: Task) -> list[Card | Fork]:
     """The flow of a response with its false equations marked, and what of its paths is graded."""
     return [
-        Fork([_with_slips(path, task) for path in node.paths], _with_slips(node.summary, task))
+        replace(node, paths=[_with_slips(path, task) for path in node.paths], summary=_with_slips(node.summary, task))
         if isinstance(node, Fork)
         else replace(node, slips=tuple(task.slips(node.text)), of=task.graded_part if node.right is not None else "")
         for node in nodes
     ]
 
 
-def flow_of_segments(segments: Sequence[Mapping], own: tuple[int, int] = (-1, 0)) -> list[Card | Fork]:
-    """`segments` in text order: those of the chain `own` are cards, what lies between them are forks."""
+def flow_of_segments(segments: Sequence[Mapping]) -> list[Card | Fork]:
+    """`segments` in text order: those of the outermost text are cards, what lies between them are forks."""
+    return _flow_of(segments, (-1, 0), _dialects_of(segments))
+
+
+def _dialects_of(segments: Sequence[Mapping]) -> list[Dialect]:
+    """All dialects, first the one of which the segments hold the most different tags: a row does not name its own."""
+    text = "".join(segment.get("text", "") for segment in segments)
+    found = {d.name: len({t.kind for t in scan(text, d)}) if "<" in text else 0 for d in DIALECTS.values()}
+    return sorted(DIALECTS.values(), key=lambda d: -found[d.name])
+
+
+def _flow_of(segments: Sequence[Mapping], own: tuple[int, int], dialects: Sequence[Dialect]) -> list[Card | Fork]:
     nodes: list[Card | Fork] = []
     for is_own, group in groupby(segments, key=lambda s: _chain(s) == own):
         run = list(group)
-        nodes += [_card(segment) for segment in run] if is_own else [_fork(run)]
-    return [n for n in nodes if isinstance(n, Fork) or n.text or n.badges or n.warnings]
+        nodes += [card for segment in run for card in _cards(segment, dialects)] if is_own else [_fork(run, dialects)]
+    return [n for n in nodes if isinstance(n, Fork) or n.text or n.badges or n.warnings or n.note]
 
 
-def _fork(segments: Sequence[Mapping]) -> Fork:
+def _fork(segments: Sequence[Mapping], dialects: Sequence[Dialect]) -> Fork:
     block, chains = _chain(segments[0])[0], {}
     number = 0
     for segment in segments:
         inside, path = _chain(segment)
         number = path if inside == block else number  # a nested block belongs to the path that is open
         chains.setdefault(number, []).append(segment)
-    flows = {path: flow_of_segments(own, (block, path)) for path, own in chains.items()}
-    return Fork([nodes for path, nodes in flows.items() if path], flows.get(0, []))
+    flows = {path: _flow_of(own, (block, path), dialects) for path, own in chains.items()}
+    return Fork([nodes for path, nodes in flows.items() if path], flows.get(0, []), not dialects[0].summary)
 
 
 def _chain(segment: Mapping) -> tuple[int, int]:
     return segment.get("block", -1), segment.get("path", 0)
 
 
-def _card(segment: Mapping) -> Card:
-    text = segment.get("text", "")
-    for dialect in DIALECTS.values():  # a row does not name its dialect; the tags of one are not text in another
-        text = "".join(t.text if t.kind == "text" else " " for t in scan(text, dialect))
-    number = segment.get("label") or segment.get("path", 0)
-    right, finish_reason = segment.get("right"), segment.get("finish_reason", "")
-    return Card(segment.get("kind", "main"), text.strip(), number, right, finish_reason)
+def _cards(segment: Mapping, dialects: Sequence[Dialect]) -> list[Card]:
+    """A segment as cards: a plan in it has one of its own. What joins paths without a summary is no card."""
+    kind, number = segment.get("kind", "main"), segment.get("label") or segment.get("path", 0)
+    if kind == "copy":
+        return [Card(kind, "", tokens=segment.get("tokens", 0))]
+    found = _stretches(segment.get("text", ""), dialects)
+    cards = [Card("plan", text) if is_plan else Card(kind, text, number) for is_plan, text in found]
+    cards[0] = replace(cards[0], right=segment.get("right"))
+    cards[-1] = replace(cards[-1], finish_reason=segment.get("finish_reason", ""), bounded=bool(segment.get("bounded")))
+    joins = kind == "summary" and not dialects[0].summary
+    return [card for card in cards if not (joins and not card.text and not card.warnings)]
+
+
+def _stretches(text: str, dialects: Sequence[Dialect]) -> list[tuple[bool, str]]:
+    """(is it a plan, text) in turn, without tags of any dialect; the first dialect says where plans are."""
+    found = [[False, ""]]
+    for token in scan(text, dialects[0]):
+        if token.kind in ("plan_open", "plan_close"):
+            found.append([token.kind == "plan_open", ""])
+        else:
+            found[-1][1] += {"text": token.text, "outline_open": "\n"}.get(token.kind, " ")
+    stretches = []
+    for is_plan, own in found:
+        for dialect in dialects[1:]:  # the tags of one dialect are not text in another
+            own = "".join(t.text if t.kind == "text" else " " for t in scan(own, dialect))
+        own = "\n".join(line.strip() for line in own.splitlines() if line.strip()) if is_plan else own.strip()
+        stretches.append((is_plan, own))
+    if len(stretches) > 1 and not stretches[-1][1]:
+        stretches.pop()
+    return stretches
 
 
 def flow_of_trace(trace: Trace, kind: str = "main", path: int = 0) -> list[Card | Fork]:
@@ -122,7 +171,11 @@ def flow_of_trace(trace: Trace, kind: str = "main", path: int = 0) -> list[Card 
     for part in trace.parts:
         if isinstance(part, Block):
             paths = [flow_of_trace(own, "path", n or i) for i, (n, own) in enumerate(part.numbered(), start=1)]
-            nodes.append(Fork(paths, flow_of_trace(part.summary, "summary")))
+            if part.plan:
+                said = (part.plan.goal.strip(), *map(str.strip, part.plan.outlines))
+                nodes.append(Card("plan", "\n".join(filter(None, said))))
+            summary = flow_of_trace(part.summary, "summary") if part.summary.parts else []
+            nodes.append(Fork(paths, summary, joined_by_text=not summary))
         elif part.strip():
             nodes.append(Card(kind, part.strip(), path))
     unnamed = kind != "main" and not (nodes and isinstance(nodes[0], Card))
@@ -192,7 +245,10 @@ def _fork_boxes(fork: Fork, columns: int) -> list[Box]:
 
 def _card_box(card: Card, columns: int) -> Box:
     lines = [line for part in card.text.splitlines() for line in textwrap.wrap(part, columns) or [""]] or [""]
-    head = " · ".join(card.badges + card.warnings)
+    head = card.note or " · ".join(card.badges + card.warnings)
+    if card.note:
+        note = f'<text x="0" y="12" font-size="11" fill="{PLAIN}" {_SANS}>{escape(head)}</text>'
+        return Box(len(head) * 6.2, 16, note)
     width = max(len(head), *map(len, lines)) * CHARACTER + 2 * PAD
     top = 14 if head else 0
     height = top + len(lines) * LINE + PAD

@@ -27,6 +27,8 @@ _CSS = """
 .card .badges { font-size: 11px; color: var(--soft); margin-bottom: 2px; display: flex; flex-wrap: wrap; gap: 0 8px; }
 .card .badges b { font-weight: 600; }
 .card.problem { background: var(--problem); }
+.card.plan { border-style: dashed; }
+.again { font-size: 11px; color: var(--soft); }
 .card.right { border-color: var(--right); border-top-width: 3px; } .card.right .badges b { color: var(--right); }
 .card.wrong { border-color: var(--wrong); border-top-width: 3px; } .card.wrong .badges b { color: var(--wrong); }
 .card .badges .warning { background: var(--warning-ground); color: var(--warning); border-radius: 3px; padding: 0 5px; }
@@ -77,6 +79,8 @@ def _fork(fork: Fork) -> str:
 
 
 def _card(card: Card) -> str:
+    if card.note:
+        return f'<div class="again">{escape(card.note)}</div>'
     graded = {True: " right", False: " wrong"}.get(card.right, "")
     badges = "".join(f"<b>{escape(badge)}</b>" for badge in card.badges)
     badges += "".join(f'<span class="warning">{escape(warning)}</span>' for warning in card.warnings)

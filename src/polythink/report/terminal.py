@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING
 
@@ -38,38 +38,69 @@ def draw(trace: Trace) -> RenderableType:
 
 def draw_flow(flow: Flow, most: int | None = None) -> RenderableType:
     """Cards and forks under each other; of every text only the last `most` lines, if that is given."""
-    shown = (node for node in flow if isinstance(node, Fork) or node.text)
-    return Group(*(_ForkView(node, most) if isinstance(node, Fork) else _plain(node.text, most) for node in shown))
+    shown = (node for node in flow if isinstance(node, Fork) or node.text or node.note)
+    return Group(*(_ForkView(node, most) if isinstance(node, Fork) else _card(node, most) for node in shown))
+
+
+def _card(card: Card, most: int | None) -> RenderableType:
+    """The text of a card; a plan begins with that word, and a copy is one grey line."""
+    if card.note:
+        return Text(card.note, style="bright_black")
+    return _plain(f"plan: {card.text}" if card.kind == "plan" else card.text, most)
 
 
 class LiveTrace:
     """A trace while it is sampled, for `rich.live.Live`: feed it the engine's events of one request.
 
-    `decode` turns token ids into text; `tags` are the token ids that are not shown.
+    `decode` turns token ids into text, with the tags.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], tags: Collection[int]) -> None:
-        self.decode, self.tags = decode, frozenset(tags)
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self.decode = decode
         self.done = False
         self._segments: dict[int, tuple[Event, list[int]]] = {}  # by index -> its first event, its tokens
+        self._forks: dict[int, int | None] = {}  # block -> the segment that ends where it begins, None: the prompt
+        self._last: int | None = None  # the segment of the last event
 
     def on_event(self, event: Event) -> None:
         if event.kind == "done":
             self.done = True
             return
+        if event.block >= 0:  # the event before a block's first one is of the segment that it follows
+            self._forks.setdefault(event.block, self._last)
         _, tokens = self._segments.setdefault(event.segment, (event, []))
-        if event.kind == "token" and event.token not in self.tags:
+        self._last = event.segment
+        if event.kind == "token":
             tokens.append(event.token)
 
     def flow(self) -> Flow:
-        """The structure so far. The order in which segments are opened is text order: blocks are not nested here."""
+        """The structure so far."""
         return flow_of_segments([
             {
                 "kind": "main" if first.block < 0 else "path" if first.path else "summary",
                 "block": first.block, "path": first.path, "label": first.label, "text": self.decode(list(tokens)),
             }
-            for first, tokens in list(self._segments.values())  # rich draws from a thread of its own
+            for first, tokens in self._in_text_order()
         ])  # fmt: skip
+
+    def _in_text_order(self) -> Iterator[tuple[Event, list[int]]]:
+        """The segments in the order of the text: each block after the segment that it follows, paths by number."""
+        segments, forks = dict(self._segments), dict(self._forks)  # rich draws from a thread of its own
+        chains: dict[tuple[int, int], list[int]] = {}
+        for index, (first, _) in segments.items():
+            chains.setdefault((first.block, first.path), []).append(index)
+
+        def blocks_after(segment: int | None) -> Iterator[int]:
+            for block in (block for block, before in forks.items() if before == segment):
+                for chain in sorted((c for c in chains if c[0] == block), key=lambda c: c[1] or len(segments)):
+                    yield from in_chain(chain)
+
+        def in_chain(chain: tuple[int, int]) -> Iterator[int]:
+            for index in chains.get(chain, ()):
+                yield index
+                yield from blocks_after(index)
+
+        return (segments[index] for index in (*blocks_after(None), *in_chain((-1, 0))))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The whole trace when it is finished, or where nothing is redrawn; else what fits the terminal."""
@@ -188,7 +219,8 @@ class _ForkView:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         paths = [(_heading(path), path) for path in self.fork.paths]
         abreast = max(1, min(len(paths), options.max_width // MIN_PATH_WIDTH))
-        rows = [paths[i : i + abreast] for i in range(0, len(paths), abreast)] + [[("summary", self.fork.summary)]]
+        rows = [paths[i : i + abreast] for i in range(0, len(paths), abreast)]
+        rows += [] if self.fork.joined_by_text and not self.fork.summary else [[("summary", self.fork.summary)]]
         for i, row in enumerate(rows):
             table = Table(box=box.SQUARE if i == len(rows) - 1 else JOINED, expand=True)
             for name, _ in row:

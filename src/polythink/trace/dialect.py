@@ -1,4 +1,4 @@
-"""The published formats, one entry each, and the dialect of a name."""
+"""The published formats, one entry each, and the dialect of a name or a file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import lru_cache
 
 from polythink.errors import UserError, did_you_mean
+from polythink.trace.dialect_file import is_file, read_dialect
 from polythink.trace.production import (
     MOST_NUMBERS,
     NUMBER,
-    TAG_KINDS,
     Dialect,
     PathTags,
     PlanTags,
@@ -18,7 +18,7 @@ from polythink.trace.production import (
     Tag,
 )
 
-__all__ = ["DIALECTS", "MOST_NUMBERS", "NUMBER", "PARALLEL_R1", "PARATHINKER", "TAG_KINDS", "Dialect", "get_dialect"]
+__all__ = ["DIALECTS", "MOST_NUMBERS", "NUMBER", "PARALLEL_R1", "PARATHINKER", "Dialect", "get_dialect"]
 
 # Parallel-R1 (arXiv 2509.07980): <Parallel><Path>..</Path><Path>..</Path></Parallel>\n<Summary>..</Summary>
 PARALLEL_R1 = Dialect(
@@ -90,12 +90,23 @@ THREADWEAVER = Dialect(
 DIALECTS = {d.name: d for d in (PARALLEL_R1, PARATHINKER, MULTIVERSE, NPR, THREADWEAVER)}
 
 
-@lru_cache
 def get_dialect(name: str) -> Dialect:
-    """The dialect of that name. `NAME:SIZE` is one with another inventory of path numbers: `parathinker:64`.
+    """The dialect of that name, or that a YAML file declares (`trace.dialect_file`).
 
-    `UserError` for an unknown name, with the nearest one.
+    `NAME:SIZE` is one with another inventory of path numbers: `parathinker:64`. `UserError` for an unknown name, with
+    the nearest one, and for a file that declares no dialect, or one with the name of a published format.
     """
+    if not is_file(name):
+        return _published(name)
+    dialect = read_dialect(name)
+    if dialect.name in DIALECTS:
+        raise UserError(f"the dialect file {name!r} has the name of a published format, {dialect.name}; give it "
+                        "another name, or write the published one in place of the file")  # fmt: skip
+    return dialect
+
+
+@lru_cache
+def _published(name: str) -> Dialect:
     base, colon, size = name.partition(":")
     if base not in DIALECTS:
         raise UserError(f"no dialect {base!r}{did_you_mean(base, DIALECTS)}")

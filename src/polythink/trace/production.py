@@ -8,6 +8,7 @@ before it, whether it repeats and how many there are. Parser, renderer, tag ids,
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
@@ -20,7 +21,6 @@ from polythink.trace.elements import ID, MOST_NUMBERS, NAMES, NUMBER, Element, P
 __all__ = ["ID", "MOST_NUMBERS", "NUMBER", "Dialect", "Element", "PathTags", "PlanTags", "SummaryTags", "Tag"]
 
 DECLARED = re.compile(r"\s*([0-9]+(?:\s*\.\s*[0-9]+)*)\s*:")  # the number with which an outline begins: `1.2:`
-TAG_KINDS = ("block_open", "block_close", "path_open", "path_close", "summary_open", "summary_close")  # COMPAT
 
 
 class Spelled(NamedTuple):
@@ -33,6 +33,14 @@ class Spelled(NamedTuple):
     kinds: dict[str, str]  # tag without a number -> kind
     numbered: tuple[str, ...]  # kind of the tag whose number is in that group of the pattern
     shared: dict[str, tuple[str, ...]]  # closing tag of several elements -> these elements
+
+
+def tag_pattern(tags: Iterable[str]) -> tuple[re.Pattern[str], tuple[str, ...]]:
+    """A pattern that finds any of these tags, and the numbered one whose number is in each of its groups."""
+    longest_first = sorted(tags, key=len, reverse=True)
+    number = "(0|[1-9][0-9]{0,3})"
+    pattern = re.compile("|".join(re.escape(tag).replace(re.escape(NUMBER), number) for tag in longest_first))
+    return pattern, tuple(tag for tag in longest_first if NUMBER in tag)
 
 
 @dataclass(frozen=True)
@@ -167,12 +175,11 @@ class Dialect:
             if kind.endswith("_close"):
                 owners.setdefault(tag, []).append(kind.removesuffix("_close"))
         kinds = {tag: kind for kind, tag in reversed(self.spellings)}
-        longest_first = sorted(kinds, key=len, reverse=True)
-        number = "(0|[1-9][0-9]{0,3})"
+        pattern, numbered = tag_pattern(kinds)
         return Spelled(
-            re.compile("|".join(re.escape(tag).replace(re.escape(NUMBER), number) for tag in longest_first)),
+            pattern,
             kinds,
-            tuple(kinds[tag] for tag in longest_first if NUMBER in tag),
+            tuple(kinds[tag] for tag in numbered),
             {tag: tuple(elements) for tag, elements in owners.items() if len(elements) > 1},
         )
 
@@ -199,16 +206,12 @@ class Dialect:
         """The tags that close an element or a block."""
         return tuple(dict.fromkeys(tag for kind, tag in self._every_tag if kind.endswith("_close")))
 
-    # COMPAT: old names, until parser and engine read the production
+    # COMPAT: old names, for the engine alone; delete them when it reads the production
     block_open = property(lambda self: self.opening.text if self.opening else "")
     block_close = property(lambda self: (self.joining + self.closing)[0].text if self.joining + self.closing else "")
-    path_open = property(lambda self: self.paths.open)
-    path_close = property(lambda self: self.paths.close)
     summary_open = property(lambda self: self.summary.open if self.summary else "")
     summary_close = property(lambda self: self.summary.close if self.summary else "")
     gap = property(lambda self: self.summary.gap if self.summary else "")
-    min_paths = property(lambda self: self.paths.least)
-    answer = property(lambda self: "summary" if self.answers_in_summary else "after")
 
     def path_tags(self, label: int = 0) -> tuple[str, str]:
         """The two tags of the path with that number (of every path, where paths have no numbers)."""
@@ -224,6 +227,28 @@ class Dialect:
                 f"train with a larger inventory (dialect: {self.name.partition(':')[0]}:{paths})"
             )
         return tuple(rng.sample(range(1, self.inventory + 1), paths) if rng else range(1, paths + 1))
+
+    @cached_property
+    def shape(self) -> str:
+        """A block with two paths as its tags, without white space: `<Path>..</Path>`."""
+        text = ""
+        for element in self.block:
+            if isinstance(element, Tag):
+                text += element.text
+            elif isinstance(element, PathTags):
+                text += "".join("..".join(self.path_tags(label)) for label in (1, 2))
+            elif isinstance(element, PlanTags) and element.item[0]:
+                text += f"{element.open}..{'..'.join(element.item) * 2}{element.close}"
+            else:
+                text += f"{element.open}..{element.close}"
+        return text
+
+    @cached_property
+    def counting(self) -> str:
+        """Who says how many paths a block has, for people."""
+        least = f"at least {self.paths.least} path{'s' * (self.paths.least > 1)} per block"
+        said = "one for each outline that the model writes" if self.declares_paths else "as many as asked for"
+        return f"{least}, {said}"
 
     def heading(self, place: int, outline: str = "") -> str:
         """The text that is forced after the opening tag of the path at that place (from 1); `outline`: its outline."""

@@ -39,14 +39,15 @@ def statistics(trace: str | Trace, dialect: Dialect = PARALLEL_R1) -> TraceStati
         blocks=len(blocks),
         paths_per_block=tuple(len(b.paths) for b in blocks),
         first_block=opening.start / len(text) if opening else nan,
-        depth=_depth(trace),
+        depth=depth(trace),
         words=_words(trace, sum),
         critical_words=_words(trace, max),
     )
 
 
-def _depth(trace: Trace) -> int:
-    inside = (_depth(t) for block in trace.blocks for t in (*block.paths, block.summary))
+def depth(trace: Trace) -> int:
+    """0 without a block, 1 with plain blocks, 2 with a block in a path or summary, ..."""
+    inside = (depth(t) for block in trace.blocks for t in (*block.paths, block.summary))
     return 1 + max(inside, default=0) if trace.blocks else 0
 
 
@@ -78,6 +79,7 @@ def rollout_statistics(rollout: Rollout, dialect: Dialect = PARALLEL_R1) -> dict
         "paths": sum(token.kind == "path_open" for token in scan(text, dialect)),
         "first_block": _first_block(rollout, dialect),
         "tokens": rollout.tokens,
+        "read_again": sum(len(s.tokens) for s in rollout.segments if s.kind == "copy"),
         "sampled_tokens": sum(sum(s.sampled) for s in rollout.segments),
         "critical_path": rollout.critical_path,
         "truncated": rollout.truncated,
@@ -97,22 +99,23 @@ def count_blocks(text: str, dialect: Dialect = PARALLEL_R1) -> int:
 
 
 def _first_block(rollout: Rollout, dialect: Dialect) -> float | None:
-    """Share of the response's tokens, in text order, before the first block's opening tag; None without one.
+    """Share of the text's tokens, in text order, before the first block's opening tag; None without one.
 
     Where that tag ends a segment (which forks there), or begins a path, the count is exact. Where a segment holds the
     tag in mid-text (before a plan, or in a sequential rollout that was not split), its tokens are assumed to be equally
     long.
     """
-    before = 0
-    for segment in rollout.segments:
+    before, text = 0, [segment for segment in rollout.segments if segment.kind != "copy"]
+    total = sum(len(segment.tokens) for segment in text)
+    for segment in text:
         tag = first_block(segment.text, dialect)
         if tag is None:
             before += len(segment.tokens)
             continue
         if segment.kind == "path" and dialect.opens_block == "path_open":
-            return before / rollout.tokens
+            return before / total
         if tag.start + len(tag.text) == len(segment.text):
-            return (before + len(segment.tokens) - 1) / rollout.tokens
+            return (before + len(segment.tokens) - 1) / total
         share = tag.start / len(segment.text)
-        return (before + share * len(segment.tokens)) / rollout.tokens
+        return (before + share * len(segment.tokens)) / total
     return None

@@ -17,7 +17,7 @@ from polythink.problems.sets import task_of_set
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.rewards.combine import RewardConfig
 from polythink.run.config import Config, Place
-from polythink.trace.modes import MODES
+from polythink.trace.modes import MODES, get_mode
 
 LossType = Literal["token-mean", "sequence-mean"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -94,13 +94,25 @@ def check_sampling(params: SamplingParams) -> None:
         raise UserError("reinforcement learning needs samples that differ; set temperatures above 0")
 
 
+def trained_inexactly(mode: str, train_mode: str | None = None) -> str:
+    """What to say where rollouts of that mode are trained in the layout of another; "" where both are the same."""
+    drawn = get_mode(mode)
+    trained = get_mode(train_mode) if train_mode else drawn.trained
+    if trained == drawn:
+        return ""
+    return (
+        f"mode {drawn.name}: rollouts are trained in the layout of mode {trained.name}, so what is sampled is not what "
+        "is trained; logprob_gap and mismatch_kl say at every step how far apart they are"
+    )
+
+
 class PolicyConfig(TrainingConfig):
     """The objective of a reinforcement learning step, and how the step is divided into updates."""
 
     mini_batches: int = Field(1, ge=1)
     """Optimiser updates per step, each on whole groups."""
-    train_mode: Literal[tuple(MODES)] | None = None
-    """Layout of the training forward; none: the one that the rollouts were sampled in."""
+    train_mode: Literal[tuple(name for name, mode in MODES.items() if mode.exact)] | None = None
+    """Mode in whose layout rollouts are trained; none: the one that the sampling mode says, see explain modes."""
     old_logprobs: Literal["engine", "recomputed"] = "engine"
     """Old log-probabilities of the ratio: as the engine recorded them, or of a training forward before the step."""
     scale_rewards: bool = True
@@ -202,7 +214,7 @@ class DataConfig(Config):
     prompt: Place | None = None
     """Prompt of these traces; none: the one that a row names, otherwise the stage's."""
     mode: Literal[tuple(MODES)] | None = None
-    """How the traces are laid out; none: the stage's mode."""
+    """The mode that the traces are for; none: the stage's mode."""
     weight: float | None = Field(None, gt=0)
     """This source's part of every batch, in any unit; none: its number of traces."""
     early_join: float = Field(0.0, ge=0, le=1)
@@ -230,6 +242,6 @@ class DataConfig(Config):
                 task.check_style(self.demonstrations.style, self.demonstrations.chosen)
             except UserError as error:
                 raise ValueError(str(error)) from None
-        if self.mode == "sequential" and self.early_join:
-            raise ValueError("early_join truncates paths that run side by side; leave it out with mode: sequential")
+        if self.mode and not get_mode(self.mode).isolated and self.early_join:
+            raise ValueError(f"early_join truncates paths that run side by side; leave it out with mode: {self.mode}")
         return self

@@ -23,8 +23,10 @@ from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.trace.finish import truncate_paths
 from polythink.trace.layout import Layout, Piece, lay_out
+from polythink.trace.modes import Mode, get_mode
 from polythink.trace.parse import TraceError, nested_block, parse
-from polythink.trace.tokens import opening_end, pieces_of
+from polythink.trace.statistics import depth
+from polythink.trace.tokens import headings_of, opening_end, pieces_of
 from polythink.trace.tree import Trace
 from polythink.train.config import DataConfig
 
@@ -54,11 +56,15 @@ def epoch_index(n: int, seed: int, i: int) -> int:
 
 
 class TraceEncoder:
-    """Turns (question, response) into a layout of one mode, the end token included."""
+    """Turns (question, response) into the layout in which a mode trains it, the end token included.
+
+    `mode` says what of it the model writes and what can be drawn, `mode.trained` how it is laid out: in the modes that
+    are not exact these are two modes.
+    """
 
     def __init__(self, lm: LanguageModel, params: SamplingParams, prompt: Prompt) -> None:
         self.lm, self.params, self.prompt = lm, params, prompt
-        self.mode, self.stride, self.summary_prefix = params.mode, params.stride, params.summary_prefix
+        self.mode, self.stride, self.summary_prefix = get_mode(params.mode), params.stride, params.summary_prefix
         # tags, and the texts of small closed tasks, come again and again
         self.encode = lru_cache(maxsize=1 << 14)(lm.encode)
         self.named_prompt = lru_cache(maxsize=None)(get_prompt)
@@ -69,7 +75,7 @@ class TraceEncoder:
 
     def in_mode(self, mode: str | None) -> TraceEncoder:
         """The same encoder for another mode; None: this one."""
-        if mode in (None, self.mode):
+        if mode in (None, self.mode.name):
             return self
         return TraceEncoder(self.lm, self.params.model_copy(update={"mode": mode}), self.prompt)
 
@@ -77,9 +83,9 @@ class TraceEncoder:
         """Lay out one trace. With `early_join` its paths are truncated where the shortest one ends.
 
         An end token that a teacher left at the end is the one that is appended. Raises `TraceError` where the response
-        cannot be laid out, or where the engine could not draw it. A sequential layout needs no grammar: a response that
-        does not parse is read as plain text, except where the model has thought embeddings, because while sampling the
-        engine gives a path that the model opens its number, well formed or not.
+        cannot be laid out, or where the engine could not draw it. A mode of one flat text needs no grammar: a response
+        that does not parse is read as plain text, except where the model has thought embeddings, because while sampling
+        the engine gives a path that the model opens its number, well formed or not.
         """
         own = prompt is None or prompt == self.prompt.name
         asked = self.prompt if own else self.named_prompt(prompt)
@@ -91,29 +97,33 @@ class TraceEncoder:
         try:
             tree = parse(trace, self.lm.dialect)
         except TraceError:
-            if self.mode != "sequential" or self.lm.settings.thoughts:
+            if self.mode.isolated or self.lm.settings.thoughts:
                 raise
             tree = Trace((trace,))
-        early_join = early_join and self.mode != "sequential"
-        if self.mode != "sequential":
+        early_join = early_join and self.mode.isolated
+        if self.mode.isolated:
             self._check_blocks(trace, tree)
+            if early_join and depth(tree) > 1:
+                message = "a block inside a path or summary, and early_join truncates plain paths"
+                raise TraceError(message, "nested", trace, 0)
         head = self.lm.encode_prompt(asked.fill(question), asked.text)
         pieces = pieces_of(head, tree, self.lm.dialect, self.encode, self.mode, (self.lm.eos,), self.summary_prefix)
         if early_join:
             pieces = truncate_paths(pieces, "first", lambda label: self.lm.tag_ids[self.lm.dialect.path_tags(label)[1]])
-        if self.mode != "sequential":
+        if self.mode.isolated:
             self._check_drawable(trace, tree, pieces)
-        return lay_out(pieces, self.mode, self.stride)
+        return lay_out(pieces, self.mode.trained, self.stride)
 
     def _check_blocks(self, trace: str, tree: Trace) -> None:
         """`TraceError` for blocks that the engine never opens.
 
-        It reads an opening tag inside a path or summary as text; and where the runtime forks, it does so once.
+        At `max_depth` it reads an opening tag inside a path or summary as text; and where the runtime forks, it does so
+        once.
         """
-        dialect = self.lm.dialect
-        if any(inner.blocks for block in tree.blocks for inner in (*block.paths, block.summary)):
+        dialect, most = self.lm.dialect, self.params.max_depth
+        if depth(tree) > most:
             found = nested_block(trace, dialect)
-            message = "a block inside a path or summary, where the engine never opens one"
+            message = f"a block inside a path or summary, and the engine opens none below max_depth={most}"
             raise TraceError(message, "nested", trace, found.start if found else 0)
         if dialect.runtime_forks and len(tree.blocks) > 1:
             message = f"{len(tree.blocks)} blocks, but in the dialect {dialect.name} the runtime forks once"
@@ -121,10 +131,15 @@ class TraceEncoder:
 
     def _check_drawable(self, trace: str, tree: Trace, pieces: Sequence[Piece]) -> None:
         """`TraceError` where the engine, with these parameters, would write other tokens or use other positions."""
-        begins = (opening_end(block.summary, self.summary_prefix, self.encode) for block in tree.blocks)
-        if self.summary_prefix and None in begins:
-            message = f"a summary that does not begin with summary_prefix, {self.summary_prefix!r}"
-            raise TraceError(message, "summary_prefix", trace, 0)
+        for block in tree.walk():
+            for path, heading in zip(block.paths, headings_of(block, self.lm.dialect), strict=True):
+                if heading and opening_end(path, heading, self.encode) is None:
+                    message = f"a path that does not begin with the heading that the runtime writes, {heading!r}"
+                    raise TraceError(message, "path_heading", trace, 0)
+            opens = self.lm.dialect.summary and self.summary_prefix
+            if opens and opening_end(block.summary, self.summary_prefix, self.encode) is None:
+                message = f"a summary that does not begin with summary_prefix, {self.summary_prefix!r}"
+                raise TraceError(message, "summary_prefix", trace, 0)
         longest = max((len(piece.tokens) for piece in pieces if piece.kind == "path"), default=0)
         if self.stride and longest > self.stride:
             message = f"a path of {longest} tokens with its tags, but path_position_stride is {self.stride}"
@@ -140,12 +155,12 @@ class StoredTraces:
 
     layouts: Sequence[Layout]
     seed: int
-    mode: str  # in which they were laid out
+    mode: Mode  # that they are for
 
     @property
     def most_paths(self) -> int:
-        """The largest number of paths in a block; 0 in sequential mode."""
-        return max(max(layout.paths) for layout in self.layouts) if self.mode == "structured" else 0
+        """The largest number of paths that a join reads at once; 0 where it reads one flat text."""
+        return max(max(layout.paths) for layout in self.layouts) if self.mode.joins_caches else 0
 
     def __len__(self) -> int:
         return len(self.layouts)
@@ -180,9 +195,9 @@ class Demonstrations:
 
     @property
     def most_paths(self) -> int:
-        """The largest number of paths in a block; 0 in sequential mode."""
+        """The largest number of paths that a join reads at once; 0 where it reads one flat text."""
         style = self.config.demonstrations.demo_style()
-        return max(style.paths) if style.style == "parallel" and self.encode.mode == "structured" else 0
+        return style.most_paths if self.encode.mode.joins_caches else 0
 
 
 def encode_rows(
@@ -240,7 +255,8 @@ def check_row(row: Mapping[str, Any], where: str) -> None:
 def fault_of(layout: Layout, max_tokens: int, positions: int) -> tuple[str, str]:
     """Why a layout cannot be trained on, as a reason to count by and a sentence; two empty texts if it can."""
     if len(layout) > max_tokens:
-        return "too long", f"{len(layout)} tokens with the prompt, and max_tokens is {max_tokens}"
+        again = "" if layout.shown.all() else f" ({(~layout.shown).sum()} of them read again at a join)"
+        return "too long", f"{len(layout)} tokens with the prompt{again}, and max_tokens is {max_tokens}"
     if layout.position.max() >= positions:
         return "beyond the context", f"{layout.position.max() + 1} positions, and the model has {positions}"
     return "", ""

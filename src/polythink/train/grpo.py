@@ -40,11 +40,11 @@ from polythink.trace.rollout import Rollout
 from polythink.trace.statistics import rollout_statistics
 from polythink.train import distributed
 from polythink.train.checkpoint import resume, save_checkpoint
-from polythink.train.config import GRPOConfig, check_sampling
+from polythink.train.config import GRPOConfig, check_sampling, trained_inexactly
 from polythink.train.cost import cost_of
 from polythink.train.data import epoch_index
 from polythink.train.dropout import seeded
-from polythink.train.grpo_step import TrainItem, to_items, update_policy
+from polythink.train.grpo_step import MISMATCH, TrainItem, to_items, update_policy
 from polythink.train.loss import group_advantages
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser
 from polythink.train.precision import warn_of_rounding
@@ -95,6 +95,8 @@ def train_grpo(
     check_sampling(params)
     for mode in (params.mode, config.train_mode or params.mode):
         check_joins(lm.model, mode)
+    if inexact := trained_inexactly(params.mode, config.train_mode):
+        log.warning("%s", inexact)
     engine, reward = Engine(lm, max_num_seqs=config.max_num_seqs), build_reward(config.reward, lm.dialect)
     problems = fitting(engine, given, prompt, params, config.overlong_prompts)
     reference = copy.deepcopy(lm.model).eval().requires_grad_(False) if config.kl_coef else None
@@ -124,10 +126,11 @@ def train_grpo(
             row |= {"zero_spread": mean(spread), **learnt, "lr": lr}
             row |= {"draw_seconds": sampled_at - started, "train_seconds": time.perf_counter() - sampled_at}
             metrics.write(row)
-            for shown in sample_rows(batch, config, grader, lm.dialect):
-                samples.write({"step": step + 1, **shown})
+            for sample_of_step in sample_rows(batch, config, grader, lm.dialect):
+                samples.write({"step": step + 1, **sample_of_step})
+            shown = {name: row[name] for name in ("reward", "accuracy", *(MISMATCH if inexact else ()))}
             cost = cost_of(sum(r.tokens for r in rollouts), time.perf_counter() - started, lm.device)
-            bar.advance(1, reward=row["reward"], accuracy=row["accuracy"], **cost)
+            bar.advance(1, **shown, **cost)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 metrics.sync()
                 save_checkpoint(folder / "checkpoint", step + 1, lm.model, optimiser)
@@ -262,8 +265,14 @@ def sample_rows(batch: GradedBatch, config: GRPOConfig, grader: Grader, dialect:
 
 
 def summarise(rows: Sequence[dict], config: GRPOConfig, skipped: int) -> dict:
-    """What result.json says: the numbers of the last step, what all steps cost, and how many problems were left out."""
+    """What result.json says: the numbers of the last step, what all steps cost, and how many problems were left out.
+
+    `logprob_gap_max` is the largest gap of any step, `mismatch_kl` the mean over the steps.
+    """
     last = {name: rows[-1][name] for name in ("reward", "accuracy", "parallel_ratio", "logprob_gap")}
+    gaps = [row["logprob_gap"] for row in rows if row["logprob_gap"] is not None]
+    last["logprob_gap_max"] = max(gaps, default=None)
+    last["mismatch_kl"] = mean(row["mismatch_kl"] for row in rows if row.get("mismatch_kl") is not None)
     tokens = sum(row["tokens"] for row in rows) * config.prompts_per_step * config.group_size
     seconds = sum(row["draw_seconds"] + row["train_seconds"] for row in rows)
     return {"steps": len(rows), **last, "tokens": round(tokens), "seconds": seconds, "skipped_prompts": skipped}

@@ -1,8 +1,8 @@
 """What a policy learns from rollouts with advantages: the updates of one step.
 
 What was sampled is what is trained: the old log-probabilities are those that the engine recorded, the training forward
-uses the segments' own temperatures, forced tokens carry no loss, and `logprob_gap` measures how far apart sampling and
-training are.
+uses the segments' own temperatures, forced tokens carry no loss, and `logprob_gap` and `mismatch_kl` measure how far
+apart sampling and training are. In the modes that are not exact (`trace.modes`) they are far apart, and say so.
 
 Axis legend: P problems (groups), G samples of a group, B rows, T tokens of a row.
 """
@@ -28,6 +28,8 @@ from polythink.train.dropout import without_dropout
 from polythink.train.loss import k3_divergence, policy_loss, sequence_weights
 from polythink.train.optimiser import autocast, micro_batches, update
 
+MISMATCH = ("logprob_gap", "logprob_gap_mean", "mismatch_kl")  # how far apart sampling and training are
+
 
 @dataclass(frozen=True)
 class TrainItem:
@@ -48,7 +50,7 @@ class TrainItem:
 def to_items(
     rollouts: Sequence[Rollout], advantage_PG: torch.Tensor, mode: str | None, graded_PG: torch.Tensor | None = None
 ) -> list[list[TrainItem]]:
-    """The rollouts as groups, laid out in `mode` (None: the mode that they were sampled in).
+    """The rollouts as groups, in the layout of `mode` (None: the one in which their own mode trains them).
 
     A rollout that `graded_PG` (P, G) bool marks False is left out, and so is all of a group with fewer than two others.
     """
@@ -61,14 +63,21 @@ def to_items(
 
 
 def to_item(rollout: Rollout, advantage: float, mode: str | None) -> TrainItem:
-    """One rollout with its advantage, as arrays along its layout."""
-    layout = rollout.layout(mode)
+    """One rollout with its advantage, as arrays along its layout.
+
+    The text is the same in every layout; copies of paths that a join reads again may be in the one and not in the
+    other. They were not sampled: they carry no log-probability and no loss.
+    """
+    layout = rollout.layout(mode or rollout.rules.trained.name)
     drawn, temperature = np.zeros(len(layout), np.float32), np.ones(len(layout), np.float32)
-    begin = len(rollout.prompt)
+    text = np.flatnonzero(layout.shown)[len(rollout.prompt) :]
+    begin = 0
     for segment in rollout.segments:
-        span = slice(begin, begin + len(segment.tokens))
-        drawn[span], temperature[span] = segment.logprobs, segment.temperature
-        begin += len(segment.tokens)
+        if segment.kind != "copy":
+            span = text[begin : begin + len(segment.tokens)]
+            drawn[span], temperature[span] = segment.logprobs, segment.temperature
+            begin += len(segment.tokens)
+    assert begin == len(text), "the layout and the segments hold the same text"
     return TrainItem(layout, drawn, drawn, temperature, advantage)
 
 
@@ -84,8 +93,9 @@ def update_policy(
     """The updates of one step, one per mini-batch of whole groups, without dropout; returns their metrics.
 
     `loss` and `grad_norm` are means over the updates, `clip_fraction` and `kl` over tokens; `logprob_gap` is the
-    largest |engine - masked forward| over the tokens of the first mini-batch, before it changes the model. Rollouts
-    without a sampled token (the runtime may have replaced all of them) have nothing to learn from and are left out.
+    largest |engine - masked forward| over the tokens of the first mini-batch, before it changes the model, and
+    `mismatch_kl` the mean estimate of KL(engine || masked forward) over the same. Rollouts without a sampled token (the
+    runtime may have replaced all of them) have nothing to learn from and are left out.
     """
     groups = [[s for s in group if s.tokens] for group in groups]
     zero_spread = zero_spread_P.tolist()
@@ -108,6 +118,7 @@ def update_policy(
         "kl": sum(part["kl"] for part in parts) / tokens if reference is not None else None,
         "logprob_gap": parts[0]["gap_max"],
         "logprob_gap_mean": parts[0]["gap_sum"] / parts[0]["tokens"],
+        "mismatch_kl": parts[0]["mismatch_kl"] / parts[0]["tokens"],
     }
 
 
@@ -120,7 +131,7 @@ def accumulate_gradient(
     """
     items = [s for s in items if s.tokens]
     weights = sequence_weights([s.tokens for s in items], config.loss_type, distributed.all_reduce_sum)
-    sums = {"loss": 0.0, "tokens": 0, "clipped": 0, "kl": 0.0, "gap_sum": 0.0, "gap_max": 0.0}
+    sums = {"loss": 0.0, "tokens": 0, "clipped": 0, "kl": 0.0, "gap_sum": 0.0, "gap_max": 0.0, "mismatch_kl": 0.0}
     for micro in micro_batches([len(s.layout) for s in items], config.micro_batch):
         rows = [items[i] for i in micro]
         new, sampled = forward(lm.model, lm, config, rows)
@@ -137,11 +148,13 @@ def accumulate_gradient(
         micro_loss = (weight * loss)[sampled].sum()
         (micro_loss * distributed.world_size()).backward()  # gradients are averaged over processes, not summed
         gap = (new.detach() - drawn)[sampled].abs()
+        mismatch = k3_divergence(*(x.detach()[sampled].cpu().double() for x in (drawn, new)))  # tiny in exact modes
         sums["loss"] += micro_loss.item()
         sums["tokens"] += int(sampled.sum())
         sums["clipped"] += int(clipped[sampled].sum())
         sums["gap_sum"] += gap.sum().item()
         sums["gap_max"] = max(sums["gap_max"], gap.max().item())
+        sums["mismatch_kl"] += mismatch.sum().item()
     return sums
 
 
@@ -175,12 +188,14 @@ def recompute(lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem
 
 
 def measure_gap(lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem]) -> dict:
-    """`logprob_gap` and its mean over the sampled tokens of these rollouts, without training on them; None without."""
+    """The gap and `mismatch_kl` over the sampled tokens of these rollouts, without training on them; None without."""
     if not any(s.tokens for s in items):
-        return dict.fromkeys(("logprob_gap", "logprob_gap_mean"))
-    gaps = [np.abs(s.old - s.drawn)[s.layout.sampled] for s in recompute(lm, config, items)]
-    every = np.concatenate(gaps)
-    return {"logprob_gap": float(every.max()), "logprob_gap_mean": float(every.mean())}
+        return dict.fromkeys(MISMATCH)
+    found = recompute(lm, config, items)
+    trained, drawn = (np.concatenate([getattr(s, name)[s.layout.sampled] for s in found]) for name in ("old", "drawn"))
+    gap = np.abs(trained - drawn)
+    mismatch = k3_divergence(*(torch.from_numpy(x).double() for x in (drawn, trained)))
+    return dict(zip(MISMATCH, (float(gap.max()), float(gap.mean()), float(mismatch.mean())), strict=True))
 
 
 def divide(groups: Sequence[list[TrainItem]], parts: int) -> list[Sequence[list[TrainItem]]]:

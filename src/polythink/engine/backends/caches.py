@@ -2,14 +2,18 @@
 
 Models with recurrent, linear or convolutional layers keep their state in a cache of several kinds of layers, in a class
 of their own, or in a plain list. Nothing here knows any of them: a cache is walked, through lists, dicts and the
-attributes of objects. Which dimension of each tensor is the batch, two caches of different batches tell (`batch_dims`).
+attributes of objects. Which dimension of each tensor is the batch, and which the tokens, other caches tell (`measure`).
+
+A state has no dimension of tokens; keys and values have one. Caches of different lengths are stacked with padding on
+the left of these, as transformers pads the prompts of a batch.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedConfig
@@ -18,17 +22,55 @@ Path = tuple[Hashable, ...]  # attribute names, keys and indices from the cache 
 _ATOMS = (type(None), bool, int, float, str, type, torch.dtype, torch.device, PreTrainedConfig, torch.nn.Module)
 
 
-def stack(caches: Sequence[tuple[Any, int]], dims: Mapping[Path, int]) -> Any:
-    """One cache of a batch: copies of these rows of these caches, which have the same `signature`."""
+@dataclass(frozen=True)
+class Dims:
+    """Of each tensor of a cache that has them: the dimension of the batch, and that of the tokens."""
 
-    def rows(path: Path, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        if path not in dims:
+    batch: dict[Path, int]
+    tokens: dict[Path, int]
+
+    @property
+    def may_be_padded(self) -> bool:
+        """Nothing but keys and values has tokens. An indexer's groups of tokens, say, would be cut elsewhere."""
+        return all(path[-1] in ("keys", "values") for path in self.tokens)
+
+
+class Row(NamedTuple):
+    """A row of a stacked cache, and how many tokens it has read; what lies before them is padding."""
+
+    cache: Any
+    index: int
+    length: int
+
+
+def stack(rows: Sequence[Row], dims: Dims) -> Any:
+    """One cache of a batch: copies of these rows, whose caches have the same `signature`."""
+    same = len({row.length for row in rows}) == 1
+    longest = max(row.length for row in rows)
+
+    def joined(path: Path, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        if path not in dims.batch:
             return tensors[0].clone()
-        dim = dims[path]
-        parts = [x.narrow(dim, row, 1) for x, (_, row) in zip(tensors, caches, strict=True)]
+        dim, parts = dims.batch[path], []
+        for x, row in zip(tensors, rows, strict=True):
+            part = x.narrow(dim, row.index, 1)
+            if path in dims.tokens:
+                part = _fitted(part, dims.tokens[path], row.length, 0 if same else longest)
+            parts.append(part)
         return torch.cat(parts, dim) if len(parts) > 1 else parts[0].clone()
 
-    return _Walk(rows).map([cache for cache, _ in caches])
+    return _Walk(joined).map([row.cache for row in rows])
+
+
+def _fitted(x: torch.Tensor, dim: int, length: int, wanted: int) -> torch.Tensor:
+    """Without the padding before its last `length` tokens, and with as much as makes it `wanted` tokens long."""
+    if x.shape[dim] > length:
+        x = x.narrow(dim, x.shape[dim] - length, length)
+    if wanted <= x.shape[dim]:
+        return x
+    shape = list(x.shape)
+    shape[dim] = wanted - x.shape[dim]
+    return torch.cat((x.new_zeros(shape), x), dim)
 
 
 def copied(cache: Any) -> Any:
@@ -36,17 +78,16 @@ def copied(cache: Any) -> Any:
     return _Walk(lambda path, tensors: tensors[0].clone()).map([cache])
 
 
-def signature(cache: Any, dims: Mapping[Path, int]) -> Hashable:
-    """What two caches must share to be stacked: structure, values, and the shapes of all tensors but for the batch."""
+def signature(cache: Any, dims: Dims) -> Hashable:
+    """What caches must share to be stacked: structure, values, and the shapes of tensors but for batch and tokens."""
     found: list[Hashable] = []
 
     def note(path: Path, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        x = tensors[0]
-        shape = list(x.shape)
-        if path in dims:
-            shape[dims[path]] = -1
-        found.append((path, tuple(shape), x.dtype))
-        return x
+        shape = list(tensors[0].shape)
+        for dim in (known[path] for known in (dims.batch, dims.tokens) if path in known):
+            shape[dim] = -1
+        found.append((path, tuple(shape), tensors[0].dtype))
+        return tensors[0]
 
     _Walk(note, found.append).map([cache])
     return tuple(found)
@@ -64,22 +105,28 @@ def tensors_of(cache: Any) -> dict[Path, torch.Tensor]:
     return found
 
 
-def batch_dims(two: Any, three: Any) -> dict[Path, int]:
-    """The dimension of each tensor that is the batch, from caches of the same tokens for batches of two and of three.
+def measure(make: Callable[[int, int], Any]) -> Dims:
+    """The dimensions of the caches that `make` gives for a number of rows and of tokens.
 
-    Tensors without one are left out. `ValueError` where the two do not tell.
+    `ValueError` where they do not follow from three such caches.
     """
+    few, rows, tokens = (tensors_of(make(*size)) for size in ((2, 4), (3, 4), (2, 5)))
+    return Dims(_differing(few, rows, 2), _differing(few, tokens, 4))
+
+
+def _differing(few: Mapping[Path, torch.Tensor], more: Mapping[Path, torch.Tensor], size: int) -> dict[Path, int]:
+    """The dimension of each tensor that has grown from `size` by one."""
     dims: dict[Path, int] = {}
-    others = tensors_of(three)
-    for path, x in tensors_of(two).items():
-        differing = [d for d, sizes in enumerate(zip(x.shape, others[path].shape, strict=True)) if len(set(sizes)) > 1]
-        if differing and (len(differing) > 1 or x.shape[differing[0]] != 2 or others[path].shape[differing[0]] != 3):
+    for path, x in few.items():
+        a, b = tuple(x.shape), tuple(more[path].shape)
+        differing = [d for d, sizes in enumerate(zip(a, b, strict=True)) if len(set(sizes)) > 1]
+        if not differing:
+            continue
+        if len(differing) > 1 or (a[differing[0]], b[differing[0]]) != (size, size + 1):
             raise ValueError(
-                f"a cache has tensors of shapes {tuple(x.shape)} and {tuple(others[path].shape)} for "
-                "batches of two and three"
+                f"a tensor of the cache has the shapes {a} and {b} for {size} and {size + 1} rows or tokens"
             )
-        if differing:
-            dims[path] = differing[0]
+        dims[path] = differing[0]
     return dims
 
 

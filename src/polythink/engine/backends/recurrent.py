@@ -4,9 +4,9 @@ Such a layer folds the tokens that it has read into a state of fixed size, in on
 with it the keys and values of the layers that keep some), and several paths cannot be joined by reading the caches of
 all: every segment follows exactly one other. That is so in the modes `sequential` and `reread`.
 
-Caches are the model's own, as trees of tensors (`caches.py`). Branches whose caches have the same shapes run as one
-batch: siblings do as long as they write in lock step, and so do samples of one prompt. A batch stays together until
-another set of branches runs; then the caches are copied into new batches.
+Caches are the model's own, as trees of tensors (`caches.py`). Branches that write one token each run as one batch, keys
+and values of shorter ones padded on the left. A batch stays together until another set of branches runs; then the
+caches are copied into new batches.
 
 Memory: a segment has a cache from its first token until the engine says that it is neither run nor followed any more
 (`keep`). A batch is given up as soon as a branch has left it, and those that stay get copies, so that no cache keeps
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from polythink.engine.backends.base import TorchBackend
-from polythink.engine.backends.caches import Path, batch_dims, copied, signature, stack
+from polythink.engine.backends.caches import Dims, Row, copied, measure, signature, stack
 from polythink.engine.step import StepBatch
 from polythink.errors import UserError
 from polythink.models.forward import cannot_join, returned_cache
@@ -41,6 +41,7 @@ class _Group:
 
     cache: Any
     members: list[Key | None]
+    lengths: list[int]  # tokens that each row has read
     signature: Hashable = None  # made when it is asked for
 
 
@@ -53,31 +54,33 @@ class _Run:
 
 
 class RecurrentBackend(TorchBackend):
-    """`stacks`: several branches in one forward. `chunks`: several tokens at once on top of a state.
+    """`stacks`: several branches in one forward. `pads`: such of different lengths too. `chunks`: several tokens of a
+    branch in one forward, on top of a state.
 
-    A model whose kernels do not allow one of them runs without, more slowly; its self-check says which.
+    A model that does not allow one of them runs without, more slowly; its self-check says which.
     """
 
     kind = "recurrent"
     joins_caches = False
 
-    def __init__(self, lm: LanguageModel, stacks: bool = True, chunks: bool = True) -> None:
+    def __init__(self, lm: LanguageModel, stacks: bool = True, pads: bool = True, chunks: bool = True) -> None:
         super().__init__(lm)
-        self.stacks, self.chunks = stacks, chunks
-        self._known_dims: dict[Path, int] | None = None
+        self.stacks, self.pads, self.chunks = stacks, pads and stacks and "attention_mask" in self._takes, chunks
+        self._known_dims: Dims | None = None
         self.clear()
 
     @property
     def about(self) -> str:
         """The kind in words, with what makes it slower than it could be."""
-        lacks = ["branch by branch"] * (not self.stacks) + ["token by token"] * (not self.chunks)
-        return ", ".join([*lacks, self.kind])
+        apart = "" if self.pads else "lengths apart" if self.stacks else "branch by branch"
+        return ", ".join(filter(None, (apart, "" if self.chunks else "token by token", self.kind)))
 
     # --- the caches
 
     def clear(self) -> None:
         """Free all caches."""
         self._follows: dict[Key, Key | None] = {}
+        self._gone: set[Key] = set()  # segments that have run and have been given up
         self._caches: dict[Key, tuple[_Group, int]] = {}  # of each segment that has run: its batch, and its row there
 
     def reserve(self, rows: int, slots: int) -> None:
@@ -96,9 +99,11 @@ class RecurrentBackend(TorchBackend):
         kept = {self._source((row, segment)) for segment in segments}
         for key in [key for key in self._caches if key[0] == row and key not in kept]:
             self._leave(key)
+            self._gone.add(key)
         if not segments:
             for key in [key for key in self._follows if key[0] == row]:
                 del self._follows[key]
+                self._gone.discard(key)
 
     def check_scaling(self) -> None:
         """`UserError`: attention is scaled after a join, and there is none."""
@@ -112,6 +117,7 @@ class RecurrentBackend(TorchBackend):
     def _source(self, key: Key | None) -> Key | None:
         """The segment whose cache a segment goes on from: its own, or that of the last before it that has tokens."""
         while key is not None and key not in self._caches:
+            assert key not in self._gone, f"segment {key[1]} of row {key[0]} is followed after it has been given up"
             key = self._follows[key]
         return key
 
@@ -151,68 +157,72 @@ class RecurrentBackend(TorchBackend):
         return False
 
     def _batches(self, runs: Iterable[_Run]) -> list[list[_Run]]:
-        """The runs that make up one forward each: with as many tokens, on caches of the same shapes."""
+        """The runs that make up one forward each: with as many tokens, on caches that can be stacked."""
         if not self.stacks:
             return [[run] for run in runs]
         alike: dict[Hashable, list[_Run]] = {}
         for run in runs:
-            source, shapes = self._source(run.key), None
+            source, shapes, length = self._source(run.key), None, None
             if source is not None:
-                group = self._caches[source][0]
+                group, row = self._caches[source]
                 group.signature = shapes = group.signature or signature(group.cache, self._dims)
-            alike.setdefault((len(run.tokens), shapes), []).append(run)
+                padded = self.pads and len(run.tokens) == 1 and self._dims.may_be_padded
+                length = None if padded or not self._dims.tokens else group.lengths[row]
+            alike.setdefault((len(run.tokens), shapes, length), []).append(run)
         return list(alike.values())
 
     def _forward(
         self, batch: StepBatch, runs: list[_Run], wanted: dict[int, list[int]], found: dict[int, torch.Tensor]
     ) -> None:
         """Run a batch on the caches that it goes on from; each segment has a cache of its own afterwards."""
-        cache = self._gathered(runs)
+        cache, lengths = self._gathered(runs)
         index = np.array([run.tokens for run in runs])  # (b, t)
         width = index.shape[1]
         size = width if cache is None or self.chunks else 1
         for begin in range(0, width, size):
             part = index[:, begin : begin + size]
             columns = sorted({column for column in range(part.shape[1]) if any(x in wanted for x in part[:, column])})
-            logits, cache = self._call(batch, part, columns, cache)
+            logits, cache = self._call(batch, part, columns, cache, lengths)
+            lengths = [length + part.shape[1] for length in lengths]
             for row, tokens in enumerate(part[:, columns].tolist()):
                 for column, token in enumerate(tokens):
                     for place in wanted.get(token, ()):
                         found[place] = logits[row, column]
-        group = _Group(cache, [run.key for run in runs])
+        group = _Group(cache, [run.key for run in runs], lengths)
         for row, run in enumerate(runs):
             if run.key in self._caches:
                 self._leave(run.key)
             self._caches[run.key] = (group, row)
 
-    def _gathered(self, runs: Sequence[_Run]) -> Any:
-        """The cache of a batch: that of these very segments, copies of others', or None at the start of traces."""
+    def _gathered(self, runs: Sequence[_Run]) -> tuple[Any, list[int]]:
+        """The cache of a batch, and how long each of its rows is; None at the start of traces."""
         sources = [self._source(run.key) for run in runs]
         if sources[0] is None:
-            return None
-        groups = [self._caches[source] for source in sources]
-        if sources == groups[0][0].members == [run.key for run in runs]:
-            return groups[0][0].cache
-        return self._stacked(groups)
+            return None, [0] * len(runs)
+        rows = [self._caches[source] for source in sources]
+        group = rows[0][0]
+        if sources == group.members == [run.key for run in runs]:
+            return group.cache, group.lengths
+        return self._stacked(rows), [group.lengths[row] for group, row in rows]
 
     def _stacked(self, rows: Sequence[tuple[_Group, int]]) -> Any:
         """A cache of copies of these rows."""
         if len(rows) == 1 and len(rows[0][0].members) == 1:
             return copied(rows[0][0].cache)
-        return stack([(group.cache, row) for group, row in rows], self._dims)
+        return stack([Row(group.cache, row, group.lengths[row]) for group, row in rows], self._dims)
 
     @property
-    def _dims(self) -> dict[Path, int]:
-        """The batch dimension of each tensor of a cache; found out once, by two forwards of a few tokens."""
+    def _dims(self) -> Dims:
+        """The dimensions of a cache's tensors; found out once, by forwards of a few tokens."""
         if self._known_dims is None:
-            two, three = (
-                self._call_model(torch.arange(3, device=self.lm.device).expand(rows, -1), None, {})[1]
-                for rows in (2, 3)
+            self._known_dims = measure(
+                lambda rows, n: self._call_model(torch.arange(n, device=self.lm.device).expand(rows, -1), None, {})[1]
             )
-            self._known_dims = batch_dims(two, three)
         return self._known_dims
 
-    def _call(self, batch: StepBatch, index: np.ndarray, columns: list[int], cache: Any) -> tuple[torch.Tensor, Any]:
+    def _call(
+        self, batch: StepBatch, index: np.ndarray, columns: list[int], cache: Any, lengths: Sequence[int]
+    ) -> tuple[torch.Tensor, Any]:
         """Logits (b, columns, V) and the cache after the tokens of that index (b, t)."""
         model, device = self.lm.model, self.lm.device
 
@@ -222,6 +232,10 @@ class RecurrentBackend(TorchBackend):
         extras: dict[str, Any] = {}
         if "position_ids" in self._takes:
             extras["position_ids"] = tensor(batch.position)
+        if len(set(lengths)) > 1 and self._dims.tokens:
+            before = max(lengths) - torch.tensor(lengths, device=device)
+            slots = torch.arange(max(lengths) + index.shape[1], device=device)
+            extras["attention_mask"] = (slots >= before[:, None]).long()
         picked = torch.tensor(columns or [0], device=device)
         if self._keeps_logits:
             extras["logits_to_keep"] = picked
@@ -245,4 +259,4 @@ class RecurrentBackend(TorchBackend):
         """Give up batches that a branch has left; those that stay get caches of their own."""
         for key, (group, row) in list(self._caches.items()):
             if None in group.members:
-                self._caches[key] = (_Group(self._stacked([(group, row)]), [key]), 0)
+                self._caches[key] = (_Group(self._stacked([(group, row)]), [key], [group.lengths[row]]), 0)

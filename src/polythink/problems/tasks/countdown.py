@@ -195,7 +195,7 @@ def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect:
     answer = problem.answer if style.summary == "reference" else chosen.expression
     texts = [" ".join(chain.text(target) for chain in path) for path in tried]
     box = f"\\boxed{{ {answer} }}"
-    if style.style == "sequential":
+    if style.flat:
         return f"{texts[0]} {box}"
     outlines, operators = [path[0].first_operation for path in tried], " ".join(re.findall("[-+*]", answer))
     return write(Work(problem.question, outlines, texts, labels, operators, box, closing=box), dialect)

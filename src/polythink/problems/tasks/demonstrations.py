@@ -47,6 +47,16 @@ class DemoStyle:
             if value not in known:
                 raise UserError(f"no style {value!r} of demonstrations{did_you_mean(value, known)}")
 
+    @property
+    def flat(self) -> bool:
+        """One chain after another in flat text, without a block."""
+        return self.style == STYLES[0]
+
+    @property
+    def most_paths(self) -> int:
+        """The largest number of paths in a block; 0 in flat text."""
+        return 0 if self.flat else max(self.paths)
+
     def draw_paths(self, rng: random.Random) -> int:
         """Number of paths of the next block."""
         return self.paths[0] if len(self.paths) == 1 else rng.choice(self.paths)

@@ -1,0 +1,75 @@
+"""No code compares the name of a dialect or of a mode: what differs is a field of its entry."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import polythink
+from polythink.trace.dialect import DIALECTS
+from polythink.trace.modes import MODES
+
+PACKAGE = Path(next(iter(polythink.__path__)))
+NAMES = {*DIALECTS, *MODES}
+# What still does, by file and number of places: to be emptied, never to grow.
+STILL = {
+    "engine/budgets.py": 2,
+    "engine/engine.py": 1,
+    "engine/params.py": 2,
+    "engine/reference.py": 2,
+    "evaluate/compare.py": 3,
+    "evaluate/config.py": 1,
+    "train/config.py": 1,
+    "train/data.py": 6,
+    # another word of the same spelling: a style of demonstrations, and a way to spend a budget
+    "problems/tasks/countdown.py": 1,
+    "report/findings.py": 1,
+}
+
+
+def constants(node: ast.AST) -> set[str]:
+    return {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+
+
+def compared(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and name wherever a name stands in a comparison, a membership test or a case of `match`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            found = set().union(*(constants(side) for side in sides if not isinstance(side, ast.Call)))
+        elif isinstance(node, ast.MatchValue):
+            found = constants(node)
+        else:
+            continue
+        yield from ((node.lineno, name) for name in sorted(found & NAMES))
+
+
+def test_no_code_compares_a_name():
+    found: dict[str, list[tuple[int, str]]] = {}
+    for file in sorted(PACKAGE.glob("**/*.py")):
+        lines = list(compared(ast.parse(file.read_text(encoding="utf-8"))))
+        if len(lines) > STILL.get(name := str(file.relative_to(PACKAGE)), 0):
+            found[name] = lines
+    assert found == {}, "ask the entry's fields (trace/dialect.py, trace/modes.py), not its name"
+
+
+@pytest.mark.parametrize(
+    ("line", "seen"),
+    [
+        ('x = mode == "sequential"', True),
+        ('x = "npr" != dialect.name', True),
+        ('x = mode in ("structured", "reread")', True),
+        ('x = mode not in {"sequential"}', True),
+        ('match d.name:\n    case "multiverse":\n        pass', True),
+        ('match d.name:\n    case "a" | "parallel_r1":\n        pass', True),
+        ('x = get_dialect("npr") is d', False),
+        ('x = mode == "other"', False),
+        ('x = f(mode="sequential")', False),
+        ("x = STRUCTURED.name == mode", False),
+    ],
+)
+def test_a_comparison_is_seen(line: str, seen: bool):
+    assert bool(list(compared(ast.parse(line)))) == seen
