@@ -60,7 +60,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a JSON file to which counts are added")
     given = parser.parse_args()
     counts: dict = json.loads(given.out.read_text()) if given.out and given.out.exists() else {}
-    victim = victim_folder(Path(tempfile.mkdtemp(prefix="victims-")))
+    place = tempfile.TemporaryDirectory(prefix="victims-")  # removed when this program ends
+    victim = victim_folder(Path(place.name))
     mark = f"hostile-{given.seed}-"
     before = strays(mark)
     limits = Limits(seconds=given.seconds, filter=not given.unfiltered)

@@ -138,6 +138,15 @@ def test_a_trace_does_not_depend_on_its_batch_or_on_chunks(name):
     assert [drawn(r) for r in engine_of(lm, max_num_seqs=3, prefill_chunk=2).generate(wanted, each, seed=5)] == alone
 
 
+def test_prompts_are_read_as_a_whole_where_chunks_would_be_read_token_by_token():
+    engine = engine_of(hybrid("mamba"), prefill_chunk=4)
+    calls, forward = [], engine.backend._call_model
+    engine.backend._call_model = lambda tokens, *rest: (calls.append(tokens.shape[1]), forward(tokens, *rest))[1]
+    engine.add(requests(engine.lm, 3)[2], FLAT)
+    engine.step()
+    assert calls == [12]
+
+
 # ---- memory ----
 
 

@@ -58,6 +58,8 @@ class Engine:
             )
         self.lm, self.max_num_seqs, self.prefill_chunk = lm, max_num_seqs, prefill_chunk
         self.backend: TorchBackend = choose_backend(lm, backend)
+        if not self.backend.chunks:  # a further chunk would be read token by token
+            self.prefill_chunk = lm.context
         self.forwarded = 0  # tokens run through the model since this engine was made
         self._added = 0
         self._queued: deque[TraceState] = deque()

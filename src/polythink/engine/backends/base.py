@@ -31,6 +31,7 @@ class TorchBackend(ABC):
     """See `polythink.engine.step.Backend`. Logits come from `logits`; everything around it is here."""
 
     kind = ""
+    chunks = True  # several tokens of a branch in one forward, after others
     joins_caches = True  # a segment may follow several others and read the keys and values of all
 
     def __init__(self, lm: LanguageModel) -> None:
