@@ -9,22 +9,46 @@ POLYTHINK_TEST_DEVICE=cuda.
 from __future__ import annotations
 
 import argparse
+import copy
 import tempfile
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import transformers
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
+from polythink.engine.reference import reference_generate
+from polythink.models.batch import Batch, collate
 from polythink.models.build import from_config
 from polythink.models.config import ModelConfig
-from polythink.models.lm import load, save
+from polythink.models.lm import LanguageModel, load, save
+from polythink.models.logprobs import masked_logits, token_logprobs
 from polythink.problems.problem import Problem, ProblemSet
+from polythink.trace.layout import Piece, lay_out
+from polythink.trace.rollout import Rollout
 from polythink.train.config import GRPOConfig
 from polythink.train.grpo import train_grpo
 
 SHAPE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "tokenizer": "bytes"}
+
+
+KERNELS = {"torch's choice": None, "math": SDPBackend.MATH, "memory-efficient": SDPBackend.EFFICIENT_ATTENTION}
+
+
+WORDS = ("a", "b", "c")
+BUDGETS = {
+    "max_blocks": 3,
+    "max_main_tokens": 16,
+    "max_path_tokens": 9,
+    "max_summary_tokens": 6,
+    "max_trace_tokens": 110,
+}
+PARAMS = SamplingParams(paths=3, temperature=0.8, **BUDGETS)
 
 
 def rotary(device: str, folder: Path) -> tuple[str, str]:
@@ -73,6 +97,74 @@ def same_tokens(device: str) -> tuple[str, str]:
     return "segments with the tokens of the CPU, 8 responses of 8 paths", f"{same} of {len(texts[0])}"
 
 
+def prefixes(pieces: list[Piece]) -> Iterator[Batch]:
+    """The trace as far as it is written, token after token."""
+    for last, piece in enumerate(pieces[1:], start=1):
+        for cut in range(1, len(piece.tokens) + 1):
+            part = replace(piece, tokens=piece.tokens[:cut], sampled=piece.sampled[:cut])
+            yield collate([lay_out([*pieces[:last], part], "structured")])
+
+
+def kernels(device: str) -> Iterator[tuple[str, str]]:
+    """One masked forward per token of a drawn trace, as the slow twin runs it, by attention kernel, against float64."""
+    lm, exact = both(device)
+    rollouts = Engine(lm).generate(asked(lm), PARAMS, seed=5)[:2]
+    for name, kernel in KERNELS.items():
+        gaps = []
+        for part in (part for rollout in rollouts for part in prefixes(rollout.pieces())):
+            with torch.no_grad(), sdpa_kernel(kernel) if kernel else nullcontext():
+                try:
+                    got = masked_logits(lm.model, part.to(device))[0, -1].double().cpu()
+                except RuntimeError as error:  # torch says that a kernel does not take such inputs
+                    gaps = str(error).splitlines()[0][:60]
+                    break
+                gaps.append(float((got - masked_logits(exact, part)[0, -1]).abs().max()))
+        off = gaps if isinstance(gaps, str) else f"{max(gaps):.1e}; {sum(g > 1e-3 for g in gaps)} of {len(gaps)}"
+        yield f"masked forward of every length, {name}: largest gap to float64; off by 1e-3", off
+
+
+def both(device: str) -> tuple[LanguageModel, torch.nn.Module]:
+    """A tiny model on the device, and the same in float64 on the CPU."""
+    lm = from_config(ModelConfig(num_hidden_layers=2), "parallel_r1", WORDS, seed=2)
+    exact = copy.deepcopy(lm.model).to("cpu", torch.float64)
+    lm.model.to(device)
+    return lm, exact
+
+
+def asked(lm: LanguageModel) -> list[Request]:
+    prompt = tuple(lm.encode("a b c c a b b a c b a c"))
+    return [Request(prompt[: (1, 3, 12, 2, 5)[i % 5]], f"p{i // 4}", i % 4) for i in range(6)]
+
+
+def against_float64(device: str) -> Iterator[tuple[str, str]]:
+    """Engine and slow twin: each one's recorded log-probabilities against float64 on the CPU, and where they part."""
+    lm, exact = both(device)
+    for paths in (1, 2, 3, 8):
+        params = PARAMS.model_copy(update={"paths": paths})
+        drawn = {"engine": Engine(lm, max_num_seqs=4).generate(asked(lm), params, seed=5)}
+        drawn["slow twin"] = reference_generate(lm, asked(lm), params, seed=5)
+        for who, rollouts in drawn.items():
+            worst = max(worst_gap(exact, rollout, i) for i, rollout in enumerate(rollouts))
+            yield f"{who}, {paths} paths: largest gap of a log-probability to float64 (trace, segment, token)", worst[1]
+        same = sum(a.text == b.text for a, b in zip(*drawn.values(), strict=True))
+        yield f"traces in which both agree, {paths} paths", f"{same} of {len(rollouts)}"
+
+
+def worst_gap(exact: torch.nn.Module, rollout: Rollout, number: int) -> tuple[float, str]:
+    batch = collate([rollout.layout()])
+    with torch.no_grad():
+        right = token_logprobs(exact, batch, PARAMS.temperature).numpy()[0]
+    found, at = (0.0, "0"), len(rollout.prompt)
+    for s, segment in enumerate(rollout.segments):
+        for t, (value, sampled) in enumerate(zip(segment.logprobs, segment.sampled, strict=True)):
+            gap = abs(right[at] - value) * sampled
+            found = max(
+                found, (gap, f"{gap:.1e} ({number}, {s} {segment.kind}, {t} of {len(segment.tokens)}; token {at})")
+            )
+            at += 1
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -85,6 +177,8 @@ def main() -> None:
                 lambda: grpo_gap(device, Path(folder), 0.0), lambda: same_tokens(device)]  # fmt: skip
         for row in rows:
             print("| {} | {} |".format(*row()), flush=True)
+        for row in (*kernels(device), *against_float64(device)):
+            print("| {} | {} |".format(*row), flush=True)
 
 
 if __name__ == "__main__":

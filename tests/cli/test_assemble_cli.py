@@ -8,7 +8,7 @@ import pytest
 
 from helpers.chat_server import ChatServer
 from polythink.problems.prompts import get_prompt
-from polythink.problems.tasks.countdown import CountdownTeacher, problems
+from polythink.problems.tasks.countdown import COUNTDOWN, problems
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
 from polythink.teachers.assemble import read_solutions
@@ -22,7 +22,7 @@ from polythink.trace.parse import parse
 def solutions(tmp_path_factory):
     """Six sequential solutions of each of eight problems, right and wrong ones."""
     out = tmp_path_factory.mktemp("solutions")
-    teacher = CountdownTeacher({"sequential": 1}, 0.5, dialect=PARATHINKER)
+    teacher = COUNTDOWN.teacher({"sequential": 1}, p_right=0.5, dialect=PARATHINKER)
     run_coldstart(
         problems("hard", "train", 8), teacher, get_prompt("countdown_sequential"), "strict", out, samples=6,
         right_only=False, about_teacher=teacher.about, dialect=PARATHINKER,
@@ -98,7 +98,7 @@ def test_a_folder_without_a_cold_start(polythink, tmp_path):
 
 
 def solved(out, style: str, samples: int, dialect) -> None:
-    teacher = CountdownTeacher({style: 1}, 0.5, dialect=dialect)
+    teacher = COUNTDOWN.teacher({style: 1}, p_right=0.5, dialect=dialect)
     run_coldstart(
         problems("hard", "train", 5), teacher, get_prompt("none"), "strict", out, samples=samples, right_only=False,
         about_teacher=teacher.about, dialect=dialect,

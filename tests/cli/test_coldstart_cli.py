@@ -42,6 +42,8 @@ MISTAKES = [
     (("--endpoint", "http://h/v1"), "--endpoint needs --model NAME"),
     (("--endpoint", "h:1", "--model", "m"), "must be an address like http://localhost:8000/v1"),
     (("--endpoint", "http://h/v1", "--model", "m", "--key-env", "NO_SUCH_KEY"), "variable NO_SUCH_KEY"),
+    (("--paths", 2, "--endpoint", "http://h/v1"), "--paths belongs to --teacher, which was not given"),
+    (("--teacher", "attribution"), "attribution needs paths with numbers, dialect parallel_r1 has none"),
     (("--teacher", "countdown", "--rule", "strikt"), "no validity rule 'strikt'; did you mean 'strict'?"),
     (("--teacher", "countdown", "--prompt", "paralell"), "no prompt 'paralell'; did you mean 'parallel'?"),
 ]

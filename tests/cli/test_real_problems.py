@@ -9,7 +9,7 @@ import pytest
 from helpers.program import SHAPE
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import ModelSettings, save
-from polythink.problems.answers import VERDICTS
+from polythink.problems.grade import VERDICTS
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.run.folder import read_json

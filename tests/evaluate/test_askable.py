@@ -14,7 +14,8 @@ from polythink.evaluate.metrics import Metric, few_cases_note
 from polythink.evaluate.run import evaluate
 from polythink.evaluate.samples import askable, fitting
 from polythink.models.build import ModelConfig, from_config
-from polythink.problems.answers import Grade, Grader
+from polythink.problems.answers import Grader
+from polythink.problems.grade import Grade
 from polythink.problems.problem import Problem, ProblemSet
 from polythink.problems.prompts import Prompt
 from polythink.problems.tasks.countdown import VOCABULARY, problems

@@ -9,7 +9,7 @@ from pathlib import Path
 from helpers.chat_server import ChatServer
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import get_prompt
-from polythink.problems.tasks.countdown import CountdownTeacher, demonstrate, problems
+from polythink.problems.tasks.countdown import COUNTDOWN, demonstrate, problems
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.run.jsonl import read_jsonl
 from polythink.teachers.coldstart import run_coldstart
@@ -39,7 +39,7 @@ def ask(server: ChatServer, chosen: tuple[Problem, ...], out: Path, *, rule: str
 
 def countdown_run(out: Path, **options):
     chosen = problems("easy", "train", limit=60)
-    teacher = CountdownTeacher({"sequential": 1, "parallel": 1}, p_right=0.4)
+    teacher = COUNTDOWN.teacher({"sequential": 1, "parallel": 1}, p_right=0.4)
     prompt = get_prompt("none")
     return run_coldstart(chosen, teacher, prompt, "strict", out, about_teacher=teacher.about, samples=2, **options)
 

@@ -30,6 +30,12 @@ LATE = [
     ("countdown-smoke", ["coldstart.assemble={}"], "assembled traces answer in their summary"),
     ("countdown-smoke", ["dialect=parathinker:4", "coldstart.teacher.paths=5"], "teacher.paths: 5 paths are more than"),
     ("countdown-smoke", ["rl_easy.decoding={paths: 40}"], "max_trace_tokens=96 is shared by all paths, and a block"),
+    ("countdown-smoke", ["model.tokenizer=countdwn"], "model.tokenizer: no tokenizer 'countdwn'; did you mean 'count"),
+    ("countdown-smoke", ["coldstart.teacher.kind=attribution"], "attribution needs paths with numbers, dialect paral"),
+    ("multiply-tiny", ["sft.data.0.demonstrations.paths=3"], "cannot be divided among 3 paths; give paths from 1 to"),
+    ("multiply-tiny", ["sft.data.0.demonstrations.retries=1"], "of multiplication: only style and paths can be"),
+    ("multiply-tiny", ["dialect=parallel_r1", "model.thought_embeddings=false"],
+     "stages.sft: data.demonstrations: multiplication divides its work by the numbers of paths"),
     ("parathinker-tiny", ["prompt=parallel", "model.tokenizer=bytes"],
      "the prompt parallel explains the tags of the dialect parallel_r1, and the recipe has dialect: parathinker"),
 ]  # fmt: skip

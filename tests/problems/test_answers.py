@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from helpers.grading import boxed, problem
 from polythink.errors import UserError
 from polythink.problems import answers
-from polythink.problems.answers import Grade, Grader, grade
+from polythink.problems.answers import Grader, grade
 from polythink.problems.equality import compare
 from polythink.problems.extract import extract, final_part, last_box
+from polythink.problems.grade import Grade
 from polythink.problems.notation import clean
 from polythink.problems.sets import load_problems
 from polythink.problems.verify import Worker

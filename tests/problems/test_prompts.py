@@ -15,7 +15,8 @@ from polythink.trace.dialect import PARALLEL_R1
 
 def test_packaged_prompts():
     assert PROMPTS == (
-        "countdown_parallel", "countdown_sequential", "none", "parallel", "parathinker", "sequential", "summary",
+        "code_parallel", "code_sequential", "countdown_parallel", "countdown_sequential", "none", "parallel",
+        "parathinker", "sequential", "summary",
     )  # fmt: skip
     for name in PROMPTS:
         prompt = get_prompt(name)
@@ -31,6 +32,8 @@ def test_what_each_prompt_asks_for():
     assert get_prompt("countdown_sequential").fill("9 8 5 -> 5") == "9 8 5 -> 5 alone :"
     assert all(tag in get_prompt("parallel").text for tag in PARALLEL_R1.tags)
     assert not any(tag in get_prompt("sequential").text for tag in PARALLEL_R1.tags)
+    assert all(tag in get_prompt("code_parallel").text for tag in PARALLEL_R1.tags)
+    assert all("```python" in get_prompt(f"code_{name}").text for name in ("parallel", "sequential"))
     assert all("Final Answer:" in get_prompt(name).text for name in ("parallel", "sequential"))
 
 

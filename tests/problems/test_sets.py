@@ -12,7 +12,7 @@ import pytest
 
 from polythink.errors import UserError
 from polythink.problems.problem import Problem, ProblemSet
-from polythink.problems.sets import SOURCES, load_problems
+from polythink.problems.sets import load_problems, sources
 from polythink.run.jsonl import read_rows
 
 SIZES = {
@@ -271,8 +271,8 @@ def test_bad_names(tmp_path: Path, monkeypatch):
 
 
 def test_every_source_says_where_it_comes_from():
-    for name, source in SOURCES.items():
+    for name, source in sources().items():
         assert source.about, name
         assert source.splits, name
-        assert bool(source.level) != bool(source.stem), name
+        assert bool(source.task) != bool(source.stem), name
         assert set(source.hub_splits) <= set(source.splits), name

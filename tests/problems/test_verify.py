@@ -12,7 +12,8 @@ import pytest
 from helpers.grading import boxed, problem
 from polythink.errors import UserError
 from polythink.problems import verify
-from polythink.problems.answers import Grade, Grader
+from polythink.problems.answers import Grader
+from polythink.problems.grade import Grade
 from polythink.problems.verify import Worker
 
 

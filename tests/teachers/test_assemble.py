@@ -15,7 +15,7 @@ from polythink.errors import UserError
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
-from polythink.problems.tasks.countdown import CountdownTeacher, problems
+from polythink.problems.tasks.countdown import COUNTDOWN, problems
 from polythink.run.config import parse_config
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl, write_jsonl
@@ -209,7 +209,7 @@ def test_too_few(config: dict, reason: str):
 
 
 def test_the_synthetic_task_assembles_in_its_own_words(tmp_path):
-    teacher = CountdownTeacher({"sequential": 1}, p_right=0.5)
+    teacher = COUNTDOWN.teacher({"sequential": 1}, p_right=0.5)
     chosen = problems("easy", "train", limit=10)
     run_coldstart(chosen, teacher, get_prompt("countdown_sequential"), "strict", tmp_path / "solved", samples=6,
                   right_only=False)  # fmt: skip

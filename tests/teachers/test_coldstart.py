@@ -11,7 +11,7 @@ from helpers.coldstart import ask, countdown_run, last_rows, record
 from polythink.errors import UserError
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import get_prompt
-from polythink.problems.tasks.countdown import CountdownTeacher, problems
+from polythink.problems.tasks.countdown import COUNTDOWN, problems
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
 from polythink.teachers.coldstart import run_coldstart
@@ -193,7 +193,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("change", "message"), MISTAKES)
 def test_mistakes_are_one_sentence_and_touch_nothing(tmp_path, change, message):
     def run(rule="strict", chosen=None, prompt="none", about_teacher=None, **options):
-        teacher = CountdownTeacher({"parallel": 1})
+        teacher = COUNTDOWN.teacher({"parallel": 1})
         chosen = problems("mini", "train", limit=2) if chosen is None else chosen
         about = about_teacher or {"model": "a"}
         return run_coldstart(chosen, teacher, get_prompt(prompt), rule, tmp_path, about_teacher=about, **options)

@@ -15,7 +15,7 @@ from helpers.chat_server import ChatServer
 from helpers.coldstart import ask, command, countdown_run, last_rows, record
 from polythink.errors import UserError
 from polythink.problems.prompts import get_prompt
-from polythink.problems.tasks.countdown import CountdownTeacher, problems
+from polythink.problems.tasks.countdown import COUNTDOWN, problems
 from polythink.run.folder import folder_lock, read_json, write_json
 from polythink.run.jsonl import read_jsonl
 from polythink.teachers.assemble import AssembleConfig, run_assembly
@@ -94,7 +94,7 @@ def test_a_folder_that_is_in_use_is_not_swept(tmp_path):
 def start(out: Path, *, works: bool = True, prompt: str = "none", rule: str = "strict", **about: object):
     def teacher(problem, prompt, sample):
         if works:
-            return CountdownTeacher({"parallel": 1})(problem, prompt, sample)
+            return COUNTDOWN.teacher({"parallel": 1})(problem, prompt, sample)
         raise TeacherError("http_400", "no such model", permanent=True, refused=True)
 
     chosen = problems("mini", "train", limit=2)

@@ -13,7 +13,8 @@ import pytest
 
 from helpers.coldstart import ask, command, countdown_run, last_rows, record
 from polythink.errors import UserError
-from polythink.problems.answers import Grade, Grader
+from polythink.problems.answers import Grader
+from polythink.problems.grade import Grade
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import demonstrate, problems

@@ -12,7 +12,8 @@ from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.pipeline.recipe import Recipe
 from polythink.pipeline.stage import run_stage
-from polythink.problems.answers import Grade, Grader
+from polythink.problems.answers import Grader
+from polythink.problems.grade import Grade
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.run.config import parse_config

@@ -23,11 +23,10 @@ from polythink.cli.options import (
 )
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.prompts import get_prompt
+from polythink.problems.tasks.table import TEACHERS, get_task
 from polythink.run.folder import read_json
 from polythink.teachers.rows import check_kept, show_table
 from polythink.trace.validity import RULES
-
-TEACHERS = ("countdown",)
 
 
 def coldstart(
@@ -39,7 +38,9 @@ def coldstart(
     key_header: KeyHeader = None,
     extra: Extra = None,
     teacher: Annotated[str | None, typer.Option(help=f"Instead of an endpoint: {', '.join(TEACHERS)}.")] = None,
+    paths: Annotated[int | None, typer.Option(min=1, help="Paths per block of a --teacher; 3 if left out.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Responses to each problem.")] = 1,
+    dialect: Annotated[str, typer.Option(help="Dialect of the responses.")] = "parallel_r1",
     rule: Annotated[str, typer.Option(help=f"What is well formed: {', '.join(RULES)}.")] = "strict",
     prompt: Annotated[
         str | None,
@@ -58,19 +59,23 @@ def coldstart(
     Example: polythink data coldstart gsm8k:train --endpoint http://localhost:8000/v1 --model NAME --out runs/cold
     """
     from polythink.problems.sets import load_problems
-    from polythink.problems.tasks.countdown import CountdownTeacher
     from polythink.teachers.coldstart import run_coldstart
     from polythink.teachers.teacher import RetryPolicy
+    from polythink.trace.dialect import get_dialect
 
     if (endpoint is None) == (teacher is None):
         raise UserError("a cold start needs either --endpoint URL or --teacher NAME")
     if teacher not in (None, *TEACHERS):
         raise UserError(f"no teacher {teacher!r}{did_you_mean(teacher, TEACHERS)}")
+    if paths is not None and teacher is None:
+        raise UserError("--paths belongs to --teacher, which was not given")
     asked = _ask_endpoint(endpoint, model, key_env, key_header, extra, temperature=temperature, max_tokens=max_tokens)
-    chosen = get_prompt(prompt or ("countdown_parallel" if teacher else "parallel"))
-    with nullcontext(CountdownTeacher({"parallel": 1})) if teacher else asked as source:
+    task, tags = get_task(teacher), get_dialect(dialect)
+    own = task.teacher({"parallel": 1}, dialect=tags, paths=paths or 3) if teacher else None
+    chosen = get_prompt(prompt or (task.teacher_prompt if own else "parallel"))
+    with nullcontext(own) if own else asked as source:
         found = [problem for name in problems for problem in load_problems(name, limit=limit)]
-        how = {"samples": samples, "concurrency": concurrency, "about_teacher": source.about}
+        how = {"samples": samples, "concurrency": concurrency, "about_teacher": source.about, "dialect": tags}
         how |= {"retry": RetryPolicy(give_up_early=give_up_early)}
         table = run_coldstart(found, source, chosen, rule, out, **how)
     print(show_table(table), end="")

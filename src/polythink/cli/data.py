@@ -6,7 +6,7 @@ import json
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,19 +15,20 @@ import typer
 from polythink.cli.coldstart import assemble, coldstart
 from polythink.cli.options import AsJson, DialectName, File, argument, complete_problems
 from polythink.errors import UserError, did_you_mean
-from polythink.problems.answers import VERDICTS, Grader
+from polythink.problems.answers import Grader
 from polythink.problems.audit import Audit, audit, known_notes
 from polythink.problems.extract import final_part, said_answer, stated_answer
-from polythink.problems.problem import ANSWER_RULES, CHECKERS, Problem, ProblemSet, reference_mistake
-from polythink.problems.references import answer_text, reference_answer
-from polythink.problems.sets import SOURCES, Source, load_problems, local_file
-from polythink.problems.tasks.attribution import check_numbers
+from polythink.problems.grade import VERDICTS
+from polythink.problems.problem import ANSWER_RULES, Problem, ProblemSet
+from polythink.problems.sets import Source, load_problems, local_file, sources
+from polythink.problems.tasks.table import TASKS, get_task
+from polythink.problems.tasks.task import Task
 from polythink.run.jsonl import read_placed
 from polythink.run.progress import Progress
 from polythink.run.table import markdown_table
 from polythink.text.data.sets import TEXTS, is_texts, load_texts
 from polythink.trace.detect import find_dialect, foreign_dialect
-from polythink.trace.dialect import PARATHINKER, Dialect
+from polythink.trace.dialect import DIALECTS, Dialect
 
 KEYS_WIDTH = 48  # columns for a finding's problems in the table; --json has them all
 CUT = {"completed": "completed from the column solution", "cut": "no answer can equal them"}  # of references
@@ -52,7 +53,7 @@ def list_sets() -> None:
     take two files line by line, as in corpus/train.{en,de}.
     """
     head = ("splits", "from", "what")
-    rows = [(name, " ".join(source.splits), _origin(source), source.about) for name, source in SOURCES.items()]
+    rows = [(name, " ".join(source.splits), _origin(source), source.about) for name, source in sources().items()]
     print(markdown_table(("problems", *head), rows))
     origins = {name: f"hub: {text.repo}" if text.repo else "made here" for name, text in TEXTS.items()}
     rows = [(name, " ".join(text.splits), origins[name], text.about) for name, text in TEXTS.items()]
@@ -62,7 +63,7 @@ def list_sets() -> None:
 def _origin(source: Source) -> str:
     files = ", ".join(str(file) for split in source.splits if (file := local_file(source, split)))
     on_hub = f"hub: {source.repo}" if source.repo else "a file only"
-    return "made here" if source.level else files or on_hub
+    return "made here" if source.task else files or on_hub
 
 
 @app.command("show", epilog=WHERE)
@@ -97,7 +98,7 @@ def grade(
     answer: Annotated[str, typer.Option(help="Name of the column with the reference answers.")],
     checker: Annotated[
         str | None,
-        typer.Option(help=f"One of {', '.join(CHECKERS)}. If left out: that of the column `checker`, else math."),
+        typer.Option(help=f"One of {', '.join(TASKS)}. If left out: that of the column `checker`, else math."),
     ] = None,
     dialect: DialectName = None,
     answers: Annotated[
@@ -113,10 +114,9 @@ def grade(
 
     Example: polythink data grade outputs.jsonl --text response --answer answer
     """
-    if checker is not None and checker not in CHECKERS:
-        raise UserError(f"no checker {checker!r}{did_you_mean(checker, CHECKERS)}")
+    named = None if checker is None else get_task(checker)
     counts: Counter[str] = Counter()
-    answered = list(_answered(file, text, answer, checker, counts))
+    answered = list(_answered(file, text, answer, named, counts))
     if not answered:
         raise UserError(f"{file} holds no rows")
     tags = _dialect_of(file, answered, dialect)
@@ -174,7 +174,7 @@ def _show_texts(name: str, limit: int, as_json: bool) -> None:
 
 
 def _answered(
-    file: Path, text: str, answer: str, checker: str | None, counts: Counter[str]
+    file: Path, text: str, answer: str, named: Task | None, counts: Counter[str]
 ) -> Iterator[tuple[str, Problem]]:
     """Each row's text and the problem it answers. Counts the references that were completed, or are cut for good."""
     for number, (place, row) in enumerate(read_placed(file)):
@@ -184,44 +184,50 @@ def _answered(
                 raise UserError(f"{where} has no column {column!r}{did_you_mean(column, row) if row else ''}")
         if not isinstance(row[text], str | None):
             raise UserError(f"{where}: {text} is no text but a {type(row[text]).__name__}")
-        own = _checker(where, row.get("checker"), checker)
+        own = _task(where, row.get("checker"), named)
         try:
-            if own == "math":
-                reference, _, completed = reference_answer(row, answer)
-            else:
-                reference, completed = answer_text(row[answer], answer), False
+            reference, _, completed = own.reference(row, answer)
         except UserError as error:
             raise UserError(f"{where} {error}") from None
         if not reference:
             raise UserError(f"{where} has no reference answer in its column {answer!r}")
-        if wrong := reference_mistake(reference, own):
+        if wrong := own.reference_mistake(reference):
             raise UserError(f"{where} {wrong}")
         counts["completed"] += completed
-        counts["cut"] += reference.count("{") > reference.count("}")
-        yield row[text] or "", Problem(str(number), "", reference, own)
+        counts["cut"] += own.by_value and reference.count("{") > reference.count("}")
+        yield row[text] or "", Problem(str(number), "", reference, own.name)
 
 
-def _checker(where: str, own: Any, named: str | None) -> str:
-    """The checker of a row: its own, which the one named must not contradict."""
+def _task(where: str, own: Any, named: Task | None) -> Task:
+    """The task of a row: its own, which the one named must not contradict."""
     if own is None:
-        return named or "math"
-    if own not in CHECKERS:
-        raise UserError(f"{where} has checker {own!r}{did_you_mean(str(own), CHECKERS)}")
-    if named not in (None, own):
+        return named or get_task()
+    if own not in tuple(TASKS):  # it may be anything
+        raise UserError(f"{where} has checker {own!r}{did_you_mean(str(own), TASKS)}")
+    if named and named.name != own:
         raise UserError(f"{where} is graded by the checker {own}, as its column `checker` says, but --checker is "
-                        f"{named}: leave --checker out, or the column")  # fmt: skip
-    return own
+                        f"{named.name}: leave --checker out, or the column")  # fmt: skip
+    return get_task(own)
 
 
 def _dialect_of(file: Path, answered: list[tuple[str, Problem]], named: str | None) -> Dialect:
-    """The dialect of the texts; where none has a tag, one that the checkers can work with."""
+    """The dialect of the texts; where none has a tag, the first that all their tasks can be graded in."""
     dialect, blocks = find_dialect((text for text, _ in answered), named, str(file))
-    attributed = any(problem.checker == "attribution" for _, problem in answered)
-    if attributed and named is None and not blocks:
-        dialect = PARATHINKER
-    if attributed:
-        check_numbers(dialect)
+    tasks = {problem.checker: problem.task for _, problem in answered}.values()
+    if named is None and not blocks:
+        dialect = next((known for known in (dialect, *DIALECTS.values()) if _all_fit(tasks, known)), dialect)
+    for task in tasks:
+        task.check_dialect(dialect)
     return dialect
+
+
+def _all_fit(tasks: Iterable[Task], dialect: Dialect) -> bool:
+    try:
+        for task in tasks:
+            task.check_dialect(dialect)
+    except UserError:
+        return False
+    return True
 
 
 def _warn(answered: list[tuple[str, Problem]], tags: Dialect, unparsed: int, strict: bool) -> None:
@@ -231,9 +237,10 @@ def _warn(answered: list[tuple[str, Problem]], tags: Dialect, unparsed: int, str
         print(f"{foreign:,} of {total:,} texts hold the tags of another dialect than {tags.name}: they are graded as "
               "text without blocks", file=sys.stderr)  # fmt: skip
     if unparsed:
-        math = [text for text, problem in answered if problem.checker == "math"] if strict else []
+        math = [text for text, problem in answered if problem.task.by_value] if strict else []
         parts = [part for text in math if stated_answer(part := final_part(text, tags)) is None]
         said = sum(said_answer(part) is not None for part in parts)
         hint = f"; {said:,} state one in another form, which --answers lenient reads" if said else ""
+        forms = " or ".join(dict.fromkeys(problem.task.answer_form for _, problem in answered))
         print(f"{unparsed:,} of {total:,} texts are unparsed: no answer that is read stands after their last block, "
-              f"such as \\boxed{{5}} or a line `Final Answer: 5`{hint}", file=sys.stderr)  # fmt: skip
+              f"such as {forms}{hint}", file=sys.stderr)  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from polythink.problems.prompts import PROMPTS
-from polythink.problems.sets import SOURCES
+from polythink.problems.sets import sources
 
 
 def argument(metavar: str, help: str, complete: Callable[[], list[str]] | None = None) -> Any:
@@ -19,7 +19,7 @@ def argument(metavar: str, help: str, complete: Callable[[], list[str]] | None =
 
 def complete_problems() -> list[str]:
     """Names of problem sets, with and without their splits."""
-    return [*SOURCES, *(f"{name}:{split}" for name, source in SOURCES.items() for split in source.splits)]
+    return [*sources(), *(f"{name}:{split}" for name, source in sources().items() for split in source.splits)]
 
 
 def complete_prompt() -> list[str]:

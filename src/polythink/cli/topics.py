@@ -21,7 +21,7 @@ from polythink.pipeline.experiment import Experiment
 from polythink.pipeline.recipe import Recipe
 from polythink.pipeline.text import TextRecipe
 from polythink.problems.prompts import PROMPTS, get_prompt
-from polythink.problems.sets import SOURCES
+from polythink.problems.sets import sources
 from polythink.rewards.combine import PRESETS, PUBLISHED
 from polythink.rewards.terms import CONDITIONS, TERMS
 from polythink.trace.dialect import DIALECTS
@@ -227,7 +227,7 @@ def metric_topics() -> Iterator[Topic]:
 
 
 def data_topics() -> Iterator[Topic]:
-    for name, source in SOURCES.items():
+    for name, source in sources().items():
         yield Topic("problem set", name, source.about, (f"splits: {', '.join(source.splits)}",))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Container, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from polythink.engine.backends.transformers import TransformersBackend
+from polythink.engine.backends.base import TorchBackend
 from polythink.engine.params import Event, OnEvent, Request, SamplingParams
 from polythink.engine.selfcheck import choose_backend
 from polythink.engine.sequential import SequentialState
@@ -23,6 +23,7 @@ from polythink.engine.structured import StructuredState
 from polythink.engine.tag_ids import TagIds
 from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
+from polythink.models.forward import cannot_join
 from polythink.models.lm import LanguageModel
 from polythink.models.tags import tag_ids
 from polythink.run.progress import Progress
@@ -55,7 +56,7 @@ class Engine:
                 f"given max_num_seqs={max_num_seqs}, prefill_chunk={prefill_chunk}"
             )
         self.lm, self.max_num_seqs, self.prefill_chunk = lm, max_num_seqs, prefill_chunk
-        self.backend: TransformersBackend = choose_backend(lm, backend)
+        self.backend: TorchBackend = choose_backend(lm, backend)
         self.forwarded = 0  # tokens run through the model since this engine was made
         self._added = 0
         self._queued: deque[TraceState] = deque()
@@ -99,6 +100,8 @@ class Engine:
         With `stream`, `step` reports its tokens, forks, joins and truncations; its "done" is always reported.
         `UserError` for a request that cannot be sampled, such as a prompt longer than the context.
         """
+        if params.rules.joins_caches and not self.backend.joins_caches:
+            raise UserError(cannot_join(self.lm.model))
         id, self._added = self._added, self._added + 1
         tags = self._tags_for(request.dialect, params.summary_prefix)
         trained = self.trained_paths(params, tags.dialect)
@@ -177,6 +180,8 @@ class Engine:
                 for segment in state.opened:
                     self.backend.open(row, segment, state.follows[segment])
                 state.opened.clear()
+                if not self.backend.joins_caches:
+                    self.backend.keep(row, state.followable)
             batch, owners = gather(live, self.prefill_chunk)
             self.forwarded += len(batch.token)
             tokens, logprobs = self.backend.step(batch)
@@ -205,6 +210,7 @@ class Engine:
 
     def _release(self, row: int) -> None:
         del self._live[row]
+        self.backend.keep(row, ())
         heapq.heappush(self._free, row)
         if not self.unfinished:
             self._free.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from polythink.engine.sampling import stream_key
-from polythink.engine.texts import Block, Text, in_text_order, most_tokens
+from polythink.engine.texts import Block, Text, blocks_in, in_text_order, most_tokens
 from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
 from polythink.trace.layout import join_scale
@@ -28,6 +28,11 @@ class IsolatedState(TraceState):
     @property
     def most_slots(self) -> int:
         return len(self.request.prompt) + min(self.budget, most_tokens(self.params, self.tags) or self.budget)
+
+    @property
+    def followable(self) -> set[int]:
+        """The fork points of open blocks too: more paths may follow them, and a copy."""
+        return super().followable | {block.fork for block in blocks_in(self.main) if block.summary is None}
 
     def _may_open(self, text: Text) -> bool:
         return text.depth == 0 or (self.tags.dialect.nests and text.depth < self.params.max_depth)

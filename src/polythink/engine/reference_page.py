@@ -13,7 +13,7 @@ from polythink.engine.sampling import draw, uniforms
 from polythink.errors import UserError
 from polythink.models.batch import collate
 from polythink.models.lm import LanguageModel
-from polythink.models.logprobs import masked_logits
+from polythink.models.logprobs import logits_after
 from polythink.models.tags import tag_ids
 from polythink.trace.dialect import get_dialect
 from polythink.trace.rollout import Rollout, Segment
@@ -141,7 +141,9 @@ class Page:
     def draw(self, key: int, count: int) -> tuple[int, float]:
         """Sample the next token of the last segment, which may still be empty, from a random stream."""
         batch = collate([self.rollout().layout()]).to(self.lm.device)
-        logits = masked_logits(self.lm.model, batch)[:, -1]
+        last = torch.tensor([len(batch.tokens[0]) - 1], device=self.lm.device)
+        logits, rows, columns = logits_after(self.lm.model, batch, torch.zeros_like(last), last)
+        logits = logits[rows, columns]
         uniform = torch.from_numpy(uniforms(np.array([key], np.uint64), np.array([count], np.uint64)))
         temperature = torch.tensor([self.params.temperature_of(self.segments[-1].kind)])
         params = self.params

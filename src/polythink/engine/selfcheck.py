@@ -8,36 +8,34 @@ which ignores explicit positions or keeps a state that cannot be forked.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 import torch
 
-from polythink.engine.backends.transformers import KINDS, TransformersBackend
+from polythink.engine.backends.base import TorchBackend, lock_of
+from polythink.engine.backends.recurrent import RecurrentBackend
+from polythink.engine.backends.transformers import TransformersBackend
+from polythink.engine.chain_check import SelfCheckFailed, check_chains, same
 from polythink.engine.step import StepBatch
 from polythink.errors import UserError, did_you_mean
 from polythink.models.batch import collate
-from polythink.models.forward import context_of, evaluating, rotary_switch
+from polythink.models.forward import context_of, evaluating, heeds_masks, rotary_switch
 from polythink.models.lm import LanguageModel
 from polythink.models.thoughts import forward_kwargs, thoughts_of
 from polythink.trace.layout import Layout, Piece, lay_out
 
 POSITIONS = 17  # of the tree that is checked: prompt, the longer path, join
 FAR = 1 << 20  # a position far enough for models that state no context
-# Root mean square difference allowed, as a share of the logits' standard deviation; a wrong table is off by far more.
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+SHARED = ("flat", "padded")  # backends in which branches share keys and values
+KINDS = (*SHARED, "recurrent")
 
 
 def refuse_by_name(model) -> None:
-    """`UserError` for models whose state cannot be forked or whose positions cannot be given."""
+    """`UserError` for models whose positions cannot be given, or depend on the rest of a forward."""
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     name = config.model_type
-    if getattr(model, "_is_stateful", False) or kinds or name.startswith(("mamba", "rwkv", "recurrent_gemma")):
-        what = f"layers of the kind {', '.join(sorted(kinds))}" if kinds else "a recurrent or convolutional state"
-        raise UserError(
-            f"{name} has {what}, which the engine cannot fork and join; "
-            "use a model with full or sliding-window attention in every layer"
-        )
     if getattr(config, "alibi", False) or name in ("bloom", "mpt"):
         raise UserError(
             f"{name} takes positions from token distance (ALiBi) and ignores explicit ones, so paths cannot restart "
@@ -58,45 +56,57 @@ def refuse_by_name(model) -> None:
         )
 
 
-class SelfCheckFailed(Exception):
-    """The model does not compute what its layout says."""
+def choose_backend(lm: LanguageModel, kind: str = "auto") -> TorchBackend:
+    """The wanted backend, or for "auto" the first that passes the self-check, with a warning if that is a slow one.
 
-
-def choose_backend(lm: LanguageModel, kind: str = "auto") -> TransformersBackend:
-    """The wanted backend, or for "auto" the first that passes the self-check, with a warning if that is the slow one.
-
-    `UserError` where none does.
+    A model that does not heed masks is tried with the recurrent backend alone, in its settings from fast to slow.
+    `UserError` where none passes.
     """
     if kind not in ("auto", *KINDS):
         raise UserError(f"no backend {kind!r}{did_you_mean(kind, ('auto', *KINDS))}")
     refuse_by_name(lm.model)
-    reasons = []
-    for candidate in KINDS if kind == "auto" else (kind,):
-        backend = TransformersBackend(lm, candidate)
+    attention = lm.model.config._attn_implementation
+    if attention not in ("sdpa", "eager"):  # flex attention with a dense mask ends the process on a CPU
+        raise UserError(f"the engine takes models with attention 'sdpa' or 'eager', this one has {attention!r}")
+    reasons: dict[str, None] = {}  # each once, in order
+    for candidate in _candidates(lm, kind):
         try:
-            with backend.lock:
-                check(backend)
+            with candidate.lock:
+                check(candidate)
         except (SelfCheckFailed, NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            reasons.append(f"{candidate}: {str(error).splitlines()[0]}")
+            reasons[f"{candidate.kind}: {str(error).splitlines()[0]}"] = None
             continue
         if reasons:
             warnings.warn(
-                f"{lm.model.config.model_type} decodes slowly here, with the {candidate} backend ({reasons[0]})",
+                f"{lm.model.config.model_type} decodes slowly here, with the {candidate.about} backend "
+                f"({next(iter(reasons))})",
                 stacklevel=3,
             )
-        return backend
+        return candidate
     raise UserError(
         f"{lm.model.config.model_type} fails the fork/join self-check and cannot be used ({'; '.join(reasons)}); "
         "use a decoder with rotary or learned positions and ordinary attention, such as Qwen3 or Llama"
     )
 
 
-def check(backend: TransformersBackend) -> None:
+def _candidates(lm: LanguageModel, kind: str) -> Iterator[TorchBackend]:
+    """The backends of that kind, or for "auto" all that fit, the fastest first."""
+    with lock_of(lm.model):
+        shared = kind in SHARED or (kind == "auto" and heeds_masks(lm.model))
+    for name in SHARED if shared else ():
+        if kind in ("auto", name):
+            yield TransformersBackend(lm, name)
+    if kind in ("auto", "recurrent"):
+        for chunks, (stacks, pads) in product((True, False), ((True, True), (True, False), (False, False))):
+            yield RecurrentBackend(lm, stacks, pads, chunks)
+
+
+def check(backend: TorchBackend) -> None:
     """Raises `SelfCheckFailed` unless decoding, masked forward and paths run alone agree, and siblings are isolated."""
     lm = backend.lm
-    attention = lm.model.config._attn_implementation
-    if attention not in ("sdpa", "eager"):  # flex attention with a dense mask ends the process on a CPU
-        raise UserError(f"the engine takes models with attention 'sdpa' or 'eager', this one has {attention!r}")
+    if not backend.joins_caches:
+        check_chains(backend)
+        return
     dtype, vocabulary = lm.model.dtype, lm.model.config.get_text_config().vocab_size
     ids = torch.randint(vocabulary, (25,), generator=torch.Generator().manual_seed(0)).tolist()
     prompt, first, second, join, other = ids[:7], ids[7:12], ids[12:15], ids[15:20], ids[20:25]
@@ -105,14 +115,14 @@ def check(backend: TransformersBackend) -> None:
         labels = (1, min(2, thoughts.inventory)) if thoughts is not None else (0, 0)
         layout = _tree(prompt, first, second, join, labels)
         decoded = _decoded(backend, layout)
-        _same("decoding and one masked forward", decoded, _masked(backend, layout), dtype)
+        same("decoding and one masked forward", decoded, _masked(backend, layout), dtype)
         for path, label, span in zip((first, second), labels, (slice(7, 12), slice(12, 15)), strict=True):
             alone = _plain(backend, prompt, path, label)[len(prompt) :]
-            _same("a path inside a trace and the same path alone", decoded[span], alone, dtype)
+            same("a path inside a trace and the same path alone", decoded[span], alone, dtype)
         moved = _decoded(backend, _tree(prompt, other, second, join, labels))
-        _same("a path before and after its sibling changed", decoded[12:15], moved[12:15], dtype)
+        same("a path before and after its sibling changed", decoded[12:15], moved[12:15], dtype)
         short, beside = _beside_a_long_trace(lm, prompt)
-        _same("a trace alone and beside one at the end of the context", short, beside, dtype)
+        same("a trace alone and beside one at the end of the context", short, beside, dtype)
 
 
 def _tree(prompt: list[int], first: list[int], second: list[int], join: list[int], labels: tuple[int, int]) -> Layout:
@@ -203,9 +213,3 @@ def _beside_a_long_trace(lm: LanguageModel, prompt: list[int]) -> tuple[torch.Te
     extras = forward_kwargs(lm.model, torch.zeros_like(ids[:1]), torch.ones(1, len(prompt)))
     alone = lm.model(input_ids=ids[:1], position_ids=both[:1], use_cache=False, **extras).logits[0].float()
     return alone, beside
-
-
-def _same(what: str, a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> None:
-    error = ((a - b).square().mean().sqrt() / b.std()).item()
-    if not error < TOLERANCE.get(dtype, 1e-3):  # written so that NaN fails
-        raise SelfCheckFailed(f"{what} differ by {error:.1e} of the logits' spread")

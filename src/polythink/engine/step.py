@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,6 +37,8 @@ class StepBatch:
 class Backend(Protocol):
     """Runs steps over a cache of its own: one row per trace, one slot per token."""
 
+    joins_caches: bool  # a segment may follow several others and read the keys and values of all
+
     def hold(self) -> AbstractContextManager[None]:
         """Keep the model ready for steps until the context closes. Re-entrant; `step` enters it by itself."""
 
@@ -48,6 +50,9 @@ class Backend(Protocol):
 
     def step(self, batch: StepBatch) -> tuple[np.ndarray, np.ndarray]:
         """Run the tokens; returns the W sampled tokens (int64) and their log-probabilities (float64)."""
+
+    def keep(self, row: int, segments: Collection[int]) -> None:
+        """Announce that no other segment of the row is run or followed any more; none: the trace has ended."""
 
     def clear(self) -> None:
         """Free the cache: no trace is live."""

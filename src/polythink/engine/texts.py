@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -75,6 +75,14 @@ def in_text_order(text: Text, records: Sequence[Segment], number: bool = False) 
 
     walk(text, -1)
     return found
+
+
+def blocks_in(text: Text) -> Iterator[Block]:
+    """All blocks in a text, those in their paths and summaries too."""
+    for block in [part for part in text.parts if isinstance(part, Block)]:
+        yield block
+        for inner in (*block.paths, *([] if block.summary is None else [block.summary])):
+            yield from blocks_in(inner)
 
 
 def share_of(

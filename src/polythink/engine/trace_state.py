@@ -112,6 +112,16 @@ class TraceState:
         """A bound on the tokens of prompt and response together."""
         return len(self.request.prompt) + self.budget
 
+    @property
+    def followable(self) -> set[int]:
+        """The segments that run or may be followed: those that have not ended or have tokens to run, and the last.
+
+        A backend that keeps a cache for each segment may forget all others, but for what an empty one goes on from.
+        """
+        written = (s for s, record in enumerate(self.records) if s and record.kind != "copy")
+        unended = (s for s in written if not self.records[s].finish_reason)
+        return {len(self.records) - 1, *unended, *self.pending.segments}
+
     # --- tokens
 
     def take(self, most: int) -> Inputs:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from polythink.evaluate.voting import maj_at_k, normalise
+from polythink.problems.tasks.table import get_task
 from polythink.run.jsonl import read_jsonl, write_jsonl
 
 DRAWS = 2000
@@ -285,7 +286,7 @@ def is_right(row: dict) -> bool:
 def vote(group: Sequence[dict], k: int) -> float:
     """maj@k of one problem's rows. Correct answers all equal the reference, so they are votes for one answer."""
     votes, right = [normalise(row["extracted"]) for row in group], list(map(is_right, group))
-    by_value = group[0].get("checker", "math") == "math"
+    by_value = get_task(group[0].get("checker")).by_value
     if by_value and any(right):
         reference = min(vote or "" for vote, r in zip(votes, right, strict=True) if r)
         votes = [reference if r else vote for vote, r in zip(votes, right, strict=True)]

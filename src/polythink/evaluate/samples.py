@@ -15,10 +15,10 @@ from polythink.engine.protocol import RolloutBackend
 from polythink.errors import UserError
 from polythink.evaluate.metrics import best_of_n, is_right
 from polythink.evaluate.voting import maj_at_k, normalise
-from polythink.problems.answers import Grade, Grader
+from polythink.problems.answers import Grader
+from polythink.problems.grade import Grade
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import OVERLONG, Prompt
-from polythink.problems.tasks.countdown import is_marked_ok
 from polythink.trace.dialect import Dialect
 from polythink.trace.rollout import Rollout, Segment
 from polythink.trace.statistics import rollout_statistics
@@ -158,6 +158,7 @@ def sample_row(problem: Problem, rollout: Rollout, grade: Grade, grader: Grader,
         return {**shown, "right": right, **extra, **({"bounded": True} if segment.bounded else {})}
 
     alone = not any(segment.kind == "path" for segment in rollout.segments)
+    marked = problem.task.marked(rollout.text)
     return {
         "problem": problem.key,
         "question": problem.question,
@@ -168,7 +169,7 @@ def sample_row(problem: Problem, rollout: Rollout, grade: Grade, grader: Grader,
         "verdict": grade.verdict,
         "extracted": grade.extracted,
         **grader.readings(rollout.text, problem, grade),
-        **({"marked": alone and is_marked_ok(rollout.text)} if problem.checker == "countdown" else {}),
+        **({} if marked is None else {"marked": alone and marked}),
         **({} if grade.share is None else {"right_lines": grade.share}),
         **rollout_statistics(rollout, dialect),
         "segments": [segment_row(segment) for segment in rollout.segments],
@@ -203,20 +204,20 @@ class Paths:
 
 def paths_of(row: dict, rollout: Rollout, problem: Problem, grader: Grader) -> Paths:
     """The paths of a graded response."""
-    marks = problem.checker == "countdown"
     found = [s for s in row["segments"] if s["kind"] == "path" and s["block"] == 0]
     if not found:
-        marked = (row["marked"],) if marks else None
+        marked = (row["marked"],) if "marked" in row else None
         cost = row["tokens"], row["critical_path"]
         return Paths((normalise(row["extracted"]),), (is_right(row),), marked, *cost, block=False)
+    marked = tuple(problem.task.marked(path["text"]) for path in found)
     head = replace(rollout, segments=rollout.segments[: fork_end(rollout)])
     return Paths(
         votes=tuple(normalise(grader.path_answer(path["text"], problem)) for path in found),
         right=tuple(path["right"] is True for path in found),
-        marked=tuple(is_marked_ok(path["text"]) for path in found) if marks else None,
+        marked=None if None in marked else marked,
         tokens=head.tokens,
         critical_path=head.critical_path,
-        by_value=problem.checker == "math",
+        by_value=problem.task.by_value,
     )
 
 

@@ -18,8 +18,8 @@ class ModelConfig(Config):
     """Add the dialect's tags that the tokenizer lacks, each with an embedding row of its own."""
     architecture: str = "qwen3"
     """Architecture of a random model: a model type of transformers, or eit, e_eit, partialformer, vanilla."""
-    tokenizer: Literal["countdown", "attribution", "bytes"] = "countdown"
-    """Tokenizer of a random model: a closed vocabulary of one task's words, or raw bytes."""
+    tokenizer: str = "countdown"
+    """Tokenizer of a random model: a task's name, for the closed vocabulary of its words, or bytes."""
     hidden_size: int = Field(96, ge=1)
     """Model width d of a random model."""
     num_hidden_layers: int = Field(3, ge=1)

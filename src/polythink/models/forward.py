@@ -5,12 +5,28 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers.utils import ModelOutput
+
+from polythink.errors import UserError
+from polythink.trace.modes import get_mode
 
 # Kinds of rotary scaling whose frequencies depend on the longest position of a whole forward.
 LENGTH_DEPENDENT = ("dynamic", "longrope")
+
+# What models call their cache, as an argument and in what they return.
+CACHE_NAMES = ("cache", "past_key_values", "cache_params", "state")
+
+# Root mean square difference allowed between two ways to compute the same logits, as a share of their standard
+# deviation; a wrong table is off by far more.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+_HEEDS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -28,10 +44,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside an adapter."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def cache_argument(model: nn.Module) -> str:
-    """The name under which the model's forward takes its cache: `cache` since transformers 5.24."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # unwrap an adapter
-    return "cache" if "cache" in inspect.signature(inner.forward).parameters else "past_key_values"
+    """The name under which the model's forward takes and returns its cache.
+
+    `cache` since transformers 5.24; models with nothing but a state have names of their own.
+    """
+    taken = inspect.signature(unwrapped(model).forward).parameters
+    return next((name for name in CACHE_NAMES if name in taken), "past_key_values")
+
+
+def returned_cache(out: ModelOutput) -> Any:
+    """The cache that a forward has returned, None where there is none."""
+    return next((out[name] for name in CACHE_NAMES if out.get(name) is not None), None)
 
 
 def context_of(config: PreTrainedConfig) -> int:
@@ -59,3 +88,74 @@ def rotary_switch(config: PreTrainedConfig) -> tuple[str, int] | None:
         if original and (context is None or original < context):
             return kind, int(original)
     return None
+
+
+# --- models that fold their tokens into a state
+
+
+def heeds_masks(model: nn.Module) -> bool:
+    """Does a row with an explicit mask and positions mean what they say to this model? Found out once, by trying.
+
+    Where it does, a whole trace is one row. A recurrent, linear or convolutional layer reads all tokens of a row in
+    their order, whatever the mask says: there a trace must be taken apart into plain rows (`unfold.py`), and several
+    paths cannot be joined by reading the keys and values of all.
+    """
+    inner = unwrapped(model)
+    if inner not in _HEEDS:
+        _HEEDS[inner] = _heeds_masks(model)
+    return _HEEDS[inner]
+
+
+@torch.no_grad()
+def _heeds_masks(model: nn.Module) -> bool:
+    """A path after a prompt must be the same beside one sibling, beside another one, and alone."""
+    first = next(model.parameters())
+    ids = torch.randint(model.config.get_text_config().vocab_size, (13,), generator=torch.Generator().manual_seed(0))
+    prompt, path, sibling, other = ids.to(first.device).split([4, 3, 3, 3])
+    rows = torch.stack([torch.cat([prompt, sibling, path]), torch.cat([prompt, other, path])])
+    positions = torch.tensor([0, 1, 2, 3, 4, 5, 6, 4, 5, 6], device=first.device).expand(2, -1)
+    mask = torch.ones(10, 10, dtype=torch.bool, device=first.device).tril()
+    mask[7:, 4:7] = False
+    mask = rendered(model, mask.expand(2, 1, -1, -1))
+    try:
+        with evaluating(model), torch.autocast(first.device.type, enabled=False):
+            beside = model(input_ids=rows, attention_mask=mask, position_ids=positions, use_cache=False).logits[:, 7:]
+            alone = model(input_ids=torch.cat([prompt, path])[None], use_cache=False).logits[0, 4:]
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError, LookupError, AssertionError):
+        return False  # the mask or the positions are not taken at all
+    tolerance = TOLERANCE.get(first.dtype, 1e-3)
+    # the two rows are computed alike, so nothing but rounding may tell them apart; written so that NaN is False
+    return difference(beside[0], beside[1]) < tolerance / 10 and difference(beside[0], alone) < tolerance
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Root mean square difference of two tensors of logits, as a share of the second's standard deviation."""
+    return ((a.float() - b.float()).square().mean().sqrt() / b.float().std()).item()
+
+
+def rendered(model: nn.Module, mask: torch.Tensor) -> torch.Tensor:
+    """A bool mask (B, 1, Q, K) as the model's own attention takes it.
+
+    Eager attention adds its mask, so it gets a float one: it would add a bool as 0 and 1, without an error.
+    """
+    if model.config._attn_implementation != "eager":
+        return mask
+    dtype = next(model.parameters()).dtype
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def check_joins(model: nn.Module, mode: str) -> None:
+    """`UserError` where drawing or training in a mode joins paths in a way that this model cannot."""
+    if get_mode(mode).joins_caches and not heeds_masks(model):
+        raise UserError(cannot_join(model))
+
+
+def cannot_join(model: nn.Module) -> str:
+    """The sentence for a trace that this model cannot join."""
+    return (
+        f"{model.config.model_type} folds what it has read into a state, in one order (it has recurrent, linear or "
+        "convolutional layers), and a join that reads the keys and values of several paths at once needs attention "
+        "alone; use mode: reread (the paths at once, then their joined text read again) or mode: sequential"
+    )

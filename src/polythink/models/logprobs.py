@@ -1,7 +1,8 @@
-"""Log-probabilities of one masked forward, each token given its chain predecessor.
+"""Log-probabilities of one forward, each token given its chain predecessor.
 
-SDPA with the batch's bool mask. Combinations that would give wrong numbers without an error (an eager kernel that adds
-True as 1.0, restarted positions without a mask, a sliding window that the mask replaces) are refused here.
+SDPA with the batch's bool mask, or plain rows for models that do not heed masks. Combinations that would give wrong
+numbers without an error (an eager kernel that adds True as 1.0, restarted positions without a mask, a sliding window
+that the mask replaces) are refused here.
 
 Axis legend: B rows, T tokens of a row, C columns whose logits are computed, N tokens that are scored, V vocabulary.
 """
@@ -13,8 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from polythink.errors import UserError
 from polythink.models.batch import Batch
-from polythink.models.forward import context_of, rotary_switch
+from polythink.models.forward import context_of, heeds_masks, rotary_switch
 from polythink.models.thoughts import forward_kwargs
+from polythink.models.unfold import chain_logits
 
 CHUNK_ELEMENTS = 1 << 26  # logits turned into float32 at a time: 256 MB
 
@@ -35,6 +37,21 @@ def masked_logits(model, batch: Batch, columns: torch.Tensor | None = None) -> t
     return logits
 
 
+def logits_after(
+    model, batch: Batch, rows: torch.Tensor, tokens: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits of one forward, (rows, columns, V), and where in it those after the N given tokens lie: (N,) and (N,).
+
+    A forward over the batch with its mask, or, for a model that does not heed masks, over plain rows (`unfold.py`).
+    """
+    check_attention(model, batch.tokens.device)
+    if not heeds_masks(model):
+        _check_positions(model.config, batch.positions)
+        return chain_logits(model, batch, rows, tokens)
+    columns, column_of = torch.unique(tokens, return_inverse=True)
+    return masked_logits(model, batch, columns), rows, column_of
+
+
 def token_logprobs(
     model, batch: Batch, temperature: float | torch.Tensor = 1.0, wanted: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -50,11 +67,10 @@ def token_logprobs(
     if not scored.any():
         return result
     rows, tokens = scored.nonzero(as_tuple=True)
-    columns, column_of = torch.unique(batch.previous[rows, tokens], return_inverse=True)
-    logits = masked_logits(model, batch, columns)
+    logits, at, columns = logits_after(model, batch, rows, batch.previous[rows, tokens])
     scale = torch.as_tensor(temperature, dtype=torch.float32, device=result.device).expand(result.shape)[rows, tokens]
     assert bool((scale > 0).all()), "log-probabilities are not defined at temperature 0"
-    values = _pick_logprobs(logits, rows, column_of, batch.tokens[rows, tokens], scale)
+    values = _pick_logprobs(logits, at, columns, batch.tokens[rows, tokens], scale)
     return result.index_put((rows, tokens), values)
 
 
@@ -75,13 +91,11 @@ def _pick_logprobs(logits, rows, columns, tokens, temperature) -> torch.Tensor:
 
 def check_forward(model, positions: torch.Tensor, mask: torch.Tensor | None) -> None:
     """Refuse the combinations of attention, mask and positions that give wrong logits without an error, or abort."""
-    attention = model.config._attn_implementation
-    if attention == "flex_attention" and positions.device.type == "cpu":
-        raise UserError("attention 'flex_attention' aborts the process on a CPU; load the model with attention 'sdpa'")
-    if attention == "eager" and mask is not None and mask.dtype == torch.bool:
+    check_attention(model, positions.device)
+    if model.config._attn_implementation == "eager" and mask is not None and mask.dtype == torch.bool:
         raise UserError("attention 'eager' adds a bool mask as 0 and 1 instead of masking; train a model with 'sdpa'")
-    if attention != "sdpa":
-        raise UserError(f"a masked forward needs attention 'sdpa', the model is set to {attention!r}")
+    if model.config._attn_implementation != "sdpa":
+        raise UserError("a masked forward needs attention 'sdpa', the model is set to 'eager'")
     _check_positions(model.config, positions)
     if mask is None:
         if positions.shape[1] > 1 and bool((positions.diff(dim=1) != 1).any()):
@@ -100,6 +114,15 @@ def check_forward(model, positions: torch.Tensor, mask: torch.Tensor | None) -> 
             f"the model has a sliding window of {window} positions, which an explicit mask would replace; "
             f"keep traces below it (this one reaches position {int(positions.max())})"
         )
+
+
+def check_attention(model, device: torch.device) -> None:
+    """Refuse attention that aborts the process or is not known here."""
+    attention = model.config._attn_implementation
+    if attention == "flex_attention" and device.type == "cpu":
+        raise UserError("attention 'flex_attention' aborts the process on a CPU; load the model with attention 'sdpa'")
+    if attention not in ("sdpa", "eager"):  # eager: that of models without any attention, too
+        raise UserError(f"a masked forward needs attention 'sdpa', the model is set to {attention!r}")
 
 
 def _check_positions(config, positions: torch.Tensor) -> None:

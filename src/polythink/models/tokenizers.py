@@ -10,12 +10,17 @@ from transformers import PreTrainedTokenizerFast
 
 from polythink.trace.dialect import Dialect
 
+HEADINGS = 16
 END, PAD, UNKNOWN = "<|end|>", "<|pad|>", "<|unknown|>"
 
 
 def word_tokenizer(words: Sequence[str], dialect: Dialect) -> PreTrainedTokenizerFast:
-    """One token per word, words separated by white space. Any other word becomes the unknown token."""
-    return _finish(word_level((PAD, END, UNKNOWN, *words), UNKNOWN), dialect, unk_token=UNKNOWN)
+    """One token per word, words separated by white space. Any other word becomes the unknown token.
+
+    Where paths begin with the number of their outline, those of the first `HEADINGS` paths are words too.
+    """
+    headings = (word for place in range(1, HEADINGS + 1) for word in dialect.heading(place).split())
+    return _finish(word_level((PAD, END, UNKNOWN, *words, *headings), UNKNOWN), dialect, unk_token=UNKNOWN)
 
 
 def byte_tokenizer(dialect: Dialect) -> PreTrainedTokenizerFast:

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,18 +20,17 @@ from polythink.evaluate.config import CompareConfig, TunnelConfig, numbers_of_pa
 from polythink.models.config import ModelConfig
 from polythink.pipeline.plan import (
     ColdstartConfig,
-    CountdownTeacherConfig,
     EvalConfig,
     EvalStageBase,
     GRPOStage,
     SFTStage,
     StagePlan,
+    TaskTeacherConfig,
+    teacher_of,
 )
 from polythink.problems.prompts import PLACEHOLDER, get_prompt
-from polythink.problems.sets import SOURCES, load_problems
-from polythink.problems.tasks import attribution, countdown
-from polythink.problems.tasks.attribution import check_numbers
-from polythink.problems.tasks.countdown import CountdownTeacher
+from polythink.problems.sets import load_problems, sources, task_of_set
+from polythink.problems.tasks.table import get_task
 from polythink.problems.vocabulary import words_of
 from polythink.rewards.combine import RewardConfig
 from polythink.teachers.assemble import Assembler
@@ -152,12 +152,16 @@ def check_data(plan: StagePlan, dialect: Dialect) -> None:
             continue
         if plan.stage.epochs is not None:
             raise UserError("demonstrations have no end and so no epochs; give steps instead")
-        if source.problems.partition(":")[0] == "attribution":
-            check_numbers(dialect)
+        if task := task_of_set(source.problems):
+            task.check_dialect(dialect)
         style = source.demonstrations.demo_style()
         if style.most_paths:
             with about("data.demonstrations.paths"):
                 dialect.draw_labels(style.most_paths, None)
+        with about("data.demonstrations"):
+            most = replace(style, paths=(max(style.paths),))
+            for problem in load_problems(source.problems, limit=1):
+                problem.task.demonstrate(problem, most, random.Random(0), dialect)
 
 
 def check_teacher(plan: StagePlan, dialect: Dialect) -> None:
@@ -167,14 +171,18 @@ def check_teacher(plan: StagePlan, dialect: Dialect) -> None:
         return
     teacher = stage.teacher
     check_rule(stage.rule, dialect)
-    if isinstance(teacher, CountdownTeacherConfig):
-        CountdownTeacher(teacher.styles, teacher.p_right, teacher.paths, plan.seed, dialect, teacher.labels)
+    if isinstance(teacher, TaskTeacherConfig):
+        task, own = get_task(teacher.kind), teacher_of(teacher, plan.seed, dialect)
         if teacher.styles.get("parallel"):
             with about("teacher.paths"):
                 dialect.draw_labels(teacher.paths, None)
         named = (name.partition(":")[0] for name in stage.problems)
-        if other := [name for name in named if name in SOURCES and not name.startswith("countdown")]:
-            raise UserError(f"the countdown teacher solves countdown problems, not those of {other[0]}")
+        if other := [name for name in named if name in sources() and task_of_set(name) is not task]:
+            raise UserError(f"the {task.name} teacher solves {task.name} problems, not those of {other[0]}")
+        for problem in (load_problems(name, limit=1).problems[0] for name in stage.problems if task_of_set(name)):
+            with about("teacher"):
+                for style in (style for style, weight in teacher.styles.items() if weight):
+                    own.demonstrate(problem, style, random.Random(0))
     if stage.assemble:
         Assembler((), stage.assemble, dialect, plan.seed, summariser=_nobody)
 
@@ -230,8 +238,7 @@ def _path_lengths(source: DataConfig, dialect: Dialect, problems: int = 20) -> l
     style = source.demonstrations.demo_style()
     found: list[int] = []
     for problem in load_problems(source.problems, limit=problems):
-        demonstrate = attribution.demonstrate if problem.checker == "attribution" else countdown.demonstrate
-        trace = demonstrate(problem, style, random.Random(problem.key), dialect)
+        trace = problem.task.demonstrate(problem, style, random.Random(problem.key), dialect)
         found += [len(path.split()) for path in re.findall(f"{opened}(.*?){closed}", trace, re.DOTALL)]
     return found
 

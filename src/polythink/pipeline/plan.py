@@ -17,10 +17,13 @@ from polythink.models.config import ModelConfig
 from polythink.problems.problem import AnswerRule
 from polythink.problems.prompts import Overlong, get_prompt
 from polythink.problems.sets import SUFFIXES
+from polythink.problems.tasks.demonstrations import DemonstrationTeacher
+from polythink.problems.tasks.table import TEACHERS, get_task
 from polythink.rewards.functions import source_of
 from polythink.run.config import Config, Place, Seed, digest
 from polythink.teachers.assemble import AssembleConfig
 from polythink.teachers.endpoint import EndpointConfig
+from polythink.trace.dialect import Dialect
 from polythink.trace.dialect_file import is_file
 from polythink.trace.modes import MODES
 from polythink.trace.validity import RULES
@@ -44,11 +47,11 @@ class StageConfig(Config):
     """Seed of this stage; none: the recipe's."""
 
 
-class CountdownTeacherConfig(Config):
-    """The teacher of the synthetic task: it writes demonstrations, without a model."""
+class TaskTeacherConfig(Config):
+    """The teacher of a synthetic task: it writes demonstrations, without a model."""
 
-    kind: Literal["countdown"]
-    """Which teacher."""
+    kind: Literal[TEACHERS]
+    """Which task's teacher."""
     styles: dict[Literal["sequential", "parallel"], NonNegativeFloat]
     """Share of each style, in any unit."""
     p_right: float = Field(0.5, ge=0, le=1)
@@ -57,6 +60,12 @@ class CountdownTeacherConfig(Config):
     """Paths per block."""
     labels: Literal["ordered", "random"] = "ordered"
     """Numbers of numbered paths: 1..P in order, or any of the dialect's inventory."""
+
+
+def teacher_of(config: TaskTeacherConfig, seed: int, dialect: Dialect) -> DemonstrationTeacher:
+    """The teacher itself. `UserError` for what its task cannot demonstrate."""
+    how = {"p_right": config.p_right, "paths": config.paths, "labels": config.labels}
+    return get_task(config.kind).teacher(config.styles, seed=seed, dialect=dialect, **how)
 
 
 class EndpointTeacherConfig(EndpointConfig):
@@ -82,7 +91,7 @@ class ColdstartConfig(StageConfig):
     """Problem sets by name, or files."""
     limit: int | None = Field(None, ge=1)
     """Problems of each set; none: all."""
-    teacher: Annotated[CountdownTeacherConfig | EndpointTeacherConfig, Field(discriminator="kind")]
+    teacher: Annotated[TaskTeacherConfig | EndpointTeacherConfig, Field(discriminator="kind")]
     """Who answers."""
     samples: int = Field(1, ge=1)
     """Responses per problem."""
@@ -97,8 +106,8 @@ class ColdstartConfig(StageConfig):
 
     @model_validator(mode="after")
     def _can_summarise(self) -> ColdstartConfig:
-        if self.assemble and self.assemble.summary == "teacher" and self.teacher.kind == "countdown":
-            raise ValueError("the countdown teacher writes no summaries of paths; take summary: template")
+        if self.assemble and self.assemble.summary == "teacher" and isinstance(self.teacher, TaskTeacherConfig):
+            raise ValueError(f"the {self.teacher.kind} teacher writes no summaries of paths; take summary: template")
         return self
 
 

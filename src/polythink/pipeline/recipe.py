@@ -21,7 +21,7 @@ from polythink.engine.params import SamplingParams
 from polythink.errors import UserError, did_you_mean
 from polythink.models.config import ModelConfig
 from polythink.models.settings import check_path
-from polythink.pipeline.checks import check_plan, notes
+from polythink.pipeline.checks import about, check_plan, notes
 from polythink.pipeline.plan import (
     ColdstartConfig,
     EvalStageBase,
@@ -43,6 +43,7 @@ from polythink.pipeline.stage import (
     run_stage,
 )
 from polythink.problems.sets import SUFFIXES, get_source
+from polythink.problems.vocabulary import words_of
 from polythink.run.config import Config, Place, Seed, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
 from polythink.run.folder import folder_lock, read_json, record_attempt, sweep, write_json, write_text
 from polythink.trace.dialect import get_dialect
@@ -80,6 +81,8 @@ class Recipe(Config):
     def plan(self) -> list[StagePlan]:
         """One plan per stage, in order; `UserError` for what cannot be run as it stands."""
         get_dialect(self.dialect)
+        with about("model.tokenizer"):
+            words_of(self.model.tokenizer)
         if self.model.path is not None:
             check_path(self.model.path)
         plans = plans_in_order(self, EvalStageBase, self._plan_of, StagePlan)
@@ -134,7 +137,7 @@ def check_problems(name: str, where: str, synthetic: bool = False) -> None:
     source = get_source(base)
     if split and split not in source.splits:
         raise UserError(f"{where}: {base} has no split {split!r}{did_you_mean(split, source.splits)}")
-    if synthetic and not source.level:
+    if synthetic and not (source.task and source.task.styles):
         raise UserError(f"{where}: demonstrations are made for the synthetic sets only, not for {name!r}")
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from polythink.errors import UserError
 from polythink.pipeline.plan import Plan, StagePlan
 from polythink.pipeline.text import TextEvalConfig, TextPlan, TextStageConfig, sets_of
-from polythink.problems.sets import DATA_FOLDER, SOURCES, SUFFIXES, local_file
+from polythink.problems.sets import DATA_FOLDER, SUFFIXES, get_source, local_file
 from polythink.text.data.sets import find_texts, is_file
 
 
@@ -73,8 +73,8 @@ def needs(plan: Plan) -> Iterator[str]:
 def _at_hand(name: str, stage: str) -> bool:
     """Whether a named problem set is made here or lies in the data folder; `UserError` if it is nowhere."""
     base, _, split = name.partition(":")
-    source = SOURCES[base]
-    if source.level or local_file(source, split or source.splits[0]):
+    source = get_source(base)
+    if source.task or local_file(source, split or source.splits[0]):
         return True
     if not source.repo:
         file = f"{source.file_stem(split or source.splits[0])}{SUFFIXES[0]}"

@@ -19,12 +19,13 @@ from polythink.models.config import ModelConfig
 from polythink.models.lm import LanguageModel, checkpoint_activations, load, with_settings
 from polythink.pipeline.plan import (
     ColdstartConfig,
-    CountdownTeacherConfig,
     EvalConfig,
     EvalStageBase,
     Plan,
     StagePlan,
+    TaskTeacherConfig,
     file_name,
+    teacher_of,
 )
 from polythink.pipeline.stage import PLAN, Log, earlier, left_model
 from polythink.pipeline.text import TextPlan
@@ -33,7 +34,6 @@ from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import get_prompt
 from polythink.problems.sets import load_problems
-from polythink.problems.tasks.countdown import CountdownTeacher
 from polythink.problems.vocabulary import words_of
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
@@ -101,9 +101,8 @@ def coldstart(plan: StagePlan, folder: Path, previous: Path | None, log: Log) ->
     stage = plan.stage
     assert isinstance(stage, ColdstartConfig)
     config, dialect, seed = stage.teacher, get_dialect(plan.dialect), stage_seed(plan.seed, plan.name)
-    if isinstance(config, CountdownTeacherConfig):
-        own = CountdownTeacher(config.styles, config.p_right, config.paths, seed, dialect, config.labels)
-        teacher = nullcontext(own)
+    if isinstance(config, TaskTeacherConfig):
+        teacher = nullcontext(teacher_of(config, seed, dialect))
     else:
         teacher = Endpoint(config, connections=stage.concurrency)
     asked = folder / "solutions" if stage.assemble else folder

@@ -1,5 +1,6 @@
 """Grading: whether the answer that a response states equals the reference.
 
+The problem's task says how (`problems.tasks.task`); here are the time and the processes that it takes. In mathematics
 `problems.extract` says where the answer stands. Equality is decided by spelling, number and parts in this process where
 that is possible (all of AIME, GSM8K and DAPO), and by algebra in a worker process otherwise: see `problems.equality`
 and `problems.verify`. docs/reference/answers.md is the page for users.
@@ -10,44 +11,26 @@ from __future__ import annotations
 import atexit
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 from polythink.errors import UserError, did_you_mean
-from polythink.problems.equality import same, same_tokens
-from polythink.problems.extract import extract, final_part, said_answer, stated_answer, without
-from polythink.problems.problem import ANSWER_RULES, CHECKERS, Problem
-from polythink.problems.published import published_answer, published_equal
+from polythink.problems.grade import Grade
+from polythink.problems.problem import ANSWER_RULES, Problem
+from polythink.problems.sandbox import Limits, Sandbox
+from polythink.problems.tasks.table import get_task
 from polythink.problems.verify import Worker
 from polythink.trace.dialect import PARALLEL_R1, Dialect, get_dialect
-from polythink.trace.scan import scan
-
-# `unparsed`: no answer was found. `timeout`: the comparison ran out of its time or its memory.
-VERDICTS = ("right", "wrong", "unparsed", "timeout")
-
-
-@dataclass(frozen=True)
-class Grade:
-    """A verdict (one of `VERDICTS`) and the extracted answer, None if there was none.
-
-    `share`: which share of the answer is right, for checkers that count parts (`attribution`: lines of the summary).
-    `lenient`: the answer stands in a form that only the rule `lenient` reads; `strict` would say `unparsed`.
-    """
-
-    verdict: str
-    extracted: str | None
-    share: float | None = None
-    lenient: bool = False
 
 
 class Grader:
     """Grades responses. Thread-safe, also outside the main thread.
 
     `answers` is one of `ANSWER_RULES`. Algebra runs in up to `workers` processes, started when an answer first needs
-    them. Each answer has `seconds` of time from the moment a ready worker has it; a worker that overruns is killed and
-    replaced. Close the grader, or use it as a context manager, to end its workers.
+    them, and so do programs. Each answer has `seconds` of time from the moment a ready worker has it; a worker that
+    overruns is killed and replaced. Close the grader, or use it as a context manager, to end its workers.
     """
 
     def __init__(
@@ -59,6 +42,7 @@ class Grader:
         self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()  # None: a worker that is not started
         for _ in range(workers):
             self._idle.put(None)
+        self.sandbox = Sandbox(workers, Limits(seconds))  # for programs; starts nothing before the first
         self._known: dict[tuple[str, str], bool] = {}  # samples of one problem often give the same answer
 
     def __enter__(self) -> Grader:
@@ -69,6 +53,7 @@ class Grader:
 
     def close(self) -> None:
         """End all workers. The grader can be used again: new ones start."""
+        self.sandbox.close()
         for _ in range(self.workers):
             worker = self._idle.get()
             if worker:
@@ -78,15 +63,7 @@ class Grader:
 
     def grade(self, text: str, problem: Problem) -> Grade:
         """The verdict on one response."""
-        if problem.checker == "attribution":
-            return self._attributed(text, problem)
-        if problem.checker == "math" and self.answers in ("published", "published_gsm8k"):
-            return self._as_published(text, problem)
-        part = final_part(text, self.dialect)
-        given = stated_answer(part)
-        if given is not None or problem.checker != "math" or self.answers == "strict":
-            return self._judge(given, problem)
-        return replace(self._judge(said_answer(part), problem), lenient=True)
+        return problem.task.grade(text, problem, self)
 
     def grade_many(self, answered: Sequence[tuple[str, Problem]]) -> list[Grade]:
         """The verdicts on many responses, in their order; the workers share the hard ones."""
@@ -95,69 +72,36 @@ class Grader:
 
     def readings(self, text: str, problem: Problem, grade: Grade) -> dict[str, str]:
         """The verdicts on a graded response under the rules `strict` and `lenient`; none where those do not apply."""
-        if problem.checker != "math" or self.answers not in ("strict", "lenient"):
-            return {}
-        if grade.verdict != "unparsed" or self.answers == "lenient":
-            return {"strict": "unparsed" if grade.lenient else grade.verdict, "lenient": grade.verdict}
-        said = said_answer(final_part(text, self.dialect))
-        return {"strict": "unparsed", "lenient": self._judge(said, problem).verdict}
+        return problem.task.readings(text, problem, grade, self)
 
     def path_answer(self, text: str, problem: Problem) -> str | None:
-        """The answer of a single path, None if it states none.
+        """The answer of a single path, None if it states none: an answer as in a response, unless the task has others.
 
-        That is the chain of a countdown path, the words of an attribution path, and an answer as in a response for any
-        other. `text` is the path alone, with or without its own tags.
+        `text` is the path alone, with or without its own tags.
         """
-        if problem.checker == "countdown":
-            from polythink.problems.tasks.countdown import path_answer
-
-            return path_answer(text)
-        tokens = list(scan(text, self.dialect))
-        inside = "".join(t.text for t in tokens if t.kind[:5] != "path_")
-        if problem.checker == "attribution":
-            return inside.strip() or None
-        return extract(without(inside, *(t.text for t in tokens if t.kind == "path_open")), self.dialect)
+        return problem.task.path_answer(text, problem, self)
 
     def grade_path(self, text: str, problem: Problem) -> bool | None:
-        """Whether the answer of a single path is right; None if it states none, or if the comparison timed out.
+        """Whether the answer of a single path is right; None if it states none, or if the comparison timed out."""
+        return problem.task.grade_path(text, problem, self)
 
-        A path of an attribution problem is right if it answers the question.
-        """
-        given = self.path_answer(text, problem)
-        if problem.checker == "attribution":
-            from polythink.problems.tasks.attribution import parse_question
+    # ---- what the tasks ask of it ----
 
-            return parse_question(problem.question).allows(given or "")
-        verdict = self._judge(given, problem).verdict
-        return verdict == "right" if verdict in ("right", "wrong") else None
-
-    def equal(self, given: str, reference: str, checker: str = "math") -> bool | None:
-        """Whether two answers are equal; None if that could not be decided in time."""
-        if checker == "countdown":
-            return same_tokens(given, reference)
-        clock = _Clock(self.seconds)
-        return same(given, reference, lambda one, other: self._verify(one, other, clock))
-
-    def _as_published(self, text: str, problem: Problem) -> Grade:
-        given = published_answer(text, self.answers)
-        if given is None:
-            return Grade("unparsed", None)
-        return Grade("right" if published_equal(given, problem.answer, self.answers) else "wrong", given)
-
-    def _attributed(self, text: str, problem: Problem) -> Grade:
-        """The verdict on a summary that reports its paths: here the paths have to be read too."""
-        from polythink.problems.tasks.attribution import judge
-
-        report = judge(text, int(problem.answer), self.dialect)
-        if report is None:
-            return Grade("unparsed", None, 0.0)
-        return Grade("right" if report.right else "wrong", report.lines, report.right_lines)
-
-    def _judge(self, given: str | None, problem: Problem) -> Grade:
+    def judge(self, given: str | None, problem: Problem) -> Grade:
+        """The verdict on an extracted answer."""
         if given is None:
             return Grade("unparsed", None)
         same = self.equal(given, problem.answer, problem.checker)
         return Grade({True: "right", False: "wrong", None: "timeout"}[same], given)
+
+    def equal(self, given: str, reference: str, checker: str | None = None) -> bool | None:
+        """Whether two answers of a task (None: math) are equal; None if that could not be decided in time."""
+        return get_task(checker).equal(given, reference, self)
+
+    def algebra(self) -> Callable[[str, str], bool | None]:
+        """Whether two formulas are equal, in a worker; all calls of one function share the time for one answer."""
+        clock = _Clock(self.seconds)
+        return lambda one, other: self._verify(one, other, clock)
 
     def _verify(self, given: str, reference: str, clock: _Clock) -> bool | None:
         """Algebra on one formula. A decision is remembered; that there was no time for it is not."""
@@ -198,8 +142,6 @@ def grade(response: str, answer: str, *, dialect: str | Dialect = "parallel_r1",
     The grader is kept for the next call, and its worker processes (see `Grader`) end with this process. `UserError` for
     an unknown dialect or checker.
     """
-    if checker not in CHECKERS:
-        raise UserError(f"no checker {checker!r}{did_you_mean(checker, CHECKERS)}")
     grader = _shared_grader(get_dialect(dialect) if isinstance(dialect, str) else dialect)
     return grader.grade(response, Problem(key="", question="", answer=answer, checker=checker))
 

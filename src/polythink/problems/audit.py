@@ -82,6 +82,9 @@ def audit(problem_set: ProblemSet, against: ProblemSet | None = None) -> Audit:
     first = [problem for problem in problems if not (problem.question in seen or seen.add(problem.question))]
     found += _repeats("near repeat", "near conflict", first, lambda problem: bare(problem.question))
     found += known_faults(problems)
+    for task in {problem.checker: problem.task for problem in problems}.values():
+        own = task.find_faults(problem for problem in problems if problem.checker == task.name)
+        found += [Finding(fault, tuple((key,) for key in keys)) for fault, keys in own.items()]
     if any(problem.key[:8] in minus_one for problem in problems):
         found += _by_fault(problems, lambda problem: ["minus one"] * (problem.answer == "-1"))
     if against:
@@ -123,6 +126,8 @@ def _text_faults(problem: Problem) -> Iterator[str]:
         yield "stub"
     if question.count("[asy]") > question.count("[/asy]"):
         yield "open figure"
+    if not problem.task.by_value:  # what follows is about formulas
+        return
     if answer.count("{") > answer.count("}"):
         yield "cut answer"
     if is_prose(answer):

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, get_args
 
 from polythink.errors import UserError
 
-# How an answer is graded: `math` compares values, `countdown` compares words (see `problems.answers`), `attribution`
-# compares the summary with the paths (see `problems.tasks.attribution`).
-CHECKERS = ("math", "countdown", "attribution")
+if TYPE_CHECKING:
+    from polythink.problems.tasks.task import Task
+
 # What is read as an answer (problems.extract), or the published checks as they are (problems.published).
 AnswerRule = Literal["strict", "lenient", "published", "published_gsm8k"]
 ANSWER_RULES = get_args(AnswerRule)
-
-
-def reference_mistake(answer: str, checker: str) -> str:
-    """What is wrong with a reference answer for that checker, as the end of a sentence; "" if nothing is."""
-    if checker == "attribution" and not re.fullmatch(r"[1-9][0-9]{0,3}", answer):
-        return f"has the reference answer {answer!r}; for the checker attribution it is the letters' place, 1 or more"
-    return ""
 
 
 @dataclass(frozen=True)
@@ -31,13 +23,20 @@ class Problem:
     key: str  # unique within its set
     question: str
     answer: str
-    checker: str = "math"
+    checker: str = "math"  # the name of its task
     source: str = ""  # the set to which it belongs
     solution: str = ""  # a worked solution, if the set has one
 
     def __post_init__(self) -> None:
-        if wrong := reference_mistake(self.answer, self.checker):
+        if wrong := self.task.reference_mistake(self.answer):
             raise UserError(f"a problem {wrong}")
+
+    @property
+    def task(self) -> Task:
+        """The task of that name: how the problem is demonstrated and graded."""
+        from polythink.problems.tasks.table import get_task  # the tasks make problems
+
+        return get_task(self.checker)
 
 
 Item = TypeVar("Item")  # Problem; in the text room, a pair of texts

@@ -35,15 +35,21 @@ def reference_answer(row: Mapping[str, Any], column: str | None = None) -> tuple
     worked solution begins with what is left, the box is taken. `UserError` for an answer that is no single answer:
     the end of a sentence that begins with the row.
     """
-    raw = answer_text(row.get(column), column) if column else _raw_answer(row)
-    solution = row.get("solution")
-    solution = solution.strip() if isinstance(solution, str) else ""
+    raw, solution, _ = raw_reference(row, column)
     if (stated := _stated(raw)) is not None:
         return stated, raw, False
     if raw.count("{") > raw.count("}"):
         whole = last_box(solution) or ""
         if whole.startswith(raw):
             return whole, solution, True
+    return raw, solution, False
+
+
+def raw_reference(row: Mapping[str, Any], column: str | None = None) -> tuple[str, str, bool]:
+    """The same for an answer that is taken as it stands, never out of a worked solution."""
+    raw = answer_text(row.get(column), column) if column else _raw_answer(row)
+    solution = row.get("solution")
+    solution = solution.strip() if isinstance(solution, str) else ""
     return raw, solution if solution != raw else "", False
 
 

@@ -19,8 +19,10 @@ from typing import Any
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.audit import known_notes
 from polythink.problems.hub import hub_rows
-from polythink.problems.problem import CHECKERS, Problem, ProblemSet, reference_mistake
-from polythink.problems.references import ANSWER_COLUMNS, LONG, is_prose, reference_answer
+from polythink.problems.problem import Problem, ProblemSet
+from polythink.problems.references import ANSWER_COLUMNS, LONG, is_prose
+from polythink.problems.tasks.table import TASKS, get_task
+from polythink.problems.tasks.task import Task
 from polythink.run.jsonl import kind_of, missing_column, read_placed
 
 DATA_FOLDER = "POLYTHINK_DATA"
@@ -38,13 +40,13 @@ class Source:
     config: str | None = None
     hub_splits: Mapping[str, str] = field(default_factory=dict)  # split -> its name on the hub, where that differs
     stem: str = ""  # name of a local file, without its suffix
-    level: str = ""  # of the synthetic task
+    task: Task | None = None  # that makes the problems, for a synthetic set
 
     def file_stem(self, split: str) -> str:
         return self.stem.format(split=split)
 
 
-SOURCES: dict[str, Source] = {
+PUBLISHED: dict[str, Source] = {
     "gsm8k": Source(
         "GSM8K, grade-school word problems", ("test", "train"), "openai/gsm8k", "main", stem="gsm8k_{split}"
     ),
@@ -63,11 +65,13 @@ SOURCES: dict[str, Source] = {
     ),
     "aime25": Source("AIME 2025, evaluation only", ("test",), "math-ai/aime25", stem="aime25"),
     "amc23": Source("AMC 12 2023, evaluation only", ("test",), "math-ai/amc23", stem="amc23"),
-    "countdown-mini": Source("synthetic: one operator to choose", ("heldout", "train"), level="mini"),
-    "countdown-easy": Source("synthetic: two operators to choose", ("heldout", "train"), level="easy"),
-    "countdown-hard": Source("synthetic: three operators to choose", ("heldout", "train"), level="hard"),
-    "attribution": Source("synthetic: which path said what", ("heldout", "train"), level="attribution"),
 }  # fmt: skip
+
+
+def sources() -> dict[str, Source]:
+    """Every named set: the published ones, then those that the tasks make."""
+    made = {name: Source(about, task.splits, task=task) for task in TASKS.values() for name, about in task.sets.items()}
+    return PUBLISHED | made
 
 
 def load_problems(
@@ -95,8 +99,8 @@ def load_problems(
         base, _, named = text.partition(":")
         source = get_source(base)
         split = _split(base, source, split or named)
-        if source.level:
-            return _synthetic(base, source, split, limit, seed)
+        if source.task:
+            return ProblemSet(f"{base}:{split}", source.task.problems(base, split, limit, seed or 0))
         name, rows = f"{base}:{split}" if split != source.splits[0] else base, _rows(base, source, split)
     problems, notes = _read(name, rows, keep_repeats)
     return ProblemSet(name, _choose(problems, limit, seed), (*notes, *known_notes(problems)))
@@ -104,11 +108,18 @@ def load_problems(
 
 def get_source(name: str) -> Source:
     """The source of that name; `UserError` if there is none, with the nearest name."""
-    if name not in SOURCES:
+    known = sources()
+    if name not in known:
         if Path(name).exists():
             raise UserError(f"{name} is not a problem file: its name must end in {' or '.join(SUFFIXES)}")
-        raise UserError(f"no problem set {name!r}{did_you_mean(name, SOURCES)}; a file ends in {' or '.join(SUFFIXES)}")
-    return SOURCES[name]
+        raise UserError(f"no problem set {name!r}{did_you_mean(name, known)}; a file ends in {' or '.join(SUFFIXES)}")
+    return known[name]
+
+
+def task_of_set(name: str) -> Task | None:
+    """The task that makes a set named `NAME` or `NAME:SPLIT`; None for a published set, and for no set at all."""
+    source = sources().get(name.partition(":")[0])
+    return source.task if source else None
 
 
 def local_file(source: Source, split: str) -> Path | None:
@@ -126,14 +137,6 @@ def _split(name: str, source: Source, split: str | None) -> str:
     if split and split not in source.splits:
         raise UserError(f"{name} has no split {split!r}{did_you_mean(split, source.splits)}")
     return split or source.splits[0]
-
-
-def _synthetic(name: str, source: Source, split: str, limit: int | None, seed: int | None) -> ProblemSet:
-    from polythink.problems.tasks import attribution, countdown
-
-    if name == "attribution":
-        return ProblemSet(f"{name}:{split}", attribution.problems(split, limit, seed or 0))
-    return ProblemSet(f"{name}:{split}", countdown.problems(source.level, split, limit=limit, seed=seed or 0))
 
 
 Placed = Iterable[tuple[str, Mapping[str, Any]]]  # rows with their places, for messages
@@ -169,7 +172,7 @@ def _read(name: str, rows: Placed, keep_repeats: bool) -> tuple[list[Problem], l
             counts["conflicts"] += first[problem.question] != problem.answer
             continue
         first.setdefault(problem.question, problem.answer)
-        counts["prose"] += is_prose(problem.answer)
+        counts["prose"] += problem.task.by_value and is_prose(problem.answer)
         problems.append(problem)
     if mistakes:
         more = f" ({len(mistakes) - 1:,} more rows cannot be used)" if len(mistakes) > 1 else ""
@@ -195,18 +198,20 @@ def _notes(counts: Mapping[str, int]) -> list[str]:
 def _problem(name: str, number: int, where: str, row: Mapping[str, Any]) -> tuple[Problem, bool]:
     """The problem of a row, and whether its answer was completed. `UserError` names the set, the row and its place."""
     try:
+        row = next((own for task in TASKS.values() if (own := task.own_row(row))), row)
         question = next(filter(None, (_question(row.get(column), column) for column in QUESTION_COLUMNS)), None)
         if question is None:
             raise UserError(_lacks("question", QUESTION_COLUMNS, row))
-        answer, solution, completed = reference_answer(row)
+        checker = row.get("checker") or None
+        if checker is not None and checker not in tuple(TASKS):  # it may be anything
+            raise UserError(f"has checker {checker!r}{did_you_mean(str(checker), TASKS)}")
+        task = get_task(checker)
+        answer, solution, completed = task.reference(row)
         if not answer:
             raise UserError(_lacks("answer", ANSWER_COLUMNS, row))
-        checker = row.get("checker") or "math"
-        if checker not in CHECKERS:
-            raise UserError(f"has checker {checker!r}{did_you_mean(str(checker), CHECKERS)}")
-        if wrong := reference_mistake(answer, checker):
+        if wrong := task.reference_mistake(answer):
             raise UserError(wrong)
-        return Problem(_key(row, number), question, answer, checker, name, solution), completed
+        return Problem(_key(row, number), question, answer, task.name, name, solution), completed
     except UserError as error:
         raise UserError(f"row {number} of {name} {error} ({where})") from None
 

@@ -1,12 +1,16 @@
-"""The words of the synthetic tasks, by the name of their tokenizer in a recipe (`model.tokenizer`)."""
+"""The words of the tasks, by the name of their tokenizer in a recipe (`model.tokenizer`)."""
 
 from __future__ import annotations
 
-from polythink.problems.tasks import attribution, countdown
+from polythink.errors import UserError, did_you_mean
+from polythink.problems.tasks.table import TASKS
 
-VOCABULARIES = {"countdown": countdown.VOCABULARY, "attribution": attribution.VOCABULARY}
+BYTES = "bytes"  # the tokenizer of any text
 
 
 def words_of(tokenizer: str) -> tuple[str, ...]:
-    """All words of that tokenizer's task; none for a tokenizer of any text, such as `bytes`."""
-    return VOCABULARIES.get(tokenizer, ())
+    """All words of that tokenizer's task; none for `bytes`. `UserError` for what is no tokenizer."""
+    known = [*(name for name, task in TASKS.items() if task.words), BYTES]
+    if tokenizer not in known:
+        raise UserError(f"no tokenizer {tokenizer!r}{did_you_mean(tokenizer, known)}")
+    return TASKS[tokenizer].words if tokenizer in TASKS else ()

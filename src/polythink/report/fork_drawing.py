@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
 
-from polythink.problems.tasks.countdown import is_question, slips
+from polythink.problems.tasks.table import task_of
+from polythink.problems.tasks.task import Task
 from polythink.trace.dialect import DIALECTS, Dialect
 from polythink.trace.rollout import TRUNCATIONS
 from polythink.trace.scan import scan
@@ -88,16 +89,16 @@ def flow_of_row(row: Mapping) -> Flow:
     """The structure of a row of samples.jsonl, its problem on top. Without segments it is one card of all its text."""
     segments = row.get("segments") or [{"kind": "main", "text": row.get("text", "")}]
     question = row.get("question") or ""
-    flow = flow_of_segments(segments)
-    return [Card("problem", question)] * bool(question) + (_with_slips(flow) if is_question(question) else flow)
+    task, flow = task_of(row), flow_of_segments(segments)
+    return [Card("problem", question)] * bool(question) + (_with_slips(flow, task) if task.shows_slips else flow)
 
 
-def _with_slips(nodes: Flow) -> list[Card | Fork]:
-    """The flow of a countdown response: its paths are graded by their operators, and its false equations are marked."""
+def _with_slips(nodes: Flow, task: Task) -> list[Card | Fork]:
+    """The flow of a response with its false equations marked, and what of its paths is graded."""
     return [
-        replace(node, paths=[_with_slips(path) for path in node.paths], summary=_with_slips(node.summary))
+        replace(node, paths=[_with_slips(path, task) for path in node.paths], summary=_with_slips(node.summary, task))
         if isinstance(node, Fork)
-        else replace(node, slips=tuple(slips(node.text)), of="operators" if node.right is not None else "")
+        else replace(node, slips=tuple(task.slips(node.text)), of=task.graded_part if node.right is not None else "")
         for node in nodes
     ]
 

@@ -16,7 +16,7 @@ from polythink.report.page import MANY_COLUMNS, counted, folded, grid, legend, p
 from polythink.report.plots import COLOURS, MORE_PANELS, PANELS, arms_chart, stage_chart
 from polythink.report.provenance import arms_details, details, experiment_heading, heading
 from polythink.report.runs import RunRecord, Stage, read_run
-from polythink.report.samples import OPERATORS_HINT, held_paths, texts_section, traces_section
+from polythink.report.samples import held_paths, task_hints, texts_section, traces_section
 from polythink.run.folder import write_text
 from polythink.trace.modes import MODES
 from polythink.train.config import trained_inexactly
@@ -97,7 +97,8 @@ def _results(stages: Sequence[Stage]) -> str:
     by_set: dict[str, list[tuple[str, dict]]] = {}
     for stage in stages:
         for name, result in stage.evals.items():
-            held = {"held_paths": held_paths(stage.samples(name))}
+            rows = stage.samples(name)
+            held = {"held_paths": held_paths(rows), "hints": task_hints(rows)}
             by_set.setdefault(result.get("problems") or name or "problems", []).append((stage.name, result | held))
     if not by_set and any(stage.findings for stage in stages):
         return ""
@@ -116,7 +117,10 @@ def _results(stages: Sequence[Stage]) -> str:
         for name, results in by_set.items()
     )
     meaning = " ".join(f"<b>{escape(m.label)}</b>: {escape(m.meaning)}" for m in columns.values() if m.meaning)
-    meaning += f" <b>{HOLDS}</b>: share of the correct paths that hold no false equation. {OPERATORS_HINT}" * holds
+    if holds:
+        hints = dict.fromkeys(hint for result in everything if result["held_paths"] for hint in result["hints"])
+        said = f"<b>{HOLDS}</b>: share of the correct paths that hold no false equation."
+        meaning = " ".join([meaning, said, *map(escape, hints)])
     warnings = notes({"notes": dict.fromkeys(note for result in everything for note in result.get("notes", []))})
     how = "Below each value its 95% interval, by bootstrap over problems or texts."
     return section("Results", f'{_summary(by_set)}{body}{warnings}<p class="soft small">{how} {meaning}</p>')

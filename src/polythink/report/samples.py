@@ -8,7 +8,7 @@ from html import escape
 from itertools import zip_longest
 from pathlib import Path
 
-from polythink.problems.tasks.countdown import arithmetic_holds, is_question
+from polythink.problems.tasks.table import task_of
 from polythink.report.fork_drawing import flow_of_row
 from polythink.report.fork_html import trace_html
 from polythink.report.page import FILTERS, link, section
@@ -24,11 +24,6 @@ _TRACE_HINT = (
     "text continues. Paths are sampled at the same time and do not see each other, except in mode sequential, where "
     "each sees the earlier ones. A grey line stands for paths that the join reads again as text."
 )
-OPERATORS_HINT = (
-    "Countdown: a path is right if its chain of operators gives the target. The results that it writes between them, "
-    "and its mark (ok, no), are not looked at, so a path may be right although its arithmetic is wrong: false results "
-    "are struck through and counted."
-)
 
 
 def traces_section(stages: Sequence[Stage], page: Path, most: int = 24, arm: str = "") -> str:
@@ -40,8 +35,8 @@ def traces_section(stages: Sequence[Stage], page: Path, most: int = 24, arm: str
     chosen = choose_samples(rows, most)
     if stage is None or not chosen:
         return ""
-    countdown = f" {OPERATORS_HINT}" if any(is_question(row.get("question") or "") for row in chosen) else ""
-    hint = f"{_source(stage, len(chosen), len(rows), files, page)} {_TRACE_HINT}{countdown}"
+    hints = map(escape, task_hints(chosen))
+    hint = " ".join([_source(stage, len(chosen), len(rows), files, page), _TRACE_HINT, *hints])
     drawn = [(_classes(row), _sample(row)) for row in chosen]
     content = f'<p class="soft small">{hint}</p>{_filtered(f"traces-{arm}", drawn)}'
     return section(f"Traces: {arm}" if arm else "Traces", content)
@@ -142,11 +137,18 @@ def _head(verdict: str, shown: str, facts: str = "") -> str:
     return f'<div class="head"><span class="verdict {escape(verdict)}">{escape(shown)}</span>{facts}</div>'
 
 
+def task_hints(rows: Iterable[Mapping]) -> list[str]:
+    """What a reader of these rows should know about their tasks."""
+    return list(dict.fromkeys(filter(None, (task_of(row).report_hint for row in rows))))
+
+
 def held_paths(rows: Iterable[Mapping]) -> tuple[int, int] | None:
-    """Of the countdown paths that are right: how many have only true equations, and how many there are."""
-    countdown = [row for row in rows if is_question(row.get("question") or "")]
-    right = [s.get("text", "") for row in countdown for s in row.get("segments") or [] if _is_right_path(s)]
-    return (sum(map(arithmetic_holds, right)), len(right)) if right else None
+    """Of the right paths of tasks whose slips show: how many have only true equations, and how many there are."""
+    tasks = [(row, task) for row in rows if (task := task_of(row)).shows_slips]
+    right = [
+        not task.slips(s.get("text", "")) for row, task in tasks for s in row.get("segments") or [] if _is_right_path(s)
+    ]
+    return (sum(right), len(right)) if right else None
 
 
 def _is_right_path(segment: Mapping) -> bool:

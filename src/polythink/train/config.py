@@ -13,6 +13,7 @@ from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.problems.problem import AnswerRule
 from polythink.problems.prompts import Overlong
+from polythink.problems.sets import task_of_set
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.rewards.combine import RewardConfig
 from polythink.run.config import Config, Place
@@ -186,6 +187,11 @@ class DemonstrationsConfig(Config):
             raise ValueError("paths is a number of paths, or a list of numbers to choose from; the list is empty")
         return self
 
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The keys whose values are not the defaults."""
+        return tuple(key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default)
+
     def demo_style(self) -> DemoStyle:
         """The same as the task takes it."""
         paths = self.paths if isinstance(self.paths, tuple) else (self.paths,)
@@ -231,10 +237,11 @@ class DataConfig(Config):
             raise ValueError("demonstrations are made of problems; the traces of a file or stage are already written")
         if self.problems is not None and self.weight is None:
             raise ValueError("demonstrations have no end; give the weight that they have in every batch")
-        if (self.problems or "").partition(":")[0] == "attribution":
-            given = self.demonstrations
-            if given != DemonstrationsConfig(paths=given.paths, labels=given.labels):
-                raise ValueError("demonstrations of attribution: only paths and labels can be chosen")
+        if self.problems is not None and (task := task_of_set(self.problems)):
+            try:
+                task.check_style(self.demonstrations.style, self.demonstrations.chosen)
+            except UserError as error:
+                raise ValueError(str(error)) from None
         if self.mode and not get_mode(self.mode).isolated and self.early_join:
             raise ValueError(f"early_join truncates paths that run side by side; leave it out with mode: {self.mode}")
         return self

@@ -16,11 +16,11 @@ from typing import Any
 
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError, did_you_mean
+from polythink.models.forward import check_joins, heeds_masks
 from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import sliding_window
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
-from polythink.problems.tasks import attribution, countdown
 from polythink.trace.finish import truncate_paths
 from polythink.trace.layout import Layout, Piece, lay_out
 from polythink.trace.modes import Mode, get_mode
@@ -68,7 +68,9 @@ class TraceEncoder:
         # tags, and the texts of small closed tasks, come again and again
         self.encode = lru_cache(maxsize=1 << 14)(lm.encode)
         self.named_prompt = lru_cache(maxsize=None)(get_prompt)
-        self.positions = min(lm.context, sliding_window(lm.model.config) or lm.context)  # that a forward may reach
+        check_joins(lm.model, params.mode)
+        window = sliding_window(lm.model.config) if heeds_masks(lm.model) else None  # plain rows keep the model's own
+        self.positions = min(lm.context, window or lm.context)  # that a forward may reach
         self._ends = tuple(lm.tokenizer.convert_ids_to_tokens(sorted(lm.ends)))
 
     def in_mode(self, mode: str | None) -> TraceEncoder:
@@ -182,8 +184,7 @@ class Demonstrations:
         problem = self.problems[epoch_index(len(self.problems), self.seed, i)]
         c = self.config
         rng = random.Random(f"{self.seed}/{problem.key}/{i}")
-        demonstrate = attribution.demonstrate if problem.checker == "attribution" else countdown.demonstrate
-        trace = demonstrate(problem, c.demonstrations.demo_style(), rng, self.encode.lm.dialect)
+        trace = problem.task.demonstrate(problem, c.demonstrations.demo_style(), rng, self.encode.lm.dialect)
         layout = self.encode(problem.question, trace, c.prompt, early_join=rng.random() < c.early_join)
         if layout.position.max() >= self.encode.positions:
             raise UserError(

@@ -24,9 +24,11 @@ from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.samples import askable, sample_row
 from polythink.evaluate.study import Problems, params_of, problem_set_of, prompt_of
+from polythink.models.forward import check_joins
 from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import sliding_window
-from polythink.problems.answers import Grade, Grader
+from polythink.problems.answers import Grader
+from polythink.problems.grade import Grade
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt
 from polythink.rewards.combine import Reward, build_reward
@@ -67,7 +69,7 @@ class GradedBatch:
     @property
     def graded(self) -> list[bool]:
         """Whether each rollout has a verdict; one whose grading ran out of time has none, right or wrong."""
-        return [grade.verdict != "timeout" for grade in self.grades]
+        return [grade.decided for grade in self.grades]
 
 
 def train_grpo(
@@ -91,6 +93,8 @@ def train_grpo(
     folder, given = Path(folder), problem_set_of(problems).problems
     prompt, params = prompt_of(lm.settings, prompt), params or params_of(lm.settings)
     check_sampling(params)
+    for mode in (params.mode, config.train_mode or params.mode):
+        check_joins(lm.model, mode)
     if inexact := trained_inexactly(params.mode, config.train_mode):
         log.warning("%s", inexact)
     engine, reward = Engine(lm, max_num_seqs=config.max_num_seqs), build_reward(config.reward, lm.dialect)

@@ -2,70 +2,48 @@
 
 from __future__ import annotations
 
-import inspect
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 
 from polythink.engine.backends import attention
+from polythink.engine.backends.base import TorchBackend
 from polythink.engine.kv_cache import TreeKVCache
-from polythink.engine.sampling import draw, uniforms
 from polythink.engine.step import StepBatch
-from polythink.models.forward import cache_argument, evaluating
+from polythink.models.forward import rendered
 from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import sliding_window
 from polythink.models.thoughts import attach, forward_kwargs, thoughts_of
 
 KINDS = ("flat", "padded")
 
-# Holding a model changes its attention and its training mode, so engines that share one in several threads take turns.
-# Code that runs the model directly in another thread must take this lock itself.
-_LOCKS: WeakKeyDictionary[torch.nn.Module, threading.RLock] = WeakKeyDictionary()
 
-
-class TransformersBackend:
+class TransformersBackend(TorchBackend):
     """`kind` "flat": one row of all tokens, the engine's attention. "padded": a batch, the model's own attention."""
 
     def __init__(self, lm: LanguageModel, kind: str = "flat") -> None:
         assert kind in KINDS, kind
+        super().__init__(lm)
         attention.register()
-        self.lm, self.kind = lm, kind
-        self.config = lm.model.config.get_text_config()
+        self.kind = kind
         self.window = sliding_window(self.config)
-        self.lock = _LOCKS.setdefault(lm.model, threading.RLock())
-        self._keeps_logits = "logits_to_keep" in inspect.signature(lm.model.forward).parameters
-        self._cache_argument = cache_argument(lm.model)
-        self._held = 0
         self.clear()
 
     # --- the model and the cache
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
-        """The model in inference mode, with the engine's attention, as it was again afterwards. Re-entrant.
-
-        Out of training mode, because training with checkpointing would drop the cache.
-        """
+    def _prepared(self) -> Iterator[None]:
+        """With the engine's attention, as it was again afterwards."""
         model = self.lm.model
-        with self.lock, torch.inference_mode():
-            if self._held:
-                yield
-                return
-            implementation = model.config._attn_implementation
-            self._held += 1
-            try:
-                if self.kind == "flat":
-                    model.set_attn_implementation(attention.NAME)
-                with evaluating(model):
-                    yield
-            finally:
-                self._held -= 1
-                if self.kind == "flat":
-                    model.set_attn_implementation(implementation)
+        implementation = model.config._attn_implementation
+        try:
+            if self.kind == "flat":
+                model.set_attn_implementation(attention.NAME)
+            yield
+        finally:
+            if self.kind == "flat":
+                model.set_attn_implementation(implementation)
 
     def clear(self) -> None:
         """Free the cache."""
@@ -81,26 +59,15 @@ class TransformersBackend:
         """Enter a segment in the table; segment 0 starts a new trace in that row."""
         self.cache.open(row, segment, follows)
 
+    def keep(self, row: int, segments: Collection[int]) -> None:
+        """Nothing to do: all segments of a row share its slots, and the next trace in the row overwrites them."""
+
     def check_scaling(self) -> None:
         """`UserError` where the model's queries cannot be scaled."""
         with self.lock:
             attach(self.lm.model, None)
 
     # --- one step
-
-    def step(self, batch: StepBatch) -> tuple[np.ndarray, np.ndarray]:
-        """Run the tokens and sample: (W,) tokens int64 and (W,) log-probabilities float64, on the host."""
-        with self.hold():
-            logits = self.logits(batch)
-            if not len(batch.wanted):
-                return np.empty(0, np.int64), np.empty(0)
-            uniform, temperature = (
-                torch.from_numpy(x).to(logits.device) for x in (uniforms(batch.key, batch.count), batch.temperature)
-            )
-            tokens, logprobs = draw(logits, temperature, uniform, batch.top_p, batch.top_k)
-            # one transfer for both: a double holds every token id and every float32 exactly
-            tokens, logprobs = torch.stack((tokens.double(), logprobs.double())).cpu().numpy()
-            return tokens.astype(np.int64), logprobs
 
     def logits(self, batch: StepBatch) -> torch.Tensor:
         """Run the tokens: logits (W, V) after each wanted one. The self-check reads these."""
@@ -166,18 +133,9 @@ class TransformersBackend:
         A 4-D mask takes the place of the model's own, so a window has to be added here; models that mix windowed and
         full layers take one mask for each kind.
         """
-        full = self._rendered(mask)
+        full = rendered(self.lm.model, mask[:, None])
         if self.window is None:
             return full
-        windowed = self._rendered(mask & (age < self.window))
+        windowed = rendered(self.lm.model, (mask & (age < self.window))[:, None])
         kinds = set(getattr(self.config, "layer_types", None) or ())
         return {"full_attention": full, "sliding_attention": windowed} if kinds else windowed
-
-    def _rendered(self, mask: torch.Tensor) -> torch.Tensor:
-        """Eager attention adds its mask, so it gets a float one: it would add a bool as 0 and 1, without an error."""
-        mask, model = mask[:, None], self.lm.model
-        if model.config._attn_implementation != "eager":
-            return mask
-        return torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill(
-            ~mask, torch.finfo(model.dtype).min
-        )

@@ -24,13 +24,19 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from polythink.errors import UserError, did_you_mean
+from polythink.problems.grade import Grade
 from polythink.problems.problem import Problem
-from polythink.problems.tasks.demonstrations import SPLITS, DemoStyle, split_of
+from polythink.problems.tasks.demonstrations import SPLITS, DemoStyle, Work, split_of, write
+from polythink.problems.tasks.task import Task, path_content
 from polythink.trace.dialect import Dialect
 from polythink.trace.parse import TraceError, parse
 from polythink.trace.tree import Trace
+
+if TYPE_CHECKING:
+    from polythink.problems.answers import Grader
 
 LETTERS = "abcdefghijkl"
 CHOICES = 6  # letters per question
@@ -39,6 +45,7 @@ FIRST_PLACE = 3  # smallest place, so that the letter is not next to the opening
 MOST_NUMBERS = 64
 DOT = "."
 
+SETS = {"attribution": "synthetic: which path said what"}
 VOCABULARY: tuple[str, ...] = (*(str(n) for n in range(1, MOST_NUMBERS + 1)), *LETTERS, DOT, "->", "of")
 
 _QUESTION = re.compile(r"([a-z](?: [a-z])*) -> (\d+) of (\d+)")
@@ -112,15 +119,10 @@ def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect:
     check_numbers(dialect)
     numbers = dialect.draw_labels(style.draw_paths(rng), rng if style.labels == "random" else None)
     said = {number: rng.choice(question.letters) for number in numbers}
-    inside = "".join(
-        f"{opened} {question.path(letter)} {closed}"
-        for (opened, closed), letter in ((dialect.path_tags(n), letter) for n, letter in said.items())
-    )
     lines = " ".join(f"{number} {said[number]}" for number in sorted(said))
-    return (
-        f"{dialect.opening.text if dialect.opening else ''}{inside}{''.join(t.gap + t.text for t in dialect.joining)}"
-        f"{dialect.summary.gap}{dialect.summary.open} {lines} {dialect.summary.close}"
-    )
+    paths = [question.path(letter) for letter in said.values()]
+    outlines = [DOT] * len(paths)  # a path's letter is its own choice
+    return write(Work(problem.question, outlines, paths, numbers, lines, ""), dialect)
 
 
 def check_numbers(dialect: Dialect) -> None:
@@ -171,3 +173,46 @@ def judge(text: str, place: int, dialect: Dialect) -> Report | None:
 
 def _words(trace: Trace) -> list[str]:
     return "".join(part for part in trace.parts if isinstance(part, str)).split()
+
+
+class Attribution(Task):
+    name = "attribution"
+    about = "which path said what: the summary must report every path"
+    sets = SETS
+    styles = ("parallel",)
+    demo_keys = ("paths", "labels")
+    words = VOCABULARY
+    teacher_prompt = "none"
+
+    def problems(self, name: str, split: str, limit: int | None = None, seed: int = 0) -> tuple[Problem, ...]:
+        return problems(split, limit, seed)
+
+    def reference_mistake(self, answer: str) -> str:
+        if re.fullmatch(r"[1-9][0-9]{0,3}", answer):
+            return ""
+        return f"has the reference answer {answer!r}; for the checker attribution it is the letters' place, 1 or more"
+
+    def check_dialect(self, dialect: Dialect) -> None:
+        check_numbers(dialect)
+
+    def demonstrate(self, problem: Problem, style: DemoStyle, rng: random.Random, dialect: Dialect) -> str:
+        return demonstrate(problem, style, rng, dialect)
+
+    def grade(self, text: str, problem: Problem, grader: Grader) -> Grade:
+        """The verdict on a summary that reports its paths: here the paths have to be read too."""
+        report = judge(text, int(problem.answer), grader.dialect)
+        if report is None:
+            return Grade("unparsed", None, 0.0)
+        return Grade("right" if report.right else "wrong", report.lines, report.right_lines)
+
+    def path_answer(self, text: str, problem: Problem, grader: Grader) -> str | None:
+        """The words of the path."""
+        return path_content(text, grader.dialect)[0].strip() or None
+
+    def grade_path(self, text: str, problem: Problem, grader: Grader) -> bool | None:
+        """Whether the path answers the question."""
+        given = self.path_answer(text, problem, grader)
+        return parse_question(problem.question).allows(given or "")
+
+
+ATTRIBUTION = Attribution()

@@ -21,20 +21,26 @@ from __future__ import annotations
 import operator
 import random
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING
 
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.problem import Problem
-from polythink.problems.tasks.demonstrations import SPLITS, STYLES, DemoStyle, split_of
+from polythink.problems.tasks.demonstrations import SPLITS, STYLES, DemoStyle, Work, split_of, write
+from polythink.problems.tasks.task import Task
 from polythink.trace.dialect import PARALLEL_R1, Dialect
-from polythink.trace.render import render
-from polythink.trace.tree import Block, Trace
+
+if TYPE_CHECKING:
+    from polythink.problems.answers import Grader
 
 LEVELS = {"mini": 2, "easy": 3, "hard": 4}  # level -> number of numbers
+SETS = {
+    "countdown-mini": "synthetic: one operator to choose",
+    "countdown-easy": "synthetic: two operators to choose",
+    "countdown-hard": "synthetic: three operators to choose",
+}
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 LOW, HIGH = 0, 60  # every value of a chain, both ends included
 
@@ -43,8 +49,9 @@ VOCABULARY: tuple[str, ...] = (
     *OPERATORS, "=", "->", ":", "ok", "no", "\\boxed{", "}", "together", "alone",
 )  # fmt: skip
 
-# A chain at the start of a path, after its opening tag, or after another chain: first number, steps, mark
-_CHAIN = re.compile(r"\s*(?:<\w+>\s*)?(\d+)((?:\s+[-+*]\s+\d+\s+=\s+\d+)+)(?:\s+(ok|no))?(?![^\s<])")
+# A chain at the start of a path, after its opening tag and heading (`1:`), or after another chain: first number, steps,
+# mark
+_CHAIN = re.compile(r"\s*(?:<\w+>\s*)?(?:[\d.]+:\s+)?(\d+)((?:\s+[-+*]\s+\d+\s+=\s+\d+)+)(?:\s+(ok|no))?(?![^\s<])")
 _STEP = re.compile(r"\s+([-+*])\s+(\d+)\s+=\s+\d+")
 # `a op b = c`, found at every a: c may begin the next equation. `1 + 2 + 3 = 6` is not read as `2 + 3 = 6`
 _EQUATION = re.compile(r"(?<![\w.])(?<![-+*]\s)(?=(\d+)\s+([-+*])\s+(\d+)\s+=\s+(\d+)(?![\w]|\.\d))")
@@ -63,6 +70,11 @@ class Chain:
         """`9 - 8 * 5`, to be computed from left to right."""
         rest = zip(self.operators, self.numbers[1:], strict=True)
         return " ".join([str(self.numbers[0]), *(f"{op} {number}" for op, number in rest)])
+
+    @property
+    def first_operation(self) -> str:
+        """`9 - 8`"""
+        return " ".join([str(self.numbers[0]), *self.operators[:1], *map(str, self.numbers[1:2])])
 
     def text(self, target: int) -> str:
         """`9 - 8 = 1 * 5 = 5 ok`, or `... no` where the chain misses the target."""
@@ -167,11 +179,6 @@ def slips(text: str) -> list[tuple[int, int]]:
     ]
 
 
-def arithmetic_holds(text: str) -> bool:
-    """Whether every equation in a path is true. A path may be right all the same: see `path_answer`."""
-    return not slips(text)
-
-
 def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect: Dialect = PARALLEL_R1) -> str:
     """A response to a countdown problem, in the style `sequential` (one path's text) or `parallel` (a block).
 
@@ -190,11 +197,8 @@ def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect:
     box = f"\\boxed{{ {answer} }}"
     if style.flat:
         return f"{texts[0]} {box}"
-    said = tuple(Trace((f" {text} ",)) for text in texts)
-    if dialect.answers_in_summary:
-        return render(Trace((Block(said, Trace((f" {box} ",)), labels),)), dialect)
-    operators = f" {' '.join(re.findall('[-+*]', answer))} "
-    return render(Trace((Block(said, Trace((operators,)), labels), f" {box}")), dialect)
+    outlines, operators = [path[0].first_operation for path in tried], " ".join(re.findall("[-+*]", answer))
+    return write(Work(problem.question, outlines, texts, labels, operators, box, closing=box), dialect)
 
 
 def strategy(label: int) -> tuple[str, str]:
@@ -217,39 +221,40 @@ def _path(problem: Problem, style: DemoStyle, rng: random.Random, label: int) ->
     return tried
 
 
-@dataclass(frozen=True)
-class CountdownTeacher:
-    """A cold-start teacher that needs no model: `teacher(problem, prompt, sample)` returns a demonstration.
+class Countdown(Task):
+    name = "countdown"
+    about = "operator countdown: the operators between given numbers that reach a target"
+    sets = SETS
+    styles = STYLES
+    demo_keys = tuple(field.name for field in fields(DemoStyle))
+    words = VOCABULARY
+    teacher_prompt = "countdown_parallel"
+    shows_slips = True
+    graded_part = "operators"
+    report_hint = (
+        "Countdown: a path is right if its chain of operators gives the target. The results that it writes between "
+        "them, and its mark (ok, no), are not looked at, so a path may be right although its arithmetic is wrong: "
+        "false results are struck through and counted."
+    )
 
-    `styles` maps styles to weights, which need not sum to 1; `labels` is that of `DemoStyle`. The response depends
-    on (seed, problem, sample) alone.
-    """
+    def problems(self, name: str, split: str, limit: int | None = None, seed: int = 0) -> tuple[Problem, ...]:
+        return problems(name.removeprefix("countdown-"), split, limit, seed)
 
-    styles: Mapping[str, float]
-    p_right: float = 0.5
-    paths: int = 3
-    seed: int = 0
-    dialect: Dialect = PARALLEL_R1
-    labels: str = "ordered"
+    def is_question(self, text: str) -> bool:
+        return is_question(text)
 
-    def __post_init__(self) -> None:
-        if unknown := next((style for style in self.styles if style not in STYLES), None):
-            raise UserError(f"no style {unknown!r} of demonstrations{did_you_mean(unknown, STYLES)}")
-        if self.paths < 1 or not 0 <= self.p_right <= 1:
-            raise UserError(f"paths must be 1 or more and p_right in 0..1, got {self.paths} and {self.p_right}")
-        if not self.styles or min(self.styles.values()) < 0 or not sum(self.styles.values()):
-            raise UserError(f"weights of styles must be 0 or more and not all 0, got {dict(self.styles)}")
-        DemoStyle(labels=self.labels)  # checks it
+    def demonstrate(self, problem: Problem, style: DemoStyle, rng: random.Random, dialect: Dialect) -> str:
+        return demonstrate(problem, style, rng, dialect)
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """What its responses depend on: recorded with them."""
-        keys = ("p_right", "paths", "labels", "seed")
-        return {"kind": "countdown", "styles": dict(self.styles)} | {key: getattr(self, key) for key in keys}
+    def path_answer(self, text: str, problem: Problem, grader: Grader) -> str | None:
+        """The chain at which the path arrived."""
+        return path_answer(text)
 
-    def __call__(self, problem: Problem, prompt: str, sample: int) -> str:
-        rng = random.Random(f"{self.seed}/{problem.key}/{sample}")
-        (style,) = rng.choices(list(self.styles), list(self.styles.values()))
-        return demonstrate(
-            problem, DemoStyle(style, (self.paths,), self.p_right, labels=self.labels), rng, self.dialect
-        )
+    def marked(self, text: str) -> bool | None:
+        return is_marked_ok(text)
+
+    def slips(self, text: str) -> list[tuple[int, int]]:
+        return slips(text)
+
+
+COUNTDOWN = Countdown()

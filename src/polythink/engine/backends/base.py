@@ -1,0 +1,113 @@
+"""What all backends that run a transformers model in this process share: the hold on the model, and the sampling."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from polythink.engine.sampling import draw, uniforms
+from polythink.engine.step import StepBatch
+from polythink.models.forward import cache_argument, evaluating
+from polythink.models.lm import LanguageModel
+
+# Holding a model changes its attention and its training mode, so engines that share one in several threads take turns.
+# Code that runs the model directly in another thread must take this lock itself.
+_LOCKS: WeakKeyDictionary[torch.nn.Module, threading.RLock] = WeakKeyDictionary()
+
+
+def lock_of(model: torch.nn.Module) -> threading.RLock:
+    """The lock that whoever runs this model in a thread must hold."""
+    return _LOCKS.setdefault(model, threading.RLock())
+
+
+class TorchBackend(ABC):
+    """See `polythink.engine.step.Backend`. Logits come from `logits`; everything around it is here."""
+
+    kind = ""
+    joins_caches = True  # a segment may follow several others and read the keys and values of all
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self.lm = lm
+        self.config = lm.model.config.get_text_config()
+        self.lock = lock_of(lm.model)
+        self._takes = set(inspect.signature(lm.model.forward).parameters)
+        self._keeps_logits = "logits_to_keep" in self._takes
+        self._cache_argument = cache_argument(lm.model)
+        self._held = 0
+
+    @property
+    def about(self) -> str:
+        """The kind in words, with what makes it slower than it could be."""
+        return self.kind
+
+    # --- the model
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """The model in inference mode and made ready, as it was again afterwards. Re-entrant.
+
+        Out of training mode, because training with checkpointing would drop the cache.
+        """
+        with self.lock, torch.inference_mode():
+            if self._held:
+                yield
+                return
+            self._held += 1
+            try:
+                with self._prepared(), evaluating(self.lm.model):
+                    yield
+            finally:
+                self._held -= 1
+
+    def _prepared(self) -> AbstractContextManager[None]:
+        """What else a backend changes of the model while it is held."""
+        return nullcontext()
+
+    # --- the cache
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Free the cache."""
+
+    @abstractmethod
+    def reserve(self, rows: int, slots: int) -> None:
+        """Bound the growth of the cache."""
+
+    @abstractmethod
+    def open(self, row: int, segment: int, follows: Sequence[int]) -> None:
+        """Enter a segment; segment 0 starts a new trace in that row."""
+
+    @abstractmethod
+    def keep(self, row: int, segments: Collection[int]) -> None:
+        """Forget all segments of a row but these: no other is run or followed any more."""
+
+    @abstractmethod
+    def check_scaling(self) -> None:
+        """`UserError` where the model's queries cannot be scaled."""
+
+    # --- one step
+
+    @abstractmethod
+    def logits(self, batch: StepBatch) -> torch.Tensor:
+        """Run the tokens: logits (W, V) after each wanted one. The self-check reads these."""
+
+    def step(self, batch: StepBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Run the tokens and sample: (W,) tokens int64 and (W,) log-probabilities float64, on the host."""
+        with self.hold():
+            logits = self.logits(batch)
+            if not len(batch.wanted):
+                return np.empty(0, np.int64), np.empty(0)
+            uniform, temperature = (
+                torch.from_numpy(x).to(logits.device) for x in (uniforms(batch.key, batch.count), batch.temperature)
+            )
+            tokens, logprobs = draw(logits, temperature, uniform, batch.top_p, batch.top_k)
+            # one transfer for both: a double holds every token id and every float32 exactly
+            tokens, logprobs = torch.stack((tokens.double(), logprobs.double())).cpu().numpy()
+            return tokens.astype(np.int64), logprobs

@@ -1,0 +1,134 @@
+"""The self-check of a backend whose segments follow one other each: every chain must be a plain text.
+
+Left out: what a tree with a join is checked for (`selfcheck.py`), and masks, which such a backend never uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, zip_longest
+
+import numpy as np
+import torch
+
+from polythink.engine.backends.base import TorchBackend
+from polythink.engine.step import StepBatch
+from polythink.models.forward import TOLERANCE, difference, evaluating
+from polythink.models.thoughts import forward_kwargs
+
+
+class SelfCheckFailed(Exception):
+    """The model does not compute what its layout says."""
+
+
+def same(what: str, a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> None:
+    """Raises `SelfCheckFailed` where two ways to compute the same logits differ by more than rounding."""
+    if not (error := difference(a, b)) < TOLERANCE.get(dtype, 1e-3):  # written so that NaN fails
+        raise SelfCheckFailed(f"{what} differ by {error:.1e} of the logits' spread")
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """Segments as lists of tokens, with the segment that each follows (-1: none), and when their tokens run."""
+
+    segments: tuple[list[int], ...]
+    follows: tuple[int, ...]
+
+    def chain(self, segment: int) -> list[int]:
+        before = self.follows[segment]
+        return (self.chain(before) if before >= 0 else []) + self.segments[segment]
+
+    def start(self, segment: int) -> int:
+        """The position of the segment's first token."""
+        return len(self.chain(segment)) - len(self.segments[segment])
+
+
+Tokens = list[tuple[int, int]]  # of one trace in one step: segment, and place in it
+
+
+def check_chains(backend: TorchBackend) -> None:
+    """Raises `SelfCheckFailed` unless decoding gives what each chain gives in one plain forward, whatever the paths
+    beside it and the traces in other rows are, and however the prompt is cut into chunks."""
+    lm = backend.lm
+    dtype, vocabulary = lm.model.dtype, lm.model.config.get_text_config().vocab_size
+    ids = torch.randint(vocabulary, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    cuts = [0, 5, 9, 12, 16, 19, 23]
+    prompt, first, second, copy, join, other = (ids[begin:end] for begin, end in pairwise(cuts))
+    follows = (-1, 0, 0, 0, 3)
+    trace, moved = (_Trace((prompt, path, second, copy, join), follows) for path in (first, other))
+    with evaluating(lm.model):
+        (alone,) = _decoded(backend, [trace])
+        for segment in (1, 2, 4):
+            plain = _plain(backend, trace.chain(segment))[trace.start(segment) :]
+            same("decoding and one plain forward", alone[segment], plain, dtype)
+        beside, other_sibling, chunked = _decoded(backend, [trace, moved, trace], (0, 0, 3))
+        same("a trace alone and beside others", torch.cat(beside), torch.cat(alone), dtype)
+        for segment in (2, 3, 4):
+            same("a path before and after its sibling changed", other_sibling[segment], alone[segment], dtype)
+        same("a prompt read in chunks and as a whole", torch.cat(chunked), torch.cat(alone), dtype)
+
+
+def _steps(trace: _Trace, cut: int) -> list[Tokens]:
+    """The trace as an engine runs it.
+
+    The prompt (in two chunks with `cut`), the forced first tokens of the paths in the step of its last, the paths in
+    lock step, the copy as a whole as soon as they have ended, then token by token.
+    """
+    prompt, first, second, copy, join = (list(range(len(tokens))) for tokens in trace.segments)
+    head = [[(0, i) for i in prompt[:cut]]] if cut else []
+    steps = [*head, [(0, i) for i in prompt[cut:]] + [(1, 0), (2, 0)]]
+    steps += [[(1, i), *([(2, i)] if i in second else [])] for i in first[1:]]
+    steps[-1] += [(3, i) for i in copy] + [(4, 0)]
+    return steps + [[(4, i)] for i in join[1:]]
+
+
+def _decoded(backend: TorchBackend, traces: Sequence[_Trace], cuts: Sequence[int] = (0,)) -> list[list[torch.Tensor]]:
+    """Logits of all tokens, by trace and segment, run row beside row."""
+    found: list[dict[tuple[int, int], torch.Tensor]] = [{} for _ in traces]
+    with backend.hold():
+        try:
+            for row, trace in enumerate(traces):
+                for segment, before in enumerate(trace.follows):
+                    backend.open(row, segment, (before,) if before >= 0 else ())
+            steps = (_steps(trace, cut) for trace, cut in zip(traces, cuts, strict=True))
+            for step in zip_longest(*steps, fillvalue=[]):
+                logits = backend.logits(_batch(traces, step)).float()
+                owners = [(row, token) for row, tokens in enumerate(step) for token in tokens]
+                for (row, token), values in zip(owners, logits, strict=True):
+                    found[row][token] = values
+        finally:
+            backend.clear()
+    return [
+        [torch.stack([own[s, i] for i in range(len(tokens))]) for s, tokens in enumerate(trace.segments)]
+        for own, trace in zip(found, traces, strict=True)
+    ]
+
+
+def _batch(traces: Sequence[_Trace], step: Iterable[Tokens]) -> StepBatch:
+    """The tokens of one step of all traces; the logits after every one are wanted."""
+    tokens = [(row, s, i) for row, of_row in enumerate(step) for s, i in of_row]
+    n = len(tokens)
+    zeros = np.zeros(n, np.int64)
+    return StepBatch(
+        token=np.array([traces[row].segments[s][i] for row, s, i in tokens], np.int64),
+        segment=np.array([s for _, s, _ in tokens], np.int64),
+        position=np.array([traces[row].start(s) + i for row, s, i in tokens], np.int64),
+        slot=np.arange(n),
+        row=np.array([row for row, _, _ in tokens], np.int64),
+        label=zeros,
+        scale=np.ones(n, np.float32),
+        wanted=np.arange(n),
+        key=zeros.astype(np.uint64),
+        count=zeros.astype(np.uint64),
+        temperature=np.ones(n, np.float32),
+        top_p=np.ones(n, np.float32),
+        top_k=zeros,
+    )
+
+
+@torch.no_grad()
+def _plain(backend: TorchBackend, tokens: list[int]) -> torch.Tensor:
+    model, ids = backend.lm.model, torch.tensor([tokens], device=backend.lm.device)
+    extras = forward_kwargs(model, torch.zeros_like(ids), torch.ones(ids.shape))
+    return model(input_ids=ids, use_cache=False, **extras).logits[0].float()

@@ -1,0 +1,57 @@
+"""Mathematics: a response states a formula, and formulas of one value are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from polythink.problems.equality import same
+from polythink.problems.extract import final_part, said_answer, stated_answer
+from polythink.problems.grade import Grade
+from polythink.problems.published import published_answer, published_equal
+from polythink.problems.references import reference_answer
+from polythink.problems.tasks.task import Task
+
+if TYPE_CHECKING:
+    from polythink.problems.answers import Grader
+    from polythink.problems.problem import Problem
+
+
+class Math(Task):
+    name = "math"
+    about = "mathematics: answers are formulas, compared by value"
+    by_value = True
+
+    def reference(self, row: Mapping[str, Any], column: str | None = None) -> tuple[str, str, bool]:
+        return reference_answer(row, column)
+
+    def grade(self, text: str, problem: Problem, grader: Grader) -> Grade:
+        if grader.answers in ("published", "published_gsm8k"):
+            return _as_published(text, problem, grader.answers)
+        part = final_part(text, grader.dialect)
+        given = stated_answer(part)
+        if given is not None or grader.answers == "strict":
+            return grader.judge(given, problem)
+        return replace(grader.judge(said_answer(part), problem), lenient=True)
+
+    def equal(self, given: str, reference: str, grader: Grader) -> bool | None:
+        return same(given, reference, grader.algebra())
+
+    def readings(self, text: str, problem: Problem, grade: Grade, grader: Grader) -> dict[str, str]:
+        if grader.answers not in ("strict", "lenient"):
+            return {}
+        if grade.verdict != "unparsed" or grader.answers == "lenient":
+            return {"strict": "unparsed" if grade.lenient else grade.verdict, "lenient": grade.verdict}
+        said = said_answer(final_part(text, grader.dialect))
+        return {"strict": "unparsed", "lenient": grader.judge(said, problem).verdict}
+
+
+def _as_published(text: str, problem: Problem, rule: str) -> Grade:
+    given = published_answer(text, rule)
+    if given is None:
+        return Grade("unparsed", None)
+    return Grade("right" if published_equal(given, problem.answer, rule) else "wrong", given)
+
+
+MATH = Math()
