@@ -6,6 +6,7 @@ import html
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -242,3 +243,20 @@ def test_the_headline_says_whether_a_difference_shows(tmp_path) -> None:
     )
     same = [evaluated(tmp_path / "same", arm, 0, grid(0.4, seed)) for arm, seed in (("a", 0), ("b", 1))]
     assert "no difference shown" in headlines(make_table("mine", "a", same).columns)[0]
+
+
+def test_the_gap_of_reinforcement_learning_stands_below_the_metrics(tmp_path) -> None:
+    found = []
+    for arm, gaps in {"exact": (1e-5, 3e-5), "published": (2.0, 1.5), "untrained": (None, None)}.items():
+        for seed, gap in enumerate(gaps):
+            one = evaluated(tmp_path, arm, seed, grid(0.5, seed))
+            found.append(replace(one, gap=gap, mismatch_kl=gap and gap / 10))
+    table = make_table("modes", "exact", found)
+    by_metric = {row[1]: row[2:] for row in table.rows}
+    assert by_metric["logprob_gap"] == ["3e-05", "2", ""], "the largest of all seeds"
+    assert by_metric["mismatch_kl"] == ["2e-06", "0.17", ""], "the mean over the seeds"
+    table.write(tmp_path)
+    assert read_table(tmp_path).rows == table.rows
+    assert [column.gap for column in read_table(tmp_path).columns] == [3e-5, 2.0, None]
+    without = make_table("none", "untrained", [one for one in found if one.arm == "untrained"])
+    assert not {"logprob_gap", "mismatch_kl"} & {row[1] for row in without.rows}

@@ -360,3 +360,23 @@ def test_an_experiment_says_when_and_how_it_was_run(arm_folders, tmp_path):
     assert found.text.count("Recipe, resolved") == 3
     assert found.heads[-1] == "How it was run"
     assert found.text.index("Hm") < found.text.index("Stage sft")
+
+
+@pytest.mark.parametrize(
+    ("mode", "train_mode", "trained"),
+    [("structured", None, ""), ("reread", None, ""), ("seen_published", None, "sequential"),
+     ("unseen_published", None, "structured"), ("unseen_published", "reread", ""),
+     ("reread", "structured", "structured")],
+)  # fmt: skip
+def test_a_stage_whose_mode_is_not_exact_says_so_with_its_gap(run_folder, tmp_path, mode, train_mode, trained):
+    shutil.copytree(run_folder, tmp_path / "run")
+    stage = tmp_path / "run" / "rl_easy"
+    write_json(stage / "stage.json", {"plan": {"mode": mode, "stage": {"train_mode": train_mode}}})
+    rows = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    for i, row in enumerate(rows):
+        row |= {"logprob_gap": 0.5 + (i == 3), "mismatch_kl": 0.02}
+    (stage / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = outline(write_report(tmp_path / "run")).text
+    said = f"in the layout of mode {trained}, so what is sampled is not what is trained"
+    assert (said in text) == bool(trained)
+    assert ("Largest gap 1.5 nats, mean mismatch KL 0.02 nats per token." in text) == bool(trained)

@@ -15,19 +15,7 @@ from polythink.trace.modes import MODES
 PACKAGE = Path(next(iter(polythink.__path__)))
 NAMES = {*DIALECTS, *MODES}
 # What still does, by file and number of places: to be emptied, never to grow.
-STILL = {
-    "engine/budgets.py": 2,
-    "engine/engine.py": 1,
-    "engine/params.py": 2,
-    "engine/reference.py": 2,
-    "evaluate/compare.py": 3,
-    "evaluate/config.py": 1,
-    "train/config.py": 1,
-    "train/data.py": 6,
-    # another word of the same spelling: a style of demonstrations, and a way to spend a budget
-    "problems/tasks/countdown.py": 1,
-    "report/findings.py": 1,
-}
+STILL = {"engine/budgets.py": 2}
 
 
 def constants(node: ast.AST) -> set[str]:

@@ -76,6 +76,11 @@ class Fork:
     summary: list[Card | Fork]
     joined_by_text: bool = False  # the format has no summary: the text after the block reads the paths
 
+    @property
+    def joined_as(self) -> str:
+        """What stands after the paths."""
+        return "join" if self.joined_by_text else "summary"
+
 
 Flow = Sequence[Card | Fork]
 

@@ -47,7 +47,8 @@ _ABREAST = """
   .n{n} > .lanes {{ display: flex; justify-content: center; gap: 0; border: 0; border-radius: 0; padding: 0; }}
   .n{n} > .lanes > .lane {{ align-items: center; padding: 0 7px; min-width: {lane}px; }}
   .n{n} > .lanes > .lane > .flow {{ align-items: center; }}
-  .n{n} > .lanes > .lane:has(> .flow > .fork) {{ flex: 1; }}
+  .n{n} > .lanes > .lane:has(> .flow > .fork) {{ flex: 1 1 45%; }}
+  .n{n} > .lanes > .lane > .flow:has(> .fork) {{ align-self: stretch; }}
   .n{n} > .lanes > .lane::before, .n{n} > .lanes > .lane::after {{ content: ""; position: absolute; left: 0; right: 0;
     height: 2px; background: var(--rule); }}
   .n{n} > .lanes > .lane::before {{ top: 0; }} .n{n} > .lanes > .lane::after {{ bottom: 0; }}

@@ -46,7 +46,8 @@ def _card(card: Card, most: int | None) -> RenderableType:
     """The text of a card; a plan begins with that word, and a copy is one grey line."""
     if card.note:
         return Text(card.note, style="bright_black")
-    return _plain(f"plan: {card.text}" if card.kind == "plan" else card.text, most)
+    head = f"{' · '.join(card.badges + card.warnings)}: " if card.kind == "plan" else ""
+    return _plain(head + card.text, most)
 
 
 class LiveTrace:
@@ -220,7 +221,8 @@ class _ForkView:
         paths = [(_heading(path), path) for path in self.fork.paths]
         abreast = max(1, min(len(paths), options.max_width // MIN_PATH_WIDTH))
         rows = [paths[i : i + abreast] for i in range(0, len(paths), abreast)]
-        rows += [] if self.fork.joined_by_text and not self.fork.summary else [[("summary", self.fork.summary)]]
+        if self.fork.summary or not self.fork.joined_by_text:
+            rows.append([(self.fork.joined_as, self.fork.summary)])
         for i, row in enumerate(rows):
             table = Table(box=box.SQUARE if i == len(rows) - 1 else JOINED, expand=True)
             for name, _ in row:

@@ -98,7 +98,7 @@ def trained_inexactly(mode: str, train_mode: str | None = None) -> str:
     """What to say where rollouts of that mode are trained in the layout of another; "" where both are the same."""
     drawn = get_mode(mode)
     trained = get_mode(train_mode) if train_mode else drawn.trained
-    if trained == drawn:
+    if (trained.isolated, trained.rereads) == (drawn.isolated, drawn.rereads):
         return ""
     return (
         f"mode {drawn.name}: rollouts are trained in the layout of mode {trained.name}, so what is sampled is not what "

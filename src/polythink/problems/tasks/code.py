@@ -119,7 +119,7 @@ class Code(Task):
         if made is None:
             raise UserError(f"demonstrations of the task {self.name} are of the set {SET}; {problem.key} is not in it")
         right = made.sources(right=True)
-        if style.style == "sequential":
+        if style.flat:
             return _fenced(_draw(made, [], style.p_right, rng)).strip()
         paths = style.draw_paths(rng)
         labels = dialect.draw_labels(paths, rng if style.labels == "random" else None) or (0,) * paths

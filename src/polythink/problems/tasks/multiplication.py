@@ -162,7 +162,7 @@ def demonstrate(problem: Problem, style: DemoStyle, rng: random.Random, dialect:
     numbers = [sum(one * digit * 10**place for digit, place in digits) for digits in parts]
     box = f"\\boxed{{ {_spaced(one * other)} }}"
     total = f"{add(numbers, width)} : " if len(numbers) > 1 else ""
-    if style.style == "sequential":
+    if style.flat:
         return f"{' , '.join(work)} , {total}{box}"
     if not dialect.inventory and not dialect.declares_paths:
         raise UserError(
