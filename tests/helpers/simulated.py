@@ -19,7 +19,7 @@ from polythink.models.codec import Codec
 from polythink.models.tags import tag_ids
 from polythink.models.tokenizers import byte_tokenizer
 from polythink.trace.dialect import get_dialect
-from polythink.trace.production import Dialect, Tag
+from polythink.trace.production import Dialect
 
 LETTERS = "abc d7\n"
 
@@ -112,7 +112,8 @@ class Script:
             return self.gap if fresh and plan.gap else self.tag(plan.open)
         if last == item[0]:
             said = len(tokens) - 1 - max(i for i, t in enumerate(tokens) if t == last)
-            return item[1] if said == 3 else [self.letters[5], self.colon, self.letters[0]][said] if u < 0.6 else self.letters[0]
+            numbered = (self.letters[5], self.colon, self.letters[0])
+            return item[1] if said == 3 else numbered[said] if u < 0.6 else self.letters[0]
         if last in (self.tag(plan.open), item[1]):
             if last != item[1] and fresh and u < 0.5:
                 return self.letters[1]
@@ -133,7 +134,12 @@ class Script:
 
 
 def simulate(
-    dialect: str, params: SamplingParams, seed: int = 0, noise: float = 0.0, blocks: float = 0.08, context: int = 100_000,
+    dialect: str,
+    params: SamplingParams,
+    seed: int = 0,
+    noise: float = 0.0,
+    blocks: float = 0.08,
+    context: int = 100_000,
     trained_paths: int = 0,
 ):
     """The finished state of one trace, its texts decoded, and the most slots that it used."""
