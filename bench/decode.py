@@ -68,7 +68,7 @@ def now(device: torch.device) -> float:
 
 def engine_steps(engine: Engine, prompts: list, bias: torch.Tensor, steps: int) -> list[float]:
     """Seconds of each step after the fork, which every trace samples first of all and never again."""
-    fork, ends = engine.lm.tag_ids[engine.dialect.block_open], []
+    fork, ends = engine.lm.tag_ids[engine.dialect.opening.text], []
     bias[fork] = -NEVER
     for i, (prompt, paths) in enumerate(prompts):
         engine.add(Request(prompt, "", i), settings(paths, steps + 2))
@@ -101,7 +101,7 @@ class Clock(StoppingCriteria):
 
 def generate_steps(lm: LanguageModel, prompts: list, bias: torch.Tensor, steps: int) -> list[float]:
     """Seconds of each step of `generate` after the first."""
-    bias[lm.tag_ids[lm.dialect.block_open]] = NEVER
+    bias[lm.tag_ids[lm.dialect.opening.text]] = NEVER
     sequences = [prompt for prompt, paths in prompts for _ in range(paths)]
     longest = max(map(len, sequences))
     ids = torch.tensor([[lm.pad] * (longest - len(s)) + list(s) for s in sequences], device=bias.device)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from polythink.engine.budgets import check_block_fits, check_sampled, what_truncated
+from polythink.engine.budgets import check_block_fits, check_sampled, trace_tokens, what_truncated
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
-from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
+from polythink.trace.dialect import DIALECTS, PARALLEL_R1, PARATHINKER
 from polythink.trace.rollout import Rollout, Segment
 
 
@@ -66,3 +66,29 @@ def test_responses_of_one_token_are_refused_and_others_are_not():
         check_sampled([nothing], params, PARALLEL_R1, 500)
     check_sampled([nothing, rollout(("main", "eos", 1))], params, PARALLEL_R1, 500)
     check_sampled([], params, PARALLEL_R1, 500)
+
+
+def test_what_a_join_reads_again_counts_twice():
+    flat = {"paths": 3, "max_path_tokens": 10, "max_summary_tokens": 5, "max_main_tokens": 4, "max_trace_tokens": 20}
+    structured, reread = (SamplingParams(mode=mode, **flat) for mode in ("structured", "reread"))
+    once, twice = (trace_tokens(params, PARALLEL_R1, 10, 5) for params in (structured, reread))
+    assert twice - once == 3 * (10 + 2)
+    with pytest.raises(UserError, match=r"which count twice in mode reread .* the paths twice since") as error:
+        check_block_fits(reread, PARALLEL_R1)
+    enough = int(str(error.value).partition("set max_trace_tokens=")[2].partition(",")[0])
+    check_block_fits(reread.model_copy(update={"max_trace_tokens": enough}), PARALLEL_R1)
+
+
+def test_declared_paths_are_bounded_by_max_paths_and_one_of_them_must_fit():
+    multiverse = DIALECTS["multiverse"]
+    params = SamplingParams(max_paths=4, max_trace_tokens=30)
+    # <Parallel>, the plan's two tags, </Parallel>, <Conclusion> (all but the first with a gap), </Conclusion>, a word;
+    # and for each path an outline of a word with its tags and a gap, and a path with tags, gap and heading
+    assert trace_tokens(params, multiverse, 1, 1, paths=1) == 1 + 4 + 2 + 2 + 1 + 1 + 4 + 5
+    assert trace_tokens(params, multiverse, 1, 1) - trace_tokens(params, multiverse, 1, 1, paths=1) == 3 * (4 + 5)
+    check_block_fits(params, multiverse)
+    with pytest.raises(UserError, match=r"a block of 1 paths takes 20 tokens .* or take fewer max_paths"):
+        check_block_fits(params.model_copy(update={"max_trace_tokens": 19}), multiverse)
+    bounded = rollout(("main", "fork", 4), ("path", "tag", 3), ("summary", "tag", 2), ("main", "eos", 1))
+    bounded.segments[0].bounded = True
+    assert "1 by max_paths=4 (max_paths=8 allows more)" in what_truncated([bounded], params, multiverse, 500)

@@ -6,6 +6,8 @@ random, so attention still matters and a wrong mask shows. Plans, blocks and blo
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from polythink.models.build import ModelConfig, from_config
@@ -65,7 +67,7 @@ def follows(lm: LanguageModel, vocabulary: int, opens: float) -> torch.Tensor:
     after = [tag.text for tag in d.joining] + ([d.summary.open] if d.summary else [])
     for n in range(bool(d.inventory), 4 if d.inventory else 1):
         table[id[d.path_tags(n)[1]], [*path, id[after[0]]]] = 3.0
-    for one, two in zip(after, after[1:], strict=False):
+    for one, two in pairwise(after):
         table[id[one], id[two]] = 7.0
     for tag in d.closing:
         table[id[d.summary.close], id[tag.text]] = 4.0

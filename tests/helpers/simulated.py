@@ -112,13 +112,8 @@ class Script:
             return self.gap if fresh and plan.gap else self.tag(plan.open)
         if last == item[0]:
             said = len(tokens) - 1 - max(i for i, t in enumerate(tokens) if t == last)
-            return (
-                item[1]
-                if said == 3
-                else [self.letters[5], self.colon, self.letters[0]][said]
-                if u < 0.6
-                else self.letters[0]
-            )
+            numbered = (self.letters[5], self.colon, self.letters[0])
+            return item[1] if said == 3 else numbered[said] if u < 0.6 else self.letters[0]
         if last in (self.tag(plan.open), item[1]):
             if last != item[1] and fresh and u < 0.5:
                 return self.letters[1]

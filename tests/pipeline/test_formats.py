@@ -91,4 +91,3 @@ def test_a_format_is_trained_drawn_and_reported(name, mode, garden, tmp_path):
             assert declared == sum(s["kind"] == "path" and s["block"] == 0 for s in row["segments"])
     page = (run / "report.html").read_text()
     assert name in page
-

@@ -92,6 +92,8 @@ def test_a_rollout_that_was_drawn_in_parallel():
         "critical_path": 4 + 6 + 4 + 2,
         "truncated": 0,
         "misplaced_tags": 0,
+        "bounded": 0,
+        "read_again": 0,
         "finish_reason": "eos",
         "well_formed": True,
         "reason": "ok",

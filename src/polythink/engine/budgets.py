@@ -6,36 +6,53 @@ from collections import Counter
 from collections.abc import Sequence
 
 from polythink.engine.params import SamplingParams
+from polythink.engine.width import FIXED
 from polythink.errors import UserError
-from polythink.trace.dialect import Dialect
+from polythink.trace.production import Dialect, Tag
 from polythink.trace.rollout import Rollout
 
 
-def trace_tokens(params: SamplingParams, dialect: Dialect, path: int, summary: int, main: int = 0) -> int:
-    """Tokens of a trace with one block whose paths and summary have so many; every tag and gap counts as one."""
-    tags = bool(dialect.block_open) * 2 + 2 * params.paths + bool(dialect.gap) + bool(params.summary_prefix) + 2
-    return tags + params.paths * path + summary + main
+def trace_tokens(
+    params: SamplingParams, dialect: Dialect, path: int, summary: int, main: int = 0, paths: int | None = None
+) -> int:
+    """Tokens of a trace with one block whose paths and summary have so many; every tag, gap and heading counts as one.
+
+    `paths`: how many it has (None: the most that it may have). Where the join rereads, they count twice.
+    """
+    paths = params.most_paths(dialect) if paths is None else paths
+    tags = sum(1 + bool(tag.gap) for tag in dialect.block if isinstance(tag, Tag))
+    if dialect.plan:
+        tags += 2 * (1 + bool(dialect.plan.gap)) + paths * (3 + bool(dialect.plan.gap)) * bool(dialect.plan.item[0])
+    if dialect.summary:
+        tags += 2 + bool(dialect.summary.gap) + bool(params.summary_prefix) + summary
+    each = path + 2 + bool(dialect.paths.gap) + bool(dialect.paths.heading)
+    return tags + paths * each * (2 if params.rules.rereads else 1) + main
 
 
 def check_block_fits(params: SamplingParams, dialect: Dialect) -> None:
     """`UserError` where `max_trace_tokens`, which all paths share, cannot hold one block of one token per path."""
-    if params.mode != "structured" or params.max_blocks == 0:
+    if not params.rules.isolated or params.max_blocks == 0:
         return
-    least = trace_tokens(params, dialect, 1, 1)
+    paths = 1 if dialect.declares_paths or params.width != FIXED else params.paths
+    least = trace_tokens(params, dialect, 1, 1, paths=paths)
     if params.max_trace_tokens < least:
+        again = f", which count twice in mode {params.mode} (the join reads them again)" * params.rules.rereads
         raise UserError(
-            f"max_trace_tokens={params.max_trace_tokens} is shared by all paths, and a block of {params.paths} paths "
+            f"max_trace_tokens={params.max_trace_tokens} is shared by all paths{again}, and a block of {paths} paths "
             f"takes {least} tokens before any path says more than a word; {_would_do(params, dialect)}"
         )
 
 
 def _would_do(params: SamplingParams, dialect: Dialect) -> str:
+    paths = params.most_paths(dialect)
     most = trace_tokens(
         params, dialect, params.max_path_tokens, params.max_summary_tokens, 2 * min(params.max_main_tokens, 256)
     )
+    again = ", the paths twice since the join reads them again" * params.rules.rereads
+    fewer = "max_paths" if dialect.declares_paths or params.width != FIXED else "paths"
     return (
-        f"{params.paths} paths of up to {params.max_path_tokens} tokens and a summary take up to {most}: set "
-        f"max_trace_tokens={most}" + ", or take fewer paths" * (params.paths > 1)
+        f"{paths} paths of up to {params.max_path_tokens} tokens and a summary take up to {most}{again}: set "
+        f"max_trace_tokens={most}" + f", or take fewer {fewer}" * (paths > 1)
     )
 
 
@@ -56,6 +73,8 @@ def what_truncated(
                 counts["context" if full and rollout.tokens < params.max_trace_tokens - 2 else "max_trace_tokens"] += 1
             elif segment.finish_reason == "max_blocks":
                 counts["max_blocks"] += 1
+            counts["max_paths"] += segment.bounded
+    counts += Counter()  # drops zeros
     if not counts:
         return None
     parts = []
@@ -66,7 +85,7 @@ def what_truncated(
         value = getattr(params, name)
         advice = f"{name}={2 * value or 1} allows more"
         if name == "max_trace_tokens":
-            advice = _would_do(params, dialect) if params.mode == "structured" else advice
+            advice = _would_do(params, dialect) if params.rules.isolated else advice
         parts.append(f"{number} by {name}={value} ({advice})")
     return "truncated segments: " + ", ".join(parts)
 

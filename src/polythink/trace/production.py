@@ -206,13 +206,6 @@ class Dialect:
         """The tags that close an element or a block."""
         return tuple(dict.fromkeys(tag for kind, tag in self._every_tag if kind.endswith("_close")))
 
-    # COMPAT: old names, for the engine alone; delete them when it reads the production
-    block_open = property(lambda self: self.opening.text if self.opening else "")
-    block_close = property(lambda self: (self.joining + self.closing)[0].text if self.joining + self.closing else "")
-    summary_open = property(lambda self: self.summary.open if self.summary else "")
-    summary_close = property(lambda self: self.summary.close if self.summary else "")
-    gap = property(lambda self: self.summary.gap if self.summary else "")
-
     def path_tags(self, label: int = 0) -> tuple[str, str]:
         """The two tags of the path with that number (of every path, where paths have no numbers)."""
         return self.paths.open.replace(NUMBER, str(label)), self.paths.close.replace(NUMBER, str(label))

@@ -84,6 +84,7 @@ def rollout_statistics(rollout: Rollout, dialect: Dialect = PARALLEL_R1) -> dict
         "critical_path": rollout.critical_path,
         "truncated": rollout.truncated,
         "misplaced_tags": rollout.misplaced_tags,
+        "bounded": sum(segment.bounded for segment in rollout.segments),
         "finish_reason": rollout.finish_reason,
         "well_formed": verdict.valid,
         "reason": verdict.reason,
