@@ -118,6 +118,7 @@ def kernels(device: str) -> Iterator[tuple[str, str]]:
                 except RuntimeError as error:  # torch says that a kernel does not take such inputs
                     gaps = str(error).splitlines()[0][:60]
                     break
+            with torch.no_grad():
                 gaps.append(float((got - masked_logits(exact, part)[0, -1]).abs().max()))
         off = gaps if isinstance(gaps, str) else f"{max(gaps):.1e}; {sum(g > 1e-3 for g in gaps)} of {len(gaps)}"
         yield f"masked forward of every length, {name}: largest gap to float64; off by 1e-3", off

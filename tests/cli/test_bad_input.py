@@ -156,7 +156,7 @@ def tokenizer_without_tags() -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("recurrent", "mamba2 has layers of the kind linear_attention, which the engine cannot fork and join"),
+        ("recurrent", "mamba2 folds what it has read into a state"),
         ("alibi", "bloom takes positions from token distance (ALiBi)"),
         ("tags", "the tokenizer does not hold <Parallel>, </Parallel>, <Path>, </Path>, <Summary>, </Summary>"),
         ("cut", "cannot load a model from"),

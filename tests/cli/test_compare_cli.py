@@ -82,7 +82,7 @@ def test_tunnel_prints_both_tables_and_leaves_a_report(models, polythink, tmp_pa
         ([*COMPARE, "compare.paths=[1;2]"], "paths"),
         ([*COMPARE, "compare.budgets=[4]"], "unknown key budgets"),
         ([*COMPARE, "tunnel.budgets=[4]"], "tunnel.budgets=[4] belongs to --tunnel, which was not given"),
-        ([*COMPARE, "mode=sequential"], "mode structured"),
+        ([*COMPARE, "mode=sequential"], "a mode that draws them at once"),
         (["--compare", "--tunnel"], "run them one after another"),
         (["compare.paths=[1,2]"], "compare.paths=[1,2] belongs to --compare, which was not given"),
         (["--tunnel"], "set budgets, prefixes or both"),

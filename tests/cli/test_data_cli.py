@@ -48,7 +48,7 @@ def test_list_names_every_set_and_its_file(shared_data: Path, monkeypatch):
     assert "grammar" in texts
     assert [line.split()[1] for line in problems.splitlines()[2:]] == [
         "gsm8k", "dapo", "math", "math500", "math300", "aime24", "aime25", "amc23", "countdown-mini", "countdown-easy",
-        "countdown-hard", "attribution",
+        "countdown-hard", "attribution", "multiply-easy", "multiply-hard", "code-mini",
     ]  # fmt: skip
 
 

@@ -201,7 +201,7 @@ WITHOUT_TORCH = [
     (["generate", "model", "x", "--paths", "3", "paths=2"], "--paths and paths=... are the same setting"),
     (["generate", "model", "x", "--prompt", "paralell"], "did you mean 'parallel'?"),
     (["generate", "model", "x", "--dialect", "parallel-r1"], "did you mean 'parallel_r1'?"),
-    (["generate", "model", "x", "--mode", "structurd"], "mode must be 'structured' or 'sequential'"),
+    (["generate", "model", "x", "--mode", "structurd"], "mode must be 'structured', 'reread', 'sequential'"),
     (["generate", "model", "x", "--device", "gpu"], "no device 'gpu'"),
     (["generate", "model", "x", "--dtype", "float61"], "no dtype 'float61'; did you mean 'float16'?"),
     (["generate", "model", "--file", "nowhere.txt"], "cannot read nowhere.txt"),

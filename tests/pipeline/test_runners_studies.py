@@ -103,7 +103,7 @@ def test_what_measures_leaves_no_model_behind() -> None:
     ("stages", "message"),
     [
         ({"x": {**COMPARE, "paths": [1, 17]}}, "stages.x: 17 paths are more than the 16 numbers"),
-        ({"x": {**COMPARE, "mode": "sequential"}}, "stages.x: paths are compared in the mode structured"),
+        ({"x": {**COMPARE, "mode": "sequential"}}, "stages.x: paths are compared in a mode that draws them at once"),
         ({"x": {**TUNNEL, "paths": [1, 17], "budgets": [40]}}, "stages.x: 17 paths are more than"),
         ({"x": {**COMPARE, "sequential_prompt": "countdown_sequentia"}}, "did you mean 'countdown_sequential'"),
         ({"x": {k: v for k, v in COMPARE.items() if k != "sequential_prompt"}}, "sequential_prompt"),

@@ -13,9 +13,9 @@ STEPS = "<step>1: x</step><step>2: y</step><takeaway>both</takeaway>"
 def test_a_plan_is_drawn_with_the_text_before_its_block():
     flow = flow_of_trace(parse(f"First. {PLAN}{STEPS} Done. {PLAN}{STEPS}{PLAN}{STEPS}", get_dialect("npr")))
     fork = Fork([[Card("path", "1: x", 1)], [Card("path", "2: y", 2)]], [Card("summary", "both")])
-    said = "Two ways:\n1: a\n2: b"
+    plan = Card("plan", "Two ways:\n1: a\n2: b")
     assert flow == [
-        Card("main", f"First.\n{said}"), fork, Card("main", f"Done.\n{said}"), fork, Card("main", said), fork,
+        Card("main", "First."), plan, fork, Card("main", "Done."), plan, fork, plan, fork,
     ]  # fmt: skip
 
 

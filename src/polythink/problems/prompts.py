@@ -43,7 +43,11 @@ def get_prompt(name_or_file: str | Path) -> Prompt:
     if str(name_or_file) in PROMPTS:
         return _read(str(name_or_file), _FOLDER / f"{name_or_file}.txt")
     file = Path(name_or_file).expanduser()
-    if file.is_file():
+    try:
+        found = file.is_file()
+    except OSError:  # no name of a file at all: too long, say
+        raise UserError(f"no prompt {str(name_or_file)[:50]!r}{did_you_mean(str(name_or_file), PROMPTS)}") from None
+    if found:
         return _read(file.stem, file)
     if file.suffix or len(file.parts) > 1:
         raise UserError(f"no prompt file {file}; give a file that holds {PLACEHOLDER}, or one of {', '.join(PROMPTS)}")

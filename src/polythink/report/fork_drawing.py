@@ -17,7 +17,7 @@ from polythink.problems.tasks.task import Task
 from polythink.trace.dialect import DIALECTS, Dialect
 from polythink.trace.rollout import TRUNCATIONS
 from polythink.trace.scan import scan
-from polythink.trace.tree import Block, Plan, Trace
+from polythink.trace.tree import Block, Trace
 
 INK, RULE, RIGHT, WRONG, PLAIN = "#24292f", "#b6bcc6", "#22663f", "#95302a", "#5f6873"
 
@@ -175,9 +175,6 @@ def flow_of_trace(trace: Trace, kind: str = "main", path: int = 0) -> list[Card 
     nodes: list[Card | Fork] = []
     for part in trace.parts:
         if isinstance(part, Block):
-            if part.plan and (said := _plan_text(part.plan)):  # it is written before the fork, in the text there
-                before = nodes.pop().text + "\n" if nodes and isinstance(nodes[-1], Card) else ""
-                nodes.append(Card(kind, before + said, path))
             paths = [flow_of_trace(own, "path", n or i) for i, (n, own) in enumerate(part.numbered(), start=1)]
             if part.plan:
                 said = (part.plan.goal.strip(), *map(str.strip, part.plan.outlines))
@@ -188,10 +185,6 @@ def flow_of_trace(trace: Trace, kind: str = "main", path: int = 0) -> list[Card 
             nodes.append(Card(kind, part.strip(), path))
     unnamed = kind != "main" and not (nodes and isinstance(nodes[0], Card))
     return [Card(kind, "", path), *nodes] if unnamed else nodes  # every path and summary begins with its name
-
-
-def _plan_text(plan: Plan) -> str:
-    return "\n".join(filter(None, (text.strip() for text in (plan.goal, *plan.outlines))))
 
 
 # ---- SVG ----
