@@ -61,7 +61,8 @@ def case(request) -> tuple[RecordingEngine, Samples, Samples, str]:
         drawn = study.draw(study.requests(2), params)
         again = reread(study, drawn, params)
     rules = engine.dialect
-    return engine, drawn, again, f"{rules.joining[0].text}{rules.summary.gap}{rules.summary.open} {prefix}"
+    joined = "".join(tag.text for tag in rules.joining)
+    return engine, drawn, again, f"{joined}{rules.summary.gap}{rules.summary.open} {prefix}"
 
 
 def test_the_model_reads_prompt_and_paths_as_flat_text_with_the_summary_opened(case) -> None:
