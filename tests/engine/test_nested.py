@@ -37,8 +37,7 @@ def test_a_block_forks_at_the_end_of_its_plan_into_as_many_paths_as_it_has_outli
 
 
 def test_a_heading_has_the_number_that_the_outline_declares():
-    it = fed("multiverse")
-    it.state.tags.decode.__globals__  # noqa: B018  (the spelling of `Fed` has no digits: outlines are given here)
+    it = fed("multiverse")  # its spelling has no digits, so the outline is given here
     assert it.state.tags.dialect.heading(2, "1.2: try it") == "\n1.2:"
     assert len(it.state.tags.head(0, 2, "1.2: try it")) == 2 + len("\n1.2:")
 
