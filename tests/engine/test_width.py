@@ -1,0 +1,108 @@
+"""How many paths a block has: policies that read the tokens drawn so far, in the engine and its slow twin."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from pydantic import ValidationError
+
+from helpers.states import A, B, C, Fed
+from helpers.tiny import drawn, gaps, lean_towards, requests, thinker, tiny
+from polythink.engine.engine import Engine
+from polythink.engine.params import SamplingParams
+from polythink.engine.reference import reference_generate
+from polythink.engine.structured import StructuredState
+from polythink.engine.width import ForkState, last_answer, policy_of, wanted
+from polythink.errors import UserError
+
+BUDGETS = {"max_main_tokens": 6, "max_path_tokens": 5, "max_summary_tokens": 4, "max_trace_tokens": 120}
+
+
+def one_more(state: ForkState) -> int:
+    """Paths until one of them ends with an `a`, or as many as are allowed."""
+    found = bool(state.drawn) and last_answer(state.decode(state.drawn[-1])) == "a"
+    return len(state.drawn) + (not found)
+
+
+def hundred(state: ForkState) -> int:
+    return 100
+
+
+def none(state: ForkState) -> int:
+    return 0
+
+
+def fed(**params) -> Fed:
+    return Fed(StructuredState, **params)
+
+
+def test_two_paths_that_agree_are_enough():
+    it = fed(width="agreement", paths=4).feed("<Parallel>", (A, A), ("</Path>", "</Path>"))
+    assert it.kinds == ["fork", "fork", "join"]
+
+
+def test_paths_that_disagree_are_joined_by_more_from_the_same_fork():
+    it = fed(width="agreement", paths=4).feed("<Parallel>", (A, B), ("</Path>", "</Path>"))
+    assert it.kinds == ["fork"] * 4
+    assert it.state.follows[2:] == [(1,)] * 4
+    assert it.inputs.positions[-2:] == [4, 4]  # where the first two began
+    it.feed((C, A), ("</Path>", "</Path>"))
+    assert it.kinds == ["fork"] * 4 + ["join"]
+
+
+def test_a_policy_is_asked_until_it_is_content_and_bounded():
+    it = fed(width=one_more, max_paths=3).feed("<Parallel>", B, "</Path>", B, "</Path>", B, "</Path>")
+    assert it.kinds == ["fork", "fork", "fork", "join"]
+    assert it.state.records[1].bounded
+    it = fed(width=one_more, max_paths=3).feed("<Parallel>", B, "</Path>", A, "</Path>")
+    assert it.kinds == ["fork", "fork", "join"]
+    assert not it.state.records[1].bounded
+    assert fed(width=hundred, max_paths=5).feed("<Parallel>").kinds == ["fork"] * 5
+
+
+def test_paths_that_no_longer_fit_are_not_forked():
+    it = fed(width="agreement", paths=9, max_trace_tokens=24, max_path_tokens=50).feed("<Parallel>", (A, B))
+    it.feed(("</Path>", "</Path>"))
+    assert it.kinds == ["fork", "fork", "join"]
+    assert it.state.records[1].bounded
+
+
+def test_what_a_policy_may_be():
+    assert SamplingParams(width=one_more).model_dump(mode="json")["width"] == f"{__name__}:one_more"
+    again = SamplingParams.model_validate(SamplingParams(width=one_more).model_dump(mode="json"))
+    assert policy_of(again.width) is one_more
+    assert policy_of("fixed") is None
+    with pytest.raises((ValidationError, UserError), match="has no function 'nothing'"):
+        SamplingParams(width=f"{__name__}:nothing")
+    with pytest.raises(UserError, match="returned 0; it must return a number of paths from 1 up"):
+        wanted(none, None)
+
+
+def test_the_answer_of_a_path_is_its_last_number_or_word():
+    assert last_answer("<Path> 3 and 4.5 so</Path>") == "4.5"
+    assert last_answer("<Path> so be it</Path>") == "it"
+    assert last_answer("<think2></think2>") == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["structured", "reread"])
+@pytest.mark.parametrize("width", ["agreement", one_more, hundred], ids=["agreement", "one_more", "hundred"])
+@pytest.mark.parametrize("make", [tiny, thinker])
+def test_the_twin_and_one_masked_forward_find_the_same_width(make, width, mode):
+    lm = make(seed=2)
+    if make is tiny:
+        lm = lean_towards(lm, {"<Parallel>": 2.0})
+    changes = {"labels": "random"} if make is thinker else {"max_depth": 2}
+    params = SamplingParams(mode=mode, width=width, paths=4, max_paths=5, **changes, **BUDGETS)
+    wanted = requests(lm, 8)
+    fast = Engine(lm, max_num_seqs=3).generate(wanted, params, seed=2)
+    slow = reference_generate(lm, wanted, params, seed=2)
+    assert [drawn(r) for r in fast] == [drawn(r) for r in slow]
+    assert [[s.bounded for s in r.segments] for r in fast] == [[s.bounded for s in r.segments] for r in slow]
+    alone = Engine(lm, max_num_seqs=1).generate(wanted[2:4], params, seed=2)
+    assert [drawn(r) for r in alone] == [drawn(r) for r in fast[2:4]]
+    assert max(gaps(lm, fast)) < 1e-4
+    blocks = [(r, b) for r in fast for b in {s.block for s in r.segments} - {-1}]
+    widths = Counter(max(s.path for s in r.segments if s.block == b) for r, b in blocks)
+    assert len(widths) > 1 or width is hundred, widths
