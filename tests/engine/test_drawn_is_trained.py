@@ -12,7 +12,8 @@ from polythink.engine.params import SamplingParams
 from polythink.trace.dialect import DIALECTS, get_dialect
 from polythink.trace.layout import Layout, closure
 from polythink.trace.modes import MODES
-from polythink.trace.parse import TraceError, parse, scan
+from polythink.trace.parse import TraceError, parse
+from polythink.trace.scan import scan
 from polythink.trace.tokens import pieces_of
 
 EXACT = [name for name, mode in MODES.items() if mode.exact]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from polythink.errors import UserError
 from polythink.trace.dialect import DIALECTS
+from polythink.trace.parse import TraceError, _Parser
 from polythink.trace.production import Dialect, Element, PathTags, PlanTags, SummaryTags, Tag
 from polythink.trace.tree import Block, Plan, Trace
 
@@ -129,3 +130,20 @@ def mutated(rng: random.Random, text: str, dialect: Dialect, times: int = 3) -> 
             case _:
                 text = text[j:] + text[:i]
     return text
+
+
+def tried_everywhere(text: str, dialect: Dialect) -> int:
+    """The definition: the parser tried at every opening tag, and on after each block that it reads."""
+    parser, count = _Parser(text, dialect), 0
+    while parser.token.kind != "end":
+        start = parser.index
+        if parser.token.kind == dialect.opens_block:
+            try:
+                parser.block()
+            except TraceError:
+                parser.index = start + 1
+            else:
+                count += 1
+        else:
+            parser.index += 1
+    return count

@@ -67,11 +67,4 @@ def decoded(backend: RecurrentBackend, layout: Layout) -> torch.Tensor:
 
 def step_of(layout: Layout, tokens: np.ndarray) -> StepBatch:
     """A step of these tokens of the layout in row 0; the logits after each are wanted."""
-    n = len(tokens)
-    zeros = np.zeros(n, np.int64)
-    return StepBatch(
-        token=layout.tokens[tokens], segment=layout.segment[tokens].astype(np.int64),
-        position=layout.position[tokens].astype(np.int64), slot=np.arange(n), row=zeros, label=zeros,
-        scale=np.ones(n, np.float32), wanted=np.arange(n), key=zeros.astype(np.uint64), count=zeros.astype(np.uint64),
-        temperature=np.ones(n, np.float32), top_p=np.ones(n, np.float32), top_k=zeros,
-    )  # fmt: skip
+    return StepBatch.every(layout.tokens[tokens], layout.segment[tokens], layout.position[tokens])

@@ -63,14 +63,14 @@ def by_hand(model, layout: Layout) -> torch.Tensor:
 @pytest.mark.parametrize("name", EACH)
 def test_each_token_is_scored_as_in_its_chain_run_alone(name, mode):
     model = hybrid(name).model
+    if name == "mamba":  # in float32 its own scan rounds by up to 1e-4, and not alike for rows of other lengths
+        model = model.double()
     assert not heeds_masks(model)
     wanted = layouts(mode, (1, 2))
     with torch.no_grad():
         found = token_logprobs(model, collate(wanted))
         for row, layout in zip(found, wanted, strict=True):
-            # mamba's own scan rounds differently in a batch than in a row alone
-            limit = 5e-4 if name == "mamba" else TOLERANCE
-            assert (row[: len(layout)] - by_hand(model, layout)).abs().max() < limit
+            assert (row[: len(layout)] - by_hand(model, layout)).abs().max() < TOLERANCE
             assert (row[len(layout) :] == 0).all()
 
 

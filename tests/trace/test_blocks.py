@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 
+from helpers.productions import tried_everywhere
 from polythink.trace.blocks import complete_blocks
 from polythink.trace.detect import opening_tags
 from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, Dialect, with_inventory
-from polythink.trace.parse import MAX_DEPTH, TraceError, _Parser, first_block, nested_block, parse
+from polythink.trace.parse import MAX_DEPTH, TraceError, first_block, nested_block, parse
 from polythink.trace.production import PathTags
 from polythink.trace.statistics import count_blocks
 from polythink.trace.validity import RULES, check
@@ -24,23 +25,6 @@ NUMBERED = replace(
     block=(PARALLEL_R1.block[0], PathTags("<P{n}>", "</P{n}>", least=2, inventory=4), *PARALLEL_R1.block[2:]),
 )
 DIALECTS = (PARALLEL_R1, with_inventory(PARATHINKER, "parathinker", 4), NESTED, NUMBERED)
-
-
-def tried_everywhere(text: str, dialect: Dialect) -> int:
-    """The definition: the parser tried at every opening tag, and on after each block that it reads."""
-    parser, count = _Parser(text, dialect), 0
-    while parser.token.kind != "end":
-        start = parser.index
-        if parser.token.kind == dialect.opens_block:
-            try:
-                parser.block()
-            except TraceError:
-                parser.index = start + 1
-            else:
-                count += 1
-        else:
-            parser.index += 1
-    return count
 
 
 def random_text(rng: random.Random, dialect: Dialect) -> str:

@@ -10,10 +10,10 @@ from contextlib import suppress
 
 import pytest
 
-from helpers.productions import PUBLISHED, mutated, random_block, random_dialect, random_trace
+from helpers.productions import PUBLISHED, mutated, random_block, random_dialect, random_trace, tried_everywhere
 from polythink.problems.extract import final_part
 from polythink.trace.blocks import complete_blocks
-from polythink.trace.parse import TraceError, _Parser, first_block, nested_block, parse
+from polythink.trace.parse import TraceError, first_block, nested_block, parse
 from polythink.trace.production import Dialect
 from polythink.trace.render import render
 from polythink.trace.statistics import count_blocks, statistics
@@ -22,23 +22,6 @@ from polythink.trace.tree import Trace
 from polythink.trace.validity import check
 
 MADE_UP = 240
-
-
-def tried_everywhere(text: str, dialect: Dialect) -> int:
-    """The definition: the parser tried at every opening tag, and on after each block that it reads."""
-    parser, count = _Parser(text, dialect), 0
-    while parser.token.kind != "end":
-        start = parser.index
-        if parser.token.kind == dialect.opens_block:
-            try:
-                parser.block()
-            except TraceError:
-                parser.index = start + 1
-            else:
-                count += 1
-        else:
-            parser.index += 1
-    return count
 
 
 def check_round_trip(trace: Trace, dialect: Dialect) -> str:

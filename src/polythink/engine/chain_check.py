@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 
-import numpy as np
 import torch
 
 from polythink.engine.backends.base import TorchBackend
@@ -60,8 +59,8 @@ def check_chains(backend: TorchBackend) -> None:
     with evaluating(lm.model):
         (alone,) = _decoded(backend, [trace])
         for segment in (1, 2, 4):
-            plain = _plain(backend, trace.chain(segment))[trace.start(segment) :]
-            same("decoding and one plain forward", alone[segment], plain, dtype)
+            text = plain(backend, trace.chain(segment))[trace.start(segment) :]
+            same("decoding and one plain forward", alone[segment], text, dtype)
         beside, other_sibling, chunked = _decoded(backend, [trace, moved, trace], (0, 0, 3))
         same("a trace alone and beside others", torch.cat(beside), torch.cat(alone), dtype)
         for segment in (2, 3, 4):
@@ -108,27 +107,18 @@ def _decoded(backend: TorchBackend, traces: Sequence[_Trace], cuts: Sequence[int
 def _batch(traces: Sequence[_Trace], step: Iterable[Tokens]) -> StepBatch:
     """The tokens of one step of all traces; the logits after every one are wanted."""
     tokens = [(row, s, i) for row, of_row in enumerate(step) for s, i in of_row]
-    n = len(tokens)
-    zeros = np.zeros(n, np.int64)
-    return StepBatch(
-        token=np.array([traces[row].segments[s][i] for row, s, i in tokens], np.int64),
-        segment=np.array([s for _, s, _ in tokens], np.int64),
-        position=np.array([traces[row].start(s) + i for row, s, i in tokens], np.int64),
-        slot=np.arange(n),
-        row=np.array([row for row, _, _ in tokens], np.int64),
-        label=zeros,
-        scale=np.ones(n, np.float32),
-        wanted=np.arange(n),
-        key=zeros.astype(np.uint64),
-        count=zeros.astype(np.uint64),
-        temperature=np.ones(n, np.float32),
-        top_p=np.ones(n, np.float32),
-        top_k=zeros,
+    return StepBatch.every(
+        token=[traces[row].segments[s][i] for row, s, i in tokens],
+        segment=[s for _, s, _ in tokens],
+        position=[traces[row].start(s) + i for row, s, i in tokens],
+        row=[row for row, _, _ in tokens],
     )
 
 
 @torch.no_grad()
-def _plain(backend: TorchBackend, tokens: list[int]) -> torch.Tensor:
+def plain(backend: TorchBackend, tokens: list[int], labels: Sequence[int] = ()) -> torch.Tensor:
+    """Logits (T, V) of a plain causal forward, which knows nothing of layouts; `labels`: path numbers (none: all 0)."""
     model, ids = backend.lm.model, torch.tensor([tokens], device=backend.lm.device)
-    extras = forward_kwargs(model, torch.zeros_like(ids), torch.ones(ids.shape))
+    path_ids = torch.tensor([list(labels) or [0] * len(tokens)], device=ids.device)
+    extras = forward_kwargs(model, path_ids, torch.ones(ids.shape))
     return model(input_ids=ids, use_cache=False, **extras).logits[0].float()

@@ -17,7 +17,7 @@ import torch
 from polythink.engine.backends.base import TorchBackend, lock_of
 from polythink.engine.backends.recurrent import RecurrentBackend
 from polythink.engine.backends.transformers import TransformersBackend
-from polythink.engine.chain_check import SelfCheckFailed, check_chains, same
+from polythink.engine.chain_check import SelfCheckFailed, check_chains, plain, same
 from polythink.engine.step import StepBatch
 from polythink.errors import UserError, did_you_mean
 from polythink.models.batch import collate
@@ -117,7 +117,8 @@ def check(backend: TorchBackend) -> None:
         decoded = _decoded(backend, layout)
         same("decoding and one masked forward", decoded, _masked(backend, layout), dtype)
         for path, label, span in zip((first, second), labels, (slice(7, 12), slice(12, 15)), strict=True):
-            alone = _plain(backend, prompt, path, label)[len(prompt) :]
+            labelled = [0] * len(prompt) + [label] * len(path)
+            alone = plain(backend, prompt + path, labelled)[len(prompt) :]
             same("a path inside a trace and the same path alone", decoded[span], alone, dtype)
         moved = _decoded(backend, _tree(prompt, other, second, join, labels))
         same("a path before and after its sibling changed", decoded[12:15], moved[12:15], dtype)
@@ -161,23 +162,9 @@ def _decoded(backend: TransformersBackend, layout: Layout) -> torch.Tensor:
 
 def _step(layout: Layout, wave: np.ndarray, slot: int) -> StepBatch:
     """A step of some tokens of the layout, in row 0, from this slot on; the logits after every one are wanted."""
-    n, segment = len(wave), layout.segment[wave].astype(np.int64)
-    zeros = np.zeros(n, np.int64)
-    return StepBatch(
-        token=layout.tokens[wave].astype(np.int64),
-        segment=segment,
-        position=layout.position[wave].astype(np.int64),
-        slot=np.arange(slot, slot + n),
-        row=zeros,
-        label=np.array(layout.labels, np.int64)[segment],
-        scale=np.array(layout.scales, np.float32)[segment],
-        wanted=np.arange(n),
-        key=zeros.astype(np.uint64),
-        count=zeros.astype(np.uint64),
-        temperature=np.ones(n, np.float32),
-        top_p=np.ones(n, np.float32),
-        top_k=zeros,
-    )
+    segment = layout.segment[wave]
+    labels, scales = np.array(layout.labels)[segment], np.array(layout.scales)[segment]
+    return StepBatch.every(layout.tokens[wave], segment, layout.position[wave], 0, slot, labels, scales)
 
 
 @torch.no_grad()
@@ -189,14 +176,6 @@ def _masked(backend: TransformersBackend, layout: Layout) -> torch.Tensor:
     extras = forward_kwargs(lm.model, batch.path_ids, batch.query_scale)
     out = lm.model(input_ids=batch.tokens, attention_mask=masks, position_ids=position, use_cache=False, **extras)
     return out.logits[0].float()
-
-
-@torch.no_grad()
-def _plain(backend: TransformersBackend, prompt: list[int], path: list[int], label: int) -> torch.Tensor:
-    model, ids = backend.lm.model, torch.tensor([prompt + path], device=backend.lm.device)
-    path_ids = torch.tensor([[0] * len(prompt) + [label] * len(path)], device=ids.device)
-    extras = forward_kwargs(model, path_ids, torch.ones(ids.shape))
-    return model(input_ids=ids, use_cache=False, **extras).logits[0].float()
 
 
 @torch.no_grad()

@@ -11,6 +11,8 @@ import numpy as np
 
 from polythink.engine.trace_state import Branch, TraceState
 
+Column = float | Sequence[float] | np.ndarray
+
 
 @dataclass(frozen=True, eq=False)
 class StepBatch:
@@ -32,6 +34,38 @@ class StepBatch:
     temperature: np.ndarray  # (W,) float32
     top_p: np.ndarray  # (W,) float32
     top_k: np.ndarray  # (W,) int64
+
+    @classmethod
+    def every(
+        cls,
+        token: Column,
+        segment: Column,
+        position: Column,
+        row: Column = 0,
+        first_slot: int = 0,
+        label: Column = 0,
+        scale: Column = 1.0,
+    ) -> StepBatch:
+        """A step that wants the logits after each of its N tokens, and samples from none: for the self-checks.
+
+        Columns are (N,), or one number for all tokens; those of the tokens themselves are (N,).
+        """
+        n = len(token)
+        return cls(
+            token=np.asarray(token, np.int64),
+            segment=np.asarray(segment, np.int64),
+            position=np.asarray(position, np.int64),
+            slot=np.arange(first_slot, first_slot + n),
+            row=np.full(n, row, np.int64),
+            label=np.full(n, label, np.int64),
+            scale=np.full(n, scale, np.float32),
+            wanted=np.arange(n),
+            key=np.zeros(n, np.uint64),
+            count=np.zeros(n, np.uint64),
+            temperature=np.ones(n, np.float32),
+            top_p=np.ones(n, np.float32),
+            top_k=np.zeros(n, np.int64),
+        )
 
 
 class Backend(Protocol):

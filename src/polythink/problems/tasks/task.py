@@ -17,7 +17,7 @@ from polythink.problems.grade import Grade
 from polythink.problems.references import raw_reference
 from polythink.problems.tasks.demonstrations import SPLITS, DemonstrationTeacher, DemoStyle
 from polythink.trace.dialect import Dialect
-from polythink.trace.parse import scan
+from polythink.trace.scan import scan
 
 if TYPE_CHECKING:
     from polythink.problems.answers import Grader
