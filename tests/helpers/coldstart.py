@@ -17,6 +17,7 @@ from polythink.teachers.endpoint import Endpoint, EndpointConfig
 from polythink.teachers.teacher import RetryPolicy
 
 QUICK = RetryPolicy(retries=2, wait=0.01)
+AT_ONCE = 3  # requests of `command`
 
 
 def record(server: ChatServer, n: int, p_right: float = 1.0) -> tuple[Problem, ...]:
@@ -53,6 +54,6 @@ def command(server: ChatServer, out: Path, n: int, *options: object) -> list[str
     run = "import sys; from polythink.cli.main import main; sys.exit(main())"
     return [
         sys.executable, "-c", run, "data", "coldstart", "countdown-easy:train", "--limit", str(n), "--out", str(out),
-        "--endpoint", server.base, "--model", "teacher", "--prompt", "none", "--concurrency", "3",
+        "--endpoint", server.base, "--model", "teacher", "--prompt", "none", "--concurrency", str(AT_ONCE),
         *map(str, options),
     ]  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers.chat_server import ChatServer
-from helpers.coldstart import ask, command, countdown_run, last_rows, record
+from helpers.coldstart import AT_ONCE, ask, command, countdown_run, last_rows, record
 from polythink.errors import UserError
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import COUNTDOWN, problems
@@ -29,11 +29,14 @@ from polythink.trace.dialect import PARATHINKER
 
 
 def started(server: ChatServer, out: Path, n: int, answers: int) -> subprocess.Popen:
-    """A cold start of another process that has got so many answers and waits for the others."""
+    """A cold start of another process that has got so many answers and waits for the others, with all requests out."""
     record(server, n)
     server.answers_before_hold = answers
     running = subprocess.Popen(command(server, out, n), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while running.poll() is None and (not (out / "all.jsonl").exists() or len(read_jsonl(out / "all.jsonl")) < answers):
+    asked = min(n, answers + AT_ONCE)
+    while running.poll() is None and (
+        server.asked.total() < asked or not (out / "all.jsonl").exists() or len(read_jsonl(out / "all.jsonl")) < answers
+    ):
         time.sleep(0.02)
     return running
 
