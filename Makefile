@@ -12,7 +12,7 @@ demo: install  ## cold start, SFT, RL on easy then hard problems, evaluation; th
 smoke: install  ## every stage once, small (under 2 minutes)
 	$(BIN)/polythink train countdown-smoke --out runs/smoke
 
-test: install  ## the whole test suite (about eight minutes on two cores)
+test: install  ## the whole test suite (about eleven minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # pyproject allows newer releases than constraints.txt pins: the rooms that call transformers, with the newest of them
