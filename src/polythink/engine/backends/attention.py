@@ -44,14 +44,25 @@ def tree_attention(
         raise NotImplementedError(f"attention with {', '.join(dropped) or 'dropout'}")
     cache = CACHE.get()
     cache.window_seen |= sliding_window is not None
-    flat = query[0].transpose(0, 1)  # (N, G, D)
+    return attend(cache, query[0].transpose(0, 1), key, value, scaling, sliding_window)[None], None
+
+
+def attend(
+    cache: TreeKVCache,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None = None,
+    window: int | None = None,
+) -> torch.Tensor:
+    """(N, G, D): what each token of the planned step reads. `query` (N, G, D), `key` and `value` the cache's."""
     out = None  # of the attention's dtype, which under autocast is not the query's
     for group in cache.now.groups:
         keys, values = (x[group.rows, :, : group.kv] for x in (key, value))
-        rows = _attend(group, flat, keys, values, scaling, sliding_window)
-        out = rows.new_empty(*flat.shape[:2], rows.shape[-1]) if out is None else out
+        rows = _attend(group, query, keys, values, scaling, window)
+        out = rows.new_empty(*query.shape[:2], rows.shape[-1]) if out is None else out
         out[group.members] = rows.flatten(0, 1)[group.at]
-    return out[None], None
+    return out
 
 
 def _attend(
