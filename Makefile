@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
 
-.PHONY: demo smoke test test-newest check install clean
+.PHONY: demo smoke test test-long test-newest check install clean
 
 demo: install  ## cold start, SFT, RL on easy then hard problems, evaluation; three arms, one table (about 20 processor minutes)
 	$(BIN)/polythink experiment countdown-experiment --out runs/demo
@@ -14,6 +14,9 @@ smoke: install  ## every stage once, small (under 2 minutes)
 
 test: install  ## the whole test suite (about eleven minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-long: install  ## thousands of random traces and queued requests: what `make test` does a part of
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long --numprocesses 2 --timeout 3600
 
 # pyproject allows newer releases than constraints.txt pins: the rooms that call transformers, with the newest of them
 test-newest: install  ## models, engine and texts with the newest transformers that pyproject allows
