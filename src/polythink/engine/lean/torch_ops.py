@@ -5,6 +5,7 @@ Axis legend: N tokens, E hidden size, G query heads, H key and value heads, D he
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -13,12 +14,9 @@ from torch.nn import functional as F
 
 from polythink.engine.backends import attention
 from polythink.engine.kv_cache import TreeKVCache
-from polythink.engine.lean.family import Family, Layer, Rotary
+from polythink.engine.lean.family import Family, Layer, Linear, Rotary
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
-
-# On a CPU MKL computes (weight @ x.T).T in half the time of x @ weight.T where x has few rows; this many at most.
-MOST_TURNED = 128
 
 
 class TorchOps:
@@ -34,10 +32,11 @@ class TorchOps:
         dtype: torch.dtype,
         vectors: torch.Tensor | None = None,
         scale: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
     ) -> None:
         self.cache, self.vectors = cache, vectors
         self.scale = None if scale is None else scale[:, None, None]
-        positions = cache.now.positions[:, None].float()
+        positions = (cache.now.positions if positions is None else positions)[:, None].float()
         self.turns = [_turns(rotary, positions, dtype) for rotary in family.rotaries]
 
     def add_norm(
@@ -48,10 +47,10 @@ class TorchOps:
         return norm(x, weight, eps, offset)
 
     def linear(self, x: torch.Tensor, weight: nn.Parameter, bias: nn.Parameter | None) -> torch.Tensor:
-        if not 1 < len(x) <= MOST_TURNED or x.device.type != "cpu":
-            return F.linear(x, weight, bias)
-        out = torch.mm(weight, x.t()).t().contiguous()
-        return out if bias is None else out.add_(bias)
+        return F.linear(x, weight, bias)
+
+    def linears(self, x: torch.Tensor, linears: Sequence[Linear]) -> Sequence[torch.Tensor]:
+        return [self.linear(x, weight, bias) for weight, bias in linears]
 
     def rotate_and_write(self, layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         if layer.query_norm is not None:
@@ -64,9 +63,13 @@ class TorchOps:
         if layer.rotary is not None:
             cos, sin = self.turns[layer.rotary]
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        self.write(layer, k, v)
+        return q
+
+    def write(self, layer: Layer, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Put keys and values (N, H, D) into the step's slots."""
         keys, values = (x.transpose(0, 1)[None] for x in (k, v))  # (1, H, N, D)
         self.read = self.cache.layers[layer.index].update(keys, values)
-        return q
 
     def attend(self, layer: Layer, q: torch.Tensor) -> torch.Tensor:
         return attention.attend(self.cache, q, *self.read, layer.scaling, layer.window)
