@@ -64,6 +64,7 @@ class Arena:
         self._attached: set[int] = set()  # rows attached and not opened yet
         self._leaving: set[int] = set()  # forgotten prefix rows that still have readers
         self._recent: deque[StepBatch] = deque(maxlen=2)  # steps that may be taken back
+        self._age = np.zeros(4, np.int64)  # (R,) steps since the row was forgotten
         self._plain: tuple[np.ndarray, np.ndarray] | None = None  # keys of the last step, where none came twice
 
     # --- rows and segments
@@ -122,7 +123,7 @@ class Arena:
             return
         self._leaving.discard(row)
         self._give_back(self.listed[row, : self.pages[row]])
-        self.pages[row] = self.length[row] = 0
+        self.pages[row] = self.length[row] = self._age[row] = 0
         self.total[row] = 0
         prefix, self.prefix[row] = int(self.prefix[row]), -1
         if prefix >= 0:
@@ -136,7 +137,9 @@ class Arena:
         rows, segments = max(row + 1, len(self.pages)), max(segment + 1, self.total.shape[1])
         if (rows, segments) == self.total.shape:
             return
-        self.length, self.pages, self.readers = (_widened(x, (rows,)) for x in (self.length, self.pages, self.readers))
+        self.length, self.pages, self.readers, self._age = (
+            _widened(x, (rows,)) for x in (self.length, self.pages, self.readers, self._age)
+        )
         self.prefix = _widened(self.prefix, (rows,), -1)
         self.listed = _widened(self.listed, (rows, 0))
         self.total, self.current = (_widened(x, (rows, segments)) for x in (self.total, self.current))
@@ -203,6 +206,7 @@ class Arena:
             assert batch.row.max() < len(self.pages), "a row that was not opened"
             found = self._place(key, batch), None
         self._recent.append(batch)
+        self._age += 1
         return found
 
     def _place_plain(self, key: np.ndarray, row: np.ndarray, batch: StepBatch) -> tuple[np.ndarray, np.ndarray]:
@@ -266,12 +270,12 @@ class Arena:
 
     def rewind(self, row: int, slot: int) -> None:
         """Take back the row's tokens from that slot on: at most those of the last two steps."""
-        taken = [batch.segment[(batch.row == row) & (batch.slot >= slot)] for batch in self._recent]
-        segments = np.concatenate(taken) if taken else np.zeros(0, np.int64)
+        recent = list(self._recent)
+        old = max(len(recent) - int(self._age[row]), 0)  # steps of an earlier trace in this row
+        gone = [(batch.row == row) & (batch.slot >= slot) & (i >= old) for i, batch in enumerate(recent)]
+        segments = np.concatenate([batch.segment[which] for batch, which in zip(recent, gone, strict=True)])
         assert len(segments) == self.length[row] - slot, "only the tokens of the last two steps can be taken back"
-        self._recent = deque(
-            (_without(batch, (batch.row == row) & (batch.slot >= slot)) for batch in self._recent), maxlen=2
-        )
+        self._recent = deque(map(_without, recent, gone), maxlen=2)
         for segment, count in zip(*np.unique(segments, return_counts=True), strict=True):
             self.total[row, segment] -= count
             listed = self.listed[row, : self.pages[row]]

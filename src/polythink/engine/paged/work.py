@@ -95,8 +95,8 @@ class Tiles:
             rows, counts = np.concatenate((rows, of[start])), np.append(counts, np.diff(start, append=len(of)))
             starts, queries = np.append(starts, len(row) + start), np.append(queries, order)
         packed = counts * tiling.share
-        narrow = max(NARROW, _power(tiling.share))
-        wide = packed > narrow
+        narrow = max(min(NARROW, tiling.widest), _power(tiling.share))
+        wide = packed > narrow  # more than one tile, or a wide one
         block = max(16, _power(packed[~wide].max(initial=tiling.share)))
         most = np.where(wide, per_tile(tiling.widest, tiling), per_tile(block, tiling))
         size = -(-counts // -(-counts // most))
