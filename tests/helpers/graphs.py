@@ -148,10 +148,11 @@ class Story:
         self.steps.append(batch)
         cache.plan(batch, size)
         cache.begin()
+        self.queries = [part.contiguous() for part in query]  # (size, G, D) of each layer
         found = []
         for layer in range(cache.layers):
             cache.write(layer, *(x.contiguous() for x in key_value[layer].split(cache.kv_heads, 1)))
-            out = cache.attend(layer, query[layer].contiguous())
+            out = cache.attend(layer, self.queries[layer])
             expected = torch.zeros(size, cache.heads, cache.head_size, dtype=torch.float64)
             for number, (line, segment) in enumerate(moves):
                 expected[number] = self.naive(layer, line, segment, slots[number], query[layer, number], scale[number])

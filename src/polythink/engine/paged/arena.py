@@ -37,6 +37,12 @@ def _widened(array: np.ndarray, shape: Sequence[int], fill: int | bool = 0) -> n
     return wide
 
 
+def runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where runs of equal values begin, and how long they are. At least one value."""
+    start = np.concatenate(([0], np.flatnonzero(values[1:] != values[:-1]) + 1))
+    return start, np.diff(start, append=len(values))
+
+
 class Arena:
     """Pages, rows and the table `sees`. `most_pages` bounds the pages in use together (None: no bound)."""
 
@@ -169,10 +175,10 @@ class Arena:
 
     def make_room(self, pages: int) -> None:
         """Have room for that many pages in use together: at least doubles what there is, within the bound."""
-        most = pages if self.most_pages is None else self.most_pages
-        want = 1 + max(pages, min(max(2 * self.capacity, FIRST_PAGES), most if self.most_pages else 1 << 30))
-        if want <= self.capacity:
+        if pages < self.capacity:
             return
+        want = max(pages, 2 * self.capacity, FIRST_PAGES)
+        want = 1 + (want if self.most_pages is None else min(want, self.most_pages))
         fresh = np.arange(want - 1, self.capacity - 1, -1, dtype=np.int32)  # below the stack: used last
         self._free = np.concatenate((fresh, self._free[: self._left], np.zeros(self.used, np.int32)))
         self._left += len(fresh)
@@ -228,8 +234,7 @@ class Arena:
     def _place(self, key: np.ndarray, batch: StepBatch) -> np.ndarray:
         order = np.argsort(key, kind="stable")  # by row, by segment, by slot
         key = key[order]
-        start = np.flatnonzero(np.diff(key, prepend=-1))  # of each segment's tokens
-        count = np.diff(start, append=len(key))
+        start, count = runs(key)  # of each segment's tokens
         heads = key[start]
         total, current = self.total.reshape(-1), self.current.reshape(-1)
         index = total[key] + np.arange(len(key)) - np.repeat(start, count)
@@ -258,12 +263,13 @@ class Arena:
 
     def _enter(self, pages: np.ndarray, row: np.ndarray, segment: np.ndarray, stamp: np.ndarray) -> None:
         """Write new pages into the lists of their rows, which ascend."""
+        if not len(pages):
+            return
         self.segment_of[pages] = segment
         self.first_stamp[pages] = stamp
-        start = np.flatnonzero(np.diff(row, prepend=-1))
-        count = np.diff(start, append=len(row))
+        start, count = runs(row)
         at = self.pages[row] + np.arange(len(row)) - np.repeat(start, count)
-        if len(at) and at.max() >= self.listed.shape[1]:
+        if at.max() >= self.listed.shape[1]:
             self.listed = _widened(self.listed, (0, int(at.max()) + 1))
         self.listed[row, at] = pages
         self.pages[row[start]] += count.astype(np.int32)
