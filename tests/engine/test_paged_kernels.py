@@ -82,7 +82,7 @@ def test_widest_tiles():
 def test_kernels_compile_for_an_h100(tmp_path):
     """Without a GPU: nothing spills, and at least two blocks find room on a multiprocessor (227 KB, 65,536 registers).
 
-    `python tests/helpers/ahead.py all` prints all variants.
+    `python tests/helpers/ahead.py` prints all variants of a head size.
     """
     code = (
         "from helpers.ahead import merge, split\n"
