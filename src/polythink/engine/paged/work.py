@@ -34,8 +34,8 @@ class Tiling:
     share: int  # query heads that share a key head: packed rows of a query
     kv_heads: int
     widest: int = 64  # packed rows of a wide tile: for prompts, and for prefixes with many readers
-    programs: int = 512  # enough to keep a GPU of 132 multiprocessors busy to the end
-    least_pages: int = 4  # of an item: one block of keys
+    programs: int = 256  # fill a GPU of 132 multiprocessors, two on each
+    least_pages: int = 4  # of a narrow tile's item: one block of keys
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Work:
         if self._spare:
             spare[: tiles.own] = tiles.count[: tiles.own]
         base = np.cumsum(length + spare) - (length + spare)
-        tile_of, begin, pages = self._items(length)
+        tile_of, begin, pages = self._items(length, tiles.wide)
         partial, merge = self._merges(tiles, tile_of, step.size)
         self.upload.fit(**{f"{name}{self.name}": size for name, size in (
             ("queries", 2 * step.size), ("entries", int((length + spare).sum())), ("bits", int((length + spare).sum())),
@@ -210,19 +210,26 @@ class Work:
             return tile, page, word
         return tile[chosen], page[chosen], word[chosen]
 
-    def _items(self, length: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _items(self, length: np.ndarray, wide: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Cut the tiles' lists: of each item its tile, its first page in the list, and its number of pages.
 
-        A tile without pages (its prefix lies before the window) has no item.
+        Items are as long as lets each launch fill the GPU, but not so short that partial results outweigh pages: those
+        of 64 rows, written and read, are as many bytes as 8 pages. A tile without pages (its prefix lies before the
+        window) has no item.
         """
-        least = self.tiling.least_pages
-        wanted = max(1, self.tiling.programs // self.tiling.kv_heads)
-        most = max(least, -(-int(length.sum()) // wanted))
-        size = np.maximum(-(-length // np.maximum(-(-length // most), 1)), 1)
-        size = np.maximum((size + least // 2) // least, 1) * least  # whole blocks
-        tile, number = _ranges(-(-length // size))
-        begin = number * size[tile]
-        return tile, begin, np.minimum(size[tile], length[tile] - begin)
+        tiling = self.tiling
+        wanted = max(1, tiling.programs // tiling.kv_heads)
+        most = np.where(
+            wide,
+            max(tiling.widest // 4, -(-int(length[wide].sum()) // wanted)),
+            max(tiling.least_pages, -(-int(length[~wide].sum()) // wanted)),
+        )
+        blocks = -(-length // tiling.least_pages)
+        parts = np.minimum(-(-length // most), blocks)
+        tile, number = _ranges(parts)
+        begin = number * blocks[tile] // parts[tile] * tiling.least_pages  # whole blocks
+        end = np.minimum((number + 1) * blocks[tile] // parts[tile] * tiling.least_pages, length[tile])
+        return tile, begin, end - begin
 
     @staticmethod
     def _merges(tiles: Tiles, tile_of: np.ndarray, size: int) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
