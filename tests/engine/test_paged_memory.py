@@ -61,6 +61,14 @@ def test_a_row_opened_again_without_a_farewell_loses_its_pages():
     assert cache.used_bytes == PAGE * cache.slot_bytes
 
 
+def test_a_prefix_with_readers_does_not_grow():
+    cache = cache_of()
+    fork(cache, 9, 64, 0)
+    cache.attach(0, 9)
+    with pytest.raises(AssertionError, match="complete"):
+        cache.plan(tokens(9, 64, 0))
+
+
 @pytest.mark.parametrize("first", ["prefix", "readers"])
 def test_a_prefix_lives_as_long_as_its_readers(first):
     """Whatever is forgotten first; the pages are held once for all readers."""

@@ -152,7 +152,7 @@ class Work:
         tile, page, word = self._entries(arena, step, tiles, words)
         length = np.bincount(tile, minlength=len(tiles.row))  # (T,) pages
         spare = np.zeros_like(length)
-        self._spare = not self.causal and not arena.readers[batch.row].any()
+        self._spare = not self.causal
         if self._spare:
             spare[: tiles.own] = tiles.count[: tiles.own]
         base = np.cumsum(length + spare) - (length + spare)
