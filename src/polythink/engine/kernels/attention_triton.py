@@ -124,7 +124,7 @@ def options(block: int, head_size: int, itemsize: int) -> dict[str, int]:
     """
     wide = head_size > 128
     if itemsize > 2:
-        return {"KEYS": 16 if wide else 32, "num_warps": 4, "num_stages": 2}
+        return {"KEYS": 16 if wide else 32, "num_warps": 4 if wide else 8, "num_stages": 2}
     if block > 64:
         return {"KEYS": 64, "num_warps": 8, "num_stages": 5}
     if block > 32:
