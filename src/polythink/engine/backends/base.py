@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
@@ -33,6 +34,9 @@ class TorchBackend(ABC):
     kind = ""
     chunks = True  # several tokens of a branch in one forward, after others
     joins_caches = True  # a segment may follow several others and read the keys and values of all
+    # How far off (nats) the log-probability of a sampled token is to be expected from that of one masked forward, as
+    # the self-check measured it: below 1e-5 in float32, below 0.05 in bfloat16.
+    logprob_error = math.nan
 
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
