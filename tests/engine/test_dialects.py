@@ -13,7 +13,6 @@ from helpers.tiny import drawn, gaps
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.trace.dialect import DIALECTS
-from polythink.trace.modes import MODES
 
 TOLERANCE = 1e-4  # float32; 1e-5 in practice
 BUDGETS = {"max_main_tokens": 20, "max_path_tokens": 9, "max_summary_tokens": 6, "max_blocks": 2}
