@@ -20,6 +20,8 @@ from polythink.run.config import Config, Place
 from polythink.trace.modes import MODES, get_mode
 
 LossType = Literal["token-mean", "sequence-mean"]
+INEXACT = 1e-4  # nats: more than float32 rounding makes
+ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -106,6 +108,21 @@ def trained_inexactly(mode: str, train_mode: str | None = None) -> str:
     )
 
 
+def sampled_inexactly(logprob_error: float, correction: ImportanceMode | None = None) -> str:
+    """What to say where the engine's arithmetic (its self-check measured it, in nats) is too coarse to be exact."""
+    if not logprob_error > INEXACT:
+        return ""
+    corrects = (
+        f"importance_sampling_mode: {correction} corrects for it"
+        if correction
+        else "to correct for it set old_logprobs: recomputed and an importance_sampling_mode"
+    )
+    return (
+        f"the engine's log-probabilities are off by {logprob_error:.1g} nats a token in the model's dtype; mismatch_kl "
+        f"says at every step what that makes; {corrects}"
+    )
+
+
 class PolicyConfig(TrainingConfig):
     """The objective of a reinforcement learning step, and how the step is divided into updates."""
 
@@ -115,6 +132,10 @@ class PolicyConfig(TrainingConfig):
     """Mode in whose layout rollouts are trained; none: the one that the sampling mode says, see explain modes."""
     old_logprobs: Literal["engine", "recomputed"] = "engine"
     """Old log-probabilities of the ratio: as the engine recorded them, or of a training forward before the step."""
+    importance_sampling_mode: ImportanceMode | None = None
+    """Weigh the loss by trainer / engine probability, of tokens or sequences, bounded or left out; none: no weights."""
+    importance_sampling_clip_max: float = Field(3.0, ge=1)
+    """The largest such ratio: one beyond it is truncated to it, or its tokens are left out (mask)."""
     scale_rewards: bool = True
     """Divide advantages by the standard deviation of their group (GRPO); false as in Dr. GRPO."""
     negative_scale: float = Field(1.0, ge=0)
@@ -131,6 +152,16 @@ class PolicyConfig(TrainingConfig):
     """Bound the loss of negative advantages by this many times the advantage; none: no bound."""
     kl_coef: float = Field(0.0, ge=0)
     """Weight of the KL divergence from the model that the stage began with (beta); 0: no reference model is kept."""
+
+    @model_validator(mode="after")
+    def _corrects_once(self) -> PolicyConfig:
+        if self.importance_sampling_mode and self.old_logprobs == "engine":
+            raise ValueError(
+                f"importance_sampling_mode: {self.importance_sampling_mode} weighs by trainer / engine, and with "
+                "old_logprobs: engine the clipped ratio holds that already; set old_logprobs: recomputed, or leave the "
+                "mode out"
+            )
+        return self
 
 
 class GRPOConfig(PolicyConfig):
