@@ -9,8 +9,10 @@ from polythink.trace.modes import STRUCTURED, Mode, get_mode
 
 # Why a segment stopped: `tag` its closing tag was sampled, `fork` a block was opened, `eos` the end token was sampled,
 # `length` the segment's own budget ran out, `trace_length` the trace's budget ran out, `max_blocks` the model opened
-# more blocks than allowed, `joined` enough other paths had finished. The last four are truncations.
-TRUNCATIONS = ("length", "trace_length", "max_blocks", "joined")
+# more blocks than allowed; and of paths that were stopped while others ran, `joined` enough others had finished,
+# `agreed` a controller had enough in common answers, `pruned` it chose to go on without this one.
+STOPPED = ("joined", "agreed", "pruned")
+TRUNCATIONS = ("length", "trace_length", "max_blocks", *STOPPED)
 
 
 @dataclass
@@ -61,6 +63,12 @@ class Rollout:
         if self.stop in TRUNCATIONS and stops[-1] not in TRUNCATIONS:
             stops[-1] = self.stop
         return sum(stop in TRUNCATIONS for stop in stops)
+
+    @property
+    def stopped(self) -> dict[str, int]:
+        """Number of paths that were stopped while others ran, by each reason of `STOPPED`."""
+        stops = [s.finish_reason for s in self.segments]
+        return {reason: stops.count(reason) for reason in STOPPED}
 
     @property
     def misplaced_tags(self) -> int:
