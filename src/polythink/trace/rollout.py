@@ -9,9 +9,13 @@ from polythink.trace.modes import STRUCTURED, Mode, get_mode
 
 # Why a segment stopped: `tag` its closing tag was sampled, `fork` a block was opened, `eos` the end token was sampled,
 # `length` the segment's own budget ran out, `trace_length` the trace's budget ran out, `max_blocks` the model opened
-# more blocks than allowed; and of paths that were stopped while others ran, `joined` enough others had finished,
-# `agreed` a controller had enough in common answers, `pruned` it chose to go on without this one.
-STOPPED = ("joined", "agreed", "pruned")
+# more blocks than allowed; and of paths that were stopped while the block ran, those of `STOPPED`, which says what they
+# mean.
+STOPPED = {
+    "joined": "enough other paths had finished",
+    "agreed": "the controller found that the paths agree",
+    "pruned": "the controller chose to go on without it",
+}
 TRUNCATIONS = ("length", "trace_length", "max_blocks", *STOPPED)
 
 
@@ -66,7 +70,7 @@ class Rollout:
 
     @property
     def stopped(self) -> dict[str, int]:
-        """Number of paths that were stopped while others ran, by each reason of `STOPPED`."""
+        """Number of paths that were stopped while their block ran, by each reason of `STOPPED`."""
         stops = [s.finish_reason for s in self.segments]
         return {reason: stops.count(reason) for reason in STOPPED}
 

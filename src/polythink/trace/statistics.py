@@ -70,7 +70,7 @@ def rollout_statistics(rollout: Rollout, dialect: Dialect = PARALLEL_R1) -> dict
     `blocks` and `paths` count opening tags in the text (the N of the published rewards), `complete_blocks` the
     well-formed outermost blocks (the parallel ratio is the share of rollouts with at least one). `well_formed` and
     `reason` are the verdict of the strict rule. `joined`, `agreed` and `pruned` count the paths that were stopped while
-    others ran, which are among the `truncated` segments.
+    their block ran, which are among the `truncated` segments.
     """
     text = rollout.text
     verdict = check(text, "strict", dialect)
