@@ -85,6 +85,8 @@ def test_text_between_the_segments_of_a_block_has_the_budget_of_main_text():
 
 
 def test_one_block_too_many_ends_the_trace():
+    it = fed(max_paths=2).feed("<Parallel>", *("<Path>", A, "</Path>") * 2, "<Path>")
+    assert (len(it.segments), it.state.stop, it.state.rollout().truncated) == (3, "max_paths", 1)
     it = fed(max_blocks=1).feed(*BLOCK, "<Parallel>")
     assert it.segments[-1] == "main: <Parallel> (max_blocks)"
     assert it.state.done

@@ -96,6 +96,7 @@ def test_a_rollout_that_was_drawn_in_parallel():
         "pruned": 0,
         "misplaced_tags": 0,
         "bounded": 0,
+        "empty_plans": 0,
         "read_again": 0,
         "finish_reason": "eos",
         "well_formed": True,

@@ -28,7 +28,7 @@ class SamplingParams(Config):
     width: Width = FIXED
     """Paths per block: `fixed` (`paths`), `agreement` (2, `paths` if they disagree), or a "module:function"."""
     max_paths: int = Field(16, ge=1)
-    """The most paths of a block that the model declares or a `width` policy asks for; more are not forked."""
+    """The most paths of a block that the model declares or opens, or a `width` policy asks for; more are not opened."""
     max_blocks: int = Field(4, ge=0)
     """Blocks in one text: the trace, or a path or summary of it; a fork beyond them ends it (`max_blocks`)."""
     max_depth: int = Field(1, ge=1)

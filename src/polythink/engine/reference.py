@@ -154,6 +154,7 @@ class _Text:
         if not self.depth or (dialect.nests and self.depth < page.params.max_depth):
             self.role, self.outlines = page.role([*segment.tokens, token])
             role = self.role
+            segment.empty_plans += role == "plan" and page.where == "text"
         stray = replaces and page.is_tag(token) and not role and not (self.blocks and token in page.model_closes)
         if role == "bound":
             segment.bounded = True

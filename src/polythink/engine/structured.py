@@ -72,6 +72,7 @@ class StructuredState(IsolatedState):
         found = text.plan.read(token, self.params.most_paths(self.tags.dialect))
         if text.plan.over:
             text.plan = None
+            text.record.empty_plans += 1
         return found
 
     def _stray(self, text: Text, token: int, read: Read) -> bool:

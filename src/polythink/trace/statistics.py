@@ -87,6 +87,7 @@ def rollout_statistics(rollout: Rollout, dialect: Dialect = PARALLEL_R1) -> dict
         **rollout.stopped,
         "misplaced_tags": rollout.misplaced_tags,
         "bounded": sum(segment.bounded for segment in rollout.segments),
+        "empty_plans": sum(segment.empty_plans for segment in rollout.segments),
         "finish_reason": rollout.finish_reason,
         "well_formed": verdict.valid,
         "reason": verdict.reason,

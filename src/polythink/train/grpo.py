@@ -51,7 +51,15 @@ from polythink.train.precision import warn_of_rounding
 
 log = logging.getLogger(__name__)
 
-AMOUNTS = ("well_formed", "tokens", "critical_path", "truncated", *STOPPED, "bounded")  # of a rollout: means are logged
+AMOUNTS = (
+    "well_formed",
+    "tokens",
+    "critical_path",
+    "truncated",
+    *STOPPED,
+    "bounded",
+    "empty_plans",
+)  # of a rollout: means are logged
 
 
 @dataclass(frozen=True)
