@@ -51,15 +51,8 @@ from polythink.train.precision import warn_of_rounding
 
 log = logging.getLogger(__name__)
 
-AMOUNTS = (
-    "well_formed",
-    "tokens",
-    "critical_path",
-    "truncated",
-    *STOPPED,
-    "bounded",
-    "empty_plans",
-)  # of a rollout: means are logged
+# of a rollout: their means are logged
+AMOUNTS = ("well_formed", "tokens", "critical_path", "truncated", *STOPPED, "bounded", "empty_plans")
 
 
 @dataclass(frozen=True)
