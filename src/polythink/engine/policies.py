@@ -50,7 +50,7 @@ class Policies:
     @property
     def type(self) -> Any:
         """The type of the key; a function is written as "module:function"."""
-        return Annotated[str | Callable, AfterValidator(self.check), PlainSerializer(written)]
+        return Annotated[str | Callable[..., Any], AfterValidator(self.check), PlainSerializer(written)]
 
 
 def written(policy: str | Callable) -> str:
