@@ -181,7 +181,7 @@ class Event:
     path: int  # 1..P inside a block, 0 elsewhere
     token: int = -1  # "token" only
     forced: bool = False  # "token" only: written by the runtime, not sampled
-    finish_reason: str = ""  # "cut" only: which budget ended the segment
+    finish_reason: str = ""  # "cut" only: which budget, or what else, ended the segment
     label: int = 0  # the number in the path's tags, where it has one
     rollout: Rollout | None = None  # "done" only
 
