@@ -114,7 +114,7 @@ def test_generate_prints_one_json_object_per_response(lm, run_folder, tmp_path) 
     assert {**rows[0], "segments": len(rows[0]["segments"])} == {
         "prompt": "1+1", "sample": 0, "text": rollout.text, "segments": len(rollout.segments),
         "tokens": rollout.tokens, "critical_path": rollout.critical_path, "truncated": rollout.truncated,
-        "finish_reason": rollout.finish_reason, "seed": 0,
+        **rollout.stopped, "finish_reason": rollout.finish_reason, "seed": 0,
     }  # fmt: skip
     assert "".join(segment["text"] for segment in rows[0]["segments"]) == rollout.text
     assert sum(segment["tokens"] for segment in rows[0]["segments"]) == rollout.tokens

@@ -52,6 +52,7 @@ def test_outlines_beyond_max_paths_close_the_plan():
 def test_a_plan_without_outlines_does_not_fork():
     it = fed("multiverse").feed("<Parallel>", "<Goal>", A, "</Goal>", B, *PLAN, "</Goal>")
     assert it.kinds == ["fork", "fork"]
+    assert it.state.records[1].empty_plans == 1
     assert fed("npr").feed("<guideline>", "</guideline>", A).segments == ["main: <guideline> </guideline> a ()"]
 
 

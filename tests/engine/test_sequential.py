@@ -84,7 +84,18 @@ def test_text_between_the_segments_of_a_block_has_the_budget_of_main_text():
     assert it.state.done
 
 
-def test_one_block_too_many_ends_the_trace():
+def test_the_twin_counts_paths_as_well():
+    lm, wanted = lean_towards(tiny(seed=2, num_hidden_layers=1), {"<Parallel>": 2.0, "<Path>": 1.5, "</Path>": 1.0}), 4
+    params = SamplingParams(mode="sequential", max_paths=1, max_path_tokens=4, max_trace_tokens=30)
+    fast = Engine(lm).generate(requests(lm, wanted), params, seed=1)
+    assert [drawn(r) for r in fast] == [drawn(r) for r in reference_generate(lm, requests(lm, wanted), params, seed=1)]
+    assert "max_paths" in {r.finish_reason for r in fast}
+    assert max(s.path for r in fast for s in r.segments) == 1
+
+
+def test_one_block_or_path_too_many_ends_the_trace():
+    it = fed(max_paths=2).feed("<Parallel>", *("<Path>", A, "</Path>") * 2, "<Path>")
+    assert (len(it.segments), it.state.stop, it.state.rollout().truncated) == (3, "max_paths", 1)
     it = fed(max_blocks=1).feed(*BLOCK, "<Parallel>")
     assert it.segments[-1] == "main: <Parallel> (max_blocks)"
     assert it.state.done

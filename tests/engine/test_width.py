@@ -7,8 +7,9 @@ from pydantic import ValidationError
 
 from helpers.states import A, B, C, Fed
 from polythink.engine.params import SamplingParams
+from polythink.engine.policies import last_answer
 from polythink.engine.structured import StructuredState
-from polythink.engine.width import ForkState, last_answer, policy_of, wanted
+from polythink.engine.width import WIDTHS, ForkState, wanted
 from polythink.errors import UserError
 
 BUDGETS = {"max_main_tokens": 6, "max_path_tokens": 5, "max_summary_tokens": 4, "max_trace_tokens": 120}
@@ -66,8 +67,8 @@ def test_paths_that_no_longer_fit_are_not_forked():
 def test_what_a_policy_may_be():
     assert SamplingParams(width=one_more).model_dump(mode="json")["width"] == f"{__name__}:one_more"
     again = SamplingParams.model_validate(SamplingParams(width=one_more).model_dump(mode="json"))
-    assert policy_of(again.width) is one_more
-    assert policy_of("fixed") is None
+    assert WIDTHS.function(again.width) is one_more
+    assert WIDTHS.function("fixed") is None
     with pytest.raises((ValidationError, UserError), match="has no function 'nothing'"):
         SamplingParams(width=f"{__name__}:nothing")
     with pytest.raises(UserError, match="returned 0; it must return a number of paths from 1 up"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -63,6 +64,8 @@ def test_badges_say_what_happened():
     assert nested.paths[1][0].warnings == ["truncated: length"]
     assert fork.paths[1][0].badges == ["path 2"]
     assert fork.paths[1][0].warnings == ["closed by force"]
+    stopped = replace(fork.paths[1][0], finish_reason="agreed")
+    assert stopped.warnings == ["stopped: the controller found that the paths agree"]
 
 
 def test_a_row_without_segments_is_one_card():

@@ -111,7 +111,7 @@ def to_json(prompt: str, rollout: Rollout, seed: int) -> dict[str, Any]:
         {**fields(segment, "kind", "block", "path", "label", "text", "finish_reason"), "tokens": len(segment.tokens)}
         for segment in rollout.segments
     ]
-    counts = fields(rollout, "tokens", "critical_path", "truncated", "finish_reason")
+    counts = fields(rollout, "tokens", "critical_path", "truncated", "finish_reason") | rollout.stopped
     return {"prompt": prompt, **fields(rollout, "sample", "text"), "segments": segments, **counts, "seed": seed}
 
 
@@ -127,7 +127,10 @@ def watch(
     with live_view(view, console) as screen:
         (rollout,) = engine.generate([request], params, seed, on_event=view.on_event)
     screen.print(view)
-    truncated = f", {rollout.truncated} truncated segments" if rollout.truncated else ""
+    stopped = {reason: n for reason, n in rollout.stopped.items() if n}
+    cut = rollout.truncated - sum(stopped.values())
+    truncated = f", {cut} truncated segments" if cut else ""
+    truncated += "".join(f", {n} paths {reason}" for reason, n in stopped.items())
     again = sum(len(segment.tokens) for segment in rollout.segments if segment.kind == "copy")
     said = f" ({again} of them read again)" if again else ""
     end = f"{rollout.tokens} tokens{said}, {rollout.critical_path} on the critical path{truncated}, seed {seed}"

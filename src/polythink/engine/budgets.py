@@ -71,9 +71,10 @@ def what_truncated(
                 counts[f"max_{segment.kind}_tokens"] += 1
             elif segment.finish_reason == "trace_length":
                 counts["context" if full and rollout.tokens < params.max_trace_tokens - 2 else "max_trace_tokens"] += 1
-            elif segment.finish_reason == "max_blocks":
-                counts["max_blocks"] += 1
+            elif segment.finish_reason in ("max_blocks", "max_paths"):
+                counts[segment.finish_reason] += 1
             counts["max_paths"] += segment.bounded
+        counts["max_paths"] += rollout.stop == "max_paths"
     counts += Counter()  # drops zeros
     if not counts:
         return None

@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
+from polythink.engine.controllers import OFF, ControllerName
+from polythink.engine.policies import ANSWERS, written
 from polythink.engine.width import FIXED, Width
 from polythink.run.config import Config
 from polythink.trace.finish import JOIN_WHEN
@@ -26,7 +28,7 @@ class SamplingParams(Config):
     width: Width = FIXED
     """Paths per block: `fixed` (`paths`), `agreement` (2, `paths` if they disagree), or a "module:function"."""
     max_paths: int = Field(16, ge=1)
-    """The most paths of a block that the model declares or a `width` policy asks for; more are not forked."""
+    """The most paths of a block that the model declares or opens, or a `width` policy asks for; more are not opened."""
     max_blocks: int = Field(4, ge=0)
     """Blocks in one text: the trace, or a path or summary of it; a fork beyond them ends it (`max_blocks`)."""
     max_depth: int = Field(1, ge=1)
@@ -43,6 +45,14 @@ class SamplingParams(Config):
     """Force the first fork after N tokens of main text; None: where the dialect forks."""
     join_when: Literal[JOIN_WHEN] = "all"
     """Start the summary after the first path has finished, after half of them, or after all."""
+    controller: ControllerName = OFF
+    """What stops or deepens paths while they run: `majority`, `agreement`, `prune`, `deepen`, ..; "module:function"."""
+    probe_every: int = Field(32, ge=1)
+    """Sampled tokens of a path between two decisions of the `controller`."""
+    probe_patience: int = Field(2, ge=1)
+    """Probes in a row that must say the same before `agreement` or `prune` stops a path."""
+    path_answer: ANSWERS.type = "last"
+    """What a path answers: its `last` box, number or word, or a "module:function" of its text; for policies alone."""
     labels: Literal["ordered", "random"] = "ordered"
     """Numbers of numbered paths: 1..P in order, or any P of the dialect's inventory."""
     path_position_stride: NonNegativeInt | Literal["auto"] = 0
@@ -70,6 +80,11 @@ class SamplingParams(Config):
         if not dialect.declares_paths and self.width == FIXED:
             return self.paths
         return min(self.max_paths, dialect.inventory or self.max_paths)
+
+    def functions(self) -> list[str]:
+        """The functions of one's own that it names, as "module:function"."""
+        named = map(written, (self.width, self.controller, self.path_answer))
+        return [name for name in named if ":" in name]
 
     @property
     def stride(self) -> int:
@@ -102,6 +117,22 @@ class SamplingParams(Config):
             raise ValueError(
                 f"path_position_stride={self.path_position_stride} cannot set apart paths that hold blocks of any "
                 f"length; use max_depth=1 (given {self.max_depth}) or no stride"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _paths_can_be_probed(self) -> SamplingParams:
+        if self.controller == OFF:
+            return self
+        reasons = {
+            f"mode={self.mode} draws paths one after another, and there are none to compare": not self.rules.isolated,
+            f"with max_depth={self.max_depth} a path may hold a block that is not joined yet": self.max_depth > 1,
+            f"with path_position_stride={self.path_position_stride} a path cannot be deepened": self.stride > 0,
+        }
+        if found := [reason for reason, holds in reasons.items() if holds]:
+            raise ValueError(
+                f"controller={written(self.controller)} stops and deepens paths that run at once, but {found[0]}; "
+                "use an isolated mode, max_depth=1 and no stride, or controller=none"
             )
         return self
 
@@ -150,7 +181,7 @@ class Event:
     path: int  # 1..P inside a block, 0 elsewhere
     token: int = -1  # "token" only
     forced: bool = False  # "token" only: written by the runtime, not sampled
-    finish_reason: str = ""  # "cut" only: which budget ended the segment
+    finish_reason: str = ""  # "cut" only: which budget, or what else, ended the segment
     label: int = 0  # the number in the path's tags, where it has one
     rollout: Rollout | None = None  # "done" only
 

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from random import Random
 
+from polythink.engine.controllers import OFF
 from polythink.engine.params import Request, SamplingParams
+from polythink.engine.policies import answer_of
 from polythink.engine.reference_flat import write_flat
 from polythink.engine.reference_page import Page, limited
+from polythink.engine.reference_replay import Told, replay
 from polythink.engine.sampling import stream_key
-from polythink.engine.width import ForkState, policy_of, wanted
+from polythink.engine.width import WIDTHS, ForkState, wanted
 from polythink.errors import UserError
 from polythink.models.forward import evaluating
 from polythink.models.lm import LanguageModel
-from polythink.trace.rollout import Rollout, Segment
+from polythink.trace.rollout import Rollout
 
 
 def reference_generate(
@@ -53,6 +58,7 @@ class _Text:
     depth: int = 0
     base: int = 0
     allowance: int = 0  # tokens of all in it
+    extra: int = 0  # tokens beyond all budgets, to be taken back
     sampled: int = 0  # what counts towards the budget of its kind
     streams: int = 0
     blocks: int = 0
@@ -73,7 +79,8 @@ class _Text:
 
     def limit(self) -> tuple[int, str]:
         left = self.left if self.depth else min(self.left, self.page.reach)
-        return limited(getattr(self.page.params, f"max_{self.kind}_tokens") - self.sampled, left)
+        own = getattr(self.page.params, f"max_{self.kind}_tokens") - self.sampled
+        return limited(own + self.extra, left + self.extra)
 
     # --- writing
 
@@ -147,6 +154,7 @@ class _Text:
         if not self.depth or (dialect.nests and self.depth < page.params.max_depth):
             self.role, self.outlines = page.role([*segment.tokens, token])
             role = self.role
+            segment.empty_plans += role == "plan" and page.where == "text"
         stray = replaces and page.is_tag(token) and not role and not (self.blocks and token in page.model_closes)
         if role == "bound":
             segment.bounded = True
@@ -172,7 +180,7 @@ class _Block:
     """A block at the end of what is written."""
 
     def __init__(self, text: _Text) -> None:
-        self.text, self.page, self.policy = text, text.page, policy_of(text.page.params.width)
+        self.text, self.page, self.policy = text, text.page, WIDTHS.function(text.page.params.width)
         self.outlines, self.labels = text.outlines, ()
         self.paths: list[list[int]] = []  # what is written of each, without what is read again
         self.over = False  # more paths were asked for than are allowed
@@ -220,7 +228,7 @@ class _Block:
         before, most = tuple(self.before.tokens if self.before else ()), params.most_paths(page.dialect)
         asked = wanted(self.policy, ForkState(
             page.request.prompt, before, tuple(map(tuple, self.paths)), text.blocks - bool(self.paths), text.depth,
-            params.paths, most, page.lm.decode,
+            params.paths, most, page.lm.decode, partial(answer_of, params.path_answer),
         ))  # fmt: skip
         self.over |= asked > most
         return min(asked, most)
@@ -232,40 +240,56 @@ class _Block:
 
     def share(self, paths: int) -> int:
         """What each of the paths to come may hold between its tags: of the tokens, and of the positions."""
-        page, params, rereads = self.page, self.page.params, self.page.params.rules.rereads
-        tags = [len(self.head(i)) + 1 for i in range(len(self.paths), paths)]
-        fixed = len(page.join) + len(page.finish) + (page.dialect.summary is not None)
-        drawn = sum(len(s.tokens) for s in page.segments[self.first :])
-        after = params.max_summary_tokens if page.dialect.summary else params.max_main_tokens
-
-        def divided(room: int, parts: int) -> int:
-            return (room - max(1, min(after, room // (parts + 1)))) // parts
-
+        page, rereads = self.page, self.page.params.rules.rereads
+        tags, fixed, drawn = *self.tags(paths), sum(len(s.tokens) for s in page.segments[self.first :])
         new, again = len(tags), 1 + rereads
         # tokens that are there already are counted in `left`; a copy of them is to come
-        shares = [divided(self.text.left - again * sum(tags) - rereads * drawn - fixed, again * new)]
-        shares.append(divided(self.ahead - (paths - 1) * params.stride - max(tags) - fixed, 1))
+        shares = [self.divided(self.text.left - again * sum(tags) - rereads * drawn - fixed, again * new)]
+        shares.append(self.reach(paths))
         if rereads:
-            shares.append(divided(self.ahead - sum(tags) - drawn - fixed, new))
+            shares.append(self.divided(self.ahead - sum(tags) - drawn - fixed, new))
         return min(shares)
 
+    def tags(self, paths: int) -> tuple[list[int], int]:
+        """Tokens around each of the paths to come, and after all of them."""
+        page = self.page
+        fixed = len(page.join) + len(page.finish) + (page.dialect.summary is not None)
+        return [len(self.head(i)) + 1 for i in range(len(self.paths), paths)], fixed
+
+    def divided(self, room: int, parts: int) -> int:
+        """A part of the room that the summary leaves, which takes one part too, but no more than it may have."""
+        params = self.page.params
+        after = params.max_summary_tokens if self.page.dialect.summary else params.max_main_tokens
+        return (room - max(1, min(after, room // (parts + 1)))) // parts
+
+    def reach(self, paths: int) -> int:
+        """What the positions allow between the tags of each of the paths to come."""
+        tags, fixed = self.tags(paths)
+        return self.divided(self.ahead - (paths - 1) * self.page.params.stride - max(tags) - fixed, 1)
+
     def write_paths(self, paths: int, share: int) -> None:
-        page, text, join_when = self.page, self.text, self.page.params.join_when
+        page, text, params = self.page, self.text, self.page.params
         prefixes = page.request.path_prefixes if text.depth == 0 and text.blocks == 1 else ()
-        written: list[tuple[_Text, int]] = []
+        earlier = [Told(s, reason=s.finish_reason) for s in page.segments[self.first :] if s.kind == "path"]
         streams = [text.stream() for _ in range(len(self.paths), paths)]
+        controlled, reach = params.controller != OFF, self.reach(paths)
+        told: list[Told] = []
+        starts = []
         for i, stream in enumerate(streams, start=len(self.paths)):
-            prefix, head, start = prefixes[i] if i < len(prefixes) else (), self.head(i), len(page.segments)
-            path = _Text(page, "path", self.number, i + 1, self.labels[i], text.depth + 1, start=start,
+            prefix, head = prefixes[i] if i < len(prefixes) else (), self.head(i)
+            starts.append(len(page.segments))
+            path = _Text(page, "path", self.number, i + 1, self.labels[i], text.depth + 1, start=starts[-1],
                          allowance=share + len(head) + 1, sampled=len(prefix))  # fmt: skip
+            most = limited(params.max_path_tokens - len(prefix), share - len(prefix))
+            path.extra = min(share * len(streams), reach - share) if controlled else 0
             path.write_inner(stream, [*head, *prefix])
-            written.append((path, len(head) + len(prefix)))
-            self.paths.append([token for segment in page.shown(start) for token in segment.tokens])
-        if join_when != "all":
-            last = sorted(path.draws for path, _ in written)[{"first": 0, "half": (paths - 1) // 2}[join_when]]
-            for path, head in written:
-                if path.draws > last:
-                    _cut_short(page.segments[path.start], head, last, page.close_of("path", path.label))
+            last = page.segments[-1]
+            ended = path.draws if last.finish_reason in ("tag", "eos") else None
+            told.append(Told(last, len(head) + len(prefix), ended, *most, room=reach - len(prefix), stop=None))
+        if controlled or params.join_when != "all":
+            replay(page, earlier, told)
+        for start, end in pairwise([*starts, len(page.segments)]):
+            self.paths.append([t for s in page.segments[start:end] if s.kind != "copy" for t in s.tokens])
 
     def write_summary(self) -> None:
         page, text = self.page, self.text
@@ -284,11 +308,3 @@ class _Block:
             page.force(page.join)
             page.segments[-1].finish_reason = "tag"
         page.force(page.finish)
-
-
-def _cut_short(path: Segment, head: int, draws: int, close: int) -> None:
-    """Truncate a path after its first `draws` sampled tokens and close it. `head`: forced tokens at its start."""
-    for values, last in ((path.tokens, close), (path.sampled, False), (path.logprobs, 0.0)):
-        values[head + draws :] = [last]
-    path.misplaced_tags = path.sampled[head:-1].count(False)
-    path.finish_reason = "joined"

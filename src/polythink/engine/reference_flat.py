@@ -93,6 +93,10 @@ class _Flat:
                 return False
             token, logprob = first or self.draw()
             first = None
+            if token in self.paths and paths == params.max_paths:
+                page.put(token, logprob)
+                page.end("max_paths")
+                return False
             if token in self.paths:
                 paths += 1
                 place = ("path", number, paths, self.paths[token])

@@ -54,17 +54,20 @@ class SequentialState(TraceState):
         branch.drawn += 1
         branch.limit -= 1
         tags, label = self.tags, self.tags.label_of.get(token)
-        self._enter(branch, token, label)
+        overfull = self._between(branch) and label is not None and self.frames[-1].paths == self.params.max_paths
+        if not overfull:
+            self._enter(branch, token, label)
         record, inside = branch.record, not branch.record.finish_reason
         closing = tags.tags_of(record)[1] if inside and record.kind != "main" else None
         opens = inside and self._opens(token, label)
         truncated = branch.limit <= 0 and token != closing and token not in tags.ends and not opens
         closable = closing is not None and self.written + 1 < self.budget  # there is room for the tag after this token
         too_many = opens and self.opened_here >= self.params.max_blocks
-        ends = token in tags.ends or too_many or (truncated and not closable)
+        ends = token in tags.ends or too_many or overfull or (truncated and not closable)
         self._write(branch, token, logprob, want=not (ends or truncated))
         if ends:
-            self._end(branch, "eos" if token in tags.ends else "max_blocks" if opens else branch.limit_reason)
+            bound = "max_paths" if overfull else "max_blocks" if opens else branch.limit_reason
+            self._end(branch, "eos" if token in tags.ends else bound)
         elif opens:
             self._open_block(branch)
             self._resume(branch)
@@ -73,6 +76,11 @@ class SequentialState(TraceState):
             self._close(branch, branch.limit_reason)
         elif token == closing:
             self._close(branch, "tag")
+
+    @staticmethod
+    def _between(branch: Branch) -> bool:
+        """Does the branch stand between the segments of a block?"""
+        return bool(branch.record.finish_reason)
 
     def _opens(self, token: int, label: int | None) -> bool:
         """Does the token open a block in the text that is being written?"""
@@ -87,7 +95,7 @@ class SequentialState(TraceState):
             if self.opened_here >= self.params.max_blocks:
                 return
             self._open_block(branch)  # the block begins with its first path
-        if not branch.record.finish_reason:
+        if not self._between(branch):
             return
         frame = self.frames[-1]
         if label is not None:  # between the paths of a block

@@ -8,13 +8,17 @@ text where the mode rereads.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from random import Random
 
+from polythink.engine.controllers import OFF
 from polythink.engine.isolated import IsolatedState
 from polythink.engine.planning import Planning, Read
+from polythink.engine.policies import answer_of
+from polythink.engine.probing import Probing
 from polythink.engine.sampling import stream_key
-from polythink.engine.texts import Block, Text, share_of
-from polythink.engine.width import ForkState, policy_of, wanted
+from polythink.engine.texts import Block, Text, reach_of, share_of
+from polythink.engine.width import WIDTHS, ForkState, wanted
 from polythink.errors import UserError
 from polythink.trace.finish import paths_needed
 
@@ -23,7 +27,9 @@ class StructuredState(IsolatedState):
     """Main text, then blocks: paths that see the text before them and not each other, and a summary of all."""
 
     def _start(self) -> None:
-        self.policy = policy_of(self.params.width)
+        self.policy = WIDTHS.function(self.params.width)
+        probes = self.params.controller != OFF
+        self.probing = Probing(self.params, self.request.prompt, self.tags.decode) if probes else None
         self.ready: list[Block] = []  # blocks whose paths have ended
         prompt, size = self.records[0], len(self.request.prompt)
         self.main = Text(0, prompt, size, 0, 0.0, place=("main", -1, 0, 0), base=self.seed, allowance=self.budget)
@@ -66,6 +72,7 @@ class StructuredState(IsolatedState):
         found = text.plan.read(token, self.params.most_paths(self.tags.dialect))
         if text.plan.over:
             text.plan = None
+            text.record.empty_plans += 1
         return found
 
     def _stray(self, text: Text, token: int, read: Read) -> bool:
@@ -201,6 +208,7 @@ class StructuredState(IsolatedState):
         count = wanted(self.policy, ForkState(
             self.request.prompt, tuple(text.record.tokens), tuple(tuple(self._shown(path)) for path in block.paths),
             text.blocks - bool(block.paths), text.depth, params.paths, most, self.tags.decode,
+            partial(answer_of, params.path_answer),
         ))  # fmt: skip
         block.bounded |= count > most
         return min(count, most)
@@ -232,6 +240,9 @@ class StructuredState(IsolatedState):
                     f"a path is to begin with {len(prefix)} tokens and may have {path.limit + len(prefix)}; "
                     "raise max_path_tokens and max_trace_tokens"
                 )
+        if self.probing is not None:
+            before, ahead = len(block.paths) - len(costs), self.context - self.ends[block.fork] - 1
+            self.probing.begin(block, len(costs), reach_of(self.params, self.tags, costs, ahead, before))
 
     def _no_room(self, refused: str) -> str:
         if refused == "max_blocks":
@@ -247,17 +258,33 @@ class StructuredState(IsolatedState):
     def join_if_ready(self) -> None:
         """Start the summary once enough paths have finished, truncating the others, or widen the block.
 
-        Call after every token of a step has been accepted: only then have all siblings come equally far.
+        Call after every token of a step has been accepted: only then have all siblings come equally far. The controller
+        is asked first, unless the block is joined anyway.
         """
+        if self.probing is not None and not self.ready:
+            self._probe(self.probing)
         while self.ready:
             block = self.ready.pop(0)
             for path in block.paths if block.running else ():
                 if not path.record.finish_reason:
-                    self.pending.wanted = [want for want in self.pending.wanted if want[1] is not path]
-                    self._write(path, self.tags.tags_of(path.record)[1], None)
-                    self._finish(path, "joined")
+                    self._stop(path, "joined")
             if not self._widens(block):
                 self._join(block)
+
+    def _probe(self, probing: Probing) -> None:
+        """Do what the controller decides, if it is to be asked now."""
+        decision = probing.decide(self._shown)
+        if decision is None:
+            return
+        for index, reason in decision.stop.items():
+            self._stop(probing.block.paths[index], reason)
+        for index, tokens in decision.give.items():
+            probing.block.paths[index].limit += tokens
+
+    def _stop(self, path: Text, reason: str) -> None:
+        """Truncate a path that is about to sample its next token."""
+        self.pending.wanted = [want for want in self.pending.wanted if want[1] is not path]
+        self._close(path, reason, force=True)
 
     def _widens(self, block: Block) -> bool:
         """Fork more paths where the policy asks for them and they fit."""
@@ -274,6 +301,8 @@ class StructuredState(IsolatedState):
     def _join(self, block: Block) -> None:
         """Open the summary: it sees all paths and resumes after the longest, or it sees their copy."""
         text, tags = block.text, self.tags
+        if self.probing is not None:
+            self.probing.end()
         text.written += sum(path.written for path in block.paths)
         if self.params.rules.rereads:
             self._copy(block)

@@ -100,12 +100,18 @@ def share_of(
     most = params.max_summary_tokens if tags.summary else params.max_main_tokens
     left = room - times * (sum(costs) + drawn) - fixed
     tokens = (left - max(1, min(most, left // (times * paths + 1)))) // (times * paths)
-    span = ahead - (before + paths - 1) * params.stride - max(costs) - fixed
-    tokens = min(tokens, span - max(1, min(most, span // 2)))
+    tokens = min(tokens, reach_of(params, tags, costs, ahead, before))
     if rereads:
         flat = ahead - sum(costs) - drawn - fixed
         tokens = min(tokens, (flat - max(1, min(most, flat // (paths + 1)))) // paths)
     return tokens
+
+
+def reach_of(params: SamplingParams, tags: TagIds, costs: Sequence[int], ahead: int, before: int = 0) -> int:
+    """How many tokens the positions allow between the tags of each path: see `share_of`."""
+    most = params.max_summary_tokens if tags.summary else params.max_main_tokens
+    span = ahead - (before + len(costs) - 1) * params.stride - max(costs) - tags.after_paths
+    return span - max(1, min(most, span // 2))
 
 
 def most_tokens(params: SamplingParams, tags: TagIds) -> int | None:

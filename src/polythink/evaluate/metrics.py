@@ -23,6 +23,7 @@ import numpy as np
 from polythink.evaluate.voting import maj_at_k, normalise
 from polythink.problems.tasks.table import get_task
 from polythink.run.jsonl import read_jsonl, write_jsonl
+from polythink.trace.rollout import STOPPED
 
 DRAWS = 2000
 FEW_CASES = 60  # a share of fewer has an interval that is too narrow
@@ -56,7 +57,10 @@ METRICS = {
     "right_lines": MetricInfo("correct lines", "percent", "Share of the summary's lines that report their path truly."),
     "tokens": MetricInfo("tokens", "tokens", "Mean length of a response: all paths, and what is read again."),
     "critical_path": MetricInfo("critical path", "steps", "Mean number of sequential steps of a response."),
-    "truncated": MetricInfo("truncated", "segments", "Mean number of segments per trace that a budget cut."),
+    "truncated": MetricInfo("truncated", "segments", "Mean number of segments per trace that were cut short."),
+    "joined": MetricInfo("joined early", "paths", "Mean number of paths per trace that were stopped at the join."),
+    "agreed": MetricInfo("agreed", "paths", "Mean number of paths per trace that were stopped since the paths agree."),
+    "pruned": MetricInfo("pruned", "paths", "Mean number of paths per trace that a controller pruned."),
     "logprob_gap": MetricInfo(
         "log-probability gap", "nats", "Largest difference between a recorded log-probability and the trainer's."
     ),
@@ -258,6 +262,7 @@ def compute_metrics(rows: Sequence[dict], best_of: Sequence[int] = ()) -> dict[s
     assert len(sizes) == 1, f"problems have different numbers of samples: {sorted(sizes)}"
     (k,) = sizes
     amounts = ["right_lines"] * all("right_lines" in row for row in rows) + ["tokens", "critical_path", "truncated"]
+    amounts += [reason for reason in STOPPED if any(row.get(reason) for row in rows)]
     return {
         f"mean@{k}": measure(groups, lambda group: mean_at_k(list(map(is_right, group)))),
         f"pass@{k}": measure(groups, lambda group: pass_at_k(k, sum(map(is_right, group)), k)),

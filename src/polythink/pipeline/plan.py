@@ -229,7 +229,7 @@ class StagePlan(Plan):
     def inputs(self) -> dict[str, str]:
         """Hashes of the prompts, files and Python functions that the plan names: by content, not by name alone.
 
-        A reward "module:function" counts with the source file of its module, not with what that file imports.
+        A "module:function" counts with the source file of its module, not with what that file imports.
         """
         stage: Any = self.stage
         sources = getattr(stage, "data", ())
@@ -243,7 +243,8 @@ class StagePlan(Plan):
         files |= {self.model.path} if self.model.path else set()  # a folder comes before a hub id, also in `load`
         hashes = {f"prompt {name}": get_prompt(name).hash for name in prompts}
         hashes |= {name: hash_of_path(name) for name in files if Path(name).exists()}
-        for function in stage.reward.functions() if isinstance(stage, GRPOConfig) else ():
+        functions = [*self.decoding.functions(), *(stage.reward.functions() if isinstance(stage, GRPOConfig) else ())]
+        for function in functions:
             if source := source_of(function):
                 hashes[f"function {function}"] = hash_of_path(source)
         return hashes

@@ -15,7 +15,7 @@ from itertools import groupby
 from polythink.problems.tasks.table import task_of
 from polythink.problems.tasks.task import Task
 from polythink.trace.dialect import DIALECTS, Dialect
-from polythink.trace.rollout import TRUNCATIONS
+from polythink.trace.rollout import STOPPED, TRUNCATIONS
 from polythink.trace.scan import scan
 from polythink.trace.tree import Block, Trace
 
@@ -56,6 +56,8 @@ class Card:
         """How it ended, if not by itself, and how many of its equations are false."""
         false = [f"{n} false equation{'s' if n > 1 else ''}"] if (n := len(self.slips)) else []
         false += ["more paths were declared than are allowed"] if self.bounded else []
+        if self.finish_reason in STOPPED:
+            return [*false, f"stopped: {STOPPED[self.finish_reason]}"]
         if self.finish_reason in TRUNCATIONS:
             return [*false, f"truncated: {self.finish_reason}"]
         return [*false, "closed by force"] if self.finish_reason == "eos" and self.kind != "main" else false

@@ -14,7 +14,7 @@ from polythink.report.fork_html import trace_html
 from polythink.report.page import FILTERS, link, section
 from polythink.report.provenance import relative
 from polythink.report.runs import Stage, is_number
-from polythink.trace.rollout import TRUNCATIONS
+from polythink.trace.rollout import STOPPED, TRUNCATIONS
 
 VERDICTS = {"right": "✓ right", "wrong": "✗ wrong", "unparsed": "no answer found", "timeout": "grading timed out"}
 
@@ -97,7 +97,12 @@ def _sort_of(row: Mapping) -> int:
 
 
 def _is_cut(row: Mapping) -> bool:
-    return any(segment.get("finish_reason") in TRUNCATIONS for segment in row.get("segments") or [])
+    """Was it cut by a budget? Paths that were stopped on purpose do not count."""
+    return any(reason in TRUNCATIONS and reason not in STOPPED for reason in _reasons(row))
+
+
+def _reasons(row: Mapping) -> list[str]:
+    return [segment.get("finish_reason", "") for segment in row.get("segments") or []]
 
 
 def _classes(row: Mapping) -> list[str]:
@@ -126,6 +131,8 @@ def _sample(row: dict) -> str:
     facts = [f"{row[key]:.0f} {name}" for key, name in costs.items() if is_number(row.get(key))]
     facts += [row["reason"].replace("_", " ")] if row.get("well_formed") is False and row.get("reason") else []
     facts += ["truncated"] if _is_cut(row) else []
+    stops = {reason: _reasons(row).count(reason) for reason in STOPPED}
+    facts += [f"{n} path{'s' if n > 1 else ''} {reason}" for reason, n in stops.items() if n]
     answers = [f"answer {row['answer']}"] if row.get("answer") else []
     answers += [f"extracted {row['extracted']}"] if row.get("extracted") and verdict != "right" else []
     line = escape(" · ".join([*answers, *facts]))

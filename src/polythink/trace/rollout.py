@@ -9,8 +9,14 @@ from polythink.trace.modes import STRUCTURED, Mode, get_mode
 
 # Why a segment stopped: `tag` its closing tag was sampled, `fork` a block was opened, `eos` the end token was sampled,
 # `length` the segment's own budget ran out, `trace_length` the trace's budget ran out, `max_blocks` the model opened
-# more blocks than allowed, `joined` enough other paths had finished. The last four are truncations.
-TRUNCATIONS = ("length", "trace_length", "max_blocks", "joined")
+# more blocks than allowed, `max_paths` more paths of a block (`sequential` mode); and of paths that were stopped while
+# their block ran, those of `STOPPED`, which says what they mean.
+STOPPED = {
+    "joined": "enough other paths had finished",
+    "agreed": "the controller found that the paths agree",
+    "pruned": "the controller chose to go on without it",
+}
+TRUNCATIONS = ("length", "trace_length", "max_blocks", "max_paths", *STOPPED)
 
 
 @dataclass
@@ -29,6 +35,7 @@ class Segment:
     misplaced_tags: int = 0  # tags of other elements that were sampled and replaced (`Dialect.misplaced_tags`)
     text: str = ""  # decoded, with tags, without the end token; "" for a copy, which is not shown
     bounded: bool = False  # the model declared more paths than were allowed, and the runtime closed its plan
+    empty_plans: int = 0  # plans that declared no path where paths are declared, so that no block was opened
 
 
 @dataclass
@@ -61,6 +68,12 @@ class Rollout:
         if self.stop in TRUNCATIONS and stops[-1] not in TRUNCATIONS:
             stops[-1] = self.stop
         return sum(stop in TRUNCATIONS for stop in stops)
+
+    @property
+    def stopped(self) -> dict[str, int]:
+        """Number of paths that were stopped while their block ran, by each reason of `STOPPED`."""
+        stops = [s.finish_reason for s in self.segments]
+        return {reason: stops.count(reason) for reason in STOPPED}
 
     @property
     def misplaced_tags(self) -> int:

@@ -69,7 +69,8 @@ def rollout_statistics(rollout: Rollout, dialect: Dialect = PARALLEL_R1) -> dict
 
     `blocks` and `paths` count opening tags in the text (the N of the published rewards), `complete_blocks` the
     well-formed outermost blocks (the parallel ratio is the share of rollouts with at least one). `well_formed` and
-    `reason` are the verdict of the strict rule.
+    `reason` are the verdict of the strict rule. `joined`, `agreed` and `pruned` count the paths that were stopped while
+    their block ran, which are among the `truncated` segments.
     """
     text = rollout.text
     verdict = check(text, "strict", dialect)
@@ -83,8 +84,10 @@ def rollout_statistics(rollout: Rollout, dialect: Dialect = PARALLEL_R1) -> dict
         "sampled_tokens": sum(sum(s.sampled) for s in rollout.segments),
         "critical_path": rollout.critical_path,
         "truncated": rollout.truncated,
+        **rollout.stopped,
         "misplaced_tags": rollout.misplaced_tags,
         "bounded": sum(segment.bounded for segment in rollout.segments),
+        "empty_plans": sum(segment.empty_plans for segment in rollout.segments),
         "finish_reason": rollout.finish_reason,
         "well_formed": verdict.valid,
         "reason": verdict.reason,

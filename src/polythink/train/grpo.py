@@ -36,7 +36,7 @@ from polythink.run.folder import folder_lock
 from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.trace.dialect import Dialect
-from polythink.trace.rollout import Rollout
+from polythink.trace.rollout import STOPPED, Rollout
 from polythink.trace.statistics import rollout_statistics
 from polythink.train import distributed
 from polythink.train.checkpoint import resume, save_checkpoint
@@ -50,6 +50,9 @@ from polythink.train.optimiser import autocast, learning_rate, make_optimiser
 from polythink.train.precision import warn_of_rounding
 
 log = logging.getLogger(__name__)
+
+# of a rollout: their means are logged
+AMOUNTS = ("well_formed", "tokens", "critical_path", "truncated", *STOPPED, "bounded", "empty_plans")
 
 
 @dataclass(frozen=True)
@@ -244,7 +247,7 @@ def describe(batch: GradedBatch, dialect: Dialect) -> dict:
         "timeouts": len(batch.grades) - len(grades),
         "unsampled": sum(not any(any(s.sampled) for s in r.segments) for r in batch.rollouts),
         "parallel_ratio": fmean(f["complete_blocks"] > 0 for f in found),
-        **{name: fmean(f[name] for f in found) for name in ("well_formed", "tokens", "critical_path", "truncated")},
+        **{name: fmean(f[name] for f in found) for name in AMOUNTS},
         "first_block": mean(first),
         "entropy": mean(surprisal),
     }
