@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 
@@ -11,28 +13,26 @@ pytest.importorskip("torch")
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory) -> dict:
-    """The whole of a small benchmark, as another program would run it."""
-    import subprocess
-    import sys
+    """The whole of a small benchmark."""
+    from polythink.cli.app import app
 
     file = tmp_path_factory.mktemp("bench") / "result.json"
     command = (
-        "bench decode tiny --cases 1x1,1x4,2:2x2,4xragged --prompt 24 --steps 4 --rounds 2 --threads 1 --device cpu "
-        "--backends auto,padded --peers generate,continuous --json --profile"
+        "bench decode tiny --cases 1x1,1x4,3xragged --prompt 24 --steps 4 --rounds 1 --threads 1 --device cpu "
+        "--backends auto,padded --peers generate,continuous --json"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "polythink", *command.split(), "--out", str(file)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    last = json.loads(done.stdout.splitlines()[-1])
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        app([*command.split(), "--out", str(file)], standalone_mode=False)
+    last = json.loads(out.getvalue().splitlines()[-1])
     assert json.loads(file.read_text()) == last
-    assert "x floor" in done.stdout and "1x4@24" in done.stderr
+    assert "x floor" in out.getvalue()
+    assert "1x4@24" in err.getvalue()
     return last
 
 
 def test_every_case_has_every_contender_and_nobody_was_left_out(result) -> None:
-    assert [case["case"] for case in result["cases"]] == ["1x1@24", "1x4@24", "2:2x2@24", "4xragged@24"]
-    assert [case["branches"] for case in result["cases"]] == [1, 4, 8, 10]
+    assert [case["case"] for case in result["cases"]] == ["1x1@24", "1x4@24", "3xragged@24"]
+    assert [case["branches"] for case in result["cases"]] == [1, 4, 6]
     names = {"engine flat", "engine padded", "generate", "continuous"}
     for case in result["cases"]:
         assert (set(case["contenders"]), case["skipped"]) == (names, {})
@@ -46,15 +46,12 @@ def test_numbers_fit_together(result) -> None:
             assert found["over_floor"] == pytest.approx(found["ms"] / case["floor_ms"])
             assert found["branches"] == case["branches"], "a path ended early: a tag was sampled"
             assert found["tokens_per_s"] == pytest.approx(1000 * case["branches"] / found["ms"])
-            assert found["steps"] == 8
+            assert found["steps"] == 4
             ours = name.startswith("engine")
             assert (found["kv_bytes"] is not None) == ours
             assert (found["join_steps"] is not None) == (ours and case["alone"])
             if ours:
                 assert found["kv_bytes"] >= case["kv_needed"] * 0.9  # summaries are not begun, the last tokens not run
-                parts = found["profile"]["parts"]
-                assert {"step", "engine", "forward", "sampling"} == set(parts) and min(parts.values()) >= 0
-                assert found["profile"]["calls"] > 0 and "linear layers" in found["profile"]["operations"]
 
 
 def test_ratios_are_those_of_the_cases(result) -> None:
@@ -87,9 +84,11 @@ def test_ratios_are_those_of_the_cases(result) -> None:
 def test_a_mistake_is_one_sentence(polythink, arguments, said) -> None:
     status, out, err = polythink("bench", "decode", "tiny", *arguments)
     assert status == 2
-    assert said in err and not out
+    assert said in err
+    assert not out
 
 
 def test_a_model_that_is_not_there(polythink) -> None:
     status, _, err = polythink("bench", "decode", "0.6", "--peers", "none")
-    assert status == 2 and "did you mean '0.6b'" in err
+    assert status == 2
+    assert "did you mean '0.6b'" in err

@@ -70,7 +70,11 @@ def parse_case(text: str, prompt: int) -> Case:
     group, traces, paths, length = found.groups()
     problems, samples = (int(group), int(traces)) if group else (int(traces), 1)
     case = Case(problems, samples, None if paths == "ragged" else int(paths), int(length or prompt))
-    for what, value in (("traces", problems * samples), ("paths", 1 if case.paths is None else case.paths), ("prompt tokens", case.prompt)):
+    for what, value in (
+        ("traces", problems * samples),
+        ("paths", 1 if case.paths is None else case.paths),
+        ("prompt tokens", case.prompt),
+    ):
         if not 1 <= value <= MOST:
             raise UserError(f"case {text!r} has {value} {what}; it must be 1 to {MOST}")
     return case

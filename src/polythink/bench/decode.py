@@ -17,7 +17,7 @@ from polythink.bench.llama import LlamaCpp
 from polythink.bench.model import Subject, open_subject, sizes_of
 from polythink.bench.options import DecodeOptions
 from polythink.bench.ours import OwnEngine, open_engine
-from polythink.bench.profile import profile_steps
+from polythink.bench.profile import profile_kernels, profile_steps
 from polythink.bench.served import Vllm
 from polythink.bench.stock import Continuous, Generate
 from polythink.bench.timing import Contender, Run, Skipped, summarise
@@ -33,7 +33,7 @@ PEERS: dict[str, Callable[[Subject], Contender]] = {  # in the order of `options
     "vllm": Vllm,
 }
 NEEDS = {"llama.cpp": ("llama_cpp", "gguf"), "llama.cpp exact": ("llama_cpp", "gguf"), "vllm": ("vllm",)}
-PROFILED = 8  # steps
+PROFILED = 6  # steps
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -150,16 +150,13 @@ def _attempt(contender: Contender, case: Case, traces: Sequence[Trace], options:
 
 
 def _look_inside(found: dict[str, Any], own: OwnEngine, traces: Sequence[Trace], options: DecodeOptions) -> None:
-    """A GPU's busy share always, the profile where it is asked for."""
-    cuda = own.subject.device.type == "cuda"
-    if not (cuda or options.profile):
-        return
-    inside = profile_steps(own, traces, min(PROFILED, options.steps))
-    if cuda:
-        found["gpu_ms"] = inside["gpu_ms"]
-        found["gpu_busy"] = min(1.0, inside["gpu_ms"] / found["ms"])
+    """A GPU's busy share always, the profile of the host where it is asked for."""
+    steps = min(PROFILED, options.steps)
+    if own.subject.device.type == "cuda":
+        found["gpu"] = profile_kernels(own, traces, steps)
+        found["gpu_busy"] = min(1.0, found["gpu"]["gpu_ms"] / found["ms"])
     if options.profile:
-        found["profile"] = inside
+        found["profile"] = profile_steps(own, traces, steps)
 
 
 def _floors(sizes: Sizes, able: Machine, traces: Sequence[Trace], options: DecodeOptions) -> dict[str, Any]:

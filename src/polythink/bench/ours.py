@@ -91,18 +91,18 @@ class OwnEngine:
     def _add(self, traces: Sequence[Trace], budget: int, stream: bool = False) -> list[int]:
         word = self.subject.words[-1]
         prefix = self.subject.lm.decode([word])  # an ordinary token after each forced tag: see `model._never_sample`
-        return [
-            self.engine.add(
-                Request(trace.prompt, f"p{trace.problem}", trace.sample, path_prefixes=((word,),) * trace.paths),
-                SamplingParams(
-                    paths=trace.paths, max_paths=max(16, trace.paths), max_blocks=1, fork_at=0, max_main_tokens=1,
-                    max_path_tokens=budget + 1, max_summary_tokens=SUMMARY, summary_prefix=prefix,
-                    max_trace_tokens=trace.paths * (budget + 8) + 4 * SUMMARY, mode="structured", length_scaling_above=0,
-                ),
-                stream=stream,
-            )
-            for trace in traces
-        ]  # fmt: skip
+        room = {"max_main_tokens": 1, "max_path_tokens": budget + 1, "max_summary_tokens": SUMMARY, "max_blocks": 1}
+        ids = []
+        for trace in traces:
+            most = trace.paths * (budget + 8) + 4 * SUMMARY
+            params = SamplingParams(
+                paths=trace.paths, max_paths=max(16, trace.paths), mode="structured", fork_at=0, max_trace_tokens=most,
+                summary_prefix=prefix, length_scaling_above=0, **room,
+            )  # fmt: skip
+            prefixes = ((word,),) * trace.paths
+            request = Request(trace.prompt, f"p{trace.problem}", trace.sample, path_prefixes=prefixes)
+            ids.append(self.engine.add(request, params, stream=stream))
+        return ids
 
 
 def _is_first(event: Event, summary: int) -> bool:

@@ -18,10 +18,12 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from polythink.bench.cases import Trace
+from polythink.bench.machine import wait
 from polythink.bench.ours import OwnEngine
 
+TOP = 12  # kernels that are named
 GROUPS = (  # of operations on a CPU, the first that matches; what none matches is "other"
-    ("linear layers", ("mm", "linear", "matmul", "mkl", "mkldnn")),
+    ("linear layers", ("mm", "addmm", "bmm", "linear", "matmul", "mkl", "mkldnn")),
     ("attention", ("attention", "flash", "softmax")),
     ("sampling", ("cumsum", "searchsorted", "sort", "argmax", "multinomial", "isfinite", "exponential")),
     ("copies and indexing", ("copy", "index", "cat", "gather", "scatter", "contiguous", "clone", "to", "select", "pad",
@@ -33,24 +35,37 @@ GROUPS = (  # of operations on a CPU, the first that matches; what none matches 
 
 
 def profile_steps(own: OwnEngine, traces: Sequence[Trace], steps: int) -> dict[str, Any]:
-    """Milliseconds of a step by part and by operation; with a GPU also of its kernels. JSON-ready."""
-    found: dict[str, Any] = {"parts": _parts(own, traces, steps)}
-    cuda = own.subject.device.type == "cuda"
+    """Milliseconds of a step by part of the engine and by operation on the host. JSON-ready."""
+    events = [e for e in _recorded(own, traces, steps, ProfilerActivity.CPU) if e.device_type == DeviceType.CPU]
+    times: dict[str, float] = defaultdict(float)
+    for event in events:
+        times[group_of(event.name)] += event.self_cpu_time_total / 1000 / steps
+    calls = sum(1 for event in events if event.name.startswith("aten::"))
+    return {"parts": _parts(own, traces, steps), "operations": _ordered(times), "calls": round(calls / steps)}
+
+
+def profile_kernels(own: OwnEngine, traces: Sequence[Trace], steps: int) -> dict[str, Any]:
+    """Milliseconds of a step in which the GPU works, the number of its kernels, and the longest of them. JSON-ready."""
+    events = [e for e in _recorded(own, traces, steps, ProfilerActivity.CUDA) if e.device_type == DeviceType.CUDA]
+    times: dict[str, float] = defaultdict(float)
+    for event in events:
+        times[event.name[:80]] += event.time_range.elapsed_us() / 1000 / steps
+    return {
+        "gpu_ms": busy((event.time_range.start, event.time_range.end) for event in events) / 1000 / steps,
+        "kernels": round(len(events) / steps),
+        "top_kernels": dict(list(_ordered(times).items())[:TOP]),
+    }
+
+
+def _recorded(own: OwnEngine, traces: Sequence[Trace], steps: int, activity: ProfilerActivity) -> list[Any]:
+    """What the profiler saw of `steps` steps, after as many others, in which the cache grows."""
     decoded = own.decode(traces, 2 * steps)
-    list(islice(decoded, steps))  # the first steps grow the cache
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as recorded:
+    list(islice(decoded, steps))
+    with profile(activities=[activity]) as recorded:
         list(islice(decoded, steps))
+        wait(own.subject.device)
     decoded.close()
-    events = recorded.events()
-    host = [event for event in events if event.device_type == DeviceType.CPU]
-    found["operations"] = _grouped(_self_times(host, "self_cpu_time_total"), steps)
-    found["calls"] = round(sum(1 for event in host if event.name.startswith("aten::")) / steps)
-    if cuda:
-        kernels = [event for event in events if event.device_type == DeviceType.CUDA]
-        found["kernels"] = round(len(kernels) / steps)
-        found["gpu_ms"] = busy((e.time_range.start, e.time_range.end) for e in kernels) / 1000 / steps
-        found["top_kernels"] = _top(_self_times(kernels, "self_device_time_total"), steps)
-    return found
+    return list(recorded.events())
 
 
 def busy(ranges: Iterable[tuple[float, float]]) -> float:
@@ -104,21 +119,6 @@ def _timed(owner: object, name: str, taken: dict[str, float]) -> Iterator[None]:
 # ---- operations, by torch's profiler ----
 
 
-def _self_times(events: Iterable[Any], attribute: str) -> dict[str, float]:
-    """Microseconds by name, without what is inside other events."""
-    found: dict[str, float] = defaultdict(float)
-    for event in events:
-        found[event.name] += getattr(event, attribute)
-    return found
-
-
-def _grouped(times: dict[str, float], steps: int) -> dict[str, float]:
-    found: dict[str, float] = defaultdict(float)
-    for name, microseconds in times.items():
-        found[group_of(name)] += microseconds / 1000 / steps
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
-
-
 def group_of(name: str) -> str:
     """What an operation of torch is for."""
     words = set(name.removeprefix("aten::").strip("_").split("_")) | {name.removeprefix("aten::")}
@@ -128,6 +128,5 @@ def group_of(name: str) -> str:
     return "other"
 
 
-def _top(times: dict[str, float], steps: int, count: int = 12) -> dict[str, float]:
-    largest = sorted(times.items(), key=lambda item: -item[1])[:count]
-    return {name[:80]: microseconds / 1000 / steps for name, microseconds in largest}
+def _ordered(times: dict[str, float]) -> dict[str, float]:
+    return dict(sorted(times.items(), key=lambda item: -item[1]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
@@ -16,6 +18,20 @@ from polythink.bench.timing import Run, Skipped
 
 CHUNK = 8192  # prompt tokens that continuous batching reads in one step
 PAGE = 256  # tokens: the default of transformers
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Without the warnings of transformers about requests that nothing ends and managers that are kept."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "ContinuousBatchingLogger")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 class _Clock(StoppingCriteria):
@@ -48,6 +64,7 @@ class Generate:
     def prepare(self, case: Case, traces: Sequence[Trace], steps: int) -> None:
         check_memory(self.subject, traces, steps, copies=2)  # it grows by copying
 
+    @silent()
     def run(self, traces: Sequence[Trace], steps: int) -> Run:
         lm, clock = self.subject.lm, _Clock()
         rows = [trace.prompt for trace in traces for _ in range(trace.paths)]
@@ -96,6 +113,7 @@ class Continuous:
             num_blocks=rows * pages + 8, page_size=PAGE, max_batch_tokens=max(CHUNK, 2 * rows), seed=0
         )
 
+    @silent()
     def run(self, traces: Sequence[Trace], steps: int) -> Run:
         done = self.subject.lm.model.generate_batch(
             self.inputs, continuous_batching_config=self.config, record_timestamps=True, progress_bar=False,

@@ -60,23 +60,21 @@ def width_table(widths: Iterable[Mapping[str, Any]]) -> str:
 
 
 def profile_table(case: Mapping[str, Any]) -> str:
-    """Where a step of each engine goes; operations are shares of what the profiler saw on the host."""
+    """Where a step of each engine goes; shares are of what the profiler saw on the host, and of the GPU's time."""
     rows: list[list[Any]] = []
     for name, found in _found(case).items():
-        inside = found.get("profile")
-        if not inside:
-            continue
-        rows += [[name, f"clock: {part}", _ms(ms), ""] for part, ms in inside["parts"].items()]
-        whole = sum(inside["operations"].values()) or 1.0
-        rows += [[name, f"host: {what}", _ms(ms), f"{ms / whole:.0%}"] for what, ms in inside["operations"].items()]
-        rows.append([name, "host: calls of operations", inside["calls"], ""])
-        if "gpu_ms" in inside:
-            rows.append([name, f"GPU: {inside['kernels']} kernels", _ms(inside["gpu_ms"]), ""])
-            busy = inside["gpu_ms"] or 1.0
-            rows += [
-                [name, f"GPU: {kernel}", _ms(ms), f"{ms / busy:.0%}"] for kernel, ms in inside["top_kernels"].items()
-            ]
+        if inside := found.get("profile"):
+            rows += [[name, f"clock: {part}", _ms(ms), ""] for part, ms in inside["parts"].items()]
+            rows += _shares(name, "host", inside["operations"], sum(inside["operations"].values()))
+            rows.append([name, "host: calls of operations", inside["calls"], ""])
+        if gpu := found.get("gpu"):
+            rows.append([name, f"GPU: {gpu['kernels']} kernels", _ms(gpu["gpu_ms"]), ""])
+            rows += _shares(name, "GPU", gpu["top_kernels"], gpu["gpu_ms"])
     return f"Where a step of {case['case']} goes:\n\n{markdown_table(('engine', 'part', 'ms', 'share'), rows)}"
+
+
+def _shares(name: str, where: str, times: Mapping[str, float], whole: float) -> list[list[Any]]:
+    return [[name, f"{where}: {what}", _ms(ms), f"{ms / (whole or 1):.0%}"] for what, ms in times.items()]
 
 
 def _found(case: Mapping[str, Any]) -> Mapping[str, Any]:
