@@ -113,7 +113,7 @@ def test_the_random_model_samples_no_special_token(subject) -> None:
 def test_every_step_that_is_timed_has_every_branch_and_the_engine_is_left_empty(subject) -> None:
     own = ours.open_engine(subject, "flat", 8)
     traces = parse_case("8xragged", 30).traces(subject.words)
-    assert [tokens for _, tokens in own.decode(traces, 6)] == [20] * 6
+    assert [tokens for _, _, tokens in own.decode(traces, 6)] == [20] * 6
     assert own.engine.unfinished == 0
     assert own.run(parse_case("1x3", 20).traces(subject.words), 4).join > 0
 
@@ -157,8 +157,11 @@ def test_a_gpu_is_busy_once_where_kernels_overlap() -> None:
 
 
 def test_what_is_said_of_runs() -> None:
-    found = timing.summarise([timing.Run([0.010, 0.020], join=0.03), timing.Run([0.030], [4], kv_bytes=7)], branches=2)
+    found = timing.summarise(
+        [timing.Run([0.010, 0.020], join=0.03), timing.Run([0.030], [0.004], [4], kv_bytes=7)], branches=2
+    )
     assert (found["ms"], found["steps"], found["kv_bytes"]) == (pytest.approx(20), 3, 7)
+    assert found["cpu_ms"] == pytest.approx(4)
     assert found["tokens_per_s"] == pytest.approx(4 / 0.02)
     assert found["join_steps"] == pytest.approx(1.5)
 
@@ -249,7 +252,7 @@ def test_a_trained_model_may_end_paths_early(subject) -> None:
         return [own.engine.add(request, params)]
 
     own._add = uneven
-    tokens = [tokens for _, tokens in own.decode([replace(traces[0])], 20)]
+    tokens = [tokens for _, _, tokens in own.decode([replace(traces[0])], 20)]
     assert tokens[0] == 2
     assert min(tokens) == 1
     own._add = real

@@ -85,7 +85,7 @@ def _open(subject: Subject, options: DecodeOptions) -> _Field:
         except Skipped as why:
             field.absent[f"engine {name}"] = str(why)
             continue
-        field.contenders[f"engine {own.name}"] = own
+        field.contenders.setdefault(f"engine {own.name}", own)  # "auto" and its choice may both be asked for
     for name in options.peers:
         lacking = [package for package in NEEDS.get(name, ()) if importlib.util.find_spec(package) is None]
         if lacking:

@@ -35,8 +35,9 @@ class OwnEngine:
 
     def run(self, traces: Sequence[Trace], steps: int) -> Run:
         run = Run([])
-        for seconds, tokens in self.decode(traces, steps):
+        for seconds, worked, tokens in self.decode(traces, steps):
             run.seconds.append(seconds)
+            run.worked.append(worked)
             run.tokens.append(tokens)
             run.kv_bytes = cache_bytes(self.engine)
         if len(traces) == 1:
@@ -46,20 +47,21 @@ class OwnEngine:
     def close(self) -> None:
         """Nothing is kept between runs."""
 
-    def decode(self, traces: Sequence[Trace], steps: int) -> Iterator[tuple[float, int]]:
-        """Seconds and tokens of each step, from the first in which all branches decode."""
+    def decode(self, traces: Sequence[Trace], steps: int) -> Iterator[tuple[float, float, int]]:
+        """Seconds, processor seconds and tokens of each step, from the first in which all branches decode."""
         engine, wanted, steady, given = self.engine, branches(traces), False, 0
         ids = self._add(traces, self._budget(traces, steps))
         try:
             with engine.hold():
                 while engine.unfinished and given < steps:
-                    before, started = engine.forwarded, time.perf_counter()
+                    before, started, worked = engine.forwarded, time.perf_counter(), time.process_time()
                     engine.step()
-                    seconds, tokens = time.perf_counter() - started, engine.forwarded - before
+                    seconds, worked = time.perf_counter() - started, time.process_time() - worked
+                    tokens = engine.forwarded - before
                     steady |= tokens == wanted
                     if steady and tokens <= wanted:  # of a trained model some paths may end early
                         given += 1
-                        yield seconds, tokens
+                        yield seconds, worked, tokens
         finally:
             for id in ids:
                 engine.abort(id)
