@@ -5,13 +5,13 @@
 #     OUT=folder bench/gpu.sh --tiny     # the same from start to end with tiny models on the CPU: is the script whole?
 #
 # Installs nothing from a network; wheels in .whl/ are installed if the folder is there. Every part has a limit of its
-# own and none may pass the common deadline: what fails or is slow loses itself only. $OUT (default bench/out) gets
+# own and none may pass the common deadline: what fails or is slow loses itself only. $OUT (default runs/gpu) gets
 # summary.md, results.json and log.txt. PYTHON names the interpreter, BACKENDS the engine's backends to compare.
 # Exit status: 0 if all correctness checks passed, 1 otherwise.
 set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
-OUT=${OUT:-bench/out}
+OUT=${OUT:-runs/gpu}
 SECONDS=0
 DEADLINE=${DEADLINE:-450}  # seconds; the table takes a few more
 export PYTHONPATH=src OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 HF_HUB_OFFLINE=1

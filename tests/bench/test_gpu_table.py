@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -65,8 +66,13 @@ def test_what_was_reached_and_what_was_not(gpu_table, monkeypatch, tmp_path, cap
         {**width, "contender": f"engine {n}", "over_floor_ratio": r} for n, r in (("fast", 1.05), ("flat", 9))
     )
     small = result(
-        case("1x8@512", engine_flat=contender(80), engine_fast=contender(1.5, 0.95), continuous=contender(5)),
-        case("8x8@512", engine_fast=contender(3), continuous=contender(6)),
+        case(
+            "1x8@512",
+            engine_flat=contender(80),
+            engine_fast=contender(1.5, 0.95),
+            continuous=contender(5) | {"about": "sdpa"},
+        ),
+        case("8x8@512", engine_fast=contender(3), continuous=contender(6) | {"about": "sdpa"}),
         widths=widths,
     )
     sharing = result(case("1x8@8192", engine_fast=contender(1)), case("8x1@8192", engine_fast=contender(3)))
@@ -79,8 +85,8 @@ def test_what_was_reached_and_what_was_not(gpu_table, monkeypatch, tmp_path, cap
     assert reached["small model, 8x8@512: ms a step"] == (3, False)
     assert reached["small model, 64x8@512: ms a step"] == (None, None)
     assert reached["large model, 1x8@512: ms a step"] == (None, None)
-    assert reached["1x8@512: times faster than continuous batching"] == (pytest.approx(5 / 1.5), True)
-    assert reached["8x8@512: times faster than continuous batching"] == (2, False)
+    assert reached["1x8@512: times faster than continuous batching (sdpa)"] == (pytest.approx(5 / 1.5), True)
+    assert reached["8x8@512: times faster than continuous batching (sdpa)"] == (2, False)
     assert reached["1x8@512: GPU busy share of a step"] == (0.95, True)
     assert reached["step(8)/step(1) over the floor's own"] == (1.05, True)
     assert reached["1x8@8192: times faster than 8x1@8192"] == (3, True)
@@ -99,3 +105,12 @@ def test_what_was_reached_and_what_was_not(gpu_table, monkeypatch, tmp_path, cap
 def test_the_status_says_whether_correctness_was_shown(gpu_table, monkeypatch, tmp_path, parts) -> None:
     (tmp_path / "parts.tsv").write_text(parts)
     assert run(gpu_table, monkeypatch, tmp_path)[0] == 1
+
+
+def test_the_script_is_whole_and_every_file_is_described() -> None:
+    bench = ROOT / "bench"
+    assert subprocess.run(["bash", "-n", str(bench / "gpu.sh")], check=False).returncode == 0
+    described = (bench / "README.md").read_text()
+    assert [
+        file.name for file in bench.iterdir() if file.suffix in (".py", ".sh") and f"`{file.name}`" not in described
+    ] == []

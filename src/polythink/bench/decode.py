@@ -124,6 +124,7 @@ def _measure(
     floor = step_floor(sizes, able, traces, tokens)
     for name, contender in field.contenders.items():
         if name in found:
+            found[name]["about"] = getattr(contender, "about", "")
             found[name]["over_floor"] = found[name]["ms"] / (1000 * floor)
             if isinstance(contender, OwnEngine):
                 _look_inside(found[name], contender, traces, options)

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import torch
 from transformers import GenerationConfig, StoppingCriteria
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from polythink.bench.cases import Case, Trace
 from polythink.bench.machine import free_bytes
@@ -92,6 +93,8 @@ class Continuous:
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
+        flash = subject.device.type == "cuda" and (is_flash_attn_3_available() or is_flash_attn_2_available())
+        self.about = "FlashAttention" if flash else subject.lm.model.config._attn_implementation
 
     def prepare(self, case: Case, traces: Sequence[Trace], steps: int) -> None:
         from transformers import ContinuousBatchingConfig
