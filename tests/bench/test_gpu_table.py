@@ -27,6 +27,7 @@ def contender(ms: float, busy: float | None = None) -> dict:
         "ms_q25": ms,
         "ms_q75": ms,
         "cpu_ms": None,
+        "about": "",
         "steps": 4,
         "branches": 8.0,
         "tokens_per_s": 8000 / ms,
