@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ from polythink.engine.lean import cpu_ops
 from polythink.engine.lean.family import Unfit, describe
 from polythink.engine.params import SamplingParams
 from polythink.engine.selfcheck import _decoded, _masked
+from polythink.engine.step import StepBatch
 from polythink.errors import UserError
 from polythink.models.forward import evaluating
 
@@ -358,6 +361,17 @@ def test_thought_embeddings_and_scaled_queries_stay_lean():
     assert any(s.kind == "summary" for r in found for s in r.segments)
     assert any(max(r.layout().scales) > 1 for r in found)
     assert max(gaps(lm, found)) < TOLERANCE
+
+
+def test_several_branches_may_continue_after_one_token():
+    """As many wanted as tokens, and still not one each."""
+    backend = LeanBackend(tiny())
+    batch = StepBatch.every([3, 4, 5], [0, 0, 0], [0, 1, 2])
+    with backend.hold():
+        backend.open(0, 0, ())
+        every = backend.logits(batch)
+        twice = backend.logits(replace(batch, wanted=np.array([2, 0, 2])))
+    assert torch.equal(twice, every[[2, 0, 2]])
 
 
 def test_one_backend_of_a_model_is_made_while_another_holds_it():
