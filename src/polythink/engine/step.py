@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from polythink.engine.trace_state import Branch, TraceState
+from polythink.engine.trace_state import Branch, Inputs, TraceState
 
 Column = float | Sequence[float] | np.ndarray
 
@@ -86,8 +86,11 @@ class Backend(Protocol):
         """Bytes of keys and values that a row of `tokens` tokens of its own occupies, rounded as they are allocated.
 
         `prefix`: tokens of the row that it is attached to, which count where they are copied. As long as these numbers
-        add up to no more than the `memory` of `reserve`, every step finds room, and no more than that is ever held.
+        add up to no more than what is `usable` of a budget, every step finds room, and no more is held than the budget.
         """
+
+    def usable(self, memory: int, slots: int) -> int:
+        """How many bytes of a budget rows of up to `slots` slots can use: all, or less where it does not divide."""
 
     def reserve(self, rows: int, slots: int, memory: int | None = None) -> None:
         """Announce that no more than `rows` rows of `slots` slots, and `memory` bytes, will be needed at a time.
@@ -118,7 +121,23 @@ class Backend(Protocol):
         """Raise `UserError` unless the model can scale its attention scores (`StepBatch.scale`)."""
 
 
-def gather(live: Iterable[tuple[int, TraceState]], chunk: int) -> tuple[StepBatch, list[tuple[TraceState, Branch]]]:
+class Runnable(Protocol):
+    """What has tokens to run in a row: a trace, or a prompt that several share."""
+
+    labels: Sequence[int]  # of each segment: path number, 0 elsewhere
+    scales: Sequence[float]  # of each segment: factor on the attention scores of its queries
+    follows: Sequence[tuple[int, ...]]  # of each segment
+    opened: list[int]  # segments that the backend does not know yet
+
+    @property
+    def followable(self) -> Collection[int]:
+        """The segments that run or may be followed."""
+
+    def take(self, most: int) -> Inputs:
+        """The tokens of the next step, `most` at most where they are a prompt's."""
+
+
+def gather(live: Iterable[tuple[int, Runnable]], chunk: int) -> tuple[StepBatch, list[tuple[TraceState, Branch]]]:
     """The next step of the live traces, given as (row, state) by row, and the owners of its wanted tokens."""
     token: list[int] = []
     segment: list[int] = []
