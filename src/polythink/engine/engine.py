@@ -190,24 +190,29 @@ class Engine:
     # --- one step
 
     def _advance(self) -> None:
-        live = self.scheduler.live
+        live, lockstep = self.scheduler.live, self.scheduler.lockstep
         try:
             running = self.scheduler.schedule()
             if not running:
                 return
-            for row, state in running:
+            alone = [(row, state) for row, state in running if state not in lockstep]
+            for row, state in alone:
                 for segment in state.opened:
                     self.backend.open(row, segment, state.follows[segment])
                 state.opened.clear()
                 if not self.backend.joins_caches:
                     self.backend.keep(row, state.followable)
-            batch, owners = gather(running, self.prefill_chunk)
+            batch, owners = gather(alone, self.prefill_chunk)
+            batch, own = lockstep.merge(batch), len(owners)
             self.forwarded += len(batch.token)
             tokens, logprobs = self.backend.step(batch)
-            for (state, branch), token, logprob in zip(owners, tokens.tolist(), logprobs.tolist(), strict=True):
+            sampled = list(zip(owners, tokens[:own].tolist(), logprobs[:own].tolist(), strict=True))
+            for (state, branch), token, logprob in sampled + lockstep.accept(tokens[own:], logprobs[own:]):
                 state.on_token(branch, token, logprob)
-            for state in live.values():
+            on_their_own = [(row, state) for row, state in live.items() if state not in lockstep]
+            for _, state in on_their_own:
                 state.join_if_ready()
+            lockstep.enter(on_their_own)
         except BaseException:
             self.scheduler.drop_live()
             raise
