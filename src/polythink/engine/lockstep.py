@@ -106,7 +106,7 @@ class Lockstep:
         for entry in self.entries.values():
             entry.state.written += len(entry.branches)
             entry.state.slot += len(entry.branches)
-        if self.now == STEPS:
+        if self.now == len(self.tokens):
             for state in list(self.entries):
                 self.release(state)
             self.now = 0
