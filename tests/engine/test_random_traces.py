@@ -25,6 +25,7 @@ TOLERANCE = 1e-4  # of log-probabilities, float32; 1e-5 in practice
 ROUNDING = 1e-4  # a draw that is nearer than this to another token's (`exact_draw`) may come out as that one
 # which requests each backend can run
 BACKENDS: dict[str, Callable[[SamplingParams], bool]] = {
+    "lean": lambda params: True,
     "flat": lambda params: True,
     "padded": lambda params: True,
     "recurrent": lambda params: not params.rules.joins_caches,

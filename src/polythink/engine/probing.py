@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from polythink.engine.controllers import CONTROLLERS, Decision, Probe, ProbedPath, decided
@@ -28,6 +29,12 @@ class Probing:
     def end(self) -> None:
         """The block's paths have been joined."""
         self.block = None
+
+    def room(self, text: Text) -> float:
+        """How many tokens the text may draw until the controller is to be asked after the next."""
+        if self.block is None or text.block is not self.block:
+            return math.inf
+        return (self.probes + 1) * self.params.probe_every - 1 - text.drawn
 
     def decide(self, shown: Callable[[Text], list[int]]) -> Decision | None:
         """What the controller decides, if it is to be asked now; what it gives is counted as given.

@@ -82,6 +82,9 @@ class SequentialState(TraceState):
         """Does the branch stand between the segments of a block?"""
         return bool(branch.record.finish_reason)
 
+    def _plain_room(self, branch: Branch) -> int:
+        return 0 if self._between(branch) else branch.limit - 1
+
     def _opens(self, token: int, label: int | None) -> bool:
         """Does the token open a block in the text that is being written?"""
         if token != self.tags.opens if self.tags.opens is not None else label is None:

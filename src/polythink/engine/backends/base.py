@@ -37,6 +37,7 @@ class TorchBackend(ABC):
     # How far off (nats) the log-probability of a sampled token is to be expected from that of one masked forward, as
     # the self-check measured it: below 1e-5 in float32, below 0.05 in bfloat16.
     logprob_error = math.nan
+    slot_bytes = 0  # keys and values of one token over all layers, known after the self-check; 0: not bounded
 
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
@@ -82,8 +83,20 @@ class TorchBackend(ABC):
         """Free the cache."""
 
     @abstractmethod
-    def reserve(self, rows: int, slots: int) -> None:
+    def bytes_for(self, tokens: int, prefix: int = 0) -> int:
+        """Bytes that a row of `tokens` tokens of its own and attached to `prefix` tokens occupies."""
+
+    def usable(self, memory: int, slots: int) -> int:
+        """How many bytes of a budget rows of up to `slots` slots can use."""
+        return memory
+
+    @abstractmethod
+    def reserve(self, rows: int, slots: int, memory: int | None = None) -> None:
         """Bound the growth of the cache."""
+
+    @abstractmethod
+    def attach(self, row: int, prefix: int) -> None:
+        """Let the next trace in `row` read all tokens of row `prefix` before its own."""
 
     @abstractmethod
     def open(self, row: int, segment: int, follows: Sequence[int]) -> None:
