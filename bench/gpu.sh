@@ -68,8 +68,9 @@ workers=$([ $WORKERS -gt 0 ] && "$PYTHON" -c 'import xdist' 2>/dev/null && echo 
 # shellcheck disable=SC2086
 POLYTHINK_TEST_DEVICE=$DEVICE part tests 100 "$PYTHON" -m pytest -q -m "not long" --timeout 60 $workers $TESTS
 part cuda_check 50 "$PYTHON" bench/cuda_check.py --device "$DEVICE"
-if [ -f bench/graph_check.py ] && [ "$DEVICE" = cuda ]; then
-  part graph_check 50 "$PYTHON" bench/graph_check.py
+if [ -f bench/graph_check.py ]; then
+  # shellcheck disable=SC2086
+  part graph_check 50 "$PYTHON" bench/graph_check.py ${1:-}
 fi
 
 # ---- numbers, the most important first
