@@ -9,6 +9,7 @@
 # summary.md, results.json and log.txt. PYTHON names the interpreter, BACKENDS the engine's backends to compare.
 # Exit status: 0 if all correctness checks passed, 1 otherwise.
 set -u
+{ # read whole before it runs, so that editing the file does not change a run
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-runs/gpu}
@@ -23,12 +24,12 @@ LOG=$OUT/log.txt
 
 if [ "${1:-}" = --tiny ]; then
   DEVICE=cpu SMALL=tiny LARGE=tiny DTYPE=float32 PROMPT=32 LONG=64 GROUP=48 STEPS=4 WORKERS=0 DEADLINE=${TINY_DEADLINE:-1500}
-  CASES="1x1,1x8,2x8,4x8" LARGE_CASES="1x8,4x8" GROUPED="1:4x1@48,4x1@48"
+  DRAWING="--path 8 --summary 4 --runs 1" CASES="1x1,1x8,2x8,4x8" LARGE_CASES="1x8,4x8" GROUPED="1:4x1@48,4x1@48"
   TESTS="tests/engine/test_structured.py tests/models/test_batch.py" BACKENDS=${BACKENDS:-auto,padded}
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 else
   DEVICE=cuda SMALL=0.6b LARGE=4b DTYPE=bfloat16 PROMPT=512 LONG=8192 GROUP=2048 STEPS=16 WORKERS=8
-  CASES="1x1,1x8,8x8,64x8,32x4" LARGE_CASES="1x8,64x8" GROUPED="1:64x1@2048,64x1@2048"
+  DRAWING="" CASES="1x1,1x8,8x8,64x8,32x4" LARGE_CASES="1x8,64x8" GROUPED="1:64x1@2048,64x1@2048"
   TESTS="tests/engine tests/models/test_batch.py tests/models/test_logprobs.py tests/models/test_thoughts.py" BACKENDS=${BACKENDS:-auto,flat}
 fi
 
@@ -56,7 +57,7 @@ decode() { # NAME SECONDS MODEL CASES PEERS [OPTIONS..]
   shift 5
   part "$name" "$limit" "$PYTHON" -m polythink bench decode "$model" --cases "$cases" --peers "$peers" \
     --backends "$BACKENDS" --dtype "$DTYPE" --device "$DEVICE" --prompt "$PROMPT" --steps "$STEPS" --rounds 2 \
-    --out "$WORK/$name.json" "$@"
+    --out "$WORK/$name.json" --overwrite "$@"
 }
 
 if [ -d .whl ]; then
@@ -68,16 +69,20 @@ workers=$([ $WORKERS -gt 0 ] && "$PYTHON" -c 'import xdist' 2>/dev/null && echo 
 # shellcheck disable=SC2086
 POLYTHINK_TEST_DEVICE=$DEVICE part tests 100 "$PYTHON" -m pytest -q -m "not long" --timeout 60 $workers $TESTS
 part cuda_check 50 "$PYTHON" bench/cuda_check.py --device "$DEVICE"
-if [ -f bench/graph_check.py ] && [ "$DEVICE" = cuda ]; then
-  part graph_check 50 "$PYTHON" bench/graph_check.py
+if [ -f bench/graph_check.py ]; then
+  # shellcheck disable=SC2086
+  part graph_check 50 "$PYTHON" bench/graph_check.py ${1:-}
 fi
 
 # ---- numbers, the most important first
 decode small 100 "$SMALL" "$CASES" generate,continuous,vllm
 decode large 60 "$LARGE" "$LARGE_CASES" none
 decode sharing 60 "$SMALL" "1x8@$LONG,8x1@$LONG,$GROUPED" none
-part drawing 40 "$PYTHON" bench/grpo_drawing.py "$SMALL" --dtype "$DTYPE" --device "$DEVICE" --out "$WORK/drawing.json"
+# shellcheck disable=SC2086
+part drawing 40 "$PYTHON" bench/grpo_drawing.py "$SMALL" --dtype "$DTYPE" --device "$DEVICE" $DRAWING \
+  --out "$WORK/drawing.json"
 decode profile 40 "$SMALL" "1x8" none --profile
 
 "$PYTHON" bench/gpu_table.py "$WORK" "$OUT"
 exit $?
+}

@@ -113,7 +113,7 @@ def test_the_random_model_samples_no_special_token(subject) -> None:
 def test_every_step_that_is_timed_has_every_branch_and_the_engine_is_left_empty(subject) -> None:
     own = ours.open_engine(subject, "flat", 8)
     traces = parse_case("8xragged", 30).traces(subject.words)
-    assert [tokens for _, _, tokens in own.decode(traces, 6)] == [20] * 6
+    assert [tokens for _, tokens in own.decode(traces, 6)] == [20] * 6
     assert own.engine.unfinished == 0
     assert own.run(parse_case("1x3", 20).traces(subject.words), 4).join > 0
 
@@ -252,7 +252,7 @@ def test_a_trained_model_may_end_paths_early(subject) -> None:
         return [own.engine.add(request, params)]
 
     own._add = uneven
-    tokens = [tokens for _, _, tokens in own.decode([replace(traces[0])], 20)]
+    tokens = [tokens for _, tokens in own.decode([replace(traces[0])], 20)]
     assert tokens[0] == 2
     assert min(tokens) == 1
     own._add = real

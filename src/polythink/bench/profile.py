@@ -87,7 +87,7 @@ def _parts(own: OwnEngine, traces: Sequence[Trace], steps: int) -> dict[str, flo
         for name in ("step", "logits"):
             if hasattr(backend, name):
                 stack.enter_context(_timed(backend, name, taken))
-        for seconds, _, _ in own.decode(traces, steps):
+        for seconds, _ in own.decode(traces, steps):
             rows.append((seconds, taken.pop("step", 0.0), taken.pop("logits", 0.0)))
     parts = {"step": [row[0] for row in rows], "engine": [row[0] - row[1] for row in rows]}
     if any(row[2] for row in rows):
