@@ -12,6 +12,23 @@ import triton.language as tl
 from polythink.engine.kernels.attention import Inputs
 
 
+@triton.jit
+def listed_keys(entries, bits, number, offset, length):
+    """Of keys at these offsets in the pages of these numbers of a list: slot, whether it is written, who sees it."""
+    listed = number < length
+    entry = tl.load(entries + number, mask=listed, other=0)
+    word = tl.load(bits + number, mask=listed, other=0)
+    return (entry >> 5) * 16 + offset, offset < (entry & 31), word
+
+
+@triton.jit
+def softmax_round(top, scores):
+    """New maxima (rows,), weights of these scores (rows, keys) below them, and the factor on all earlier weights."""
+    new = tl.maximum(top, tl.max(scores, 1))
+    base = tl.where(new == float("-inf"), 0.0, new)  # nothing seen so far: no inf - inf
+    return new, tl.exp2(scores - base[:, None]), tl.exp2(top - base)
+
+
 @triton.jit(do_not_specialize=["first_item", "window"])
 def split_kernel(
     query, keys, values, partial_out, partial_lse, items, queries, entries, bits, scale,
@@ -50,12 +67,7 @@ def split_kernel(
     out = tl.full((BLOCK, WIDTH), 0.0, tl.float32)
     n = tl.arange(0, KEYS)
     for start in tl.range(0, length, KEYS // 16):
-        page = start + n // 16
-        listed = page < length
-        entry = tl.load(entries + begin + page, mask=listed, other=0)
-        word = tl.load(bits + begin + page, mask=listed, other=0)
-        slot = (entry >> 5) * 16 + n % 16
-        written = n % 16 < (entry & 31)
+        slot, written, word = listed_keys(entries + begin, bits + begin, start + n // 16, n % 16, length)
         place = slot.to(tl.int64)[:, None] * (H * D) + head * D + d[None, :]
         inside = written[:, None] & (d < D)[None, :]
         k = tl.load(keys + place, mask=inside, other=0.0)  # (KEYS, WIDTH)
@@ -67,13 +79,9 @@ def split_kernel(
             seen &= position[:, None] - tl.load(key_positions + slot, mask=written, other=0)[None, :] < window
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * factors[:, None]  # (BLOCK, KEYS), in powers of 2
         scores = tl.where(seen, scores, float("-inf"))
-        new = tl.maximum(top, tl.max(scores, 1))
-        base = tl.where(new == float("-inf"), 0.0, new)  # nothing seen so far: no inf - inf
-        weights = tl.exp2(scores - base[:, None])
-        decay = tl.exp2(top - base)
+        top, weights, decay = softmax_round(top, scores)
         total = total * decay + tl.sum(weights, 1)
         out = out * decay[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
-        top = new
     some = real & (total > 0)
     divisor = tl.where(total > 0, total, 1.0)
     out = out / divisor[:, None]
