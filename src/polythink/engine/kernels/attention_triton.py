@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from polythink.engine.kernels.attention import Inputs
+from polythink.engine.paged.work import Launch
 
 
 @triton.jit
@@ -158,7 +159,7 @@ def merge_constants(heads: int, head_size: int) -> dict[str, int]:
     }
 
 
-def launch_split(query: torch.Tensor, inputs: Inputs, scaling: float, launch) -> None:
+def launch_split(query: torch.Tensor, inputs: Inputs, scaling: float, launch: Launch) -> None:
     """Run one launch of items: their partial results go to the scratch of `inputs`."""
     heads, (_, kv_heads, head_size) = query.shape[1], inputs.keys.shape
     key_stamps, query_stamps = inputs.stamps or (inputs.items, inputs.items)  # not read
