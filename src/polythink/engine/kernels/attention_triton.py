@@ -128,8 +128,8 @@ def options(block: int, head_size: int, itemsize: int) -> dict[str, int]:
     """Keys per round, warps and pipeline stages for a tile of that many packed rows.
 
     With 5 stages the next round's keys and values are under way while this one is computed (the page list is read two
-    rounds ahead); with 3 they are not. Compiled for an H100 nothing spills, and 3 blocks of 16, 32 or 64 rows (head
-    size 128, 16 bits) find room on a multiprocessor.
+    rounds ahead); with 3 they are not. With 16 bits nothing spills on an H100, and 3 blocks of 16 or 64 rows (head
+    size 128) find room on a multiprocessor. Float32 is for exactness, not for speed.
     """
     wide = head_size > 128
     if itemsize > 2:
