@@ -55,7 +55,7 @@ def check(results) -> None:
 @pytest.mark.parametrize("mode", ["structured", "reread", "sequential"])
 def test_values_and_gradients_are_those_of_the_module(mode: str, shared: bool) -> None:
     model = sharp_model()
-    layouts = alike(mode=mode) + [lay_out([piece("prompt", [1, 2]), piece("main", [3])], mode)]
+    layouts = [*alike(mode=mode), lay_out([piece("prompt", [1, 2]), piece("main", [3])], mode)]
     batch = collate(layouts, contexts=shared)
     temperature = torch.where(torch.arange(batch.tokens.shape[1]) % 2 == 0, 0.7, 1.3).expand(batch.tokens.shape)
     assert training_logits(model, batch) is not logits_after
@@ -104,8 +104,8 @@ def test_what_tells_contexts_apart() -> None:
     two = [piece("path", [1, 2], 0, 1), piece("path", [1, 3], 0, 2), piece("summary", [4], 0)]
     assert numbers(*two) == [0, 1, 2, 1, 3, 4]  # paths that begin alike, until they differ
     assert numbers(*two, mode="sequential") == [0, 1, 2, 3, 4, 5]  # where the second one reads the first
-    joined = [lay_out([piece("prompt", [7]), *paths, piece("summary", [4], 0)], "structured")
-              for paths in ([piece("path", [1], 0, 1)], [piece("path", [1], 0, 1), piece("path", [1], 0, 2)])]  # fmt: skip
+    one, other, join = piece("path", [1], 0, 1), piece("path", [1], 0, 2), piece("summary", [4], 0)
+    joined = [lay_out([piece("prompt", [7]), *paths, join], "structured") for paths in ([one], [one, other])]
     assert number_contexts(joined)[:, :4].tolist() == [[0, 1, 2, -1], [0, 1, 1, 3]]  # a join of one path, and of two
 
 

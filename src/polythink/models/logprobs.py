@@ -64,8 +64,8 @@ def token_logprobs(
     """Natural log-probability (B, T) float32 of each token given its chain predecessor, differentiable.
 
     `temperature` divides the logits: a number, or (B, T), one for each scored token. Only the tokens marked in `wanted`
-    (B, T) bool (default: all) are scored; the rest, padding and tokens without a predecessor are 0. `logits_of` computes
-    the logits in place of `logits_after`.
+    (B, T) bool (default: all) are scored; the rest, padding and tokens without a predecessor are 0. `logits_of`
+    computes the logits in place of `logits_after`.
     """
     scored = batch.real & (batch.previous >= 0)
     if wanted is not None:
