@@ -25,7 +25,7 @@ def start(nursery: Nursery, folder: Path, spec: Path) -> Forked:
     """A stage that has the lock of the folder."""
     lock = take_lock(folder / "lock")
     with (folder / "log.txt").open("ab") as log:
-        forked = nursery.start(spec, log.fileno(), lock)
+        forked = nursery.start(spec, 1, log.fileno(), lock)
     forked.pid  # noqa: B018  until the number is known
     os.close(lock)
     return forked

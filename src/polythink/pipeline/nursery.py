@@ -62,20 +62,25 @@ class Nursery:
         self._running: dict[int, Forked] = {}
         self._heard = b""
 
-    def start(self, spec: Path, log: int, lock: int) -> Forked:
-        """Fork the stage that `spec` describes; `log` takes what it writes, `lock` is held as long as it lives."""
+    def start(self, spec: Path, threads: int, log: int, lock: int) -> Forked:
+        """Fork the stage that `spec` describes, to compute in `threads` threads.
+
+        The file `log` takes what it writes; the file `lock` is open as long as it lives.
+        """
         if self._socket is None:
             self._socket, theirs = socket.socketpair()
             command = [sys.executable, "-m", "polythink.pipeline.nursery", str(theirs.fileno()), self._imports]
             self._server = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(self._environment),
-                pass_fds=(theirs.fileno(),), start_new_session=True,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(theirs.fileno(),),
+                env={**self._environment, "OMP_NUM_THREADS": "1"}, start_new_session=True,
             )  # fmt: skip
             theirs.close()
         forked = Forked(self)
         self._asked.append(forked)
         try:
-            socket.send_fds(self._socket, [json.dumps({"spec": str(spec)}).encode() + b"\n"], [log, lock])
+            socket.send_fds(
+                self._socket, [json.dumps({"spec": str(spec), "threads": threads}).encode() + b"\n"], [log, lock]
+            )
         except OSError:  # the server was killed: reading says so
             self.listen(None)
         return forked
@@ -137,7 +142,7 @@ def serve(connection: socket.socket, imports: str) -> None:
             request, files, _, _ = socket.recv_fds(connection, LINE, 2)
             if not request:
                 return
-            _fork(connection, json.loads(request)["spec"], *files, close=(ended, wake))
+            _fork(connection, **json.loads(request), log=files[0], lock=files[1], close=(ended, wake))
             for file in files:
                 os.close(file)
 
@@ -157,7 +162,7 @@ def _say(connection: socket.socket, **said: int) -> None:
     connection.sendall(json.dumps(said).encode() + b"\n")
 
 
-def _fork(connection: socket.socket, spec: str, log: int, lock: int, close: tuple[int, ...]) -> None:
+def _fork(connection: socket.socket, spec: str, threads: int, log: int, lock: int, close: tuple[int, ...]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -175,6 +180,9 @@ def _fork(connection: socket.socket, spec: str, log: int, lock: int, close: tupl
         for standard in (1, 2):
             os.dup2(log, standard)
         os.close(log)
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # of what the stage starts itself
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(threads)
         from polythink.pipeline import stage
 
         status = stage.run_as_program([spec])

@@ -69,10 +69,9 @@ class Schedule:
         self.notes: dict[str, str] = {}
         self.failures: dict[str, str] = {}
         self.at_once = at_once
-        self.threads = threads or shared_threads(at_once)
+        self.threads = dict.fromkeys(self.jobs, threads) if threads else shared_threads(jobs, at_once)
         self.command = command
-        threads = {"OMP_NUM_THREADS": str(self.threads), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        self._environment = {**os.environ, **threads}
+        self._environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         self._nursery = Nursery(self._environment)
         self._running: dict[str, Running] = {}
 
@@ -120,16 +119,16 @@ class Schedule:
         with os_errors(job.folder / LOG):
             log = (job.folder / LOG).open("ab")
         with log:
-            process = self._process(job.folder / "spec.json", log.fileno(), lock)
+            process = self._process(job.folder / "spec.json", self.threads[digest], log.fileno(), lock)
         self._running[digest] = Running(process, lock)
         self.states[digest] = "running"
 
-    def _process(self, spec: Path, log: int, lock: int) -> subprocess.Popen | Forked:
+    def _process(self, spec: Path, threads: int, log: int, lock: int) -> subprocess.Popen | Forked:
         if self.command is None:
-            return self._nursery.start(spec, log, lock)
+            return self._nursery.start(spec, threads, log, lock)
         return subprocess.Popen(
             [*self.command, str(spec)], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            env=self._environment, pass_fds=(lock,),
+            env={**self._environment, "OMP_NUM_THREADS": str(threads)}, pass_fds=(lock,),
             start_new_session=True,  # Ctrl-C reaches the stage and its children through us
         )  # fmt: skip
 
@@ -172,10 +171,22 @@ def longest_first(jobs: Sequence[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: -following[job.digest])
 
 
-def shared_threads(at_once: int) -> int:
-    """Threads per stage: the cores of this process, shared out. Fixed, so that a resumed stage computes the same."""
+def shared_threads(jobs: Sequence[Job], at_once: int) -> dict[str, int]:
+    """Threads of each stage, by digest: the cores of this process, shared out among those that may run beside it.
+
+    A stage that all others follow, or come before, has all cores. Fixed, so that a resumed stage computes the same.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // at_once)
+    after = {job.digest: job.after for job in jobs}
+    before: dict[str, set[str]] = {}  # each stage and all that it builds on
+    for job in jobs:
+        line, digest = set(), job.digest
+        while digest is not None:
+            line.add(digest)
+            digest = after[digest]
+        before[job.digest] = line
+    beside = {a: sum(a not in before[b] and b not in before[a] for b in before) for a in before}
+    return {digest: max(1, cores // min(at_once, 1 + others)) for digest, others in beside.items()}
 
 
 def _failure(job: Job, status: int, lines: int = 15) -> str:
