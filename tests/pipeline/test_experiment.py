@@ -119,6 +119,16 @@ def test_as_many_stages_run_at_once_as_are_asked_for_and_they_share_the_cores(tm
     assert f"threads={max(1, cores // 3)}" in log.read_text()
 
 
+def test_a_stage_beside_which_nothing_can_run_has_all_cores(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(schedule.os, "sched_getaffinity", lambda pid: set(range(8)))
+    jobs = [
+        schedule.Job(name, name, after, {}, tmp_path, ("a",))
+        for name, after in (("base", None), ("sft", "base"), ("eval", "sft"), ("rl", "sft"), ("end", "rl"))
+    ]
+    assert schedule.shared_threads(jobs, 4) == {"base": 8, "sft": 8, "eval": 2, "rl": 4, "end": 4}
+    assert schedule.shared_threads(jobs, 1) == dict.fromkeys(("base", "sft", "eval", "rl", "end"), 8)
+
+
 @pytest.mark.slow
 def test_the_file_may_say_how_many_threads(tmp_path, log) -> None:
     given = experiment(tmp_path, plain=["check=null"]).model_copy(update={"threads": 7})

@@ -30,19 +30,22 @@ class Batch:
     real: torch.Tensor  # (B, T) bool: not padding
     path_ids: torch.Tensor  # (B, T) int64: number of the token's path, 0 outside of paths
     query_scale: torch.Tensor  # (B, T) float32: factor on the attention scores of the token's query
+    contexts: torch.Tensor | None = None  # (B, T) int64: tokens of the same number have the same context; None: unknown
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{name: None if x is None else x.to(device) for name, x in found.items()})
 
 
-def collate(layouts: Sequence[Layout], pad_id: int = 0) -> Batch:
-    """The batch of these layouts, one per row."""
+def collate(layouts: Sequence[Layout], pad_id: int = 0, contexts: bool = False) -> Batch:
+    """The batch of these layouts, one per row; with `contexts` those are numbered too."""
     assert layouts, "a batch needs at least one layout"
     shape = (len(layouts), max(len(x) for x in layouts))
     tokens, positions, previous = np.full(shape, pad_id), np.zeros(shape, np.int64), np.full(shape, -1)
     sampled, response, real = (np.zeros(shape, bool) for _ in range(3))
     path_ids, query_scale = np.zeros(shape, np.int64), np.ones(shape, np.float32)
-    mask = np.repeat(np.eye(shape[1], dtype=bool)[None], shape[0], axis=0)
+    segment = np.full(shape, -1)  # of padding: the last of each table in `sees`, which sees nothing
+    sees = np.zeros((len(layouts), *[1 + max(len(x.kinds) for x in layouts)] * 2), bool)
     for b, layout in enumerate(layouts):
         n = len(layout)
         tokens[b, :n], positions[b, :n], previous[b, :n] = layout.tokens, layout.position, layout.previous
@@ -50,9 +53,49 @@ def collate(layouts: Sequence[Layout], pad_id: int = 0) -> Batch:
         response[b, :n] = response_of(layout)
         path_ids[b, :n] = np.array(layout.labels)[layout.segment]
         query_scale[b, :n] = np.array(layout.scales)[layout.segment]
-        mask[b, :n, :n] = layout.may_attend()
+        segment[b, :n], sees[b, : len(layout.kinds), : len(layout.kinds)] = layout.segment, layout.sees
+    mask = masks(segment, sees)
     arrays = (tokens, positions, mask[:, None], previous, sampled, response, real, path_ids, query_scale)
-    return Batch(*(torch.from_numpy(a) for a in arrays))
+    return Batch(*map(torch.from_numpy, arrays), torch.from_numpy(number_contexts(layouts)) if contexts else None)
+
+
+def masks(segment: np.ndarray, sees: np.ndarray) -> np.ndarray:
+    """(B, T, T) bool, as `Layout.may_attend` of each row, from segments (B, T) and tables (B, S, S).
+
+    A token attends to itself always: padding, whose segment sees nothing, to nothing else.
+    """
+    row, width = np.arange(len(segment))[:, None, None], segment.shape[1]
+    mask = sees[row, segment[:, :, None], segment[:, None, :]]
+    mask &= np.tri(width, dtype=bool)
+    mask |= np.eye(width, dtype=bool)
+    return mask
+
+
+def number_contexts(layouts: Sequence[Layout]) -> np.ndarray:
+    """(B, T) int64: the same number for tokens that a model cannot tell apart; -1 for padding.
+
+    Such tokens, and all that they may attend to, agree in text, positions, path numbers and scales: the prompts and the
+    common beginnings of several traces, and of paths that start together.
+    """
+    numbers = np.full((len(layouts), max(len(x) for x in layouts)), -1)
+    table: dict[tuple, int] = {}
+    for row, layout in zip(numbers, layouts, strict=True):
+        visible = (layout.sees @ np.bincount(layout.segment, minlength=len(layout.kinds))).tolist()
+        lengths = np.bincount(layout.segment, minlength=len(layout.kinds)).tolist()
+        end: dict[int, int] = {}  # segment -> number of its last token
+        found, now, own, before = [], -1, None, None
+        for token, position, segment in zip(
+            layout.tokens.tolist(), layout.position.tolist(), layout.segment.tolist(), strict=True
+        ):
+            if segment != now:
+                now, ends = segment, sorted(end[f] for f in layout.follows[segment])
+                own = layout.labels[segment], layout.scales[segment]
+                # what several ends have in common is read once: their number of tokens tells how much that is
+                before = (*ends, visible[segment] - lengths[segment]) if len(ends) > 1 else ends[0] if ends else None
+            before = end[now] = table.setdefault((token, position, own, before), len(table))
+            found.append(before)
+        row[: len(found)] = found
+    return numbers
 
 
 def response_of(layout: Layout) -> np.ndarray:

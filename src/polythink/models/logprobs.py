@@ -9,6 +9,8 @@ Axis legend: B rows, T tokens of a row, C columns whose logits are computed, N t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.utils.checkpoint import checkpoint
 
@@ -18,6 +20,8 @@ from polythink.models.forward import context_of, heeds_masks, rotary_switch
 from polythink.models.thoughts import forward_kwargs
 from polythink.models.unfold import chain_logits
 
+Logits = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+LogitsOf = Callable[[torch.nn.Module, Batch, torch.Tensor, torch.Tensor], Logits]  # as `logits_after`
 CHUNK_ELEMENTS = 1 << 26  # logits turned into float32 at a time: 256 MB
 
 
@@ -37,9 +41,7 @@ def masked_logits(model, batch: Batch, columns: torch.Tensor | None = None) -> t
     return logits
 
 
-def logits_after(
-    model, batch: Batch, rows: torch.Tensor, tokens: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def logits_after(model, batch: Batch, rows: torch.Tensor, tokens: torch.Tensor) -> Logits:
     """Logits of one forward, (rows, columns, V), and where in it those after the N given tokens lie: (N,) and (N,).
 
     A forward over the batch with its mask, or, for a model that does not heed masks, over plain rows (`unfold.py`).
@@ -53,12 +55,17 @@ def logits_after(
 
 
 def token_logprobs(
-    model, batch: Batch, temperature: float | torch.Tensor = 1.0, wanted: torch.Tensor | None = None
+    model,
+    batch: Batch,
+    temperature: float | torch.Tensor = 1.0,
+    wanted: torch.Tensor | None = None,
+    logits_of: LogitsOf | None = None,
 ) -> torch.Tensor:
     """Natural log-probability (B, T) float32 of each token given its chain predecessor, differentiable.
 
     `temperature` divides the logits: a number, or (B, T), one for each scored token. Only the tokens marked in `wanted`
-    (B, T) bool (default: all) are scored; the rest, padding and tokens without a predecessor are 0.
+    (B, T) bool (default: all) are scored; the rest, padding and tokens without a predecessor are 0. `logits_of`
+    computes the logits in place of `logits_after`.
     """
     scored = batch.real & (batch.previous >= 0)
     if wanted is not None:
@@ -67,7 +74,7 @@ def token_logprobs(
     if not scored.any():
         return result
     rows, tokens = scored.nonzero(as_tuple=True)
-    logits, at, columns = logits_after(model, batch, rows, batch.previous[rows, tokens])
+    logits, at, columns = (logits_of or logits_after)(model, batch, rows, batch.previous[rows, tokens])
     scale = torch.as_tensor(temperature, dtype=torch.float32, device=result.device).expand(result.shape)[rows, tokens]
     assert bool((scale > 0).all()), "log-probabilities are not defined at temperature 0"
     values = _pick_logprobs(logits, at, columns, batch.tokens[rows, tokens], scale)

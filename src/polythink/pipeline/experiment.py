@@ -33,7 +33,7 @@ from polythink.pipeline.board import Board
 from polythink.pipeline.experiment_report import write_reports
 from polythink.pipeline.requirements import check_requirements
 from polythink.pipeline.results_table import KINDS, Evaluated, make_table
-from polythink.pipeline.schedule import RESULT, STAGE_COMMAND, Job, Schedule
+from polythink.pipeline.schedule import RESULT, Job, Schedule
 from polythink.pipeline.stage import LOCK, read_result
 from polythink.run.config import Config, Seed, dump_yaml, find_recipe, load_yaml, parse_config
 from polythink.run.folder import ENVIRONMENT, os_errors, read_json, record_attempt, sweep, write_json, write_text
@@ -132,7 +132,7 @@ def run_experiment(
     jobs: int | None = None,
     *,
     load: Load | None = None,
-    command: Sequence[str] = STAGE_COMMAND,
+    command: Sequence[str] | None = None,
 ) -> Outcome:
     """Run what is missing under `out`, then write the table and the reports.
 

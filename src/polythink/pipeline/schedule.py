@@ -10,17 +10,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from polythink.pipeline.nursery import Forked, Nursery
 from polythink.run.folder import os_errors, take_lock, write_json
 
 State = Literal["waiting", "running", "done", "failed"]
-STAGE_COMMAND = (sys.executable, "-m", "polythink.pipeline.stage")
 RESULT, LOG = "result.json", "log.txt"
 PATIENCE = 10.0  # seconds that a stage gets to end by itself when the schedule is stopped
 # what is said beside a state that does not say it all
@@ -50,27 +49,30 @@ class Job:
 class Running:
     """A stage's process, and the lock that they share."""
 
-    process: subprocess.Popen
+    process: subprocess.Popen | Forked
     lock: int
 
 
 class Schedule:
     """The jobs by digest, the state of each, and notes beside some of these states.
 
-    `command` starts a stage; the path of a JSON file {plan, folder, previous} is appended to it. The stage must write
-    `result.json` last, and continue from what it finds in the folder when it is started again.
+    A stage reads a JSON file {plan, folder, previous}, whose path is appended to `command` (None: the process is forked
+    from one that has imported what `polythink.pipeline.stage` does). It must write `result.json` last, and continue
+    from what it finds in the folder when it is started again.
     """
 
     def __init__(
-        self, jobs: Sequence[Job], at_once: int, command: Sequence[str] = STAGE_COMMAND, threads: int | None = None
+        self, jobs: Sequence[Job], at_once: int, command: Sequence[str] | None = None, threads: int | None = None
     ) -> None:
         self.jobs = {job.digest: job for job in longest_first(jobs)}
         self.states: dict[str, State] = dict.fromkeys(self.jobs, "waiting")
         self.notes: dict[str, str] = {}
         self.failures: dict[str, str] = {}
         self.at_once = at_once
-        self.threads = threads or shared_threads(at_once)
-        self.command = tuple(command)
+        self.threads = dict.fromkeys(self.jobs, threads) if threads else shared_threads(jobs, at_once)
+        self.command = command
+        self._environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        self._nursery = Nursery(self._environment)
         self._running: dict[str, Running] = {}
 
     def run(self, show: Show = lambda states, notes: None) -> None:
@@ -85,6 +87,7 @@ class Schedule:
                 time.sleep(0.05)
         finally:
             self._stop()
+            self._nursery.close()
 
     def _advance(self) -> None:
         """Decide about every job that waits."""
@@ -116,17 +119,18 @@ class Schedule:
         with os_errors(job.folder / LOG):
             log = (job.folder / LOG).open("ab")
         with log:
-            process = subprocess.Popen(
-                [*self.command, str(job.folder / "spec.json")],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": str(self.threads), "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
-                pass_fds=(lock,),
-                start_new_session=True,  # Ctrl-C reaches the stage and its children through us
-            )
+            process = self._process(job.folder / "spec.json", self.threads[digest], log.fileno(), lock)
         self._running[digest] = Running(process, lock)
         self.states[digest] = "running"
+
+    def _process(self, spec: Path, threads: int, log: int, lock: int) -> subprocess.Popen | Forked:
+        if self.command is None:
+            return self._nursery.start(spec, threads, log, lock)
+        return subprocess.Popen(
+            [*self.command, str(spec)], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            env={**self._environment, "OMP_NUM_THREADS": str(threads)}, pass_fds=(lock,),
+            start_new_session=True,  # Ctrl-C reaches the stage and its children through us
+        )  # fmt: skip
 
     def _collect(self) -> None:
         """Take note of the processes that have ended."""
@@ -167,10 +171,22 @@ def longest_first(jobs: Sequence[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: -following[job.digest])
 
 
-def shared_threads(at_once: int) -> int:
-    """Threads per stage: the cores of this process, shared out. Fixed, so that a resumed stage computes the same."""
+def shared_threads(jobs: Sequence[Job], at_once: int) -> dict[str, int]:
+    """Threads of each stage, by digest: the cores of this process, shared out among those that may run beside it.
+
+    A stage that all others follow, or come before, has all cores. Fixed, so that a resumed stage computes the same.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // at_once)
+    after = {job.digest: job.after for job in jobs}
+    before: dict[str, set[str]] = {}  # each stage and all that it builds on
+    for job in jobs:
+        line, digest = set(), job.digest
+        while digest is not None:
+            line.add(digest)
+            digest = after[digest]
+        before[job.digest] = line
+    beside = {a: sum(a not in before[b] and b not in before[a] for b in before) for a in before}
+    return {digest: max(1, cores // min(at_once, 1 + others)) for digest, others in beside.items()}
 
 
 def _failure(job: Job, status: int, lines: int = 15) -> str:

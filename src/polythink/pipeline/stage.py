@@ -205,7 +205,14 @@ def _text_plan() -> type[Plan]:
     return TextPlan
 
 
-if __name__ == "__main__":
-    # an experiment that is stopped ends its stages: exit normally, so that files are closed and workers ended
+def run_as_program(arguments: Sequence[str]) -> int:
+    """`main` as a process of its own, that ends normally when it is told to: files are closed and workers ended."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    sys.exit(main())
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run_as_program(sys.argv[1:]))

@@ -151,11 +151,10 @@ def wire(pieces: Sequence[Piece], mode: Mode) -> tuple[tuple[int, ...], ...]:
 
 def closure(follows: Sequence[Sequence[int]]) -> np.ndarray:
     """`sees` (S, S) bool: a segment sees itself and everything that the segments it follows see."""
-    sees = np.eye(len(follows), dtype=bool)
+    sets: list[set[int]] = []
     for s, before in enumerate(follows):
-        for f in before:
-            sees[s] |= sees[f]
-    return sees
+        sets.append({s}.union(*(sets[f] for f in before)))
+    return np.array([[k in seen for k in range(len(sets))] for seen in sets], bool).reshape(len(sets), len(sets))
 
 
 def join_scale(seen: int, of_paths: int, paths: int, trained_paths: int) -> float:
@@ -174,12 +173,14 @@ def attention_scales(
     pieces: Sequence[Piece], follows: Sequence[Sequence[int]], sees: np.ndarray, trained_paths: int
 ) -> tuple[float, ...]:
     """(S,) `join_scale` of each summary; the segments after it keep it, since they read the same keys."""
+    if not trained_paths:
+        return (1.0,) * len(pieces)
     lengths = np.array([len(p.tokens) for p in pieces])
     scales: list[float] = []
     for s, piece in enumerate(pieces):
         scales.append(max((scales[f] for f in follows[s]), default=1.0))
         before = follows[s]
-        if trained_paths and piece.kind == "summary" and before and pieces[before[0]].kind == "path":
+        if piece.kind == "summary" and before and pieces[before[0]].kind == "path":
             own = [i for i, p in enumerate(pieces[:s]) if p.block == piece.block and p.path > 0]
             seen = int(lengths[:s][sees[s, :s]].sum())
             scales[s] = max(scales[s], join_scale(seen, int(lengths[own].sum()), len(before), trained_paths))
@@ -200,30 +201,25 @@ def lay_out(pieces: Sequence[Piece], mode: str | Mode, path_position_stride: int
     sees = closure(follows)
     if not mode.isolated:
         path_position_stride = trained_paths = 0
-    total = sum(len(p.tokens) for p in pieces)
-    segment, position, previous = (np.empty(total, np.int32) for _ in range(3))
+    segment, position, previous = ([] for _ in range(3))
     end: list[tuple[int, int]] = []  # (S,) position and flat index of each segment's last token
     begun: set[tuple[int, int]] = set()  # chains
-    index = 0
     for s, piece in enumerate(pieces):
         # a join resumes after the longest of its paths: its first token's predecessor is that path's last token
         last_position, last_index = max((end[f] for f in follows[s]), default=(-1, -1), key=lambda e: e[0])
         if piece.kind == "path" and piece.chain not in begun:
             last_position += (piece.path - 1) * path_position_stride
         begun.add(piece.chain)
-        n = len(piece.tokens)
-        span = slice(index, index + n)
-        segment[span] = s
-        position[span] = np.arange(last_position + 1, last_position + 1 + n)
-        previous[span] = np.arange(index - 1, index + n - 1)
-        previous[index] = last_index
-        index += n
-        end.append((last_position + n, index - 1))
+        n, index = len(piece.tokens), len(segment)
+        segment += [s] * n
+        position += range(last_position + 1, last_position + 1 + n)
+        previous += [last_index, *range(index, index + n - 1)]
+        end.append((last_position + n, index + n - 1))
     return Layout(
         tokens=np.array([t for p in pieces for t in p.tokens], np.int64),
-        segment=segment,
-        position=position,
-        previous=previous,
+        segment=np.array(segment, np.int32),
+        position=np.array(position, np.int32),
+        previous=np.array(previous, np.int32),
         sampled=np.array([f for p in pieces for f in p.sampled], bool),
         kinds=tuple(p.kind for p in pieces),
         paths=tuple(p.path for p in pieces),

@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from polythink.engine.params import SamplingParams
@@ -21,6 +21,7 @@ from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import sliding_window
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
+from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.trace.finish import truncate_paths
 from polythink.trace.layout import Layout, Piece, lay_out
 from polythink.trace.modes import Mode, get_mode
@@ -179,12 +180,17 @@ class Demonstrations:
     encode: TraceEncoder
     seed: int
 
+    @cached_property
+    def style(self) -> DemoStyle:
+        """What the task is asked for."""
+        return self.config.demonstrations.demo_style()
+
     def layout(self, i: int) -> Layout:
         """The i-th trace of an endless stream."""
         problem = self.problems[epoch_index(len(self.problems), self.seed, i)]
         c = self.config
         rng = random.Random(f"{self.seed}/{problem.key}/{i}")
-        trace = problem.task.demonstrate(problem, c.demonstrations.demo_style(), rng, self.encode.lm.dialect)
+        trace = problem.task.demonstrate(problem, self.style, rng, self.encode.lm.dialect)
         layout = self.encode(problem.question, trace, c.prompt, early_join=rng.random() < c.early_join)
         if layout.position.max() >= self.encode.positions:
             raise UserError(
@@ -196,8 +202,7 @@ class Demonstrations:
     @property
     def most_paths(self) -> int:
         """The largest number of paths that a join reads at once; 0 where it reads one flat text."""
-        style = self.config.demonstrations.demo_style()
-        return style.most_paths if self.encode.mode.joins_caches else 0
+        return self.style.most_paths if self.encode.mode.joins_caches else 0
 
 
 def encode_rows(

@@ -148,14 +148,19 @@ def train_grpo(
 def fitting(
     engine: Engine, problems: Sequence[Problem], prompt: Prompt, params: SamplingParams, overlong: str
 ) -> Sequence[Problem]:
-    """The problems that the engine can be asked: every prompt is encoded and queued once, before the first step.
+    """The problems that the engine can be asked: every prompt is encoded, and one of each length queued, before the
+    first step.
 
     With `overlong` "skip" the others are left out with a warning; with "refuse" they are a `UserError`, as they always
     are when no problem is left.
     """
 
+    fine: set[int] = set()
+
     def check(ids: Sequence[int]) -> None:
-        engine.abort(engine.add(Request(tuple(ids), ""), within_window(engine, params, len(ids))))
+        if len(ids) not in fine:
+            engine.abort(engine.add(Request(tuple(ids), ""), within_window(engine, params, len(ids))))
+            fine.add(len(ids))
 
     kept, _, note = askable(engine, problems, prompt, overlong_prompts=overlong, name="this stage", check=check)
     if note:

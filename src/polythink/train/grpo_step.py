@@ -25,6 +25,7 @@ from polythink.trace.rollout import Rollout
 from polythink.train import distributed
 from polythink.train.config import PolicyConfig
 from polythink.train.dropout import without_dropout
+from polythink.train.flat import beginning, fits, training_logits
 from polythink.train.importance import RATIOS, importance_weights, ratio_metrics
 from polythink.train.loss import k3_divergence, policy_loss, sequence_weights
 from polythink.train.optimiser import autocast, micro_batches, update
@@ -138,7 +139,8 @@ def accumulate_gradient(
     items = [s for s in items if s.tokens]
     weights = sequence_weights([s.tokens for s in items], config.loss_type, distributed.all_reduce_sum)
     sums = {"loss": 0.0, "tokens": 0, "clipped": 0, "kl": 0.0, "gap_sum": 0.0, "gap_max": 0.0, "mismatch_kl": 0.0}
-    for micro in micro_batches([len(s.layout) for s in items], config.micro_batch):
+    beginnings = [beginning(s.layout) for s in items] if fits(lm.model) else None
+    for micro in micro_batches([len(s.layout) for s in items], config.micro_batch, beginnings):
         rows = [items[i] for i in micro]
         new, sampled = forward(lm.model, lm, config, rows)
         old, drawn = along(new, [s.old for s in rows]), along(new, [s.drawn for s in rows])
@@ -170,10 +172,11 @@ def forward(
     model: torch.nn.Module, lm: LanguageModel, config: PolicyConfig, rows: Sequence[TrainItem]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities (B, T) of the tokens at their sampling temperatures, and (B, T) bool: which were sampled."""
-    batch = collate([s.layout for s in rows], lm.pad).to(lm.device)
+    batch = collate([s.layout for s in rows], lm.pad, contexts=fits(model)).to(lm.device)
     temperature = along(batch.tokens, [s.temperature for s in rows], fill=1.0)
     with autocast(config, lm.device):
-        return token_logprobs(model, batch, temperature, wanted=batch.sampled), batch.sampled
+        logits_of = training_logits(model, batch)
+        return token_logprobs(model, batch, temperature, batch.sampled, logits_of), batch.sampled
 
 
 def along(like: torch.Tensor, arrays: Sequence[np.ndarray], fill: float = 0.0) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -51,7 +51,11 @@ def make_optimiser(model: torch.nn.Module, config: OptimiserConfig, trainable: s
         {"params": [p for p in trained if p in spared], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    on_cpu = all(type(p) is torch.nn.Parameter and p.device.type == "cpu" for p in trained)
+    return torch.optim.AdamW(
+        groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay,
+        fused=on_cpu or None,  # one pass over each parameter; elsewhere torch chooses
+    )  # fmt: skip
 
 
 def undecayed(model: torch.nn.Module, kinds: Collection[str]) -> set[torch.nn.Parameter]:
@@ -84,9 +88,16 @@ def update(model: torch.nn.Module, optimiser: torch.optim.Optimizer, lr: float, 
     return float(norm)
 
 
-def micro_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Indices in groups of at most `size`, sorted by length (longest first) so that little is padded."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+def micro_batches(lengths: Sequence[int], size: int, together: Sequence[Hashable] | None = None) -> list[list[int]]:
+    """Indices in groups of at most `size`, sorted by length (longest first) so that little is padded.
+
+    Those of which `together` says the same stay side by side, in the place of the longest of them.
+    """
+    together = together or range(len(lengths))
+    longest: dict[Hashable, tuple[int, int]] = {}
+    for i, key in enumerate(together):
+        longest[key] = min(longest.get(key, (0, 0)), (-lengths[i], i))
+    order = sorted(range(len(lengths)), key=lambda i: (longest[together[i]], -lengths[i], i))
     return [order[i : i + size] for i in range(0, len(order), size)]
 
 

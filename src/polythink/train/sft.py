@@ -29,6 +29,7 @@ from polythink.train.config import SFTConfig
 from polythink.train.cost import cost_of
 from polythink.train.data import TraceEncoder
 from polythink.train.dropout import seeded
+from polythink.train.flat import training_logits
 from polythink.train.mixture import Mixture, mixture_of_rows, pack_rows
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser, micro_batches, update
 from polythink.train.precision import warn_of_rounding
@@ -108,7 +109,8 @@ def accumulate_gradient(
     for number, micro in enumerate(parts, 1):
         batch = collate([rows[i] for i in micro], lm.pad).to(lm.device)
         with autocast(config, lm.device):
-            logprobs = token_logprobs(lm.model, batch, wanted=getattr(batch, config.loss_on))
+            wanted, logits_of = getattr(batch, config.loss_on), training_logits(lm.model, batch)
+            logprobs = token_logprobs(lm.model, batch, wanted=wanted, logits_of=logits_of)
         micro_loss = -logprobs.sum() / tokens
         (micro_loss * distributed.world_size()).backward()  # gradients are averaged over processes, not summed
         loss += micro_loss.item()

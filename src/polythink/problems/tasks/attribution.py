@@ -90,9 +90,14 @@ def problems(split: str, limit: int | None = None, seed: int = 0) -> tuple[Probl
     """
     if split not in SPLITS:
         raise UserError(f"attribution has no split {split!r}{did_you_mean(split, SPLITS)}")
+    return _shuffled(split, seed)[:limit]
+
+
+@lru_cache(maxsize=16)
+def _shuffled(split: str, seed: int) -> tuple[Problem, ...]:
     chosen = [problem for problem in _all_problems() if split_of(problem.key) == split]
     random.Random(seed).shuffle(chosen)
-    return tuple(chosen[:limit])
+    return tuple(chosen)
 
 
 @lru_cache

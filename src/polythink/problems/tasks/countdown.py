@@ -106,9 +106,14 @@ def problems(level: str, split: str, limit: int | None = None, seed: int = 0) ->
         raise UserError(f"no countdown level {level!r}{did_you_mean(level, LEVELS)}")
     if split not in SPLITS:
         raise UserError(f"countdown has no split {split!r}{did_you_mean(split, SPLITS)}")
+    return _shuffled(level, split, seed)[:limit]
+
+
+@lru_cache(maxsize=16)  # reading a recipe asks for them again and again
+def _shuffled(level: str, split: str, seed: int) -> tuple[Problem, ...]:
     chosen = [problem for problem in _all_problems(level) if split_of(problem.key) == split]
     random.Random(seed).shuffle(chosen)
-    return tuple(chosen[:limit])
+    return tuple(chosen)
 
 
 @lru_cache

@@ -64,9 +64,14 @@ def problems(level: str, split: str, limit: int | None = None, seed: int = 0) ->
         raise UserError(f"no multiplication level {level!r}{did_you_mean(level, LEVELS)}")
     if split not in SPLITS:
         raise UserError(f"multiplication has no split {split!r}{did_you_mean(split, SPLITS)}")
+    return tuple(problem_of(*pair, source=f"multiply-{level}") for pair in _shuffled(level, split, seed)[:limit])
+
+
+@lru_cache(maxsize=16)
+def _shuffled(level: str, split: str, seed: int) -> tuple[tuple[int, int], ...]:
     chosen = [pair for pair in _pairs(level) if split_of(f"multiply:{min(pair)}*{max(pair)}") == split]
     random.Random(seed).shuffle(chosen)
-    return tuple(problem_of(*pair, source=f"multiply-{level}") for pair in chosen[:limit])
+    return tuple(chosen)
 
 
 def problem_of(one: int, other: int, source: str = "") -> Problem:
