@@ -23,7 +23,7 @@ test-newest: install  ## models, engine and texts with the newest transformers t
 	rm -rf .venv-newest && $(PYTHON) -m venv .venv-newest
 	echo "$(CURDIR)/.venv/lib/$$(ls .venv/lib)/site-packages" > .venv-newest/lib/$$(ls .venv-newest/lib)/site-packages/pinned.pth
 	.venv-newest/bin/python -m pip install --quiet --upgrade --no-deps "transformers<6"
-	OMP_NUM_THREADS=1 PYTHONPATH=src .venv-newest/bin/python -m pytest -m "not slow" tests/models tests/engine tests/text tests/train
+	OMP_NUM_THREADS=1 PYTHONPATH=src .venv-newest/bin/python -m pytest -m "not slow and not long" tests/models tests/engine tests/text tests/train
 
 check: install  ## lint and formatting
 	$(BIN)/ruff check src tests bench

@@ -67,8 +67,13 @@ def written(dialect: Dialect, paths: int) -> str:
 
 
 FORMATS = ["parallel_r1", "parathinker", "multiverse", "npr", "threadweaver", "garden"]
-# the engine's own tests cross formats and modes; here one format with plain paths and one with a plan are read again
-CASES = [*((name, "structured") for name in FORMATS), ("parallel_r1", "reread"), ("garden", "reread")]
+# read again: one format with plain paths and one with a plan; the others in the long tests
+READ_AGAIN = [(name, "reread") for name in ("parallel_r1", "garden")]
+CASES = [
+    *((name, "structured") for name in FORMATS),
+    *READ_AGAIN,
+    *(pytest.param(name, "reread", marks=pytest.mark.long) for name in FORMATS if (name, "reread") not in READ_AGAIN),
+]
 
 
 @pytest.mark.parametrize(("name", "mode"), CASES)
