@@ -1,0 +1,312 @@
+"""The plan of a step's attention: which tile of queries reads which pages, and whose partial results belong together.
+
+A tile holds queries that read the same pages: those of one row, which read the row's own pages, or those of all rows
+that are attached to one prefix, which read the prefix's. Every page that a query of the tile sees stands in the tile's
+list once, with a word that says which of the tile's queries see it; so it is read once for all of them. Lists are cut
+into items of about equal length, so that one trace fills a GPU, and the items' partial results are merged per query.
+
+In a plain step (the rows and segments of the step before, one token each) only the pages being written change: the
+lists are updated in place. Everything else builds them anew.
+
+Axis legend: N tokens, Q places in the tiles' query lists, T tiles, I items, E entries of the page lists, M partials.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from polythink.engine.paged.arena import PAGE, Arena
+from polythink.engine.paged.upload import Upload
+from polythink.engine.step import StepBatch
+
+COUNT_BITS = 5  # an entry of a page list is page << 5 | tokens written, 1..16
+ITEM = 5  # numbers of an item: first query, queries, first entry, entries, first partial
+NARROW = 64  # packed rows that go into one narrow tile
+MOST_QUERIES = 32  # of a tile: bits of a word
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How work is cut. A program of the kernel runs one item for one key head."""
+
+    share: int  # query heads that share a key head: packed rows of a query
+    kv_heads: int
+    widest: int = 64  # packed rows of a wide tile: for prompts, and for prefixes with many readers
+    programs: int = 512  # enough to keep a GPU of 132 multiprocessors busy to the end
+    least_pages: int = 4  # of an item: one block of keys
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of the kernel: `items` of them from number `first` on, some of which may be empty."""
+
+    block: int  # packed rows of a tile
+    first: int
+    items: int
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A step's tokens with their places."""
+
+    batch: StepBatch
+    flat: np.ndarray  # (N,) page x 16 + offset
+    stamp: np.ndarray  # (N,)
+    size: int  # N, padded
+    new: np.ndarray | None  # in a plain step: which tokens began a page
+
+
+def _ranges(count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For runs of these lengths: of each element its run, and its number in the run."""
+    run = np.repeat(np.arange(len(count)), count)
+    return run, np.arange(len(run)) - (np.cumsum(count) - count)[run]
+
+
+def _power(n: int) -> int:
+    return 1 << max(int(n) - 1, 0).bit_length()
+
+
+@dataclass
+class Tiles:
+    """The tiles of a step, all (T,), and `queries` (Q,): the token of each place."""
+
+    queries: np.ndarray
+    row: np.ndarray  # whose pages are read
+    first: np.ndarray  # place of the first query
+    count: np.ndarray
+    wide: np.ndarray  # bool
+    own: int  # so many tiles read their queries' own row; the others read a prefix
+    narrow_block: int  # packed rows of the narrow tiles
+
+    @classmethod
+    def of(cls, arena: Arena, row: np.ndarray, tiling: Tiling) -> Tiles:
+        """Cut the queries of each row, and those of each prefix's readers, into tiles of about equal size."""
+        start = np.flatnonzero(np.diff(row, prepend=-1))
+        rows, starts, counts = row[start], start, np.diff(start, append=len(row))
+        queries, own = np.arange(len(row)), len(start)
+        prefix = arena.prefix[row]
+        reading = np.flatnonzero(prefix >= 0)
+        if len(reading):
+            order = reading[np.argsort(prefix[reading], kind="stable")]
+            of = prefix[order]
+            start = np.flatnonzero(np.diff(of, prepend=-1))
+            rows, counts = np.concatenate((rows, of[start])), np.append(counts, np.diff(start, append=len(of)))
+            starts, queries = np.append(starts, len(row) + start), np.append(queries, order)
+        packed = counts * tiling.share
+        narrow = max(NARROW, _power(tiling.share))
+        wide = packed > narrow
+        block = max(16, _power(packed[~wide].max(initial=tiling.share)))
+        most = np.where(wide, per_tile(tiling.widest, tiling), per_tile(block, tiling))
+        size = -(-counts // -(-counts // most))
+        source, number = _ranges(-(-counts // size))
+        first = number * size[source]
+        own = int(np.searchsorted(source, own))
+        return cls(queries, rows[source], starts[source] + first, np.minimum(size[source], counts[source] - first),
+                   wide[source], own, block)  # fmt: skip
+
+
+def per_tile(block: int, tiling: Tiling) -> int:
+    """Queries of a tile of that many packed rows."""
+    return max(1, min(block // tiling.share, MOST_QUERIES))
+
+
+class Work:
+    """The lists of one kind of layers (all that have this `window`), kept in columns of an `Upload`.
+
+    Columns, int32: `items` (I, 5): first place in `queries`, number of queries, first entry, number of entries, first
+    partial; unused items are zero. `queries` (Q,): token numbers. `entries` (E,): page << 5 | tokens written.
+    `bits` (E,): bit i: the tile's query i sees the page. `merge_start` (N + 1,) and `merge` (M,): the partials of
+    token n are merge[merge_start[n] : merge_start[n + 1]].
+    """
+
+    def __init__(self, upload: Upload, tiling: Tiling, window: int | None, name: str) -> None:
+        self.upload, self.tiling, self.window, self.name = upload, tiling, window, name
+        self.launches: tuple[Launch, ...] = ()
+        self.causal = False  # some query must not read all of a page that it sees: stamps are compared
+        self.partials = 0
+        self._version = -1  # the arena's, when the lists were built
+        self._spare = False  # may be updated in place
+
+    def column(self, name: str) -> np.ndarray:
+        return self.upload.host[f"{name}{self.name}"]
+
+    def tensor(self, name: str):
+        """A column on the device."""
+        return self.upload.device[f"{name}{self.name}"]
+
+    def _table(self) -> np.ndarray:
+        """(I, 5): all items that are launched."""
+        return self.column("items")[: ITEM * sum(launch.items for launch in self.launches)].reshape(-1, ITEM)
+
+    # --- built anew
+
+    def build(self, arena: Arena, step: Placed) -> None:
+        """Fill all columns for a step."""
+        batch = step.batch
+        tiles = Tiles.of(arena, batch.row, self.tiling)
+        seen, place = self._seen(arena, batch, tiles)
+        self.causal = self._needs_stamps(arena, batch, seen)
+        words = np.bitwise_or.reduceat(seen.astype(np.int64) << place[:, None], tiles.first, axis=0)  # (T, S)
+        tile, page, word = self._entries(arena, step, tiles, words)
+        length = np.bincount(tile, minlength=len(tiles.row))  # (T,) pages
+        spare = np.zeros_like(length)
+        self._spare = not self.causal and not arena.readers[batch.row].any()
+        if self._spare:
+            spare[: tiles.own] = tiles.count[: tiles.own]
+        base = np.cumsum(length + spare) - (length + spare)
+        tile_of, begin, pages = self._items(length)
+        partial, merge = self._merges(tiles, tile_of, step.size)
+        self.upload.fit(**{f"{name}{self.name}": size for name, size in (
+            ("queries", 2 * step.size), ("entries", int((length + spare).sum())), ("bits", int((length + spare).sum())),
+            ("merge_start", step.size + 1), ("merge", len(merge[1])),
+        )})  # fmt: skip
+        slots = self._place_items(tiles, tile_of, base[tile_of] + begin, pages, partial)
+        at = base[tile] + _ranges(length)[1]
+        self.column("entries")[at] = page.astype(np.int64) << COUNT_BITS | arena.filled[page]
+        self.column("bits")[at] = word.astype(np.uint32).view(np.int32)
+        self.column("queries")[: len(tiles.queries)] = tiles.queries
+        self.column("merge_start")[: step.size + 1], self.column("merge")[: len(merge[1])] = merge
+        if self._spare:
+            self._remember(arena, step, tiles, place, tile, page, at, base, length, spare, tile_of, slots)
+        self._version = arena.version
+
+    @staticmethod
+    def _seen(arena: Arena, batch: StepBatch, tiles: Tiles) -> tuple[np.ndarray, np.ndarray]:
+        """(Q, S) bool: the segments of the tile's row that each query sees; (Q,) its number in the tile."""
+        seen = arena.sees[batch.row, batch.segment]  # (N, S)
+        others = tiles.queries[len(batch.row) :]
+        if len(others):
+            of_prefix = np.zeros((len(others), seen.shape[1]), bool)
+            of_prefix[:, 0] = seen[others, 0]
+            seen = np.concatenate((seen, of_prefix))
+        return seen, _ranges(tiles.count)[1]
+
+    @staticmethod
+    def _needs_stamps(arena: Arena, batch: StepBatch, seen: np.ndarray) -> bool:
+        """Does some query see the segment of another token of its row in this step?"""
+        n = len(batch.row)
+        start = np.flatnonzero(np.diff(batch.row, prepend=-1))
+        seers = np.add.reduceat(seen[:n].astype(np.int32), start, axis=0)  # (rows, S)
+        run = np.repeat(np.arange(len(start)), np.diff(start, append=n))
+        return bool((seers[run, batch.segment] > 1).any())
+
+    def _entries(
+        self, arena: Arena, step: Placed, tiles: Tiles, words: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tile, page and word of each page that some query of the tile may read, in the order of the tiles."""
+        tile, number = _ranges(arena.pages[tiles.row])
+        page = arena.listed[tiles.row[tile], number]
+        word = words[tile, arena.segment_of[page]]
+        chosen = word != 0
+        if self.causal:
+            latest = np.maximum.reduceat(step.stamp[tiles.queries], tiles.first)
+            chosen &= arena.first_stamp[page] <= latest[tile]
+        if self.window is not None:
+            earliest = np.minimum.reduceat(step.batch.position[tiles.queries], tiles.first)
+            chosen &= arena.last_position[page] > earliest[tile] - self.window
+        if chosen.all():
+            return tile, page, word
+        return tile[chosen], page[chosen], word[chosen]
+
+    def _items(self, length: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Cut the tiles' lists: of each item its tile, its first page in the list, and its number of pages.
+
+        A tile without pages (its prefix lies before the window) has no item.
+        """
+        least = self.tiling.least_pages
+        wanted = max(1, self.tiling.programs // self.tiling.kv_heads)
+        most = max(least, -(-int(length.sum()) // wanted))
+        size = np.maximum(-(-length // np.maximum(-(-length // most), 1)), 1)
+        size = -(-size // least) * least
+        tile, number = _ranges(-(-length // size))
+        begin = number * size[tile]
+        return tile, begin, np.minimum(size[tile], length[tile] - begin)
+
+    @staticmethod
+    def _merges(tiles: Tiles, tile_of: np.ndarray, size: int) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """(I,) the first partial of each item; and the partials of each token, as (starts, list)."""
+        count = tiles.count[tile_of]
+        item, number = _ranges(count)
+        token = tiles.queries[tiles.first[tile_of[item]] + number]
+        start = np.zeros(size + 1, np.int64)
+        np.cumsum(np.bincount(token, minlength=size), out=start[1:])
+        return np.cumsum(count) - count, (start, np.argsort(token, kind="stable"))
+
+    def _place_items(
+        self, tiles: Tiles, tile: np.ndarray, entry: np.ndarray, pages: np.ndarray, partial: np.ndarray
+    ) -> np.ndarray:
+        """Write the items, narrow ones first, long ones first; returns the place of each."""
+        wide = tiles.wide[tile]
+        narrow = len(tile) - int(wide.sum())
+        least = max(16, _power(self.tiling.programs // self.tiling.kv_heads))
+        sizes = [max(least, _power(n)) if n else 0 for n in (narrow, len(tile) - narrow)]
+        blocks = (tiles.narrow_block, self.tiling.widest)
+        self.launches = tuple(
+            Launch(block, first, n) for block, first, n in zip(blocks, (0, sizes[0]), sizes, strict=True) if n
+        )
+        self.upload.fit(**{f"items{self.name}": ITEM * sum(sizes)})
+        order = np.lexsort((-pages, wide))
+        slots = np.empty(len(tile), np.int64)
+        slots[order] = np.arange(len(tile))
+        slots[wide] += sizes[0] - narrow
+        items = self._table()
+        items[:] = 0
+        items[slots] = np.stack((tiles.first[tile], tiles.count[tile], entry, pages, partial), 1)
+        self.partials = int(tiles.count[tile].sum())
+        return slots
+
+    # --- updated in place
+
+    def _remember(self, arena, step, tiles, place, tile, page, at, base, length, spare, tile_of, slots) -> None:
+        """What `advance` needs: where each token's own page stands, and where each tile's list may grow."""
+        n = len(step.flat)
+        where = np.zeros(arena.capacity, np.int64)
+        own = tile < tiles.own
+        where[page[own]] = at[own]
+        self._at = where[step.flat // PAGE]  # (N,) the entry of the page that the token was written to
+        self._tile = _ranges(tiles.count[: tiles.own])[0]  # (N,)
+        self._bit = (np.uint32(1) << place[:n].astype(np.uint32)).view(np.int32)
+        self._tail, self._limit = base + length, base + length + spare  # (T,)
+        last = np.zeros(len(tiles.row), np.int64)
+        last[tile_of] = slots  # of several items the last one's stays
+        self._last = last  # (T,) place of the tile's last item
+
+    def advance(self, arena: Arena, step: Placed) -> bool:
+        """Update the lists for a plain step; False where they must be built anew."""
+        if step.new is None or not self._spare or self._version != arena.version:
+            return False
+        entries = self.column("entries")
+        new = step.new
+        if not len(new):
+            entries[self._at] += 1
+            return True
+        tile = self._tile[new]
+        start = np.flatnonzero(np.diff(tile, prepend=-1))
+        count = np.diff(start, append=len(tile))
+        heads = tile[start]
+        if (self._tail[heads] + count > self._limit[heads]).any():
+            return False
+        at = self._tail[tile] + _ranges(count)[1]
+        entries[self._at] += 1
+        entries[self._at[new]] -= 1
+        entries[at] = step.flat[new] // PAGE << COUNT_BITS | 1
+        self.column("bits")[at] = self._bit[new]
+        self._at[new] = at
+        self._tail[heads] += count
+        self.column("items")[: len(self.column("items")) // ITEM * ITEM].reshape(-1, ITEM)[self._last[heads], 3] += (
+            count
+        )
+        return True
+
+    # --- what it reads
+
+    def tokens_read(self) -> tuple[int, int]:
+        """Keys that one layer reads in this step, and how many of them are different: a page of several tiles counts
+        once."""
+        items = self._table()
+        item, number = _ranges(items[:, 3])
+        entries = self.column("entries")[items[item, 2] + number]
+        count = (1 << COUNT_BITS) - 1
+        return int((entries & count).sum()), int((np.unique(entries) & count).sum())
