@@ -37,7 +37,7 @@ def watch(engine: Engine, look) -> None:
     engine.backend.logits = watched
 
 
-@pytest.mark.parametrize("backend", ["flat", "padded"])
+@pytest.mark.parametrize("backend", ["lean", "flat", "padded"])
 def test_a_step_writes_the_slots_of_its_tokens_and_no_other(backend):
     """Padding written over a live slot would be several nats wrong; what was never written is zero, not garbage."""
     lm = tiny()
@@ -74,7 +74,7 @@ def test_one_slot_a_token():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["flat", "padded"])
+@pytest.mark.parametrize("backend", ["lean", "flat", "padded"])
 def test_no_uninitialised_memory_is_read(backend):
     """A masked NaN is still NaN (0 x NaN): here every `torch.empty` is filled with NaN."""
     lm = tiny()
@@ -89,7 +89,7 @@ def test_no_uninitialised_memory_is_read(backend):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["flat", "padded"])
+@pytest.mark.parametrize("backend", ["lean", "flat", "padded"])
 def test_growth_in_the_middle_of_a_run_changes_nothing(backend, monkeypatch):
     lm = tiny()
     plain = Engine(lm, max_num_seqs=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)

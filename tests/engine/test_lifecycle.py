@@ -190,7 +190,7 @@ def test_a_refused_request_leaves_nothing_behind():
     assert (engine.unfinished, engine.step()) == (0, [])
 
 
-@pytest.mark.parametrize("backend", ["flat", "padded"])
+@pytest.mark.parametrize("backend", ["lean", "flat", "padded"])
 def test_the_model_can_be_trained_between_steps(backend):
     lm = tiny()
     lm.model.train()

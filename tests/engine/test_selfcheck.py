@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from helpers.tiny import family, tiny
+from polythink.engine.backends.lean import LeanBackend
 from polythink.engine.backends.transformers import TransformersBackend
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
@@ -44,10 +45,10 @@ def test_nan_fails_the_check():
         Engine(lm)
 
 
-@pytest.mark.parametrize("kind", ["flat", "padded"])
+@pytest.mark.parametrize("kind", ["lean", "flat", "padded"])
 def test_a_leak_between_siblings_fails_the_check(kind):
     lm = tiny()
-    backend = TransformersBackend(lm, kind)
+    backend = LeanBackend(lm) if kind == "lean" else TransformersBackend(lm, kind)
     check(backend)
     entered = backend.open
     # the second path (segment 2) is told that it follows the first
@@ -119,15 +120,15 @@ def test_the_check_itself_sees_what_no_name_says():
 
 
 @pytest.mark.parametrize(
-    "scaling",
+    ("scaling", "kind"),
     [
-        {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10_000.0, "original_max_position_embeddings": 64},
-        {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0},
-        LONGROPE | {"original_max_position_embeddings": 256},  # changes nothing within the context
+        ({"rope_type": "yarn", "factor": 4.0, "rope_theta": 10_000.0, "original_max_position_embeddings": 64}, "lean"),
+        ({"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}, "lean"),
+        (LONGROPE | {"original_max_position_embeddings": 256}, "flat"),  # changes nothing within the context
     ],
 )
-def test_other_rotary_scaling_is_taken(scaling):
-    assert Engine(family("llama", head_dim=8, rope_parameters=scaling)).backend.kind == "flat"
+def test_other_rotary_scaling_is_taken(scaling, kind):
+    assert Engine(family("llama", head_dim=8, rope_parameters=scaling)).backend.kind == kind
 
 
 @pytest.mark.parametrize("positions", [1, 8, 16])

@@ -8,6 +8,7 @@ import torch
 from helpers.device import DEVICE, collate, tensor
 from helpers.thoughts import INVENTORY, by_hand, fill, forward, furthest, make, trace
 from helpers.tiny import family
+from polythink.engine.backends.lean import LeanBackend
 from polythink.engine.backends.transformers import TransformersBackend
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
@@ -128,12 +129,16 @@ def test_a_table_is_given_once():
 # ---- the engine ----
 
 
+def backend_of(lm, kind):
+    return LeanBackend(lm) if kind == "lean" else TransformersBackend(lm, kind)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", FAMILIES)
-@pytest.mark.parametrize("kind", ["flat", "padded"])
+@pytest.mark.parametrize("kind", ["lean", "flat", "padded"])
 def test_cached_steps_equal_one_forward(model_type, kind):
     lm = make(model_type)
-    backend = TransformersBackend(lm, kind)
+    backend = backend_of(lm, kind)
     check(backend)
     for labels, trained in (((5,), 0), ((2, 9), 1), (tuple(range(9, 0, -1)), 4)):
         layout = trace(labels, trained)
@@ -152,13 +157,13 @@ def test_the_engine_hooks_a_model_for_its_first_scale(kind):
         _decoded(TransformersBackend(family("phi3"), kind), layout)
 
 
-@pytest.mark.parametrize("kind", ["flat", "padded"])
+@pytest.mark.parametrize("kind", ["lean", "flat", "padded"])
 def test_the_engine_refuses_numbers_above_the_inventory(kind):
     with pytest.raises(UserError, match="path number 10 is above"):
-        _decoded(TransformersBackend(make("qwen2"), kind), trace((1, 10)))
+        _decoded(backend_of(make("qwen2"), kind), trace((1, 10)))
 
 
-@pytest.mark.parametrize("kind", ["flat", "padded"])
+@pytest.mark.parametrize("kind", ["lean", "flat", "padded"])
 def test_half_precision(kind):
     lm = make("qwen3")
     exact = forward(lm, trace(trained=1))
@@ -166,7 +171,7 @@ def test_half_precision(kind):
     half = forward(lm, trace(trained=1))
     assert half.dtype == torch.bfloat16
     assert ((half - exact).square().mean().sqrt() / exact.std()) < 0.1
-    backend = TransformersBackend(lm, kind)
+    backend = backend_of(lm, kind)
     check(backend)
     assert ((_decoded(backend, trace(trained=1)) - half).square().mean().sqrt() / exact.std()) < 0.05
 

@@ -62,7 +62,7 @@ def test_what_was_drawn_is_what_is_trained(setting):
     assert measure_gap(lm, PolicyConfig(), groups[0])["logprob_gap"] < 1e-4
 
 
-@pytest.mark.parametrize("backend", ["flat", "padded"])
+@pytest.mark.parametrize("backend", ["lean", "flat", "padded"])
 def test_autocast_on_both_sides_leaves_rounding_alone(setting, backend):
     lm, _, rollouts = setting
     config, engine = PolicyConfig(autocast=True), Engine(lm, max_num_seqs=8, backend=backend)

@@ -15,9 +15,11 @@ import numpy as np
 import torch
 
 from polythink.engine.backends.base import TorchBackend, lock_of
+from polythink.engine.backends.lean import LeanBackend
 from polythink.engine.backends.recurrent import RecurrentBackend
 from polythink.engine.backends.transformers import TransformersBackend
 from polythink.engine.chain_check import SelfCheckFailed, check_chains, plain, same
+from polythink.engine.lean.family import Unfit
 from polythink.engine.step import StepBatch
 from polythink.errors import UserError, did_you_mean
 from polythink.models.batch import collate
@@ -28,7 +30,7 @@ from polythink.trace.layout import Layout, Piece, lay_out
 
 POSITIONS = 17  # of the tree that is checked: prompt, the longer path, join
 FAR = 1 << 20  # a position far enough for models that state no context
-SHARED = ("flat", "padded")  # backends in which branches share keys and values
+SHARED = ("lean", "flat", "padded")  # backends in which branches share keys and values
 KINDS = (*SHARED, "recurrent")
 
 
@@ -94,11 +96,24 @@ def _candidates(lm: LanguageModel, kind: str) -> Iterator[TorchBackend]:
     with lock_of(lm.model):
         shared = kind in SHARED or (kind == "auto" and heeds_masks(lm.model))
     for name in SHARED if shared else ():
-        if kind in ("auto", name):
+        if name == "lean" and kind in ("auto", name):
+            yield from _lean(lm, kind)
+        elif kind in ("auto", name):
             yield TransformersBackend(lm, name)
     if kind in ("auto", "recurrent"):
         for chunks, (stacks, pads) in product((True, False), ((True, True), (True, False), (False, False))):
             yield RecurrentBackend(lm, stacks, pads, chunks)
+
+
+def _lean(lm: LanguageModel, kind: str) -> Iterator[TorchBackend]:
+    """The lean backend where the model fits: that most do not is no reason to speak of, unless it was asked for."""
+    try:
+        yield LeanBackend(lm)
+    except Unfit as error:
+        if kind == "lean":
+            raise UserError(
+                f"the lean backend takes plain models of the Llama family, and this one has {error}; use backend: auto"
+            ) from error
 
 
 def check(backend: TorchBackend) -> None:

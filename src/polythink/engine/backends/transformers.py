@@ -23,7 +23,7 @@ class TransformersBackend(TorchBackend):
     """`kind` "flat": one row of all tokens, the engine's attention. "padded": a batch, the model's own attention."""
 
     def __init__(self, lm: LanguageModel, kind: str = "flat") -> None:
-        assert kind in KINDS, kind
+        assert kind in (*KINDS, "lean"), kind
         super().__init__(lm)
         attention.register()
         self.kind = kind
@@ -38,11 +38,11 @@ class TransformersBackend(TorchBackend):
         model = self.lm.model
         implementation = model.config._attn_implementation
         try:
-            if self.kind == "flat":
+            if self.kind != "padded":
                 model.set_attn_implementation(attention.NAME)
             yield
         finally:
-            if self.kind == "flat":
+            if self.kind != "padded":
                 model.set_attn_implementation(implementation)
 
     def clear(self) -> None:
@@ -82,7 +82,7 @@ class TransformersBackend(TorchBackend):
             wanted = torch.from_numpy(batch.wanted).to(self.cache.device)
             token = attention.CACHE.set(self.cache)
             try:
-                logits = (self._flat if self.kind == "flat" else self._padded)(wanted, extras)
+                logits = (self._padded if self.kind == "padded" else self._flat)(wanted, extras)
             finally:
                 attention.CACHE.reset(token)
         assert len(logits) == len(wanted), "the model does not heed logits_to_keep"

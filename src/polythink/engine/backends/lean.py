@@ -1,0 +1,68 @@
+"""The backend of the Llama family: the same cache as the flat one, under a forward of our own that launches less."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from polythink.engine.backends.transformers import TransformersBackend
+from polythink.engine.lean.family import Family, Unfit, describe
+from polythink.engine.lean.forward import forward
+from polythink.engine.lean.torch_ops import TorchOps
+from polythink.engine.step import StepBatch
+from polythink.models.lm import LanguageModel
+
+
+class LeanBackend(TransformersBackend):
+    """`Unfit` where the model is not a plain one of the Llama family.
+
+    The model is read anew whenever it is taken hold of. Where it does not fit any more (a hook, an adapter), the steps
+    of that hold run on the model itself, with a warning once: the same numbers, more slowly. So no hook may be added
+    and no module replaced while it is held.
+    """
+
+    def __init__(self, lm: LanguageModel) -> None:
+        super().__init__(lm, "lean")
+        self.family: Family | None = describe(lm.model)
+        self._warned = False
+
+    @contextmanager
+    def _prepared(self) -> Iterator[None]:
+        """The model as it is now, described."""
+        try:
+            self.family = describe(self.lm.model)
+        except Unfit as error:
+            self.family = None
+            if not self._warned:
+                self._warned = True
+                warnings.warn(f"decoding goes on with the flat backend: the model has {error}", stacklevel=2)
+            with super()._prepared():
+                yield
+        else:
+            yield
+
+    def logits(self, batch: StepBatch) -> torch.Tensor:
+        """Run the tokens: logits (W, V) after each wanted one. The self-check reads these."""
+        with self.hold():
+            if self.family is None:
+                return super().logits(batch)
+            step = self.cache.plan(batch)
+            everything = len(batch.wanted) == len(batch.token)
+            wanted = None if everything else torch.from_numpy(batch.wanted).to(self.cache.device)
+            ops = TorchOps(self.family, self.cache, self.lm.model.dtype, self._vectors(batch), self._scale(batch))
+            return forward(self.family, ops, step.tokens, wanted)
+
+    def _vectors(self, batch: StepBatch) -> torch.Tensor | None:
+        """(layers, N, D): the thought embeddings of the tokens."""
+        thoughts = self.family.thoughts
+        if thoughts is None or thoughts.table is None:
+            return None
+        thoughts.check(int(batch.label.max()))
+        return thoughts.table[:, torch.from_numpy(batch.label).to(self.cache.device)]
+
+    def _scale(self, batch: StepBatch) -> torch.Tensor | None:
+        """(N,) float32: the factor on the tokens' queries."""
+        return torch.from_numpy(batch.scale).to(self.cache.device) if batch.scale.max() > 1 else None
