@@ -15,10 +15,10 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from polythink.engine.backends.base import TorchBackend
+from polythink.engine.lookahead import LookAhead, Steps
 from polythink.engine.params import Event, OnEvent, Request, SamplingParams
 from polythink.engine.selfcheck import choose_backend
 from polythink.engine.sequential import SequentialState
-from polythink.engine.step import gather
 from polythink.engine.structured import StructuredState
 from polythink.engine.tag_ids import TagIds
 from polythink.engine.trace_state import TraceState
@@ -49,7 +49,7 @@ class Engine:
     """
 
     def __init__(
-        self, lm: LanguageModel, max_num_seqs: int = 64, prefill_chunk: int = 512, backend: str = "auto"
+        self, lm: LanguageModel, max_num_seqs: int = 64, prefill_chunk: int = 512, backend: str | TorchBackend = "auto"
     ) -> None:
         if max_num_seqs < 1 or prefill_chunk < 1:
             raise UserError(
@@ -57,10 +57,10 @@ class Engine:
                 f"given max_num_seqs={max_num_seqs}, prefill_chunk={prefill_chunk}"
             )
         self.lm, self.max_num_seqs, self.prefill_chunk = lm, max_num_seqs, prefill_chunk
-        self.backend: TorchBackend = choose_backend(lm, backend)
+        self.backend: TorchBackend = choose_backend(lm, backend) if isinstance(backend, str) else backend
         if not self.backend.chunks:  # a further chunk would be read token by token
             self.prefill_chunk = lm.context
-        self.forwarded = 0  # tokens run through the model since this engine was made
+        self._steps: Steps = (LookAhead if self.backend.looks_ahead else Steps)(self.backend, self.prefill_chunk)
         self._added = 0
         self._queued: deque[TraceState] = deque()
         self._live: dict[int, TraceState] = {}  # by row
@@ -75,6 +75,11 @@ class Engine:
     @property
     def context(self) -> int:
         return self.lm.context
+
+    @property
+    def forwarded(self) -> int:
+        """Tokens run through the model since this engine was made."""
+        return self._steps.forwarded
 
     @property
     def unfinished(self) -> int:
@@ -185,10 +190,7 @@ class Engine:
                 state.opened.clear()
                 if not self.backend.joins_caches:
                     self.backend.keep(row, state.followable)
-            batch, owners = gather(live, self.prefill_chunk)
-            self.forwarded += len(batch.token)
-            tokens, logprobs = self.backend.step(batch)
-            for (state, branch), token, logprob in zip(owners, tokens.tolist(), logprobs.tolist(), strict=True):
+            for state, branch, token, logprob in self._steps.run(live):
                 state.on_token(branch, token, logprob)
             for state in self._live.values():
                 state.join_if_ready()
@@ -213,10 +215,12 @@ class Engine:
 
     def _release(self, row: int) -> None:
         del self._live[row]
+        self._steps.forget(row)
         self.backend.keep(row, ())
         heapq.heappush(self._free, row)
         if not self.unfinished:
             self._free.clear()
+            self._steps.clear()
             self.backend.clear()
 
     def _rollout(self, state: TraceState) -> Rollout:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
-from polythink.engine.trace_state import Branch, TraceState
+from polythink.engine.trace_state import Branch, Inputs, TraceState
 
 Column = float | Sequence[float] | np.ndarray
 
@@ -71,6 +71,7 @@ class StepBatch:
 class Backend(Protocol):
     """Runs steps over a cache of its own: one row per trace, one slot per token."""
 
+    looks_ahead: bool  # steps are launched before the results of the one before are read: see `lookahead.py`
     joins_caches: bool  # a segment may follow several others and read the keys and values of all
 
     def hold(self) -> AbstractContextManager[None]:
@@ -95,21 +96,37 @@ class Backend(Protocol):
         """Raise `UserError` unless the model can scale its attention scores (`StepBatch.scale`)."""
 
 
-def gather(live: Iterable[tuple[int, TraceState]], chunk: int) -> tuple[StepBatch, list[tuple[TraceState, Branch]]]:
-    """The next step of the live traces, given as (row, state) by row, and the owners of its wanted tokens."""
+@dataclass
+class Given:
+    """What one trace is given in a step. With `guess`, its tokens are those that its branches are sampling now."""
+
+    row: int
+    state: TraceState
+    inputs: Inputs
+    guess: bool = False
+    streams: list[tuple[int, int]] = field(init=False)  # of each wanted token: its random stream, its number in that
+
+    def __post_init__(self) -> None:
+        self.streams = [(branch.key, branch.drawn + self.guess) for _, branch in self.inputs.wanted]
+
+
+def assemble(each: Iterable[Given]) -> tuple[StepBatch, list[tuple[TraceState, Branch]]]:
+    """The step of some traces, by row, and the owners of its wanted tokens."""
     token: list[int] = []
     segment: list[int] = []
     position: list[int] = []
     label: list[int] = []
     scale: list[float] = []
     wanted: list[int] = []
+    streams: list[tuple[int, int]] = []
     places: list[tuple[int, int, int]] = []  # of each trace: row, first slot, number of tokens
     owners: list[tuple[TraceState, Branch]] = []
-    for row, state in live:
-        inputs = state.take(chunk)
+    for given in each:
+        state, inputs = given.state, given.inputs
         wanted += [len(token) + index for index, _ in inputs.wanted]
         owners += [(state, branch) for _, branch in inputs.wanted]
-        places.append((row, inputs.slot, len(inputs.tokens)))
+        streams += given.streams
+        places.append((given.row, inputs.slot, len(inputs.tokens)))
         token += inputs.tokens
         segment += inputs.segments
         position += inputs.positions
@@ -126,10 +143,15 @@ def gather(live: Iterable[tuple[int, TraceState]], chunk: int) -> tuple[StepBatc
         label=np.array(label, np.int64),
         scale=np.array(scale, np.float32),
         wanted=np.array(wanted, np.int64),
-        key=np.array([branch.key for _, branch in owners], np.uint64),
-        count=np.array([branch.drawn for _, branch in owners], np.uint64),
+        key=np.array([key for key, _ in streams], np.uint64),
+        count=np.array([count for _, count in streams], np.uint64),
         temperature=np.array([branch.temperature for _, branch in owners], np.float32),
         top_p=np.array([state.params.top_p for state, _ in owners], np.float32),
         top_k=np.array([state.params.top_k for state, _ in owners], np.int64),
     )
     return batch, owners
+
+
+def gather(live: Iterable[tuple[int, TraceState]], chunk: int) -> tuple[StepBatch, list[tuple[TraceState, Branch]]]:
+    """The next step of the live traces, given as (row, state) by row, and the owners of its wanted tokens."""
+    return assemble([Given(row, state, state.take(chunk)) for row, state in live])

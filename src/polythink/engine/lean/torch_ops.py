@@ -31,10 +31,11 @@ class TorchOps:
         dtype: torch.dtype,
         vectors: torch.Tensor | None = None,
         scale: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
     ) -> None:
         self.cache, self.vectors = cache, vectors
         self.scale = None if scale is None else scale[:, None, None]
-        positions = cache.now.positions[:, None].float()
+        positions = (cache.now.positions if positions is None else positions)[:, None].float()
         self.turns = [_turns(rotary, positions, dtype) for rotary in family.rotaries]
 
     def add_norm(
@@ -58,9 +59,13 @@ class TorchOps:
         if layer.rotary is not None:
             cos, sin = self.turns[layer.rotary]
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        self.write(layer, k, v)
+        return q
+
+    def write(self, layer: Layer, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Put keys and values (N, H, D) into the step's slots."""
         keys, values = (x.transpose(0, 1)[None] for x in (k, v))  # (1, H, N, D)
         self.read = self.cache.layers[layer.index].update(keys, values)
-        return q
 
     def attend(self, layer: Layer, q: torch.Tensor) -> torch.Tensor:
         return attention.attend(self.cache, q, *self.read, layer.scaling, layer.window)

@@ -101,9 +101,16 @@ class PagedCache:
         """Forget the row's tokens from that slot on, which were planned in the last two steps: a wrong look-ahead."""
         self.arena.rewind(row, slot)
 
-    def clear(self) -> None:
-        """Free everything: no trace is live."""
+    def clear(self, keep_memory: bool = False) -> None:
+        """Forget all rows, and free the memory unless it is to stay where it is."""
         self.arena = Arena(self.most_pages)
+        if keep_memory:
+            if self._capacity:
+                self.arena.make_room(self._capacity - 1)
+            assert self.arena.capacity == max(self._capacity, 1)
+            self.works = {window: Work(self.upload, self.tiling, window, f"/{window}") for window in self.works}
+            self.now = None
+            return
         self.keys: list[torch.Tensor] = []
         self.values: list[torch.Tensor] = []
         self.upload = Upload(self.device, floats=("scale",))
