@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from polythink.engine.params import Request, SamplingParams
-from polythink.engine.sampling import draw, uniforms
+from polythink.engine.reference_draw import exact_draw
+from polythink.engine.sampling import uniforms
 from polythink.errors import UserError
 from polythink.models.batch import collate
 from polythink.models.lm import LanguageModel
@@ -137,20 +138,24 @@ class Page:
         segment.sampled.append(True)
         segment.logprobs.append(logprob)
 
-    @torch.inference_mode()
     def draw(self, key: int, count: int) -> tuple[int, float]:
         """Sample the next token of the last segment, which may still be empty, from a random stream."""
+        token, logprob, _ = self.drawn(key, count)
+        return token, logprob
+
+    def drawn(self, key: int, count: int) -> tuple[int, float, float]:
+        """The same with its margin (`exact_draw`)."""
+        uniform = uniforms(np.array([key], np.uint64), np.array([count], np.uint64))[0]
+        temperature = self.params.temperature_of(self.segments[-1].kind)
+        return exact_draw(self.logits(), temperature, uniform, self.params.top_p, self.params.top_k)
+
+    @torch.inference_mode()
+    def logits(self) -> np.ndarray:
+        """Those (V,) after the last token, of the whole trace as far as it is written."""
         batch = collate([self.rollout().layout()]).to(self.lm.device)
         last = torch.tensor([len(batch.tokens[0]) - 1], device=self.lm.device)
         logits, rows, columns = logits_after(self.lm.model, batch, torch.zeros_like(last), last)
-        logits = logits[rows, columns]
-        uniform = torch.from_numpy(uniforms(np.array([key], np.uint64), np.array([count], np.uint64)))
-        temperature = torch.tensor([self.params.temperature_of(self.segments[-1].kind)])
-        params = self.params
-        token, logprob = draw(
-            logits, temperature.to(logits.device), uniform.to(logits.device), params.top_p, params.top_k
-        )
-        return int(token), float(logprob)
+        return logits[rows, columns][0].double().cpu().numpy()
 
     def end(self, reason: str) -> None:
         """End the trace; where its last segment was closed before, that keeps its own finish_reason."""

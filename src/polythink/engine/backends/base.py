@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from polythink.engine.sampling import draw, uniforms
+from polythink.engine.sampling import check_finite, sample
 from polythink.engine.step import StepBatch
 from polythink.models.forward import cache_argument, evaluating
 from polythink.models.lm import LanguageModel
@@ -105,10 +105,19 @@ class TorchBackend(ABC):
             logits = self.logits(batch)
             if not len(batch.wanted):
                 return np.empty(0, np.int64), np.empty(0)
-            uniform, temperature = (
-                torch.from_numpy(x).to(logits.device) for x in (uniforms(batch.key, batch.count), batch.temperature)
-            )
-            tokens, logprobs = draw(logits, temperature, uniform, batch.top_p, batch.top_k)
-            # one transfer for both: a double holds every token id and every float32 exactly
-            tokens, logprobs = torch.stack((tokens.double(), logprobs.double())).cpu().numpy()
-            return tokens.astype(np.int64), logprobs
+            key, count, temperature = _uploaded(batch, logits.device)
+            drawn = sample(logits, temperature, key, count, batch.top_p, batch.top_k)
+            # one transfer for all: a double holds every token id and every float32 exactly
+            tokens, logprobs, finite = torch.stack([column.double() for column in drawn]).cpu().numpy()
+        check_finite(finite)
+        return tokens.astype(np.int64), logprobs
+
+
+def _uploaded(batch: StepBatch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What names the random numbers, as the bits of int64, and the temperatures: (W,) each, in one transfer."""
+    key, count = batch.key.view(np.int64), batch.count.view(np.int64)
+    if device.type == "cpu":
+        return torch.from_numpy(key), torch.from_numpy(count), torch.from_numpy(batch.temperature)
+    packed = np.stack((key, count, batch.temperature.astype(np.float64).view(np.int64)))
+    key, count, temperature = torch.from_numpy(packed).to(device)
+    return key, count, temperature.view(torch.float64).float()
