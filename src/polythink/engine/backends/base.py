@@ -32,6 +32,7 @@ class TorchBackend(ABC):
 
     kind = ""
     chunks = True  # several tokens of a branch in one forward, after others
+    looks_ahead = False  # steps are launched before the results of the one before are read
     joins_caches = True  # a segment may follow several others and read the keys and values of all
 
     def __init__(self, lm: LanguageModel) -> None:
