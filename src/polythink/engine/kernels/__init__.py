@@ -1,1 +1,1 @@
-"""Triton kernels, each with its torch twin. Triton is imported where a kernel is first used."""
+"""Triton kernels, each a pure function of tensors. Import one only where it is used: a build for CPUs has no Triton."""

@@ -43,7 +43,9 @@ class Inputs:
 
 def widest_block(share: int, head_size: int, dtype: torch.dtype) -> int:
     """Packed rows of a wide tile for `share` query heads per key head: what registers and a word's 32 bits allow."""
-    return 128 if share >= 4 and head_size <= 128 and dtype.itemsize == 2 else 64
+    if dtype.itemsize > 2:
+        return 32  # more would spill
+    return 128 if share >= 4 and head_size <= 128 else 64
 
 
 def attend_pages(query: torch.Tensor, inputs: Inputs, scaling: float, out: torch.Tensor) -> torch.Tensor:

@@ -44,8 +44,8 @@ def split_kernel(
         position = tl.load(query_positions + token, mask=real, other=0)
     bit = number & 31
     top = tl.full((BLOCK,), float("-inf"), tl.float32)
-    total = tl.zeros((BLOCK,), tl.float32)
-    out = tl.zeros((BLOCK, WIDTH), tl.float32)
+    total = tl.full((BLOCK,), 0.0, tl.float32)
+    out = tl.full((BLOCK, WIDTH), 0.0, tl.float32)
     n = tl.arange(0, KEYS)
     for start in tl.range(0, length, KEYS // 16):
         page = start + n // 16
@@ -73,8 +73,9 @@ def split_kernel(
         out = out * decay[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         top = new
     some = real & (total > 0)
-    out = out / tl.where(total > 0, total, 1.0)[:, None]
-    lse = tl.where(total > 0, top + tl.log2(total), float("-inf"))
+    divisor = tl.where(total > 0, total, 1.0)
+    out = out / divisor[:, None]
+    lse = tl.where(total > 0, top + tl.log2(divisor), float("-inf"))
     to = (partial + number) * (H * SHARE) + heads
     tl.store(partial_lse + to, lse, mask=real)
     tl.store(partial_out + to.to(tl.int64)[:, None] * D + d[None, :], out, mask=some[:, None] & (d < D)[None, :])
@@ -83,47 +84,68 @@ def split_kernel(
 @triton.jit
 def merge_kernel(
     out, partial_out, partial_lse, merge_start, merge,
-    G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr,
+    G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """Program (token, query head): the token's partial results, weighted by their sums, PARTS at a time."""
-    token, head = tl.program_id(0), tl.program_id(1)
+    """Program (token, HEADS query heads): the token's partial results, weighted by their sums, PARTS at a time."""
+    token = tl.program_id(0)
     begin, end = tl.load(merge_start + token), tl.load(merge_start + token + 1)
+    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     d = tl.arange(0, WIDTH)
-    top = float("-inf")
-    total = 0.0
-    merged = tl.zeros((WIDTH,), tl.float32)
+    top = tl.full((HEADS,), float("-inf"), tl.float32)
+    total = tl.full((HEADS,), 0.0, tl.float32)
+    merged = tl.full((HEADS, WIDTH), 0.0, tl.float32)
+    inside = (head < G)[:, None] & (d < D)[None, :]
     for start in tl.range(begin, end, PARTS):
-        at = start + tl.arange(0, PARTS)
-        place = tl.load(merge + at, mask=at < end, other=0) * G + head
-        lse = tl.load(partial_lse + place, mask=at < end, other=float("-inf"))
+        part = start + tl.arange(0, PARTS)
+        place = tl.load(merge + part, mask=part < end, other=0)[:, None] * G + head[None, :]  # (PARTS, HEADS)
+        lse = tl.load(partial_lse + place, mask=(part < end)[:, None] & (head < G)[None, :], other=float("-inf"))
         new = tl.maximum(top, tl.max(lse, 0))
         base = tl.where(new == float("-inf"), 0.0, new)
-        weights = tl.exp2(lse - base)
+        weights = tl.exp2(lse - base[None, :])
         decay = tl.exp2(top - base)
-        wanted = (weights > 0)[:, None] & (d < D)[None, :]  # a partial that saw nothing was not written
-        part = tl.load(partial_out + place.to(tl.int64)[:, None] * D + d[None, :], mask=wanted, other=0.0)
-        merged = merged * decay + tl.sum(weights[:, None] * part, 0)
+        wanted = (weights > 0)[:, :, None] & inside[None, :, :]  # a partial that saw nothing was not written
+        parts = tl.load(partial_out + place.to(tl.int64)[:, :, None] * D + d[None, None, :], mask=wanted, other=0.0)
+        merged = merged * decay[:, None] + tl.sum(weights[:, :, None] * parts, 0)
         total = total * decay + tl.sum(weights, 0)
         top = new
-    merged = merged / tl.where(total > 0, total, 1.0)
-    to = out + (token * G + head).to(tl.int64) * D + d
-    tl.store(to, merged.to(out.dtype.element_ty), mask=d < D)
+    merged = merged / tl.where(total > 0, total, 1.0)[:, None]
+    to = out + (token * G + head).to(tl.int64)[:, None] * D + d[None, :]
+    tl.store(to, merged.to(out.dtype.element_ty), mask=inside)
 
 
 def options(block: int, head_size: int, itemsize: int) -> dict[str, int]:
-    """Keys per round, warps and pipeline stages for a tile of that many packed rows."""
+    """Keys per round, warps and pipeline stages for a tile of that many packed rows.
+
+    With 5 stages the next round's keys and values are under way while this one is computed (the page list is read two
+    rounds ahead); with 3 they are not. Compiled for an H100 nothing spills, and 3 blocks of 16, 32 or 64 rows (head
+    size 128, 16 bits) find room on a multiprocessor.
+    """
     wide = head_size > 128
     if itemsize > 2:
-        return {"KEYS": 32 if block <= 32 and not wide else 16, "num_warps": 4 if block <= 32 else 8, "num_stages": 2}
-    if block <= 32:
-        return {"KEYS": 32 if wide else 64, "num_warps": 4, "num_stages": 3}
-    return {"KEYS": 32 if wide else 64, "num_warps": 8 if block > 64 or wide else 4, "num_stages": 3}
+        return {"KEYS": 16 if wide else 32, "num_warps": 4, "num_stages": 2}
+    if block > 64:
+        return {"KEYS": 64, "num_warps": 8, "num_stages": 5}
+    if block > 32:
+        return {"KEYS": 32, "num_warps": 8 if wide else 4, "num_stages": 5}
+    return {"KEYS": 32 if wide else 64, "num_warps": 4, "num_stages": 5}
 
 
 def split_constants(block: int, heads: int, kv_heads: int, head_size: int) -> dict[str, int]:
     """What `split_kernel` is compiled for besides the masks."""
     width = max(16, triton.next_power_of_2(head_size))
     return {"H": kv_heads, "D": head_size, "SHARE": heads // kv_heads, "BLOCK": block, "WIDTH": width}
+
+
+def merge_constants(heads: int, head_size: int) -> dict[str, int]:
+    """What `merge_kernel` is compiled for."""
+    together = min(4, triton.next_power_of_2(heads))
+    return {
+        "G": heads,
+        "D": head_size,
+        "WIDTH": max(16, triton.next_power_of_2(head_size)),
+        "HEADS": together,
+        "PARTS": 8,
+    }
 
 
 def launch_split(query: torch.Tensor, inputs: Inputs, scaling: float, launch) -> None:
@@ -144,7 +166,8 @@ def launch_split(query: torch.Tensor, inputs: Inputs, scaling: float, launch) ->
 def launch_merge(inputs: Inputs, out: torch.Tensor) -> None:
     """Merge the partial results of every token into `out` (N, G, D)."""
     tokens, heads, head_size = out.shape
-    merge_kernel[(tokens, heads)](
-        out, inputs.partial_out, inputs.partial_lse, inputs.merge_start, inputs.merge,
-        G=heads, D=head_size, WIDTH=triton.next_power_of_2(head_size), PARTS=8, num_warps=1,
-    )  # fmt: skip
+    constants = merge_constants(heads, head_size)
+    grid = (tokens, triton.cdiv(heads, constants["HEADS"]))
+    merge_kernel[grid](
+        out, inputs.partial_out, inputs.partial_lse, inputs.merge_start, inputs.merge, **constants, num_warps=4
+    )

@@ -37,6 +37,12 @@ def _widened(array: np.ndarray, shape: Sequence[int], fill: int | bool = 0) -> n
     return wide
 
 
+def runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where runs of equal values begin, and how long they are. At least one value."""
+    start = np.concatenate(([0], np.flatnonzero(values[1:] != values[:-1]) + 1))
+    return start, np.diff(start, append=len(values))
+
+
 class Arena:
     """Pages, rows and the table `sees`. `most_pages` bounds the pages in use together (None: no bound)."""
 
@@ -64,6 +70,7 @@ class Arena:
         self._attached: set[int] = set()  # rows attached and not opened yet
         self._leaving: set[int] = set()  # forgotten prefix rows that still have readers
         self._recent: deque[StepBatch] = deque(maxlen=2)  # steps that may be taken back
+        self._age = np.zeros(4, np.int64)  # (R,) steps since the row was forgotten
         self._plain: tuple[np.ndarray, np.ndarray] | None = None  # keys of the last step, where none came twice
 
     # --- rows and segments
@@ -122,7 +129,7 @@ class Arena:
             return
         self._leaving.discard(row)
         self._give_back(self.listed[row, : self.pages[row]])
-        self.pages[row] = self.length[row] = 0
+        self.pages[row] = self.length[row] = self._age[row] = 0
         self.total[row] = 0
         prefix, self.prefix[row] = int(self.prefix[row]), -1
         if prefix >= 0:
@@ -136,7 +143,9 @@ class Arena:
         rows, segments = max(row + 1, len(self.pages)), max(segment + 1, self.total.shape[1])
         if (rows, segments) == self.total.shape:
             return
-        self.length, self.pages, self.readers = (_widened(x, (rows,)) for x in (self.length, self.pages, self.readers))
+        self.length, self.pages, self.readers, self._age = (
+            _widened(x, (rows,)) for x in (self.length, self.pages, self.readers, self._age)
+        )
         self.prefix = _widened(self.prefix, (rows,), -1)
         self.listed = _widened(self.listed, (rows, 0))
         self.total, self.current = (_widened(x, (rows, segments)) for x in (self.total, self.current))
@@ -166,10 +175,10 @@ class Arena:
 
     def make_room(self, pages: int) -> None:
         """Have room for that many pages in use together: at least doubles what there is, within the bound."""
-        most = pages if self.most_pages is None else self.most_pages
-        want = 1 + max(pages, min(max(2 * self.capacity, FIRST_PAGES), most if self.most_pages else 1 << 30))
-        if want <= self.capacity:
+        if pages < self.capacity:
             return
+        want = max(pages, 2 * self.capacity, FIRST_PAGES)
+        want = 1 + (want if self.most_pages is None else min(want, self.most_pages))
         fresh = np.arange(want - 1, self.capacity - 1, -1, dtype=np.int32)  # below the stack: used last
         self._free = np.concatenate((fresh, self._free[: self._left], np.zeros(self.used, np.int32)))
         self._left += len(fresh)
@@ -203,6 +212,7 @@ class Arena:
             assert batch.row.max() < len(self.pages), "a row that was not opened"
             found = self._place(key, batch), None
         self._recent.append(batch)
+        self._age += 1
         return found
 
     def _place_plain(self, key: np.ndarray, row: np.ndarray, batch: StepBatch) -> tuple[np.ndarray, np.ndarray]:
@@ -224,8 +234,7 @@ class Arena:
     def _place(self, key: np.ndarray, batch: StepBatch) -> np.ndarray:
         order = np.argsort(key, kind="stable")  # by row, by segment, by slot
         key = key[order]
-        start = np.flatnonzero(np.diff(key, prepend=-1))  # of each segment's tokens
-        count = np.diff(start, append=len(key))
+        start, count = runs(key)  # of each segment's tokens
         heads = key[start]
         total, current = self.total.reshape(-1), self.current.reshape(-1)
         index = total[key] + np.arange(len(key)) - np.repeat(start, count)
@@ -254,24 +263,25 @@ class Arena:
 
     def _enter(self, pages: np.ndarray, row: np.ndarray, segment: np.ndarray, stamp: np.ndarray) -> None:
         """Write new pages into the lists of their rows, which ascend."""
+        if not len(pages):
+            return
         self.segment_of[pages] = segment
         self.first_stamp[pages] = stamp
-        start = np.flatnonzero(np.diff(row, prepend=-1))
-        count = np.diff(start, append=len(row))
+        start, count = runs(row)
         at = self.pages[row] + np.arange(len(row)) - np.repeat(start, count)
-        if len(at) and at.max() >= self.listed.shape[1]:
+        if at.max() >= self.listed.shape[1]:
             self.listed = _widened(self.listed, (0, int(at.max()) + 1))
         self.listed[row, at] = pages
         self.pages[row[start]] += count.astype(np.int32)
 
     def rewind(self, row: int, slot: int) -> None:
         """Take back the row's tokens from that slot on: at most those of the last two steps."""
-        taken = [batch.segment[(batch.row == row) & (batch.slot >= slot)] for batch in self._recent]
-        segments = np.concatenate(taken) if taken else np.zeros(0, np.int64)
+        recent = list(self._recent)
+        old = max(len(recent) - int(self._age[row]), 0)  # steps of an earlier trace in this row
+        gone = [(batch.row == row) & (batch.slot >= slot) & (i >= old) for i, batch in enumerate(recent)]
+        segments = np.concatenate([batch.segment[which] for batch, which in zip(recent, gone, strict=True)])
         assert len(segments) == self.length[row] - slot, "only the tokens of the last two steps can be taken back"
-        self._recent = deque(
-            (_without(batch, (batch.row == row) & (batch.slot >= slot)) for batch in self._recent), maxlen=2
-        )
+        self._recent = deque(map(_without, recent, gone), maxlen=2)
         for segment, count in zip(*np.unique(segments, return_counts=True), strict=True):
             self.total[row, segment] -= count
             listed = self.listed[row, : self.pages[row]]

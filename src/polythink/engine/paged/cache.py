@@ -49,7 +49,7 @@ class PagedCache:
     `keys[layer]` and `values[layer]` are (capacity x 16, H, D): place `page x 16 + offset`; they are made at the first
     plan and grow (at least double, within the budget, layer by layer) when all pages are in use. `windows`: of each
     layer the sliding window in positions, or None. `memory_bytes` bounds the arenas. `kernel` is "triton" or "torch"
-    (the twin: dense, any device); by default triton on CUDA.
+    (the twin: dense, any device); by default triton on CUDA. `programs` of the kernel are enough to fill the GPU.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class PagedCache:
         windows: Sequence[int | None] | None = None,
         memory_bytes: int | None = None,
         kernel: str | None = None,
+        programs: int = 512,
     ) -> None:
         self.layers, self.heads, self.kv_heads, self.head_size = layers, heads, kv_heads, head_size
         self.dtype, self.device = dtype, torch.device(device)
@@ -75,7 +76,7 @@ class PagedCache:
         # page 0 holds padding, and is a part of the budget
         self.most_pages = None if memory_bytes is None else max(memory_bytes // self.bytes_for(1) - 1, 0)
         share = heads // kv_heads
-        self.tiling = Tiling(share, kv_heads, widest=widest_block(share, head_size, dtype))
+        self.tiling = Tiling(share, kv_heads, widest_block(share, head_size, dtype), programs)
         self.clear()
 
     # --- the seam

@@ -26,9 +26,9 @@ class Upload:
 
     def fit(self, **sizes: int) -> bool:
         """Make the columns at least that long, rounded to powers of two; True if they moved."""
-        wanted = {name: 1 << max(size - 1, 1).bit_length() for name, size in sizes.items()}
-        if all(size <= self.sizes.get(name, 0) for name, size in wanted.items()):
+        if all(size <= self.sizes.get(name, -1) for name, size in sizes.items()):
             return False
+        wanted = {name: 1 << max(size - 1, 1).bit_length() for name, size in sizes.items()}
         self.sizes |= {name: max(size, self.sizes.get(name, 0)) for name, size in wanted.items()}
         total = sum(-(-size // ALIGN) * ALIGN for size in self.sizes.values())
         self._host, self._device = np.zeros(total, np.int32), torch.zeros(total, dtype=torch.int32, device=self.target)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polythink.engine.paged.arena import PAGE, Arena
+from polythink.engine.paged.arena import PAGE, Arena, runs
 from polythink.engine.paged.upload import Upload
 from polythink.engine.step import StepBatch
 
@@ -83,20 +83,20 @@ class Tiles:
     @classmethod
     def of(cls, arena: Arena, row: np.ndarray, tiling: Tiling) -> Tiles:
         """Cut the queries of each row, and those of each prefix's readers, into tiles of about equal size."""
-        start = np.flatnonzero(np.diff(row, prepend=-1))
-        rows, starts, counts = row[start], start, np.diff(start, append=len(row))
-        queries, own = np.arange(len(row)), len(start)
+        starts, counts = runs(row)
+        rows = row[starts]
+        queries, own = np.arange(len(row)), len(rows)
         prefix = arena.prefix[row]
         reading = np.flatnonzero(prefix >= 0)
         if len(reading):
             order = reading[np.argsort(prefix[reading], kind="stable")]
             of = prefix[order]
-            start = np.flatnonzero(np.diff(of, prepend=-1))
-            rows, counts = np.concatenate((rows, of[start])), np.append(counts, np.diff(start, append=len(of)))
+            start, count = runs(of)
+            rows, counts = np.append(rows, of[start]), np.append(counts, count)
             starts, queries = np.append(starts, len(row) + start), np.append(queries, order)
         packed = counts * tiling.share
-        narrow = max(NARROW, _power(tiling.share))
-        wide = packed > narrow
+        narrow = max(min(NARROW, tiling.widest), _power(tiling.share))
+        wide = packed > narrow  # more than one tile, or a wide one
         block = max(16, _power(packed[~wide].max(initial=tiling.share)))
         most = np.where(wide, per_tile(tiling.widest, tiling), per_tile(block, tiling))
         size = -(-counts // -(-counts // most))
@@ -187,9 +187,9 @@ class Work:
     def _needs_stamps(arena: Arena, batch: StepBatch, seen: np.ndarray) -> bool:
         """Does some query see the segment of another token of its row in this step?"""
         n = len(batch.row)
-        start = np.flatnonzero(np.diff(batch.row, prepend=-1))
+        start, count = runs(batch.row)
         seers = np.add.reduceat(seen[:n].astype(np.int32), start, axis=0)  # (rows, S)
-        run = np.repeat(np.arange(len(start)), np.diff(start, append=n))
+        run = np.repeat(np.arange(len(start)), count)
         return bool((seers[run, batch.segment] > 1).any())
 
     def _entries(
@@ -283,8 +283,7 @@ class Work:
             entries[self._at] += 1
             return True
         tile = self._tile[new]
-        start = np.flatnonzero(np.diff(tile, prepend=-1))
-        count = np.diff(start, append=len(tile))
+        start, count = runs(tile)
         heads = tile[start]
         if (self._tail[heads] + count > self._limit[heads]).any():
             return False
