@@ -14,6 +14,7 @@ from polythink.engine.paged.cache import PagedCache
 from polythink.engine.paged.upload import Upload
 from polythink.engine.paged.work import Work
 
+
 def cache_of(kernel: str = "torch", windows=(None, 9), heads=4, kv_heads=2, head_size=16, dtype=torch.float32, **more):
     return PagedCache(len(windows), heads, kv_heads, head_size, dtype, "cpu", windows, kernel=kernel, **more)
 

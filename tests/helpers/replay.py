@@ -1,4 +1,4 @@
-"""A CUDA graph on a CPU: a function's operations are written down once, with the very tensors, and done again at replay.
+"""A CUDA graph on a CPU: what a function does is written down once, with the very tensors, and done again at replay.
 
 Like a graph it knows nothing of Python: sizes, numbers and addresses are those of the recording; only what the tensors
 hold may differ. What it left behind in tensors of its own is spoilt before each replay.

@@ -128,7 +128,7 @@ class LookAhead(Steps):
         return ahead if ahead.given else None
 
     def _follow(self, now: _Launched, live: Live) -> _Launched | None:
-        """Launch the step after `now`: what is known of it, and guesses. None if there is nothing to run, or no room."""
+        """Launch the step after `now`: what is known of it, and guesses. None if there is nothing to run or no room."""
         each = []
         for row, state in live:
             given = now.given.get(row)

@@ -118,7 +118,8 @@ def _llama(lm: LanguageModel, kind: str, name: str) -> Iterator[TorchBackend]:
     except Unfit as error:
         if kind == name:
             raise UserError(
-                f"the {name} backend takes plain models of the Llama family, and this one has {error}; use backend: auto"
+                f"the {name} backend takes plain models of the Llama family, and this one has {error}; "
+                "use backend: auto"
             ) from error
 
 

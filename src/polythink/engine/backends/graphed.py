@@ -9,7 +9,7 @@ Axis legend: N tokens, W wanted ones, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 
@@ -49,7 +49,7 @@ class Flight:
         self._results, self._wanted, self._landed = results, wanted, landed  # (3, W): token, log-probability, finite
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Wait; the (W,) tokens int64 and (W,) log-probabilities float64. `UserError` for logits that are not finite."""
+        """Wait; (W,) tokens int64 and (W,) log-probabilities float64. `UserError` where logits are not finite."""
         if self._landed is not None:
             self._landed.synchronize()
         tokens, logprobs, finite = self._results.view(3, -1)[:, : self._wanted].numpy()
@@ -61,8 +61,8 @@ class GraphedBackend(LeanBackend):
     """`Unfit` where the model is not a plain one of the Llama family.
 
     `triton`: whether the pieces are Triton kernels or plain torch; `graphs`: what captures them; `look_ahead`: see
-    `lookahead.py`. By default all on CUDA and none elsewhere. The model is read anew whenever it is taken hold of; graphs are captured anew where a parameter has
-    moved, and see all that a trainer writes in place.
+    `lookahead.py`. By default all on CUDA and none elsewhere. The model is read anew whenever it is taken hold of;
+    graphs see all that a trainer writes in place, and are captured anew where a parameter has moved.
     """
 
     def __init__(
