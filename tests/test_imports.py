@@ -18,7 +18,7 @@ LAYERS = {  # the one list of rooms: README and CONTRIBUTING print it from here
     "trace": 0, "run": 0,
     "models": 1, "problems": 1, "rewards": 1,
     "engine": 2, "teachers": 2,
-    "evaluate": 3,
+    "evaluate": 3, "bench": 3,
     "train": 4,
     "report": 5,
     "text": 6,
@@ -28,7 +28,8 @@ LAYERS = {  # the one list of rooms: README and CONTRIBUTING print it from here
 EVERYWHERE = {"polythink.errors", "polythink.__version__"}  # the one exception that users see
 WITHOUT_TORCH = ("trace", "run", "problems", "rewards", "teachers", "report", "cli")  # whole rooms
 LIGHT_MODULES = (  # of the other rooms: what reads and checks a recipe
-    "polythink", "polythink.engine", "polythink.engine.params", "polythink.engine.protocol", "polythink.evaluate",
+    "polythink", "polythink.bench", "polythink.bench.cases", "polythink.bench.floor", "polythink.bench.options",
+    "polythink.bench.shapes", "polythink.bench.table", "polythink.engine", "polythink.engine.params", "polythink.engine.protocol", "polythink.evaluate",
     "polythink.evaluate.config", "polythink.models.config", "polythink.models.settings", "polythink.pipeline.plan",
     "polythink.pipeline.recipe", "polythink.pipeline.stage", "polythink.pipeline.experiment", "polythink.train.config",
     "polythink.pipeline.schedule", "polythink.pipeline.board", "polythink.pipeline.results_table",

@@ -27,6 +27,7 @@ COMMANDS = {
     "experiment": ("runs:experiment", TRAINING, "Compare recipes (arms) over seeds."),
     "report": ("runs:report", TRAINING, "Write the report of a run: curves, results, traces."),
     "params": ("params:params", TRAINING, "Count parameters and operations by module."),
+    "bench": ("bench:app", MODELS, "Time decoding beside other engines and the floor."),
     "generate": ("generate:generate", MODELS, "Answer prompts, paths side by side."),
     "eval": ("eval:evaluate", MODELS, "Measure a model on a set of problems."),
     "data": ("data:app", FILES, "List problem sets, make a cold start, grade texts."),
