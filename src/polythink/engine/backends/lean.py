@@ -9,11 +9,14 @@ from contextlib import contextmanager
 import torch
 
 from polythink.engine.backends.transformers import TransformersBackend
+from polythink.engine.lean.cpu_ops import CPUOps, Packed, may_pack
 from polythink.engine.lean.family import Family, Unfit, describe
 from polythink.engine.lean.forward import forward
 from polythink.engine.lean.torch_ops import TorchOps
 from polythink.engine.step import StepBatch
 from polythink.models.lm import LanguageModel
+
+PACK_AFTER = 16  # steps of one hold: packing the weights takes as long as three to five
 
 
 class LeanBackend(TransformersBackend):
@@ -28,6 +31,8 @@ class LeanBackend(TransformersBackend):
         super().__init__(lm, "lean")
         self.family: Family | None = describe(lm.model)
         self._warned = False
+        self._steps = 0  # of this hold
+        self._packed: Packed | None = None  # of this hold: weights are not trained while it lasts
 
     @contextmanager
     def _prepared(self) -> Iterator[None]:
@@ -42,7 +47,10 @@ class LeanBackend(TransformersBackend):
             with super()._prepared():
                 yield
         else:
-            yield
+            try:
+                yield
+            finally:
+                self._steps, self._packed = 0, None
 
     def logits(self, batch: StepBatch) -> torch.Tensor:
         """Run the tokens: logits (W, V) after each wanted one. The self-check reads these."""
@@ -52,8 +60,16 @@ class LeanBackend(TransformersBackend):
             step = self.cache.plan(batch)
             everything = len(batch.wanted) == len(batch.token)
             wanted = None if everything else torch.from_numpy(batch.wanted).to(self.cache.device)
-            ops = TorchOps(self.family, self.cache, self.lm.model.dtype, self._vectors(batch), self._scale(batch))
-            return forward(self.family, ops, step.tokens, wanted)
+            return forward(self.family, self._ops(batch), step.tokens, wanted)
+
+    def _ops(self, batch: StepBatch) -> TorchOps:
+        dtype, more = self.lm.model.dtype, (self._vectors(batch), self._scale(batch))
+        if self.cache.device.type != "cpu":
+            return TorchOps(self.family, self.cache, dtype, *more)
+        self._steps += 1
+        if self._steps == PACK_AFTER and may_pack(self.family):
+            self._packed = Packed(self.family)
+        return CPUOps(self.family, self.cache, dtype, self._packed, *more)
 
     def _vectors(self, batch: StepBatch) -> torch.Tensor | None:
         """(layers, N, D): the thought embeddings of the tokens."""

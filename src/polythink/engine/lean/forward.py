@@ -8,6 +8,7 @@ Axis legend: N tokens, W wanted tokens, E hidden size, G query heads, H key and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -26,6 +27,9 @@ class Ops(Protocol):
 
     def linear(self, x: torch.Tensor, weight: nn.Parameter, bias: nn.Parameter | None) -> torch.Tensor:
         """(N, out) from x (N, in), any strides."""
+
+    def linears(self, x: torch.Tensor, linears: Sequence[Linear]) -> Sequence[torch.Tensor]:
+        """Several products of the same x, which a device may compute as one."""
 
     def rotate_and_write(self, layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """(N, G, D): normalise the heads of q (N, G, D) and k (N, H, D) where the layer does, rotate both, write k and
@@ -49,12 +53,12 @@ def forward(family: Family, ops: Ops, tokens: torch.Tensor, wanted: torch.Tensor
         delta = _attention(family, ops, layer, ops.add_norm(x, delta, *layer.before_attention))
         if wanted is not None and layer is family.layers[-1]:  # nothing later reads the other tokens
             x, delta = x[wanted], delta[wanted]
-        delta = _linear(ops, delta, layer.out)
+        (delta,) = ops.linears(delta, (layer.out,))
         if layer.after_attention is not None:
             delta = ops.add_norm(delta, None, *layer.after_attention)
         h = ops.add_norm(x, delta, *layer.before_mlp)
-        h = ops.gate(_linear(ops, h, layer.gate), _linear(ops, h, layer.up), family.activation)
-        delta = _linear(ops, h, layer.down)
+        h = ops.gate(*ops.linears(h, (layer.gate, layer.up)), family.activation)
+        (delta,) = ops.linears(h, (layer.down,))
         if layer.after_mlp is not None:
             delta = ops.add_norm(delta, None, *layer.after_mlp)
     return head(family, ops, ops.add_norm(x, delta, *family.norm))
@@ -62,16 +66,9 @@ def forward(family: Family, ops: Ops, tokens: torch.Tensor, wanted: torch.Tensor
 
 def _attention(family: Family, ops: Ops, layer: Layer, h: torch.Tensor) -> torch.Tensor:
     """(N, G * D): what the heads have read, from the normed stream (N, E)."""
-    n, size = len(h), family.head_dim
-    q = _linear(ops, h, layer.query).view(n, family.heads, size)
-    k = _linear(ops, h, layer.key).view(n, family.kv_heads, size)
-    v = _linear(ops, h, layer.value).view(n, family.kv_heads, size)
+    q, k, v = (x.view(len(h), -1, family.head_dim) for x in ops.linears(h, (layer.query, layer.key, layer.value)))
     q = ops.rotate_and_write(layer, q, k, v)
-    return ops.attend(layer, q).view(n, family.heads * size)
-
-
-def _linear(ops: Ops, x: torch.Tensor, linear: Linear) -> torch.Tensor:
-    return ops.linear(x, linear.weight, linear.bias)
+    return ops.attend(layer, q).flatten(1)
 
 
 def head(family: Family, ops: Ops, h: torch.Tensor) -> torch.Tensor:
@@ -80,7 +77,7 @@ def head(family: Family, ops: Ops, h: torch.Tensor) -> torch.Tensor:
     if module._forward_pre_hooks or module._forward_hooks_with_kwargs:
         logits = module(h)
     else:
-        logits = ops.linear(h, module.weight, module.bias)
+        (logits,) = ops.linears(h, (Linear(module.weight, module.bias),))
         for hook in module._forward_hooks.values():  # as the module itself would call them
             changed = hook(module, (h,), logits)
             logits = logits if changed is None else changed

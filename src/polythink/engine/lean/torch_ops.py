@@ -5,6 +5,7 @@ Axis legend: N tokens, E hidden size, G query heads, H key and value heads, D he
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from polythink.engine.backends import attention
 from polythink.engine.kv_cache import TreeKVCache
-from polythink.engine.lean.family import Family, Layer, Rotary
+from polythink.engine.lean.family import Family, Layer, Linear, Rotary
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
 
@@ -47,6 +48,9 @@ class TorchOps:
 
     def linear(self, x: torch.Tensor, weight: nn.Parameter, bias: nn.Parameter | None) -> torch.Tensor:
         return F.linear(x, weight, bias)
+
+    def linears(self, x: torch.Tensor, linears: Sequence[Linear]) -> Sequence[torch.Tensor]:
+        return [self.linear(x, weight, bias) for weight, bias in linears]
 
     def rotate_and_write(self, layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         if layer.query_norm is not None:
