@@ -1,4 +1,4 @@
-"""Compile the attention's kernels for an H100 without a GPU: `python tests/helpers/ahead.py [all]` prints a table.
+"""Compile the attention's kernels for an H100 without a GPU: `python tests/helpers/ahead.py 64 128 bf16 fp32` prints.
 
 Registers, spills and shared memory say what the compiler made of a kernel; an H100 has 255 registers a thread and
 227 KB of shared memory a block. In a process of its own: under the interpreter nothing can be compiled.
@@ -61,20 +61,21 @@ def merge(head_size: int, dtype: str) -> dict:
     return compiled(module.merge_kernel, dtype, module.merge_constants(16, head_size), num_warps=4)
 
 
-def main(every: bool) -> None:
+def main(sizes: list[int], dtypes: list[str]) -> None:
     import torch
 
     from polythink.engine.kernels.attention import widest_block
 
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    for head_size, dtype in product((64, 80, 96, 128, 256) if every else (128,), kinds if every else ("bf16", "fp32")):
-        print(f"merge D={head_size} {dtype}: {merge(head_size, dtype)}")
-        most = widest_block(4, head_size, kinds[dtype])
+    for head_size, dtype in product(sizes, dtypes):
+        print(f"merge D={head_size} {dtype}: {merge(head_size, dtype)}", flush=True)
+        most = max(widest_block(4, head_size, kinds[dtype]), widest_block(2, head_size, kinds[dtype]))
         for block, causal, window in product((16, 32, 64, 128), (False, True), (False, True)):
-            if block <= most and (every or not window):
+            if block <= most:
                 found = split(head_size, block, dtype, causal, window, share=4 if block == 128 else 2)
-                print(f"split D={head_size} {dtype} rows={block} {causal=} {window=}: {found}")
+                print(f"split D={head_size} {dtype} rows={block} {causal=} {window=}: {found}", flush=True)
 
 
 if __name__ == "__main__":
-    main("all" in sys.argv)
+    chosen = sys.argv[1:]
+    main([int(x) for x in chosen if x.isdigit()] or [128], [x for x in chosen if not x.isdigit()] or ["bf16"])

@@ -12,19 +12,21 @@ import triton.language as tl
 from polythink.engine.kernels.attention import Inputs
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_item", "window"])
 def split_kernel(
     query, keys, values, partial_out, partial_lse, items, queries, entries, bits, scale,
     key_stamps, query_stamps, key_positions, query_positions, factor, first_item, window,
     H: tl.constexpr, D: tl.constexpr, SHARE: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
     KEYS: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
-    """Program (item, key head): BLOCK packed rows of queries read the item's pages, KEYS keys at a time.
+    """Program (key head, item): BLOCK packed rows of queries read the item's pages, KEYS keys at a time.
+
+    The heads of an item run side by side, since a token's keys of all heads lie side by side in memory.
 
     Writes the attention over these pages, (M, G, D) float32, and log2 of the sum of exponentials, (M, G).
     """
-    item = items + 5 * (first_item + tl.program_id(0))
-    head = tl.program_id(1)
+    head = tl.program_id(0)
+    item = items + 5 * (first_item + tl.program_id(1))
     count = tl.load(item + 1)
     if count == 0:
         return
@@ -153,7 +155,7 @@ def launch_split(query: torch.Tensor, inputs: Inputs, scaling: float, launch) ->
     heads, (_, kv_heads, head_size) = query.shape[1], inputs.keys.shape
     key_stamps, query_stamps = inputs.stamps or (inputs.items, inputs.items)  # not read
     key_positions, query_positions = inputs.positions or (inputs.items, inputs.items)
-    split_kernel[(launch.items, kv_heads)](
+    split_kernel[(kv_heads, launch.items)](
         query, inputs.keys, inputs.values, inputs.partial_out, inputs.partial_lse, inputs.items, inputs.queries,
         inputs.entries, inputs.bits, inputs.scale, key_stamps, query_stamps, key_positions, query_positions,
         scaling * log2(EULER), launch.first, inputs.window or 0,

@@ -219,7 +219,7 @@ class Work:
         wanted = max(1, self.tiling.programs // self.tiling.kv_heads)
         most = max(least, -(-int(length.sum()) // wanted))
         size = np.maximum(-(-length // np.maximum(-(-length // most), 1)), 1)
-        size = -(-size // least) * least
+        size = np.maximum((size + least // 2) // least, 1) * least  # whole blocks
         tile, number = _ranges(-(-length // size))
         begin = number * size[tile]
         return tile, begin, np.minimum(size[tile], length[tile] - begin)
