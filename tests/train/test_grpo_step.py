@@ -15,6 +15,7 @@ from polythink.engine.params import Request, SamplingParams
 from polythink.train.config import PolicyConfig
 from polythink.train.grpo_step import (
     accumulate_gradient,
+    correct,
     divide,
     forward,
     measure_gap,
@@ -146,6 +147,39 @@ def test_recomputed_old_logprobs_put_the_ratio_at_one(setting):
     assert run(lm, again)[0]["clipped"] == 0
     for one, before in zip(again, flat(groups), strict=True):
         assert np.abs(one.old - before.old)[one.layout.sampled].max() < 1e-4
+
+
+def test_importance_weights_scale_the_gradient_of_what_the_engine_sampled_otherwise(setting):
+    """Every token drawn with half of the trainer's probability: each weighs 2, or the bound, or nothing."""
+    lm, groups, _ = setting
+    halved = [[dataclasses.replace(s, drawn=s.drawn - math.log(2)) for s in group] for group in groups]
+    expected = run(lm, flat(groups))[1]
+    for mode, clip_max, factor in (("token_truncate", 3, 2), ("token_truncate", 1.5, 1.5), ("token_mask", 1.5, 0)):
+        config = PolicyConfig(
+            importance_sampling_mode=mode, importance_sampling_clip_max=clip_max, old_logprobs="recomputed"
+        )
+        items, metrics = correct(halved, config)
+        found = run(lm, flat(items))[1]
+        assert torch.allclose(found, factor * expected, atol=1e-4)
+        assert metrics["importance_ratio_mean"] == pytest.approx(2, abs=1e-4)
+        assert metrics["importance_clipped"] == (clip_max < 2)
+
+
+def test_a_step_reports_how_much_was_corrected(setting):
+    lm, groups, _ = setting
+    config = PolicyConfig(importance_sampling_mode="sequence_mask", old_logprobs="recomputed")
+    optimiser, spread = make_optimiser(lm.model, config), torch.tensor([False, False])
+    apart = [[dataclasses.replace(s, drawn=s.drawn - 1.0) for s in groups[0]], groups[1]]
+    found = update_policy(lm, config, apart, spread, optimiser, 1e-12, None)
+    tokens = [sum(s.tokens for s in group) for group in groups]
+    assert found["importance_clipped"] == pytest.approx(tokens[0] / sum(tokens))  # of sequences of e^T: left out
+    exact = update_policy(lm, config, groups, spread, optimiser, 1e-12, None)
+    assert exact["importance_clipped"] == 0
+    assert exact["importance_ratio_max"] == pytest.approx(1, abs=1e-3)
+    nothing = update_policy(lm, config, groups, torch.tensor([True, True]), optimiser, 1e-12, None)
+    assert nothing["importance_clipped"] is None
+    plain = update_policy(lm, PolicyConfig(), groups, spread, optimiser, 1e-12, None)
+    assert not any(name.startswith("importance") for name in plain)
 
 
 def test_divergence_from_the_reference_enters_the_loss(setting):

@@ -20,6 +20,7 @@ from polythink.run.config import Config, Place
 from polythink.trace.modes import MODES, get_mode
 
 LossType = Literal["token-mean", "sequence-mean"]
+ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -115,6 +116,10 @@ class PolicyConfig(TrainingConfig):
     """Mode in whose layout rollouts are trained; none: the one that the sampling mode says, see explain modes."""
     old_logprobs: Literal["engine", "recomputed"] = "engine"
     """Old log-probabilities of the ratio: as the engine recorded them, or of a training forward before the step."""
+    importance_sampling_mode: ImportanceMode | None = None
+    """Weigh the loss by trainer / engine probability, of tokens or sequences, bounded or left out; none: no weights."""
+    importance_sampling_clip_max: float = Field(3.0, ge=1)
+    """The largest such ratio: one beyond it is truncated to it, or its tokens are left out (mask)."""
     scale_rewards: bool = True
     """Divide advantages by the standard deviation of their group (GRPO); false as in Dr. GRPO."""
     negative_scale: float = Field(1.0, ge=0)
@@ -131,6 +136,16 @@ class PolicyConfig(TrainingConfig):
     """Bound the loss of negative advantages by this many times the advantage; none: no bound."""
     kl_coef: float = Field(0.0, ge=0)
     """Weight of the KL divergence from the model that the stage began with (beta); 0: no reference model is kept."""
+
+    @model_validator(mode="after")
+    def _corrects_once(self) -> PolicyConfig:
+        if self.importance_sampling_mode and self.old_logprobs == "engine":
+            raise ValueError(
+                f"importance_sampling_mode: {self.importance_sampling_mode} weighs by trainer / engine, and with "
+                "old_logprobs: engine the clipped ratio holds that already; set old_logprobs: recomputed, or leave the "
+                "mode out"
+            )
+        return self
 
 
 class GRPOConfig(PolicyConfig):

@@ -25,6 +25,7 @@ from polythink.trace.rollout import Rollout
 from polythink.train import distributed
 from polythink.train.config import PolicyConfig
 from polythink.train.dropout import without_dropout
+from polythink.train.importance import RATIOS, importance_weights, ratio_metrics
 from polythink.train.loss import k3_divergence, policy_loss, sequence_weights
 from polythink.train.optimiser import autocast, micro_batches, update
 
@@ -40,6 +41,7 @@ class TrainItem:
     old: np.ndarray  # log-probabilities that the ratio refers to
     temperature: np.ndarray
     advantage: float
+    weight: np.ndarray | None = None  # of each token's loss, for what the engine sampled otherwise; None: 1
 
     @property
     def tokens(self) -> int:
@@ -94,8 +96,9 @@ def update_policy(
 
     `loss` and `grad_norm` are means over the updates, `clip_fraction` and `kl` over tokens; `logprob_gap` is the
     largest |engine - masked forward| over the tokens of the first mini-batch, before it changes the model, and
-    `mismatch_kl` the mean estimate of KL(engine || masked forward) over the same. Rollouts without a sampled token (the
-    runtime may have replaced all of them) have nothing to learn from and are left out.
+    `mismatch_kl` the mean estimate of KL(engine || masked forward) over the same; the importance ratios are those of
+    all tokens before the first update. Rollouts without a sampled token (the runtime may have replaced all of them)
+    have nothing to learn from and are left out.
     """
     groups = [[s for s in group if s.tokens] for group in groups]
     zero_spread = zero_spread_P.tolist()
@@ -104,9 +107,11 @@ def update_policy(
     with without_dropout(lm.model):
         if not kept:  # nothing to learn from; the gap is measured all the same
             nothing = dict.fromkeys(("loss", "grad_norm", "clip_fraction", "kl"))
-            return {**nothing, **measure_gap(lm, config, next(filter(None, groups), []))}
+            ratios = dict.fromkeys(RATIOS if config.importance_sampling_mode else ())
+            return {**nothing, **measure_gap(lm, config, next(filter(None, groups), [])), **ratios}
         if config.old_logprobs == "recomputed":
             kept = [recompute(lm, config, group) for group in kept]
+        kept, corrected = correct(kept, config)
         for mini_batch in divide(kept, config.mini_batches):
             part = accumulate_gradient(lm, config, [s for group in mini_batch for s in group], reference)
             parts.append({**part, "grad_norm": update(lm.model, optimiser, lr, config.max_grad_norm)})
@@ -119,6 +124,7 @@ def update_policy(
         "logprob_gap": parts[0]["gap_max"],
         "logprob_gap_mean": parts[0]["gap_sum"] / parts[0]["tokens"],
         "mismatch_kl": parts[0]["mismatch_kl"] / parts[0]["tokens"],
+        **corrected,
     }
 
 
@@ -139,6 +145,8 @@ def accumulate_gradient(
         advantage = new.new_tensor([s.advantage for s in rows])[:, None]
         weight = new.new_tensor([weights[i] for i in micro])[:, None]
         loss, clipped = policy_loss(new, old, advantage, config.clip_low, config.clip_high, config.dual_clip)
+        if rows[0].weight is not None:
+            loss = loss * along(new, [s.weight for s in rows])
         if reference is not None:
             with torch.no_grad():
                 at_start, _ = forward(reference, lm, config, rows)
@@ -185,6 +193,23 @@ def recompute(lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem
         for i, row in zip(micro, values.cpu().numpy(), strict=True):
             result[i] = replace(items[i], old=row[: len(items[i].layout)])
     return result
+
+
+def correct(groups: Sequence[list[TrainItem]], config: PolicyConfig) -> tuple[list[list[TrainItem]], dict]:
+    """The items with the importance weights of `old` against `drawn`, and metrics of the ratios; neither without."""
+    if config.importance_sampling_mode is None:
+        return list(groups), {}
+    ratios = []
+
+    def corrected(item: TrainItem) -> TrainItem:
+        own, weight = item.layout.sampled, np.ones(len(item.layout), np.float32)
+        mode, clip_max = config.importance_sampling_mode, config.importance_sampling_clip_max
+        weight[own], ratio = importance_weights(item.old[own], item.drawn[own], mode, clip_max)
+        ratios.append(ratio)
+        return replace(item, weight=weight)
+
+    groups = [[corrected(item) for item in group] for group in groups]
+    return groups, ratio_metrics(ratios, config.importance_sampling_clip_max)
 
 
 def measure_gap(lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem]) -> dict:

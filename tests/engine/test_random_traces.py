@@ -1,0 +1,160 @@
+"""Random traces agree with the slow twin in every backend: 100 of them always, 2,000 in the long tests.
+
+A backend takes part by its name in `BACKENDS`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
+
+import pytest
+
+from helpers.random_cases import MODELS, model_of, random_requests
+from helpers.tiny import drawn
+from polythink.engine.engine import Engine
+from polythink.engine.params import SamplingParams
+from polythink.engine.reference import reference_generate
+from polythink.engine.reference_page import Page
+from polythink.errors import UserError
+from polythink.trace.modes import MODES
+
+TOLERANCE = 1e-4  # of log-probabilities, float32; 1e-5 in practice
+ROUNDING = 1e-4  # a draw that is nearer than this to another token's (`exact_draw`) may come out as that one
+# which requests each backend can run
+BACKENDS: dict[str, Callable[[SamplingParams], bool]] = {
+    "flat": lambda params: True,
+    "padded": lambda params: True,
+    "recurrent": lambda params: not params.rules.joins_caches,
+}
+Draws = dict[tuple[int, int], int]  # by stream and number
+
+
+@lru_cache
+def engine_of(model: str, backend: str) -> tuple[Engine, Draws]:
+    """An engine, and what it draws."""
+    engine, draws = Engine(model_of(model), backend=backend), {}
+    step = engine.backend.step
+
+    def recorded(batch):
+        tokens, logprobs = step(batch)
+        draws.update(zip(zip(batch.key.tolist(), batch.count.tolist(), strict=True), tokens.tolist(), strict=True))
+        return tokens, logprobs
+
+    engine.backend.step = recorded
+    return engine, draws
+
+
+def seen(rollout) -> list[tuple]:
+    """All that a trace must share with the slow twin's, beside its log-probabilities."""
+    more = [(s.label, s.bounded, s.misplaced_tags, s.temperature, s.text) for s in rollout.segments]
+    return [*drawn(rollout), *more, tuple(rollout.layout().position.tolist()), rollout.finish_reason]
+
+
+class Twin:
+    """The slow twin's traces, and its draws in text order with their margins."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.draws: list[tuple[tuple[int, int], int, float]] = []
+        drawn = Page.drawn
+
+        def recorded(page, key: int, count: int):
+            token, logprob, margin = drawn(page, key, count)
+            self.draws.append(((key, count), token, margin))
+            return token, logprob, margin
+
+        monkeypatch.setattr(Page, "drawn", recorded)
+
+    def trace(self, model: str, request, params, seed: int):
+        """None where the request is refused."""
+        self.draws.clear()
+        try:
+            (rollout,) = reference_generate(model_of(model), [request], params, seed)
+        except UserError:
+            return None
+        return rollout
+
+    def rounding(self, draws: Draws) -> bool:
+        """Is the first draw that another computation took another token in one that rounding decides?
+
+        Before it in the text all is equal, so nothing else can have led to it.
+        """
+        parted = (margin for at, token, margin in self.draws if draws.get(at, token) != token)
+        return next(parted, 1.0) < ROUNDING
+
+
+def check(twin: Twin, number: int, many: int, found: Counter) -> None:
+    """One batch of random requests in every backend, with random rows and chunks, against each trace alone."""
+    rng = random.Random(number)
+    model, rows, chunk = MODELS[number % len(MODELS)], rng.randint(1, many), rng.choice((1, 3, 512))
+    wanted, each = random_requests(rng, model, many)
+    traces = {}  # by backend and request
+    for backend, runs in BACKENDS.items():
+        engine, draws = engine_of(model, backend)
+        engine.max_num_seqs, engine.prefill_chunk = rows, chunk
+        draws.clear()
+        own = [i for i in range(many) if runs(each[i]) and accepted(engine, wanted[i], each[i], number)]
+        rollouts = engine.generate([wanted[i] for i in own], [each[i] for i in own], seed=number)
+        traces |= {(backend, i): (rollout, dict(draws)) for i, rollout in zip(own, rollouts, strict=True)}
+    for i in range(many):
+        slow = twin.trace(model, wanted[i], each[i], number)
+        for backend, runs in BACKENDS.items():
+            fast, draws = traces.get((backend, i), (None, {}))
+            assert (fast is None) == (slow is None or not runs(each[i])), (number, i, backend, each[i])
+            if fast is not None:
+                compare(twin, fast, slow, draws, found, (number, i, backend, each[i]))
+        if slow is not None:
+            found.update(traces=1, draws=len(twin.draws))
+            found.update({each[i].mode, slow.finish_reason, *(s.finish_reason for s in slow.segments)})
+            found.update(s.kind for s in slow.segments)
+
+
+def accepted(engine: Engine, request, params, seed: int) -> bool:
+    try:
+        engine.abort(engine.add(request, params, seed))
+    except UserError:
+        return False
+    return True
+
+
+def compare(twin: Twin, fast, slow, draws: Draws, found: Counter, what) -> None:
+    if seen(fast) != seen(slow):
+        assert twin.rounding(draws), (what, seen(fast), seen(slow))
+        found["parted by rounding"] += 1
+        return
+    for a, b in zip(fast.segments, slow.segments, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=TOLERANCE), what
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_a_hundred_random_traces_agree_with_the_slow_twin(part, monkeypatch):
+    twin, found = Twin(monkeypatch), Counter()
+    for number in range(7 * part, 7 * part + 7):
+        check(twin, number, 8, found)
+    assert found["traces"] >= 50, found
+    assert found["parted by rounding"] <= 1, found
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("part", range(8))
+def test_two_thousand_random_traces_agree_with_the_slow_twin(part, monkeypatch):
+    twin, found = Twin(monkeypatch), Counter()
+    for number in range(1000 + 35 * part, 1000 + 35 * part + 35):
+        check(twin, number, 8, found)
+    assert found["traces"] >= 500, found
+    assert found["parted by rounding"] <= 5, found
+    kinds = {"main", "path", "copy", "summary", "fork", "joined", "tag", "eos", "length", "trace_length", "max_blocks"}
+    assert found.keys() >= {*MODES, *kinds}, found
+
+
+def test_a_wrong_token_is_told_apart_from_rounding(monkeypatch):
+    """A draw far from any other token's is no rounding, whatever comes after it."""
+    twin = Twin(monkeypatch)
+    twin.draws = [((1, 0), 5, 0.2), ((1, 1), 6, 1e-6), ((2, 0), 7, 0.3)]
+    assert not twin.rounding({(1, 0): 5, (1, 1): 6, (2, 0): 8})
+    assert not twin.rounding({(1, 0): 4, (1, 1): 9, (2, 0): 7})
+    assert twin.rounding({(1, 0): 5, (1, 1): 9, (2, 0): 8})
+    assert not twin.rounding({(1, 0): 5, (1, 1): 6})  # the same tokens: the traces differ by something else
