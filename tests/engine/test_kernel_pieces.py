@@ -95,6 +95,7 @@ def test_an_engine_on_kernels_draws_what_the_flat_one_draws():
         from helpers.tiny import drawn, gaps, requests, tiny
         from polythink.engine.backends.graphed import GraphedBackend
         from polythink.engine.engine import Engine
+        from polythink.engine.lean.paged_ops import TritonOps
         from polythink.engine.params import SamplingParams
 
         lm = tiny(seed=2)
@@ -102,7 +103,7 @@ def test_an_engine_on_kernels_draws_what_the_flat_one_draws():
         params = SamplingParams(paths=2, **budgets)
         flat, kernels = (
             Engine(lm, max_num_seqs=2, backend=backend).generate(requests(lm, 3), params, seed=5)
-            for backend in ("flat", GraphedBackend(lm, triton=True, look_ahead=True))
+            for backend in ("flat", GraphedBackend(lm, TritonOps, look_ahead=True))
         )
         assert [drawn(r) for r in kernels] == [drawn(r) for r in flat]
         assert max(gaps(lm, kernels)) < 1e-4

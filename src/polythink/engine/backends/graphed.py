@@ -60,15 +60,15 @@ class Flight:
 class GraphedBackend(LeanBackend):
     """`Unfit` where the model is not a plain one of the Llama family.
 
-    `triton`: whether the pieces are Triton kernels or plain torch; `graphs`: what captures them; `look_ahead`: see
-    `lookahead.py`. By default all on CUDA and none elsewhere. The model is read anew whenever it is taken hold of;
-    graphs see all that a trainer writes in place, and are captured anew where a parameter has moved.
+    `ops`: the pieces of the forward, Triton kernels on CUDA, plain torch elsewhere; `graphs`: what captures them;
+    `look_ahead`: see `lookahead.py`. Both are for CUDA, and off elsewhere by default. The model is read anew whenever
+    it is taken hold of; graphs see what a trainer writes in place, and are captured anew where a parameter has moved.
     """
 
     def __init__(
         self,
         lm: LanguageModel,
-        triton: bool | None = None,
+        ops: type[PagedOps] | None = None,
         graphs: Graphs | None = None,
         look_ahead: bool | None = None,
     ) -> None:
@@ -76,7 +76,7 @@ class GraphedBackend(LeanBackend):
         self.looks_ahead = cuda if look_ahead is None else look_ahead
         self.holding = self._holds = 0  # number of the hold that is on, and of holds so far
         self.family: Family = describe(lm.model)
-        self.triton = cuda if triton is None else triton
+        self.ops = ops or (TritonOps if cuda else PagedOps)
         self.graphs = Graphs(CudaCapture(lm.device) if cuda else None) if graphs is None else graphs
         self._eager = Graphs(None)
         self._memory: int | None = None
@@ -124,7 +124,7 @@ class GraphedBackend(LeanBackend):
         family = self.family
         self.cache = PagedCache(
             len(family.layers), family.heads, family.kv_heads, family.head_dim, self.lm.model.dtype, self.lm.device,
-            [layer.window for layer in family.layers], self._memory, "triton" if self.triton else "torch",
+            [layer.window for layer in family.layers], self._memory, self.ops.attention,
         )  # fmt: skip
         self._make_room(FIRST_BRANCHES)
 
@@ -234,7 +234,7 @@ class GraphedBackend(LeanBackend):
         tokens = torch.where(source >= 0, self.sampled[source.clamp(min=0).long()], column["token"][:size])
         table = None if self.family.thoughts is None else self.family.thoughts.table
         vectors = None if table is None else table[:, column["label"][:size].long()]
-        ops = (TritonOps if self.triton else PagedOps)(self.family, self.cache, self.lm.model.dtype, vectors)
+        ops = self.ops(self.family, self.cache, self.lm.model.dtype, vectors)
         logits = forward(self.family, ops, tokens, column["wanted"][:wide].long())
         if draws and wide:
             self._draw(logits, 1.0, 0)

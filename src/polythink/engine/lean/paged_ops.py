@@ -22,6 +22,8 @@ class PagedOps(TorchOps):
     cache's concern.
     """
 
+    attention = "torch"  # the kernel of the attention
+
     def __init__(
         self, family: Family, cache: PagedCache, dtype: torch.dtype, vectors: torch.Tensor | None = None
     ) -> None:
@@ -36,6 +38,8 @@ class PagedOps(TorchOps):
 
 class TritonOps(PagedOps):
     """The same with one kernel for each piece but the matrix products: 13 launches a layer in all."""
+
+    attention = "triton"
 
     def __init__(
         self, family: Family, cache: PagedCache, dtype: torch.dtype, vectors: torch.Tensor | None = None
