@@ -20,13 +20,12 @@ BLOCKS = SamplingParams(paths=3, max_blocks=3, max_main_tokens=16, max_path_toke
 
 
 def watch(engine: Engine, look) -> None:
-    """Call `look(cache, batch, keys before, keys after)` at every step; keys are layer 0's, (R, C, H, D)."""
+    """Call `look(cache, batch, keys before, keys after)` at every step; keys are layer 0's, by place (C, H, D)."""
     logits = engine.backend.logits
 
     def keys(cache: TreeKVCache) -> torch.Tensor:
         layer = cache.layers[0]
-        shape = (cache.rows, cache.slots, 1, 32)
-        return layer.keys.transpose(1, 2).clone() if layer.is_initialized else torch.zeros(shape, device=DEVICE)
+        return layer.keys.clone() if layer.is_initialized else torch.zeros(0, 1, 32, device=DEVICE)
 
     def watched(batch):
         before = keys(engine.backend.cache)
@@ -37,6 +36,14 @@ def watch(engine: Engine, look) -> None:
     engine.backend.logits = watched
 
 
+@pytest.fixture(params=["reserved", "blocks"])
+def memory(request, monkeypatch):
+    """Rows at fixed places in reserved memory, and rows that move when they grow, as elsewhere than on a CPU."""
+    if request.param == "blocks":
+        monkeypatch.setattr(kv_cache, "can_reserve", lambda device: False)
+    return request.param
+
+
 @pytest.mark.parametrize("backend", ["lean", "flat", "padded"])
 def test_a_step_writes_the_slots_of_its_tokens_and_no_other(backend):
     """Padding written over a live slot would be several nats wrong; what was never written is zero, not garbage."""
@@ -45,20 +52,21 @@ def test_a_step_writes_the_slots_of_its_tokens_and_no_other(backend):
     most: dict[int, int] = {}
 
     def look(cache, batch, before, after):
-        places = list(zip(batch.row.tolist(), batch.slot.tolist(), strict=True))
-        written = dict(zip(places, batch.token.tolist(), strict=True))
+        start = cache.place[0, batch.row]
+        written = dict(zip((start + batch.slot).tolist(), batch.token.tolist(), strict=True))
         change = after.clone()
-        change[: before.shape[0], : before.shape[1]] -= before  # the cache may have grown
-        assert {tuple(place) for place in change.abs().sum((2, 3)).nonzero().tolist()} <= written.keys()
+        change[: len(before)] -= before  # the cache may have grown
+        assert {place for (place,) in change.abs().sum((1, 2)).nonzero().tolist()} <= written.keys()
         assert all(after[place].any() or token == lm.pad for place, token in written.items())  # its embedding is zero
-        most.update({row: max(most.get(row, 0), slot) for row, slot in places})
-        for row in range(4):
-            assert not after[row, most.get(row, -1) + 1 :].any()
+        most.update({row: max(most.get(row, 0), end) for row, end in cache.lengths.items()})
+        for row in cache.lengths:
+            first = int(cache.place[0, row])
+            assert not after[first + most[row] : first + cache.stride].any()
 
     watch(engine, look)
     rollouts = engine.generate(requests(lm, 8), BLOCKS, seed=3)
     assert len({s.block for r in rollouts for s in r.segments}) > 2
-    assert max(most.values()) >= kv_cache.FIRST_SLOTS  # it did grow on the way
+    assert max(most.values()) >= kv_cache.FIRST_SLOTS
 
 
 def test_one_slot_a_token():
@@ -91,17 +99,19 @@ def test_no_uninitialised_memory_is_read(backend):
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["lean", "flat", "padded"])
 def test_growth_in_the_middle_of_a_run_changes_nothing(backend, monkeypatch):
+    """Blocks double, move, and are moved out of the way of others."""
     lm = tiny()
     plain = Engine(lm, max_num_seqs=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)
-    grown = []
-    grow = TreeKVCache._grow
-    monkeypatch.setattr(
-        TreeKVCache, "_grow", lambda self, *size: grown.append(grow(self, *size) or (self.rows, self.slots))
-    )
+    moved = []
+    copy = TreeKVCache._copy
+    monkeypatch.setattr(kv_cache, "can_reserve", lambda device: False)
+    monkeypatch.setattr(TreeKVCache, "_copy", lambda self, moves: moved.extend(moves) or copy(self, moves))
     monkeypatch.setattr(kv_cache, "FIRST_SLOTS", 1)
-    again = Engine(lm, max_num_seqs=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)
-    assert len(set(grown)) > 5
-    assert [drawn(r) for r in again] == [drawn(r) for r in plain]
+    for memory in (None, 3 * 128 * 512):
+        again = Engine(lm, max_num_seqs=3, backend=backend, kv_cache_memory_bytes=memory)
+        assert [drawn(r) for r in again.generate(requests(lm, 8), BLOCKS, seed=3)] == [drawn(r) for r in plain]
+        assert len(moved) > 5
+        moved.clear()
 
 
 def test_the_table_is_the_closure_of_what_follows_what_and_forgets_earlier_traces():
@@ -119,21 +129,22 @@ def test_the_table_is_the_closure_of_what_follows_what_and_forgets_earlier_trace
     assert [set(row.nonzero()[0]) for row in table.sees[1, :4]] == [{0}, {0, 1}, {0, 2}, {0, 1, 2, 3}]
 
 
-def test_rows_and_slots_are_added_as_they_are_needed_and_freed_when_nothing_is_live():
+def test_rows_hold_memory_as_they_need_it_and_give_it_back(memory):
     lm = tiny()
     engine = Engine(lm, max_num_seqs=5)
     wanted = requests(lm, 6)
     engine.add(wanted[0], BLOCKS)
     engine.step()
     cache = engine.backend.cache
-    assert (cache.rows, cache.slots) == (1, kv_cache.FIRST_SLOTS)
+    assert cache.rows == 1
     for request in wanted[1:]:
         engine.add(request, BLOCKS)
     engine.step()
     assert engine.backend.cache is cache
-    assert cache.rows == 5  # the sixth request waits
+    assert 1 < cache.rows == len(engine.scheduler.live) <= 5  # the sixth request waits
     while engine.unfinished:
-        assert cache.slots <= max(len(r.prompt) for r in wanted) + BLOCKS.max_trace_tokens
+        assert max(cache.lengths.values()) <= max(len(r.prompt) for r in wanted) + BLOCKS.max_trace_tokens
+        assert (memory == "reserved") == (not cache.buddies.held)
         engine.step()
     assert engine.backend.cache.rows == 0
     assert not engine.backend.cache.layers[0].is_initialized

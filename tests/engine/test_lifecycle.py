@@ -254,8 +254,8 @@ def test_masks_are_packed_once_per_step(monkeypatch):
     engine = Engine(lm, backend="flat")
     made, packed = [], Group.packed_mask
 
-    def watched(group, share, window):
-        found = packed(group, share, window)
+    def watched(group, *which):
+        found = packed(group, *which)
         made.append((id(group), found.data_ptr()))
         return found
 

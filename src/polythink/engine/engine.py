@@ -3,13 +3,11 @@
 `add` queues a request, `step` runs one ragged list of tokens over all open branches of all live traces, `abort` drops
 a request, `generate` loops over them. `reference.py` is the slow twin.
 
-Left out: prompt keys shared between the samples of one problem, speculative decoding, paged kernels.
+`scheduler.py` decides which traces run. Left out: speculative decoding.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
 from collections.abc import Container, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -17,6 +15,7 @@ from dataclasses import replace
 from polythink.engine.backends.base import TorchBackend
 from polythink.engine.lookahead import LookAhead, Steps
 from polythink.engine.params import Event, OnEvent, Request, SamplingParams
+from polythink.engine.scheduler import Scheduler
 from polythink.engine.selfcheck import choose_backend
 from polythink.engine.sequential import SequentialState
 from polythink.engine.structured import StructuredState
@@ -43,13 +42,23 @@ class Engine:
     recurrent, linear or convolutional layers, in modes whose joins read flat text), or "auto": the first of them that
     passes the self-check. A model that passes with none is refused with a `UserError`.
 
+    `kv_cache_memory_bytes` bounds the keys and values of all traces and shared prompts: requests wait for memory, and
+    when live traces outgrow it the youngest is preempted and later run again from its recorded tokens. A request that
+    could outgrow it alone is refused by `add`. None: no bound but `max_num_seqs` and what the traces come to. A prompt
+    that several queued requests share is read once.
+
     The model is changed (inference mode, attention) only while a step runs or `generate` loops. Between steps its
     weights may be trained, but a trace that is live then has keys and values of both. Use an engine from one thread;
     engines on the same model in several threads take turns.
     """
 
     def __init__(
-        self, lm: LanguageModel, max_num_seqs: int = 64, prefill_chunk: int = 512, backend: str | TorchBackend = "auto"
+        self,
+        lm: LanguageModel,
+        max_num_seqs: int = 64,
+        prefill_chunk: int = 512,
+        backend: str | TorchBackend = "auto",
+        kv_cache_memory_bytes: int | None = None,
     ) -> None:
         if max_num_seqs < 1 or prefill_chunk < 1:
             raise UserError(
@@ -62,9 +71,13 @@ class Engine:
             self.prefill_chunk = lm.context
         self._steps: Steps = (LookAhead if self.backend.looks_ahead else Steps)(self.backend, self.prefill_chunk)
         self._added = 0
-        self._queued: deque[TraceState] = deque()
-        self._live: dict[int, TraceState] = {}  # by row
-        self._free: list[int] = []  # heap of rows below `len(_live) + len(_free)`: the lowest are reused first
+        if kv_cache_memory_bytes is not None and not self.backend.slot_bytes:
+            raise UserError(
+                f"kv_cache_memory_bytes={kv_cache_memory_bytes}: the {self.backend.kind} backend, which "
+                f"{lm.model.config.model_type} needs, keeps a cache for each branch and cannot bound its memory; leave "
+                "it out and lower max_num_seqs"
+            )
+        self.scheduler = Scheduler(self._steps, max_num_seqs, kv_cache_memory_bytes)
         self._events: list[Event] = []  # not yet delivered
         self._tags: dict[tuple[str, str], TagIds] = {}  # by dialect and summary_prefix
 
@@ -84,7 +97,12 @@ class Engine:
     @property
     def unfinished(self) -> int:
         """How many requests are queued or live."""
-        return len(self._queued) + len(self._live)
+        return len(self.scheduler.queued) + len(self.scheduler.live)
+
+    @property
+    def preempted(self) -> int:
+        """How often a live trace had to make room for older ones."""
+        return self.scheduler.preempted
 
     def encode_prompt(self, text: str, template: str | None = None) -> list[int]:
         return self.lm.encode_prompt(text, template)
@@ -116,10 +134,10 @@ class Engine:
         emit = self._events.append if stream else None
         try:
             state = STATES[params.rules.isolated](request, params, tags, self.lm.context, seed, trained, id, emit)
+            self.scheduler.add(state)
         except UserError:
             self._take_events((id,))  # a refused request leaves none
             raise
-        self._queued.append(state)
         return id
 
     def step(self) -> list[Event]:
@@ -136,9 +154,7 @@ class Engine:
         An id that has finished or was never given is ignored.
         """
         self._take_events((id,))
-        self._queued = deque(state for state in self._queued if state.id != id)
-        for row in [row for row, state in self._live.items() if state.id == id]:
-            self._release(row)
+        self.scheduler.abort(id)
 
     def generate(
         self,
@@ -179,49 +195,28 @@ class Engine:
     # --- one step
 
     def _advance(self) -> None:
-        self._admit()
-        if not self._live:
-            return
+        live = self.scheduler.live
         try:
-            live = sorted(self._live.items())
-            for row, state in live:
+            running = self.scheduler.schedule()
+            if not running:
+                return
+            for row, state in running:
                 for segment in state.opened:
                     self.backend.open(row, segment, state.follows[segment])
                 state.opened.clear()
                 if not self.backend.joins_caches:
                     self.backend.keep(row, state.followable)
-            for state, branch, token, logprob in self._steps.run(live):
+            for state, branch, token, logprob in self._steps.run(running):
                 state.on_token(branch, token, logprob)
-            for state in self._live.values():
+            for state in live.values():
                 state.join_if_ready()
         except BaseException:
-            for row in list(self._live):
-                self._release(row)
+            self.scheduler.drop_live()
             raise
-        for row in [row for row, state in self._live.items() if state.done]:
-            state = self._live[row]
-            self._release(row)
+        for row in [row for row, state in live.items() if state.done]:
+            state = live[row]
+            self.scheduler.release(row)
             self._events.append(state.event("done", state.last, rollout=self._rollout(state)))
-
-    def _admit(self) -> None:
-        """Give rows to queued requests, in their order."""
-        admitted = False
-        while self._queued and len(self._live) < self.max_num_seqs:
-            row = heapq.heappop(self._free) if self._free else len(self._live)
-            self._live[row] = self._queued.popleft()
-            admitted = True
-        if admitted:
-            self.backend.reserve(self.max_num_seqs, max(state.most_slots for state in self._live.values()))
-
-    def _release(self, row: int) -> None:
-        del self._live[row]
-        self._steps.forget(row)
-        self.backend.keep(row, ())
-        heapq.heappush(self._free, row)
-        if not self.unfinished:
-            self._free.clear()
-            self._steps.clear()
-            self.backend.clear()
 
     def _rollout(self, state: TraceState) -> Rollout:
         for record in state.records[1:]:

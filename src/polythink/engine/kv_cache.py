@@ -4,12 +4,19 @@ A token may read slot k of its row iff its segment sees the slot's segment and k
 given out in the order of the tokens, so that one comparison covers causality, slots not yet written and slots that an
 earlier trace left behind. A fork copies nothing and a join recomputes nothing: both are entries in the table.
 
-Axis legend: R rows, C slots of a row, S segments, N tokens, H key and value heads, D head size, Q queries of a row.
+All rows lie in one range of slots. Where memory that has not been written costs nothing (`slots.py`), each row has room
+for the longest trace and holds the pages that it has written; elsewhere rows are blocks of powers of two, which move
+when they grow (`buddies.py`). In both cases rows lie at multiples of one number and are read as one strided tensor, and
+a row that ends gives its memory back. A prompt that several traces share is copied into the row of each.
+
+Axis legend: C slots of all rows, S segments, N tokens, H key and value heads, D head size, r rows of a group, Q queries
+of a row, K slots of a row that are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,33 +24,60 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from polythink.engine.buddies import Buddies, size_class
+from polythink.engine.slots import SlotTensor, can_reserve, pages
 from polythink.engine.step import StepBatch
 
-FIRST_SLOTS = 64  # a row's slots to begin with; they double when a trace needs more
+FIRST_SLOTS = 64  # a row's slots to begin with, where they double when a trace needs more
+ALIGNED = 1 << 12  # slots: rows at multiples of it begin at a page, whatever a slot takes
+CALL = 1 << 17  # products of a query's and a key's number that take as long as one more call of the attention
 
 
 @dataclass
 class Group:
-    """Rows that have about equally many tokens in this step, padded to Q a row; `kv` slots are enough for all."""
+    """Rows with blocks of one size and about equally many tokens in this step, padded to Q a row.
 
-    rows: torch.Tensor | slice  # which rows of the cache; a slice where they are adjacent
-    index: torch.Tensor  # (r, Q) token number; the row's first token in the padding
+    `rows` are the blocks, counted in their size; blocks between them that are none of the group have queries as well,
+    which are padding and read anything. For the model's own attention, which takes no such rows, rows that lie apart
+    are copied: `rows` (r, K) are slots then.
+    """
+
+    rows: torch.Tensor | slice
+    block: int  # slots of a block; 0: `rows` are slots
+    index: torch.Tensor  # (r, Q) token number; another one's in the padding
     at: torch.Tensor  # (n,) flat places of the real tokens in (r, Q)
     members: torch.Tensor  # (n,) the token numbers at these places
-    kv: int
-    mask: torch.Tensor  # (r, Q, kv) bool
-    age: torch.Tensor | None  # (r, Q, kv) query position minus key position, where a layer has a window
-    _packed: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict)
+    kv: int  # slots that are enough for all
+    mask: torch.Tensor  # (r, Q, K) bool
+    age: torch.Tensor | None  # (r, Q, K) query position minus key position, where a layer has a window
+    _packed: dict[tuple, torch.Tensor] = field(default_factory=dict)
 
-    def packed_mask(self, share: int, window: int | None) -> torch.Tensor:
-        """(r, 1, share * Q, kv): the mask for `share` query heads per key head; made once per step, not per layer."""
-        packed = self._packed.get((share, window))
+    def read(self, arena: torch.Tensor) -> torch.Tensor:
+        """(r, K, ...): the group's rows of a tensor (C, ...)."""
+        return _read(arena, self.rows, self.block, self.kv)
+
+    def packed_mask(self, share: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        """(r, 1, share * Q, K): the mask for `share` query heads per key head; made once per step, not per layer.
+
+        On a CPU it is what the attention adds to its scores: it would turn a bool mask into that in every layer, which
+        can take longer than the attention.
+        """
+        packed = self._packed.get((share, window, dtype))
         if packed is None:
             mask = self.mask if window is None else self.mask & (self.age < window)
             r, width, kv = mask.shape
+            if mask.device.type == "cpu":
+                mask = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
             packed = mask[:, None].expand(r, share, width, kv).reshape(r, 1, share * width, kv)
-            self._packed[share, window] = packed
+            self._packed[share, window, dtype] = packed
         return packed
+
+
+def _read(arena: torch.Tensor, rows: torch.Tensor | slice, block: int, kv: int) -> torch.Tensor:
+    if not block:
+        return arena[rows]
+    whole = len(arena) // block
+    return arena[: whole * block].view(whole, block, *arena.shape[1:])[rows, :kv]
 
 
 @dataclass
@@ -53,40 +87,45 @@ class Step:
     tokens: torch.Tensor  # (N,)
     segments: torch.Tensor  # (N,)
     positions: torch.Tensor  # (N,)
-    slots: torch.Tensor  # (N,)
-    rows: torch.Tensor  # (N,)
+    slots: torch.Tensor  # (N,) in the token's row
+    places: torch.Tensor  # (N,) among all slots
     groups: list[Group]
 
 
 class _Layer(CacheLayerMixin):
-    """One layer's keys and values, (R, H, C, D) each, made at the first write; zeroed, as a masked NaN is still NaN."""
+    """One layer's keys and values, (C, H, D) each, made at the first write; zeroed, as a masked NaN is still NaN."""
 
     is_sliding = False
 
     def __init__(self, cache: TreeKVCache) -> None:
         super().__init__()
         self.cache = cache
+        self.stores: tuple[SlotTensor, ...] = ()
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        cache = self.cache
-        self.keys, self.values = (
-            x.new_zeros(cache.rows, x.shape[1], cache.slots, x.shape[-1]) for x in (key_states, value_states)
+        self.stores = tuple(
+            SlotTensor(self.cache.capacity, (x.shape[1], x.shape[-1]), x.dtype, x.device, self.cache.strided)
+            for x in (key_states, value_states)
         )
         self.is_initialized = True
+        self.link()
+
+    def link(self) -> None:
+        """After the stores have got other tensors."""
+        if self.is_initialized:
+            self.keys, self.values = (store.tensor for store in self.stores)
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        """Write the step's keys and values (B, H, T, D) into their slots; returns what the attention is to read."""
+        """Write the step's keys and values (B, H, T, D) into their slots; returns what the attention is to read.
+
+        For the engine's attention that is all slots, (1, H, C, D); for the model's own the rows of the batch.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         return self.cache.write(self, key_states, value_states)
 
-    def grow(self, rows: int, slots: int) -> None:
-        if self.is_initialized:
-            more = (0, 0, 0, slots - self.keys.shape[2], 0, 0, 0, rows - self.keys.shape[0])
-            self.keys, self.values = (torch.nn.functional.pad(x, more) for x in (self.keys, self.values))
-
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cache.slots, 0
+        return self.cache.capacity, 0
 
     def get_seq_length(self) -> int:
         return 0
@@ -98,24 +137,72 @@ class _Layer(CacheLayerMixin):
 
 
 class TreeKVCache(Cache):
-    """A transformers cache over rows of slots, both of which are added as they are needed.
-
-    `most_rows` and `most_slots` (of a row) bound the growth. `plan` must be called before each forward.
-    """
+    """A transformers cache over rows of slots. `reserve` announces its size; `plan` comes before each forward."""
 
     def __init__(self, layers: int, device: torch.device, windowed: bool = False, padded: bool = False) -> None:
         super().__init__(layers=[_Layer(self) for _ in range(layers)])
-        self.rows, self.slots, self.device = 0, 0, device
-        self.most_rows = self.most_slots = 1 << 30
+        self.known = []
+        self.device, self.capacity = device, 0  # capacity: slots of the tensors
+        self.strided = can_reserve(device)
+        self.stride = ALIGNED if self.strided else 0  # slots from one row to the next
+        self.most_slots, self.budget = 1, None
         self.windowed = windowed  # some layer reads a window only: keep the distances
         self.padded = padded  # the model's own attention reads whole rows
-        self.segment_of = torch.zeros(0, 0, dtype=torch.long, device=device)  # (R, C)
-        self.position_of = torch.zeros_like(self.segment_of)  # (R, C)
-        self.sees = np.zeros((0, 8, 8), bool)  # (R, S, S), on the host: written entry by entry, read once per step
+        self.buddies = Buddies()
+        self.place = np.zeros(
+            (3, 8), np.int64
+        )  # of each row: first slot and number of slots of its block, prefix tokens
+        self.lengths: dict[int, int] = {}  # slots in use of each row, the prefix among them
+        self.attached: set[int] = set()  # rows whose first segment has not been opened yet
+        self.segment_of, self.position_of = (SlotTensor(0, (), torch.long, device, self.strided) for _ in range(2))
+        self.sees = np.zeros((0, 8, 8), bool)  # (rows, S, S), on the host: written entry by entry, read once per step
         self.now: Step | None = None
         self.window_seen = False  # some layer's attention was told of its window
 
-    # --- the table
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of a token in each tensor of keys or values: as written, or as in the cache before this one."""
+        return [store.slot_bytes for layer in self.layers for store in layer.stores] or self.known
+
+    # --- rows
+
+    @property
+    def rows(self) -> int:
+        """How many rows hold memory."""
+        return len(self.lengths)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of keys and values that are held."""
+        if self.strided:
+            return sum(map(self.bytes_for, self.lengths.values()))
+        return self.buddies.held * sum(self.sizes)
+
+    def bytes_for(self, slots: int) -> int:
+        """Bytes that a row of so many slots holds."""
+        if self.strided:
+            return sum(pages(slots * size) for size in self.sizes)
+        return self._block(slots) * sum(self.sizes)
+
+    def usable(self, budget: int, slots: int) -> int:
+        """How many bytes of a budget can be used by rows of up to that many slots."""
+        return budget if self.strided else budget - budget % self.bytes_for(slots)
+
+    @staticmethod
+    def _block(slots: int) -> int:
+        return size_class(max(slots, FIRST_SLOTS))
+
+    def reserve(self, rows: int, slots: int, budget: int | None = None) -> None:
+        """No more than that many rows of that many slots are needed at a time, and no more than `budget` slots."""
+        self.budget = budget
+        if self.strided:
+            stride = max(self.stride, size_class(slots))
+            self._lay_out(max(rows, self.capacity // self.stride) * stride, stride)
+            return
+        self.most_slots = self._block(slots)
+        if budget is not None:
+            self._copy(self.buddies.resize(budget - budget % self.most_slots))
+            self._lay_out(budget)
 
     def open(self, row: int, segment: int, follows: Sequence[int]) -> None:
         """Enter a segment: it sees itself and all that those it follows see. Overwrites what an earlier trace left."""
@@ -128,54 +215,170 @@ class TreeKVCache(Cache):
         for before in follows:
             seen |= self.sees[row, before]
         seen[segment] = True
+        if segment == 0 and row not in self.attached:
+            self.release(row)
+        self.attached.discard(row)
+
+    def attach(self, row: int, prefix: int) -> None:
+        """Copy the prefix into a new row, whose own slots follow."""
+        self.release(row)
+        self._know(row)
+        count = self.lengths[prefix]
+        self._place(np.array([row]), np.array([count + 1]))
+        source, target = self.place[0, [prefix, row]].tolist()
+        for store in self._stores():
+            store.copy(source, target, count)
+        self.place[2, row] = self.lengths[row] = count
+        self.attached.add(row)
+
+    def release(self, row: int) -> None:
+        """Free a row and give its memory back."""
+        count = self.lengths.pop(row, 0)
+        if count:
+            start = int(self.place[0, row])
+            for store in self._stores():
+                store.release(start, count)
+        self.buddies.give(row)
+        if row < self.place.shape[1]:
+            self.place[:, row] = 0
+        self.attached.discard(row)
+
+    def _stores(self) -> Iterator[SlotTensor]:
+        yield self.segment_of
+        if self.windowed:
+            yield self.position_of
+        for layer in self.layers:
+            yield from layer.stores
+
+    def _know(self, row: int) -> None:
+        rows = self.place.shape[1]
+        if row >= rows:
+            self.place = np.pad(self.place, ((0, 0), (0, max(rows, row + 1 - rows))))
+
+    def _place(self, rows: np.ndarray, slots: np.ndarray) -> None:
+        """Give these rows room for that many slots each."""
+        short = slots > self.place[1, rows]
+        if not short.any():
+            return
+        rows, slots = rows[short], slots[short]
+        if self.strided:
+            stride = max(self.stride, size_class(int(slots.max())))
+            self._lay_out(max(int(rows.max()) + 1, self.capacity // self.stride) * stride, stride)
+            self.place[0, rows], self.place[1, rows] = rows * stride, stride
+            return
+        for row, need in zip(rows.tolist(), slots.tolist(), strict=True):
+            size = self._block(need)
+            if self.budget is None and not self.buddies.fits(size, row):
+                largest = max(size, self.most_slots)
+                wanted = max(2 * self.buddies.size, self.buddies.held + size)
+                self._copy(self.buddies.resize(-(-wanted // largest) * largest))
+                self._lay_out(self.buddies.size)
+            self._copy(self.buddies.take(row, size))
+            self.place[:2, row] = self.buddies.blocks[row]
+
+    def _lay_out(self, capacity: int, stride: int = 0) -> None:
+        """Give all tensors that many slots, and rows where that is so their places at multiples of `stride`."""
+        if (capacity, stride) == (self.capacity, self.stride):
+            return
+        moves = []
+        for row, count in self.lengths.items():
+            start = int(self.place[0, row])
+            if self.strided:
+                self.place[:2, row] = row * stride, stride
+            moves.append((start, int(self.place[0, row]), count))
+        self.capacity, self.stride = capacity, stride
+        for store in self._stores():
+            store.resize(capacity, moves)
+        for layer in self.layers:
+            layer.link()
+
+    def _copy(self, moves: Sequence[tuple[int, int, int]]) -> None:
+        for move in moves:
+            for store in self._stores():
+                store.copy(*move)
+        if moves:
+            for row, block in self.buddies.blocks.items():
+                self.place[:2, row] = block
 
     # --- one step
 
     def plan(self, batch: StepBatch) -> Step:
         """Place a step's tokens and make their masks."""
-        self._grow(int(batch.row[-1]) + 1, int(batch.slot.max()) + 1)
-        columns = (batch.token, batch.segment, batch.position, batch.slot, batch.row)
+        first = np.flatnonzero(np.diff(batch.row, prepend=-1))
+        count = np.diff(first, append=len(batch.row))
+        rows = batch.row[first]
+        self._know(int(rows[-1]))
+        ends = batch.slot[first + count - 1] + 1 + self.place[2, rows]
+        self._place(rows, ends)
+        self.lengths.update(zip(rows.tolist(), ends.tolist(), strict=True))
+        start, _, prefix = self.place[:, batch.row]
+        slot = batch.slot + prefix
+        columns = (batch.token, batch.segment, batch.position, slot, start + slot)
         step = Step(*(torch.from_numpy(x).to(self.device) for x in columns), groups=[])
-        self.segment_of[step.rows, step.slots] = step.segments
-        self.position_of[step.rows, step.slots] = step.positions
+        self.segment_of.tensor[step.places] = step.segments
+        if self.windowed:
+            self.position_of.tensor[step.places] = step.positions
         sees = torch.from_numpy(self.sees[batch.row, batch.segment]).to(self.device)  # (N, S)
-        for rows, first, count in _groups(batch.row, self.padded):
-            kv = int(batch.slot[first + count - 1].max()) + 1
-            step.groups.append(self._group(step, sees, kv, rows, first, count))
+        for group in self._groups(rows, count, ends):
+            step.groups.append(self._group(step, sees, rows[group], first[group], count[group], ends[group]))
         self.now = step
         return step
 
+    def _groups(self, rows: np.ndarray, count: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
+        """Which rows are read together, by their places in `rows`; each group in the order of its blocks.
+
+        Rows of one block size, a similar number of tokens (up to 8, 32, ..: padded queries cost less than another call)
+        and a similar length, that lie close together: what is read in vain must cost less than another call.
+        The model's own attention takes all rows together, in their order.
+        """
+        if self.padded:
+            return [np.arange(len(rows))]
+        tokens = np.maximum(np.frexp(count - 1)[1] // 2 - 1, 0)
+        start, block, _ = self.place[:, rows]
+        order = np.lexsort((start, tokens, block))
+        cuts = np.diff(block[order]).astype(bool) | np.diff(tokens[order]).astype(bool)
+        where = start[order] // block[order]
+        worth = CALL / (np.maximum(count[order], 1) * self._width)  # slots
+        columns = (ends[order].tolist(), [True, *cuts.tolist()], where.tolist(), worth.tolist())
+        begins, longest, first, last = [], 0, 0, 0
+        for i, (end, cut, at, most) in enumerate(zip(*columns, strict=True)):
+            wider = (at - first + 1) * max(longest, end) - (last - first + 1) * longest - end
+            if cut or wider > most:
+                begins.append(i)
+                longest, first = 0, at
+            longest, last = max(longest, end), at
+        return np.split(order, begins[1:])
+
+    @property
+    def _width(self) -> int:
+        """Numbers of a token's key in one layer: its heads times their size."""
+        stores = self.layers[0].stores if self.layers else ()
+        return math.prod(stores[0].shape) if stores else 1
+
     def _group(
-        self, step: Step, sees: torch.Tensor, kv: int, rows: np.ndarray, first: np.ndarray, count: np.ndarray
+        self, step: Step, sees: torch.Tensor, rows: np.ndarray, first: np.ndarray, count: np.ndarray, ends: np.ndarray
     ) -> Group:
         """The mask of some rows, each of which has `count` tokens from number `first` on."""
-        column = np.arange(count.max())
-        real = column < count[:, None]  # (r, Q); padding repeats the row's first token: no query is without keys
-        index, at = (
-            torch.from_numpy(x).to(self.device) for x in (first[:, None] + column * real, np.flatnonzero(real))
-        )
-        adjacent = rows[-1] - rows[0] + 1 == len(rows)
-        chosen = slice(rows[0], rows[-1] + 1) if adjacent else torch.from_numpy(rows).to(self.device)
-        segment_of = self.segment_of[chosen, None, :kv].expand(-1, len(column), -1)
-        mask = sees[index].gather(2, segment_of)  # (r, Q, kv)
+        kv, (start, block, _) = int(ends.max()), self.place[:, rows]
+        size, column = int(block[0]), np.arange(count.max())
+        where = start // size
+        place = where - where[0]
+        chosen: slice | torch.Tensor = slice(int(where[0]), int(where[-1]) + 1)
+        if self.padded and not ((block == size).all() and (np.diff(where) == 1).all()):
+            size, place = 0, np.arange(len(rows))
+            chosen = torch.from_numpy(start[:, None] + np.minimum(np.arange(kv), block[:, None] - 1)).to(self.device)
+        index = np.zeros((place[-1] + 1, len(column)), np.int64)
+        real = column < count[:, None]
+        index[place] = first[:, None] + column * real  # padding repeats the row's first token
+        at = (place[:, None] * len(column) + column)[real]
+        index, at = (torch.from_numpy(x).to(self.device) for x in (index, at))
+        segment_of = _read(self.segment_of.tensor, chosen, size, kv)[:, None].expand(-1, len(column), -1)
+        mask = sees[index].gather(2, segment_of)  # (r, Q, K)
         mask &= torch.arange(kv, device=self.device) <= step.slots[index][..., None]
-        age = step.positions[index][..., None] - self.position_of[chosen, None, :kv] if self.windowed else None
-        return Group(chosen, index, at, index.flatten()[at], kv, mask, age)
-
-    def _grow(self, rows: int, slots: int) -> None:
-        """Make room for a step. Both dimensions double, within their bounds, so that copies stay rare."""
-        if rows <= self.rows and slots <= self.slots:
-            return
-        rows = self.rows if rows <= self.rows else max(rows, min(2 * self.rows, self.most_rows))
-        doubled = max(2 * self.slots, FIRST_SLOTS)
-        slots = self.slots if slots <= self.slots else max(slots, min(doubled, self.most_slots))
-        more = (0, slots - self.slots, 0, rows - self.rows)
-        self.segment_of, self.position_of = (
-            torch.nn.functional.pad(x, more) for x in (self.segment_of, self.position_of)
-        )
-        for layer in self.layers:
-            layer.grow(rows, slots)
-        self.rows, self.slots = rows, slots
+        age = None
+        if self.windowed:
+            age = step.positions[index][..., None] - _read(self.position_of.tensor, chosen, size, kv)[:, None]
+        return Group(chosen, size, index, at, index.flatten()[at], kv, mask, age)
 
     # --- called by the layers
 
@@ -186,20 +389,8 @@ class TreeKVCache(Cache):
             keys, values = (x.transpose(1, 2).flatten(0, 1)[group.at] for x in (keys, values))  # (N, H, D)
         else:
             keys, values = (x[0].transpose(0, 1) for x in (keys, values))
-        layer.keys[step.rows, :, step.slots] = keys
-        layer.values[step.rows, :, step.slots] = values
+        layer.keys[step.places] = keys
+        layer.values[step.places] = values
         if self.padded:
-            return layer.keys[group.rows, :, : group.kv], layer.values[group.rows, :, : group.kv]
-        return layer.keys, layer.values
-
-
-def _groups(rows: np.ndarray, one: bool) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(rows, first tokens, numbers of tokens): rows of similar number together, or all rows in one group.
-
-    Up to 8 tokens stay in one group: padded queries cost less than a copy of keys and values for rows that lie apart.
-    """
-    first = np.flatnonzero(np.diff(rows, prepend=-1))
-    count = np.diff(first, append=len(rows))
-    size = np.zeros_like(count) if one else np.maximum(np.frexp(count - 1)[1] // 2 - 1, 0)  # up to 8, 32, ..
-    members = (np.flatnonzero(size == s) for s in np.unique(size))
-    return [(rows[first[m]], first[m], count[m]) for m in members]
+            return group.read(layer.keys).transpose(1, 2), group.read(layer.values).transpose(1, 2)
+        return layer.keys.transpose(0, 1)[None], layer.values.transpose(0, 1)[None]

@@ -10,17 +10,17 @@ random streams is used for the same token.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from polythink.engine.paged.arena import OutOfPages
-from polythink.engine.step import Backend, Given, StepBatch, assemble, gather
+from polythink.engine.step import Backend, Given, Runnable, StepBatch, assemble, gather
 from polythink.engine.trace_state import Branch, Inputs, TraceState
 
-Live = Sequence[tuple[int, TraceState]]  # rows and their traces, by row
+Running = Sequence[tuple[int, Runnable]]  # rows and what runs in them, by row
 Drawn = Iterable[tuple[TraceState, Branch, int, float]]  # a branch of a trace, its token, the log-probability
 
 
@@ -46,24 +46,28 @@ class AheadBackend(Backend, Protocol):
 
 
 class Steps:
-    """One step after another."""
+    """One step after another. The scheduler frees rows through this, and sees the backend's memory through it."""
 
     def __init__(self, backend: Backend, chunk: int) -> None:
         self.backend, self.chunk = backend, chunk
         self.forwarded = 0  # tokens run through the model, those of wrong guesses among them
+        self.attach, self.reserve = backend.attach, backend.reserve
+        self.bytes_for, self.usable = backend.bytes_for, backend.usable
 
-    def run(self, live: Live) -> Drawn:
-        """Run a step of all live traces; yields what was sampled, for the traces to take."""
-        batch, owners = gather(live, self.chunk)
+    def run(self, running: Running) -> Drawn:
+        """Run a step; what was sampled, for the traces to take. Their segments have been opened."""
+        batch, owners = gather(running, self.chunk)
         self.forwarded += len(batch.token)
         tokens, logprobs = self.backend.step(batch)
         return _drawn(owners, tokens, logprobs)
 
-    def forget(self, row: int) -> None:
-        """The trace in that row has ended."""
+    def keep(self, row: int, segments: Collection[int]) -> None:
+        """As the backend's: without segments, the row is free at once."""
+        self.backend.keep(row, segments)
 
     def clear(self) -> None:
         """All traces have ended."""
+        self.backend.clear()
 
 
 @dataclass
@@ -83,13 +87,13 @@ class LookAhead(Steps):
     def __init__(self, backend: AheadBackend, chunk: int) -> None:
         super().__init__(backend, chunk)
         self._ahead: _Launched | None = None
-        self._held: dict[int, Inputs] = {}  # by row: taken from the trace, not launched yet
+        self._taken: dict[int, Given] = {}  # by row: taken from the trace, not launched yet
 
-    def run(self, live: Live) -> Drawn:
+    def run(self, running: Running) -> Drawn:
         now = self._settled()
         if now is None:
-            now = self._launch([Given(row, state, self._take(row, state)) for row, state in live])
-        following = self._follow(now, live) if self.backend.holding else None
+            now = self._launch([self._take(row, state) for row, state in running])
+        following = self._follow(now, running) if self.backend.holding else None
         tokens, logprobs = now.flight.result()
         self._ahead = following
         owners, places = [], []
@@ -102,14 +106,19 @@ class LookAhead(Steps):
                 following.expected[row] = tokens[first : first + len(given.inputs.tokens)].tolist()
         return _drawn(owners, tokens[places], logprobs[places])
 
-    def forget(self, row: int) -> None:
-        self._held.pop(row, None)
-        if self._ahead is not None:
-            self._ahead.given.pop(row, None)
+    def keep(self, row: int, segments: Collection[int]) -> None:
+        if not len(segments):
+            taken = self._taken.pop(row, None)
+            ahead = None if self._ahead is None else self._ahead.given.pop(row, None)
+            for given in (taken, ahead):
+                if given is not None and not given.guess and isinstance(given.state, TraceState):
+                    given.state.give_back(given.inputs)
+        super().keep(row, segments)
 
     def clear(self) -> None:
         self._ahead = None
-        self._held.clear()
+        self._taken.clear()
+        super().clear()
 
     # --- guesses
 
@@ -118,40 +127,41 @@ class LookAhead(Steps):
         ahead, self._ahead = self._ahead, None
         if ahead is None:
             return None
-        stale = ahead.holding != self.backend.holding  # the weights may have changed
+        stale = ahead.holding != self.backend.holding  # weights may have changed since
         for row, given in list(ahead.given.items()):
-            wanted = given.state.take(self.chunk) if given.guess else given.inputs
-            if stale or (given.guess and not _as_guessed(given, wanted, ahead.expected[row])):
+            asked = given.state.take(self.chunk) if given.guess else given.inputs
+            wrong = given.guess and not _as_guessed(given, asked, ahead.expected[row])
+            if wrong or (stale and given.inputs.wanted):
                 self.backend.rewind(row, given.inputs.slot)
-                self._held[row] = wanted
+                self._taken[row] = Given(row, given.state, asked)
                 del ahead.given[row]
         return ahead if ahead.given else None
 
-    def _follow(self, now: _Launched, live: Live) -> _Launched | None:
-        """Launch the step after `now`: what is known of it, and guesses. None if there is nothing to run or no room."""
-        each = []
-        for row, state in live:
+    def _follow(self, now: _Launched, running: Running) -> _Launched | None:
+        """Launch the step after `now`: what is known of it, and guesses where they find room. None if there is none."""
+        known, guesses = [], []
+        for row, state in running:
             given = now.given.get(row)
             if given is None or not given.inputs.wanted:
-                each.append(Given(row, state, self._take(row, state)))
+                known.append(self._take(row, state))
             elif all(branch.limit > 1 for _, branch in given.inputs.wanted):
-                each.append(Given(row, state, _guess(given), guess=True))
-        if not each:
-            return None
-        try:
-            return self._launch(each, now)
-        except OutOfPages:
-            self._held |= {given.row: given.inputs for given in each if not given.guess}
-            return None
+                guesses.append(Given(row, state, _guess(given), guess=True))
+        known = [given for given in known if given.inputs.tokens]  # a shared prompt may have been read to its end
+        if guesses:
+            try:
+                return self._launch(sorted(known + guesses, key=lambda given: given.row), now)
+            except OutOfPages:  # then these traces wait until their tokens are read
+                pass
+        return self._launch(known) if known else None
 
-    def _take(self, row: int, state: TraceState) -> Inputs:
-        held = self._held.pop(row, None)
-        return state.take(self.chunk) if held is None else held
+    def _take(self, row: int, state: Runnable) -> Given:
+        taken = self._taken.pop(row, None)
+        return Given(row, state, state.take(self.chunk)) if taken is None else taken
 
     def _launch(self, each: list[Given], before: _Launched | None = None) -> _Launched:
         batch, _ = assemble(each)
         source, first, token, wanted = None, {}, 0, 0
-        if any(given.guess for given in each):
+        if before is not None:
             source = np.full(len(batch.token), -1)
         for given in each:
             count = len(given.inputs.tokens)
@@ -168,7 +178,7 @@ def _guess(given: Given) -> Inputs:
     """What the trace will ask for next if each of its branches goes on with the token that it samples now."""
     branches = [branch for _, branch in given.inputs.wanted]
     return Inputs(
-        given.state.pending.slot,
+        given.state.slot,
         [0] * len(branches),
         [branch.segment for branch in branches],
         [branch.position for branch in branches],

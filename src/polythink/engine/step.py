@@ -69,16 +69,43 @@ class StepBatch:
 
 
 class Backend(Protocol):
-    """Runs steps over a cache of its own: one row per trace, one slot per token."""
+    """Runs steps over a cache of its own: one row per trace, one slot per token.
+
+    A row may be attached to a prefix: a row with segment 0 alone, the prompt of several traces but for its last token.
+    It is run like any other row, and lives until it is given up by `keep(prefix, ())`, which comes after the end of all
+    rows that are attached to it. A backend shares its keys and values, or copies them into the attached row.
+    """
 
     looks_ahead: bool  # steps are launched before the results of the one before are read: see `lookahead.py`
     joins_caches: bool  # a segment may follow several others and read the keys and values of all
+    slot_bytes: int  # keys and values of one token over all layers; 0: the backend cannot bound its memory
 
     def hold(self) -> AbstractContextManager[None]:
         """Keep the model ready for steps until the context closes. Re-entrant; `step` enters it by itself."""
 
-    def reserve(self, rows: int, slots: int) -> None:
-        """Announce that no more than `rows` rows of `slots` slots will be needed; memory grows as tokens arrive."""
+    def bytes_for(self, tokens: int, prefix: int = 0, segments: int = 1) -> int:
+        """Bytes of keys and values that a row of `tokens` tokens of its own occupies, rounded as they are allocated.
+
+        `prefix`: tokens of the row that it is attached to, which count where they are copied. `segments`: how many the
+        tokens are in, which counts where each has memory of its own. As long as these numbers
+        add up to no more than what is `usable` of a budget, every step finds room, and no more is held than the budget.
+        """
+
+    def usable(self, memory: int, slots: int) -> int:
+        """How many bytes of a budget rows of up to `slots` slots can use: all, or less where it does not divide."""
+
+    def reserve(self, rows: int, slots: int, memory: int | None = None) -> None:
+        """Announce that no more than `rows` rows of `slots` slots, and `memory` bytes, will be needed at a time.
+
+        Memory grows as tokens arrive, and is given back when rows end.
+        """
+
+    def attach(self, row: int, prefix: int) -> None:
+        """Let the next trace in `row` read all tokens of row `prefix` before its own; comes before `open(row, 0, ())`.
+
+        All tokens of the prefix have been run. The slots of the row count its own tokens; positions go on. Segment 0 of
+        the row sees the whole prefix.
+        """
 
     def open(self, row: int, segment: int, follows: Sequence[int]) -> None:
         """Enter a segment, which sees itself and all that those it follows see. Segment 0 starts a new trace."""
@@ -87,7 +114,7 @@ class Backend(Protocol):
         """Run the tokens; returns the W sampled tokens (int64) and their log-probabilities (float64)."""
 
     def keep(self, row: int, segments: Collection[int]) -> None:
-        """Announce that no other segment of the row is run or followed any more; none: the trace has ended."""
+        """Announce that no other segment of the row is run or followed any more; none: the row is free at once."""
 
     def clear(self) -> None:
         """Free the cache: no trace is live."""
@@ -96,12 +123,28 @@ class Backend(Protocol):
         """Raise `UserError` unless the model can scale its attention scores (`StepBatch.scale`)."""
 
 
+class Runnable(Protocol):
+    """What has tokens to run in a row: a trace, or a prompt that several share."""
+
+    labels: Sequence[int]  # of each segment: path number, 0 elsewhere
+    scales: Sequence[float]  # of each segment: factor on the attention scores of its queries
+    follows: Sequence[tuple[int, ...]]  # of each segment
+    opened: list[int]  # segments that the backend does not know yet
+
+    @property
+    def followable(self) -> Collection[int]:
+        """The segments that run or may be followed."""
+
+    def take(self, most: int) -> Inputs:
+        """The tokens of the next step, `most` at most where they are a prompt's."""
+
+
 @dataclass
 class Given:
     """What one trace is given in a step. With `guess`, its tokens are those that its branches are sampling now."""
 
     row: int
-    state: TraceState
+    state: Runnable
     inputs: Inputs
     guess: bool = False
     streams: list[tuple[int, int]] = field(init=False)  # of each wanted token: its random stream, its number in that
@@ -152,6 +195,6 @@ def assemble(each: Iterable[Given]) -> tuple[StepBatch, list[tuple[TraceState, B
     return batch, owners
 
 
-def gather(live: Iterable[tuple[int, TraceState]], chunk: int) -> tuple[StepBatch, list[tuple[TraceState, Branch]]]:
+def gather(live: Iterable[tuple[int, Runnable]], chunk: int) -> tuple[StepBatch, list[tuple[TraceState, Branch]]]:
     """The next step of the live traces, given as (row, state) by row, and the owners of its wanted tokens."""
     return assemble([Given(row, state, state.take(chunk)) for row, state in live])

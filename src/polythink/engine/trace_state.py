@@ -8,6 +8,7 @@ are given out in the order of the tokens.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -45,6 +46,10 @@ class Inputs:
     positions: list[int] = field(default_factory=list)
     wanted: list[tuple[int, Branch]] = field(default_factory=list)  # the branch continues after the token of that index
 
+    @property
+    def columns(self) -> tuple[list[int], list[int], list[int]]:
+        return self.tokens, self.segments, self.positions
+
 
 class TraceState:
     """What all modes share. Segment 0 is the prompt; the others are numbered as they open.
@@ -72,8 +77,11 @@ class TraceState:
         self.labels: list[int] = []  # path number of each segment, 0 elsewhere
         self.scales: list[float] = []  # of each segment: factor on the attention scores of its queries
         self.opened: list[int] = []  # segments that the backend does not know yet
-        self.pending = Inputs(len(request.prompt))  # what follows the prompt
-        self.read = 0  # prompt tokens that have been taken
+        self.pending = Inputs()  # what follows the prompt
+        self.again = Inputs()  # what is run again before it, after the trace has lost its row
+        self.shared = 0  # prompt tokens that are read from another row
+        self.read = 0  # prompt tokens that have been taken, or are shared
+        self.slot = 0  # tokens that have been taken
         self.budget = params.max_trace_tokens
         self.written = 0  # response tokens so far
         self.blocks = 0
@@ -113,6 +121,16 @@ class TraceState:
         return len(self.request.prompt) + self.budget
 
     @property
+    def most_segments(self) -> int:
+        """A bound on the segments: all but main text have an opening and a closing tag."""
+        return self.most_slots * 2 // 3 + 2
+
+    @property
+    def slots(self) -> int:
+        """Slots in use after the next step, or after several where the prompt is still being read."""
+        return len(self.request.prompt) - self.shared + self.written
+
+    @property
     def followable(self) -> set[int]:
         """The segments that run or may be followed: those that have not ended or have tokens to run, and the last.
 
@@ -127,22 +145,65 @@ class TraceState:
     def take(self, most: int) -> Inputs:
         """Pop the pending tokens of the next step.
 
-        At most `most` prompt tokens (chunked prefill); everything after the prompt comes whole, so that sibling paths
-        stay in lock step.
+        At most `most` tokens of the prompt and of what is run again; everything after these comes whole, so that
+        sibling paths stay in lock step.
         """
         first, size = self.read, len(self.request.prompt)
-        self.read = min(first + most, size)
-        n = self.read - first
-        head = Inputs(first, list(self.request.prompt[first : self.read]), [0] * n, list(range(first, self.read)))
-        if self.read < size:
-            return head
+        if first < size or self.again.tokens:
+            self.read = min(first + most, size)
+            n = self.read - first
+            head = Inputs(
+                self.slot, list(self.request.prompt[first : self.read]), [0] * n, list(range(first, self.read))
+            )
+            self._take_again(head, most - n)
+            self.slot += len(head.tokens)
+            if self.read < size or self.again.tokens:
+                return head
+        else:
+            head = None
         rest = self.pending
-        self.pending = Inputs(rest.slot + len(rest.tokens))
-        if not n:
+        rest.slot = self.slot
+        self.slot += len(rest.tokens)
+        self.pending = Inputs()
+        if head is None:
             return rest
+        n = len(head.tokens)
         wanted = [(index + n, branch) for index, branch in rest.wanted]
         columns = (head.tokens + rest.tokens, head.segments + rest.segments, head.positions + rest.positions)
-        return Inputs(first, *columns, wanted)
+        return Inputs(head.slot, *columns, wanted)
+
+    def _take_again(self, head: Inputs, most: int) -> None:
+        for columns, taken in zip(self.again.columns, head.columns, strict=True):
+            taken += columns[:most]
+            del columns[:most]
+
+    def attach(self, prefix: int) -> None:
+        """The first tokens of the prompt are read from another row; comes before anything is taken."""
+        self.shared = self.read = prefix
+
+    def give_back(self, inputs: Inputs) -> None:
+        """What was taken last will not be run: it is pending again. For a trace that is about to lose its row."""
+        if inputs.wanted:
+            n = next((i for i, segment in enumerate(inputs.segments) if segment), len(inputs.segments))  # the prompt's
+            columns = (mine[n:] + rest for mine, rest in zip(inputs.columns, self.pending.columns, strict=True))
+            shifted = [(index + len(inputs.tokens) - n, branch) for index, branch in self.pending.wanted]
+            wanted = [(index - n, branch) for index, branch in inputs.wanted]
+            self.pending = Inputs(self.pending.slot, *columns, wanted + shifted)
+
+    def rewind(self) -> None:
+        """The trace has lost its row: all that has been taken is taken again. What has been sampled stands.
+
+        Segments are run one after the other, in the order in which they opened: each after all that it follows.
+        """
+        waiting = Counter(self.pending.segments)
+        self.again = Inputs()
+        for segment, record in enumerate(self.records[1:], start=1):
+            first, n = self.ends[segment] - len(record.tokens) + 1, len(record.tokens) - waiting[segment]
+            self.again.tokens += record.tokens[:n]
+            self.again.segments += [segment] * n
+            self.again.positions += range(first, first + n)
+        self.opened = list(range(len(self.records)))
+        self.shared = self.read = self.slot = 0
 
     def _run(self, token: int, segment: int, position: int) -> None:
         self.pending.tokens.append(token)

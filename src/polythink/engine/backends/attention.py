@@ -1,7 +1,8 @@
 """The engine's attention, registered with transformers: every row of the cache reads what its segments may see.
 
 Linear layers run on the flat list of tokens without padding; only here are tokens put together row by row.
-Axis legend: N tokens, G query heads, H key/value heads, g = G/H, D head size, r rows, Q queries of a row, K slots.
+Axis legend: N tokens, G query heads, H key/value heads, g = G/H, D head size, r rows, Q queries of a row, K slots
+of a row that are read, C all slots of the cache.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def tree_attention(
     sliding_window: int | None = None,
     **extras,
 ) -> tuple[torch.Tensor, None]:
-    """`query` (1, G, N, D), `key` and `value` the cache's (R, H, C, D); returns (1, N, G, D).
+    """`query` (1, G, N, D), `key` and `value` the cache's (1, H, C, D); returns (1, N, G, D).
 
     Refuses what it would otherwise drop silently: soft caps, attention sinks, biases, dropout.
     """
@@ -55,10 +56,13 @@ def attend(
     scaling: float | None = None,
     window: int | None = None,
 ) -> torch.Tensor:
-    """(N, G, D): what each token of the planned step reads. `query` (N, G, D), `key` and `value` the cache's."""
+    """(N, G, D): what each token of the planned step reads.
+
+    `query` (N, G, D), `key` and `value` (1, H, C, D) as `update` of the cache's layer returns them.
+    """
     out = None  # of the attention's dtype, which under autocast is not the query's
     for group in cache.now.groups:
-        keys, values = (x[group.rows, :, : group.kv] for x in (key, value))
+        keys, values = (group.read(x[0].transpose(0, 1)).transpose(1, 2) for x in (key, value))  # (r, H, K, D)
         rows = _attend(group, query, keys, values, scaling, window)
         out = rows.new_empty(*query.shape[:2], rows.shape[-1]) if out is None else out
         out[group.members] = rows.flatten(0, 1)[group.at]
@@ -72,7 +76,7 @@ def _attend(
     (r, width), (heads, kv_heads) = group.index.shape, (flat.shape[1], key.shape[1])
     share = heads // kv_heads
     query = flat[group.index].view(r, width, kv_heads, share, -1).permute(0, 2, 3, 1, 4).flatten(2, 3)  # (r, H, g*Q, D)
-    mask = group.packed_mask(share, window)
+    mask = group.packed_mask(share, window, query.dtype)
     out = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)  # (r, H, g*Q, D)
     return out.view(r, kv_heads, share, width, -1).permute(0, 3, 1, 2, 4).flatten(2, 3)
 

@@ -34,6 +34,7 @@ class TorchBackend(ABC):
     chunks = True  # several tokens of a branch in one forward, after others
     looks_ahead = False  # steps are launched before the results of the one before are read
     joins_caches = True  # a segment may follow several others and read the keys and values of all
+    slot_bytes = 0  # keys and values of one token over all layers, known after the self-check; 0: not bounded
 
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
@@ -79,8 +80,20 @@ class TorchBackend(ABC):
         """Free the cache."""
 
     @abstractmethod
-    def reserve(self, rows: int, slots: int) -> None:
+    def bytes_for(self, tokens: int, prefix: int = 0, segments: int = 1) -> int:
+        """Bytes that a row of `tokens` tokens of its own in so many segments, attached to `prefix` tokens, occupies."""
+
+    def usable(self, memory: int, slots: int) -> int:
+        """How many bytes of a budget rows of up to `slots` slots can use."""
+        return memory
+
+    @abstractmethod
+    def reserve(self, rows: int, slots: int, memory: int | None = None) -> None:
         """Bound the growth of the cache."""
+
+    @abstractmethod
+    def attach(self, row: int, prefix: int) -> None:
+        """Let the next trace in `row` read all tokens of row `prefix` before its own."""
 
     @abstractmethod
     def open(self, row: int, segment: int, follows: Sequence[int]) -> None:

@@ -119,7 +119,11 @@ class GraphedBackend(LeanBackend):
         cache = getattr(self, "cache", None)
         if cache is not None and self._keeps(cache.allocated_bytes):
             cache.clear(keep_memory=True)
-            return
+        else:
+            self._renew()
+
+    def _renew(self) -> None:
+        """A new cache."""
         self.graphs.clear()
         family = self.family
         self.cache = PagedCache(
@@ -145,19 +149,26 @@ class GraphedBackend(LeanBackend):
             self.sampled[: len(before)] = before
 
     def reserve(self, rows: int, slots: int, memory: int | None = None) -> None:
-        """Bound the memory of keys and values; what is allowed is taken at once, so that nothing moves later."""
+        """Bound the memory of keys and values. With graphs all of it is taken at once, so that nothing moves later."""
         if memory != self._memory:
             assert not self.cache.used_bytes, "the budget changes between traces"
             self._memory = memory
-            self.clear()
+            self._renew()
+            if memory is not None and self.graphs.capture is not None:
+                self.cache.make_room(memory // self.slot_bytes)
 
     @property
     def slot_bytes(self) -> int:
         return self.cache.slot_bytes
 
-    def bytes_for(self, tokens: int, prefix: int = 0) -> int:
-        """See `Backend.bytes_for`: a prefix is shared."""
-        return self.cache.bytes_for(tokens)
+    def bytes_for(self, tokens: int, prefix: int = 0, segments: int = 1) -> int:
+        """Pages, of which each segment has its own; a prefix is shared."""
+        return self.cache.bytes_for(tokens, segments)
+
+    def usable(self, memory: int, slots: int) -> int:
+        """Whole pages, but for the one that holds padding."""
+        page = self.cache.bytes_for(1)
+        return max(memory // page - 1, 0) * page
 
     def attach(self, row: int, prefix: int) -> None:
         self.cache.attach(row, prefix)

@@ -80,19 +80,34 @@ class RecurrentBackend(TorchBackend):
     def clear(self) -> None:
         """Free all caches."""
         self._follows: dict[Key, Key | None] = {}
+        self._prefixes: dict[int, int] = {}  # of rows that are attached to one
         self._gone: set[Key] = set()  # segments that have run and have been given up
         self._caches: dict[Key, tuple[_Group, int]] = {}  # of each segment that has run: its batch, and its row there
 
-    def reserve(self, rows: int, slots: int) -> None:
+    def bytes_for(self, tokens: int, prefix: int = 0, segments: int = 1) -> int:
+        """0: what a row occupies depends on how many of its branches are open."""
+        return 0
+
+    def reserve(self, rows: int, slots: int, memory: int | None = None) -> None:
         """Nothing to do: caches grow with their tokens."""
+        assert memory is None
+
+    def attach(self, row: int, prefix: int) -> None:
+        """The row goes on from a copy of the prefix's cache."""
+        self.keep(row, ())
+        self._prefixes[row] = prefix
 
     def open(self, row: int, segment: int, follows: Sequence[int]) -> None:
         """Enter a segment; segment 0 starts a new trace in that row. `UserError` where it would follow several."""
         if len(follows) > 1:
             raise UserError(cannot_join(self.lm.model))
+        before = (row, follows[0]) if follows else None
         if segment == 0:
-            self.keep(row, ())
-        self._follows[row, segment] = (row, follows[0]) if follows else None
+            if row in self._prefixes:
+                before = (self._prefixes.pop(row), 0)
+            else:
+                self.keep(row, ())
+        self._follows[row, segment] = before
 
     def keep(self, row: int, segments: Collection[int]) -> None:
         """Forget all segments of a row but these: no other is run or followed any more."""

@@ -28,6 +28,7 @@ class TransformersBackend(TorchBackend):
         attention.register()
         self.kind = kind
         self.window = sliding_window(self.config)
+        self.cache: TreeKVCache | None = None
         self.clear()
 
     # --- the model and the cache
@@ -49,18 +50,40 @@ class TransformersBackend(TorchBackend):
         """Free the cache."""
         # a stack may keep keys besides those of its layers
         layers = getattr(self.config, "cache_slots", self.config.num_hidden_layers)
+        known = self.cache.sizes if self.cache is not None else []
         self.cache = TreeKVCache(layers, self.lm.device, self.window is not None, self.kind == "padded")
+        self.cache.known = known
 
-    def reserve(self, rows: int, slots: int) -> None:
+    @property
+    def slot_bytes(self) -> int:
+        """Keys and values of one token over all layers; known after the self-check."""
+        return sum(self.cache.sizes)
+
+    def bytes_for(self, tokens: int, prefix: int = 0, segments: int = 1) -> int:
+        """Pages of memory, or a power of two slots; a prefix is copied into the row."""
+        return self.cache.bytes_for(prefix + tokens)
+
+    def usable(self, memory: int, slots: int) -> int:
+        """All, or a whole number of the largest blocks."""
+        return self.cache.usable(memory, slots)
+
+    def reserve(self, rows: int, slots: int, memory: int | None = None) -> None:
         """Bound the growth of the cache."""
-        self.cache.most_rows, self.cache.most_slots = rows, slots
+        self.cache.reserve(rows, slots, None if memory is None else memory // self.slot_bytes)
+
+    @torch.inference_mode()
+    def attach(self, row: int, prefix: int) -> None:
+        """Copy the prefix's keys and values into the row."""
+        self.cache.attach(row, prefix)
 
     def open(self, row: int, segment: int, follows: Sequence[int]) -> None:
         """Enter a segment in the table; segment 0 starts a new trace in that row."""
         self.cache.open(row, segment, follows)
 
     def keep(self, row: int, segments: Collection[int]) -> None:
-        """Nothing to do: all segments of a row share its slots, and the next trace in the row overwrites them."""
+        """Free a row whose trace has ended; until then all its segments share its slots."""
+        if not segments:
+            self.cache.release(row)
 
     def check_scaling(self) -> None:
         """`UserError` where the model's queries cannot be scaled."""
