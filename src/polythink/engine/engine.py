@@ -69,7 +69,7 @@ class Engine:
         self.backend: TorchBackend = choose_backend(lm, backend) if isinstance(backend, str) else backend
         if not self.backend.chunks:  # a further chunk would be read token by token
             self.prefill_chunk = lm.context
-        self._steps: Steps = (LookAhead if self.backend.looks_ahead else Steps)(self.backend, self.prefill_chunk)
+        self._steps: Steps = (LookAhead if self.backend.looks_ahead else Steps)(self.backend)
         self._added = 0
         if kv_cache_memory_bytes is not None and not self.backend.slot_bytes:
             raise UserError(
@@ -206,7 +206,7 @@ class Engine:
                 state.opened.clear()
                 if not self.backend.joins_caches:
                     self.backend.keep(row, state.followable)
-            for state, branch, token, logprob in self._steps.run(running):
+            for state, branch, token, logprob in self._steps.run(running, self.prefill_chunk):
                 state.on_token(branch, token, logprob)
             for state in live.values():
                 state.join_if_ready()

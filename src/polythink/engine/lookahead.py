@@ -48,15 +48,15 @@ class AheadBackend(Backend, Protocol):
 class Steps:
     """One step after another. The scheduler frees rows through this, and sees the backend's memory through it."""
 
-    def __init__(self, backend: Backend, chunk: int) -> None:
-        self.backend, self.chunk = backend, chunk
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
         self.forwarded = 0  # tokens run through the model, those of wrong guesses among them
         self.attach, self.reserve = backend.attach, backend.reserve
         self.bytes_for, self.usable = backend.bytes_for, backend.usable
 
-    def run(self, running: Running) -> Drawn:
-        """Run a step; what was sampled, for the traces to take. Their segments have been opened."""
-        batch, owners = gather(running, self.chunk)
+    def run(self, running: Running, chunk: int) -> Drawn:
+        """Run a step, with prompts in chunks; what was sampled, for the traces to take. Their segments are open."""
+        batch, owners = gather(running, chunk)
         self.forwarded += len(batch.token)
         tokens, logprobs = self.backend.step(batch)
         return _drawn(owners, tokens, logprobs)
@@ -84,16 +84,16 @@ class LookAhead(Steps):
 
     backend: AheadBackend
 
-    def __init__(self, backend: AheadBackend, chunk: int) -> None:
-        super().__init__(backend, chunk)
+    def __init__(self, backend: AheadBackend) -> None:
+        super().__init__(backend)
         self._ahead: _Launched | None = None
         self._taken: dict[int, Given] = {}  # by row: taken from the trace, not launched yet
 
-    def run(self, running: Running) -> Drawn:
-        now = self._settled()
+    def run(self, running: Running, chunk: int) -> Drawn:
+        now = self._settled(chunk)
         if now is None:
-            now = self._launch([self._take(row, state) for row, state in running])
-        following = self._follow(now, running) if self.backend.holding else None
+            now = self._launch([self._take(row, state, chunk) for row, state in running])
+        following = self._follow(now, running, chunk) if self.backend.holding else None
         tokens, logprobs = now.flight.result()
         self._ahead = following
         owners, places = [], []
@@ -122,14 +122,14 @@ class LookAhead(Steps):
 
     # --- guesses
 
-    def _settled(self) -> _Launched | None:
+    def _settled(self, chunk: int) -> _Launched | None:
         """The step under way, with only those traces for which it is the right one; None if there are none."""
         ahead, self._ahead = self._ahead, None
         if ahead is None:
             return None
         stale = ahead.holding != self.backend.holding  # weights may have changed since
         for row, given in list(ahead.given.items()):
-            asked = given.state.take(self.chunk) if given.guess else given.inputs
+            asked = given.state.take(chunk) if given.guess else given.inputs
             wrong = given.guess and not _as_guessed(given, asked, ahead.expected[row])
             if wrong or (stale and given.inputs.wanted):
                 self.backend.rewind(row, given.inputs.slot)
@@ -137,13 +137,13 @@ class LookAhead(Steps):
                 del ahead.given[row]
         return ahead if ahead.given else None
 
-    def _follow(self, now: _Launched, running: Running) -> _Launched | None:
+    def _follow(self, now: _Launched, running: Running, chunk: int) -> _Launched | None:
         """Launch the step after `now`: what is known of it, and guesses where they find room. None if there is none."""
         known, guesses = [], []
         for row, state in running:
             given = now.given.get(row)
             if given is None or not given.inputs.wanted:
-                known.append(self._take(row, state))
+                known.append(self._take(row, state, chunk))
             elif all(branch.limit > 1 for _, branch in given.inputs.wanted):
                 guesses.append(Given(row, state, _guess(given), guess=True))
         known = [given for given in known if given.inputs.tokens]  # a shared prompt may have been read to its end
@@ -154,9 +154,9 @@ class LookAhead(Steps):
                 pass
         return self._launch(known) if known else None
 
-    def _take(self, row: int, state: Runnable) -> Given:
+    def _take(self, row: int, state: Runnable, chunk: int) -> Given:
         taken = self._taken.pop(row, None)
-        return Given(row, state, state.take(self.chunk)) if taken is None else taken
+        return Given(row, state, state.take(chunk)) if taken is None else taken
 
     def _launch(self, each: list[Given], before: _Launched | None = None) -> _Launched:
         batch, _ = assemble(each)
