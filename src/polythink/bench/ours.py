@@ -111,7 +111,10 @@ def _is_first(event: Event, summary: int) -> bool:
 
 def cache_bytes(engine: Engine) -> int | None:
     """Bytes that the engine has allocated for keys and values; None for a backend that keeps them elsewhere."""
-    layers = getattr(getattr(engine.backend, "cache", None), "layers", None)
+    cache = getattr(engine.backend, "cache", None)
+    if hasattr(cache, "used_bytes"):  # pages
+        return cache.used_bytes
+    layers = getattr(cache, "layers", None)
     if layers is None:
         return None
     kept = (getattr(layer, name, None) for layer in layers for name in ("keys", "values"))

@@ -27,7 +27,8 @@ from polythink.engine.step import StepBatch
 from polythink.errors import UserError
 from polythink.models.lm import LanguageModel
 
-KEPT = 1 / 16  # of the device's memory: caches up to that size, and their graphs, outlive the traces
+KEPT = 1 / 16  # of a GPU's memory: caches up to that size, and their graphs, outlive the traces
+START = 1 / 64  # of it: the size of a cache without a budget to begin with
 FIRST_BRANCHES = 256  # results that there is room for; doubles
 
 
@@ -77,7 +78,7 @@ class GraphedBackend(LeanBackend):
         self.holding = self._holds = 0  # number of the hold that is on, and of holds so far
         self.family: Family = describe(lm.model)
         self.ops = ops or (TritonOps if cuda else PagedOps)
-        self.graphs = Graphs(CudaCapture(lm.device) if cuda else None) if graphs is None else graphs
+        self.graphs = Graphs((lambda: CudaCapture(lm.device)) if cuda else None) if graphs is None else graphs
         self._eager = Graphs(None)
         self._memory: int | None = None
         self._room = 0
@@ -133,9 +134,13 @@ class GraphedBackend(LeanBackend):
         self._make_room(FIRST_BRANCHES)
 
     def _keeps(self, size: int) -> bool:
-        if self.graphs.capture is None or self.lm.device.type != "cuda":
-            return False
-        return size <= KEPT * torch.cuda.get_device_properties(self.lm.device).total_memory
+        return size <= KEPT * self._device_bytes
+
+    @property
+    def _device_bytes(self) -> int:
+        """Memory of the GPU; 0 elsewhere."""
+        device = self.lm.device
+        return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
 
     def _make_room(self, branches: int) -> None:
         """Memory for the results of so many branches; what the last step sampled stays."""
@@ -154,8 +159,8 @@ class GraphedBackend(LeanBackend):
             assert not self.cache.used_bytes, "the budget changes between traces"
             self._memory = memory
             self._renew()
-            if memory is not None and self.graphs.capture is not None:
-                self.cache.make_room(memory // self.slot_bytes)
+        if self.graphs.capture is not None and not self.cache.used_bytes:
+            self.cache.make_room(int(START * self._device_bytes if memory is None else memory) // self.slot_bytes)
 
     @property
     def slot_bytes(self) -> int:

@@ -27,8 +27,9 @@ class Graphs:
     captures it. So shapes that come once, such as those of most prompts, do not pay for a capture.
     """
 
-    def __init__(self, capture: Callable[[Function], Captured] | None) -> None:
-        self.capture = capture  # None: functions are always run as they are
+    def __init__(self, make: Callable[[], Callable[[Function], Captured]] | None) -> None:
+        self.make = make  # what captures; None: functions are always run as they are
+        self.capture = None if make is None else make()
         self._known: dict[Hashable, Captured | None] = {}  # the one used last stands last
         self.captured = self.replayed = self.ran = 0  # calls
 
@@ -50,7 +51,9 @@ class Graphs:
 
     def clear(self) -> None:
         """Forget all graphs: some tensor has moved."""
-        self._known.clear()
+        if self._known:
+            self._known.clear()
+            self.capture = self.make()  # a pool of memory that no graph uses any more cannot be used again
 
     def _enter(self, key: Hashable, captured: Captured | None) -> None:
         while len(self._known) >= MOST_GRAPHS:
@@ -64,6 +67,11 @@ class CudaCapture:
     def __init__(self, device: torch.device) -> None:
         self.device, self.pool = device, torch.cuda.graph_pool_handle()
         self.stream = torch.cuda.Stream(device)
+        self.stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(self.stream):  # the libraries' own memory for this stream is not to come from the pool
+            for dtype in (torch.float32, torch.bfloat16):
+                x = torch.zeros(16, 16, dtype=dtype, device=device)
+                torch.addmm(x[0], x, x @ x)
 
     def __call__(self, function: Function) -> Captured:
         graph = torch.cuda.CUDAGraph()
