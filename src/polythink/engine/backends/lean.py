@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import torch
 
 from polythink.engine.backends.transformers import TransformersBackend
@@ -37,20 +38,21 @@ class LeanBackend(TransformersBackend):
     @contextmanager
     def _prepared(self) -> Iterator[None]:
         """The model as it is now, described."""
-        try:
-            self.family = describe(self.lm.model)
-        except Unfit as error:
-            self.family = None
-            if not self._warned:
-                self._warned = True
-                warnings.warn(f"decoding goes on with the flat backend: the model has {error}", stacklevel=2)
-            with super()._prepared():
-                yield
-        else:
+        self.family, why = self._description()
+        if why and not self._warned:
+            self._warned = True
+            warnings.warn(f"decoding goes on with the flat backend: the model has {why}", stacklevel=2)
+        with super()._prepared() if why else nullcontext():
             try:
                 yield
             finally:
                 self._steps, self._packed = 0, None
+
+    def _description(self) -> tuple[Family | None, str]:
+        try:
+            return describe(self.lm.model), ""
+        except Unfit as error:
+            return None, str(error)
 
     def logits(self, batch: StepBatch) -> torch.Tensor:
         """Run the tokens: logits (W, V) after each wanted one. The self-check reads these."""
@@ -58,7 +60,8 @@ class LeanBackend(TransformersBackend):
             if self.family is None:
                 return super().logits(batch)
             step = self.cache.plan(batch)
-            everything = len(batch.wanted) == len(batch.token)
+            # several branches may continue after one token
+            everything = np.array_equal(batch.wanted, np.arange(len(batch.token)))
             wanted = None if everything else torch.from_numpy(batch.wanted).to(self.cache.device)
             return forward(self.family, self._ops(batch), step.tokens, wanted)
 

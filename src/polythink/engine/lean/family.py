@@ -111,7 +111,7 @@ _FOUR = ("post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforw
 
 
 def describe(model: nn.Module) -> Family:
-    """The model as a `Family`; `Unfit` where it is none. Takes about a tenth of a millisecond per layer."""
+    """The model as a `Family`; `Unfit` where it is none. Takes a quarter of a millisecond per layer."""
     return _Reader(model).family()
 
 

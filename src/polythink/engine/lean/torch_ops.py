@@ -56,7 +56,7 @@ class TorchOps:
         if layer.query_norm is not None:
             q, k = norm(q, *layer.query_norm), norm(k, *layer.key_norm)
         if self.vectors is not None:
-            vector = self.vectors[layer.index][:, None]
+            vector = self.vectors[layer.index][:, None].to(k.dtype)
             k, v = k + vector, v + vector
         if self.scale is not None:
             q = (q * self.scale).to(q.dtype)
