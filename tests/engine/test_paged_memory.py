@@ -61,6 +61,14 @@ def test_a_row_opened_again_without_a_farewell_loses_its_pages():
     assert cache.used_bytes == PAGE * cache.slot_bytes
 
 
+def test_a_prefix_with_readers_does_not_grow():
+    cache = cache_of()
+    fork(cache, 9, 64, 0)
+    cache.attach(0, 9)
+    with pytest.raises(AssertionError, match="complete"):
+        cache.plan(tokens(9, 64, 0))
+
+
 @pytest.mark.parametrize("first", ["prefix", "readers"])
 def test_a_prefix_lives_as_long_as_its_readers(first):
     """Whatever is forgotten first; the pages are held once for all readers."""
@@ -160,12 +168,13 @@ def test_a_lone_trace_is_split_and_many_are_not():
     slot = fork(cache, 0, 2000, 8)
     cache.plan(tokens(0, slot, *range(1, 9)))
     pages = cache.works[None]._table()[:, 3]
-    assert 28 <= (pages > 0).sum() <= 34
-    assert pages.max() == 4
+    assert 20 <= (pages > 0).sum() <= 32
+    assert pages.max() == 8  # two blocks
+    assert pages.sum() == 125 + 8
     cache = cache_of(programs=64)
     steps = []
     for row in range(40):
-        steps.append(tokens(row, fork(cache, row, 64, 2), 1, 2))
+        steps.append(tokens(row, fork(cache, row, 100, 2), 1, 2))
     cache.plan(StepBatch(**{name: np.concatenate([getattr(s, name) for s in steps]) for name in vars(steps[0])}))
     assert (cache.works[None]._table()[:, 3] > 0).sum() == 40
 

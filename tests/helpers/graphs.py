@@ -107,6 +107,7 @@ class Story:
 
     def step(self, plain: bool = False) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(out, expected) of each layer. `plain`: one token for each open branch and nothing else."""
+        draw = self.random
         for row in range(self.rows):
             if row in self.lines and len(self.lines[row].tokens) > self.most:
                 self.cache.keep(row, ())
@@ -115,8 +116,9 @@ class Story:
                 self.start(row)
         lines = [self.lines[row] for row in range(self.rows)]
         moves = [(line, s) for line in lines for s in (line.open if plain and not line.left else self.moves(line))]
-        if self.takes_back and self.random.random() < 0.3:
+        if self.takes_back and draw.random() < 0.3:
             self.wrong_step(moves)
+            moves = [move for move in moves if draw.random() < 0.8] or moves
         return self.run(moves)
 
     def wrong_step(self, moves: list[tuple[Line, int]]) -> None:

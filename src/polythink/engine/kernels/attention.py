@@ -15,9 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
-PAGE = 16
-COUNT_MASK = 31  # the low bits of an entry: tokens written in the page
-ITEM = 5
+from polythink.engine.paged.arena import PAGE
+from polythink.engine.paged.work import COUNT_BITS, ITEM, Launch
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +26,7 @@ class Inputs:
     keys: torch.Tensor  # (C * 16, H, D)
     values: torch.Tensor  # (C * 16, H, D)
     scale: torch.Tensor  # (N,) float32: factor on the query's scores
-    launches: Sequence  # of (block, first, items): packed rows of a tile, first item, number of items
+    launches: Sequence[Launch]
     items: torch.Tensor  # (I * 5,): first query, queries, first entry, entries, first partial; all zero: empty
     queries: torch.Tensor  # (Q,): token numbers, tile by tile
     entries: torch.Tensor  # (E,): page << 5 | tokens written
@@ -84,8 +83,8 @@ def _partial(
     tokens = inputs.queries[first : first + count].long()
     entries = inputs.entries[begin : begin + length]
     number = torch.arange(PAGE, device=entries.device)
-    written = number < (entries & COUNT_MASK)[:, None]  # (pages, 16)
-    slots = ((entries >> 5).long()[:, None] * PAGE + number)[written]  # (K,)
+    written = number < (entries & (1 << COUNT_BITS) - 1)[:, None]  # (pages, 16)
+    slots = ((entries >> COUNT_BITS).long()[:, None] * PAGE + number)[written]  # (K,)
     bits = inputs.bits[begin : begin + length, None].expand(-1, PAGE)[written]
     mask = (bits >> torch.arange(count, dtype=torch.int32, device=bits.device)[:, None] & 1).bool()  # (q, K)
     if inputs.stamps is not None:

@@ -10,6 +10,24 @@ import triton
 import triton.language as tl
 
 from polythink.engine.kernels.attention import Inputs
+from polythink.engine.paged.work import Launch
+
+
+@triton.jit
+def listed_keys(entries, bits, number, offset, length):
+    """Of keys at these offsets in the pages of these numbers of a list: slot, whether it is written, who sees it."""
+    listed = number < length
+    entry = tl.load(entries + number, mask=listed, other=0)
+    word = tl.load(bits + number, mask=listed, other=0)
+    return (entry >> 5) * 16 + offset, offset < (entry & 31), word
+
+
+@triton.jit
+def softmax_round(top, scores):
+    """New maxima (rows,), weights of these scores (rows, keys) below them, and the factor on all earlier weights."""
+    new = tl.maximum(top, tl.max(scores, 1))
+    base = tl.where(new == float("-inf"), 0.0, new)  # nothing seen so far: no inf - inf
+    return new, tl.exp2(scores - base[:, None]), tl.exp2(top - base)
 
 
 @triton.jit(do_not_specialize=["first_item", "window"])
@@ -50,12 +68,7 @@ def split_kernel(
     out = tl.full((BLOCK, WIDTH), 0.0, tl.float32)
     n = tl.arange(0, KEYS)
     for start in tl.range(0, length, KEYS // 16):
-        page = start + n // 16
-        listed = page < length
-        entry = tl.load(entries + begin + page, mask=listed, other=0)
-        word = tl.load(bits + begin + page, mask=listed, other=0)
-        slot = (entry >> 5) * 16 + n % 16
-        written = n % 16 < (entry & 31)
+        slot, written, word = listed_keys(entries + begin, bits + begin, start + n // 16, n % 16, length)
         place = slot.to(tl.int64)[:, None] * (H * D) + head * D + d[None, :]
         inside = written[:, None] & (d < D)[None, :]
         k = tl.load(keys + place, mask=inside, other=0.0)  # (KEYS, WIDTH)
@@ -67,13 +80,9 @@ def split_kernel(
             seen &= position[:, None] - tl.load(key_positions + slot, mask=written, other=0)[None, :] < window
         scores = tl.dot(q, tl.trans(k), input_precision="ieee") * factors[:, None]  # (BLOCK, KEYS), in powers of 2
         scores = tl.where(seen, scores, float("-inf"))
-        new = tl.maximum(top, tl.max(scores, 1))
-        base = tl.where(new == float("-inf"), 0.0, new)  # nothing seen so far: no inf - inf
-        weights = tl.exp2(scores - base[:, None])
-        decay = tl.exp2(top - base)
+        top, weights, decay = softmax_round(top, scores)
         total = total * decay + tl.sum(weights, 1)
         out = out * decay[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
-        top = new
     some = real & (total > 0)
     divisor = tl.where(total > 0, total, 1.0)
     out = out / divisor[:, None]
@@ -119,12 +128,12 @@ def options(block: int, head_size: int, itemsize: int) -> dict[str, int]:
     """Keys per round, warps and pipeline stages for a tile of that many packed rows.
 
     With 5 stages the next round's keys and values are under way while this one is computed (the page list is read two
-    rounds ahead); with 3 they are not. Compiled for an H100 nothing spills, and 3 blocks of 16, 32 or 64 rows (head
-    size 128, 16 bits) find room on a multiprocessor.
+    rounds ahead); with 3 they are not. With 16 bits nothing spills on an H100, and 3 blocks of 16 or 64 rows (head
+    size 128) find room on a multiprocessor. Float32 is for exactness, not for speed.
     """
     wide = head_size > 128
     if itemsize > 2:
-        return {"KEYS": 16 if wide else 32, "num_warps": 4, "num_stages": 2}
+        return {"KEYS": 16 if wide else 32, "num_warps": 4 if wide else 8, "num_stages": 2}
     if block > 64:
         return {"KEYS": 64, "num_warps": 8, "num_stages": 5}
     if block > 32:
@@ -150,7 +159,7 @@ def merge_constants(heads: int, head_size: int) -> dict[str, int]:
     }
 
 
-def launch_split(query: torch.Tensor, inputs: Inputs, scaling: float, launch) -> None:
+def launch_split(query: torch.Tensor, inputs: Inputs, scaling: float, launch: Launch) -> None:
     """Run one launch of items: their partial results go to the scratch of `inputs`."""
     heads, (_, kv_heads, head_size) = query.shape[1], inputs.keys.shape
     key_stamps, query_stamps = inputs.stamps or (inputs.items, inputs.items)  # not read

@@ -91,7 +91,7 @@ class Arena:
         self.version += 1
 
     def attach(self, row: int, prefix: int) -> None:
-        """The row's trace reads all tokens of the prefix row before its own. Before `open(row, 0, ())`."""
+        """The row's trace reads all tokens of the prefix row, which are all there, before its own."""
         self._room(max(row, prefix), 0)
         assert row != prefix
         assert self.prefix[prefix] < 0, f"row {prefix} reads a prefix and cannot be one"
@@ -210,6 +210,7 @@ class Arena:
             found = self._place_plain(key, self._plain[1], batch)
         else:
             assert batch.row.max() < len(self.pages), "a row that was not opened"
+            assert not self.readers[batch.row].any(), "a prefix is complete when a row is attached to it"
             found = self._place(key, batch), None
         self._recent.append(batch)
         self._age += 1

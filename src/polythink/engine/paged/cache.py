@@ -63,7 +63,7 @@ class PagedCache:
         windows: Sequence[int | None] | None = None,
         memory_bytes: int | None = None,
         kernel: str | None = None,
-        programs: int = 512,
+        programs: int = 256,
     ) -> None:
         self.layers, self.heads, self.kv_heads, self.head_size = layers, heads, kv_heads, head_size
         self.dtype, self.device = dtype, torch.device(device)
@@ -91,7 +91,10 @@ class PagedCache:
         self.arena.open(row, segment, follows)
 
     def attach(self, row: int, prefix: int) -> None:
-        """The row's trace reads all tokens of the prefix row before its own. Before `open(row, 0, ())`."""
+        """The row's trace reads all tokens of the prefix row, which have all been run, before its own.
+
+        Before `open(row, 0, ())`. The prefix's pages are held until it has been forgotten and all that read it, too.
+        """
         self.arena.attach(row, prefix)
 
     def keep(self, row: int, segments: Collection[int]) -> None:
