@@ -46,34 +46,6 @@ def test_logprobs_equal_one_masked_forward(decoding):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("decoding", SETTINGS, ids=label)
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_tokens_equal_the_slow_twin(decoding, temperature):
-    lm = tiny(seed=2)
-    decoding = decoding.model_copy(update={"temperature": temperature})
-    wanted = requests(lm, 6)
-    fast = Engine(lm, max_num_seqs=4).generate(wanted, decoding, seed=5)
-    slow = reference_generate(lm, wanted, decoding, seed=5)
-    assert [drawn(r) for r in fast] == [drawn(r) for r in slow]
-    assert [r.text for r in fast] == [r.text for r in slow]
-    for a, b in zip(fast, slow, strict=True):
-        for s, t in zip(a.segments, b.segments, strict=True):
-            assert s.temperature == t.temperature
-            assert s.logprobs == pytest.approx(t.logprobs, abs=TOLERANCE)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("top_p", "top_k"), [(0.7, 0), (1.0, 3), (0.8, 4)])
-def test_truncated_sampling_equals_the_slow_twin(top_p, top_k):
-    lm = tiny(seed=4)
-    decoding = SETTINGS[2].model_copy(update={"top_p": top_p, "top_k": top_k, "path_temperature": 1.3})
-    wanted = requests(lm, 8)
-    fast = Engine(lm, max_num_seqs=3).generate(wanted, decoding, seed=1)
-    assert [drawn(r) for r in fast] == [drawn(r) for r in reference_generate(lm, wanted, decoding, seed=1)]
-    assert max(gaps(lm, fast)) < TOLERANCE  # recorded before truncation
-
-
-@pytest.mark.slow
 def test_a_branch_does_not_depend_on_its_batch_mates():
     """Same tokens alone, in any number of rows, in any order, with any backend.
 

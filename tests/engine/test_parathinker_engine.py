@@ -29,56 +29,6 @@ TOLERANCE = 1e-4  # float32; 1e-6 in practice
 BUDGETS = {"max_main_tokens": 6, "max_path_tokens": 9, "max_summary_tokens": 6, "max_trace_tokens": 250}
 
 
-SETTINGS = {
-    "one path": {"paths": 1},
-    "two": {"paths": 2},
-    "eight": {"paths": 8},
-    "sixteen": {"paths": 16},
-    "first": {"paths": 4, "join_when": "first"},
-    "half": {"paths": 5, "join_when": "half"},
-    "first of sixteen": {"paths": 16, "join_when": "first"},
-    "random numbers": {"paths": 3, "labels": "random"},
-    "flattened": {"paths": 3, "path_position_stride": "auto"},
-    "flattened, first": {"paths": 4, "path_position_stride": "auto", "join_when": "first"},
-    "scaled": {"paths": 8, "length_scaling_above": 2},
-    "scaled, two blocks": {
-        "paths": 5,
-        "length_scaling_above": 1,
-        "max_blocks": 2,
-        "join_when": "half",
-        "path_position_stride": "auto",
-    },
-    "no embedding": {"paths": 8},
-    "no embedding, scaled": {"paths": 8, "length_scaling_above": 3},
-    "opening": {"paths": 2, "summary_prefix": "a b c"},
-    "later": {"paths": 2, "fork_at": 3},
-    "two blocks allowed": {"paths": 2, "max_blocks": 2, "max_main_tokens": 3},
-    "cut": {"paths": 3, "max_path_tokens": 2, "max_summary_tokens": 1},
-    "narrow": {"paths": 3, "max_trace_tokens": 20},
-    "sequential": {"mode": "sequential"},
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SETTINGS)
-def test_the_engine_agrees_with_its_slow_twin_and_with_one_masked_forward(name):
-    lm = thinker(seed=3, thought_embeddings="no embedding" not in name)
-    decoding = SamplingParams(**{**BUDGETS, **SETTINGS[name]})
-    wanted = requests(lm, 14)
-    fast = Engine(lm, max_num_seqs=4, prefill_chunk=7).generate(wanted, decoding, seed=5)
-    slow = reference_generate(lm, wanted, decoding, seed=5)
-    assert [drawn(r) for r in fast] == [drawn(r) for r in slow]
-    for a, b in zip(fast, slow, strict=True):
-        assert a.text == b.text
-        assert [(s.label, s.misplaced_tags) for s in a.segments] == [(s.label, s.misplaced_tags) for s in b.segments]
-        assert a.layout().position.tolist() == b.layout().position.tolist()
-    if decoding.length_scaling_above:
-        assert max(fast[0].layout().scales) > 1.1
-    found = gaps(lm, fast)
-    assert len(found) > 15
-    assert max(found) < TOLERANCE
-
-
 @pytest.mark.slow
 def test_a_block_in_sequential_mode_has_its_paths_and_summary():
     lm = lean_towards(thinker(seed=3), {"<think1>": 6.0, "<think4>": 5.0, "<summary>": 3.5, "</think1>": 2.5})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helpers.tiny import family, tiny
+from helpers.scribe import scribe
+from helpers.tiny import family, gaps, requests, tiny
 from polythink.engine.backends.lean import LeanBackend
 from polythink.engine.backends.transformers import TransformersBackend
 from polythink.engine.engine import Engine
@@ -170,3 +171,16 @@ def test_flex_attention_is_refused_before_it_ends_the_process():
 def test_unknown_backend():
     with pytest.raises(UserError, match="did you mean 'flat'"):
         Engine(tiny(), backend="flta")
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 0.05)])
+@pytest.mark.parametrize("backend", ["flat", "padded", "recurrent"])
+def test_the_self_check_measures_how_exact_log_probabilities_are(backend, dtype, bound):
+    """The bound of each type; and what is measured on the tree is about what the tokens of rollouts show."""
+    lm = scribe("parallel_r1", opens=1.5, dtype=dtype)
+    engine = Engine(lm, max_num_seqs=4, backend=backend)
+    error = engine.backend.logprob_error
+    assert 0 < error < bound
+    params = SamplingParams(mode="reread", max_main_tokens=12, max_path_tokens=8, max_trace_tokens=80)
+    found = gaps(lm, engine.generate(requests(lm, 8), params, seed=3))
+    assert error / 10 < sum(found) / len(found) < 10 * error

@@ -1,17 +1,12 @@
-"""How many paths a block has: policies that read the tokens drawn so far, in the engine and its slow twin."""
+"""How many paths a block has: policies that read the tokens drawn so far."""
 
 from __future__ import annotations
-
-from collections import Counter
 
 import pytest
 from pydantic import ValidationError
 
 from helpers.states import A, B, C, Fed
-from helpers.tiny import drawn, gaps, lean_towards, requests, thinker, tiny
-from polythink.engine.engine import Engine
 from polythink.engine.params import SamplingParams
-from polythink.engine.reference import reference_generate
 from polythink.engine.structured import StructuredState
 from polythink.engine.width import ForkState, last_answer, policy_of, wanted
 from polythink.errors import UserError
@@ -83,26 +78,3 @@ def test_the_answer_of_a_path_is_its_last_number_or_word():
     assert last_answer("<Path> 3 and 4.5 so</Path>") == "4.5"
     assert last_answer("<Path> so be it</Path>") == "it"
     assert last_answer("<think2></think2>") == ""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["structured", "reread"])
-@pytest.mark.parametrize("width", ["agreement", one_more, hundred], ids=["agreement", "one_more", "hundred"])
-@pytest.mark.parametrize("make", [tiny, thinker])
-def test_the_twin_and_one_masked_forward_find_the_same_width(make, width, mode):
-    lm = make(seed=2)
-    if make is tiny:
-        lm = lean_towards(lm, {"<Parallel>": 2.0})
-    changes = {"labels": "random"} if make is thinker else {"max_depth": 2}
-    params = SamplingParams(mode=mode, width=width, paths=4, max_paths=5, **changes, **BUDGETS)
-    wanted = requests(lm, 8)
-    fast = Engine(lm, max_num_seqs=3).generate(wanted, params, seed=2)
-    slow = reference_generate(lm, wanted, params, seed=2)
-    assert [drawn(r) for r in fast] == [drawn(r) for r in slow]
-    assert [[s.bounded for s in r.segments] for r in fast] == [[s.bounded for s in r.segments] for r in slow]
-    alone = Engine(lm, max_num_seqs=1).generate(wanted[2:4], params, seed=2)
-    assert [drawn(r) for r in alone] == [drawn(r) for r in fast[2:4]]
-    assert max(gaps(lm, fast)) < 1e-4
-    blocks = [(r, b) for r in fast for b in {s.block for s in r.segments} - {-1}]
-    widths = Counter(max(s.path for s in r.segments if s.block == b) for r, b in blocks)
-    assert len(widths) > 1 or width is hundred, widths

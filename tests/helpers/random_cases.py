@@ -37,6 +37,11 @@ def one_more(state: ForkState) -> int:
     return len(state.drawn) + 1 if not state.drawn or len(state.drawn[-1]) % 2 else len(state.drawn)
 
 
+def hundred(state: ForkState) -> int:
+    """A width policy that asks for more paths than any block may have."""
+    return 100
+
+
 def random_params(rng: random.Random, dialect: str) -> SamplingParams:
     d = get_dialect(dialect)
     exact = [name for name, mode in MODES.items() if mode.exact]
@@ -44,11 +49,11 @@ def random_params(rng: random.Random, dialect: str) -> SamplingParams:
         mode = rng.choice((*exact, *exact, *MODES))
         changes = {
             "mode": mode,
-            "paths": rng.choice((1, 2, 2, 3, 4, 7)),
-            "max_paths": rng.choice((2, 3, 16)),
-            "width": rng.choice(("fixed", "fixed", "fixed", "agreement", one_more)),
+            "paths": rng.choice((1, 2, 2, 3, 4, 8)),
+            "max_paths": rng.choice((2, 3, 8)),
+            "width": rng.choice(("fixed", "fixed", "fixed", "agreement", one_more, hundred)),
             "max_blocks": rng.choice((1, 1, 2, 3)),
-            "max_depth": rng.choice((1, 2, 3)) if d.nests else 1,
+            "max_depth": rng.choice((1, 2, 3, 3)) if d.nests else 1,
             "max_main_tokens": rng.randint(1, 10),
             "max_path_tokens": rng.randint(1, 8),
             "max_summary_tokens": rng.randint(1, 6),

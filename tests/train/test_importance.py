@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from polythink.train.config import PolicyConfig
+from polythink.train.config import PolicyConfig, sampled_inexactly
 from polythink.train.importance import importance_weights, ratio_metrics
 
 DRAWN = np.log([0.2, 0.4, 0.1])
@@ -63,3 +63,10 @@ def test_the_ratio_is_corrected_once():
         PolicyConfig(importance_sampling_mode="sequence_mask")
     with pytest.raises(ValidationError, match="importance_sampling_mode"):
         PolicyConfig(importance_sampling_mode="tokens", old_logprobs="recomputed")
+
+
+def test_what_coarse_arithmetic_makes_is_said():
+    assert sampled_inexactly(1e-6) == sampled_inexactly(math.nan) == ""
+    assert "off by 0.02 nats a token" in sampled_inexactly(0.02)
+    assert sampled_inexactly(0.02).endswith("set old_logprobs: recomputed and an importance_sampling_mode")
+    assert sampled_inexactly(0.02, "token_mask").endswith("importance_sampling_mode: token_mask corrects for it")

@@ -27,6 +27,15 @@ def same(what: str, a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> Non
         raise SelfCheckFailed(f"{what} differ by {error:.1e} of the logits' spread")
 
 
+def logprob_error(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Expected |difference| of the log-probabilities (nats) of a token that is sampled from logits `a` (T, V), not `b`.
+
+    What rounding does to `logprob_gap_mean` in training.
+    """
+    a, b = a.log_softmax(-1), b.log_softmax(-1)
+    return (a.exp() * (a - b).abs()).sum(-1).mean().item()
+
+
 @dataclass(frozen=True)
 class _Trace:
     """Segments as lists of tokens, with the segment that each follows (-1: none), and when their tokens run."""
@@ -58,9 +67,10 @@ def check_chains(backend: TorchBackend) -> None:
     trace, moved = (_Trace((prompt, path, second, copy, join), follows) for path in (first, other))
     with evaluating(lm.model):
         (alone,) = _decoded(backend, [trace])
-        for segment in (1, 2, 4):
-            text = plain(backend, trace.chain(segment))[trace.start(segment) :]
+        texts = [plain(backend, trace.chain(segment))[trace.start(segment) :] for segment in (1, 2, 4)]
+        for segment, text in zip((1, 2, 4), texts, strict=True):
             same("decoding and one plain forward", alone[segment], text, dtype)
+        backend.logprob_error = logprob_error(torch.cat([alone[s] for s in (1, 2, 4)]), torch.cat(texts))
         beside, other_sibling, chunked = _decoded(backend, [trace, moved, trace], (0, 0, 3))
         same("a trace alone and beside others", torch.cat(beside), torch.cat(alone), dtype)
         for segment in (2, 3, 4):

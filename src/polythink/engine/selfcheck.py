@@ -20,7 +20,7 @@ from polythink.engine.backends.graphed import GraphedBackend
 from polythink.engine.backends.lean import LeanBackend
 from polythink.engine.backends.recurrent import RecurrentBackend
 from polythink.engine.backends.transformers import TransformersBackend
-from polythink.engine.chain_check import SelfCheckFailed, check_chains, plain, same
+from polythink.engine.chain_check import SelfCheckFailed, check_chains, logprob_error, plain, same
 from polythink.engine.lean.family import Unfit
 from polythink.engine.step import StepBatch
 from polythink.errors import UserError, did_you_mean
@@ -137,7 +137,8 @@ def check(backend: TorchBackend) -> None:
         labels = (1, min(2, thoughts.inventory)) if thoughts is not None else (0, 0)
         layout = _tree(prompt, first, second, join, labels)
         decoded = _decoded(backend, layout)
-        same("decoding and one masked forward", decoded, _masked(backend, layout), dtype)
+        same("decoding and one masked forward", decoded, masked := _masked(backend, layout), dtype)
+        backend.logprob_error = logprob_error(decoded, masked)
         for path, label, span in zip((first, second), labels, (slice(7, 12), slice(12, 15)), strict=True):
             labelled = [0] * len(prompt) + [label] * len(path)
             alone = plain(backend, prompt + path, labelled)[len(prompt) :]

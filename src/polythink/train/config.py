@@ -20,6 +20,7 @@ from polythink.run.config import Config, Place
 from polythink.trace.modes import MODES, get_mode
 
 LossType = Literal["token-mean", "sequence-mean"]
+INEXACT = 1e-4  # nats: more than float32 rounding makes
 ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -104,6 +105,21 @@ def trained_inexactly(mode: str, train_mode: str | None = None) -> str:
     return (
         f"mode {drawn.name}: rollouts are trained in the layout of mode {trained.name}, so what is sampled is not what "
         "is trained; logprob_gap and mismatch_kl say at every step how far apart they are"
+    )
+
+
+def sampled_inexactly(logprob_error: float, correction: ImportanceMode | None = None) -> str:
+    """What to say where the engine's arithmetic (its self-check measured it, in nats) is too coarse to be exact."""
+    if not logprob_error > INEXACT:
+        return ""
+    corrects = (
+        f"importance_sampling_mode: {correction} corrects for it"
+        if correction
+        else "to correct for it set old_logprobs: recomputed and an importance_sampling_mode"
+    )
+    return (
+        f"the engine's log-probabilities are off by {logprob_error:.1g} nats a token in the model's dtype; mismatch_kl "
+        f"says at every step what that makes; {corrects}"
     )
 
 

@@ -40,7 +40,7 @@ from polythink.trace.rollout import Rollout
 from polythink.trace.statistics import rollout_statistics
 from polythink.train import distributed
 from polythink.train.checkpoint import resume, save_checkpoint
-from polythink.train.config import GRPOConfig, check_sampling, trained_inexactly
+from polythink.train.config import GRPOConfig, check_sampling, sampled_inexactly, trained_inexactly
 from polythink.train.cost import cost_of
 from polythink.train.data import epoch_index
 from polythink.train.dropout import seeded
@@ -98,6 +98,8 @@ def train_grpo(
     if inexact := trained_inexactly(params.mode, config.train_mode):
         log.warning("%s", inexact)
     engine, reward = Engine(lm, max_num_seqs=config.max_num_seqs), build_reward(config.reward, lm.dialect)
+    if note := sampled_inexactly(engine.backend.logprob_error, config.importance_sampling_mode):
+        log.warning("%s", note)
     problems = fitting(engine, given, prompt, params, config.overlong_prompts)
     reference = copy.deepcopy(lm.model).eval().requires_grad_(False) if config.kl_coef else None
     optimiser = make_optimiser(lm.model, config, config.trainable)

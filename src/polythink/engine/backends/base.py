@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
@@ -35,6 +36,9 @@ class TorchBackend(ABC):
     looks_ahead = False  # steps are launched before the results of the one before are read
     joins_caches = True  # a segment may follow several others and read the keys and values of all
     slot_bytes = 0  # keys and values of one token over all layers, known after the self-check; 0: not bounded
+    # How far off (nats) the log-probability of a sampled token is to be expected from that of one masked forward, as
+    # the self-check measured it: below 1e-5 in float32, below 0.05 in bfloat16.
+    logprob_error = math.nan
 
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
