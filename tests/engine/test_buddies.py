@@ -23,18 +23,19 @@ def check(buddies: Buddies, memory: list, used: dict[int, int]) -> None:
         assert memory[block.start : block.start + used[row]] == [(row, i) for i in range(used[row])]
 
 
+def move(memory: list, moves) -> None:
+    for source, target, count in moves:
+        assert source + count <= target or target + count <= source
+        memory[target : target + count] = memory[source : source + count]
+
+
 @pytest.mark.parametrize("largest", [1, 4, 16])
 def test_what_fits_by_its_sum_always_finds_a_place(largest):
     for seed in range(40):
         rng, buddies, used = random.Random(seed), Buddies(), {}
         memory: list = [None] * (largest * 20)
 
-        def move(moves) -> None:
-            for source, target, count in moves:
-                assert source + count <= target or target + count <= source
-                memory[target : target + count] = memory[source : source + count]
-
-        move(buddies.resize(largest * rng.randint(1, 9)))
+        move(memory, buddies.resize(largest * rng.randint(1, 9)))
         for _ in range(200):
             row, size = rng.randrange(12), 1 << rng.randint(0, largest.bit_length() - 1)
             if rng.random() < 0.3 and row in used:
@@ -42,9 +43,9 @@ def test_what_fits_by_its_sum_always_finds_a_place(largest):
                 del used[row]
             elif rng.random() < 0.05:
                 least = -(-buddies.held // largest)
-                move(buddies.resize(largest * rng.randint(max(1, least), max(1, least) + 3)))
+                move(memory, buddies.resize(largest * rng.randint(max(1, least), max(1, least) + 3)))
             elif buddies.fits(size, row) and (row not in used or size > buddies.blocks[row].size):
-                move(buddies.take(row, size))
+                move(memory, buddies.take(row, size))
                 start, before = buddies.blocks[row].start, used.get(row, 0)
                 used[row] = rng.randint(max(before, 1), size)
                 for i in range(before, used[row]):

@@ -248,7 +248,7 @@ def test_the_backend_gets_arrays_and_returns_arrays():
 
 def test_masks_are_packed_once_per_step(monkeypatch):
     """And not per layer: three layers share them."""
-    from polythink.engine.kv_cache import Group
+    from polythink.engine.groups import Group
 
     lm = tiny(num_hidden_layers=3)
     engine = Engine(lm, backend="flat")

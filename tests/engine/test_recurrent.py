@@ -161,7 +161,7 @@ def test_a_trace_holds_no_more_caches_than_branches(params):
     while engine.unfinished:
         engine.step()
         most = max(most, engine.backend.held_caches)
-        for row, state in engine._live.items():
+        for row, state in engine.scheduler.live.items():
             nested = sum(record.kind == "path" and record.finish_reason == "fork" for record in state.records)
             ended = 2  # what has ended in this very step is kept until the next
             own = [key for key in engine.backend._caches if key[0] == row]

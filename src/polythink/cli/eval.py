@@ -88,7 +88,8 @@ def evaluate(
     if options is None:
         _evaluate(open_engine(place, choice), found, heads, **asked, samples=samples, greedy=greedy)
     else:
-        _study(open_engine(place, choice, options.max_num_seqs), found, options, **asked)
+        engine = open_engine(place, choice, options.max_num_seqs, options.kv_cache_memory_bytes)
+        _study(engine, found, options, **asked)
     sweep(out)
 
 

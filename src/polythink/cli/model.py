@@ -57,6 +57,10 @@ class ModelChoice(NamedTuple):
     device: Annotated[str | None, _option("cpu, cuda, cuda:1, mps; a GPU if there is one.")] = None
     dtype: Annotated[str | None, _option("float32, bfloat16 or float16; as the model was saved if left out.")] = None
     max_num_seqs: Annotated[int | None, _option("Responses that are generated at once; 64 if left out.", min=1)] = None
+    kv_cache_memory_bytes: Annotated[
+        int | None,
+        _option("Most bytes of keys and values at a time; what does not fit waits. No bound without it.", min=1),
+    ] = None
 
 
 def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -155,8 +159,10 @@ def check_hub(name: str) -> None:
         ) from None
 
 
-def open_engine(model: str, choice: ModelChoice, max_num_seqs: int = 64) -> Engine:
-    """An engine for the model as chosen; `max_num_seqs` holds where the choice names none."""
+def open_engine(
+    model: str, choice: ModelChoice, max_num_seqs: int = 64, kv_cache_memory_bytes: int | None = None
+) -> Engine:
+    """An engine for the model as chosen; `max_num_seqs` and the bytes hold where the choice names none."""
     if not Path(model).is_dir():
         check_hub(model)
     console.announce(f"loading {model} ...")
@@ -165,4 +171,5 @@ def open_engine(model: str, choice: ModelChoice, max_num_seqs: int = 64) -> Engi
 
     chosen = {**choice._asdict(), "prompt": get_prompt(choice.prompt) if choice.prompt else None}
     max_num_seqs = chosen.pop("max_num_seqs") or max_num_seqs
-    return Engine(load(model, **chosen), max_num_seqs=max_num_seqs)
+    memory = chosen.pop("kv_cache_memory_bytes") or kv_cache_memory_bytes
+    return Engine(load(model, **chosen), max_num_seqs, kv_cache_memory_bytes=memory)

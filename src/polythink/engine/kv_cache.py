@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,71 +24,12 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from polythink.engine.buddies import Buddies, size_class
+from polythink.engine.groups import Group, Step, read, together
 from polythink.engine.slots import SlotTensor, can_reserve, pages
 from polythink.engine.step import StepBatch
 
 FIRST_SLOTS = 64  # a row's slots to begin with, where they double when a trace needs more
 ALIGNED = 1 << 12  # slots: rows at multiples of it begin at a page, whatever a slot takes
-CALL = 1 << 17  # products of a query's and a key's number that take as long as one more call of the attention
-
-
-@dataclass
-class Group:
-    """Rows with blocks of one size and about equally many tokens in this step, padded to Q a row.
-
-    `rows` are the blocks, counted in their size; blocks between them that are none of the group have queries as well,
-    which are padding and read anything. For the model's own attention, which takes no such rows, rows that lie apart
-    are copied: `rows` (r, K) are slots then.
-    """
-
-    rows: torch.Tensor | slice
-    block: int  # slots of a block; 0: `rows` are slots
-    index: torch.Tensor  # (r, Q) token number; another one's in the padding
-    at: torch.Tensor  # (n,) flat places of the real tokens in (r, Q)
-    members: torch.Tensor  # (n,) the token numbers at these places
-    kv: int  # slots that are enough for all
-    mask: torch.Tensor  # (r, Q, K) bool
-    age: torch.Tensor | None  # (r, Q, K) query position minus key position, where a layer has a window
-    _packed: dict[tuple, torch.Tensor] = field(default_factory=dict)
-
-    def read(self, arena: torch.Tensor) -> torch.Tensor:
-        """(r, K, ...): the group's rows of a tensor (C, ...)."""
-        return _read(arena, self.rows, self.block, self.kv)
-
-    def packed_mask(self, share: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-        """(r, 1, share * Q, K): the mask for `share` query heads per key head; made once per step, not per layer.
-
-        On a CPU it is what the attention adds to its scores: it would turn a bool mask into that in every layer, which
-        can take longer than the attention.
-        """
-        packed = self._packed.get((share, window, dtype))
-        if packed is None:
-            mask = self.mask if window is None else self.mask & (self.age < window)
-            r, width, kv = mask.shape
-            if mask.device.type == "cpu":
-                mask = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
-            packed = mask[:, None].expand(r, share, width, kv).reshape(r, 1, share * width, kv)
-            self._packed[share, window, dtype] = packed
-        return packed
-
-
-def _read(arena: torch.Tensor, rows: torch.Tensor | slice, block: int, kv: int) -> torch.Tensor:
-    if not block:
-        return arena[rows]
-    whole = len(arena) // block
-    return arena[: whole * block].view(whole, block, *arena.shape[1:])[rows, :kv]
-
-
-@dataclass
-class Step:
-    """The tokens of one step, on the device."""
-
-    tokens: torch.Tensor  # (N,)
-    segments: torch.Tensor  # (N,)
-    positions: torch.Tensor  # (N,)
-    slots: torch.Tensor  # (N,) in the token's row
-    places: torch.Tensor  # (N,) among all slots
-    groups: list[Group]
 
 
 class _Layer(CacheLayerMixin):
@@ -319,35 +259,12 @@ class TreeKVCache(Cache):
         if self.windowed:
             self.position_of.tensor[step.places] = step.positions
         sees = torch.from_numpy(self.sees[batch.row, batch.segment]).to(self.device)  # (N, S)
-        for group in self._groups(rows, count, ends):
+        start, block, _ = self.place[:, rows]
+        whole = [np.arange(len(rows))]  # the model's own attention takes all rows, in their order
+        for group in whole if self.padded else together(start, block, count, ends, self._width):
             step.groups.append(self._group(step, sees, rows[group], first[group], count[group], ends[group]))
         self.now = step
         return step
-
-    def _groups(self, rows: np.ndarray, count: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
-        """Which rows are read together, by their places in `rows`; each group in the order of its blocks.
-
-        Rows of one block size, a similar number of tokens (up to 8, 32, ..: padded queries cost less than another call)
-        and a similar length, that lie close together: what is read in vain must cost less than another call.
-        The model's own attention takes all rows together, in their order.
-        """
-        if self.padded:
-            return [np.arange(len(rows))]
-        tokens = np.maximum(np.frexp(count - 1)[1] // 2 - 1, 0)
-        start, block, _ = self.place[:, rows]
-        order = np.lexsort((start, tokens, block))
-        cuts = np.diff(block[order]).astype(bool) | np.diff(tokens[order]).astype(bool)
-        where = start[order] // block[order]
-        worth = CALL / (np.maximum(count[order], 1) * self._width)  # slots
-        columns = (ends[order].tolist(), [True, *cuts.tolist()], where.tolist(), worth.tolist())
-        begins, longest, first, last = [], 0, 0, 0
-        for i, (end, cut, at, most) in enumerate(zip(*columns, strict=True)):
-            wider = (at - first + 1) * max(longest, end) - (last - first + 1) * longest - end
-            if cut or wider > most:
-                begins.append(i)
-                longest, first = 0, at
-            longest, last = max(longest, end), at
-        return np.split(order, begins[1:])
 
     @property
     def _width(self) -> int:
@@ -372,12 +289,12 @@ class TreeKVCache(Cache):
         index[place] = first[:, None] + column * real  # padding repeats the row's first token
         at = (place[:, None] * len(column) + column)[real]
         index, at = (torch.from_numpy(x).to(self.device) for x in (index, at))
-        segment_of = _read(self.segment_of.tensor, chosen, size, kv)[:, None].expand(-1, len(column), -1)
+        segment_of = read(self.segment_of.tensor, chosen, size, kv)[:, None].expand(-1, len(column), -1)
         mask = sees[index].gather(2, segment_of)  # (r, Q, K)
         mask &= torch.arange(kv, device=self.device) <= step.slots[index][..., None]
         age = None
         if self.windowed:
-            age = step.positions[index][..., None] - _read(self.position_of.tensor, chosen, size, kv)[:, None]
+            age = step.positions[index][..., None] - read(self.position_of.tensor, chosen, size, kv)[:, None]
         return Group(chosen, size, index, at, index.flatten()[at], kv, mask, age)
 
     # --- called by the layers

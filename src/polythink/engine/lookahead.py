@@ -16,12 +16,13 @@ from typing import Protocol
 
 import numpy as np
 
+from polythink.engine.lockstep import Lockstep
 from polythink.engine.paged.arena import OutOfPages
 from polythink.engine.step import Backend, Given, Runnable, StepBatch, assemble, gather
 from polythink.engine.trace_state import Branch, Inputs, TraceState
 
 Running = Sequence[tuple[int, Runnable]]  # rows and what runs in them, by row
-Drawn = Iterable[tuple[TraceState, Branch, int, float]]  # a branch of a trace, its token, the log-probability
+Drawn = list[tuple[TraceState, Branch, int, float]]  # a branch of a trace, its token, the log-probability
 
 
 class Flight(Protocol):
@@ -54,12 +55,17 @@ class Steps:
         self.attach, self.reserve = backend.attach, backend.reserve
         self.bytes_for, self.usable = backend.bytes_for, backend.usable
 
-    def run(self, running: Running, chunk: int) -> Drawn:
-        """Run a step, with prompts in chunks; what was sampled, for the traces to take. Their segments are open."""
+    def run(self, running: Running, chunk: int, lockstep: Lockstep) -> Drawn:
+        """Run a step, with prompts in chunks; what was sampled, for the traces to take. Their segments are open.
+
+        `running` are the traces that are not in lock step.
+        """
         batch, owners = gather(running, chunk)
+        batch, own = lockstep.merge(batch), len(owners)
         self.forwarded += len(batch.token)
         tokens, logprobs = self.backend.step(batch)
-        return _drawn(owners, tokens, logprobs)
+        others = lockstep.accept(tokens[own:], logprobs[own:])
+        return _drawn(owners, tokens[:own], logprobs[:own]) + [(*owner, token, p) for owner, token, p in others]
 
     def keep(self, row: int, segments: Collection[int]) -> None:
         """As the backend's: without segments, the row is free at once."""
@@ -89,7 +95,7 @@ class LookAhead(Steps):
         self._ahead: _Launched | None = None
         self._taken: dict[int, Given] = {}  # by row: taken from the trace, not launched yet
 
-    def run(self, running: Running, chunk: int) -> Drawn:
+    def run(self, running: Running, chunk: int, lockstep: Lockstep) -> Drawn:
         now = self._settled(chunk)
         if now is None:
             now = self._launch([self._take(row, state, chunk) for row, state in running])

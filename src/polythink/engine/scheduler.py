@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, deque
 
+from polythink.engine.lockstep import Lockstep
 from polythink.engine.step import Backend, Runnable
 from polythink.engine.trace_state import Inputs, TraceState
 from polythink.errors import UserError
@@ -42,6 +43,7 @@ class Scheduler:
         self.queued: deque[TraceState] = deque()  # in the order of their ids
         self.live: dict[int, TraceState] = {}  # by row
         self.prefixes: dict[tuple[int, ...], Prefix] = {}
+        self.lockstep = Lockstep()
         self.preempted = 0  # how often a trace has been
         self._waiting: Counter[tuple[int, ...]] = Counter()  # queued requests, by prompt
         self._unattached: dict[int, Prefix] = {}  # by row: traces whose prefix has not been read yet
@@ -75,7 +77,7 @@ class Scheduler:
 
     def release(self, row: int) -> None:
         """Free the row of a live trace."""
-        del self.live[row]
+        self.lockstep.release(self.live.pop(row))
         self._unattached.pop(row, None)
         prefix = self._shared.pop(row, None)
         if prefix is not None:
@@ -86,6 +88,7 @@ class Scheduler:
     def drop_live(self) -> None:
         """Forget all live traces, and prompts that have been read."""
         self.live.clear()
+        self.lockstep.clear()
         self.prefixes.clear()
         self._unattached.clear()
         self._shared.clear()

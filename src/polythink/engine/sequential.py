@@ -74,6 +74,9 @@ class SequentialState(TraceState):
         elif token == closing:
             self._close(branch, "tag")
 
+    def _plain_room(self, branch: Branch) -> int:
+        return 0 if branch.record.finish_reason else branch.limit - 1
+
     def _opens(self, token: int, label: int | None) -> bool:
         """Does the token open a block in the text that is being written?"""
         if token != self.tags.opens if self.tags.opens is not None else label is None:

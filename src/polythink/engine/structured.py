@@ -38,10 +38,13 @@ class StructuredState(IsolatedState):
 
     def _forks_at(self, drawn: int) -> bool:
         """Is the first block begun by the runtime after `drawn` tokens of the response?"""
+        return self._first_fork == drawn and self.main.blocks == 0
+
+    @property
+    def _first_fork(self) -> int | None:
+        """After how many tokens of the response the runtime begins the first block, if it does."""
         at = self.params.fork_at
-        if at is None and self.tags.dialect.runtime_forks:
-            at = 0
-        return at == drawn and self.main.blocks == 0
+        return 0 if at is None and self.tags.dialect.runtime_forks else at
 
     # --- sampled tokens
 
@@ -53,6 +56,14 @@ class StructuredState(IsolatedState):
             self._on_main_token(branch, token, logprob, read)
         else:
             self._on_inner_token(branch, token, logprob, read)
+
+    def _plain_room(self, text: Text) -> int:
+        if text.plan is not None:
+            return 0
+        room, at = text.limit - 1, self._first_fork
+        if text.depth == 0 and text.blocks == 0 and at is not None and at > text.drawn:
+            room = min(room, at - text.drawn - 1)
+        return room
 
     def _read(self, text: Text, token: int) -> Read:
         """What the token is to a block that the text is about to open."""

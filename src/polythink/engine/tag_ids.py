@@ -47,6 +47,7 @@ class TagIds:
     ends: frozenset[int]  # every token that ends a trace
     misplaced_tags: frozenset[int]  # tags that the runtime replaces where they do not belong
     closing: frozenset[int]  # tags that close an element
+    steering: frozenset[int]  # all tags and ends: any other token is text
     encode: Encode
     decode: Decode
 
@@ -92,6 +93,7 @@ class TagIds:
             ends=frozenset(ends),
             misplaced_tags=frozenset(tag_ids.values()) if d.misplaced_tags == "replace" else frozenset(),
             closing=frozenset(tag_ids[tag] for tag in d.closing_tags),
+            steering=frozenset((*tag_ids.values(), *ends)),
             encode=encode,
             decode=decode,
         )

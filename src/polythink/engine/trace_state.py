@@ -9,7 +9,7 @@ are given out in the order of the tokens.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from polythink.engine.params import Event, Request, SamplingParams
@@ -115,6 +115,10 @@ class TraceState:
     def join_if_ready(self) -> None:
         """Start the summary once enough paths have finished. Call after every token of a step has been accepted."""
 
+    def _plain_room(self, branch: Branch) -> int:
+        """How many tokens that are neither tags nor ends `on_token` just appends and continues after; 0: do not ask."""
+        return 0
+
     @property
     def most_slots(self) -> int:
         """A bound on the tokens of prompt and response together."""
@@ -176,6 +180,37 @@ class TraceState:
         for columns, taken in zip(self.again.columns, head.columns, strict=True):
             taken += columns[:most]
             del columns[:most]
+
+    def plain_room(self) -> int:
+        """For how many steps every open branch continues plainly, as long as none draws a tag or an end.
+
+        That is with one token each to run next, its own last one, and no event to tell.
+        """
+        pending = self.pending
+        busy = self.opened or self.again.tokens or self.read < len(self.request.prompt) or self.emit is not None
+        if busy or self.done or not pending.wanted or len(pending.wanted) != len(pending.tokens):
+            return 0
+        if any(
+            i != index or branch.segment != segment
+            for i, ((index, branch), segment) in enumerate(zip(pending.wanted, pending.segments, strict=True))
+        ):
+            return 0  # fmt: skip
+        return min(self._plain_room(branch) for _, branch in pending.wanted)
+
+    def append_plain(
+        self, branches: Sequence[Branch], tokens: Sequence[list[int]], logprobs: Sequence[list[float]]
+    ) -> None:
+        """What `on_token` does for several plain tokens of each branch, but that `written` counts them already."""
+        for branch, own, likely in zip(branches, tokens, logprobs, strict=True):
+            record, n = branch.record, len(own)
+            record.tokens += own
+            record.logprobs += likely
+            record.sampled += [True] * n
+            branch.drawn += n
+            branch.limit -= n
+            branch.position += n
+            branch.written += n
+            self.ends[branch.segment] += n
 
     def attach(self, prefix: int) -> None:
         """The first tokens of the prompt are read from another row; comes before anything is taken."""

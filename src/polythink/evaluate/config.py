@@ -12,6 +12,7 @@ from polythink.run.config import Config, Place
 from polythink.trace.dialect import Dialect
 from polythink.trace.modes import MODES, get_mode
 
+ENGINE_KEYS = {"max_num_seqs", "kv_cache_memory_bytes"}  # speed and memory, not results
 PATHS = (1, 2, 4, 8, 16)  # the numbers of paths that `compare` takes unless others are given
 
 
@@ -28,6 +29,8 @@ class CompareConfig(Config):
     """Budget of one sequential response; null: those of a path, a summary and main text together."""
     max_num_seqs: int = Field(64, ge=1)
     """Responses that the engine draws at once."""
+    kv_cache_memory_bytes: int | None = Field(None, ge=1)
+    """Most bytes of keys and values at a time; what does not fit waits, and null sets no bound: speed, not results."""
 
 
 class TunnelConfig(Config):
@@ -49,6 +52,8 @@ class TunnelConfig(Config):
     """Continuations per point, at least."""
     max_num_seqs: int = Field(64, ge=1)
     """Responses that the engine draws at once."""
+    kv_cache_memory_bytes: int | None = Field(None, ge=1)
+    """Most bytes of keys and values at a time; what does not fit waits, and null sets no bound: speed, not results."""
 
     @model_validator(mode="after")
     def _something_to_draw(self) -> TunnelConfig:
@@ -63,7 +68,7 @@ class TunnelConfig(Config):
 
 def asked_of(options: Config, kind: type[Config]) -> dict[str, Any]:
     """The options that results depend on, JSON-ready: all of this kind but how many responses are drawn at once."""
-    return options.model_dump(mode="json", include=kind.model_fields.keys() - {"max_num_seqs"})
+    return options.model_dump(mode="json", include=kind.model_fields.keys() - ENGINE_KEYS)
 
 
 def numbers_of_paths(given: Sequence[int], mode: str, dialect: Dialect) -> tuple[list[int], list[str]]:

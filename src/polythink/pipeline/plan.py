@@ -31,7 +31,7 @@ from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
 
 # keys of a stage that its plan holds resolved, and keys that change how it runs but not what comes out of it
 RESOLVED = ("mode", "prompt", "decoding", "seed")
-NO_EFFECT = ("checkpoint_every", "log_samples", "concurrency", "max_num_seqs")
+NO_EFFECT = ("checkpoint_every", "log_samples", "concurrency", "max_num_seqs", "kv_cache_memory_bytes")
 
 
 class StageConfig(Config):
@@ -157,6 +157,8 @@ class EvalConfig(EvalStageBase):
     """Evaluate with each of these prompts; none: the stage's prompt."""
     max_num_seqs: int = Field(64, ge=1)
     """Responses that the engine samples at once: speed and memory, not results."""
+    kv_cache_memory_bytes: int | None = Field(None, ge=1)
+    """Most bytes of keys and values at a time; what does not fit waits, and null sets no bound: speed, not results."""
     heads: bool = False
     """Also compare the attention heads on a few of the responses, for the report."""
 

@@ -148,7 +148,7 @@ def grpo(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict
 def evaluation(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict:
     lm, stage = starting_model(plan, previous), plan.stage
     assert isinstance(stage, EvalConfig)
-    engine = Engine(lm, max_num_seqs=stage.max_num_seqs)
+    engine = Engine(lm, stage.max_num_seqs, kv_cache_memory_bytes=stage.kv_cache_memory_bytes)
     found: dict[str, dict] = {}
     with Grader(dialect=lm.dialect, answers=stage.answers) as grader:
         for name, prompt in product(stage.problems, stage.prompts or (plan.prompt,)):
@@ -173,7 +173,7 @@ def run_study(plan: StagePlan, folder: Path, previous: Path | None, log: Log) ->
     """`compare` or `tunnel`, one problem set after another."""
     lm, stage = starting_model(plan, previous), plan.stage
     run = compare if stage.kind == "compare" else tunnel
-    engine = Engine(lm, max_num_seqs=stage.max_num_seqs)
+    engine = Engine(lm, stage.max_num_seqs, kv_cache_memory_bytes=stage.kv_cache_memory_bytes)
     found: dict[str, dict] = {}
     with Grader(dialect=lm.dialect, answers=stage.answers) as grader:
         for name in stage.problems:

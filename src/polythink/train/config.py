@@ -177,6 +177,8 @@ class GRPOConfig(PolicyConfig):
     """Rollouts per problem; their mean reward is the baseline of each."""
     max_num_seqs: int = Field(64, ge=1)
     """Rollouts that the engine samples at once: speed and memory, not results."""
+    kv_cache_memory_bytes: int | None = Field(None, ge=1)
+    """Most bytes of keys and values at a time; what does not fit waits, and null sets no bound: speed, not results."""
     overlong_prompts: Overlong = "skip"
     """Prompts that the model cannot take (too long, or a word that its vocabulary lacks): skip and count, or refuse."""
     answers: AnswerRule = "strict"

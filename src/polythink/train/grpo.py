@@ -97,7 +97,8 @@ def train_grpo(
         check_joins(lm.model, mode)
     if inexact := trained_inexactly(params.mode, config.train_mode):
         log.warning("%s", inexact)
-    engine, reward = Engine(lm, max_num_seqs=config.max_num_seqs), build_reward(config.reward, lm.dialect)
+    engine = Engine(lm, config.max_num_seqs, kv_cache_memory_bytes=config.kv_cache_memory_bytes)
+    reward = build_reward(config.reward, lm.dialect)
     if note := sampled_inexactly(engine.backend.logprob_error, config.importance_sampling_mode):
         log.warning("%s", note)
     problems = fitting(engine, given, prompt, params, config.overlong_prompts)

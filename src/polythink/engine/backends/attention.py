@@ -13,7 +13,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from polythink.engine.kv_cache import Group, TreeKVCache
+from polythink.engine.groups import Group
+from polythink.engine.kv_cache import TreeKVCache
 
 NAME = "polythink_tree"
 
