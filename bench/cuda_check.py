@@ -12,34 +12,36 @@ import argparse
 import copy
 import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from polythink.bench.cases import parse_case
+from polythink.bench.model import open_subject
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.reference import reference_generate
+from polythink.engine.selfcheck import KINDS
+from polythink.errors import UserError
 from polythink.models.batch import Batch, collate
 from polythink.models.build import from_config
 from polythink.models.config import ModelConfig
 from polythink.models.lm import LanguageModel, load, save
 from polythink.models.logprobs import masked_logits, token_logprobs
 from polythink.problems.problem import Problem, ProblemSet
+from polythink.run.jsonl import read_jsonl
 from polythink.trace.layout import Piece, lay_out
 from polythink.trace.rollout import Rollout
 from polythink.train.config import GRPOConfig
 from polythink.train.grpo import train_grpo
 
 SHAPE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "tokenizer": "bytes"}
-
-
 KERNELS = {"torch's choice": None, "math": SDPBackend.MATH, "memory-efficient": SDPBackend.EFFICIENT_ATTENTION}
-
-
 WORDS = ("a", "b", "c")
 BUDGETS = {
     "max_blocks": 3,
@@ -75,11 +77,8 @@ def grpo_gap(device: str, folder: Path, dropout: float) -> tuple[str, str]:
     problems = ProblemSet("sums", tuple(Problem(f"p{i}", f"{i} + 1", str(i + 1)) for i in range(4)))
     config = GRPOConfig(reward="accuracy", steps=3, prompts_per_step=2, group_size=4, lr=1e-5, drop_zero_spread=False)
     params = SamplingParams(max_trace_tokens=48, max_path_tokens=12, max_blocks=1)
-    found = train_grpo(lm, config, problems, folder / f"grpo{dropout}", params=params)
-    from polythink.run.jsonl import read_jsonl
-
+    train_grpo(lm, config, problems, folder / f"grpo{dropout}", params=params)
     gaps = [row["logprob_gap"] for row in read_jsonl(folder / f"grpo{dropout}" / "metrics.jsonl")]
-    del found
     return f"logprob_gap in GRPO, GPT-2 with dropout {dropout}, largest of 3 steps", f"{max(gaps):.1e}"
 
 
@@ -138,32 +137,71 @@ def asked(lm: LanguageModel) -> list[Request]:
 
 
 def against_float64(device: str) -> Iterator[tuple[str, str]]:
-    """Engine and slow twin: each one's recorded log-probabilities against float64 on the CPU, and where they part."""
+    """Each backend and the slow twin: recorded log-probabilities against float64 on the CPU, and where they part."""
     lm, exact = both(device)
     for paths in (1, 2, 3, 8):
         params = PARAMS.model_copy(update={"paths": paths})
-        drawn = {"engine": Engine(lm, max_num_seqs=4).generate(asked(lm), params, seed=5)}
-        drawn["slow twin"] = reference_generate(lm, asked(lm), params, seed=5)
+        drawn = {"slow twin": reference_generate(lm, asked(lm), params, seed=5)}
+        drawn |= {kind: engine.generate(asked(lm), params, seed=5) for kind, engine in engines(lm).items()}
         for who, rollouts in drawn.items():
             worst = max(worst_gap(exact, rollout, i) for i, rollout in enumerate(rollouts))
             yield f"{who}, {paths} paths: largest gap of a log-probability to float64 (trace, segment, token)", worst[1]
-        same = sum(a.text == b.text for a, b in zip(*drawn.values(), strict=True))
-        yield f"traces in which both agree, {paths} paths", f"{same} of {len(rollouts)}"
+        texts = [[rollout.text for rollout in rollouts] for rollouts in drawn.values()]
+        same = sum(len(set(each)) == 1 for each in zip(*texts, strict=True))
+        yield f"traces in which all of them agree, {paths} paths", f"{same} of {len(texts[0])}"
+
+
+def engines(lm: LanguageModel) -> dict[str, Engine]:
+    """An engine with each backend that takes this model on this device."""
+    made = {}
+    for kind in KINDS:
+        with suppress(UserError):
+            made[kind] = Engine(lm, max_num_seqs=4, backend=kind)
+    return {kind: engine for kind, engine in made.items() if engine.backend.joins_caches}
+
+
+def half_precision(device: str) -> Iterator[tuple[str, str]]:
+    """Recorded log-probabilities in bfloat16 against one masked float32 forward of the same weights."""
+    subject = open_subject("29m", device, "bfloat16")
+    requests = [Request(t.prompt, f"p{t.problem}") for t in parse_case("4x4", 64).traces(subject.words)]
+    exact = copy.deepcopy(subject.lm.model).float()
+    params = SamplingParams(paths=4, max_path_tokens=32, max_blocks=1, max_trace_tokens=400, length_scaling_above=0)
+    for kind, engine in engines(subject.lm).items():
+        gaps = []
+        for rollout in engine.generate(requests, params):
+            with torch.no_grad():
+                right = token_logprobs(exact, collate([rollout.layout()]).to(device), 1.0).cpu().numpy()[0]
+            drawn = np.concatenate([np.array(segment.logprobs) for segment in rollout.segments])
+            sampled = np.concatenate([np.array(segment.sampled) for segment in rollout.segments])
+            gaps.append(np.abs(right[len(rollout.prompt) :] - drawn)[sampled])
+        gap = np.concatenate(gaps)
+        yield f"bfloat16, 29M, {kind}: gap to one float32 forward, largest; mean", f"{gap.max():.1e}; {gap.mean():.1e}"
 
 
 def worst_gap(exact: torch.nn.Module, rollout: Rollout, number: int) -> tuple[float, str]:
+    """The largest gap of a trace's recorded log-probabilities to those of one masked forward, and where it is."""
     batch = collate([rollout.layout()])
     with torch.no_grad():
         right = token_logprobs(exact, batch, PARAMS.temperature).numpy()[0]
-    found, at = (0.0, "0"), len(rollout.prompt)
+    worst, at = (0.0, "0"), len(rollout.prompt)
     for s, segment in enumerate(rollout.segments):
         for t, (value, sampled) in enumerate(zip(segment.logprobs, segment.sampled, strict=True)):
             gap = abs(right[at] - value) * sampled
-            found = max(
-                found, (gap, f"{gap:.1e} ({number}, {s} {segment.kind}, {t} of {len(segment.tokens)}; token {at})")
-            )
+            where = f"{number}, {s} {segment.kind}, {t} of {len(segment.tokens)}; token {at}"
+            worst = max(worst, (gap, f"{gap:.1e} ({where})"))
             at += 1
-    return found
+    return worst
+
+
+def rows(device: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """All that is checked, as it is found: (what, value)."""
+    yield rotary(device, folder)
+    yield grpo_gap(device, folder, 0.1)
+    yield grpo_gap(device, folder, 0.0)
+    yield same_tokens(device)
+    yield from kernels(device)
+    yield from against_float64(device)
+    yield from half_precision(device)
 
 
 def main() -> None:
@@ -174,11 +212,7 @@ def main() -> None:
     print(f"{name}, torch {torch.__version__}, transformers {transformers.__version__}\n")
     print("| what | value |\n| --- | ---: |")
     with tempfile.TemporaryDirectory() as folder:
-        rows = [lambda: rotary(device, Path(folder)), lambda: grpo_gap(device, Path(folder), 0.1),
-                lambda: grpo_gap(device, Path(folder), 0.0), lambda: same_tokens(device)]  # fmt: skip
-        for row in rows:
-            print("| {} | {} |".format(*row()), flush=True)
-        for row in (*kernels(device), *against_float64(device)):
+        for row in rows(device, Path(folder)):
             print("| {} | {} |".format(*row), flush=True)
 
 

@@ -157,8 +157,11 @@ def test_a_gpu_is_busy_once_where_kernels_overlap() -> None:
 
 
 def test_what_is_said_of_runs() -> None:
-    found = timing.summarise([timing.Run([0.010, 0.020], join=0.03), timing.Run([0.030], [4], kv_bytes=7)], branches=2)
+    found = timing.summarise(
+        [timing.Run([0.010, 0.020], join=0.03), timing.Run([0.030], [0.004], [4], kv_bytes=7)], branches=2
+    )
     assert (found["ms"], found["steps"], found["kv_bytes"]) == (pytest.approx(20), 3, 7)
+    assert found["cpu_ms"] == pytest.approx(4)
     assert found["tokens_per_s"] == pytest.approx(4 / 0.02)
     assert found["join_steps"] == pytest.approx(1.5)
 

@@ -85,7 +85,7 @@ def _open(subject: Subject, options: DecodeOptions) -> _Field:
         except Skipped as why:
             field.absent[f"engine {name}"] = str(why)
             continue
-        field.contenders[f"engine {own.name}"] = own
+        field.contenders.setdefault(f"engine {own.name}", own)  # "auto" and its choice may both be asked for
     for name in options.peers:
         lacking = [package for package in NEEDS.get(name, ()) if importlib.util.find_spec(package) is None]
         if lacking:
@@ -124,6 +124,7 @@ def _measure(
     floor = step_floor(sizes, able, traces, tokens)
     for name, contender in field.contenders.items():
         if name in found:
+            found[name]["about"] = getattr(contender, "about", "")
             found[name]["over_floor"] = found[name]["ms"] / (1000 * floor)
             if isinstance(contender, OwnEngine):
                 _look_inside(found[name], contender, traces, options)

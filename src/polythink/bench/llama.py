@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
-import time
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ import torch
 from polythink.bench.cases import Case, Trace, branches
 from polythink.bench.gguf_file import write_gguf
 from polythink.bench.model import Subject
-from polythink.bench.timing import Run, Skipped
+from polythink.bench.timing import Clock, Run, Skipped
 
 CHUNK = 512  # prompt tokens in one batch
 MOST_SEQUENCES = 256  # as llama.cpp is compiled
@@ -74,12 +72,12 @@ class LlamaCpp:
     def run(self, traces: Sequence[Trace], steps: int) -> Run:
         self.api.llama_memory_clear(self.memory, False)
         tokens, positions = self.read(traces)
-        ends = []
+        clock = Clock()
         for step in range(steps + 1):
             logits = self.decode(tokens, positions + step, np.arange(len(tokens)))
             tokens = torch.multinomial(logits.softmax(-1), 1)[:, 0].numpy()
-            ends.append(time.perf_counter())
-        return Run([after - before for before, after in pairwise(ends)])
+            clock.tick()
+        return clock.run()
 
     def read(self, traces: Sequence[Trace]) -> tuple[np.ndarray, np.ndarray]:
         """Run the prompts and fork; the next token of each sequence, an ordinary one, and its position."""

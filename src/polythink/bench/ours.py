@@ -35,7 +35,7 @@ class OwnEngine:
 
     def run(self, traces: Sequence[Trace], steps: int) -> Run:
         run = Run([])
-        for seconds, tokens in self.decode(traces, steps):
+        for seconds, tokens in self.decode(traces, steps, run.worked):
             run.seconds.append(seconds)
             run.tokens.append(tokens)
             run.kv_bytes = cache_bytes(self.engine)
@@ -46,19 +46,24 @@ class OwnEngine:
     def close(self) -> None:
         """Nothing is kept between runs."""
 
-    def decode(self, traces: Sequence[Trace], steps: int) -> Iterator[tuple[float, int]]:
-        """Seconds and tokens of each step, from the first in which all branches decode."""
+    def decode(
+        self, traces: Sequence[Trace], steps: int, worked: list[float] | None = None
+    ) -> Iterator[tuple[float, int]]:
+        """Seconds and tokens of each step, from the first in which all decode; processor seconds to `worked`."""
         engine, wanted, steady, given = self.engine, branches(traces), False, 0
         ids = self._add(traces, self._budget(traces, steps))
         try:
             with engine.hold():
                 while engine.unfinished and given < steps:
-                    before, started = engine.forwarded, time.perf_counter()
+                    before, started, busy = engine.forwarded, time.perf_counter(), time.process_time()
                     engine.step()
-                    seconds, tokens = time.perf_counter() - started, engine.forwarded - before
+                    seconds, busy = time.perf_counter() - started, time.process_time() - busy
+                    tokens = engine.forwarded - before
                     steady |= tokens == wanted
                     if steady and tokens <= wanted:  # of a trained model some paths may end early
                         given += 1
+                        if worked is not None:
+                            worked.append(busy)
                         yield seconds, tokens
         finally:
             for id in ids:
@@ -110,10 +115,14 @@ def _is_first(event: Event, summary: int) -> bool:
 
 
 def cache_bytes(engine: Engine) -> int | None:
-    """Bytes that the engine has allocated for keys and values; None for a backend that keeps them elsewhere."""
+    """Bytes that the engine holds for keys and values; None for a backend that does not say and has no layers of them.
+
+    A cache that knows says so itself; otherwise the tensors of its layers are counted.
+    """
     cache = getattr(engine.backend, "cache", None)
-    if hasattr(cache, "used_bytes"):  # pages
-        return cache.used_bytes
+    for name in ("peak_bytes", "held_bytes", "allocated_bytes"):
+        if isinstance(known := getattr(cache, name, None), int):
+            return known
     layers = getattr(cache, "layers", None)
     if layers is None:
         return None

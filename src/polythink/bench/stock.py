@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
 from transformers import GenerationConfig, StoppingCriteria
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from polythink.bench.cases import Case, Trace
 from polythink.bench.machine import free_bytes
 from polythink.bench.model import Subject, sizes_of
-from polythink.bench.timing import Run, Skipped
+from polythink.bench.timing import Clock, Run, Skipped
 
 CHUNK = 8192  # prompt tokens that continuous batching reads in one step
 PAGE = 256  # tokens: the default of transformers
@@ -34,14 +34,14 @@ def silent() -> Iterator[None]:
             logger.setLevel(level)
 
 
-class _Clock(StoppingCriteria):
+class _Ticking(StoppingCriteria):
     """Never stops; notes when each step has ended."""
 
     def __init__(self) -> None:
-        self.ends: list[float] = []
+        self.clock = Clock()
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
-        self.ends.append(time.perf_counter())
+        self.clock.tick()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
@@ -66,18 +66,18 @@ class Generate:
 
     @silent()
     def run(self, traces: Sequence[Trace], steps: int) -> Run:
-        lm, clock = self.subject.lm, _Clock()
+        lm, ticking = self.subject.lm, _Ticking()
         rows = [trace.prompt for trace in traces for _ in range(trace.paths)]
         longest = max(map(len, rows))
         ids = torch.tensor([[lm.pad] * (longest - len(row)) + list(row) for row in rows], device=self.subject.device)
         lm.model.generate(
-            ids, attention_mask=(ids != lm.pad).long(), stopping_criteria=[clock],
+            ids, attention_mask=(ids != lm.pad).long(), stopping_criteria=[ticking],
             generation_config=GenerationConfig(
                 do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=steps + 1, pad_token_id=lm.pad,
                 eos_token_id=-1,  # nothing ends a row; None would take the model's own
             ),
         )  # fmt: skip
-        return Run([after - before for before, after in pairwise(clock.ends)])
+        return ticking.clock.run()
 
     def close(self) -> None:
         """Nothing is kept between runs."""
@@ -93,6 +93,8 @@ class Continuous:
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
+        flash = subject.device.type == "cuda" and (is_flash_attn_3_available() or is_flash_attn_2_available())
+        self.about = "FlashAttention" if flash else subject.lm.model.config._attn_implementation
 
     def prepare(self, case: Case, traces: Sequence[Trace], steps: int) -> None:
         from transformers import ContinuousBatchingConfig

@@ -7,7 +7,18 @@ from typing import Any
 
 from polythink.run.table import markdown_table
 
-COLUMNS = ("case", "contender", "ms a step", "quartiles", "x floor", "tokens/s", "join, steps", "KV MB", "GPU busy")
+COLUMNS = (
+    "case",
+    "contender",
+    "ms a step",
+    "quartiles",
+    "CPU ms",
+    "x floor",
+    "tokens/s",
+    "join, steps",
+    "KV MB",
+    "GPU busy",
+)
 
 
 def decode_tables(result: Mapping[str, Any]) -> str:
@@ -38,14 +49,22 @@ def case_table(cases: Iterable[Mapping[str, Any]]) -> str:
     rows: list[list[Any]] = []
     for case in cases:
         machine = f"{case['bandwidth'] / 1e9:,.1f} GB/s, {case['flops'] / 1e9:,.0f} GFLOP/s"
-        rows.append([case["case"], "floor", _ms(case["floor_ms"]), machine, "1.00", "", "", _mb(case["kv_needed"]), ""])
+        rows.append(
+            [case["case"], "floor", _ms(case["floor_ms"]), machine, "", "1.00", "", "", _mb(case["kv_needed"]), ""]
+        )
         for name, found in _found(case).items():
-            busy = found.get("gpu_busy")
-            join = found["join_steps"]
+            busy, join, worked = found.get("gpu_busy"), found["join_steps"], found["cpu_ms"]
             rows.append([
-                case["case"], name, _ms(found["ms"]), f"{_ms(found['ms_q25'])}-{_ms(found['ms_q75'])}",
-                f"{found['over_floor']:.2f}", f"{found['tokens_per_s']:,.0f}", "" if join is None else f"{join:.1f}",
-                _mb(found["kv_bytes"]), "" if busy is None else f"{busy:.0%}",
+                case["case"],
+                f"{name} ({found['about']})" if found["about"] else name,
+                _ms(found["ms"]),
+                f"{_ms(found['ms_q25'])}-{_ms(found['ms_q75'])}",
+                "" if worked is None else _ms(worked),
+                f"{found['over_floor']:.2f}",
+                f"{found['tokens_per_s']:,.0f}",
+                "" if join is None else f"{join:.1f}",
+                _mb(found["kv_bytes"]),
+                "" if busy is None else f"{busy:.0%}",
             ])  # fmt: skip
     return markdown_table(COLUMNS, rows)
 

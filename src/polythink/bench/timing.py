@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,9 +22,25 @@ class Run:
     """One run of one case: seconds of each decoding step, and what else was seen on the way."""
 
     seconds: list[float]
+    worked: list[float] = field(default_factory=list)  # processor seconds of all threads in each step, where known
     tokens: list[int] = field(default_factory=list)  # of each step, where they vary
     kv_bytes: int | None = None  # kept for keys and values at the end
     join: float | None = None  # seconds from the last path's end to the summary's first token
+
+
+class Clock:
+    """The ends of steps, by the wall and by the processor, which other work on the machine hardly changes."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[float, float]] = []
+
+    def tick(self) -> None:
+        self.ends.append((time.perf_counter(), time.process_time()))
+
+    def run(self) -> Run:
+        """The time between the ends."""
+        wall, worked = zip(*self.ends, strict=True)
+        return Run(*([after - before for before, after in pairwise(each)] for each in (wall, worked)))
 
 
 class Contender(Protocol):
@@ -44,6 +62,7 @@ def summarise(runs: Sequence[Run], branches: int) -> dict[str, Any]:
     """Median and quartiles in milliseconds over all steps of all runs, tokens a second, and the rest."""
     seconds = np.array([s for run in runs for s in run.seconds])
     low, middle, high = (float(x) * 1000 for x in np.percentile(seconds, (25, 50, 75)))
+    worked = [s for run in runs for s in run.worked]
     tokens = [n for run in runs for n in run.tokens]
     mean = float(np.mean(tokens)) if tokens else float(branches)
     joins = [run.join for run in runs if run.join is not None]
@@ -52,6 +71,7 @@ def summarise(runs: Sequence[Run], branches: int) -> dict[str, Any]:
         "ms": middle,
         "ms_q25": low,
         "ms_q75": high,
+        "cpu_ms": float(np.median(worked)) * 1000 if worked else None,
         "steps": len(seconds),
         "branches": mean,
         "tokens_per_s": mean / middle * 1000,
