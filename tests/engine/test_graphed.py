@@ -15,6 +15,7 @@ from polythink.engine.backends import graphed
 from polythink.engine.backends.graphed import GraphedBackend, padded
 from polythink.engine.backends.graphs import MOST_GRAPHS, Graphs
 from polythink.engine.engine import Engine
+from polythink.engine.lean.paged_ops import PagedOps
 from polythink.engine.paged import cache as paged
 from polythink.engine.paged.arena import OutOfPages
 from polythink.engine.params import SamplingParams
@@ -35,7 +36,7 @@ def kernels(monkeypatch):
 
 
 def backend_of(lm, recorded: bool = True, look_ahead: bool = True) -> GraphedBackend:
-    return GraphedBackend(lm, graphs=Graphs((lambda: RecordedGraph) if recorded else None), look_ahead=look_ahead)
+    return GraphedBackend(lm, PagedOps, Graphs((lambda: RecordedGraph) if recorded else None), look_ahead)
 
 
 @pytest.mark.parametrize("mode", ["structured", "reread", "sequential"])

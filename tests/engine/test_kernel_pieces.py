@@ -18,7 +18,7 @@ pytest.importorskip("triton", reason="a build of torch for CPUs has no Triton")
 
 def run(program: str, **environment: str) -> None:
     paths = os.pathsep.join((str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")))
-    environment = {**os.environ, "PYTHONPATH": paths, **environment}
+    environment = {**os.environ, "PYTHONPATH": paths, "POLYTHINK_TEST_DEVICE": "cpu", **environment}
     done = subprocess.run([sys.executable, "-c", dedent(program)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

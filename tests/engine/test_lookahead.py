@@ -79,7 +79,7 @@ def test_mixed_requests_draw_what_they_draw_without(guesses, tight):
 def test_a_limit_that_is_reached_next_is_not_guessed_past(guesses):
     """Greedy text without tags up to its budget: every guess is right, and none is made past the end."""
     lm = tiny(seed=2)
-    never = torch.zeros(lm.model.config.vocab_size)
+    never = torch.zeros(lm.model.config.vocab_size, device=lm.device)
     never[[lm.pad, *lm.ends, *lm.tag_ids.values()]] = -1e4
     lm.model.get_output_embeddings().register_forward_hook(lambda module, args, out: out + never)
     engine = engine_of(lm)

@@ -37,7 +37,8 @@ class Engine:
     """Samples traces from a language model, whose weights it shares with a trainer in the same process.
 
     At most `max_num_seqs` traces are live at once; prompts are run in chunks of `prefill_chunk` tokens. `backend` is
-    "lean" (models of the Llama family: a plain forward of our own over the model's tensors), "flat" (the model itself
+    "graphed" (the Llama family on CUDA: pages, CUDA graphs, each step launched before the last is read), "lean" (the
+    same family anywhere: a plain forward of our own over the model's tensors), "flat" (the model itself
     runs on one row of all tokens), "padded" (a (rows, branches) batch through the model's own
     attention: slower, for models whose attention takes extras), "recurrent" (a cache for each branch: for models with
     recurrent, linear or convolutional layers, in modes whose joins read flat text), or "auto": the first of them that
