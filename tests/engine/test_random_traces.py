@@ -8,12 +8,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import pytest
 
 from helpers.random_cases import MODELS, model_of, random_requests
 from helpers.tiny import drawn, gaps
+from polythink.engine.backends.graphed import Flight, GraphedBackend
 from polythink.engine.engine import Engine
 from polythink.engine.params import SamplingParams
 from polythink.engine.reference import reference_generate
@@ -29,6 +31,7 @@ BACKENDS: dict[str, Callable[[SamplingParams], bool]] = {
     "flat": lambda params: True,
     "padded": lambda params: True,
     "recurrent": lambda params: not params.rules.joins_caches,
+    "ahead": lambda params: True,  # graphed, with look-ahead
 }
 Draws = dict[tuple[int, int], int]  # by stream and number
 
@@ -36,16 +39,30 @@ Draws = dict[tuple[int, int], int]  # by stream and number
 @lru_cache
 def engine_of(model: str, backend: str) -> tuple[Engine, Draws]:
     """An engine, and what it draws."""
-    engine, draws = Engine(model_of(model), backend=backend), {}
-    step = engine.backend.step
+    lm, draws = model_of(model), {}
+    engine = Engine(lm, backend=GraphedBackend(lm, look_ahead=True) if backend == "ahead" else backend)
 
-    def recorded(batch):
-        tokens, logprobs = step(batch)
+    def noted(batch, tokens, logprobs):
         draws.update(zip(zip(batch.key.tolist(), batch.count.tolist(), strict=True), tokens.tolist(), strict=True))
         return tokens, logprobs
 
-    engine.backend.step = recorded
+    if backend == "ahead":
+        launch = engine.backend.launch
+        engine.backend.launch = lambda batch, source=None: Noted(launch(batch, source), partial(noted, batch))
+    else:
+        step = engine.backend.step
+        engine.backend.step = lambda batch: noted(batch, *step(batch))
     return engine, draws
+
+
+class Noted(NamedTuple):
+    """A step under way whose draws are noted when they are read."""
+
+    flight: Flight
+    note: Callable
+
+    def result(self):
+        return self.note(*self.flight.result())
 
 
 def seen(rollout) -> list[tuple]:

@@ -13,11 +13,11 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from polythink.engine.backends.base import TorchBackend
+from polythink.engine.lookahead import LookAhead, Steps
 from polythink.engine.params import Event, OnEvent, Request, SamplingParams
 from polythink.engine.scheduler import Scheduler
 from polythink.engine.selfcheck import choose_backend
 from polythink.engine.sequential import SequentialState
-from polythink.engine.step import gather
 from polythink.engine.structured import StructuredState
 from polythink.engine.tag_ids import TagIds
 from polythink.engine.trace_state import TraceState
@@ -37,7 +37,8 @@ class Engine:
     """Samples traces from a language model, whose weights it shares with a trainer in the same process.
 
     At most `max_num_seqs` traces are live at once; prompts are run in chunks of `prefill_chunk` tokens. `backend` is
-    "lean" (models of the Llama family: a plain forward of our own over the model's tensors), "flat" (the model itself
+    "graphed" (the Llama family on CUDA: pages, CUDA graphs, each step launched before the last is read), "lean" (the
+    same family anywhere: a plain forward of our own over the model's tensors), "flat" (the model itself
     runs on one row of all tokens), "padded" (a (rows, branches) batch through the model's own
     attention: slower, for models whose attention takes extras), "recurrent" (a cache for each branch: for models with
     recurrent, linear or convolutional layers, in modes whose joins read flat text), or "auto": the first of them that
@@ -58,7 +59,7 @@ class Engine:
         lm: LanguageModel,
         max_num_seqs: int = 64,
         prefill_chunk: int = 512,
-        backend: str = "auto",
+        backend: str | TorchBackend = "auto",
         kv_cache_memory_bytes: int | None = None,
     ) -> None:
         if max_num_seqs < 1 or prefill_chunk < 1:
@@ -67,10 +68,10 @@ class Engine:
                 f"given max_num_seqs={max_num_seqs}, prefill_chunk={prefill_chunk}"
             )
         self.lm, self.max_num_seqs, self.prefill_chunk = lm, max_num_seqs, prefill_chunk
-        self.backend: TorchBackend = choose_backend(lm, backend)
+        self.backend: TorchBackend = choose_backend(lm, backend) if isinstance(backend, str) else backend
         if not self.backend.chunks:  # a further chunk would be read token by token
             self.prefill_chunk = lm.context
-        self.forwarded = 0  # tokens run through the model since this engine was made
+        self._steps: Steps = (LookAhead if self.backend.looks_ahead else Steps)(self.backend)
         self._added = 0
         if kv_cache_memory_bytes is not None and not self.backend.slot_bytes:
             raise UserError(
@@ -78,7 +79,7 @@ class Engine:
                 f"{lm.model.config.model_type} needs, keeps a cache for each branch and cannot bound its memory; leave "
                 "it out and lower max_num_seqs"
             )
-        self.scheduler = Scheduler(self.backend, max_num_seqs, kv_cache_memory_bytes)
+        self.scheduler = Scheduler(self._steps, max_num_seqs, kv_cache_memory_bytes)
         self._events: list[Event] = []  # not yet delivered
         self._tags: dict[tuple[str, str], TagIds] = {}  # by dialect and summary_prefix
 
@@ -89,6 +90,11 @@ class Engine:
     @property
     def context(self) -> int:
         return self.lm.context
+
+    @property
+    def forwarded(self) -> int:
+        """Tokens run through the model since this engine was made."""
+        return self._steps.forwarded
 
     @property
     def unfinished(self) -> int:
@@ -203,17 +209,13 @@ class Engine:
                 state.opened.clear()
                 if not self.backend.joins_caches:
                     self.backend.keep(row, state.followable)
-            batch, owners = gather(alone, self.prefill_chunk)
-            batch, own = lockstep.merge(batch), len(owners)
-            self.forwarded += len(batch.token)
-            tokens, logprobs = self.backend.step(batch)
-            sampled = list(zip(owners, tokens[:own].tolist(), logprobs[:own].tolist(), strict=True))
-            for (state, branch), token, logprob in sampled + lockstep.accept(tokens[own:], logprobs[own:]):
+            for state, branch, token, logprob in self._steps.run(alone, self.prefill_chunk, lockstep):
                 state.on_token(branch, token, logprob)
             on_their_own = [(row, state) for row, state in live.items() if state not in lockstep]
             for _, state in on_their_own:
                 state.join_if_ready()
-            lockstep.enter(on_their_own)
+            if not self.backend.looks_ahead:  # there the host has its time while the device works
+                lockstep.enter(on_their_own)
         except BaseException:
             self.scheduler.drop_live()
             raise

@@ -30,6 +30,14 @@ class IsolatedState(TraceState):
         return len(self.request.prompt) + min(self.budget, most_tokens(self.params, self.tags) or self.budget)
 
     @property
+    def most_segments(self) -> int:
+        """Of each block the paths, the summary and the copy that it may read; the prompt, and main text around them."""
+        if self.tags.dialect.nests and self.params.max_depth > 1:
+            return super().most_segments
+        block = self.params.most_paths(self.tags.dialect) + 2
+        return min(self.params.max_blocks * (block + 1) + 2, super().most_segments)
+
+    @property
     def followable(self) -> set[int]:
         """The fork points of open blocks too: more paths may follow them, and a copy."""
         return super().followable | {block.fork for block in blocks_in(self.main) if block.summary is None}

@@ -56,7 +56,7 @@ class Scheduler:
         """Queue a request; `UserError` for one that could not be held even alone."""
         if self.memory is not None:
             most = state.most_slots
-            needed = self.backend.bytes_for(most)
+            needed = self.backend.bytes_for(most, 0, state.most_segments)
             if needed > self.backend.usable(self.memory, most):
                 raise UserError(
                     f"a response of up to {most} tokens, its prompt among them, takes {needed} bytes of keys and "
@@ -180,7 +180,8 @@ class Scheduler:
         if prompt not in self.prefixes and not worth:
             return 0
         if self.memory is not None:
-            alone = self.backend.bytes_for(size) + self.backend.bytes_for(state.most_slots - size, size)
+            own = self.backend.bytes_for(state.most_slots - size, size, state.most_segments)
+            alone = self.backend.bytes_for(size) + own
             if alone > self.backend.usable(self.memory, state.most_slots):
                 return 0
         return size
@@ -189,7 +190,8 @@ class Scheduler:
         """Bytes that the live traces and shared prompts hold after the next step, or when they have been read."""
         bytes_for = self.backend.bytes_for
         prefixes = sum(bytes_for(prefix.size) for prefix in self.prefixes.values())
-        return prefixes + sum(bytes_for(state.slots, state.shared) for state in self.live.values())
+        own = (bytes_for(state.slots, state.shared, len(state.records)) for state in self.live.values())
+        return prefixes + sum(own)
 
     def _usable(self, more: tuple[TraceState, ...]) -> int:
         most = max((state.most_slots for state in (*self.live.values(), *more)), default=1)
@@ -201,7 +203,7 @@ class Scheduler:
         One that would have to be preempted a few steps later is better left waiting.
         """
         own = min(2 * (state.slots - prefix), state.most_slots - prefix)
-        needed = self.backend.bytes_for(own, prefix)
+        needed = self.backend.bytes_for(own, prefix, min(2 * len(state.records), state.most_segments))
         if prefix and state.request.prompt not in self.prefixes:
             needed += self.backend.bytes_for(prefix)
         return self._claimed() + needed <= self._usable((state,))

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import product
 
 import numpy as np
 import torch
 
 from polythink.engine.backends.base import TorchBackend, lock_of
+from polythink.engine.backends.graphed import GraphedBackend
 from polythink.engine.backends.lean import LeanBackend
 from polythink.engine.backends.recurrent import RecurrentBackend
 from polythink.engine.backends.transformers import TransformersBackend
@@ -30,8 +32,9 @@ from polythink.trace.layout import Layout, Piece, lay_out
 
 POSITIONS = 17  # of the tree that is checked: prompt, the longer path, join
 FAR = 1 << 20  # a position far enough for models that state no context
-SHARED = ("lean", "flat", "padded")  # backends in which branches share keys and values
+SHARED = ("graphed", "lean", "flat", "padded")  # backends in which branches share keys and values
 KINDS = (*SHARED, "recurrent")
+LLAMA = {"graphed": GraphedBackend, "lean": LeanBackend}
 
 
 def refuse_by_name(model) -> None:
@@ -96,8 +99,8 @@ def _candidates(lm: LanguageModel, kind: str) -> Iterator[TorchBackend]:
     with lock_of(lm.model):
         shared = kind in SHARED or (kind == "auto" and heeds_masks(lm.model))
     for name in SHARED if shared else ():
-        if name == "lean" and kind in ("auto", name):
-            yield from _lean(lm, kind)
+        if name in LLAMA and kind in ("auto", name):
+            yield from _llama(lm, kind, name)
         elif kind in ("auto", name):
             yield TransformersBackend(lm, name)
     if kind in ("auto", "recurrent"):
@@ -105,14 +108,18 @@ def _candidates(lm: LanguageModel, kind: str) -> Iterator[TorchBackend]:
             yield RecurrentBackend(lm, stacks, pads, chunks)
 
 
-def _lean(lm: LanguageModel, kind: str) -> Iterator[TorchBackend]:
-    """The lean backend where the model fits: that most do not is no reason to speak of, unless it was asked for."""
+def _llama(lm: LanguageModel, kind: str, name: str) -> Iterator[TorchBackend]:
+    """A backend of the Llama family where the model fits: that most do not is no reason to speak of, unless it was
+    asked for. Graphs are for CUDA, with Triton."""
+    if kind == "auto" and name == "graphed" and (lm.device.type != "cuda" or find_spec("triton") is None):
+        return
     try:
-        yield LeanBackend(lm)
+        yield LLAMA[name](lm)
     except Unfit as error:
-        if kind == "lean":
+        if kind == name:
             raise UserError(
-                f"the lean backend takes plain models of the Llama family, and this one has {error}; use backend: auto"
+                f"the {name} backend takes plain models of the Llama family, and this one has {error}; "
+                "use backend: auto"
             ) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -76,16 +76,18 @@ class Backend(Protocol):
     rows that are attached to it. A backend shares its keys and values, or copies them into the attached row.
     """
 
+    looks_ahead: bool  # steps are launched before the results of the one before are read: see `lookahead.py`
     joins_caches: bool  # a segment may follow several others and read the keys and values of all
     slot_bytes: int  # keys and values of one token over all layers; 0: the backend cannot bound its memory
 
     def hold(self) -> AbstractContextManager[None]:
         """Keep the model ready for steps until the context closes. Re-entrant; `step` enters it by itself."""
 
-    def bytes_for(self, tokens: int, prefix: int = 0) -> int:
+    def bytes_for(self, tokens: int, prefix: int = 0, segments: int = 1) -> int:
         """Bytes of keys and values that a row of `tokens` tokens of its own occupies, rounded as they are allocated.
 
-        `prefix`: tokens of the row that it is attached to, which count where they are copied. As long as these numbers
+        `prefix`: tokens of the row that it is attached to, which count where they are copied. `segments`: how many the
+        tokens are in, which counts where each has memory of its own. As long as these numbers
         add up to no more than what is `usable` of a budget, every step finds room, and no more is held than the budget.
         """
 
@@ -137,21 +139,37 @@ class Runnable(Protocol):
         """The tokens of the next step, `most` at most where they are a prompt's."""
 
 
-def gather(live: Iterable[tuple[int, Runnable]], chunk: int) -> tuple[StepBatch, list[tuple[TraceState, Branch]]]:
-    """The next step of the live traces, given as (row, state) by row, and the owners of its wanted tokens."""
+@dataclass
+class Given:
+    """What one trace is given in a step. With `guess`, its tokens are those that its branches are sampling now."""
+
+    row: int
+    state: Runnable
+    inputs: Inputs
+    guess: bool = False
+    streams: list[tuple[int, int]] = field(init=False)  # of each wanted token: its random stream, its number in that
+
+    def __post_init__(self) -> None:
+        self.streams = [(branch.key, branch.drawn + self.guess) for _, branch in self.inputs.wanted]
+
+
+def assemble(each: Iterable[Given]) -> tuple[StepBatch, list[tuple[TraceState, Branch]]]:
+    """The step of some traces, by row, and the owners of its wanted tokens."""
     token: list[int] = []
     segment: list[int] = []
     position: list[int] = []
     label: list[int] = []
     scale: list[float] = []
     wanted: list[int] = []
+    streams: list[tuple[int, int]] = []
     places: list[tuple[int, int, int]] = []  # of each trace: row, first slot, number of tokens
     owners: list[tuple[TraceState, Branch]] = []
-    for row, state in live:
-        inputs = state.take(chunk)
+    for given in each:
+        state, inputs = given.state, given.inputs
         wanted += [len(token) + index for index, _ in inputs.wanted]
         owners += [(state, branch) for _, branch in inputs.wanted]
-        places.append((row, inputs.slot, len(inputs.tokens)))
+        streams += given.streams
+        places.append((given.row, inputs.slot, len(inputs.tokens)))
         token += inputs.tokens
         segment += inputs.segments
         position += inputs.positions
@@ -168,10 +186,15 @@ def gather(live: Iterable[tuple[int, Runnable]], chunk: int) -> tuple[StepBatch,
         label=np.array(label, np.int64),
         scale=np.array(scale, np.float32),
         wanted=np.array(wanted, np.int64),
-        key=np.array([branch.key for _, branch in owners], np.uint64),
-        count=np.array([branch.drawn for _, branch in owners], np.uint64),
+        key=np.array([key for key, _ in streams], np.uint64),
+        count=np.array([count for _, count in streams], np.uint64),
         temperature=np.array([branch.temperature for _, branch in owners], np.float32),
         top_p=np.array([state.params.top_p for state, _ in owners], np.float32),
         top_k=np.array([state.params.top_k for state, _ in owners], np.int64),
     )
     return batch, owners
+
+
+def gather(live: Iterable[tuple[int, Runnable]], chunk: int) -> tuple[StepBatch, list[tuple[TraceState, Branch]]]:
+    """The next step of the live traces, given as (row, state) by row, and the owners of its wanted tokens."""
+    return assemble([Given(row, state, state.take(chunk)) for row, state in live])

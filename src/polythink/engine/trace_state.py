@@ -125,6 +125,11 @@ class TraceState:
         return len(self.request.prompt) + self.budget
 
     @property
+    def most_segments(self) -> int:
+        """A bound on the segments: all but main text have an opening and a closing tag."""
+        return self.most_slots * 2 // 3 + 2
+
+    @property
     def slots(self) -> int:
         """Slots in use after the next step, or after several where the prompt is still being read."""
         return len(self.request.prompt) - self.shared + self.written
@@ -210,6 +215,15 @@ class TraceState:
     def attach(self, prefix: int) -> None:
         """The first tokens of the prompt are read from another row; comes before anything is taken."""
         self.shared = self.read = prefix
+
+    def give_back(self, inputs: Inputs) -> None:
+        """What was taken last will not be run: it is pending again. For a trace that is about to lose its row."""
+        if inputs.wanted:
+            n = next((i for i, segment in enumerate(inputs.segments) if segment), len(inputs.segments))  # the prompt's
+            columns = (mine[n:] + rest for mine, rest in zip(inputs.columns, self.pending.columns, strict=True))
+            shifted = [(index + len(inputs.tokens) - n, branch) for index, branch in self.pending.wanted]
+            wanted = [(index - n, branch) for index, branch in inputs.wanted]
+            self.pending = Inputs(self.pending.slot, *columns, wanted + shifted)
 
     def rewind(self) -> None:
         """The trace has lost its row: all that has been taken is taken again. What has been sampled stands.

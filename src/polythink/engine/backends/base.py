@@ -33,11 +33,12 @@ class TorchBackend(ABC):
 
     kind = ""
     chunks = True  # several tokens of a branch in one forward, after others
+    looks_ahead = False  # steps are launched before the results of the one before are read
     joins_caches = True  # a segment may follow several others and read the keys and values of all
+    slot_bytes = 0  # keys and values of one token over all layers, known after the self-check; 0: not bounded
     # How far off (nats) the log-probability of a sampled token is to be expected from that of one masked forward, as
     # the self-check measured it: below 1e-5 in float32, below 0.05 in bfloat16.
     logprob_error = math.nan
-    slot_bytes = 0  # keys and values of one token over all layers, known after the self-check; 0: not bounded
 
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
@@ -83,8 +84,8 @@ class TorchBackend(ABC):
         """Free the cache."""
 
     @abstractmethod
-    def bytes_for(self, tokens: int, prefix: int = 0) -> int:
-        """Bytes that a row of `tokens` tokens of its own and attached to `prefix` tokens occupies."""
+    def bytes_for(self, tokens: int, prefix: int = 0, segments: int = 1) -> int:
+        """Bytes that a row of `tokens` tokens of its own in so many segments, attached to `prefix` tokens, occupies."""
 
     def usable(self, memory: int, slots: int) -> int:
         """How many bytes of a budget rows of up to `slots` slots can use."""

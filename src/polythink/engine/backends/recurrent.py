@@ -84,7 +84,7 @@ class RecurrentBackend(TorchBackend):
         self._gone: set[Key] = set()  # segments that have run and have been given up
         self._caches: dict[Key, tuple[_Group, int]] = {}  # of each segment that has run: its batch, and its row there
 
-    def bytes_for(self, tokens: int, prefix: int = 0) -> int:
+    def bytes_for(self, tokens: int, prefix: int = 0, segments: int = 1) -> int:
         """0: what a row occupies depends on how many of its branches are open."""
         return 0
 

@@ -59,7 +59,7 @@ class TransformersBackend(TorchBackend):
         """Keys and values of one token over all layers; known after the self-check."""
         return sum(self.cache.sizes)
 
-    def bytes_for(self, tokens: int, prefix: int = 0) -> int:
+    def bytes_for(self, tokens: int, prefix: int = 0, segments: int = 1) -> int:
         """Pages of memory, or a power of two slots; a prefix is copied into the row."""
         return self.cache.bytes_for(prefix + tokens)
 

@@ -1,0 +1,87 @@
+"""Functions of tensors that stay where they are, run as CUDA graphs from their third call on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Protocol
+
+import torch
+
+MOST_GRAPHS = 96  # each holds its list of launches; the one not used for longest goes first
+
+Function = Callable[[], torch.Tensor]
+
+
+class Captured(Protocol):
+    """A function that runs anew on what its tensors hold now."""
+
+    result: torch.Tensor  # what the function returned: overwritten by each `replay`
+
+    def replay(self) -> None: ...
+
+
+class Graphs:
+    """Runs functions, each under a key that covers everything but the contents of the tensors that it reads.
+
+    The first call under a key runs the function as it is, which compiles what is compiled at first use; the second one
+    captures it. So shapes that come once, such as those of most prompts, do not pay for a capture.
+    """
+
+    def __init__(self, make: Callable[[], Callable[[Function], Captured]] | None) -> None:
+        self.make = make  # what captures; None: functions are always run as they are
+        self.capture = None if make is None else make()
+        self._known: dict[Hashable, Captured | None] = {}  # the one used last stands last
+        self.captured = self.replayed = self.ran = 0  # calls
+
+    def run(self, key: Hashable, function: Function) -> torch.Tensor:
+        """What the function returns. It may be overwritten by the next call, under any key."""
+        if self.capture is None or key not in self._known:
+            if self.capture is not None:
+                self._enter(key, None)
+            self.ran += 1
+            return function()
+        captured = self._known.pop(key)
+        if captured is None:
+            captured = self.capture(function)
+            self.captured += 1
+        self._enter(key, captured)
+        captured.replay()
+        self.replayed += 1
+        return captured.result
+
+    def clear(self) -> None:
+        """Forget all graphs: some tensor has moved."""
+        if self._known:
+            self._known.clear()
+            self.capture = self.make()  # a pool of memory that no graph uses any more cannot be used again
+
+    def _enter(self, key: Hashable, captured: Captured | None) -> None:
+        while len(self._known) >= MOST_GRAPHS:
+            del self._known[next(iter(self._known))]
+        self._known[key] = captured
+
+
+class CudaCapture:
+    """Captures CUDA graphs that share one pool of memory, since they run one after another."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.pool = device, torch.cuda.graph_pool_handle()
+        self.stream = torch.cuda.Stream(device)
+        self.stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(self.stream):  # the libraries' own memory for this stream is not to come from the pool
+            for dtype in (torch.float32, torch.bfloat16):
+                x = torch.zeros(16, 16, dtype=dtype, device=device)
+                torch.addmm(x[0], x, x @ x)
+
+    def __call__(self, function: Function) -> Captured:
+        graph = torch.cuda.CUDAGraph()
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
+            # other threads may use CUDA meanwhile; torch.cuda.graph would also collect garbage and empty the allocator
+            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+            try:
+                graph.result = function()
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream(self.device).wait_stream(self.stream)
+        return graph
