@@ -180,7 +180,7 @@ def test_a_peer_that_fails_is_named_and_the_others_go_on(subject, monkeypatch) -
     options = decode.DecodeOptions("tiny", [parse_case("1x2", 8)], peers=("generate",), device="cpu", steps=2, rounds=1)
     (case,) = decode.run_decode(options)["cases"]
     assert case["skipped"] == {"generate": "failed: no such kernel"}
-    assert list(case["contenders"]) == ["engine flat"]
+    assert list(case["contenders"]) == ["engine lean"]
 
 
 # ---- peers ----

@@ -33,7 +33,7 @@ def result(tmp_path_factory) -> dict:
 def test_every_case_has_every_contender_and_nobody_was_left_out(result) -> None:
     assert [case["case"] for case in result["cases"]] == ["1x1@24", "1x4@24", "3xragged@24"]
     assert [case["branches"] for case in result["cases"]] == [1, 4, 6]
-    names = {"engine flat", "engine padded", "generate", "continuous"}
+    names = {"engine lean", "engine padded", "generate", "continuous"}
     for case in result["cases"]:
         assert (set(case["contenders"]), case["skipped"]) == (names, {})
 

@@ -50,7 +50,7 @@ class SlotTensor:
 
     def _zeros(self, slots: int) -> torch.Tensor:
         self._memory = None
-        if self.reserve and slots:
+        if self.reserve and slots * self.slot_bytes:  # some architectures keep values of no size
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
             self._memory = mmap.mmap(-1, slots * self.slot_bytes, flags=flags)
             self._memory.madvise(mmap.MADV_NOHUGEPAGE)  # one written slot would back 2 MB
