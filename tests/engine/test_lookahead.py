@@ -257,8 +257,24 @@ def test_steering_preemption_and_aborts_at_random(number, lanes, monkeypatch):
                     engine.abort(rng.choice([state.id for state in engine.scheduler.live.values()]))
         assert len(done) > 8
         assert all(drawn(rollout) == drawn(plain[ids.index(id)]) for id, rollout in done.items())
-        assert max(gaps(lm, list(done.values()))) < TOLERANCE
         preempted += engine.preempted
         assert engine.backend.cache.used_bytes == 0
+    assert max(gaps(lm, list(done.values()))) < TOLERANCE
     assert preempted
     assert sum(lanes) > 100
+
+
+@pytest.mark.parametrize("controller", ["majority", "prune_and_deepen"])
+def test_lanes_stop_for_a_probe(controller, lanes, worth):
+    """Paths that a controller asks about every third token, in a block that is forced."""
+    lm = lean_towards(tiny(seed=3, num_hidden_layers=1), {"</Path>": 0.5})
+    own = {"controller": controller, "probe_every": 3, "probe_patience": 1, "path_answer": "last", "fork_at": 4}
+    params = PARAMS.model_copy(update={**own, "max_blocks": 1, "max_path_tokens": 15})
+    params = SamplingParams.model_validate(params.model_dump())
+    plain = Engine(lm, max_num_seqs=4, backend="flat").generate(requests(lm, 8), params, seed=16)
+    assert [drawn(r) for r in engine_of(lm, max_num_seqs=4).generate(requests(lm, 8), params, seed=16)] == [
+        drawn(r) for r in plain
+    ]
+    reasons = {s.finish_reason for r in plain for s in r.segments if s.kind == "path"}
+    assert reasons & {"agreed", "pruned"}
+    assert bool(sum(lanes)) == (worth == 1)

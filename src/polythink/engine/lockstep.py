@@ -117,6 +117,7 @@ class Lockstep:
         mine = self._columns
         if not self.entries:
             return [], []
+        assert (mine["place"] >= 0).all(), "a step without the lanes"
         tokens, logprobs = tokens[mine["place"]], logprobs[mine["place"]]
         steers = self._steering[np.minimum(tokens, len(self._steering) - 1)] | (mine["room"] < 1)
         found: Drawn = []
