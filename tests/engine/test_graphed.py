@@ -11,6 +11,7 @@ import torch
 
 from helpers.replay import RecordedGraph, opaque
 from helpers.tiny import drawn, family, gaps, lean_towards, requests, thinker, tiny
+from polythink.engine import lockstep
 from polythink.engine.backends import graphed
 from polythink.engine.backends.graphed import GraphedBackend, padded
 from polythink.engine.backends.graphs import MOST_GRAPHS, Graphs
@@ -176,8 +177,10 @@ def test_a_token_may_be_one_that_the_step_before_samples():
             before, slot = flight, slot + len(source)
 
 
-def test_a_guess_that_finds_no_room_is_not_made(monkeypatch):
-    """Each third step that holds guesses does not fit; what is drawn stays the same."""
+@pytest.mark.parametrize("worth", [1, 1 << 30])
+def test_a_guess_that_finds_no_room_is_not_made(worth, monkeypatch):
+    """Each third step that holds guesses does not fit; what is drawn stays the same. With lock step and without."""
+    monkeypatch.setattr(lockstep, "WORTH", worth)
     lm, params, wanted = tiny(seed=2), SamplingParams(paths=3, max_blocks=2, **BUDGETS), requests(tiny(), 6)
     free = Engine(lm, max_num_seqs=3, backend="flat").generate(wanted, params, seed=5)
     backend = backend_of(lm)

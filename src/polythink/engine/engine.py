@@ -202,20 +202,19 @@ class Engine:
             running = self.scheduler.schedule()
             if not running:
                 return
-            alone = [(row, state) for row, state in running if state not in lockstep]
-            for row, state in alone:
+            for row, state in running:
+                if state in lockstep:
+                    continue
                 for segment in state.opened:
                     self.backend.open(row, segment, state.follows[segment])
                 state.opened.clear()
                 if not self.backend.joins_caches:
                     self.backend.keep(row, state.followable)
-            for state, branch, token, logprob in self._steps.run(alone, self.prefill_chunk, lockstep):
+            for state, branch, token, logprob in self._steps.run(running, self.prefill_chunk, lockstep):
                 state.on_token(branch, token, logprob)
-            on_their_own = [(row, state) for row, state in live.items() if state not in lockstep]
-            for _, state in on_their_own:
-                state.join_if_ready()
-            if not self.backend.looks_ahead:  # there the host has its time while the device works
-                lockstep.enter(on_their_own)
+            for state in live.values():
+                if state not in lockstep:
+                    state.join_if_ready()
         except BaseException:
             self.scheduler.drop_live()
             raise

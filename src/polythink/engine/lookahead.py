@@ -6,6 +6,9 @@ step k and lets the traces take their tokens. A trace that now asks for exactly 
 ahead; of every other one (a fork, a join, a forced tag, an end) the guessed step is taken back and its results are
 dropped. So what a trace draws does not depend on guessing: its branches stay in lock step, and each number of its
 random streams is used for the same token.
+
+A trace that was guessed right and goes on plainly is taken into the lanes of `lockstep.py`, which are guessed and read
+without asking it.
 """
 
 from __future__ import annotations
@@ -18,11 +21,10 @@ import numpy as np
 
 from polythink.engine.lockstep import Lockstep
 from polythink.engine.paged.arena import OutOfPages
-from polythink.engine.step import Backend, Given, Runnable, StepBatch, assemble, gather
+from polythink.engine.step import Backend, Drawn, Given, Runnable, StepBatch, assemble, gather
 from polythink.engine.trace_state import Branch, Inputs, TraceState
 
 Running = Sequence[tuple[int, Runnable]]  # rows and what runs in them, by row
-Drawn = list[tuple[TraceState, Branch, int, float]]  # a branch of a trace, its token, the log-probability
 
 
 class Flight(Protocol):
@@ -56,16 +58,14 @@ class Steps:
         self.bytes_for, self.usable = backend.bytes_for, backend.usable
 
     def run(self, running: Running, chunk: int, lockstep: Lockstep) -> Drawn:
-        """Run a step, with prompts in chunks; what was sampled, for the traces to take. Their segments are open.
-
-        `running` are the traces that are not in lock step.
-        """
-        batch, owners = gather(running, chunk)
+        """Run a step, with prompts in chunks; what was sampled, for the traces to take. Their segments are open."""
+        lockstep.enter(_alone(running, lockstep))
+        batch, owners = gather(_alone(running, lockstep), chunk)
         batch, own = lockstep.merge(batch), len(owners)
         self.forwarded += len(batch.token)
         tokens, logprobs = self.backend.step(batch)
-        others = lockstep.accept(tokens[own:], logprobs[own:])
-        return _drawn(owners, tokens[:own], logprobs[:own]) + [(*owner, token, p) for owner, token, p in others]
+        others, _ = lockstep.accept(tokens, logprobs)
+        return _drawn(owners, tokens[:own], logprobs[:own]) + others
 
     def keep(self, row: int, segments: Collection[int]) -> None:
         """As the backend's: without segments, the row is free at once."""
@@ -96,12 +96,18 @@ class LookAhead(Steps):
         self._taken: dict[int, Given] = {}  # by row: taken from the trace, not launched yet
 
     def run(self, running: Running, chunk: int, lockstep: Lockstep) -> Drawn:
-        now = self._settled(chunk)
+        now = self._settled(chunk, lockstep)
         if now is None:
-            now = self._launch([self._take(row, state, chunk) for row, state in running])
-        following = self._follow(now, running, chunk) if self.backend.holding else None
+            lockstep.enter(_alone(running, lockstep))
+            now = self._launch([self._take(row, state, chunk) for row, state in _alone(running, lockstep)], lockstep)
+        elif not lockstep.under_way:
+            lockstep.release_all()
+        following = self._follow(now, _alone(running, lockstep), chunk, lockstep) if self.backend.holding else None
         tokens, logprobs = now.flight.result()
         self._ahead = following
+        others, vain = lockstep.accept(tokens, logprobs)
+        for row, slot in vain:
+            self.backend.rewind(row, slot)
         owners, places = [], []
         for row, given in now.given.items():
             places += range(now.first[row], now.first[row] + len(given.inputs.wanted))
@@ -110,7 +116,7 @@ class LookAhead(Steps):
             if given.guess:
                 first = now.first[row]
                 following.expected[row] = tokens[first : first + len(given.inputs.tokens)].tolist()
-        return _drawn(owners, tokens[places], logprobs[places])
+        return _drawn(owners, tokens[places], logprobs[places]) + others
 
     def keep(self, row: int, segments: Collection[int]) -> None:
         if not len(segments):
@@ -128,43 +134,54 @@ class LookAhead(Steps):
 
     # --- guesses
 
-    def _settled(self, chunk: int) -> _Launched | None:
+    def _settled(self, chunk: int, lockstep: Lockstep) -> _Launched | None:
         """The step under way, with only those traces for which it is the right one; None if there are none."""
         ahead, self._ahead = self._ahead, None
         if ahead is None:
             return None
         stale = ahead.holding != self.backend.holding  # weights may have changed since
+        plain = []
         for row, given in list(ahead.given.items()):
-            asked = given.state.take(chunk) if given.guess else given.inputs
+            state, is_plain = given.state, given.guess and lockstep.room(given.state) > 0
+            asked = state.take(chunk) if given.guess else given.inputs
             wrong = given.guess and not _as_guessed(given, asked, ahead.expected[row])
             if wrong or (stale and given.inputs.wanted):
                 self.backend.rewind(row, given.inputs.slot)
-                self._taken[row] = Given(row, given.state, asked)
+                self._taken[row] = Given(row, state, asked)
                 del ahead.given[row]
-        return ahead if ahead.given else None
+            elif is_plain:
+                state.put_back(asked)
+                plain.append((row, state))
+                del ahead.given[row]
+        if stale and lockstep.under_way:
+            for row, slot in lockstep.take_back():
+                self.backend.rewind(row, slot)
+        lockstep.enter(plain, ahead.first)
+        return ahead if ahead.given or lockstep.under_way else None
 
-    def _follow(self, now: _Launched, running: Running, chunk: int) -> _Launched | None:
+    def _follow(self, now: _Launched, alone: Running, chunk: int, lockstep: Lockstep) -> _Launched | None:
         """Launch the step after `now`: what is known of it, and guesses where they find room. None if there is none."""
         known, guesses = [], []
-        for row, state in running:
+        for row, state in alone:
             given = now.given.get(row)
             if given is None or not given.inputs.wanted:
                 known.append(self._take(row, state, chunk))
             elif all(branch.limit > 1 for _, branch in given.inputs.wanted):
                 guesses.append(Given(row, state, _guess(given), guess=True))
         known = [given for given in known if given.inputs.tokens]  # a shared prompt may have been read to its end
-        if guesses:
+        if guesses or lockstep.goes_on:
             try:
-                return self._launch(sorted(known + guesses, key=lambda given: given.row), now)
+                return self._launch(sorted(known + guesses, key=lambda given: given.row), lockstep, now)
             except OutOfPages:  # then these traces wait until their tokens are read
-                pass
-        return self._launch(known) if known else None
+                lockstep.unlaunched()
+        return self._launch(known, None) if known else None
 
     def _take(self, row: int, state: Runnable, chunk: int) -> Given:
         taken = self._taken.pop(row, None)
         return Given(row, state, state.take(chunk)) if taken is None else taken
 
-    def _launch(self, each: list[Given], before: _Launched | None = None) -> _Launched:
+    def _launch(self, each: list[Given], lockstep: Lockstep | None, before: _Launched | None = None) -> _Launched:
+        """Launch a step of some traces, and of those in lock step; `before`: the step under way that it comes after."""
         batch, _ = assemble(each)
         source, first, token, wanted = None, {}, 0, 0
         if before is not None:
@@ -175,9 +192,18 @@ class LookAhead(Steps):
                 source[token : token + count] = np.arange(count) + before.first[given.row]
             first[given.row] = wanted
             token, wanted = token + count, wanted + len(given.inputs.wanted)
+        if before is not None:
+            batch, source = lockstep.follow(batch, source)
+        elif lockstep is not None:
+            batch = lockstep.merge(batch)
         flight = self.backend.launch(batch, source)
         self.forwarded += len(batch.token)
         return _Launched(flight, {given.row: given for given in each}, first, self.backend.holding)
+
+
+def _alone(running: Running, lockstep: Lockstep) -> Running:
+    """Those that are not in lock step."""
+    return [(row, state) for row, state in running if state not in lockstep]
 
 
 def _guess(given: Given) -> Inputs:

@@ -34,6 +34,10 @@ class Prefix:
         n = self.read - first
         return Inputs(first, list(self.prompt[first : self.read]), [0] * n, list(range(first, self.read)))
 
+    def plain_room(self) -> int:
+        """A prompt has no branches."""
+        return 0
+
 
 class Scheduler:
     """The queue, the rows and the shared prompts of an engine. At most `max_num_seqs` traces are live at once."""

@@ -12,6 +12,7 @@ import numpy as np
 from polythink.engine.trace_state import Branch, Inputs, TraceState
 
 Column = float | Sequence[float] | np.ndarray
+Drawn = list[tuple[TraceState, Branch, int, float]]  # a branch of a trace, its token, the log-probability
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +138,9 @@ class Runnable(Protocol):
 
     def take(self, most: int) -> Inputs:
         """The tokens of the next step, `most` at most where they are a prompt's."""
+
+    def plain_room(self) -> int:
+        """For how many steps its branches surely continue plainly, one token each, if none draws a tag or an end."""
 
 
 @dataclass

@@ -176,6 +176,10 @@ class TraceState:
         columns = (head.tokens + rest.tokens, head.segments + rest.segments, head.positions + rest.positions)
         return Inputs(head.slot, *columns, wanted)
 
+    def put_back(self, inputs: Inputs) -> None:
+        """What `take` has given last, none of it of the prompt, is pending again."""
+        self.pending, self.slot = inputs, inputs.slot
+
     def _take_again(self, head: Inputs, most: int) -> None:
         for columns, taken in zip(self.again.columns, head.columns, strict=True):
             taken += columns[:most]
