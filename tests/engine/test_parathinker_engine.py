@@ -213,7 +213,7 @@ def test_path_prefixes_are_forced_and_count():
         assert sum(first.sampled) <= 9 - 4
         assert third.sampled[1] or third.misplaced_tags
     long = Request(wanted[0].prompt, path_prefixes=(tuple(lm.encode("a b c a b c a b c")),))
-    with pytest.raises(UserError, match="to begin with 9 tokens"):
+    with pytest.raises(UserError, match="path_prefixes force 9 tokens"):
         Engine(lm).generate([long], decoding)
     for draw in (Engine(lm).generate, lambda *given: reference_generate(lm, *given)):
         with pytest.raises(UserError, match="path_prefixes"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helpers.tiny import drawn, requests, thinker
+from helpers.tiny import drawn, requests, thinker, tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.reference import reference_generate
@@ -75,3 +75,16 @@ def test_paths_share_the_positions_of_the_context(context, changes):
     assert max(r.layout().position.max() for r in fast) < context
     if changes == {"paths": 16}:
         assert min(r.tokens for r in fast) > context
+
+
+def test_a_block_whose_forced_beginnings_do_not_fit_any_more_ends_the_trace():
+    """The model opens the block when so few tokens are left that a path would begin with more than its share."""
+    lm = tiny(seed=2)
+    (prompt, *_) = [r.prompt for r in requests(lm, 1)]
+    wanted = [Request(prompt, f"p{i}", path_prefixes=((7,) * 6,)) for i in range(8)]
+    params = SamplingParams(paths=2, fork_at=8, max_trace_tokens=30, max_path_tokens=9, max_summary_tokens=4)
+    rollouts = Engine(lm, max_num_seqs=3).generate(wanted, params, seed=1)
+    assert [drawn(r) for r in rollouts] == [drawn(r) for r in reference_generate(lm, wanted, params, seed=1)]
+    assert any(r.finish_reason == "trace_length" and len(r.segments) == 1 for r in rollouts)
+    first = [s for r in rollouts for s in r.segments if s.kind == "path" and s.path == 1 and s.block == 0]
+    assert all(s.tokens[1:7] == [7] * 6 and s.sampled[7] for s in first)

@@ -161,8 +161,8 @@ def test_prefixes_are_forced_on_the_paths_of_the_first_block_and_count():
     assert [branch.limit for _, branch in it.inputs.wanted] == [2, 3, 4]
     it.feed(("</Path>",) * 3, "</Summary>", "<Parallel>")
     assert it.segments[-3:] == ["path: [<Path>] ()"] * 3
-    with pytest.raises(UserError, match="begin with 3 tokens and may have 2"):
-        fed(paths=1, prefixes=((A, B, C),), max_path_tokens=2).feed("<Parallel>")
+    with pytest.raises(UserError, match="force 3 tokens on a path, and max_path_tokens=2"):
+        fed(paths=1, prefixes=((A, B, C),), max_path_tokens=2)
 
 
 def test_a_join_of_more_paths_than_trained_is_scaled_and_so_is_what_follows():

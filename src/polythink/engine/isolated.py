@@ -19,6 +19,12 @@ class IsolatedState(TraceState):
 
     def _check_room(self) -> None:
         super()._check_room()
+        longest = max(map(len, self.request.path_prefixes), default=0)
+        if longest >= self.params.max_path_tokens:
+            raise UserError(
+                f"path_prefixes force {longest} tokens on a path, and max_path_tokens={self.params.max_path_tokens} "
+                "leaves it none to sample; raise that, or shorten the prefix"
+            )
         if self.params.stride and self.tags.dialect.paths.heading:
             raise UserError(
                 f"path_position_stride={self.params.path_position_stride}: in dialect {self.tags.dialect.name} paths "

@@ -187,6 +187,7 @@ class _Block:
         self.first = len(text.page.segments)  # of its segments
         self.ahead = self.page.lm.context - self.page.positions
         self.before = self.page.segments[-1] if self.page.segments else None
+        self.prefixes = self.page.request.path_prefixes if text.depth == 0 and text.blocks == 0 else ()
         text.outlines = []
 
     def write(self) -> bool:
@@ -248,7 +249,8 @@ class _Block:
         shares.append(self.reach(paths))
         if rereads:
             shares.append(self.divided(self.ahead - sum(tags) - drawn - fixed, new))
-        return min(shares)
+        forced = [len(prefix) for prefix in self.prefixes[len(self.paths) : paths]]
+        return min(shares) if all(n < min(shares) for n in forced) else 0
 
     def tags(self, paths: int) -> tuple[list[int], int]:
         """Tokens around each of the paths to come, and after all of them."""
@@ -269,14 +271,13 @@ class _Block:
 
     def write_paths(self, paths: int, share: int) -> None:
         page, text, params = self.page, self.text, self.page.params
-        prefixes = page.request.path_prefixes if text.depth == 0 and text.blocks == 1 else ()
         earlier = [Told(s, reason=s.finish_reason) for s in page.segments[self.first :] if s.kind == "path"]
         streams = [text.stream() for _ in range(len(self.paths), paths)]
         controlled, reach = params.controller != OFF, self.reach(paths)
         told: list[Told] = []
         starts = []
         for i, stream in enumerate(streams, start=len(self.paths)):
-            prefix, head = prefixes[i] if i < len(prefixes) else (), self.head(i)
+            prefix, head = self.prefixes[i] if i < len(self.prefixes) else (), self.head(i)
             starts.append(len(page.segments))
             path = _Text(page, "path", self.number, i + 1, self.labels[i], text.depth + 1, start=starts[-1],
                          allowance=share + len(head) + 1, sampled=len(prefix))  # fmt: skip

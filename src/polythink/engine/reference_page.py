@@ -29,6 +29,8 @@ class Page:
         self.stop = ""
         self.blocks = 0
         self.dialect = d = get_dialect(request.dialect) if request.dialect else lm.dialect
+        if any(len(prefix) >= params.max_path_tokens for prefix in request.path_prefixes):
+            raise UserError("path_prefixes leave a path nothing to sample")
         if params.summary_prefix and d.summary is None:
             raise UserError(f"summary_prefix: dialect {d.name} has no summary")
         if params.stride and d.paths.heading:

@@ -192,6 +192,7 @@ class StructuredState(IsolatedState):
         outlines = tuple(text.plan.outlines) if text.plan is not None else ()
         text.plan = None
         block = Block(text, self.blocks, text.segment, outlines)
+        block.prefixes = self.request.path_prefixes if text.depth == 0 and text.blocks == 0 else ()
         count = len(outlines) if self.tags.dialect.declares_paths else self._width(block)
         costs, share = self._share(block, count)
         refused = "max_blocks" if text.blocks >= self.params.max_blocks else "trace_length" if share < 1 else ""
@@ -205,7 +206,6 @@ class StructuredState(IsolatedState):
         rng = Random(key) if self.params.labels == "random" else None
         most = count if self.policy is None else max(count, self.params.most_paths(self.tags.dialect))
         block.labels = self.tags.dialect.draw_labels(most, rng) or (0,) * most
-        block.prefixes = self.request.path_prefixes if text.depth == 0 and text.blocks == 0 else ()
         text.blocks += 1
         self.blocks += 1
         text.parts.append(block)
@@ -227,11 +227,14 @@ class StructuredState(IsolatedState):
         return min(count, most)
 
     def _share(self, block: Block, count: int) -> tuple[list[int], int]:
-        """What opens and closes each of the paths to come, in tokens, and how many each may hold between its tags."""
+        """What opens and closes each of the paths to come, in tokens, and how many each may hold between its tags: 0
+        where one would have to begin with all of them."""
         costs = [len(self._head(block, i)) + 1 for i in range(len(block.paths), count)]
         room, ahead = self._room(block.text), self.context - self.ends[block.fork] - 1
         drawn = sum(path.written for path in block.paths)
-        return costs, share_of(self.params, self.tags, costs, room, ahead, drawn, len(block.paths))
+        share = share_of(self.params, self.tags, costs, room, ahead, drawn, len(block.paths))
+        forced = max(map(len, block.prefixes[len(block.paths) : count]), default=0)
+        return costs, share if share > forced else 0
 
     def _head(self, block: Block, index: int) -> tuple[int, ...]:
         outline = block.outlines[index] if index < len(block.outlines) else ""
@@ -248,11 +251,7 @@ class StructuredState(IsolatedState):
             self._event("fork", path)
             self._force(path, (*self._head(block, index), *prefix), want=True)
             self._allow(path)
-            if path.limit < 1:
-                raise UserError(
-                    f"a path is to begin with {len(prefix)} tokens and may have {path.limit + len(prefix)}; "
-                    "raise max_path_tokens and max_trace_tokens"
-                )
+            assert path.limit >= 1, "prefixes are checked when a request is made, and shares before paths are opened"
         if self.probing is not None:
             before, ahead = len(block.paths) - len(costs), self.context - self.ends[block.fork] - 1
             self.probing.begin(block, len(costs), reach_of(self.params, self.tags, costs, ahead, before))
