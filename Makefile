@@ -6,13 +6,13 @@ export GOMP_SPINCOUNT := 0
 
 .PHONY: demo smoke test test-long test-newest check install clean
 
-demo: install  ## cold start, SFT, RL on easy then hard problems, evaluation; three arms, one table (about 20 processor minutes)
+demo: install  ## cold start, SFT, RL on easy then hard problems, evaluation; three arms, one table (about 15 processor minutes)
 	$(BIN)/polythink experiment countdown-experiment --out runs/demo
 
 smoke: install  ## every stage once, small (under 2 minutes)
 	$(BIN)/polythink train countdown-smoke --out runs/smoke
 
-test: install  ## the whole test suite (about eleven minutes on two cores)
+test: install  ## the whole test suite (about twelve minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-long: install  ## thousands of random traces and queued requests: what `make test` does a part of
