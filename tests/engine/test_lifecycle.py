@@ -183,9 +183,9 @@ def test_a_refused_request_leaves_nothing_behind():
     engine = Engine(lm)
     a = lm.encode("a")
     bad = Request(tuple(a), path_prefixes=((), tuple(a * 20)))
-    with pytest.raises(UserError, match="to begin with 20 tokens"):
+    with pytest.raises(UserError, match="force 20 tokens on a path"):
         engine.add(bad, change(fork_at=0), stream=True)
-    with pytest.raises(UserError, match="to begin with 20 tokens"):
+    with pytest.raises(UserError, match="force 20 tokens on a path"):
         engine.generate([*requests(lm, 2), bad], change(fork_at=0))
     assert (engine.unfinished, engine.step()) == (0, [])
 
