@@ -19,7 +19,7 @@ LAYERS = {  # the one list of rooms: README and CONTRIBUTING print it from here
     "models": 1, "problems": 1, "rewards": 1,
     "engine": 2, "teachers": 2,
     "evaluate": 3, "bench": 3,
-    "train": 4,
+    "train": 4, "serve": 4,
     "report": 5,
     "text": 6,
     "pipeline": 7,
