@@ -133,6 +133,12 @@ class RewardConfig(Config):
             return self.rule or "strict"
         return self.at(step).rule or "strict"
 
+    def least(self) -> float:
+        """The least value of its cases, in any phase; added terms and functions are not counted."""
+        own = [case.value for case in self.cases] + ([] if self.function else [self.otherwise])
+        phases = [phase.reward.least() for phase in self.cycle + self.switch]
+        return min(phases or own, default=0.0)
+
     def functions(self) -> Iterator[str]:
         """Every "module:function" in it."""
         for function in (self.function, *(added.term for added in self.add)):

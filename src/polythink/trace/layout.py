@@ -105,6 +105,23 @@ def arrange(pieces: Sequence[Piece], mode: Mode) -> list[Piece]:
     return arranged
 
 
+def standing(chains: Sequence[tuple[int, int]]) -> dict[int, tuple[int, int]]:
+    """For each block the chain in which it stands, given the chain (`Piece.chain`) of every piece in text order.
+
+    Where the piece before the block belongs to a path or summary which goes on later, the block stands inside it; where
+    that one has ended, the block stands after it, in the text of its own block: in a dialect without tags for blocks,
+    nothing need lie between two of them.
+    """
+    last = {chain: i for i, chain in enumerate(chains)}
+    text: dict[int, tuple[int, int]] = {}
+    for i, (block, _) in enumerate(chains):
+        if block >= 0 and block not in text:
+            before = chains[i - 1] if i else (-1, 0)
+            ended = before[0] >= 0 and last[before] < i
+            text[block] = text[before[0]] if ended else before
+    return text
+
+
 def wire(pieces: Sequence[Piece], mode: Mode) -> tuple[tuple[int, ...], ...]:
     """For each piece, the pieces it follows (indices into `pieces`): the only place where modes differ.
 
@@ -112,24 +129,19 @@ def wire(pieces: Sequence[Piece], mode: Mode) -> tuple[tuple[int, ...], ...]:
     if it has none), or their copy, which follows the fork point too. The text in which the block stands goes on after
     the summary. In a mode of one flat text each piece follows the one before it, as in an ordinary language model.
 
-    The fork point is the piece before the block. Where that belongs to a path or summary which goes on later, the block
-    stands inside it; where it has ended, the block stands after it, in the text of that one's own block: in a dialect
-    without tags for blocks, nothing need lie between two of them.
+    The fork point is the piece before the block; `standing` says in which text the block stands.
     """
     if not mode.isolated:
         return tuple((i - 1,) if i else () for i in range(len(pieces)))
     follows: list[tuple[int, ...]] = []
     tail: dict[int, dict[int, int]] = {-1: {}}  # block -> path -> its last piece, a summary counting for its text
     fork: dict[int, tuple[int, ...]] = {}  # block -> the piece before it, () at the very start
-    text: dict[int, tuple[int, int]] = {}  # block -> the chain in which it stands
+    text = standing([piece.chain for piece in pieces if piece.kind != "copy"])
     copy: dict[int, tuple[int, ...]] = {}  # block -> what its summary reads in place of the paths
-    last = {piece.chain: i for i, piece in enumerate(pieces) if piece.kind != "copy"}
     for i, piece in enumerate(pieces):
         block, path = piece.chain
         if block >= 0 and block not in fork:
-            before = pieces[i - 1].chain if i else (-1, 0)
-            ended = before[0] >= 0 and last[before] < i
-            fork[block], text[block] = ((i - 1,) if i else ()), (text[before[0]] if ended else before)
+            fork[block] = (i - 1,) if i else ()
         if piece.kind == "copy":
             follows.append(fork[block])
             copy[block] = (i,)

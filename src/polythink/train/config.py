@@ -18,8 +18,9 @@ from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.rewards.combine import RewardConfig
 from polythink.run.config import Config, Place
 from polythink.trace.modes import MODES, get_mode
+from polythink.train.objectives import OBJECTIVES, objective_of
 
-LossType = Literal["token-mean", "sequence-mean"]
+LossType = Literal["token-mean", "sequence-mean", "sequence-sum"]
 INEXACT = 1e-4  # nats: more than float32 rounding makes
 ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -126,6 +127,10 @@ def sampled_inexactly(logprob_error: float, correction: ImportanceMode | None = 
 class PolicyConfig(TrainingConfig):
     """The objective of a reinforcement learning step, and how the step is divided into updates."""
 
+    objective: Literal[tuple(OBJECTIVES)] | None = None
+    """A published objective: its ratio and bound, and its defaults for the keys below; none: the keys as they stand."""
+    credit: Literal["trace", "path"] = "trace"
+    """Whose result a path's tokens learn from: the trace's, or the path's own; other text always from the trace's."""
     mini_batches: int = Field(1, ge=1)
     """Optimiser updates per step, each on whole groups."""
     train_mode: Literal[tuple(name for name, mode in MODES.items() if mode.exact)] | None = None
@@ -136,22 +141,42 @@ class PolicyConfig(TrainingConfig):
     """Weigh the loss by trainer / engine probability, of tokens or sequences, bounded or left out; none: no weights."""
     importance_sampling_clip_max: float = Field(3.0, ge=1)
     """The largest such ratio: one beyond it is truncated to it, or its tokens are left out (mask)."""
-    scale_rewards: bool = True
-    """Divide advantages by the standard deviation of their group (GRPO); false as in Dr. GRPO."""
+    scale_rewards: bool | Literal["mean"] = True
+    """Divide advantages by the standard deviation of their group (GRPO); false: not (Dr. GRPO); mean: by its mean."""
     negative_scale: float = Field(1.0, ge=0)
     """Multiply negative advantages by this."""
     drop_zero_spread: bool = True
     """Leave out groups whose rewards are all equal, also from the means of the loss."""
     loss_type: LossType = "token-mean"
-    """Weigh every token of the batch alike, or every sequence."""
+    """Weigh every token of the batch alike, or every sequence; sequence-sum: sums of tokens over one number for all."""
+    loss_length: int | None = Field(None, ge=1)
+    """That number of loss_type: sequence-sum, in tokens; none: the trace's budget, decoding.max_trace_tokens."""
     clip_low: float = Field(0.2, ge=0, le=1)
-    """Clip the probability ratio below 1 - clip_low."""
+    """Clip the probability ratio below 1 - clip_low (dppo: bound on how far a probability may fall)."""
     clip_high: float = Field(0.2, ge=0)
-    """Clip the probability ratio above 1 + clip_high."""
+    """Clip the probability ratio above 1 + clip_high (dppo: bound on how far a probability may rise)."""
     dual_clip: float | None = Field(None, gt=1)
     """Bound the loss of negative advantages by this many times the advantage; none: no bound."""
     kl_coef: float = Field(0.0, ge=0)
     """Weight of the KL divergence from the model that the stage began with (beta); 0: no reference model is kept."""
+    entropy_coef: float = Field(0.0, ge=0)
+    """Weight of a bonus for the entropy of the sampled tokens, in nats; 0: none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_objective(cls, data: Any) -> Any:
+        named = data.get("objective") if isinstance(data, dict) else None
+        if not isinstance(named, str) or named not in OBJECTIVES:  # none, or one that is refused by its name
+            return data
+        return {k: v for k, v in OBJECTIVES[named].defaults.items() if k in cls.model_fields} | data
+
+    @model_validator(mode="after")
+    def _agrees_with_the_objective(self) -> PolicyConfig:
+        if refused := objective_of(self.objective).refuse(self.__dict__):
+            raise ValueError(refused)
+        if self.loss_length and self.loss_type != "sequence-sum":
+            raise ValueError(f"loss_length belongs to loss_type: sequence-sum, not to {self.loss_type}; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _corrects_once(self) -> PolicyConfig:
@@ -175,6 +200,8 @@ class GRPOConfig(PolicyConfig):
     """Problems per step."""
     group_size: int = Field(8, ge=2)
     """Rollouts per problem; their mean reward is the baseline of each."""
+    max_num_gen_batches: int = Field(1, ge=1)
+    """Batches that a step may draw until it has prompts_per_step groups with spread (DAPO's dynamic sampling)."""
     max_num_seqs: int = Field(64, ge=1)
     """Rollouts that the engine samples at once: speed and memory, not results."""
     kv_cache_memory_bytes: int | None = Field(None, ge=1)
@@ -192,6 +219,20 @@ class GRPOConfig(PolicyConfig):
             raise ValueError(
                 f"mini_batches is {self.mini_batches}, but a step has {self.prompts_per_step} groups to divide; "
                 f"take at most {self.prompts_per_step} mini-batches"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_what_it_draws_for(self) -> GRPOConfig:
+        if self.max_num_gen_batches > 1 and not self.drop_zero_spread:
+            raise ValueError(
+                f"max_num_gen_batches: {self.max_num_gen_batches} draws until there are enough groups with spread, and "
+                "drop_zero_spread: false trains on those without; set drop_zero_spread: true, or leave the number out"
+            )
+        if self.scale_rewards == "mean" and (least := self.reward.least()) < 0:
+            raise ValueError(
+                "scale_rewards: mean (objective: max_rl) divides by a group's mean reward, and this reward can be "
+                f"{least:g}; take one from 0 up, such as gsm8k_accuracy (1 right, 0 wrong)"
             )
         return self
 

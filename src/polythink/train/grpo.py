@@ -2,7 +2,7 @@
 
 The loop is `train_grpo`; what a step learns from its rollouts is in `grpo_step.py`, the formulas are in `loss.py`.
 
-Left out: a learned value function, dynamic sampling, and sampling in another process than training.
+Left out: a learned value function, and sampling in another process than training.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from statistics import fmean
@@ -42,14 +43,18 @@ from polythink.train import distributed
 from polythink.train.checkpoint import resume, save_checkpoint
 from polythink.train.config import GRPOConfig, check_sampling, sampled_inexactly, trained_inexactly
 from polythink.train.cost import cost_of
+from polythink.train.credit import Chain, grade_paths, path_credit
 from polythink.train.data import epoch_index
 from polythink.train.dropout import seeded
+from polythink.train.dynamic_sampling import draw_step
 from polythink.train.grpo_step import MISMATCH, TrainItem, to_items, update_policy
 from polythink.train.loss import group_advantages
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser
 from polythink.train.precision import warn_of_rounding
 
 log = logging.getLogger(__name__)
+
+MORE = 7_919  # added to the seed of the problems that a step asks after its first batch
 
 # of a rollout: their means are logged
 AMOUNTS = ("well_formed", "tokens", "critical_path", "truncated", *STOPPED, "bounded", "empty_plans")
@@ -63,6 +68,11 @@ class GradedBatch:
     problems: list[Problem]  # of each rollout
     grades: list[Grade]
     terms: list[dict[str, float]]  # the parts of each reward, by name
+    paths: list[dict[Chain, bool]] | None = None  # whether each path is right; None: paths have no credit of their own
+
+    def __add__(self, other: GradedBatch) -> GradedBatch:
+        both = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return GradedBatch(*(None if own is None else own + more for own, more in both))
 
     @property
     def rewards(self) -> list[float]:
@@ -105,6 +115,7 @@ def train_grpo(
     if note := sampled_inexactly(engine.backend.logprob_error, config.importance_sampling_mode):
         log.warning("%s", note)
     problems = fitting(engine, given, prompt, params, config.overlong_prompts)
+    config = with_length(config, params)
     reference = copy.deepcopy(lm.model).eval().requires_grad_(False) if config.kl_coef else None
     optimiser = make_optimiser(lm.model, config, config.trainable)
     warn_of_rounding(lm.model, config.lr)
@@ -116,26 +127,22 @@ def train_grpo(
             stack.enter_context(JsonlWriter(folder / f"{name}.jsonl")) for name in ("metrics", "samples")
         )
         bar = stack.enter_context(Progress(config.steps, "grpo", done))
+        drawing = Drawing(engine, problems, config, prompt, params, seed, grader, reward)
         for step in range(done, config.steps):
             started = time.perf_counter()
-            problem_P = distributed.shard(problems_of_step(problems, config.prompts_per_step, seed, step))
-            with autocast(config, lm.device):  # in the arithmetic that the policy is trained in
-                rollouts = sample(engine, problem_P, config.group_size, prompt, params, seed * 1_000_003 + step)
-            with seeded(seed, step, lm.device):  # a reward of the user's may draw random numbers
-                batch = grade_and_reward(rollouts, problem_P, grader, reward, step + 1)
+            batch, groups, zero_spread_P, left_out_P, drawn = draw_step(partial(drawing.batch, step), config)
             sampled_at = time.perf_counter()
-            groups, zero_spread_P = with_advantages(batch, config)
             lr = learning_rate(config, step, config.steps)
-            learnt = update_policy(lm, config, groups, zero_spread_P, optimiser, lr, reference)
+            learnt = update_policy(lm, config, groups, left_out_P, optimiser, lr, reference)
             row = {"step": step + 1, "reward_name": reward.active(step + 1), **describe(batch, lm.dialect)}
             spread = [zero for zero, group in zip(zero_spread_P.tolist(), groups, strict=True) if group]
-            row |= {"zero_spread": mean(spread), **learnt, "lr": lr}
+            row |= {"zero_spread": mean(spread), **drawn, **learnt, "lr": lr}
             row |= {"draw_seconds": sampled_at - started, "train_seconds": time.perf_counter() - sampled_at}
             metrics.write(row)
             for sample_of_step in sample_rows(batch, config, grader, lm.dialect):
                 samples.write({"step": step + 1, **sample_of_step})
             shown = {name: row[name] for name in ("reward", "accuracy", *(MISMATCH if inexact else ()))}
-            cost = cost_of(sum(r.tokens for r in rollouts), time.perf_counter() - started, lm.device)
+            cost = cost_of(sum(r.tokens for r in batch.rollouts), time.perf_counter() - started, lm.device)
             bar.advance(1, **shown, **cost)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 metrics.sync()
@@ -179,7 +186,45 @@ def within_window(engine: Engine, params: SamplingParams, prompt_tokens: int) ->
     return params.model_copy(update={"max_trace_tokens": min(params.max_trace_tokens, window - prompt_tokens)})
 
 
+def with_length(config: GRPOConfig, params: SamplingParams) -> GRPOConfig:
+    """The configuration with the number that `loss_type: sequence-sum` divides by."""
+    if config.loss_type != "sequence-sum" or config.loss_length:
+        return config
+    return config.model_copy(update={"loss_length": params.max_trace_tokens})
+
+
 # ---- a step, piece by piece ----
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What the batches of a step are drawn, graded and rewarded with."""
+
+    engine: Engine
+    problems: Sequence[Problem]
+    config: GRPOConfig
+    prompt: Prompt
+    params: SamplingParams
+    seed: int
+    grader: Grader
+    reward: Reward
+
+    def batch(self, step: int, number: int = 0) -> tuple[GradedBatch, list[list[TrainItem]], torch.Tensor]:
+        """A step's batch `number` (all but the first: dynamic sampling), and what `with_advantages` says of it."""
+        config, device = self.config, self.engine.lm.device
+        groups, seed, turn = config.prompts_per_step, self.seed, step
+        if number:  # problems in an order of their own: the first batches still ask each once before any again
+            seed, turn = self.seed + MORE, step * (config.max_num_gen_batches - 1) + number - 1
+        problem_P = distributed.shard(problems_of_step(self.problems, groups, seed, turn))
+        first = number * groups * config.group_size
+        with autocast(config, device):  # in the arithmetic that the policy is trained in
+            draws = self.seed * 1_000_003 + step
+            rollouts = sample(self.engine, problem_P, config.group_size, self.prompt, self.params, draws, first)
+        with seeded(seed, turn, device):  # a reward of the user's may draw random numbers
+            batch = grade_and_reward(rollouts, problem_P, self.grader, self.reward, step + 1)
+        if config.credit == "path":
+            batch = replace(batch, paths=grade_paths(batch.rollouts, batch.problems, self.grader))
+        return batch, *with_advantages(batch, config)
 
 
 def problems_of_step(problems: Sequence[Problem], groups: int, seed: int, step: int) -> list[Problem]:
@@ -194,12 +239,13 @@ def sample(
     prompt: Prompt,
     params: SamplingParams,
     seed: int,
+    first: int = 0,
 ) -> list[Rollout]:
-    """`group_size` rollouts of each problem, group after group, from the current policy."""
+    """`group_size` rollouts of each problem, group after group, from the current policy; numbered from `first`."""
     prompt_P = [tuple(engine.encode_prompt(prompt.fill(problem.question), prompt.text)) for problem in problem_P]
     # numbered through the step, so that a problem that is asked twice gets two different sets of answers
     requests = [
-        Request(prompt_P[p], problem.key, p * group_size + g)
+        Request(prompt_P[p], problem.key, first + p * group_size + g)
         for p, problem in enumerate(problem_P)
         for g in range(group_size)
     ]
@@ -224,12 +270,19 @@ def grade_and_reward(
 
 
 def with_advantages(batch: GradedBatch, config: GRPOConfig) -> tuple[list[list[TrainItem]], torch.Tensor]:
-    """The graded rollouts of each group with their advantages, and (P,) bool: groups whose rewards are all equal."""
+    """The graded rollouts of each group with their advantages, and (P,) bool: groups whose rewards are all equal.
+
+    Where paths have credit of their own (`credit.py`), a group whose paths differ is not one of those.
+    """
     reward_PG, graded_PG = (torch.tensor(x).view(-1, config.group_size) for x in (batch.rewards, batch.graded))
     advantage_PG, zero_spread_P = group_advantages(
         reward_PG, config.scale_rewards, config.negative_scale, graded_PG=graded_PG
     )
-    return to_items(batch.rollouts, advantage_PG, config.train_mode, graded_PG), zero_spread_P
+    credit = None
+    if batch.paths is not None:
+        credit, alike_P = path_credit(batch.rollouts, batch.paths, batch.graded, advantage_PG, config)
+        zero_spread_P &= alike_P
+    return to_items(batch.rollouts, advantage_PG, config.train_mode, graded_PG, credit), zero_spread_P
 
 
 def describe(batch: GradedBatch, dialect: Dialect) -> dict:
@@ -255,6 +308,7 @@ def describe(batch: GradedBatch, dialect: Dialect) -> dict:
         "parallel_ratio": fmean(f["complete_blocks"] > 0 for f in found),
         **{name: fmean(f[name] for f in found) for name in AMOUNTS},
         "first_block": mean(first),
+        **({} if batch.paths is None else {"path_right": mean(right for own in batch.paths for right in own.values())}),
         "entropy": mean(surprisal),
     }
 
@@ -284,6 +338,8 @@ def summarise(rows: Sequence[dict], config: GRPOConfig, skipped: int) -> dict:
     gaps = [row["logprob_gap"] for row in rows if row["logprob_gap"] is not None]
     last["logprob_gap_max"] = max(gaps, default=None)
     last["mismatch_kl"] = mean(row["mismatch_kl"] for row in rows if row.get("mismatch_kl") is not None)
-    tokens = sum(row["tokens"] for row in rows) * config.prompts_per_step * config.group_size
+    tokens = (
+        sum(row["tokens"] * row.get("gen_batches", 1) for row in rows) * config.prompts_per_step * config.group_size
+    )
     seconds = sum(row["draw_seconds"] + row["train_seconds"] for row in rows)
     return {"steps": len(rows), **last, "tokens": round(tokens), "seconds": seconds, "skipped_prompts": skipped}

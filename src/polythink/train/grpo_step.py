@@ -27,7 +27,7 @@ from polythink.train.config import PolicyConfig
 from polythink.train.dropout import without_dropout
 from polythink.train.flat import beginning, fits, training_logits
 from polythink.train.importance import RATIOS, importance_weights, ratio_metrics
-from polythink.train.loss import k3_divergence, policy_loss, sequence_weights
+from polythink.train.loss import k3_divergence, objective_loss, sequence_weights
 from polythink.train.optimiser import autocast, micro_batches, update
 
 MISMATCH = ("logprob_gap", "logprob_gap_mean", "mismatch_kl")  # how far apart sampling and training are
@@ -43,45 +43,60 @@ class TrainItem:
     temperature: np.ndarray
     advantage: float
     weight: np.ndarray | None = None  # of each token's loss, for what the engine sampled otherwise; None: 1
+    credit: np.ndarray | None = None  # advantage of each token, where it is not that of the whole rollout
 
     @property
     def tokens(self) -> int:
         """The number of its tokens that carry loss."""
         return int(self.layout.sampled.sum())
 
+    def along(self) -> np.ndarray:
+        """(T,) float32: the advantage of each token."""
+        return np.full(len(self.layout), self.advantage, np.float32) if self.credit is None else self.credit
+
 
 def to_items(
-    rollouts: Sequence[Rollout], advantage_PG: torch.Tensor, mode: str | None, graded_PG: torch.Tensor | None = None
+    rollouts: Sequence[Rollout],
+    advantage_PG: torch.Tensor,
+    mode: str | None,
+    graded_PG: torch.Tensor | None = None,
+    credit: Sequence[Sequence[float]] | None = None,
 ) -> list[list[TrainItem]]:
     """The rollouts as groups, in the layout of `mode` (None: the one in which their own mode trains them).
 
-    A rollout that `graded_PG` (P, G) bool marks False is left out, and so is all of a group with fewer than two others.
+    `credit`: the advantage of each segment of each rollout, in place of the rollout's (`credit.py`). A rollout that
+    `graded_PG` (P, G) bool marks False is left out, and so is all of a group with fewer than two others.
     """
     samples = advantage_PG.shape[1]
-    flat = [to_item(r, advantage, mode) for r, advantage in zip(rollouts, advantage_PG.flatten().tolist(), strict=True)]
+    own = credit or [None] * len(rollouts)
+    given = zip(rollouts, advantage_PG.flatten().tolist(), own, strict=True)
+    flat = [to_item(rollout, advantage, mode, segments) for rollout, advantage, segments in given]
     graded = [True] * len(flat) if graded_PG is None else graded_PG.flatten().tolist()
     spans = [range(begin, begin + samples) for begin in range(0, len(flat), samples)]
     groups = [[flat[i] for i in span if graded[i]] for span in spans]
     return [group if len(group) > 1 else [] for group in groups]
 
 
-def to_item(rollout: Rollout, advantage: float, mode: str | None) -> TrainItem:
-    """One rollout with its advantage, as arrays along its layout.
+def to_item(rollout: Rollout, advantage: float, mode: str | None, credit: Sequence[float] | None = None) -> TrainItem:
+    """One rollout with its advantage, or with one for each of its segments (`credit`), as arrays along its layout.
 
     The text is the same in every layout; copies of paths that a join reads again may be in the one and not in the
     other. They were not sampled: they carry no log-probability and no loss.
     """
     layout = rollout.layout(mode or rollout.rules.trained.name)
     drawn, temperature = np.zeros(len(layout), np.float32), np.ones(len(layout), np.float32)
+    along = None if credit is None else np.full(len(layout), advantage, np.float32)
     text = np.flatnonzero(layout.shown)[len(rollout.prompt) :]
     begin = 0
-    for segment in rollout.segments:
+    for number, segment in enumerate(rollout.segments):
         if segment.kind != "copy":
             span = text[begin : begin + len(segment.tokens)]
             drawn[span], temperature[span] = segment.logprobs, segment.temperature
+            if along is not None:
+                along[span] = credit[number]
             begin += len(segment.tokens)
     assert begin == len(text), "the layout and the segments hold the same text"
-    return TrainItem(layout, drawn, drawn, temperature, advantage)
+    return TrainItem(layout, drawn, drawn, temperature, advantage, credit=along)
 
 
 def update_policy(
@@ -137,16 +152,17 @@ def accumulate_gradient(
     Rollouts without a sampled token carry no loss: a micro-batch of them alone would have no gradient.
     """
     items = [s for s in items if s.tokens]
-    weights = sequence_weights([s.tokens for s in items], config.loss_type, distributed.all_reduce_sum)
+    tokens = [s.tokens for s in items]
+    weights = sequence_weights(tokens, config.loss_type, distributed.all_reduce_sum, config.loss_length)
     sums = {"loss": 0.0, "tokens": 0, "clipped": 0, "kl": 0.0, "gap_sum": 0.0, "gap_max": 0.0, "mismatch_kl": 0.0}
     beginnings = [beginning(s.layout) for s in items] if fits(lm.model) else None
     for micro in micro_batches([len(s.layout) for s in items], config.micro_batch, beginnings):
         rows = [items[i] for i in micro]
         new, sampled = forward(lm.model, lm, config, rows)
         old, drawn = along(new, [s.old for s in rows]), along(new, [s.drawn for s in rows])
-        advantage = new.new_tensor([s.advantage for s in rows])[:, None]
+        advantage = along(new, [s.along() for s in rows])
         weight = new.new_tensor([weights[i] for i in micro])[:, None]
-        loss, clipped = policy_loss(new, old, advantage, config.clip_low, config.clip_high, config.dual_clip)
+        loss, clipped = objective_loss(config, new, old, advantage, sampled)
         if rows[0].weight is not None:
             loss = loss * along(new, [s.weight for s in rows])
         if reference is not None:
