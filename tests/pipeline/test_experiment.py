@@ -16,7 +16,8 @@ import pytest
 from helpers import fake_recipe
 from polythink.errors import UserError
 from polythink.pipeline import schedule
-from polythink.pipeline.experiment import Experiment, Outcome, load_experiment, run_experiment
+from polythink.pipeline.arms import Experiment, load_experiment
+from polythink.pipeline.experiment import Outcome, run_experiment
 from polythink.run.config import RECIPES, load_yaml, parse_config
 from polythink.run.folder import read_json
 

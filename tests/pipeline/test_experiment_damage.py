@@ -12,7 +12,8 @@ import pytest
 
 from helpers import fake_recipe
 from polythink.errors import UserError
-from polythink.pipeline.experiment import Experiment, Outcome, run_experiment
+from polythink.pipeline.arms import Experiment
+from polythink.pipeline.experiment import Outcome, run_experiment
 from polythink.run.config import parse_config
 from polythink.run.folder import read_json, write_json
 

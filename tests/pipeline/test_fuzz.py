@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from polythink.errors import UserError
-from polythink.pipeline.experiment import load_experiment, resolve
+from polythink.pipeline.arms import load_experiment
+from polythink.pipeline.experiment import resolve
 from polythink.pipeline.recipe import load_recipe
 from polythink.run.config import RECIPES, dump_yaml, find_recipe, load_yaml
 

@@ -32,18 +32,18 @@ PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
     "parallel-r1-seen-qwen3-4b": {
         "decoding": R1_DECODING,
         "sft": {**R1_SFT, "steps": 58},
-        "rl_gsm8k": {
+        "rl_easy": {
             "prompts_per_step": 1024, "group_size": 5, "steps": 35, "lr": 1e-6, "betas": (0.9, 0.999),
             "weight_decay": 0.01, "clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3, "kl_coef": 0,
         },
-        "rl_dapo": {**RL, "clip_high": 0.2},
+        "rl_hard": {**RL, "clip_high": 0.2},
         "eval": {"samples": 16, "problems": ("aime25", "aime24", "amc23")},
         "eval_math": {"samples": 1, "problems": ("math300",)},
     },
     "parallel-r1-unseen-qwen3-4b": {
         "decoding": R1_DECODING,
         "sft": {**R1_SFT, "steps": 230},
-        "rl_dapo": {**RL, "clip_high": 0.28},
+        "rl_hard": {**RL, "clip_high": 0.28},
         "eval": {"samples": 16},
         "eval_math": {"samples": 1},
     },
@@ -140,11 +140,11 @@ def test_the_shapes_of_partialformer_are_the_scripts(name):
 
 
 def test_the_alternating_reward_and_the_published_rule():
-    reward = load_recipe("parallel-r1-unseen-qwen3-4b").stages["rl_dapo"].reward
+    reward = load_recipe("parallel-r1-unseen-qwen3-4b").stages["rl_hard"].reward
     assert [(phase.steps, phase.reward.name) for phase in reward.cycle] == [(8, "accuracy"), (2, "tiered")]
     assert reward.rule == "reference"
     seen = load_recipe("parallel-r1-seen-qwen3-4b").stages
-    assert [seen[name].reward.name for name in ("rl_gsm8k", "rl_dapo")] == ["gsm8k_parallel", "accuracy"]
+    assert [seen[name].reward.name for name in ("rl_easy", "rl_hard")] == ["gsm8k_parallel", "accuracy"]
 
 
 @pytest.mark.parametrize(("before", "each"), [(0, 997), (1000, 664), (2000, 330)])

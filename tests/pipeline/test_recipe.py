@@ -92,11 +92,11 @@ def test_published_hyper_parameters():
     assert (sft.batch, sft.lr, sft.weight_decay, sft.schedule, sft.warmup) == (128, 1e-5, 0.01, "cosine", 0.1)
     assert (sft.betas, sft.max_grad_norm, sft.max_tokens, sft.steps) == ((0.9, 0.95), 1.0, 4096, 58)
     assert unseen.stages["sft"].steps == 230
-    form = seen.stages["rl_gsm8k"]
+    form = seen.stages["rl_easy"]
     assert (form.prompts_per_step, form.group_size, form.lr, form.steps) == (1024, 5, 1e-6, 35)
-    assert "rl_gsm8k" not in unseen.stages
+    assert "rl_easy" not in unseen.stages
     for recipe in (seen, unseen):
-        rl = recipe.stages["rl_dapo"]
+        rl = recipe.stages["rl_hard"]
         assert (rl.prompts_per_step, rl.group_size, rl.mini_batches, rl.lr, rl.steps) == (256, 8, 2, 1e-6, 300)
         assert (rl.dual_clip, rl.kl_coef, rl.clip_low, rl.clip_high) == (3, 0, 0.2, 0.2 if recipe is seen else 0.28)
         assert (rl.scale_rewards, rl.loss_type) == (True, "token-mean")
@@ -105,9 +105,9 @@ def test_published_hyper_parameters():
         assert (decoding.paths, decoding.max_blocks, decoding.max_trace_tokens) == (2, 4, 3000)
         assert (decoding.temperature, decoding.top_p) == (1, 1)
     assert (seen.mode, unseen.mode) == ("sequential", "structured")
-    assert seen.stages["rl_dapo"].clip_high == 0.2
-    assert unseen.stages["rl_dapo"].clip_high == 0.28
-    assert [p.steps for p in unseen.stages["rl_dapo"].reward.cycle] == [8, 2]
+    assert seen.stages["rl_hard"].clip_high == 0.2
+    assert unseen.stages["rl_hard"].clip_high == 0.28
+    assert [p.steps for p in unseen.stages["rl_hard"].reward.cycle] == [8, 2]
 
 
 # ---- plans ----

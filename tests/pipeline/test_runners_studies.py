@@ -9,7 +9,8 @@ import pytest
 from helpers.training import SHAPE
 from polythink.errors import UserError
 from polythink.evaluate.metrics import Estimate, describe, difference, read_measures
-from polythink.pipeline.experiment import Arm, Experiment, evaluations, resolve
+from polythink.pipeline.arms import Arm, Experiment
+from polythink.pipeline.experiment import evaluations, resolve
 from polythink.pipeline.recipe import Recipe, run_recipe
 from polythink.pipeline.results_table import Evaluated, clamp, make_table
 from polythink.pipeline.schedule import Job

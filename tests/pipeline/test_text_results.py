@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from polythink.pipeline.experiment import Experiment, collect, evaluations, resolve
+from polythink.pipeline.arms import Experiment
+from polythink.pipeline.experiment import collect, evaluations, resolve
 from polythink.pipeline.recipe import load_recipe
 from polythink.pipeline.results_table import make_table
 from polythink.run.config import parse_config

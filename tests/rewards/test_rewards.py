@@ -65,6 +65,18 @@ TABLE = {
 }
 
 
+# presets from elsewhere -> reward of each kind; the rollouts of this table are one segment, so no step is saved
+DISTINCT = [1, -1, 1.3, -1, -1, 1.3, 1.3, -1, -1, 1]  # 1.2 + 0.1: `a b` and `a c` are not the same first words
+SHUFFLED = {step for step in range(1, 21) if build_reward("alternating_shuffled").active(step) == "tiered"}
+OTHERS = {
+    "p_grpo": TABLE["gsm8k_accuracy_reward"],
+    "accuracy_times_saved": TABLE["gsm8k_accuracy_reward"],
+    "tiered_distinct": DISTINCT,
+    "alternating_distinct": lambda step: DISTINCT if step in (9, 10, 19, 20) else ACCURACY,
+    "alternating_shuffled": lambda step: TIERED if step in SHUFFLED else ACCURACY,
+}
+
+
 def rollout(text: str) -> Rollout:
     return Rollout("p", 0, "structured", (0,), [Segment("main", -1, 0, [1], [True], [-0.5], text=text)])
 
@@ -76,17 +88,68 @@ def value(reward, kind: str, step: int = 1) -> float:
 
 def test_the_table_holds_every_published_key():
     assert TABLE.keys() == PUBLISHED.keys()
-    assert set(PUBLISHED.values()) == PRESETS.keys() - {"scaffold"}
+    assert set(PUBLISHED.values()) == PRESETS.keys() - {"scaffold", *OTHERS}
 
 
-@pytest.mark.parametrize("key", TABLE)
+@pytest.mark.parametrize("key", [*TABLE, *OTHERS])
 def test_table(key):
-    reward = build_reward(key)
-    assert reward == build_reward(PUBLISHED[key])
+    reward, rows = build_reward(key), (TABLE | OTHERS)[key]
+    assert reward == build_reward(PUBLISHED.get(key, key))
     for step in range(1, 21):
-        row = TABLE[key](step) if callable(TABLE[key]) else TABLE[key]
+        row = rows(step) if callable(rows) else rows
         got = [value(reward, kind, step) for kind in KINDS]
         assert got == pytest.approx(row, abs=1e-12), step
+
+
+def test_a_shuffled_cycle_has_as_many_steps_of_each_at_other_places():
+    def bonus(reward, turns=60):
+        return [[s for s in range(10) if reward.active(10 * t + s + 1) == "tiered"] for t in range(turns)]
+
+    turns = bonus(build_reward("alternating_shuffled"))
+    assert all(len(places) == 2 for places in turns)
+    assert len({tuple(places) for places in turns}) > 15, "of 45 pairs of places"
+    assert turns == bonus(build_reward("alternating_shuffled")), "the same in every process"
+    assert turns != bonus(build_reward({"preset": "alternating", "shuffle": 1}))
+
+
+# two paths of 6 and 2 tokens after 2 of main text, before 2 of summary: 12 tokens in 10 steps
+FORKED = Rollout("p", 0, "reread", (0,), [
+    Segment(kind, block, path, list(range(n)), [True] * n, [-0.5] * n, text=text)
+    for kind, block, path, n, text in (
+        ("main", -1, 0, 2, "<Parallel>"), ("path", 0, 1, 6, "<Path>a b c d e</Path>"),
+        ("path", 0, 2, 2, "<Path>a b c d f</Path>"), ("copy", 0, 0, 8, ""),
+        ("summary", 0, 0, 2, "</Parallel>\n<Summary>s</Summary>"),
+    )
+])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "right", "value"),
+    [
+        ("p_grpo", True, 1 + 0.5 * 0.2),  # 12 / 10 - 1 = 0.2
+        ("p_grpo", False, 0),
+        ({"preset": "p_grpo", "add": [{"term": "acceleration", "weight": 0.5, "most": 0.1}]}, True, 1 + 0.5 * 0.1),
+        ("accuracy_times_saved", True, 2 - 10 / 12),
+        ("accuracy_times_saved", False, 0),
+        ("tiered_distinct", True, 1.2),  # the first four words are the same
+        ({"add": [{"term": "tokens", "between": [10, 20], "weight": -1}]}, True, -1.0),  # 20 with the copy
+        ({"add": [{"term": "critical_path", "between": [4, 20], "weight": -1}]}, True, -6 / 16),
+        ({"add": [{"term": "critical_path", "between": [10, 20], "weight": -1}]}, True, 0),
+    ],
+)
+def test_terms_of_a_forked_rollout_by_hand(given, right, value):
+    assert build_reward(given)(FORKED, right, 1) == pytest.approx(value)
+
+
+def test_overlong_responses_are_punished_as_in_dapo():
+    """Eq. 13 with L_max 20,480 and a cache of 4,096: 0, then linear, then -1."""
+    reward = build_reward({"add": [{"term": "tokens", "between": [16_384, 20_480], "weight": -1}]})
+
+    def long(n: int) -> Rollout:
+        return Rollout("p", 0, "sequential", (0,), [Segment("main", -1, 0, [1] * n, [True] * n, [0.0] * n)])
+
+    found = [reward(long(n), True, 1) for n in (100, 16_384, 17_408, 20_480, 30_000)]
+    assert found == [0, 0, -0.25, -1, -1]
 
 
 def test_active_names_the_reward_of_the_step():
@@ -157,6 +220,9 @@ def test_a_resolved_reward_reads_back_as_itself(name):
         ({"switch": [{"steps": 3, "reward": "accuracy"}]}, "stays for good"),
         ({"cycle": [{"steps": 1, "reward": "accuracy"}], "add": [{"weight": 1}]}, "a reward is one of"),
         ({}, "a reward is one of"),
+        ({"preset": "accuracy", "shuffle": 1}, "this reward has no cycle"),
+        ({"add": [{"term": "tokens", "between": [5, 5], "weight": 1}]}, "between takes two rising numbers"),
+        ({"add": [{"term": "tokens", "between": [1, 5], "most": 3, "weight": 1}]}, "and no `most` beside them"),
         ({"rule": "lenient", "add": [{"weight": 1}]}, "rule must be 'strict', 'stack' or 'reference'"),
         ({"cycle": [{"steps": 2, "reward": {"otherwize": 1}}]}, "unknown key cycle.0.reward.otherwize"),
         (5, "must be a mapping"),

@@ -80,10 +80,10 @@ ADVANTAGES = {  # of the rewards 1, 0, 0, 0: mean 1/4, deviation 1/2
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "scale"),
-    [("grpo", True), ("dr_grpo", False), ("dapo", True), ("gspo", True), ("cispo", True), ("dppo", True), ("max_rl", "mean")],
-)  # fmt: skip
+SCALES = dict.fromkeys(OBJECTIVES, True) | {"dr_grpo": False, "max_rl": "mean"}
+
+
+@pytest.mark.parametrize(("name", "scale"), SCALES.items())
 def test_advantages_by_hand(name, scale):
     assert config_of(name).scale_rewards == scale
     found, _ = group_advantages(torch.tensor([[1.0, 0, 0, 0]]), scale, epsilon=0.0)

@@ -10,6 +10,7 @@ from typing import Annotated, NamedTuple
 from polythink.cli.console import print_definitions
 from polythink.cli.options import argument
 from polythink.errors import UserError
+from polythink.pipeline.arms import load_experiment, split_arm
 from polythink.run.config import RECIPES, find_recipe, load_yaml
 
 
@@ -35,6 +36,8 @@ def about(text: str) -> About:
 
 def check_kind(given: str, experiment: bool) -> None:
     """`UserError` unless this is an experiment (its file has `arms`), or a recipe, as the command wants it."""
+    if not experiment and (file := split_arm(given)[0]):  # an arm is a recipe: `load_recipe` knows which there are
+        return check_kind(file, experiment=True)
     name = Path(given).name.removesuffix(".yaml")
     known = packaged()
     if Path(given).name == given and name not in known and not Path(given).is_file():
@@ -74,11 +77,17 @@ def recipes(
 ) -> None:
     """List the packaged recipes with a line each, or print one with its comments.
 
-    Those marked "experiment" compare recipes over seeds: polythink experiment NAME. The others: polythink train NAME.
+    Those marked "experiment" compare recipes over seeds: polythink experiment NAME. One of their arms alone: polythink
+    train NAME:ARM. The others: polythink train NAME.
 
     Example: polythink recipes countdown-smoke
     """
     if name is not None:
-        print(find_recipe(name).read_text(encoding="utf-8"), end="")
+        print(find_recipe(split_arm(name)[0] or name).read_text(encoding="utf-8"), end="")
         return
-    print_definitions({name: "experiment: " * e.experiment + e.sentence for name, e in packaged().items()})
+    print_definitions({name: f"experiment: {e.sentence}{_arms(name)}" if e.experiment else e.sentence
+                       for name, e in packaged().items()})  # fmt: skip
+
+
+def _arms(name: str) -> str:
+    return f" Arms, each a recipe {name}:ARM: {', '.join(load_experiment(name).arms)}."

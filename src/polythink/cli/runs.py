@@ -27,7 +27,9 @@ COLUMNS = {"mean@k", "pass@k", "maj@k", "greedy", "parallel_ratio", "well_formed
 def train(
     recipe: Annotated[
         str,
-        argument("RECIPE", "A packaged recipe (see `polythink recipes`), or a YAML file.", complete_recipe),
+        argument(
+            "RECIPE", "A packaged recipe (see `polythink recipes`), a YAML file, or EXPERIMENT:ARM.", complete_recipe
+        ),
     ],
     overrides: Overrides = None,
     out: Out = None,
@@ -109,7 +111,8 @@ def experiment(
     Example: polythink experiment countdown-experiment --out runs/countdown --jobs 2
     """
     check_kind(file, experiment=True)
-    from polythink.pipeline.experiment import load_experiment, run_experiment
+    from polythink.pipeline.arms import load_experiment
+    from polythink.pipeline.experiment import run_experiment
 
     found = load_experiment(file)
     folder = out or Path("runs") / found.name

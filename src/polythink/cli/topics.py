@@ -17,7 +17,7 @@ from pydantic_core import to_jsonable_python
 from polythink.cli.recipes import packaged
 from polythink.engine.params import SamplingParams
 from polythink.evaluate.metrics import METRICS
-from polythink.pipeline.experiment import Experiment
+from polythink.pipeline.arms import Experiment
 from polythink.pipeline.recipe import Recipe
 from polythink.pipeline.text import TextRecipe
 from polythink.problems.prompts import PROMPTS, get_prompt
@@ -26,6 +26,7 @@ from polythink.rewards.combine import PRESETS, PUBLISHED
 from polythink.rewards.terms import CONDITIONS, TERMS
 from polythink.trace.dialect import DIALECTS
 from polythink.trace.modes import MODES
+from polythink.train.objectives import OBJECTIVES
 
 
 class Topic(NamedTuple):
@@ -193,14 +194,16 @@ def _in_words(reward: Any) -> str:
               for phase in reward.get(key, ())]  # fmt: skip
     if phases:
         said = ", then ".join(f"{steps} steps of {inner}" if steps else f"{inner} for good" for steps, inner in phases)
-        return f"Over and over: {said}" if "cycle" in reward else said
+        order = ", each step at a random place of its turn" if reward.get("shuffle") is not None else ""
+        return f"Over and over{order}: {said}" if "cycle" in reward else said
     cases = [f"{case['value']:g} where {', '.join(case['when'])}" for case in reward.get("cases", ())]
     said = "; else ".join([*cases, f"{reward.get('otherwise', 0):g}"])
     for term in reward.get("add", ()):
         decay = f", divided by e every {term['decay']:g} steps" if term.get("decay") else ""
         where = f" where {', '.join(term['when'])}" if term.get("when") else ""
         sign = "plus" if term["weight"] > 0 else "minus"
-        said += f"; {sign} {abs(term['weight']):g} x {term.get('term', 'one')}{where}{decay}"
+        bound = f" (at most {term['most']:g})" if "most" in term else ""
+        said += f"; {sign} {abs(term['weight']):g} x {term.get('term', 'one')}{bound}{where}{decay}"
     return said
 
 
@@ -219,6 +222,12 @@ def mode_topics() -> Iterator[Topic]:
         trained = "as drawn" if mode.exact else f"in the layout of {mode.trained.name}: not exact, see logprob_gap"
         facts = (f"paths are drawn: {drawn}", f"the join reads: {join if mode.isolated else 'that text'}")
         yield Topic("mode", name, mode.about, (*facts, f"trained: {trained}"))
+
+
+def objective_topics() -> Iterator[Topic]:
+    for name, objective in OBJECTIVES.items():
+        keys = ", ".join(f"{key}: {json.dumps(value)}" for key, value in objective.defaults.items())
+        yield Topic("objective", name, objective.text, (objective.source, f"its defaults: {keys.replace(chr(34), '')}"))
 
 
 def metric_topics() -> Iterator[Topic]:
@@ -244,6 +253,7 @@ TOPICS: Mapping[str, Callable[[], Iterator[Topic]]] = {
     "stages": stage_topics,
     "rewards": reward_topics,
     "reward terms and conditions": term_topics,
+    "objectives": objective_topics,
     "metrics": metric_topics,
     "dialects": dialect_topics,
     "modes": mode_topics,

@@ -37,7 +37,7 @@ from polythink.teachers.assemble import Assembler
 from polythink.trace.dialect import DIALECTS, NUMBER, Dialect, get_dialect
 from polythink.trace.modes import SEQUENTIAL, get_mode
 from polythink.trace.validity import check_rule
-from polythink.train.config import DataConfig, check_sampling, trained_inexactly
+from polythink.train.config import DataConfig, check_credit, check_sampling, trained_inexactly
 
 
 def check_plan(plan: StagePlan) -> None:
@@ -118,6 +118,7 @@ def check_drawing(plan: StagePlan, dialect: Dialect) -> None:
     if isinstance(stage, GRPOStage):
         with about("decoding"):
             check_sampling(decoding)
+        check_credit(stage.credit, plan.mode)
     if isinstance(stage, CompareConfig | TunnelConfig):  # these have numbers of paths of their own
         numbers_of_paths(stage.paths, plan.mode, dialect)
     elif forks and isinstance(stage, EvalStageBase | GRPOStage):

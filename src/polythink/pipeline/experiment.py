@@ -19,70 +19,27 @@ Writes, under `out`:
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field, field_validator
-
 from polythink.errors import UserError
+from polythink.pipeline.arms import Experiment
 from polythink.pipeline.board import Board
 from polythink.pipeline.experiment_report import write_reports
 from polythink.pipeline.requirements import check_requirements
 from polythink.pipeline.results_table import KINDS, Evaluated, make_table
 from polythink.pipeline.schedule import RESULT, Job, Schedule
 from polythink.pipeline.stage import LOCK, read_result
-from polythink.run.config import Config, Seed, dump_yaml, find_recipe, load_yaml, parse_config
+from polythink.run.config import dump_yaml
 from polythink.run.folder import ENVIRONMENT, os_errors, read_json, record_attempt, sweep, write_json, write_text
 
 if TYPE_CHECKING:  # an experiment itself needs no torch: its stages are processes of their own
     from polythink.pipeline.plan import Plan
     from polythink.pipeline.recipe import Recipe
     from polythink.pipeline.text import TextRecipe
-
-
-class Arm(Config):
-    """A recipe with overrides."""
-
-    recipe: str
-    """Name of a packaged recipe, or a YAML file relative to this one."""
-    overrides: tuple[str, ...] = ()
-    """Changes to the recipe, such as `mode=sequential` or `rl.steps=50`."""
-
-
-class Experiment(Config):
-    """Arms to compare over seeds."""
-
-    name: str
-    """Name of the experiment; without --out it is written to runs/NAME."""
-    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
-    """Every arm runs once with each of these seeds."""
-    arms: dict[str, Arm] = Field(min_length=1)
-    """The recipes to compare, by name; differences in the table are to the first one."""
-    jobs: int = Field(2, ge=1)
-    """Stages that run at the same time."""
-    threads: int | None = Field(None, ge=1)
-    """Threads of each stage; by default the cores are shared out among `jobs`."""
-    columns: tuple[str, ...] = ()
-    """Metrics in the table; all if left out."""
-
-    @field_validator("name", "arms")
-    @classmethod
-    def _names_are_folder_names(cls, given: str | dict[str, Arm]) -> str | dict[str, Arm]:
-        for name in [given] if isinstance(given, str) else given:
-            if not re.fullmatch(r"[\w.-]*\w[\w.-]*", name):
-                raise ValueError(f"{name!r} names a folder; use letters, digits, _ . and - only")
-        return given
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError(f"seeds must be different, got {list(seeds)}")
-        return seeds
 
 
 EVALUATIONS = (*KINDS, "text_eval")  # kinds of stages whose results are in the table
@@ -111,19 +68,6 @@ class Outcome:
 
 
 Load = Callable[[str | Path, Sequence[str]], "Recipe | TextRecipe"]
-
-
-def load_experiment(name_or_path: str | Path) -> Experiment:
-    """The experiment of that name or file. Paths of recipes in it are relative to the file."""
-    path = find_recipe(name_or_path)
-    experiment = parse_config(Experiment, load_yaml(path), str(path))
-    arms = {}
-    for name, arm in experiment.arms.items():
-        try:
-            arms[name] = arm.model_copy(update={"recipe": str(find_recipe(arm.recipe, path.parent))})
-        except UserError as error:
-            raise UserError(f"{path}: arm {name}: {error}") from None
-    return experiment.model_copy(update={"arms": arms})
 
 
 def run_experiment(

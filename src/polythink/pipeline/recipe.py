@@ -21,6 +21,7 @@ from polythink.engine.params import SamplingParams
 from polythink.errors import UserError, did_you_mean
 from polythink.models.config import ModelConfig
 from polythink.models.settings import check_path
+from polythink.pipeline.arms import arm_of, split_arm
 from polythink.pipeline.checks import about, check_plan, notes
 from polythink.pipeline.plan import (
     ColdstartConfig,
@@ -44,7 +45,17 @@ from polythink.pipeline.stage import (
 )
 from polythink.problems.sets import SUFFIXES, get_source
 from polythink.problems.vocabulary import words_of
-from polythink.run.config import Config, Place, Seed, apply_overrides, dump_yaml, find_recipe, load_yaml, parse_config
+from polythink.run.config import (
+    Config,
+    Place,
+    Seed,
+    apply_overrides,
+    dump_yaml,
+    find_recipe,
+    load_yaml,
+    merge,
+    parse_config,
+)
 from polythink.run.folder import folder_lock, read_json, record_attempt, sweep, write_json, write_text
 from polythink.trace.dialect import get_dialect
 from polythink.trace.modes import MODES
@@ -73,7 +84,7 @@ class Recipe(Config):
     model: ModelConfig = ModelConfig()
     """Where the first model comes from."""
     stages: dict[str, Stage] = Field(min_length=1)
-    """The stages by name, in order."""
+    """The stages by name, in order. `like: NAME` in one gives it the keys of an earlier one; null leaves one out."""
 
     _names = field_validator("stages")(names_of_folders)
     _name = field_validator("name")(name_of_folder)
@@ -144,17 +155,41 @@ def check_problems(name: str, where: str, synthetic: bool = False) -> None:
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe | TextRecipe:
     """A packaged recipe or a file, with `stage.key=value` overrides, checked down to the plan of every stage.
 
-    A recipe with a `task` trains on plain text. A stage that is set to null (in a recipe that extends another, or by an
-    override) is left out.
+    `EXPERIMENT:ARM` is an arm of an experiment. A recipe with a `task` trains on plain text. A stage that is set to
+    null (in a recipe that extends another, or by an override) is left out.
     """
-    data = apply_overrides(load_yaml(find_recipe(name_or_path)), overrides, shorthand="stages")
+    data = apply_overrides(_load(name_or_path), overrides, shorthand="stages")
     recipe_class = _text_recipe() if "task" in data else Recipe
     _check_names(overrides, data.get("stages"), recipe_class)
     if isinstance(data.get("stages"), dict):
-        data["stages"] = {name: stage for name, stage in data["stages"].items() if stage is not None}
+        data["stages"] = _like(data["stages"], str(name_or_path))
     recipe = parse_config(recipe_class, data, str(name_or_path))
     recipe.plan()
     return recipe
+
+
+def _load(name_or_path: str | Path) -> dict:
+    """The mapping of a recipe's file, or of an experiment's arm."""
+    experiment, name = split_arm(name_or_path)
+    if not name:
+        return load_yaml(find_recipe(name_or_path))
+    arm, run = arm_of(experiment, name)
+    return apply_overrides(load_yaml(Path(arm.recipe)), arm.overrides, shorthand="stages") | {"name": run}
+
+
+def _like(stages: dict[str, Any], where: str) -> dict[str, Any]:
+    """The stages without those that are null; one with `like: NAME` has the keys of that earlier stage, and its own."""
+    found: dict[str, Any] = {}
+    for name, stage in stages.items():
+        if isinstance(stage, dict) and "like" in stage:
+            own = {key: value for key, value in stage.items() if key != "like"}
+            if stage["like"] not in found:
+                hint = did_you_mean(str(stage["like"]), found) if found else ""
+                raise UserError(f"{where}: stages.{name}.like: no earlier stage {stage['like']!r}{hint}")
+            stage = merge(found[stage["like"]], own)
+        if stage is not None:
+            found[name] = stage
+    return found
 
 
 def _text_recipe() -> type[TextRecipe]:

@@ -9,6 +9,7 @@
         - {when: [right, no_block], value: 1.0}
       otherwise: -1
       add: [{term: self_bleu, weight: -0.3}]                # weighted terms, added to the case's value
+      add: [{term: tokens, between: [16384, 20480], weight: -1}]   # 0 up to 16,384 tokens, -1 from 20,480, linear
     reward: {cycle: [{steps: 8, reward: accuracy}, {steps: 2, reward: tiered}]}       # over and over
     reward: {switch: [{steps: 200, reward: alternating}, {reward: accuracy}]}         # once, then for good
 
@@ -18,6 +19,7 @@ Steps count from 1 and are the same number at every depth: a schedule inside a s
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,7 +29,7 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from polythink.errors import UserError, did_you_mean
 from polythink.rewards.functions import Function, TermName, call, name_of
 from polythink.rewards.terms import CONDITIONS, RewardInput
-from polythink.run.config import Config, parse_config
+from polythink.run.config import Config, Seed, parse_config
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.rollout import Rollout
 from polythink.trace.validity import RULES
@@ -55,6 +57,23 @@ class WeightedTerm(Config):
     """Conditions that must all hold; otherwise the term adds 0."""
     decay: PositiveFloat | None = None
     """Multiply the weight by exp(-step / decay); none: constant."""
+    most: float | None = None
+    """Count no more of the term than this; none: all of it."""
+    between: tuple[float, float] | None = None
+    """Count the term as 0 up to the first number, as 1 from the second, linear between them; none: as it is."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> WeightedTerm:
+        if self.between and (self.between[0] >= self.between[1] or self.most is not None):
+            raise ValueError("between takes two rising numbers, and no `most` beside them")
+        return self
+
+    def count(self, value: float) -> float:
+        """What counts of the term's value."""
+        if self.between:
+            low, high = self.between
+            return min(max((value - low) / (high - low), 0.0), 1.0)
+        return value if self.most is None else min(value, self.most)
 
     def weight_at(self, step: int) -> float:
         """The weight at a step, counted from 1."""
@@ -87,6 +106,8 @@ class RewardConfig(Config):
     """Weighted terms that are added."""
     cycle: tuple[Phase, ...] = ()
     """Phases that repeat."""
+    shuffle: Seed | None = None
+    """Seed of a random order of the cycle's steps, another one each time round; none: in order."""
     switch: tuple[Phase, ...] = ()
     """Phases one after another; the last one stays."""
 
@@ -110,6 +131,8 @@ class RewardConfig(Config):
             raise ValueError("each phase of a cycle, and each but the last of a switch, must say for how many steps")
         if self.switch and self.switch[-1].steps is not None:
             raise ValueError("the last phase of a switch stays for good: leave out its steps")
+        if self.shuffle is not None and not self.cycle:
+            raise ValueError("shuffle puts the steps of a cycle in a random order; this reward has no cycle")
         return self
 
     def at(self, step: int) -> RewardConfig:
@@ -120,7 +143,11 @@ class RewardConfig(Config):
             return self
         left = step - 1
         if self.cycle:
-            left %= sum(phase.steps for phase in self.cycle)
+            turn, left = divmod(left, sum(phase.steps for phase in self.cycle))
+            if self.shuffle is not None:
+                order = list(range(sum(phase.steps for phase in self.cycle)))
+                random.Random(f"{self.shuffle}/{turn}").shuffle(order)
+                left = order[left]
         for phase in phases:
             if phase.steps is None or left < phase.steps:
                 return phase.reward.at(step)
@@ -172,7 +199,7 @@ class Reward:
             parts = {"case": next((case.value for case in now.cases if _all_hold(case.when, given)), now.otherwise)}
         for added in now.add:
             holds, name = _all_hold(added.when, given), name_of(added.term)
-            part = added.weight_at(step) * call(added.term, given) if holds else 0.0
+            part = added.weight_at(step) * added.count(call(added.term, given)) if holds else 0.0
             parts[name] = parts.get(name, 0.0) + part
         return parts
 
@@ -219,6 +246,7 @@ _TIERED = {
     "otherwise": -1,
 }
 _DIVERSE = {**_TIERED, "add": [{"term": "self_bleu", "weight": -0.2, "when": _GOOD_BLOCKS}]}
+_DISTINCT = {**_TIERED, "add": [{"term": "distinct_beginnings", "weight": 0.1, "when": _GOOD_BLOCKS}]}
 _BLOCK_BONUS = {"weight": 0.5, "when": ["parallel", "well_formed"]}
 _ALIKE = {"term": "self_bleu", "weight": -0.3}
 
@@ -231,6 +259,27 @@ PRESETS: dict[str, dict] = {
     "tiered_diverse": _DIVERSE,
     "alternating": {"cycle": [{"steps": 8, "reward": "accuracy"}, {"steps": 2, "reward": "tiered"}]},
     "scaffold": {"switch": [{"steps": 200, "reward": "alternating"}, {"reward": "accuracy"}]},
+    # the control of `alternating`: as many steps of each, two of every ten, but at random places
+    "alternating_shuffled": {
+        "cycle": [{"steps": 8, "reward": "accuracy"}, {"steps": 2, "reward": "tiered"}],
+        "shuffle": 0,
+    },
+    # P-GRPO of ThreadWeaver (arXiv 2512.07843) as the text of its code has it, with objective keys of their own: no
+    # deviation in the advantage (scale_rewards: false). The code itself bounds 1 - L_crit / L_total, term saved_steps.
+    "p_grpo": {
+        **_ACCURACY,
+        "otherwise": 0,
+        "add": [{"term": "acceleration", "weight": 0.5, "most": 0.2, "when": ["right"]}],
+    },
+    # right x (1 + 1 - L_crit / L_total): recommended by the survey of the BAIR blog, 2026-04-30
+    "accuracy_times_saved": {
+        **_ACCURACY,
+        "otherwise": 0,
+        "add": [{"term": "saved_steps", "weight": 1, "when": ["right"]}],
+    },
+    # DPT (github.com/JiaruQian/DPT): the tiers and the schedule of Parallel-R1, with a bonus for paths that part early
+    "tiered_distinct": _DISTINCT,
+    "alternating_distinct": {"cycle": [{"steps": 8, "reward": "accuracy"}, {"steps": 2, "reward": "tiered_distinct"}]},
     "accuracy_plus_parallel": {**_ACCURACY, "add": [_BLOCK_BONUS]},
     "accuracy_plus_blocks": {**_ACCURACY, "add": [{"term": "sqrt_blocks", "weight": 1}]},
     "accuracy_diverse": {**_ACCURACY, "add": [_ALIKE]},

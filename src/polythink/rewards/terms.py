@@ -123,6 +123,37 @@ def efficiency(given: RewardInput) -> float:
     return saved / total if total else 0.0
 
 
+def acceleration(given: RewardInput) -> float:
+    """Tokens of the response over its sequential steps, minus 1: 0.25 where paths make it 1.25 times shorter.
+
+    ThreadWeaver (arXiv 2512.07843) rewards it up to a bound. Tokens that a join reads again are no part of the text.
+    """
+    return _total(given) / given.critical_path - 1 if given.critical_path else 0.0
+
+
+def saved_steps(given: RewardInput) -> float:
+    """Share of the response's tokens that are no sequential steps: 1 - L_crit / L_total, 0 without paths.
+
+    In tokens and with the longest chain of nested blocks; `efficiency` counts words, as Parallel-R1 does.
+    """
+    return 1 - given.critical_path / _total(given) if given.critical_path else 0.0
+
+
+def _total(given: RewardInput) -> int:
+    return sum(len(segment.tokens) for segment in given.segments if segment.kind != "copy")
+
+
+def distinct_beginnings(given: RewardInput, words: int = 4) -> float:
+    """Share of blocks whose paths do not begin with the same 4 words, 0 without a block of two paths.
+
+    In a block of more than two paths, the share of pairs of paths. This is D of DPT (github.com/JiaruQian/DPT, for two
+    paths), whose text says 4 and whose code compares one.
+    """
+    beginnings = [[path.split()[:words] for path in paths] for paths, _ in _blocks(given) if len(paths) > 1]
+    apart = [fmean(a != b for a, b in combinations(block, 2)) for block in beginnings]
+    return fmean(apart) if apart else 0.0
+
+
 TERMS: dict[str, Term] = {
     "one": _described(lambda r: 1.0, "1 for every response: the weight alone."),
     **{name: lambda r, holds=holds: float(holds(r)) for name, holds in CONDITIONS.items()},
@@ -132,6 +163,9 @@ TERMS: dict[str, Term] = {
     "critical_path": _described(lambda r: float(r.critical_path), "Number of sequential steps of the response."),
     "self_bleu": self_bleu,
     "efficiency": efficiency,
+    "acceleration": acceleration,
+    "saved_steps": saved_steps,
+    "distinct_beginnings": distinct_beginnings,
 }
 
 

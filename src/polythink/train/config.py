@@ -97,6 +97,15 @@ def check_sampling(params: SamplingParams) -> None:
         raise UserError("reinforcement learning needs samples that differ; set temperatures above 0")
 
 
+def check_credit(credit: str, mode: str) -> None:
+    """`UserError` for credit by path where the runtime opens no paths: one flat text is one segment."""
+    if credit == "path" and not get_mode(mode).isolated:
+        raise UserError(
+            f"credit: path needs paths that the runtime opens, and mode: {mode} writes one flat text; set credit: "
+            "trace, or another mode"
+        )
+
+
 def trained_inexactly(mode: str, train_mode: str | None = None) -> str:
     """What to say where rollouts of that mode are trained in the layout of another; "" where both are the same."""
     drawn = get_mode(mode)

@@ -41,7 +41,7 @@ from polythink.trace.rollout import STOPPED, Rollout
 from polythink.trace.statistics import rollout_statistics
 from polythink.train import distributed
 from polythink.train.checkpoint import resume, save_checkpoint
-from polythink.train.config import GRPOConfig, check_sampling, sampled_inexactly, trained_inexactly
+from polythink.train.config import GRPOConfig, check_credit, check_sampling, sampled_inexactly, trained_inexactly
 from polythink.train.cost import cost_of
 from polythink.train.credit import Chain, grade_paths, path_credit
 from polythink.train.data import epoch_index
@@ -106,6 +106,7 @@ def train_grpo(
     folder, given = Path(folder), problem_set_of(problems).problems
     prompt, params = prompt_of(lm.settings, prompt), params or params_of(lm.settings)
     check_sampling(params)
+    check_credit(config.credit, params.mode)
     for mode in (params.mode, config.train_mode or params.mode):
         check_joins(lm.model, mode)
     if inexact := trained_inexactly(params.mode, config.train_mode):
