@@ -7,7 +7,6 @@ Left out: a learned value function, dynamic sampling, and sampling in another pr
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Iterable, Sequence
@@ -48,6 +47,7 @@ from polythink.train.grpo_step import MISMATCH, TrainItem, to_items, update_poli
 from polythink.train.loss import group_advantages
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser
 from polythink.train.precision import warn_of_rounding
+from polythink.train.sharding import finish, reference_of, refresh, to_train
 
 log = logging.getLogger(__name__)
 
@@ -93,32 +93,30 @@ def train_grpo(
     reward as reward/NAME), samples.jsonl, checkpoint/ and model/, which `load` reads. Raises `UserError` for sampling
     parameters that cannot be trained with.
     """
-    folder, given = Path(folder), problem_set_of(problems).problems
+    folder = Path(folder)
     prompt, params = prompt_of(lm.settings, prompt), params or params_of(lm.settings)
-    check_sampling(params)
-    for mode in (params.mode, config.train_mode or params.mode):
-        check_joins(lm.model, mode)
-    if inexact := trained_inexactly(params.mode, config.train_mode):
-        log.warning("%s", inexact)
-    engine = Engine(lm, config.max_num_seqs, kv_cache_memory_bytes=config.kv_cache_memory_bytes)
-    reward = build_reward(config.reward, lm.dialect)
-    if note := sampled_inexactly(engine.backend.logprob_error, config.importance_sampling_mode):
-        log.warning("%s", note)
-    problems = fitting(engine, given, prompt, params, config.overlong_prompts)
-    reference = copy.deepcopy(lm.model).eval().requires_grad_(False) if config.kl_coef else None
-    optimiser = make_optimiser(lm.model, config, config.trainable)
-    warn_of_rounding(lm.model, config.lr)
     with ExitStack() as stack:
-        stack.enter_context(folder_lock(folder / "checkpoint"))
-        done = resume(folder, lm.model, optimiser, also=("samples.jsonl",))
+        stack.enter_context(distributed.processes())
+        given = distributed.shared(lambda: checked(lm, config, problems, params))
+        reference = reference_of(lm, config) if config.kl_coef else None
+        policy = to_train(lm, config, draws=True)
+        engine = distributed.shared(lambda: engine_of(lm, config))
+        asked = distributed.shared(lambda: fitting(engine, given, prompt, params, config.overlong_prompts))
+        reward = distributed.shared(lambda: build_reward(config.reward, lm.dialect))
+        optimiser = make_optimiser(policy.model, config, config.trainable)
+        distributed.entered_on_main(stack, lambda: folder_lock(folder / "checkpoint"))
+        done = resume(folder, policy.model, optimiser, also=("samples.jsonl",))
         grader = grader or stack.enter_context(Grader(dialect=lm.dialect, answers=config.answers))
         metrics, samples = (
-            stack.enter_context(JsonlWriter(folder / f"{name}.jsonl")) for name in ("metrics", "samples")
+            distributed.entered_on_main(stack, lambda name=name: JsonlWriter(folder / f"{name}.jsonl"))
+            for name in ("metrics", "samples")
         )
-        bar = stack.enter_context(Progress(config.steps, "grpo", done))
+        bar = stack.enter_context(Progress(config.steps, distributed.shown("grpo"), done))
+        shown = ("reward", "accuracy", *(MISMATCH if trained_inexactly(params.mode, config.train_mode) else ()))
         for step in range(done, config.steps):
             started = time.perf_counter()
-            problem_P = distributed.shard(problems_of_step(problems, config.prompts_per_step, seed, step))
+            refresh(lm, policy)
+            problem_P = problems_of_step(asked, config.prompts_per_step, seed, step)
             with autocast(config, lm.device):  # in the arithmetic that the policy is trained in
                 rollouts = sample(engine, problem_P, config.group_size, prompt, params, seed * 1_000_003 + step)
             with seeded(seed, step, lm.device):  # a reward of the user's may draw random numbers
@@ -126,23 +124,43 @@ def train_grpo(
             sampled_at = time.perf_counter()
             groups, zero_spread_P = with_advantages(batch, config)
             lr = learning_rate(config, step, config.steps)
-            learnt = update_policy(lm, config, groups, zero_spread_P, optimiser, lr, reference)
+            learnt = update_policy(policy, config, groups, zero_spread_P, optimiser, lr, reference)
             row = {"step": step + 1, "reward_name": reward.active(step + 1), **describe(batch, lm.dialect)}
             spread = [zero for zero, group in zip(zero_spread_P.tolist(), groups, strict=True) if group]
             row |= {"zero_spread": mean(spread), **learnt, "lr": lr}
             row |= {"draw_seconds": sampled_at - started, "train_seconds": time.perf_counter() - sampled_at}
-            metrics.write(row)
-            for sample_of_step in sample_rows(batch, config, grader, lm.dialect):
-                samples.write({"step": step + 1, **sample_of_step})
-            shown = {name: row[name] for name in ("reward", "accuracy", *(MISMATCH if inexact else ()))}
+            distributed.on_main(lambda row=row, batch=batch: write(metrics, samples, row, batch, config, grader, lm))
             cost = cost_of(sum(r.tokens for r in rollouts), time.perf_counter() - started, lm.device)
-            bar.advance(1, **shown, **cost)
+            bar.advance(1, **{name: row[name] for name in shown}, **cost)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                metrics.sync()
-                save_checkpoint(folder / "checkpoint", step + 1, lm.model, optimiser)
-        lm.model.eval()
-        save(lm, folder / "model")
-    return summarise(read_jsonl(folder / "metrics.jsonl"), config, len(given) - len(problems))
+                distributed.on_main(lambda: metrics.sync())
+                save_checkpoint(folder / "checkpoint", step + 1, policy.model, optimiser)
+        finish(lm, policy)
+        distributed.on_main(lambda: save(lm, folder / "model"))
+        skipped = len(given) - len(asked)
+        return distributed.on_main(lambda: summarise(read_jsonl(folder / "metrics.jsonl"), config, skipped))
+
+
+def checked(lm: LanguageModel, config: GRPOConfig, problems: Problems, params: SamplingParams) -> Sequence[Problem]:
+    """The problems; `UserError` for what cannot be trained with, warnings of what is not exact."""
+    given = problem_set_of(problems).problems
+    check_sampling(params)
+    for mode in (params.mode, config.train_mode or params.mode):
+        check_joins(lm.model, mode)
+    if distributed.is_main():
+        if inexact := trained_inexactly(params.mode, config.train_mode):
+            log.warning("%s", inexact)
+        warn_of_rounding(lm.model, config.lr)
+    return given
+
+
+def engine_of(lm: LanguageModel, config: GRPOConfig) -> Engine:
+    """What draws the rollouts of this process, from the whole model."""
+    engine = Engine(lm, config.max_num_seqs, kv_cache_memory_bytes=config.kv_cache_memory_bytes)
+    note = sampled_inexactly(engine.backend.logprob_error, config.importance_sampling_mode)
+    if note and distributed.is_main():
+        log.warning("%s", note)
+    return engine
 
 
 def fitting(
@@ -195,7 +213,10 @@ def sample(
     params: SamplingParams,
     seed: int,
 ) -> list[Rollout]:
-    """`group_size` rollouts of each problem, group after group, from the current policy."""
+    """`group_size` rollouts of each problem, group after group, from the current policy.
+
+    Each process draws a part of them; all have all. They do not depend on the number of processes.
+    """
     prompt_P = [tuple(engine.encode_prompt(prompt.fill(problem.question), prompt.text)) for problem in problem_P]
     # numbered through the step, so that a problem that is asked twice gets two different sets of answers
     requests = [
@@ -203,23 +224,31 @@ def sample(
         for p, problem in enumerate(problem_P)
         for g in range(group_size)
     ]
-    return engine.generate(requests, [within_window(engine, params, len(r.prompt)) for r in requests], seed)
+    own = distributed.own_run(requests)
+    each = [within_window(engine, params, len(request.prompt)) for request in own]
+    return distributed.joined(lambda: engine.generate(own, each, seed))
 
 
 def grade_and_reward(
     rollouts: list[Rollout], problem_P: Sequence[Problem], grader: Grader, reward: Reward, step: int
 ) -> GradedBatch:
-    """The rollouts with their grades and rewards. `step` counts from 1, as reward schedules do."""
+    """The rollouts with their grades and rewards. `step` counts from 1, as reward schedules do.
+
+    Each process grades a part of them; the first gives all rewards, since a reward of the user's may be of any kind.
+    """
     group_size = len(rollouts) // len(problem_P)
     asked = [problem for problem in problem_P for _ in range(group_size)]
-    grades = grader.grade_many([(r.text, problem) for r, problem in zip(rollouts, asked, strict=True)])
-    terms = [
-        reward.terms(
-            r, grade.verdict == "right", step, answered=grade.verdict != "unparsed", extracted=grade.extracted,
-            question=problem.question, answer=problem.answer,
-        )
-        for r, problem, grade in zip(rollouts, asked, grades, strict=True)
-    ]  # fmt: skip
+    texts = distributed.own_run([(r.text, problem) for r, problem in zip(rollouts, asked, strict=True)])
+    grades = distributed.joined(lambda: grader.grade_many(texts))
+    terms = distributed.on_main(
+        lambda: [
+            reward.terms(
+                r, grade.verdict == "right", step, answered=grade.verdict != "unparsed", extracted=grade.extracted,
+                question=problem.question, answer=problem.answer,
+            )
+            for r, problem, grade in zip(rollouts, asked, grades, strict=True)
+        ]
+    )  # fmt: skip
     return GradedBatch(rollouts, asked, grades, terms)
 
 
@@ -263,6 +292,16 @@ def mean(values: Iterable[float]) -> float | None:
     """The mean; None of nothing."""
     values = list(values)
     return fmean(values) if values else None
+
+
+def write(
+    metrics: JsonlWriter, samples: JsonlWriter, row: dict, batch: GradedBatch, config: GRPOConfig, grader: Grader,
+    lm: LanguageModel,
+) -> None:  # fmt: skip
+    """The rows of a step."""
+    metrics.write(row)
+    for sample_of_step in sample_rows(batch, config, grader, lm.dialect):
+        samples.write({"step": row["step"], **sample_of_step})
 
 
 def sample_rows(batch: GradedBatch, config: GRPOConfig, grader: Grader, dialect: Dialect) -> list[dict]:
