@@ -46,8 +46,6 @@ class OptimiserConfig(Config):
     """Clip the norm of the whole gradient to this; 0 does not clip."""
     autocast: bool = False
     """Run forwards in bfloat16 over float32 weights; in reinforcement learning the sampling too."""
-    reshard_after_forward: bool = True
-    """In several processes: free a layer's weights after its forward, to gather them again for its backward."""
     checkpoint_every: int = Field(50, ge=1)
     """Steps between two checkpoints; the last step always writes one."""
 
@@ -59,6 +57,8 @@ class TrainingConfig(OptimiserConfig):
     """What is trained: all weights, or the thought embeddings alone."""
     micro_batch: int = Field(32, ge=1)
     """Traces (with `pack`: rows) per forward and backward; bounds memory, changes no result but what dropout draws."""
+    reshard_after_forward: bool = True
+    """In several processes: free a layer's weights after its forward and gather them again for its backward."""
 
 
 class SFTConfig(TrainingConfig):

@@ -10,6 +10,7 @@ The weights are divided in `sharding.py`. The folder of a run must be the same o
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -34,25 +35,35 @@ LOST = (
 )
 
 _patient: dist.ProcessGroup | None = None
+_well = True  # whether no context has ended with an error
 
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """Join the other processes of the launcher for as long as the context is open; inside another one, nothing.
+    """Join the other processes of the launcher, for the rest of this process.
 
-    `UserError` where they cannot be reached, or one of them is gone.
+    `UserError` where they cannot be reached, or one of them is gone while the context is open.
     """
-    if not launched() or dist.is_initialized():
+    global _well
+    if not (launched() or dist.is_initialized()):
         yield
         return
     try:
-        _join()
+        _well = False
+        if _patient is None:
+            _join()
         yield
+        _well = True
     except (RuntimeError, ValueError) as error:
         if not is_loss(error):
             raise
         raise UserError(LOST) from error
-    dist.destroy_process_group()  # after an error the others do not come to it: the end of this process closes it
+
+
+@atexit.register
+def _leave() -> None:
+    if _well and dist.is_initialized():  # after an error the others do not come to it: the end of this process does it
+        dist.destroy_process_group()
 
 
 def _join() -> None:
@@ -67,7 +78,8 @@ def _join() -> None:
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
     with _ended_at_once():
-        dist.init_process_group(backend, timeout=PROMPT)
+        if not dist.is_initialized():
+            dist.init_process_group(backend, timeout=PROMPT)
         _patient = dist.new_group(backend="gloo", timeout=PATIENT)
 
 

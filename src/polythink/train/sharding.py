@@ -21,10 +21,10 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from polythink.models.forward import heeds_masks
 from polythink.models.lm import LanguageModel
 from polythink.models.thoughts import attach
-from polythink.train.config import OptimiserConfig
+from polythink.train.config import TrainingConfig
 
 
-def to_train(lm: LanguageModel, config: OptimiserConfig, draws: bool = False) -> LanguageModel:
+def to_train(lm: LanguageModel, config: TrainingConfig, draws: bool = False) -> LanguageModel:
     """The model that is trained: `lm` itself in one process, otherwise a copy of it that is divided.
 
     `lm` then waits on the CPU, unless it `draws`: it does so in the type in which weights are gathered.
@@ -38,7 +38,7 @@ def to_train(lm: LanguageModel, config: OptimiserConfig, draws: bool = False) ->
     return trained
 
 
-def divided(lm: LanguageModel, config: OptimiserConfig) -> nn.Module:
+def divided(lm: LanguageModel, config: TrainingConfig) -> nn.Module:
     """A copy of the model, divided over all processes on their devices. `lm` is on the CPU afterwards."""
     device = lm.device
     lm.model.to("cpu")
@@ -71,7 +71,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return blocks if all(len(own) == 1 for own in owners.values()) else []
 
 
-def reference_of(lm: LanguageModel, config: OptimiserConfig) -> nn.Module:
+def reference_of(lm: LanguageModel, config: TrainingConfig) -> nn.Module:
     """The model as it is, to be compared with what it becomes; divided as the trained one is. Before `to_train`."""
     if not dist.is_initialized():
         return copy.deepcopy(lm.model).eval().requires_grad_(False)
