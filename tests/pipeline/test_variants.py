@@ -40,6 +40,7 @@ VARIANTS = {
     "unseen-distinct": ("structured", "sft rl_hard", "alternating_distinct"),
     "unseen-p-grpo": ("structured", "sft rl_hard", "p_grpo"),
     "unseen-path-credit": ("structured", "sft rl_hard", "accuracy"),
+    "unseen-lora": ("structured", "sft rl_hard", "accuracy"),
 }
 TRAINING = ("sft", "rl_easy", "rl_hard", "rl_scaffold")
 

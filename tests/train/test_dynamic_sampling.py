@@ -10,7 +10,7 @@ from polythink.engine.params import SamplingParams
 from polythink.problems.answers import Grader
 from polythink.run.config import parse_config
 from polythink.run.jsonl import read_jsonl
-from polythink.train import dynamic_sampling, grpo
+from polythink.train import grpo
 from polythink.train.config import GRPOConfig
 from polythink.train.dynamic_sampling import draw_step, draw_until_full
 from polythink.train.grpo import train_grpo
@@ -35,24 +35,6 @@ def draw(number: int) -> tuple[str, list[bool]]:
 )
 def test_the_first_groups_with_spread_are_kept(wanted, most, batches, kept):
     assert draw_until_full(draw, wanted, most) == (list(batches), kept)
-
-
-def test_several_processes_keep_what_one_would(monkeypatch):
-    """Each draws its share of every batch, as `distributed.shard` deals it out; together they keep the same groups."""
-    whole = draw_until_full(draw, 4, 3)[1]
-    monkeypatch.setattr(dynamic_sampling.distributed, "world_size", lambda: 2)
-    for rank in range(2):
-        own = iter(FLAGS + FLAGS)  # counted while it draws, and again for the choice
-        monkeypatch.setattr(dynamic_sampling.distributed, "rank", lambda rank=rank: rank)
-
-        def gather(shares, given, own=own, rank=rank):
-            flags = next(own)
-            assert given == flags[rank::2]
-            shares[:] = [flags[0::2], flags[1::2]]
-
-        monkeypatch.setattr(dynamic_sampling.dist, "all_gather_object", gather)
-        found = draw_until_full(lambda number, rank=rank: (number, FLAGS[number][rank::2]), 4, 3)[1]
-        assert found == [flags[rank::2] for flags in whole]
 
 
 def config_of(**changes) -> GRPOConfig:

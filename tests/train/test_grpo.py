@@ -23,7 +23,8 @@ from polythink.run.jsonl import read_jsonl
 from polythink.train import grpo
 from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
 from polythink.train.data import TraceEncoder
-from polythink.train.grpo import describe, grade_and_reward, sample, train_grpo
+from polythink.train.grpo import grade_and_reward, sample, train_grpo
+from polythink.train.grpo_rows import describe
 from polythink.train.mixture import make_mixture
 from polythink.train.sft import train_sft
 

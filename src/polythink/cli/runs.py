@@ -13,6 +13,7 @@ from polythink.cli.options import Out, Overrides, argument
 from polythink.cli.recipes import check_kind, complete_experiment, complete_recipe
 from polythink.errors import UserError
 from polythink.run.jsonl import read_rows
+from polythink.run.launcher import is_follower, launched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +43,13 @@ def train(
 
     Example: polythink train countdown-smoke rl_easy.steps=5 --out runs/smoke
     """
+    if is_follower():  # the first process says and writes all
+        from polythink.pipeline.together import follow
+
+        if not dry_run:
+            console.set_level("quiet")
+            follow()
+        return
     check_kind(recipe, experiment=False)
     from polythink.pipeline.recipe import holds_run, load_recipe, run_recipe
     from polythink.pipeline.requirements import check_requirements
@@ -79,21 +87,18 @@ def what_is_kept(plans: Sequence[Plan], folder: Path) -> str:
     if (place / RESULT).exists():
         kept = f"{stage} is done"
     elif (steps := getattr(last.stage, "steps", None)) or (place / "metrics.jsonl").exists():
-        done = kept_steps(place, last.stage.checkpoint_every)
+        done = kept_steps(place)
         kept = f"{stage} is kept up to step {done}" + (f" of {steps}" if steps else "")
     else:
         kept = f"{stage} keeps what it has finished"
     return f"; {kept}; the same command with --resume goes on"
 
 
-def kept_steps(folder: Path, every: int) -> int:
-    """The step of a stage's checkpoint: one is written every so many steps, after their rows of metrics."""
-    metrics, files = folder / "metrics.jsonl", [file for file in folder.glob("checkpoint/**/*") if file.is_file()]
-    rows = list(read_rows(metrics)) if metrics.is_file() else []
-    step = rows[-1]["step"] if rows and files else 0
-    if step and step % every == 0 and max(f.stat().st_mtime_ns for f in files) < metrics.stat().st_mtime_ns:
-        step -= 1  # its checkpoint was not finished
-    return step - step % every
+def kept_steps(folder: Path) -> int:
+    """The step of a stage's newest checkpoint, 0 without one. Its folder is named after the step."""
+    found = folder.glob("checkpoint/*-*")
+    whole = [path for path in found if any((path / name).is_file() for name in (".metadata", "trainer_state.json"))]
+    return max((int(path.name.rpartition("-")[2]) for path in whole if not path.name.startswith(".")), default=0)
 
 
 def experiment(
@@ -110,6 +115,8 @@ def experiment(
 
     Example: polythink experiment countdown-experiment --out runs/countdown --jobs 2
     """
+    if launched():
+        raise UserError("an experiment starts its own processes; run it without torchrun, or give torchrun one recipe")
     check_kind(file, experiment=True)
     from polythink.pipeline.arms import load_experiment
     from polythink.pipeline.experiment import run_experiment

@@ -31,7 +31,9 @@ from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
 
 # keys of a stage that its plan holds resolved, and keys that change how it runs but not what comes out of it
 RESOLVED = ("mode", "prompt", "decoding", "seed")
-NO_EFFECT = ("checkpoint_every", "log_samples", "concurrency", "max_num_seqs", "kv_cache_memory_bytes")
+NO_EFFECT = (
+    "checkpoint_every", "log_samples", "concurrency", "max_num_seqs", "kv_cache_memory_bytes", "reshard_after_forward",
+)  # fmt: skip
 
 
 class StageConfig(Config):

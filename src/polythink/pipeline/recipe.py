@@ -12,6 +12,7 @@ Reading and checking a recipe imports no torch: a typo is found at once. What ru
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -57,6 +58,7 @@ from polythink.run.config import (
     parse_config,
 )
 from polythink.run.folder import folder_lock, read_json, record_attempt, sweep, write_json, write_text
+from polythink.run.launcher import is_follower, launched
 from polythink.trace.dialect import get_dialect
 from polythink.trace.modes import MODES
 
@@ -211,10 +213,16 @@ def run_recipe(recipe: Recipe | TextRecipe, out: str | Path, resume: bool = Fals
     """Run all stages in the folder `out` and write the report; returns the report's path.
 
     Stages that are done are not run again. A recipe that is refused before any stage has done anything leaves nothing.
+    Of several processes that a launcher started the first does all this, and the others train with it.
     """
     from polythink.report.report import write_report
 
     out, plans = Path(out).expanduser(), recipe.plan()
+    if is_follower():
+        from polythink.pipeline.together import follow
+
+        follow()
+        return out / "report.html"
     if holds_run(out) and not resume:
         raise UserError(f"{out} holds a run already; resume it, or give another folder for this one")
     if (held := begun_stages(out)) and not set(held) & {plan.name for plan in plans}:
@@ -225,7 +233,7 @@ def run_recipe(recipe: Recipe | TextRecipe, out: str | Path, resume: bool = Fals
     is_new = not out.exists()
     for note in recipe.notes():
         log(f"note: {note}")
-    with folder_lock(out):
+    with _others(), folder_lock(out):
         sweep(out, deep=False)
         if unfinished:  # where nothing is left to do, nothing is said to have been done by this process
             record_attempt(out)
@@ -244,6 +252,15 @@ def run_recipe(recipe: Recipe | TextRecipe, out: str | Path, resume: bool = Fals
                     out.rmdir()
             raise
         return write_report(out)
+
+
+def _others() -> AbstractContextManager[None]:
+    """The other processes that a launcher started, where one did."""
+    if not launched():
+        return nullcontext()
+    from polythink.pipeline.together import leading  # with torch
+
+    return leading()
 
 
 def holds_run(out: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from polythink.engine.engine import Engine
 from polythink.engine.selfcheck import choose_backend
+from polythink.errors import UserError
 from polythink.evaluate import head_file, heads
 from polythink.evaluate.compare import compare
 from polythink.evaluate.run import evaluate
@@ -42,10 +43,11 @@ from polythink.teachers.coldstart import run_coldstart
 from polythink.teachers.endpoint import Endpoint
 from polythink.teachers.rows import check_kept, show_table
 from polythink.trace.dialect import get_dialect
+from polythink.train import distributed
 from polythink.train.config import DataConfig
 from polythink.train.data import TraceEncoder, stage_seed
 from polythink.train.grpo import train_grpo
-from polythink.train.mixture import make_mixture
+from polythink.train.mixture import Mixture, make_mixture
 from polythink.train.sft import train_sft
 
 # ---- models, problems and data ----
@@ -128,19 +130,23 @@ def coldstart(plan: StagePlan, folder: Path, previous: Path | None, log: Log) ->
 
 
 def sft(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict:
-    lm, stage = starting_model(plan, previous), plan.stage
-    encode = TraceEncoder(lm, plan.decoding, get_prompt(plan.prompt))
-    seed = stage_seed(plan.seed, plan.name)
-    data = make_mixture(
-        stage.data, encode, stage, seed,
-        problems_of=lambda name: problems_of([name], log), file_of=lambda source: kept_rows(source, previous),
-    )  # fmt: skip
+    stage, seed = plan.stage, stage_seed(plan.seed, plan.name)
+
+    def opened() -> tuple[LanguageModel, Mixture]:
+        lm = starting_model(plan, previous)
+        return lm, make_mixture(
+            stage.data, TraceEncoder(lm, plan.decoding, get_prompt(plan.prompt)), stage, seed,
+            problems_of=lambda name: problems_of([name], log), file_of=lambda source: kept_rows(source, previous),
+        )  # fmt: skip
+
+    lm, data = distributed.shared(opened)
     return train_sft(lm, stage, data, folder, seed=seed)
 
 
 def grpo(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict:
-    lm, stage = starting_model(plan, previous), plan.stage
-    problems, prompt = problems_of(stage.problems, log), get_prompt(plan.prompt)
+    stage, prompt = plan.stage, get_prompt(plan.prompt)
+    lm = distributed.shared(lambda: starting_model(plan, previous))
+    problems = distributed.shared(lambda: problems_of(stage.problems, log))
     seed = stage_seed(plan.seed, plan.name)
     return train_grpo(lm, stage, problems, folder, prompt=prompt, params=plan.decoding, seed=seed)
 
@@ -199,7 +205,14 @@ def summary_of(found: dict[str, dict]) -> dict:
 
 
 def text(plan: TextPlan, folder: Path, previous: Path | None, log: Log) -> dict:
+    distributed.shared(refuse_texts)
     return train_stage(plan, folder, left_model(previous), log)
+
+
+def refuse_texts() -> None:
+    """`UserError` under a launcher, where every process would train a model of its own."""
+    if distributed.world_size() > 1:
+        raise UserError("recipes with a task train on plain text in one process; start them without torchrun")
 
 
 def text_evaluation(plan: TextPlan, folder: Path, previous: Path | None, log: Log) -> dict:

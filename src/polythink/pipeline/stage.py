@@ -22,6 +22,7 @@ from polythink.errors import UserError
 from polythink.pipeline.plan import NO_EFFECT, Plan, StagePlan
 from polythink.run.config import parse_config
 from polythink.run.folder import TEMPORARY, environment, read_json, sweep, write_json
+from polythink.run.launcher import launched
 from polythink.run.plain import changes, short
 
 PLAN, RESULT, MODEL, LOCK = "stage.json", "result.json", "model", "lock"
@@ -44,10 +45,8 @@ def run_stage(
     state = check_folder(plan, folder)
     if state == "done":
         return read_result(folder)
-    from polythink.pipeline.runners import RUNNERS  # with torch: after everything that can be refused without it
-    from polythink.train import distributed
+    from polythink.pipeline.together import run  # with torch: after everything that can be refused without it
 
-    distributed.refuse_many()
     if state == "begun" and not resume:
         raise UserError(f"{folder} holds an unfinished stage; resume it, or give another folder")
     sweep(folder)
@@ -57,7 +56,7 @@ def run_stage(
                                "plan": plan.model_dump(mode="json"), "inputs": plan.inputs(),
                                "attempts": [*attempts, environment()]})  # fmt: skip
     try:
-        summary = RUNNERS[plan.stage.kind](plan, folder, Path(previous) if previous else None, log)
+        summary = run(plan, folder, Path(previous) if previous else None, log)
     except UserError:
         clear_unbegun(folder, is_new)
         raise
@@ -103,7 +102,8 @@ def has_begun(folder: Path) -> bool:
 
 def files_in(folder: Path) -> list[Path]:
     """The files of a stage, without the temporary ones of a killed process."""
-    return [path for path in folder.rglob("*") if path.is_file() and not TEMPORARY.fullmatch(path.name)]
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return [path for path in found if not any(map(TEMPORARY.fullmatch, path.relative_to(folder).parts))]
 
 
 def clear_unbegun(folder: Path, whole: bool) -> None:
@@ -183,6 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stage that a file describes; exit status 2 and one sentence for a mistake in it."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        if launched():
+            raise UserError("a stage is started as one process; give torchrun the whole recipe: polythink train RECIPE")
         if len(arguments) != 1:
             raise UserError("give one file: python -m polythink.pipeline.stage SPEC.json")
         spec = read_json(arguments[0])

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from polythink.errors import UserError
@@ -151,9 +152,13 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]+\.tmp")  # as `atomic_write` names its f
 
 
 def sweep(folder: str | Path, deep: bool = True) -> None:
-    """Delete the temporary files of a killed process; only those directly in the folder unless `deep`."""
-    for path in Path(folder).rglob(".*.tmp") if deep else Path(folder).glob(".*.tmp"):
-        if TEMPORARY.fullmatch(path.name):
+    """Delete the temporary files and folders of a killed process; only those directly in the folder unless `deep`."""
+    for path in list(Path(folder).rglob(".*.tmp") if deep else Path(folder).glob(".*.tmp")):
+        if not TEMPORARY.fullmatch(path.name):
+            continue
+        if path.is_dir():
+            rmtree(path)
+        else:
             path.unlink(missing_ok=True)
 
 

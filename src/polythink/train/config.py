@@ -18,6 +18,7 @@ from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.rewards.combine import RewardConfig
 from polythink.run.config import Config, Place
 from polythink.trace.modes import MODES, get_mode
+from polythink.train.lora_keys import LoraKeys
 from polythink.train.objectives import OBJECTIVES, objective_of
 
 LossType = Literal["token-mean", "sequence-mean", "sequence-sum"]
@@ -54,10 +55,22 @@ class OptimiserConfig(Config):
 class TrainingConfig(OptimiserConfig):
     """What all training on traces shares."""
 
+    lora: LoraKeys | None = None
+    """Train adapters instead of the weights; the defaults are TRL's for reinforcement learning, with lr 5e-5."""
     trainable: Literal["all", "thoughts"] = "all"
     """What is trained: all weights, or the thought embeddings alone."""
     micro_batch: int = Field(32, ge=1)
     """Traces (with `pack`: rows) per forward and backward; bounds memory, changes no result but what dropout draws."""
+    reshard_after_forward: bool = True
+    """In several processes: free a layer's weights after its forward and gather them again for its backward."""
+
+    @model_validator(mode="after")
+    def _adapters_or_thoughts(self) -> TrainingConfig:
+        if self.lora and self.trainable == "thoughts":
+            raise ValueError(
+                "trainable: thoughts trains the thought embeddings alone, and lora adapters; leave one out"
+            )
+        return self
 
 
 class SFTConfig(TrainingConfig):

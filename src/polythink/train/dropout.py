@@ -11,13 +11,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 @contextmanager
-def seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
-    """Let torch's random numbers depend on (seed, step) alone; afterwards its streams go on as if nothing was drawn.
+def seeded(seed: int, step: int, device: torch.device, rank: int = 0) -> Iterator[None]:
+    """Let torch's random numbers depend on (seed, step, rank) alone; afterwards its streams go on as before.
 
     So a resumed run has the dropout of an uninterrupted one, and so has any other process with this seed.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        name = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
+        name = hashlib.blake2b((f"{seed}/{step}" + (f"/{rank}" if rank else "")).encode(), digest_size=8).digest()
         torch.manual_seed(int.from_bytes(name, "little"))
         yield
 

@@ -15,9 +15,7 @@ from operator import add
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 
-from polythink.train import distributed
 from polythink.train.config import GRPOConfig
 
 Batch = TypeVar("Batch")
@@ -42,8 +40,7 @@ def draw_step(
     found, kept = draw_until_full(drawn, config.prompts_per_step, config.max_num_gen_batches)
     batches, groups, zero_spread = zip(*found, strict=True)
     left_out_P = ~torch.tensor(list(chain.from_iterable(kept)))
-    trained = distributed.all_reduce_sum(float((~left_out_P).sum()))
-    metrics = {"gen_batches": len(found), "groups": int(trained)}
+    metrics = {"gen_batches": len(found), "groups": int((~left_out_P).sum())}
     return reduce(add, batches), list(chain.from_iterable(groups)), torch.cat(zero_spread), left_out_P, metrics
 
 
@@ -52,31 +49,14 @@ def draw_until_full(
 ) -> tuple[list[Batch], list[list[bool]]]:
     """The batches of a step, and of each which of its groups are trained on.
 
-    `draw(number)` gives a batch and which of its groups have spread. With several processes each draws its share, and
-    all stop together: `wanted` counts the groups of all, in the order in which one process would have drawn them.
+    `draw(number)` gives a batch and which of its groups have spread. Every process has the whole batch, so that all
+    stop at the same one.
     """
-    batches, flags, found = [], [], 0
-    for number in range(most):
-        batch, spread = draw(number)
+    batches, kept = [], []
+    while len(batches) < most and wanted > 0:
+        batch, spread = draw(len(batches))
+        chosen = [own and sum(spread[: i + 1]) <= wanted for i, own in enumerate(spread)]
+        wanted -= sum(chosen)
         batches.append(batch)
-        flags.append(spread)
-        found += sum(_everyones(spread))
-        if found >= wanted:
-            break
-    kept, left = [], wanted
-    for spread in flags:
-        order = _everyones(spread)
-        chosen = [own and sum(order[: i + 1]) <= left for i, own in enumerate(order)]
-        left -= sum(chosen)
-        kept.append(chosen[distributed.rank() :: distributed.world_size()])
+        kept.append(chosen)
     return batches, kept
-
-
-def _everyones(own: list[bool]) -> list[bool]:
-    """The flags of all processes, in the order that `distributed.shard` dealt the groups out."""
-    if distributed.world_size() == 1:
-        return own
-    shares: list[list[bool]] = [[] for _ in range(distributed.world_size())]
-    dist.all_gather_object(shares, own)
-    longest = max(map(len, shares))
-    return [share[i] for i in range(longest) for share in shares if i < len(share)]

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 
 from polythink.engine.lean.family import Family, Layer, Unfit, describe
@@ -57,6 +58,8 @@ def beginning(layout: traces.Layout) -> bytes:
 
 def plain_family(model: torch.nn.Module) -> Family:
     """The model as a `Family`; `Unfit` where it has what the flat forward leaves out."""
+    if isinstance(model, FSDPModule):
+        raise Unfit("weights that lie in several processes")
     family = describe(model)
     if family.thoughts is not None:
         raise Unfit("thought embeddings")

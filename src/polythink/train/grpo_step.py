@@ -23,12 +23,14 @@ from polythink.models.logprobs import token_logprobs
 from polythink.trace.layout import Layout
 from polythink.trace.rollout import Rollout
 from polythink.train import distributed
+from polythink.train.adapters import without_adapters
 from polythink.train.config import PolicyConfig
 from polythink.train.dropout import without_dropout
 from polythink.train.flat import beginning, fits, training_logits
 from polythink.train.importance import RATIOS, importance_weights, ratio_metrics
 from polythink.train.loss import k3_divergence, objective_loss, sequence_weights
-from polythink.train.optimiser import autocast, micro_batches, update
+from polythink.train.optimiser import autocast, own_micro_batches, update
+from polythink.train.sharding import free
 
 MISMATCH = ("logprob_gap", "logprob_gap_mean", "mismatch_kl")  # how far apart sampling and training are
 
@@ -147,16 +149,15 @@ def update_policy(
 def accumulate_gradient(
     lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem], reference: torch.nn.Module | None
 ) -> dict:
-    """Add the gradient of the mini-batch's loss; returns sums over its sampled tokens.
+    """Add the gradient of the mini-batch's loss; returns sums over its sampled tokens, in all processes.
 
     Rollouts without a sampled token carry no loss: a micro-batch of them alone would have no gradient.
     """
     items = [s for s in items if s.tokens]
-    tokens = [s.tokens for s in items]
-    weights = sequence_weights(tokens, config.loss_type, distributed.all_reduce_sum, config.loss_length)
+    weights = sequence_weights([s.tokens for s in items], config.loss_type, config.loss_length)
     sums = {"loss": 0.0, "tokens": 0, "clipped": 0, "kl": 0.0, "gap_sum": 0.0, "gap_max": 0.0, "mismatch_kl": 0.0}
     beginnings = [beginning(s.layout) for s in items] if fits(lm.model) else None
-    for micro in micro_batches([len(s.layout) for s in items], config.micro_batch, beginnings):
+    for micro, counts in own_micro_batches([len(s.layout) for s in items], config.micro_batch, beginnings):
         rows = [items[i] for i in micro]
         new, sampled = forward(lm.model, lm, config, rows)
         old, drawn = along(new, [s.old for s in rows]), along(new, [s.drawn for s in rows])
@@ -166,13 +167,15 @@ def accumulate_gradient(
         if rows[0].weight is not None:
             loss = loss * along(new, [s.weight for s in rows])
         if reference is not None:
-            with torch.no_grad():
+            with torch.no_grad(), without_adapters(reference, reference is lm.model):
                 at_start, _ = forward(reference, lm, config, rows)
             divergence = k3_divergence(new, at_start)
             loss = loss + config.kl_coef * divergence
-            sums["kl"] += divergence.detach()[sampled].sum().item()
-        micro_loss = (weight * loss)[sampled].sum()
+            sums["kl"] += divergence.detach()[sampled].sum().item() * counts
+        micro_loss = (weight * loss)[sampled].sum() * counts
         (micro_loss * distributed.world_size()).backward()  # gradients are averaged over processes, not summed
+        if not counts:
+            continue
         gap = (new.detach() - drawn)[sampled].abs()
         mismatch = k3_divergence(*(x.detach()[sampled].cpu().double() for x in (drawn, new)))  # tiny in exact modes
         sums["loss"] += micro_loss.item()
@@ -181,7 +184,8 @@ def accumulate_gradient(
         sums["gap_sum"] += gap.sum().item()
         sums["gap_max"] = max(sums["gap_max"], gap.max().item())
         sums["mismatch_kl"] += mismatch.sum().item()
-    return sums
+    found = distributed.gathered(lambda: sums)
+    return {name: (max if name == "gap_max" else sum)(own[name] for own in found) for name in sums}
 
 
 def forward(
@@ -207,10 +211,14 @@ def along(like: torch.Tensor, arrays: Sequence[np.ndarray], fill: float = 0.0) -
 def recompute(lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem]) -> list[TrainItem]:
     """The items with old log-probabilities from a training forward instead of the engine."""
     result = list(items)
-    for micro in micro_batches([len(s.layout) for s in items], config.micro_batch):
+    found: dict[int, np.ndarray] = {}
+    for micro, counts in own_micro_batches([len(s.layout) for s in items], config.micro_batch):
         values, _ = forward(lm.model, lm, config, [items[i] for i in micro])
-        for i, row in zip(micro, values.cpu().numpy(), strict=True):
-            result[i] = replace(items[i], old=row[: len(items[i].layout)])
+        if counts:
+            found |= {i: row[: len(items[i].layout)] for i, row in zip(micro, values.cpu().numpy(), strict=True)}
+    free(lm.model)
+    for i, old in distributed.joined(lambda: list(found.items())):
+        result[i] = replace(items[i], old=old)
     return result
 
 

@@ -5,7 +5,7 @@ Axis legend: P problems, G samples of a group, N scored tokens (any shape), S se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -161,24 +161,19 @@ def k3_divergence(new: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return d.exp() - d - 1
 
 
-def sequence_weights(
-    tokens_S: Sequence[int],
-    loss_type: LossType,
-    total: Callable[[float], float] = float,
-    length: int | None = None,
-) -> list[float]:
+def sequence_weights(tokens_S: Sequence[int], loss_type: LossType, length: int | None = None) -> list[float]:
     """Weight of each token, per sequence, so that a batch's loss is the plain sum of weight x loss over tokens.
 
     `tokens_S` counts the scored tokens of each sequence. `token-mean`: every token of the batch weighs the same.
     `sequence-mean`: every sequence that has tokens weighs the same. `sequence-sum`: every token weighs 1 / `length`,
     and sequences are averaged (Dr. GRPO, arXiv 2503.20783: a long sequence is neither diluted nor favoured). Weights
-    are fixed for the whole batch before it is divided into micro-batches, so the division does not change the result.
-    `total` sums a number over processes.
+    are fixed for the whole batch before it is divided into micro-batches and among processes, so the division does not
+    change the result.
     """
     if loss_type == "token-mean":
-        tokens = total(sum(tokens_S))
+        tokens = sum(tokens_S)
         return [1.0 / tokens if tokens else 0.0] * len(tokens_S)
-    sequences = total(sum(n > 0 for n in tokens_S))
+    sequences = sum(n > 0 for n in tokens_S)
     if loss_type == "sequence-sum":
         assert length, "train_grpo fills in loss_length"
         return [1.0 / (sequences * length) if n else 0.0 for n in tokens_S]

@@ -7,9 +7,12 @@ from collections.abc import Collection, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from polythink.errors import UserError
 from polythink.models.thoughts import thoughts_of
+from polythink.train import distributed
 from polythink.train.config import OptimiserConfig
 
 
@@ -33,7 +36,8 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
 def make_optimiser(model: torch.nn.Module, config: OptimiserConfig, trainable: str = "all") -> torch.optim.AdamW:
     """AdamW over the trained parameters, without decay for those of `no_decay`. Place or shard the model first.
 
-    With `trainable` "thoughts" all other parameters are frozen, and stay frozen.
+    With `trainable` "thoughts" all other parameters are frozen, and stay frozen. Those that are frozen already (beside
+    adapters) have no place in it.
     """
     thoughts = thoughts_of(model)
     table = None if thoughts is None else thoughts.table
@@ -45,7 +49,7 @@ def make_optimiser(model: torch.nn.Module, config: OptimiserConfig, trainable: s
         model.requires_grad_(False)
         table.requires_grad_(True)
     spared = undecayed(model, config.no_decay)
-    trained = list(model.parameters()) if trainable == "all" else [table]
+    trained = [p for p in model.parameters() if p.requires_grad] if trainable == "all" else [table]
     groups = [
         {"params": [p for p in trained if p not in spared]},
         {"params": [p for p in trained if p in spared], "weight_decay": 0.0},
@@ -79,6 +83,8 @@ def update(model: torch.nn.Module, optimiser: torch.optim.Optimizer, lr: float, 
     Raises `UserError` where that norm is not finite; the step is then not taken.
     """
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip or math.inf)
+    if isinstance(norm, DTensor):  # over the parts of all processes
+        norm = norm.full_tensor()
     if not torch.isfinite(norm):
         raise UserError(f"the gradient is not finite at lr {lr:.3g}; lower lr or max_grad_norm, then start again")
     for group in optimiser.param_groups:
@@ -101,6 +107,21 @@ def micro_batches(lengths: Sequence[int], size: int, together: Sequence[Hashable
     return [order[i : i + size] for i in range(0, len(order), size)]
 
 
+def own_micro_batches(
+    lengths: Sequence[int], size: int, together: Sequence[Hashable] | None = None
+) -> list[tuple[list[int], bool]]:
+    """The micro-batches of this process, and whether each counts (see `distributed.own_rounds`).
+
+    Those of all processes are the whole batch. They are smaller where otherwise some process would have none.
+    """
+    size = max(1, min(size, -(-len(lengths) // distributed.world_size())))
+    return distributed.own_rounds(micro_batches(lengths, size, together))
+
+
 def autocast(config: OptimiserConfig, device: torch.device) -> AbstractContextManager:
-    """The arithmetic of forwards: bfloat16 with `autocast`, otherwise that of the weights."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if config.autocast else nullcontext()
+    """The arithmetic of forwards: bfloat16 with `autocast`, otherwise that of the weights.
+
+    Under a launcher the weights themselves are gathered in bfloat16 (`sharding.py`), and nothing is to be cast.
+    """
+    wanted = config.autocast and not dist.is_initialized()
+    return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()

@@ -24,6 +24,7 @@ from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.trace.layout import Layout
 from polythink.train import distributed
+from polythink.train.adapters import add_adapters, save_adapters
 from polythink.train.checkpoint import resume, save_checkpoint
 from polythink.train.config import SFTConfig
 from polythink.train.cost import cost_of
@@ -31,8 +32,9 @@ from polythink.train.data import TraceEncoder
 from polythink.train.dropout import seeded
 from polythink.train.flat import training_logits
 from polythink.train.mixture import Mixture, mixture_of_rows, pack_rows
-from polythink.train.optimiser import autocast, learning_rate, make_optimiser, micro_batches, update
+from polythink.train.optimiser import autocast, learning_rate, make_optimiser, own_micro_batches, update
 from polythink.train.precision import warn_of_rounding
+from polythink.train.sharding import finish, to_train
 
 
 def train_sft(
@@ -56,37 +58,42 @@ def train_sft(
     if not isinstance(data, Mixture):
         encode = TraceEncoder(lm, params or params_of(lm.settings), prompt_of(lm.settings, prompt))
         data = mixture_of_rows(data, encode, config, seed)
-    model, optimiser = lm.model, make_optimiser(lm.model, config, config.trainable)
     steps = config.steps or data.steps(config.epochs)
     if not steps:
         raise UserError(f"{config.epochs:g} epochs of the data are less than one batch of {config.batch} traces")
-    warn_of_rounding(model, config.lr)
-    model.train()
     with ExitStack() as stack:
-        stack.enter_context(folder_lock(folder / "checkpoint"))
-        done = resume(folder, model, optimiser)
-        metrics = stack.enter_context(JsonlWriter(folder / "metrics.jsonl"))
-        bar = stack.enter_context(Progress(steps, "sft", done))
+        stack.enter_context(distributed.processes())
+        if distributed.is_main():
+            warn_of_rounding(lm.model, config.lr)
+        adapters = add_adapters(lm, config, seed)
+        trained = to_train(lm, config)
+        optimiser = make_optimiser(trained.model, config, config.trainable)
+        trained.model.train()
+        distributed.entered_on_main(stack, lambda: folder_lock(folder / "checkpoint"))
+        done = resume(folder, trained.model, optimiser)
+        metrics = distributed.entered_on_main(stack, lambda: JsonlWriter(folder / "metrics.jsonl"))
+        bar = stack.enter_context(Progress(steps, distributed.shown("sft"), done))
         for step in range(done, steps):
             started = time.perf_counter()
-            layouts = distributed.shard(data.batch(step))
-            with seeded(seed, step, lm.device):
-                loss, tokens = accumulate_gradient(lm, config, layouts, bar)
+            layouts = distributed.shared(lambda step=step: data.batch(step))
+            with seeded(seed, step, trained.device, distributed.rank()):
+                loss, tokens = accumulate_gradient(trained, config, layouts, bar)
             lr = learning_rate(config, step, steps)
-            norm = update(model, optimiser, lr, config.max_grad_norm)
+            norm = update(trained.model, optimiser, lr, config.max_grad_norm)
             row = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": tokens}
             row["seconds"] = time.perf_counter() - started
-            metrics.write(row)
-            bar.advance(1, loss=loss, **cost_of(tokens, row["seconds"], lm.device))
+            distributed.on_main(lambda row=row: metrics.write(row))
+            bar.advance(1, loss=loss, **cost_of(tokens, row["seconds"], trained.device))
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == steps:
-                metrics.sync()
-                save_checkpoint(folder / "checkpoint", step + 1, model, optimiser)
-        model.eval()
+                distributed.on_main(lambda: metrics.sync())
+                save_checkpoint(folder / "checkpoint", step + 1, trained.model, optimiser)
+        finish(lm, trained)
+        save_adapters(adapters, folder)
         if lm.dialect.inventory:  # with more paths than this the engine scales attention
             trained_paths = max(data.most_paths, lm.settings.trained_paths)
             lm.settings = replace(lm.settings, trained_paths=trained_paths)
-        save(lm, folder / "model")
-    return summarise(read_jsonl(folder / "metrics.jsonl"), data)
+        distributed.on_main(lambda: save(lm, folder / "model"))
+        return distributed.on_main(lambda: summarise(read_jsonl(folder / "metrics.jsonl"), data))
 
 
 def summarise(rows: Sequence[dict], data: Mixture) -> dict:
@@ -100,23 +107,25 @@ def accumulate_gradient(
 ) -> tuple[float, int]:
     """Add the gradient of the batch's mean loss over tokens; returns that loss and the number of tokens.
 
-    The mean is over the whole batch, so its division into micro-batches does not change the result.
+    `layouts` are those of all processes. The mean is over the whole batch, so its division into micro-batches and over
+    processes does not change the result.
     """
     rows = pack_rows(layouts, config.pack) if config.pack else layouts
-    tokens = int(distributed.all_reduce_sum(sum(count_scored(row, config.loss_on) for row in rows), lm.device))
+    scored = [count_scored(row, config.loss_on) for row in rows]
+    rows, tokens = [row for row, own in zip(rows, scored, strict=True) if own], sum(scored)
     loss = 0.0
-    parts = micro_batches([len(row) for row in rows], config.micro_batch)
-    for number, micro in enumerate(parts, 1):
+    parts = own_micro_batches([len(row) for row in rows], config.micro_batch)
+    for number, (micro, counts) in enumerate(parts, 1):
         batch = collate([rows[i] for i in micro], lm.pad).to(lm.device)
         with autocast(config, lm.device):
             wanted, logits_of = getattr(batch, config.loss_on), training_logits(lm.model, batch)
             logprobs = token_logprobs(lm.model, batch, wanted=wanted, logits_of=logits_of)
-        micro_loss = -logprobs.sum() / tokens
+        micro_loss = -logprobs.sum() * counts / tokens
         (micro_loss * distributed.world_size()).backward()  # gradients are averaged over processes, not summed
         loss += micro_loss.item()
         if bar and number < len(parts):
             bar.part(number / len(parts))
-    return distributed.all_reduce_sum(loss, lm.device), tokens
+    return sum(distributed.gathered(lambda: loss)), tokens
 
 
 def count_scored(layout: Layout, loss_on: str) -> int:

@@ -1,0 +1,56 @@
+"""One recipe in several processes that a launcher started: the first leads, the others follow.
+
+The first reads the recipe, holds the locks, runs every stage and writes all files. A stage that trains runs in all
+processes at once; the others wait meanwhile for what they are to do next. Without a launcher there are no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from polythink.errors import UserError
+from polythink.pipeline.plan import Plan
+from polythink.pipeline.runners import RUNNERS
+from polythink.pipeline.stage import TRAINS, Log
+from polythink.train import distributed
+
+_together = False  # whether all processes are in a stage, none of them waiting
+
+
+@contextmanager
+def leading() -> Iterator[None]:
+    """The first process, with the others at hand until the context closes. Its errors end them too."""
+    global _together
+    _together = False
+    with distributed.processes():
+        try:
+            yield
+        except Exception as error:
+            if not _together and not distributed.is_loss(error):
+                distributed.end_all(error)
+            raise
+        distributed.on_main(lambda: None)
+
+
+def run(plan: Plan, folder: Path, previous: Path | None, log: Log) -> dict:
+    """What the stage's runner gives, which all processes run if it trains."""
+    global _together
+    if plan.stage.kind not in TRAINS:
+        return RUNNERS[plan.stage.kind](plan, folder, previous, log)
+    distributed.on_main(lambda: (plan, folder.absolute(), previous and previous.absolute()))
+    _together = True
+    found = RUNNERS[plan.stage.kind](plan, folder, previous, log)
+    _together = False
+    return found
+
+
+def follow() -> None:
+    """Train with the first process until it says that all is done, or ends."""
+    with distributed.processes():
+        while (order := distributed.on_main(lambda: None)) is not None:
+            plan, folder, previous = order
+            if not folder.is_dir():
+                raise UserError(f"there is no {folder} on this machine; all machines of a run must share its folder")
+            RUNNERS[plan.stage.kind](plan, folder, previous, lambda text: None)

@@ -1,0 +1,107 @@
+"""The model that several processes train together: its weights, gradients and optimiser state divided among them.
+
+FSDP2 (`fully_shard`): each layer's weights are gathered for its forward and backward, and freed again. With `autocast`
+they are gathered in bfloat16, while the optimiser works on the float32 weights and gradients are added up in float32.
+The whole model stays beside it on every process, to draw rollouts and to be saved: `refresh` gathers the trained
+weights into it. In one process both are the same model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from polythink.models.forward import heeds_masks
+from polythink.models.lm import LanguageModel
+from polythink.models.thoughts import attach
+from polythink.train.config import TrainingConfig
+
+
+def to_train(lm: LanguageModel, config: TrainingConfig, draws: bool = False) -> LanguageModel:
+    """The model that is trained: `lm` itself in one process, otherwise a copy of it that is divided.
+
+    `lm` then waits on the CPU, unless it `draws`: it does so in the type in which weights are gathered.
+    """
+    if not dist.is_initialized():
+        return lm
+    device = lm.device
+    trained = replace(lm, model=divided(lm, config))
+    if draws:
+        lm.model.to(device, torch.bfloat16 if config.autocast else None)
+    return trained
+
+
+def divided(lm: LanguageModel, config: TrainingConfig) -> nn.Module:
+    """A copy of the model, divided over all processes on their devices. `lm` is on the CPU afterwards."""
+    device = lm.device
+    lm.model.to("cpu")
+    for tensor in (*lm.model.parameters(), *lm.model.buffers()):
+        dist.broadcast(tensor.detach(), 0)  # rows of tags that a model lacked are random
+    model = copy.deepcopy(lm.model)
+    heeds_masks(model)  # found out by a forward, and so are hooks: both before a forward takes all processes
+    if lm.dialect.inventory:
+        attach(model, None)
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    types = (torch.bfloat16, torch.float32) if config.autocast else (None, None)
+    policy = MixedPrecisionPolicy(*types)
+    for block in (*blocks_of(model), model):
+        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=config.reshard_after_forward)
+    return model
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The layers that are gathered one at a time; none where they share weights with others: then the model is whole.
+
+    transformers names the classes of layers that belong together.
+    """
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    blocks = [module for module in model.modules() if type(module).__name__ in names]
+    inside = {module: number for number, block in enumerate(blocks) for module in block.modules()}
+    owners: dict[nn.Parameter, set[int]] = defaultdict(set)
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners[parameter].add(inside.get(module, -1))
+    return blocks if all(len(own) == 1 for own in owners.values()) else []
+
+
+def reference_of(lm: LanguageModel, config: TrainingConfig) -> nn.Module:
+    """The model as it is, to be compared with what it becomes; divided as the trained one is. Before `to_train`."""
+    if not dist.is_initialized():
+        return copy.deepcopy(lm.model).eval().requires_grad_(False)
+    device = lm.device
+    model = divided(lm, config)
+    lm.model.to(device)
+    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def refresh(whole: LanguageModel, trained: LanguageModel) -> None:
+    """Give the whole model the weights that are trained."""
+    if whole is trained:
+        return
+    for own, divided in zip(whole.model.parameters(), trained.model.parameters(), strict=True):
+        own.copy_(divided.full_tensor())
+    for own, other in zip(whole.model.buffers(), trained.model.buffers(), strict=True):
+        own.copy_(other)
+
+
+def finish(whole: LanguageModel, trained: LanguageModel) -> None:
+    """After the training: the whole model as it was, on its device and in its type, with the trained weights."""
+    if whole is not trained:
+        parameter = next(trained.model.parameters())
+        whole.model.to(parameter.device, parameter.dtype)
+        refresh(whole, trained)
+    whole.model.eval()
+
+
+def free(model: nn.Module) -> None:
+    """Free what a forward without a backward has gathered: the next one must gather the weights of its own time."""
+    if isinstance(model, FSDPModule):
+        model.reshard()

@@ -1,0 +1,193 @@
+"""Several processes train as one: the same rollouts, losses, gradient norms and weights, whatever their number."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.ranks import Ranks, together
+from helpers.training import PROMPT, make_lm, mixture, sft_config, without_times
+from polythink.engine.params import SamplingParams
+from polythink.errors import UserError
+from polythink.models.lm import load
+from polythink.problems.tasks.countdown import problems
+from polythink.rewards.terms import RewardInput
+from polythink.run.config import parse_config
+from polythink.run.folder import folder_lock
+from polythink.run.jsonl import read_jsonl
+from polythink.train import distributed
+from polythink.train.config import GRPOConfig
+from polythink.train.grpo import train_grpo
+from polythink.train.sft import train_sft
+
+PARAMS = SamplingParams(
+    paths=2, max_blocks=1, max_main_tokens=12, max_path_tokens=6, max_summary_tokens=4, max_trace_tokens=40
+)
+CLOSE = 1e-5  # float32: sums in another order
+
+
+def run_sft(folder: Path, steps: int = 5, **changes) -> dict:
+    lm, config = make_lm(), sft_config(steps=steps, micro_batch=3, **changes)
+    return train_sft(lm, config, mixture(lm, config, problems("mini", "train")), folder)
+
+
+def ragged(given: RewardInput) -> float:
+    """Some groups are equal and left out: of the three groups of a step, two, one or none stay."""
+    numbers = sorted(int(word) for word in given.question.split() if word.isdigit())
+    return float(given.tokens % 5) if sum(numbers) % 2 else 0.0
+
+
+def run_grpo(folder: Path, steps: int = 5, reward=ragged, **changes) -> dict:
+    lm = make_lm()
+    given = {"prompts_per_step": 3, "group_size": 3, "checkpoint_every": 2, "lr": 1e-3, "micro_batch": 2, **changes}
+    config = parse_config(GRPOConfig, {"reward": {"function": reward}, "steps": steps, **given}, "test")
+    return train_grpo(lm, config, problems("mini", "train"), folder, prompt=PROMPT, params=PARAMS)
+
+
+RUNS = {"sft": run_sft, "grpo": run_grpo}
+EXTRAS = {  # of the second GRPO run: everything that takes further forwards
+    "kl_coef": 0.1, "old_logprobs": "recomputed", "importance_sampling_mode": "token_truncate", "mini_batches": 2,
+    "loss_type": "sequence-mean",
+}  # fmt: skip
+
+
+def both(folder: Path, steps: int = 5) -> None:
+    for kind, run in RUNS.items():
+        run(folder / kind, steps)
+
+
+def everything(folder: Path) -> list[dict]:
+    """All that the fast tests look at, in one launch: the runs, and what the others are told of errors."""
+    both(folder)
+    run_grpo(folder / "extras", 2, **EXTRAS)
+    return [run_sft(folder / "sft"), run_grpo(folder / "grpo")]  # done already
+
+
+def assert_same(one: Path, many: Path, close: float = CLOSE) -> None:
+    """The rows, the samples and the weights of two folders."""
+    found = [without_times(read_jsonl(folder / "metrics.jsonl")) for folder in (one, many)]
+    assert len(found[0]) == len(found[1])
+    for ours, theirs in zip(*found, strict=True):
+        assert theirs.keys() == ours.keys()
+        for name, value in ours.items():
+            number = isinstance(value, int | float)
+            assert theirs[name] == (pytest.approx(value, rel=close, abs=close) if number else value), name
+    if (one / "samples.jsonl").exists():
+        assert texts(many) == texts(one), "drawn alike"
+    weights = [load(folder / "model").model.state_dict() for folder in (one, many)]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=close, atol=close, msg=name)
+
+
+def texts(folder: Path) -> list[tuple]:
+    return [(row["step"], row["problem"], row["text"], row["reward"]) for row in read_jsonl(folder / "samples.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    """The folders of one process."""
+    folder = tmp_path_factory.mktemp("one")
+    everything(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folders of two, and what each process got back."""
+    folder = tmp_path_factory.mktemp("two")
+    return folder, together(2, everything, folder)
+
+
+@pytest.mark.parametrize("kind", ["sft", "grpo", "extras"])
+def test_two_processes_train_as_one(one, two, kind):
+    folder, ended = two
+    assert [end.status for end in ended] == [0, 0], ended
+    assert_same(one / kind, folder / kind)
+
+
+def test_the_data_are_ragged(one):
+    """Otherwise the test above says little: in some steps all groups are equal, in some no more than one is left."""
+    shares = {round(row["zero_spread"], 2) for row in read_jsonl(one / "grpo" / "metrics.jsonl")}
+    assert 1.0 in shares
+    assert shares & {0.33, 0.67}
+
+
+def test_all_processes_get_the_summary(two):
+    _, ended = two
+    assert ended[0].value == ended[1].value
+    assert [found["steps"] for found in ended[0].value] == [5, 5]
+
+
+def test_other_numbers_of_processes_go_on_from_a_checkpoint(one, two, tmp_path):
+    """Two processes, then one, then three: as five steps of one."""
+    assert all(end.status == 0 for end in together(2, both, tmp_path, 2))
+    both(tmp_path, 4)
+    assert all(end.status == 0 for end in together(3, both, tmp_path, 5))
+    for kind in RUNS:
+        assert_same(one / kind, tmp_path / kind)
+
+
+# ---- errors ----
+
+
+def fails_in(rank: int, what: str, folder: Path) -> None:
+    with distributed.processes():
+
+        def work() -> None:
+            if distributed.rank() == rank:
+                raise UserError("no such file") if what == "user" else ZeroDivisionError("by nothing")
+
+        distributed.gathered(work)
+
+
+def test_an_error_of_one_process_ends_all_with_one_sentence(tmp_path):
+    for rank in (0, 1):
+        ended = together(2, fails_in, rank, "user", tmp_path)
+        assert [(end.status, end.said) for end in ended] == [(2, "no such file"), (2, "")]
+    first, second = together(2, fails_in, 1, "ours", tmp_path)
+    assert (first.status, first.said) == (2, "process 1 of 2 ended with ZeroDivisionError: by nothing")
+    assert (second.status, second.said) == (1, "ZeroDivisionError: by nothing"), "where its traceback is"
+
+
+def wrong(given: RewardInput) -> float:
+    raise ValueError("a mistake in the reward")
+
+
+def test_a_reward_that_raises_ends_all(tmp_path):
+    first, second = together(2, run_grpo, tmp_path, 2, wrong)
+    assert first.status in (1, 2)
+    assert "a mistake in the reward" in first.said
+    assert (second.status, second.said) == (2, "")
+
+
+def test_a_folder_that_is_in_use_ends_all(tmp_path):
+    with folder_lock(tmp_path / "checkpoint"):
+        first, second = together(2, run_sft, tmp_path)
+    assert "another process is at work" in first.said
+    assert (first.status, second.status, second.said) == (2, 2, "")
+
+
+def killed_at(ranks: Ranks, rank: int, folder: Path, step: int) -> None:
+    """Kill -9 as soon as the metrics of a step are written."""
+    end = time.monotonic() + 120
+    while not (folder / "metrics.jsonl").is_file() or len(read_jsonl(folder / "metrics.jsonl")) < step:
+        assert time.monotonic() < end
+        time.sleep(0.002)
+    os.kill(ranks.processes[rank].pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("kind", "rank"), [("sft", 0), ("grpo", 1)])
+def test_a_killed_process_ends_the_other_and_both_go_on_later(one, tmp_path, kind, rank):
+    ranks = Ranks(2, RUNS[kind], tmp_path)
+    killed_at(ranks, rank, tmp_path, 3)
+    ended = ranks.wait()
+    assert ended[rank].status == -signal.SIGKILL
+    other = ended[1 - rank]
+    assert (other.status, other.said) == (2, distributed.LOST)
+    assert all(end.status == 0 for end in together(2, RUNS[kind], tmp_path))
+    assert_same(one / kind, tmp_path)
