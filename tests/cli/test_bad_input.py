@@ -334,10 +334,10 @@ def test_a_run_that_is_stopped_again_and_again_comes_to_what_an_unstopped_one_do
 @pytest.mark.slow
 def test_a_run_on_a_full_disk_goes_on_when_there_is_room(polythink, recipe, whole):
     run = recipe.parent / "run"
-    checkpoint = (whole / "sft" / "checkpoint" / "checkpoint.pt").stat().st_size
-    with full_disk(checkpoint // 2):
+    (checkpoint,) = (whole / "sft" / "checkpoint").glob("step-*/*.distcp")
+    with full_disk(checkpoint.stat().st_size // 2):
         status, _, err = polythink("train", recipe, "--out", run)
-    assert sentence(status, err) == f"cannot write {run / 'sft' / 'checkpoint' / 'checkpoint.pt'}: File too large"
+    assert sentence(status, err) == f"cannot write {run / 'sft' / 'checkpoint' / 'step-000004'}: File too large"
     assert [row["step"] for row in read_jsonl(run / "sft" / "metrics.jsonl")] == [1, 2, 3, 4]
     assert [path.name for path in (run / "sft" / "checkpoint").iterdir()] == ["lock"]
     assert read_json(run / "start" / "result.json")["table"] == read_json(whole / "start" / "result.json")["table"]

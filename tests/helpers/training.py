@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
 from polythink.engine.params import SamplingParams
 from polythink.models.build import from_config
@@ -58,6 +59,16 @@ def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def gradients(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def checkpointed(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of the one checkpoint in a folder, whoever wrote it."""
+    (place,) = folder.glob("step-*")
+    reader = dcp.FileSystemReader(place)
+    found = reader.read_metadata().state_dict_metadata
+    state = {name: torch.empty(tensor.size, dtype=tensor.properties.dtype) for name, tensor in found.items()}
+    dcp.load(state, storage_reader=reader, no_dist=True)
+    return state
 
 
 def without_times(rows: list[dict]) -> list[dict]:

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from platform import python_version
 
 import pytest
-import torch
 
-from helpers.training import SHAPE, killed, make_lm, same_bits, without_times
+from helpers.training import SHAPE, checkpointed, killed, make_lm, same_bits, without_times
 from polythink.errors import UserError
 from polythink.evaluate.journal import Journal
 from polythink.evaluate.run import evaluate
@@ -25,7 +24,7 @@ from polythink.problems.prompts import get_prompt
 from polythink.run.config import parse_config
 from polythink.run.folder import folder_lock, read_json, write_json
 from polythink.run.jsonl import read_jsonl, write_jsonl
-from polythink.train.checkpoint import save_checkpoint
+from polythink.train.checkpoint import load_checkpoint, save_checkpoint
 from polythink.train.config import TrainingConfig
 from polythink.train.optimiser import make_optimiser
 
@@ -169,12 +168,13 @@ def test_a_killed_stage_resumes_to_the_same_bits(tmp_path, stage, kill_at):
     folder = tmp_path / "killed"
     killed(plan, folder, kill_at)
     assert not (folder / "result.json").exists()
-    (folder / "checkpoint" / ".checkpoint.pt.0123.tmp").write_bytes(b"half a checkpoint")
+    torn = folder / "checkpoint" / ".step-000099.0123.tmp"
+    torn.mkdir()
+    (torn / "__0_0.distcp").write_bytes(b"half a checkpoint")
     with pytest.raises(UserError, match="unfinished stage"):
         run_stage(plan, folder, log=quiet)
     run_stage(plan, folder, resume=True, log=quiet)
-    states = [torch.load(tmp_path / name / "checkpoint" / "checkpoint.pt") for name in ("whole", "killed")]
-    assert same_bits(states[0]["model"], states[1]["model"])
+    assert same_bits(*(checkpointed(tmp_path / name / "checkpoint") for name in ("whole", "killed")))
     assert same_bits(*(load(tmp_path / name / "model").model.state_dict() for name in ("whole", "killed")))
     rows = [without_times(read_jsonl(tmp_path / name / "metrics.jsonl")) for name in ("whole", "killed")]
     assert rows[0] == rows[1]
@@ -196,12 +196,14 @@ def files_of_at_most(size: int) -> Iterator[None]:
 def test_a_full_disk_is_one_sentence(tmp_path, hidden_size):
     lm = make_lm(hidden_size=hidden_size)
     optimiser = make_optimiser(lm.model, TrainingConfig())
+    save_checkpoint(tmp_path, 1, lm.model, optimiser)
     with files_of_at_most(20_000):
-        with pytest.raises(UserError, match=r"^cannot write .*/checkpoint\.pt: File too large$"):
-            save_checkpoint(tmp_path, 1, lm.model, optimiser)
+        with pytest.raises(UserError, match=r"^cannot write .*/step-000002: File too large$"):
+            save_checkpoint(tmp_path, 2, lm.model, optimiser)
         with pytest.raises(UserError, match=r"^cannot write .*/model: .*File too large"):
             save(lm, tmp_path / "model")
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert {path.name for path in tmp_path.iterdir()} == {"step-000001", "model"}
+    assert load_checkpoint(tmp_path, lm.model, optimiser) == 1, "the previous one is whole"
 
 
 def test_killed_while_the_model_was_written(tmp_path, monkeypatch):

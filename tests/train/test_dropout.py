@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from helpers.device import tensor
-from helpers.training import make_lm, mixture, same_bits, sft_config, weights_of, without_times
+from helpers.training import checkpointed, make_lm, mixture, same_bits, sft_config, weights_of, without_times
 from polythink.engine.params import SamplingParams
 from polythink.models.lm import checkpoint_activations
 from polythink.problems.prompts import get_prompt
@@ -193,7 +193,6 @@ def test_killed_and_resumed_is_uninterrupted_bit_for_bit(mini, tmp_path, kind, u
     rows = [without_times(read_jsonl(tmp_path / name / "metrics.jsonl")) for name in ("whole", "parts")]
     assert rows[0] == rows[1]
     assert [row["step"] for row in rows[0]] == [1, 2, 3, 4, 5]
-    states = [torch.load(tmp_path / name / "checkpoint" / "checkpoint.pt") for name in ("whole", "parts")]
-    assert same_bits(states[0]["model"], states[1]["model"])
+    assert same_bits(*(checkpointed(tmp_path / name / "checkpoint") for name in ("whole", "parts")))
     models = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "parts")]
     assert models[0] == models[1]

@@ -169,10 +169,20 @@ def test_a_finished_run_is_not_trained_further(mini, tmp_path):
     assert same_bits(weights_of(lm.model), weights_of(again.model))
 
 
-def test_a_broken_checkpoint_is_named(lm, mini, tmp_path):
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp"])
+def test_a_broken_checkpoint_is_named(mini, tmp_path, name):
+    config = sft_config(steps=2)
+    train_sft(make_lm(), config, mixture(make_lm(), config, mini), tmp_path)
+    (tmp_path / "checkpoint" / "step-000002" / name).write_bytes(b"not a checkpoint")
+    lm = make_lm()
+    with pytest.raises(UserError, match=r"cannot go on from .*step-000002: it is damaged; delete it"):
+        train_sft(lm, config, mixture(lm, config, mini), tmp_path)
+
+
+def test_a_checkpoint_of_an_older_version_is_named(lm, mini, tmp_path):
     (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(UserError, match=r"checkpoint\.pt.*delete it"):
+    (tmp_path / "checkpoint" / "checkpoint.pt").write_bytes(b"")
+    with pytest.raises(UserError, match=r"checkpoint\.pt: an older version .*delete it"):
         train_sft(lm, sft_config(), mixture(lm, sft_config(), mini), tmp_path)
 
 
