@@ -49,6 +49,15 @@ def make_lm(seed: int = 0, **shape) -> LanguageModel:
     return from_config(ModelConfig(**{**SHAPE, **shape}), "parallel_r1", VOCABULARY, seed)
 
 
+def forking_lm() -> LanguageModel:
+    """A random model that opens blocks, and whose rollouts differ in length."""
+    lm = make_lm(3)
+    with torch.no_grad():  # the output matrix is tied: push the state towards the opening tag
+        lm.model.model.norm.weight.mul_(2)
+        lm.model.get_input_embeddings().weight[lm.tag_ids["<Parallel>"]] *= 6
+    return lm
+
+
 def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 

@@ -12,11 +12,11 @@ import yaml
 from polythink.errors import UserError
 from polythink.pipeline.plan import StagePlan
 from polythink.pipeline.recipe import Recipe, load_recipe
-from polythink.run.config import RECIPES, dump_yaml, parse_config
+from polythink.run.config import RECIPES, dump_yaml, load_yaml, parse_config
 from polythink.run.jsonl import write_jsonl
 from polythink.trace.dialect import get_dialect
 
-PACKAGED = sorted(path.stem for path in RECIPES.glob("*.yaml") if not path.stem.endswith("experiment"))
+PACKAGED = sorted(path.stem for path in RECIPES.glob("*.yaml") if "arms" not in load_yaml(path))
 SMALL = {
     "name": "small",
     "prompt": "countdown_parallel",

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from helpers.training import PROMPT, make_lm, mixture, same_bits, sft_config, weights_of
+from helpers.training import PROMPT, forking_lm, make_lm, mixture, same_bits, sft_config, weights_of
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.models.lm import load
@@ -72,7 +72,8 @@ def test_sft_writes_adapters_and_a_merged_model(mini, tmp_path):
 
 
 def config_of(**changes) -> GRPOConfig:
-    plain = {"steps": 2, "prompts_per_step": 2, "group_size": 4, "lr": 1e-2, "micro_batch": 8, "checkpoint_every": 1}
+    plain = {"steps": 2, "prompts_per_step": 2, "group_size": 4, "lr": 1e-2, "micro_batch": 8, "checkpoint_every": 1,
+             "drop_zero_spread": False}  # fmt: skip
     reward = lambda given: float(given.tokens % 2)  # noqa: E731
     return parse_config(GRPOConfig, {**plain, "reward": reward, "lora": {}, **changes}, "test")
 
@@ -84,15 +85,15 @@ def run(lm, folder, mini, **changes) -> list[dict]:
 
 
 def test_grpo_draws_what_it_trains_and_compares_with_the_base(mini, tmp_path):
-    lm = make_lm()
+    lm = forking_lm()
     base = weights_of(lm.model)
     rows = run(lm, tmp_path / "whole", mini, kl_coef=0.1)
     assert all(row["logprob_gap"] < 1e-4 for row in rows), "the second step draws with changed adapters"
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert rows[1]["kl"] > 1e-6, "the reference is the base without the adapters"
     assert not same_bits(weights_of(lm.model), base)
-    parts = make_lm()
-    run(make_lm(), tmp_path / "parts", mini, kl_coef=0.1, steps=1)
+    parts = forking_lm()
+    run(forking_lm(), tmp_path / "parts", mini, kl_coef=0.1, steps=1)
     run(parts, tmp_path / "parts", mini, kl_coef=0.1)
     assert same_bits(weights_of(parts.model), weights_of(lm.model)), "resumed"
     assert (tmp_path / "whole" / "adapter" / "adapter_model.safetensors").is_file()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.training import PROMPT, make_lm, same_bits, weights_of
+from helpers.training import PROMPT, forking_lm, same_bits, weights_of
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.problems.answers import Grader
@@ -126,22 +126,13 @@ def config_of(**changes) -> GRPOConfig:
     return parse_config(GRPOConfig, {**plain, "reward": "accuracy", **changes}, "test")
 
 
-def forking():
-    """A random model that opens blocks."""
-    lm = make_lm(3)
-    with torch.no_grad():
-        lm.model.model.norm.weight.mul_(2)
-        lm.model.get_input_embeddings().weight[lm.tag_ids["<Parallel>"]] *= 6
-    return lm
-
-
 PARAMS = SamplingParams(
     paths=2, max_blocks=1, max_main_tokens=20, max_path_tokens=9, max_summary_tokens=4, max_trace_tokens=80
 )
 
 
 def one_step(folder, mini, grader, params=PARAMS, **changes):
-    lm = forking()
+    lm = forking_lm()
     train_grpo(lm, config_of(**changes), mini, folder, prompt=PROMPT, params=params, grader=grader)
     (row,) = read_jsonl(folder / "metrics.jsonl")
     return weights_of(lm.model), row
@@ -150,7 +141,7 @@ def one_step(folder, mini, grader, params=PARAMS, **changes):
 def test_a_step_learns_from_its_paths_where_the_traces_are_all_wrong(mini, tmp_path):
     """A random model is never right, so the trace teaches nothing; paths that are said to be right do."""
     with Grader() as grader:
-        before = weights_of(forking().model)
+        before = weights_of(forking_lm().model)
         by_trace, row = one_step(tmp_path / "trace", mini, grader)
         assert same_bits(by_trace, before)
         assert row["zero_spread"] == 1
