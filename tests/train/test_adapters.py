@@ -71,11 +71,15 @@ def test_sft_writes_adapters_and_a_merged_model(mini, tmp_path):
     )
 
 
+def by_words(given) -> float:
+    """A reward in which rollouts differ."""
+    return float(sum(given.segments[0].tokens) % 7)
+
+
 def config_of(**changes) -> GRPOConfig:
     plain = {"steps": 2, "prompts_per_step": 2, "group_size": 4, "lr": 1e-2, "micro_batch": 8, "checkpoint_every": 1,
              "drop_zero_spread": False}  # fmt: skip
-    reward = lambda given: float(given.tokens % 2)  # noqa: E731
-    return parse_config(GRPOConfig, {**plain, "reward": reward, "lora": {}, **changes}, "test")
+    return parse_config(GRPOConfig, {**plain, "reward": by_words, "lora": {}, **changes}, "test")
 
 
 def run(lm, folder, mini, **changes) -> list[dict]:
