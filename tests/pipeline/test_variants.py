@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 from polythink.errors import UserError
 from polythink.pipeline.arms import load_experiment, split_arm
-from polythink.pipeline.recipe import load_recipe
+from polythink.pipeline.recipe import Recipe, load_recipe
 from polythink.pipeline.stage import run_stage
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
@@ -42,15 +44,21 @@ VARIANTS = {
     "unseen-path-credit": ("structured", "sft rl_hard", "accuracy"),
     "unseen-lora": ("structured", "sft rl_hard", "accuracy"),
 }
+SAMPLE = ("seen", "unseen-s2", "unseen-scaffold")  # enough of a size that takes all arms as they stand
 TRAINING = ("sft", "rl_easy", "rl_hard", "rl_scaffold")
+
+
+@cache
+def variant(size: str, arm: str) -> Recipe:
+    return load_recipe(f"parallel-r1-{size}:{arm}")
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_arm_is_the_variant_that_its_name_says(size):
     family = f"parallel-r1-{size}"
     assert load_experiment(family).arms.keys() == VARIANTS.keys()
-    for arm, (mode, stages, reward) in VARIANTS.items():
-        recipe = load_recipe(f"{family}:{arm}")
+    for arm in VARIANTS if size != "qwen3-0.6b" else SAMPLE:
+        (mode, stages, reward), recipe = VARIANTS[arm], variant(size, arm)
         assert recipe.name == f"{family}/{arm}"
         assert recipe.mode == mode
         assert " ".join(name for name in recipe.stages if name in TRAINING) == stages, arm
@@ -67,22 +75,22 @@ def test_every_arm_is_the_variant_that_its_name_says(size):
 
 def test_the_two_published_recipes_are_two_of_the_arms():
     for recipe, arm in (("seen", "seen"), ("unseen", "unseen-s2")):
-        own, variant = load_recipe(f"parallel-r1-{recipe}-qwen3-4b"), load_recipe(f"parallel-r1-qwen3-4b:{arm}")
-        assert variant.model_copy(update={"name": own.name}) == own
+        own, arm = load_recipe(f"parallel-r1-{recipe}-qwen3-4b"), variant("qwen3-4b", arm)
+        assert arm.model_copy(update={"name": own.name}) == own
 
 
 def test_the_scaffold_says_where_it_switches_and_what_becomes_of_the_optimiser():
-    two = load_recipe("parallel-r1-qwen3-4b:unseen-scaffold").stages
+    two = variant("qwen3-4b", "unseen-scaffold").stages
     assert (two["rl_hard"].steps, two["rl_hard"].reward.name, two["rl_hard"].clip_high) == (200, "alternating", 0.28)
     assert (two["rl_scaffold"].steps, two["rl_scaffold"].clip_high) == (100, 0.2)  # a stage begins with a new optimiser
     same = {key: value for key, value in two["rl_scaffold"] if key not in ("steps", "reward", "clip_high")}
     assert same == {key: getattr(two["rl_hard"], key) for key in same}
-    one = load_recipe("parallel-r1-qwen3-4b:unseen-scaffold-kept").stages["rl_hard"]
+    one = variant("qwen3-4b", "unseen-scaffold-kept").stages["rl_hard"]
     assert (one.steps, one.reward.switch[0].steps, one.clip_high) == (300, 200, 0.28)
 
 
 def test_arms_share_the_stages_that_they_have_in_common():
-    plans = {arm: {p.name: p.digest for p in load_recipe(f"parallel-r1-tiny:{arm}").plan()} for arm in VARIANTS}
+    plans = {arm: {p.name: p.digest for p in variant("tiny", arm).plan()} for arm in VARIANTS}
     for name, arms in {
         "base": list(VARIANTS),
         "sft": ["unseen-s1", "unseen-s2", "unseen-tiered", "sft-unseen"],
