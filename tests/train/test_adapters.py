@@ -96,11 +96,16 @@ def test_grpo_draws_what_it_trains_and_compares_with_the_base(mini, tmp_path):
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert rows[1]["kl"] > 1e-6, "the reference is the base without the adapters"
     assert not same_bits(weights_of(lm.model), base)
-    parts = forking_lm()
+    assert (tmp_path / "whole" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.long
+def test_a_resumed_run_is_an_uninterrupted_one(mini, tmp_path):
+    lm, parts = forking_lm(), forking_lm()
+    run(lm, tmp_path / "whole", mini, kl_coef=0.1)
     run(forking_lm(), tmp_path / "parts", mini, kl_coef=0.1, steps=1)
     run(parts, tmp_path / "parts", mini, kl_coef=0.1)
-    assert same_bits(weights_of(parts.model), weights_of(lm.model)), "resumed"
-    assert (tmp_path / "whole" / "adapter" / "adapter_model.safetensors").is_file()
+    assert same_bits(weights_of(parts.model), weights_of(lm.model))
 
 
 def test_refusals_are_one_sentence(monkeypatch):
