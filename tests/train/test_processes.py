@@ -20,7 +20,7 @@ from polythink.rewards.terms import RewardInput
 from polythink.run.config import parse_config
 from polythink.run.folder import folder_lock
 from polythink.run.jsonl import read_jsonl
-from polythink.train import distributed
+from polythink.train import distributed, watch
 from polythink.train.config import GRPOConfig
 from polythink.train.grpo import train_grpo
 from polythink.train.sft import train_sft
@@ -170,6 +170,22 @@ def test_a_folder_that_is_in_use_ends_all(tmp_path):
         first, second = together(2, run_sft, tmp_path)
     assert "another process is at work" in first.said
     assert (first.status, second.status, second.said) == (2, 2, "")
+
+
+def silent(rank: int) -> None:
+    """One process stops in the middle, the other waits for it."""
+    watch.EVERY, watch.SILENT = 0.05, 1.0
+    with distributed.processes():
+        distributed.gathered(lambda: os.kill(os.getpid(), signal.SIGSTOP) if distributed.rank() == rank else None)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_falls_silent_is_not_waited_for(rank):
+    ranks = Ranks(2, silent, rank)
+    ranks.processes[1 - rank].join(60)
+    assert ranks.processes[1 - rank].exitcode == watch.STATUS
+    for process in ranks.processes:
+        process.kill()
 
 
 def killed_at(ranks: Ranks, rank: int, folder: Path, step: int) -> None:
