@@ -56,16 +56,10 @@ EXTRAS = {  # of the second GRPO run: everything that takes further forwards
 }  # fmt: skip
 
 
-def both(folder: Path, steps: int = 5) -> None:
-    for kind, run in RUNS.items():
-        run(folder / kind, steps)
-
-
 def everything(folder: Path) -> list[dict]:
     """All that the fast tests look at, in one launch: the runs, and what the others are told of errors."""
-    both(folder)
     run_grpo(folder / "extras", 2, **EXTRAS)
-    return [run_sft(folder / "sft"), run_grpo(folder / "grpo")]  # done already
+    return [run(folder / kind) for kind, run in RUNS.items()]
 
 
 def assert_same(one: Path, many: Path, close: float = CLOSE) -> None:
@@ -123,13 +117,13 @@ def test_all_processes_get_the_summary(two):
     assert [found["steps"] for found in ended[0].value] == [5, 5]
 
 
-def test_other_numbers_of_processes_go_on_from_a_checkpoint(one, two, tmp_path):
+@pytest.mark.parametrize("kind", ["sft", pytest.param("grpo", marks=pytest.mark.long)])
+def test_other_numbers_of_processes_go_on_from_a_checkpoint(one, tmp_path, kind):
     """Two processes, then one, then three: as five steps of one."""
-    assert all(end.status == 0 for end in together(2, both, tmp_path, 2))
-    both(tmp_path, 4)
-    assert all(end.status == 0 for end in together(3, both, tmp_path, 5))
-    for kind in RUNS:
-        assert_same(one / kind, tmp_path / kind)
+    assert all(end.status == 0 for end in together(2, RUNS[kind], tmp_path, 2))
+    RUNS[kind](tmp_path, 4)
+    assert all(end.status == 0 for end in together(3, RUNS[kind], tmp_path, 5))
+    assert_same(one / kind, tmp_path)
 
 
 # ---- errors ----
@@ -146,9 +140,8 @@ def fails_in(rank: int, what: str, folder: Path) -> None:
 
 
 def test_an_error_of_one_process_ends_all_with_one_sentence(tmp_path):
-    for rank in (0, 1):
-        ended = together(2, fails_in, rank, "user", tmp_path)
-        assert [(end.status, end.said) for end in ended] == [(2, "no such file"), (2, "")]
+    ended = together(2, fails_in, 1, "user", tmp_path)
+    assert [(end.status, end.said) for end in ended] == [(2, "no such file"), (2, "")]
     first, second = together(2, fails_in, 1, "ours", tmp_path)
     assert (first.status, first.said) == (2, "process 1 of 2 ended with ZeroDivisionError: by nothing")
     assert (second.status, second.said) == (1, "ZeroDivisionError: by nothing"), "where its traceback is"
@@ -179,7 +172,7 @@ def silent(rank: int) -> None:
         distributed.gathered(lambda: os.kill(os.getpid(), signal.SIGSTOP) if distributed.rank() == rank else None)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_process_that_falls_silent_is_not_waited_for(rank):
     ranks = Ranks(2, silent, rank)
     ranks.processes[1 - rank].join(60)
@@ -197,7 +190,7 @@ def killed_at(ranks: Ranks, rank: int, folder: Path, step: int) -> None:
     os.kill(ranks.processes[rank].pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("kind", "rank"), [("sft", 0), ("grpo", 1)])
+@pytest.mark.parametrize(("kind", "rank"), [("sft", 0), pytest.param("grpo", 1, marks=pytest.mark.long)])
 def test_a_killed_process_ends_the_other_and_both_go_on_later(one, tmp_path, kind, rank):
     ranks = Ranks(2, RUNS[kind], tmp_path)
     killed_at(ranks, rank, tmp_path, 3)
