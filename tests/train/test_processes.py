@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -80,6 +81,31 @@ def assert_same(one: Path, many: Path, close: float = CLOSE) -> None:
 
 def texts(folder: Path) -> list[tuple]:
     return [(row["step"], row["problem"], row["text"], row["reward"]) for row in read_jsonl(folder / "samples.jsonl")]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
+def test_weights_are_gathered_in_bfloat16_and_kept_in_float32(tmp_path, kind):
+    """Near to one process that casts in its forwards; what is drawn in bfloat16 is trained in bfloat16."""
+    run = {"sft": sft_in_bfloat16, "grpo": grpo_in_bfloat16}[kind]
+    run(tmp_path / "one")
+    ended = together(2, run, tmp_path / "two")
+    assert [end.status for end in ended] == [0, 0], ended
+    (first, *_), (other, *_) = (read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    if kind == "sft":
+        assert other["loss"] == pytest.approx(first["loss"], rel=1e-2)
+        assert other["grad_norm"] == pytest.approx(first["grad_norm"], rel=3e-2)
+    else:
+        assert other["mismatch_kl"] < 1e-3
+    assert {value.dtype for value in load(tmp_path / "two" / "model").model.state_dict().values()} == {torch.float32}
+
+
+def sft_in_bfloat16(folder: Path) -> None:
+    run_sft(folder, 2, autocast=True)
+
+
+def grpo_in_bfloat16(folder: Path) -> None:
+    run_grpo(folder, 2, autocast=True)
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +189,25 @@ def test_a_folder_that_is_in_use_ends_all(tmp_path):
         first, second = together(2, run_sft, tmp_path)
     assert "another process is at work" in first.said
     assert (first.status, second.status, second.said) == (2, 2, "")
+
+
+def without_room(rank: int, folder: Path) -> None:
+    """The disk of one process is full, as far as the program can tell."""
+    with distributed.processes():
+        if distributed.rank() == rank:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
+        run_sft(folder, 5)
+
+
+def test_a_full_disk_in_the_middle_of_a_checkpoint_leaves_the_previous_one_whole(one, tmp_path):
+    run_sft(tmp_path, 2)
+    first, second = together(2, without_room, 1, tmp_path)
+    place = tmp_path / "checkpoint"
+    assert (first.status, first.said) == (2, f"cannot write {place / 'step-000004'}: File too large")
+    assert (second.status, second.said) == (2, "")
+    assert {path.name for path in place.iterdir()} == {"step-000002", "lock"}
+    run_sft(tmp_path, 5)
+    assert_same(one / "sft", tmp_path)
 
 
 def silent(rank: int) -> None:
