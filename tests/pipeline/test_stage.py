@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import time
 from collections.abc import Iterator
@@ -302,10 +301,11 @@ def test_the_program_runs_a_stage(tmp_path, capsys):
     assert main([]) == 2
 
 
-def test_several_processes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="start one process"):
-        run_stage(recipe_of(start=COLDSTART).plan()[0], tmp_path, log=quiet)
+def test_a_launcher_is_to_take_the_whole_recipe(tmp_path, monkeypatch, capsys):
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    assert main([str(tmp_path / "spec.json")]) == 2
+    assert "give torchrun the whole recipe" in capsys.readouterr().err
 
 
 def test_names_of_sets_become_names_of_files():

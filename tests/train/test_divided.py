@@ -66,7 +66,7 @@ def train(names: list[str], folder: Path) -> None:
 
 # biases that move all scores alike, which a softmax cancels: their gradient is rounding, and AdamW makes steps of it
 CANCELLED = ("expand.bias", "reduce.bias", "k_proj.bias", "c_attn.bias", "mix.bias")
-FAST = ["untied", "packed", "thoughts-alone", "thoughts-checkpointed", "eit", "partialformer", "lfm2"]
+FAST = ["untied", "thoughts-checkpointed", "eit", "lfm2"]
 
 
 @pytest.mark.parametrize("names", [FAST, pytest.param([n for n in KINDS if n not in FAST], marks=pytest.mark.long)])

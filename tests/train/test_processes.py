@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from polythink.rewards.terms import RewardInput
 from polythink.run.config import parse_config
 from polythink.run.folder import folder_lock
 from polythink.run.jsonl import read_jsonl
-from polythink.train import distributed
+from polythink.train import distributed, watch
 from polythink.train.config import GRPOConfig
 from polythink.train.grpo import train_grpo
 from polythink.train.sft import train_sft
@@ -56,16 +57,10 @@ EXTRAS = {  # of the second GRPO run: everything that takes further forwards
 }  # fmt: skip
 
 
-def both(folder: Path, steps: int = 5) -> None:
-    for kind, run in RUNS.items():
-        run(folder / kind, steps)
-
-
 def everything(folder: Path) -> list[dict]:
     """All that the fast tests look at, in one launch: the runs, and what the others are told of errors."""
-    both(folder)
     run_grpo(folder / "extras", 2, **EXTRAS)
-    return [run_sft(folder / "sft"), run_grpo(folder / "grpo")]  # done already
+    return [run(folder / kind) for kind, run in RUNS.items()]
 
 
 def assert_same(one: Path, many: Path, close: float = CLOSE) -> None:
@@ -86,6 +81,31 @@ def assert_same(one: Path, many: Path, close: float = CLOSE) -> None:
 
 def texts(folder: Path) -> list[tuple]:
     return [(row["step"], row["problem"], row["text"], row["reward"]) for row in read_jsonl(folder / "samples.jsonl")]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
+def test_weights_are_gathered_in_bfloat16_and_kept_in_float32(tmp_path, kind):
+    """Near to one process that casts in its forwards; what is drawn in bfloat16 is trained in bfloat16."""
+    run = {"sft": sft_in_bfloat16, "grpo": grpo_in_bfloat16}[kind]
+    run(tmp_path / "one")
+    ended = together(2, run, tmp_path / "two")
+    assert [end.status for end in ended] == [0, 0], ended
+    (first, *_), (other, *_) = (read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    if kind == "sft":
+        assert other["loss"] == pytest.approx(first["loss"], rel=1e-2)
+        assert other["grad_norm"] == pytest.approx(first["grad_norm"], rel=3e-2)
+    else:
+        assert other["mismatch_kl"] < 1e-3
+    assert {value.dtype for value in load(tmp_path / "two" / "model").model.state_dict().values()} == {torch.float32}
+
+
+def sft_in_bfloat16(folder: Path) -> None:
+    run_sft(folder, 2, autocast=True)
+
+
+def grpo_in_bfloat16(folder: Path) -> None:
+    run_grpo(folder, 2, autocast=True)
 
 
 @pytest.fixture(scope="module")
@@ -123,13 +143,13 @@ def test_all_processes_get_the_summary(two):
     assert [found["steps"] for found in ended[0].value] == [5, 5]
 
 
-def test_other_numbers_of_processes_go_on_from_a_checkpoint(one, two, tmp_path):
+@pytest.mark.parametrize("kind", ["sft", pytest.param("grpo", marks=pytest.mark.long)])
+def test_other_numbers_of_processes_go_on_from_a_checkpoint(one, tmp_path, kind):
     """Two processes, then one, then three: as five steps of one."""
-    assert all(end.status == 0 for end in together(2, both, tmp_path, 2))
-    both(tmp_path, 4)
-    assert all(end.status == 0 for end in together(3, both, tmp_path, 5))
-    for kind in RUNS:
-        assert_same(one / kind, tmp_path / kind)
+    assert all(end.status == 0 for end in together(2, RUNS[kind], tmp_path, 2))
+    RUNS[kind](tmp_path, 4)
+    assert all(end.status == 0 for end in together(3, RUNS[kind], tmp_path, 5))
+    assert_same(one / kind, tmp_path)
 
 
 # ---- errors ----
@@ -146,9 +166,8 @@ def fails_in(rank: int, what: str, folder: Path) -> None:
 
 
 def test_an_error_of_one_process_ends_all_with_one_sentence(tmp_path):
-    for rank in (0, 1):
-        ended = together(2, fails_in, rank, "user", tmp_path)
-        assert [(end.status, end.said) for end in ended] == [(2, "no such file"), (2, "")]
+    ended = together(2, fails_in, 1, "user", tmp_path)
+    assert [(end.status, end.said) for end in ended] == [(2, "no such file"), (2, "")]
     first, second = together(2, fails_in, 1, "ours", tmp_path)
     assert (first.status, first.said) == (2, "process 1 of 2 ended with ZeroDivisionError: by nothing")
     assert (second.status, second.said) == (1, "ZeroDivisionError: by nothing"), "where its traceback is"
@@ -172,6 +191,41 @@ def test_a_folder_that_is_in_use_ends_all(tmp_path):
     assert (first.status, second.status, second.said) == (2, 2, "")
 
 
+def without_room(rank: int, folder: Path) -> None:
+    """The disk of one process is full, as far as the program can tell."""
+    with distributed.processes():
+        if distributed.rank() == rank:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
+        run_sft(folder, 5)
+
+
+def test_a_full_disk_in_the_middle_of_a_checkpoint_leaves_the_previous_one_whole(one, tmp_path):
+    run_sft(tmp_path, 2)
+    first, second = together(2, without_room, 1, tmp_path)
+    place = tmp_path / "checkpoint"
+    assert (first.status, first.said) == (2, f"cannot write {place / 'step-000004'}: File too large")
+    assert (second.status, second.said) == (2, "")
+    assert {path.name for path in place.iterdir()} == {"step-000002", "lock"}
+    run_sft(tmp_path, 5)
+    assert_same(one / "sft", tmp_path)
+
+
+def silent(rank: int) -> None:
+    """One process stops in the middle, the other waits for it."""
+    watch.EVERY, watch.SILENT = 0.05, 1.0
+    with distributed.processes():
+        distributed.gathered(lambda: os.kill(os.getpid(), signal.SIGSTOP) if distributed.rank() == rank else None)
+
+
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_a_process_that_falls_silent_is_not_waited_for(rank):
+    ranks = Ranks(2, silent, rank)
+    ranks.processes[1 - rank].join(60)
+    assert ranks.processes[1 - rank].exitcode == watch.STATUS
+    for process in ranks.processes:
+        process.kill()
+
+
 def killed_at(ranks: Ranks, rank: int, folder: Path, step: int) -> None:
     """Kill -9 as soon as the metrics of a step are written."""
     end = time.monotonic() + 120
@@ -181,7 +235,7 @@ def killed_at(ranks: Ranks, rank: int, folder: Path, step: int) -> None:
     os.kill(ranks.processes[rank].pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("kind", "rank"), [("sft", 0), ("grpo", 1)])
+@pytest.mark.parametrize(("kind", "rank"), [("sft", 0), pytest.param("grpo", 1, marks=pytest.mark.long)])
 def test_a_killed_process_ends_the_other_and_both_go_on_later(one, tmp_path, kind, rank):
     ranks = Ranks(2, RUNS[kind], tmp_path)
     killed_at(ranks, rank, tmp_path, 3)

@@ -19,8 +19,11 @@ def main() -> None:
     # before torch is imported: threads that spin while they wait make shared cores ten times slower
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    from polythink.run.launcher import is_follower
+
     try:
-        signal.signal(signal.SIGTERM, _terminate)
+        if not is_follower():  # of several processes one speaks for all, until they have met
+            signal.signal(signal.SIGTERM, _terminate)
         signal.signal(signal.SIGINT, _interrupt)
         if not sys.stderr.isatty():
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -6,6 +6,8 @@ processes at once; the others wait meanwhile for what they are to do next. Witho
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +51,7 @@ def run(plan: Plan, folder: Path, previous: Path | None, log: Log) -> dict:
 def follow() -> None:
     """Train with the first process until it says that all is done, or ends."""
     with distributed.processes():
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         while (order := distributed.on_main(lambda: None)) is not None:
             plan, folder, previous = order
             if not folder.is_dir():

@@ -23,18 +23,25 @@ import torch.distributed as dist
 
 from polythink.errors import UserError
 from polythink.run.launcher import launched
+from polythink.train.watch import Watch
 
 Item = TypeVar("Item")
 PROMPT = timedelta(minutes=10)  # until a collective to which all processes come at once is given up
 # One process may draw, grade or evaluate for hours while the others wait. One that dies is noticed at once all the
-# same: its connections close.
+# same, since its connections close, and one that falls silent by `watch`.
 PATIENT = timedelta(days=7)
 LOST = (
     "another process of this run was killed or has ended with an error, so this one ends too; "
     "see what that one said, and start all of them again with --resume"
 )
 
+SILENT = (
+    "another process of this run gives no sign of life (its machine may be down), so this one ends; "
+    "start all of them again with --resume"
+)
+
 _patient: dist.ProcessGroup | None = None
+_watch: Watch | None = None
 _well = True  # whether no context has ended with an error
 
 
@@ -63,11 +70,13 @@ def processes() -> Iterator[None]:
 @atexit.register
 def _leave() -> None:
     if _well and dist.is_initialized():  # after an error the others do not come to it: the end of this process does it
+        if _watch is not None:
+            _watch.leave()
         dist.destroy_process_group()
 
 
 def _join() -> None:
-    global _patient
+    global _patient, _watch
     backend, local = "gloo", int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
         if local >= (gpus := torch.cuda.device_count()):
@@ -81,6 +90,8 @@ def _join() -> None:
         if not dist.is_initialized():
             dist.init_process_group(backend, timeout=PROMPT)
         _patient = dist.new_group(backend="gloo", timeout=PATIENT)
+    if launched() and dist.get_world_size() > 1:
+        _watch = Watch(dist.get_rank(), dist.get_world_size(), SILENT)
 
 
 @contextmanager

@@ -55,14 +55,17 @@ def train_sft(
     Raises `UserError` for data that cannot be trained on.
     """
     folder = Path(folder)
-    if not isinstance(data, Mixture):
-        encode = TraceEncoder(lm, params or params_of(lm.settings), prompt_of(lm.settings, prompt))
-        data = mixture_of_rows(data, encode, config, seed)
-    steps = config.steps or data.steps(config.epochs)
-    if not steps:
-        raise UserError(f"{config.epochs:g} epochs of the data are less than one batch of {config.batch} traces")
+
+    def opened() -> tuple[Mixture, int]:
+        mixture = data
+        if not isinstance(data, Mixture):
+            encode = TraceEncoder(lm, params or params_of(lm.settings), prompt_of(lm.settings, prompt))
+            mixture = mixture_of_rows(data, encode, config, seed)
+        return mixture, steps_of(mixture, config)
+
     with ExitStack() as stack:
         stack.enter_context(distributed.processes())
+        mixture, steps = distributed.shared(opened)
         if distributed.is_main():
             warn_of_rounding(lm.model, config.lr)
         adapters = add_adapters(lm, config, seed)
@@ -75,7 +78,7 @@ def train_sft(
         bar = stack.enter_context(Progress(steps, distributed.shown("sft"), done))
         for step in range(done, steps):
             started = time.perf_counter()
-            layouts = distributed.shared(lambda step=step: data.batch(step))
+            layouts = distributed.shared(lambda step=step: mixture.batch(step))
             with seeded(seed, step, trained.device, distributed.rank()):
                 loss, tokens = accumulate_gradient(trained, config, layouts, bar)
             lr = learning_rate(config, step, steps)
@@ -90,10 +93,18 @@ def train_sft(
         finish(lm, trained)
         save_adapters(adapters, folder)
         if lm.dialect.inventory:  # with more paths than this the engine scales attention
-            trained_paths = max(data.most_paths, lm.settings.trained_paths)
+            trained_paths = max(mixture.most_paths, lm.settings.trained_paths)
             lm.settings = replace(lm.settings, trained_paths=trained_paths)
         distributed.on_main(lambda: save(lm, folder / "model"))
-        return distributed.on_main(lambda: summarise(read_jsonl(folder / "metrics.jsonl"), data))
+        return distributed.on_main(lambda: summarise(read_jsonl(folder / "metrics.jsonl"), mixture))
+
+
+def steps_of(data: Mixture, config: SFTConfig) -> int:
+    """The number of steps; `UserError` for none."""
+    steps = config.steps or data.steps(config.epochs)
+    if not steps:
+        raise UserError(f"{config.epochs:g} epochs of the data are less than one batch of {config.batch} traces")
+    return steps
 
 
 def summarise(rows: Sequence[dict], data: Mixture) -> dict:

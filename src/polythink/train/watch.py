@@ -1,0 +1,69 @@
+"""Notices processes that are neither at work nor gone: a machine without power, a process that was stopped.
+
+A process that ends closes its connections, which the others notice at once. One that merely falls silent would be
+waited for. So each says, every few seconds and from a thread of its own, that it is there, in the store through which
+all have met; when one has said nothing for too long, the others end.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from datetime import timedelta
+
+import torch.distributed as dist
+
+EVERY = 5.0  # seconds between two signs of life
+SILENT = 120.0  # seconds without one, after which a process counts as lost
+STATUS = 2  # that this process then ends with
+
+
+class Watch:
+    """Begins when it is made, in a daemon thread; `leave` says that this process ends as it should."""
+
+    def __init__(self, rank: int, world: int, sentence: str) -> None:
+        self.rank, self.sentence = rank, sentence
+        self.next = (rank + 1) % world  # each watches one other: when one ends, the rest notices
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        self.store = dist.PrefixStore(
+            f"polythink/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}",
+            dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=SILENT), wait_for_workers=False),
+        )
+        self.over = threading.Event()
+        self.heard = time.monotonic()  # when the other was last heard
+        self.lock = threading.Lock()  # of the store, which one thread at a time may use
+        for work in (self._beat, self._judge):  # two: the store itself may fall silent
+            threading.Thread(target=work, name="watch", daemon=True).start()
+
+    def leave(self) -> None:
+        """Nobody need wait for this process any more."""
+        self.over.set()
+        try:
+            with self.lock:
+                self.store.add(f"left/{self.rank}", 1)
+        except (dist.DistError, RuntimeError):
+            pass  # the process that keeps the store has ended before: nobody asks it any more
+
+    def _beat(self) -> None:
+        last = -1
+        while not self.over.wait(EVERY):
+            try:
+                with self.lock:
+                    self.store.add(f"beat/{self.rank}", 1)
+                    now = self.store.add(f"beat/{self.next}", 0)
+                    gone = self.store.add(f"left/{self.next}", 0)
+            except (dist.DistError, RuntimeError):
+                now, gone = last, True  # the store has ended with the process that keeps it, whose connections say so
+            if gone:
+                self.over.set()
+            if now != last:
+                last, self.heard = now, time.monotonic()
+
+    def _judge(self) -> None:
+        while not self.over.wait(EVERY):
+            if time.monotonic() - self.heard > SILENT:
+                # the main thread may be waiting in C++, where no exception reaches it
+                print(f"polythink: {self.sentence}", file=sys.stderr, flush=True)
+                os._exit(STATUS)
