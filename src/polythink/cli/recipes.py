@@ -54,7 +54,10 @@ def check_kind(given: str, experiment: bool) -> None:
 
 def _kind(name: str, experiment: bool) -> str:
     if experiment:
-        return f"an experiment, not a recipe; run it with: polythink experiment {name}"
+        return (
+            f"an experiment, not a recipe; run it with: polythink experiment {name}, or one of its arms with: "
+            f"polythink train {name}:ARM"
+        )
     return f"a recipe, not an experiment (it has no arms); run it with: polythink train {name}"
 
 
