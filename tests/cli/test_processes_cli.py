@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from helpers.program import HEAD
-from helpers.ranks import free_port, program, said, together
+from helpers.ranks import Ranks, free_port, program, said, together
 from helpers.training import without_times
 from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.run.folder import read_json
@@ -78,6 +78,8 @@ def assert_same(one: Path, many: Path, close: float = CLOSE) -> None:
             assert (one / name).read_bytes() == (many / name).read_bytes(), name
     samples = [read_jsonl(run / "check" / "samples-countdown-mini-heldout.jsonl") for run in (one, many)]
     assert [row["text"] for row in samples[0]] == [row["text"] for row in samples[1]]
+    results = [read_json(run / "check" / "result.json")["evaluations"] for run in (one, many)]
+    assert results[0] == results[1], "drawn by all, the tokens that were run counted by all"
 
 
 def ends(found: list) -> list[int]:
@@ -155,29 +157,49 @@ def test_torchrun_with_a_mistake_ends_at_once(recipe):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("number", range(20))
-def test_torchrun_killed_at_a_random_moment_goes_on_to_the_same_numbers(recipe, whole_of_two, number):
-    """Kill -9 of one of the two; the other ends within seconds with one sentence; then two go on."""
+@pytest.mark.parametrize("number", range(3))
+def test_torchrun_ends_what_is_left_after_a_kill(recipe, whole_of_two, number):
+    """Kill -9 of one of the two: the other ends with one sentence within seconds; then two go on."""
     run, rng = recipe.parent / "run", random.Random(number)
     process = torchrun(recipe, "--out", run)
-    rank, steps = rng.randrange(2), rng.randrange(1, 12)
-    end = time.monotonic() + 200
-    while steps_in(run) < steps and time.monotonic() < end:
-        time.sleep(0.005)
-    time.sleep(rng.random() / 4)
+    wait_for(run, rng)
     killed_at = time.monotonic()
-    if workers := children(process.pid):
-        os.kill(workers[rank], signal.SIGKILL)
+    os.kill(children(process.pid)[rng.randrange(2)], signal.SIGKILL)
     _, err = process.communicate(timeout=100)
     assert time.monotonic() - killed_at < 60
-    ended = [line for line in err.splitlines() if line.startswith("polythink: ")]
-    if process.returncode:
-        assert len(ended) == 1, err
-        assert re.match(rf"polythink: (terminated|{LOST})", ended[0]), err
+    assert process.returncode == 1
+    (ended,) = [line for line in err.splitlines() if line.startswith("polythink: ")]
+    assert re.match(rf"polythink: (terminated|{LOST})", ended), err
     again = torchrun(recipe, "--out", run, "--resume")
     _, err = again.communicate(timeout=500)
     assert again.returncode == 0, err
     assert_same(whole_of_two, run, close=0)
+
+
+def wait_for(run: Path, rng: random.Random) -> None:
+    """Until some moment between the first step and the last."""
+    steps, end = rng.randrange(1, 12), time.monotonic() + 300
+    while steps_in(run) < steps:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    time.sleep(rng.random() / 4)
+
+
+@pytest.mark.parametrize("number", [0, *(pytest.param(n, marks=pytest.mark.long) for n in range(1, 20))])
+def test_killed_at_a_random_moment_two_go_on_to_the_same_numbers(recipe, whole_of_two, number):
+    """Kill -9 without a launcher that ends the other: it notices by itself, and says one sentence."""
+    folder, rng = recipe.parent, random.Random(number)
+    ranks = Ranks(2, program, folder, "train", str(recipe), "--out", str(folder / "run"))
+    wait_for(folder / "run", rng)
+    rank = rng.randrange(2)
+    os.kill(ranks.processes[rank].pid, signal.SIGKILL)
+    ended = ranks.wait()
+    assert ended[rank].status == -signal.SIGKILL
+    assert ended[1 - rank].status == 2
+    assert said(folder, "err", 2)[1 - rank] == f"polythink: {LOST}\n"
+    again = together(2, program, folder, "train", str(recipe), "--out", str(folder / "run"), "--resume")
+    assert ends(again) == [0, 0], said(folder, "err", 2)
+    assert_same(whole_of_two, folder / "run", close=0)
 
 
 def steps_in(run: Path) -> int:

@@ -21,7 +21,7 @@ from polythink.cli.main import main
 from polythink.errors import UserError
 
 PRELOAD = ["helpers.ranks", "helpers.training", "polythink.pipeline.together", "polythink.cli.runs"]
-LONG = 60.0  # seconds: a process that has not ended by then hangs
+LONG = 400.0  # seconds: a process that has not ended by then hangs, however slow the machine is
 
 
 @dataclass(frozen=True)

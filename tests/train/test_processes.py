@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.ranks import Ranks, together
+from helpers.ranks import LONG, Ranks, together
 from helpers.training import PROMPT, make_lm, mixture, sft_config, without_times
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
@@ -220,7 +220,7 @@ def silent(rank: int) -> None:
 @pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_process_that_falls_silent_is_not_waited_for(rank):
     ranks = Ranks(2, silent, rank)
-    ranks.processes[1 - rank].join(60)
+    ranks.processes[1 - rank].join(LONG)
     assert ranks.processes[1 - rank].exitcode == watch.STATUS
     for process in ranks.processes:
         process.kill()

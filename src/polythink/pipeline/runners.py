@@ -8,7 +8,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from polythink.engine.engine import Engine
 from polythink.engine.selfcheck import choose_backend
 from polythink.errors import UserError
 from polythink.evaluate import head_file, heads
@@ -28,6 +27,7 @@ from polythink.pipeline.plan import (
     file_name,
     teacher_of,
 )
+from polythink.pipeline.shared_engine import open_engine
 from polythink.pipeline.stage import PLAN, Log, earlier, left_model
 from polythink.pipeline.text import TextPlan
 from polythink.pipeline.text_stages import evaluate_stage, train_stage
@@ -154,7 +154,7 @@ def grpo(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict
 def evaluation(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict:
     lm, stage = starting_model(plan, previous), plan.stage
     assert isinstance(stage, EvalConfig)
-    engine = Engine(lm, stage.max_num_seqs, kv_cache_memory_bytes=stage.kv_cache_memory_bytes)
+    engine = open_engine(lm, plan, previous)
     found: dict[str, dict] = {}
     with Grader(dialect=lm.dialect, answers=stage.answers) as grader:
         for name, prompt in product(stage.problems, stage.prompts or (plan.prompt,)):
@@ -179,7 +179,7 @@ def run_study(plan: StagePlan, folder: Path, previous: Path | None, log: Log) ->
     """`compare` or `tunnel`, one problem set after another."""
     lm, stage = starting_model(plan, previous), plan.stage
     run = compare if stage.kind == "compare" else tunnel
-    engine = Engine(lm, stage.max_num_seqs, kv_cache_memory_bytes=stage.kv_cache_memory_bytes)
+    engine = open_engine(lm, plan, previous)
     found: dict[str, dict] = {}
     with Grader(dialect=lm.dialect, answers=stage.answers) as grader:
         for name in stage.problems:

@@ -1,7 +1,8 @@
 """One recipe in several processes that a launcher started: the first leads, the others follow.
 
 The first reads the recipe, holds the locks, runs every stage and writes all files. A stage that trains runs in all
-processes at once; the others wait meanwhile for what they are to do next. Without a launcher there are no others.
+processes at once, and all draw the samples of one that measures; between them the others wait for what they are to do.
+Without a launcher there are no others.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pathlib import Path
 
 from polythink.errors import UserError
 from polythink.pipeline.plan import Plan
-from polythink.pipeline.runners import RUNNERS
+from polythink.pipeline.runners import RUNNERS, starting_model
+from polythink.pipeline.shared_engine import Draw, Open, SharedEngine, Train, open_engine
 from polythink.pipeline.stage import TRAINS, Log
 from polythink.train import distributed
 
@@ -30,7 +32,7 @@ def leading() -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            if not _together and not distributed.is_loss(error):
+            if not (_together or distributed.is_known(error) or distributed.is_loss(error)):
                 distributed.end_all(error)
             raise
         distributed.on_main(lambda: None)
@@ -41,7 +43,7 @@ def run(plan: Plan, folder: Path, previous: Path | None, log: Log) -> dict:
     global _together
     if plan.stage.kind not in TRAINS:
         return RUNNERS[plan.stage.kind](plan, folder, previous, log)
-    distributed.on_main(lambda: (plan, folder.absolute(), previous and previous.absolute()))
+    distributed.on_main(lambda: Train(plan, folder.absolute(), previous and previous.absolute()))
     _together = True
     found = RUNNERS[plan.stage.kind](plan, folder, previous, log)
     _together = False
@@ -52,8 +54,20 @@ def follow() -> None:
     """Train with the first process until it says that all is done, or ends."""
     with distributed.processes():
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        engine: SharedEngine | None = None
         while (order := distributed.on_main(lambda: None)) is not None:
-            plan, folder, previous = order
-            if not folder.is_dir():
-                raise UserError(f"there is no {folder} on this machine; all machines of a run must share its folder")
-            RUNNERS[plan.stage.kind](plan, folder, previous, lambda text: None)
+            if isinstance(order, Draw):
+                engine.part(order)
+                continue
+            engine = None
+            if isinstance(order, Open):
+                engine = open_engine(starting_model(order.plan, order.previous), order.plan, order.previous)
+            else:
+                check_shared(order.folder)
+                RUNNERS[order.plan.stage.kind](order.plan, order.folder, order.previous, lambda text: None)
+
+
+def check_shared(folder: Path) -> None:
+    """`UserError` where a folder of the first process is not there."""
+    if not folder.is_dir():
+        raise UserError(f"there is no {folder} on this machine; all machines of a run must share its folder")

@@ -42,6 +42,7 @@ SILENT = (
 
 _patient: dist.ProcessGroup | None = None
 _watch: Watch | None = None
+_known: Exception | None = None  # the error that all have been told of
 _well = True  # whether no context has ended with an error
 
 
@@ -160,11 +161,19 @@ def gathered(work: Callable[[], Item]) -> list[Item]:
     first = next((text for _, text in found if text is not None), None)
     if first is None:
         return [value for value, _ in found]
+    global _known
     if own is not None and (is_main() or not isinstance(own, UserError | OSError)):
-        raise own
-    if is_main():
-        raise UserError(first)
-    raise SystemExit(2)
+        _known = own
+    elif is_main():
+        _known = UserError(first)
+    else:
+        raise SystemExit(2)
+    raise _known
+
+
+def is_known(error: Exception) -> bool:
+    """Whether all processes have been told of this error, and end."""
+    return error is _known
 
 
 def on_main(work: Callable[[], Item]) -> Item:

@@ -34,7 +34,9 @@ def to_train(lm: LanguageModel, config: TrainingConfig, draws: bool = False) -> 
     device = lm.device
     trained = replace(lm, model=divided(lm, config))
     if draws:
-        lm.model.to(device, torch.bfloat16 if config.autocast else None)
+        lm.model.to(device)
+        for own in lm.model.parameters() if config.autocast else ():  # not buffers: rotary frequencies stay exact
+            own.data = own.data.to(torch.bfloat16)
     return trained
 
 
@@ -95,8 +97,9 @@ def refresh(whole: LanguageModel, trained: LanguageModel) -> None:
 def finish(whole: LanguageModel, trained: LanguageModel) -> None:
     """After the training: the whole model as it was, on its device and in its type, with the trained weights."""
     if whole is not trained:
-        parameter = next(trained.model.parameters())
-        whole.model.to(parameter.device, parameter.dtype)
+        whole.model.to(trained.device)
+        for own, divided in zip(whole.model.parameters(), trained.model.parameters(), strict=True):
+            own.data = own.data.to(divided.dtype)
         refresh(whole, trained)
     whole.model.eval()
 
