@@ -16,9 +16,13 @@ import pytest
 from helpers.program import HEAD
 from helpers.ranks import Ranks, free_port, program, said, together
 from helpers.training import without_times
+from polythink.cli.runs import experiment
+from polythink.errors import UserError
 from polythink.pipeline.recipe import load_recipe, run_recipe
+from polythink.pipeline.runners import refuse_texts
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl, write_jsonl
+from polythink.train import distributed
 from polythink.train.distributed import LOST
 
 RECIPE = (
@@ -105,6 +109,20 @@ def test_mistakes_are_said_once(recipe):
     assert first == "polythink: 1 epochs of the data are less than one batch of 8 traces\n"
     assert second == ""
     assert not (folder / "run").exists()
+
+
+def test_what_starts_processes_of_its_own_is_refused(monkeypatch):
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(UserError, match="run it without torchrun"):
+        experiment("countdown-experiment")
+
+
+def test_texts_are_trained_in_one_process(monkeypatch):
+    refuse_texts()
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(UserError, match="start them without torchrun"):
+        refuse_texts()
 
 
 # ---- with torchrun: every process imports torch, which takes its time ----

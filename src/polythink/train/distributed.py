@@ -87,10 +87,17 @@ def _join() -> None:
             )
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
-    with _ended_at_once():
-        if not dist.is_initialized():
-            dist.init_process_group(backend, timeout=PROMPT)
-        _patient = dist.new_group(backend="gloo", timeout=PATIENT)
+    try:
+        with _ended_at_once():
+            if not dist.is_initialized():
+                dist.init_process_group(backend, timeout=PROMPT)
+            _patient = dist.new_group(backend="gloo", timeout=PATIENT)
+    except (RuntimeError, ValueError) as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"the processes of this run cannot meet at {place}: {reason}; start all of them again"
+        ) from error
     if launched() and dist.get_world_size() > 1:
         _watch = Watch(dist.get_rank(), dist.get_world_size(), SILENT)
 

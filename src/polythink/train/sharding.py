@@ -106,5 +106,6 @@ def finish(whole: LanguageModel, trained: LanguageModel) -> None:
 
 def free(model: nn.Module) -> None:
     """Free what a forward without a backward has gathered: the next one must gather the weights of its own time."""
-    if isinstance(model, FSDPModule):
-        model.reshard()
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
