@@ -38,9 +38,7 @@ class Body(Config):
             return data
         for name, (neutral, why) in cls.refused.items():
             if data.get(name) is not None and not any(data[name] is v or data[name] == v for v in neutral):
-                raise PydanticCustomError(
-                    "refused_field", "{why}", {"why": f"{name} is not supported: {why}", "key": name}
-                )
+                raise ApiError(400, f"{name} is not supported: {why}", name)  # pydantic lets it through
         dropped = cls.ignored | cls.refused.keys()
         return {name: value for name, value in data.items() if value is not None and name not in dropped}
 
