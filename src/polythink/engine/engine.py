@@ -15,6 +15,7 @@ from dataclasses import replace
 from polythink.engine.backends.base import TorchBackend
 from polythink.engine.lookahead import LookAhead, Steps
 from polythink.engine.params import Event, OnEvent, Request, SamplingParams
+from polythink.engine.plain import PlainState
 from polythink.engine.scheduler import Scheduler
 from polythink.engine.selfcheck import choose_backend
 from polythink.engine.sequential import SequentialState
@@ -135,7 +136,8 @@ class Engine:
         trained = self.trained_paths(params, tags.dialect)
         emit = self._events.append if stream else None
         try:
-            state = STATES[params.rules.isolated](request, params, tags, self.lm.context, seed, trained, id, emit)
+            kind = PlainState if request.plain else STATES[params.rules.isolated]
+            state = kind(request, params, tags, self.lm.context, seed, trained, id, emit)
             self.scheduler.add(state)
         except UserError:
             self._take_events((id,))  # a refused request leaves none
