@@ -15,7 +15,9 @@ from polythink.errors import UserError
 
 LENGTH = 24
 PARAMS = SamplingParams(mode="sequential", max_main_tokens=LENGTH, max_trace_tokens=LENGTH)
-BLOCKS = SamplingParams(paths=2, fork_at=1, max_main_tokens=9, max_path_tokens=5, max_summary_tokens=4)
+BLOCKS = SamplingParams(
+    paths=2, fork_at=1, max_main_tokens=9, max_path_tokens=5, max_summary_tokens=4, max_trace_tokens=60
+)
 
 
 def by_hand(lm, request: Request, seed: int) -> tuple[list[int], list[float]]:
@@ -33,7 +35,7 @@ def by_hand(lm, request: Request, seed: int) -> tuple[list[int], list[float]]:
     return ids[len(request.prompt) :], logprobs
 
 
-@pytest.mark.parametrize("limits", [{}, {"backend": "flat"}, {"kv_cache_memory_bytes": 90_000}], ids=str)
+@pytest.mark.parametrize("limits", [{}, {"backend": "flat"}, {"kv_cache_memory_bytes": 50_000}], ids=str)
 def test_a_plain_continuation_is_a_loop_over_forwards(limits):
     lm = tiny()
     plain = [

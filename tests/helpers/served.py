@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import re
@@ -96,7 +97,8 @@ def start(program: Callable[[], None], folder: Path) -> Served:
         for path, descriptor in ((out, 1), (err, 2)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
         with os.fdopen(1, "w", closefd=False) as sys.stdout, os.fdopen(2, "w", closefd=False) as sys.stderr:
-            program()  # what pytest has put in their place is not for this process
+            logging.basicConfig(force=True, stream=sys.stderr)  # what pytest has put there is not for this process
+            program()
 
     process = multiprocessing.get_context("fork").Process(target=child, daemon=True)
     process.start()

@@ -9,11 +9,13 @@ from typing import Any, ClassVar, TypeVar
 
 from fastapi import Request
 from pydantic import ConfigDict, ValidationError, model_validator
+from starlette.requests import ClientDisconnect
 
 from polythink.run.config import Config, first_mistake
 from polythink.run.plain import LARGEST, short
 from polythink.serve.config import ServeConfig
 from polythink.serve.errors import ApiError
+from polythink.serve.sse import ClientGone
 
 DEEPEST = 32  # lists and objects in one another
 READ_ON = 4  # times the largest body: so much of a larger one is read before its connection is closed
@@ -93,6 +95,8 @@ async def read_body(request: Request, config: ServeConfig) -> bytes:
                     body += chunk
                 elif size > READ_ON * most:
                     raise ApiError(413, too_large, headers=CLOSE)
+    except ClientDisconnect:
+        raise ClientGone from None
     except TimeoutError:
         late = f"the body did not arrive within {config.read_timeout_s:g} seconds; send it at once"
         raise ApiError(408, late, headers=CLOSE) from None
