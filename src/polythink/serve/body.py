@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, TypeVar
 
@@ -135,27 +136,20 @@ def parse(body: bytes) -> Any:
     return data
 
 
+# a text, to its end or that of the body, or one bracket; possessive, so that no body makes it try again
+_PARTS = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
+
+
 def _check_depth(text: str) -> None:
     """Before the parser recurses. Brackets inside texts do not count."""
     if text.count("[") + text.count("{") <= DEEPEST:
         return
-    depth, inside, escaped = 0, False, False
-    for character in text:
-        if inside:
-            if escaped:
-                escaped = False
-            elif character == "\\":
-                escaped = True
-            elif character == '"':
-                inside = False
-        elif character == '"':
-            inside = True
-        elif character in "[{":
-            depth += 1
-            if depth > DEEPEST:
-                raise ApiError(400, f"the body nests lists and objects deeper than {DEEPEST} levels; make it flatter")
-        elif character in "]}":
-            depth -= 1
+    depth = 0
+    for part in _PARTS.finditer(text):
+        first = text[part.start()]
+        depth += (first in "[{") - (first in "]}")
+        if depth > DEEPEST:
+            raise ApiError(400, f"the body nests lists and objects deeper than {DEEPEST} levels; make it flatter")
 
 
 def _int(digits: str) -> int:
