@@ -50,6 +50,9 @@ def serve(
     cors_origin: Annotated[
         list[str] | None, _option("Origin whose pages may call from a browser; may be repeated. None by default.")
     ] = None,
+    weights_folder: Annotated[
+        Path | None, _option("Folder from below which clients may load other weights of the model, as trainers do.")
+    ] = None,
     choice: ModelChoice = ModelChoice(),
 ) -> None:
     """Serve a model to OpenAI clients, and to a browser.
@@ -70,6 +73,7 @@ def serve(
         "max_step_branches": max_step_branches, "timeout_s": timeout_s,
         "drain_s": drain_s, "cors_origins": tuple(cors_origin or ()), "max_num_seqs": choice.max_num_seqs,
         "kv_cache_memory_bytes": choice.kv_cache_memory_bytes,
+        "weights_folder": None if weights_folder is None else str(weights_folder.absolute()),
     }  # fmt: skip
     config = parse_config(ServeConfig, {key: value for key, value in given.items() if value is not None}, "serve")
     place = find_model(model)
