@@ -36,6 +36,7 @@ WRONG = {
     "the number 99999999999999999999... is too large": b"9" * 5000,
     "numbers have 64 bits": b'{"a": 1e999}',
     "the field \"a\" twice": b'{"a": 1, "b": {"a": 2, "a": 3}}',
+    "a name of 5000 characters": b'{"' + b"a" * 5000 + b'": 1}',
     "half of a surrogate pair": b'{"a": "\\ud83d"}',
     "deeper than 32 levels": b"[" * 33 + b"]" * 33,
     "nests lists and objects deeper": b'["\\"", ' + b'{"a":' * 100_000,

@@ -20,6 +20,7 @@ from polythink.serve.sse import ClientGone
 
 DEEPEST = 32  # lists and objects in one another
 READ_ON = 4  # times the largest body: so much of a larger one is read before its connection is closed
+LONGEST_NAME = 200  # characters of a field's
 DIGITS = 400  # of a number
 Wanted = TypeVar("Wanted", bound="Body")
 
@@ -170,6 +171,8 @@ def _constant(name: str) -> None:
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
+    if long := next((name for name in found if len(name) > LONGEST_NAME), None):
+        raise ApiError(400, f"the field {short(_shown(long))} has a name of {len(long)} characters; no field has that")
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)

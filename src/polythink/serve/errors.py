@@ -18,6 +18,7 @@ from polythink.errors import UserError, did_you_mean
 from polythink.serve.generation import Busy, Interrupted
 
 log = logging.getLogger(__name__)
+LONGEST = 900  # characters of a message
 TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -44,9 +45,11 @@ class ApiError(Exception):
 
 
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """The JSON object of an error. A message stays one line."""
+    """The JSON object of an error. A message stays one line, and of a bearable length whatever it quotes."""
+    message = " ".join(message.split())
+    message = message if len(message) <= LONGEST else f"{message[: LONGEST - 4]} ..."
     kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": " ".join(message.split()), "type": kind, "param": param, "code": code}}
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def error_response(error: ApiError) -> JSONResponse:
