@@ -15,7 +15,9 @@ from dataclasses import replace
 from polythink.engine.backends.base import TorchBackend
 from polythink.engine.lookahead import LookAhead, Steps
 from polythink.engine.params import Event, OnEvent, Request, SamplingParams
+from polythink.engine.plain import PlainState
 from polythink.engine.scheduler import Scheduler
+from polythink.engine.scoring import Scoring
 from polythink.engine.selfcheck import choose_backend
 from polythink.engine.sequential import SequentialState
 from polythink.engine.structured import StructuredState
@@ -30,6 +32,7 @@ from polythink.trace.dialect import get_dialect
 from polythink.trace.production import Dialect
 from polythink.trace.rollout import Rollout
 
+MOST_TOP = 20  # alternatives to a token
 STATES: dict[bool, type[TraceState]] = {True: StructuredState, False: SequentialState}  # by `Mode.isolated`
 
 
@@ -49,6 +52,10 @@ class Engine:
     could outgrow it alone is refused by `add`. None: no bound but `max_num_seqs` and what the traces come to. A prompt
     that several queued requests share is read once.
 
+    `max_step_branches` bounds the branches that a step runs, so that traces with many paths leave the others their
+    pace: each live trace runs at least one, what is left goes to further paths in turn. A step then has at most that
+    many branches, or one of each live trace where these are more. What is drawn is the same. None: no bound.
+
     The model is changed (inference mode, attention) only while a step runs or `generate` loops. Between steps its
     weights may be trained, but a trace that is live then has keys and values of both. Use an engine from one thread;
     engines on the same model in several threads take turns.
@@ -61,6 +68,7 @@ class Engine:
         prefill_chunk: int = 512,
         backend: str | TorchBackend = "auto",
         kv_cache_memory_bytes: int | None = None,
+        max_step_branches: int | None = None,
     ) -> None:
         if max_num_seqs < 1 or prefill_chunk < 1:
             raise UserError(
@@ -73,13 +81,16 @@ class Engine:
             self.prefill_chunk = lm.context
         self._steps: Steps = (LookAhead if self.backend.looks_ahead else Steps)(self.backend)
         self._added = 0
+        self._scales = False  # the backend has been asked, and can scale attention
         if kv_cache_memory_bytes is not None and not self.backend.slot_bytes:
             raise UserError(
                 f"kv_cache_memory_bytes={kv_cache_memory_bytes}: the {self.backend.kind} backend, which "
                 f"{lm.model.config.model_type} needs, keeps a cache for each branch and cannot bound its memory; leave "
                 "it out and lower max_num_seqs"
             )
-        self.scheduler = Scheduler(self._steps, max_num_seqs, kv_cache_memory_bytes)
+        if max_step_branches is not None and max_step_branches < 1:
+            raise UserError(f"max_step_branches={max_step_branches}: a step runs at least one branch; None: all")
+        self.scheduler = Scheduler(self._steps, max_num_seqs, kv_cache_memory_bytes, max_step_branches)
         self._events: list[Event] = []  # not yet delivered
         self._tags: dict[tuple[str, str], TagIds] = {}  # by dialect and summary_prefix
 
@@ -122,25 +133,50 @@ class Engine:
 
     # --- the life of a request
 
-    def add(self, request: Request, params: SamplingParams, seed: int = 0, stream: bool = False) -> int:
+    def add(
+        self, request: Request, params: SamplingParams, seed: int = 0, stream: bool = False, top_logprobs: int = 0
+    ) -> int:
         """Queue a request; returns its id, which is never used again.
 
-        With `stream`, `step` reports its tokens, forks, joins and truncations; its "done" is always reported.
+        With `stream`, `step` reports its tokens, forks, joins and truncations; its "done" is always reported. Sampled
+        tokens then come with the `top_logprobs` (at most 20) likeliest tokens at their places: under the distribution
+        of which the log-probability is recorded, before top-k and top-p.
         `UserError` for a request that cannot be sampled, such as a prompt longer than the context.
+        """
+        return self.enqueue(self.prepare(request, params, seed, stream, top_logprobs))
+
+    def prepare(
+        self, request: Request, params: SamplingParams, seed: int = 0, stream: bool = False, top_logprobs: int = 0
+    ) -> TraceState:
+        """The first half of `add`: check a request and make what `enqueue` takes. Nothing is queued.
+
+        May be called in another thread than the one that steps; it waits for that one only where attention is to be
+        scaled and the backend has not been asked yet whether it can.
         """
         if params.rules.joins_caches and not self.backend.joins_caches:
             raise UserError(cannot_join(self.lm.model))
-        id, self._added = self._added, self._added + 1
+        if not 0 <= top_logprobs <= MOST_TOP or (top_logprobs and not stream):
+            raise UserError(
+                f"top_logprobs={top_logprobs}: events tell 0 to {MOST_TOP} alternatives, so with stream=True"
+            )
         tags = self._tags_for(request.dialect, params.summary_prefix)
         trained = self.trained_paths(params, tags.dialect)
-        emit = self._events.append if stream else None
-        try:
-            state = STATES[params.rules.isolated](request, params, tags, self.lm.context, seed, trained, id, emit)
-            self.scheduler.add(state)
-        except UserError:
-            self._take_events((id,))  # a refused request leaves none
-            raise
-        return id
+        early: list[Event] = []
+        emit = early.append if stream else None
+        kind = PlainState if request.plain else STATES[params.rules.isolated]
+        state = kind(request, params, tags, self.lm.context, seed, trained, emit=emit)
+        state.early, state.top = early, top_logprobs
+        self.scheduler.check(state)
+        return state
+
+    def enqueue(self, state: TraceState) -> int:
+        """Queue what `prepare` has made; returns its id, which is never used again."""
+        state.id, self._added = self._added, self._added + 1
+        if state.emit is not None:
+            self._events += [replace(event, request=state.id) for event in state.early]
+            state.emit, state.early = self._events.append, []
+        self.scheduler.add(state)
+        return state.id
 
     def step(self) -> list[Event]:
         """Run one step of all live requests; returns what happened. Nothing happens when nothing is unfinished.
@@ -157,6 +193,47 @@ class Engine:
         """
         self._take_events((id,))
         self.scheduler.abort(id)
+
+    def stop(self, id: int, reason: str = "stop") -> list[Event]:
+        """End a queued or live request early; its row is free at once. Its undelivered events, the last one "done".
+
+        The rollout is what has been drawn so far: segments that were open have `reason` as their `finish_reason`.
+        Nothing for an id that has finished or was never given.
+        """
+        events, state = self._take_events((id,)), self.scheduler.abort(id)
+        if state is not None:
+            state.stop_here(reason)
+            events.append(state.event("done", state.last, rollout=self._rollout(state)))
+        return events
+
+    def scoring(self, ids: Sequence[int], top: int = 0) -> Scoring:
+        """What `score` reads, made in any thread; `UserError` for what can never be scored."""
+        if not 0 <= top <= MOST_TOP:
+            raise UserError(f"{top} alternatives are asked for each token; it may be 0 to {MOST_TOP}")
+        if not 0 < len(ids) <= self.context:
+            raise UserError(f"{len(ids)} tokens to score; the model's context holds {self.context}, so give 1 to that")
+        self.scheduler.check_prompt(len(ids))
+        return Scoring(ids, top, self.prefill_chunk, self.lm.model.config.get_text_config().vocab_size)
+
+    def score(self, scoring: Scoring) -> bool:
+        """Read the next chunk of a prompt for the log-probabilities of its tokens; True once it has been read.
+
+        To be called between steps, at most once. Where there is no row or no memory for it, nothing happens; a step
+        that needs its memory may take its row, and then it begins anew.
+        """
+        if scoring.row is None and not scoring.done:
+            if not self.scheduler.score(scoring):
+                return False
+            self.backend.open(scoring.row, 0, ())
+        try:
+            if not scoring.done:
+                self._steps.forwarded += scoring.advance(self.backend)
+        except BaseException:
+            self.scheduler.drop_live()
+            raise
+        if scoring.done:
+            self.scheduler.end_score(scoring)
+        return scoring.done
 
     def generate(
         self,
@@ -211,9 +288,10 @@ class Engine:
                 if not self.backend.joins_caches:
                     self.backend.keep(row, state.followable)
             for state, branch, token, logprob in self._steps.run(running, self.prefill_chunk, lockstep):
+                state.drew()
                 state.on_token(branch, token, logprob)
             for state in live.values():
-                if state not in lockstep:
+                if state not in lockstep and not state.undrawn:
                     state.join_if_ready()
         except BaseException:
             self.scheduler.drop_live()
@@ -247,13 +325,19 @@ class Engine:
         paths = params.most_paths(dialect or self.dialect)
         if params.rules.isolated and not params.rules.rereads and 0 < trained < paths:
             try:
-                self.backend.check_scaling()
+                self.check_scaling()
             except UserError as error:
                 raise UserError(
                     f"{error}; or set length_scaling_above: 0, and the join of {paths} paths, more than "
                     f"{trained}, is not scaled"
                 ) from error
         return trained
+
+    def check_scaling(self) -> None:
+        """`UserError` where the model cannot scale its attention. A backend that can is asked once."""
+        if not self._scales:
+            self.backend.check_scaling()
+        self._scales = True
 
     def _tags_for(self, dialect: str, prefix: str) -> TagIds:
         if (dialect, prefix) not in self._tags:

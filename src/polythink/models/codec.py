@@ -45,6 +45,8 @@ class Codec:
         longest_first = sorted(self.controls.values(), key=len, reverse=True)
         self._spelling = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
         self.head: tuple[int, ...] = prompt_head(tokenizer)
+        self._literal: Tokenizer | None = None
+        self._spelt: dict[str, list[int]] = {}  # what was asked of it, by control token
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` as it stands. `UserError` for text outside of a closed vocabulary."""
@@ -79,6 +81,14 @@ class Codec:
             self._refuse_unknown(text)
         return ids if tuple(ids[: len(head)]) == head else [*head, *ids]
 
+    def encode_raw(self, text: str, bos: bool = False) -> list[int]:
+        """Token ids as the tokenizer's own call gives them: what spells a control token is one. For a caller who writes
+        whole prompts, chat marks and all. `UserError` for text outside of a closed vocabulary."""
+        ids = self._ids(self.own, text)
+        if self.unknown in ids:
+            self._refuse_unknown(text)
+        return ids if not bos or tuple(ids[: len(self.head)]) == self.head else [*self.head, *ids]
+
     def spelled_controls(self, text: str) -> list[str]:
         """The control tokens whose spelling is in `text`, in their order: no trace that is drawn holds one as text."""
         return self._spelling.findall(text)
@@ -101,7 +111,9 @@ class Codec:
 
     def _spelt_out(self, spelling: str) -> list[int]:
         """A control token's spelling as ordinary characters; `UserError` where the vocabulary cannot write it."""
-        ids = _without_special(self.exact or self.tokenizer, spelling)
+        ids = self._spelt.get(spelling)
+        if ids is None:
+            ids = self._spelt[spelling] = self._without_special(spelling)
         refused = self.controls if self.closed else self.ends
         if not refused or not any(i in refused for i in ids):
             return ids
@@ -109,6 +121,18 @@ class Codec:
             f"the text holds {spelling!r}, a control token of the model that its tokenizer cannot write as ordinary "
             "characters; take it out of the text"
         )
+
+    def _without_special(self, text: str) -> list[int]:
+        """The ids of a text in which special tokens are read as ordinary characters.
+
+        By a tokenizer of its own, made when the first text asks: others may be using this one in another thread.
+        """
+        if self.exact is None:
+            return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        if self._literal is None:
+            self._literal = Tokenizer.from_str(self.exact.to_str())
+            self._literal.encode_special_tokens = True
+        return self._literal.encode(text, add_special_tokens=False).ids
 
     def _hide(self, text: str, template: str) -> tuple[str, dict[str, str]]:
         """The text with a mark for each control token that the problem in it spells, and what each mark stands for."""
@@ -129,18 +153,6 @@ class Codec:
             f"the tokenizer's closed vocabulary has no token for {', '.join(map(repr, words[:3]))}; "
             "use a model with an open vocabulary (for a tiny one: model.tokenizer=bytes)"
         )
-
-
-def _without_special(tokenizer: Tokenizer | PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of a text in which special tokens are read as ordinary characters."""
-    if not isinstance(tokenizer, Tokenizer):
-        return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    before = tokenizer.encode_special_tokens
-    tokenizer.encode_special_tokens = True
-    try:
-        return tokenizer.encode(text, add_special_tokens=False).ids
-    finally:
-        tokenizer.encode_special_tokens = before
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
