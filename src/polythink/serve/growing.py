@@ -73,7 +73,7 @@ class Text:
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """A block in `text`. """
+    """A block in `text`."""
 
     text: Text
     paths: list[Text] = field(default_factory=list)
