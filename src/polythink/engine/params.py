@@ -181,6 +181,8 @@ class Event:
     path: int  # 1..P inside a block, 0 elsewhere
     token: int = -1  # "token" only
     forced: bool = False  # "token" only: written by the runtime, not sampled
+    logprob: float = 0.0  # "token" only: as in the rollout, natural log; 0.0 for forced ones
+    top: tuple[tuple[int, float], ...] = ()  # "token" only: the likeliest tokens and their log-probabilities, if asked
     finish_reason: str = ""  # "cut" only: which budget, or what else, ended the segment
     label: int = 0  # the number in the path's tags, where it has one
     rollout: Rollout | None = None  # "done" only
