@@ -15,6 +15,7 @@ from dataclasses import replace
 from polythink.engine.backends.base import TorchBackend
 from polythink.engine.lookahead import LookAhead, Steps
 from polythink.engine.params import Event, OnEvent, Request, SamplingParams
+from polythink.engine.plain import PlainState
 from polythink.engine.scheduler import Scheduler
 from polythink.engine.selfcheck import choose_backend
 from polythink.engine.sequential import SequentialState
@@ -143,7 +144,8 @@ class Engine:
         trained = self.trained_paths(params, tags.dialect)
         early: list[Event] = []
         emit = early.append if stream else None
-        state = STATES[params.rules.isolated](request, params, tags, self.lm.context, seed, trained, emit=emit)
+        kind = PlainState if request.plain else STATES[params.rules.isolated]
+        state = kind(request, params, tags, self.lm.context, seed, trained, emit=emit)
         state.early = early
         self.scheduler.check(state)
         return state
