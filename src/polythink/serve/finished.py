@@ -36,7 +36,6 @@ class Shown:
     reasoning: str
     content: str
     elements: tuple[Element, ...]
-    content_tokens: int
 
 
 def shown(rollout: Rollout, spelling: Spelling) -> Shown:
@@ -45,16 +44,14 @@ def shown(rollout: Rollout, spelling: Spelling) -> Shown:
     segments = [segment for segment in rollout.segments if segment.kind != "copy"]
     runs = _runs(segments, (-1, 0))
     last = max((i for i, (own, _) in enumerate(runs) if not own), default=-1)
-    content, tokens = reader.tail(segments, (-1, 0))
-    before: list[str] = []
+    content = reader.tail(segments, (-1, 0))
+    reasoning: list[str] = []
     elements: list[Element] = []
     for i, (own, run) in enumerate(runs[: last + 1]):
-        found = [Element("main", text)] if own and (text := reader.text(run, (-1, 0))) else []
-        found = found or ([] if own else reader.elements(run, answers=i == last))
-        elements += found
-        before += [text] if own and found else []
-        before += [] if own else [reader.block(run, "", answers=i == last)]
-    return Shown(APART.join(filter(None, before)), content, tuple(elements), tokens)
+        text = reader.own(run) if own else reader.block(run, "", answers=i == last)
+        reasoning.append(text)
+        elements += ([Element("main", text)] if text else []) if own else reader.elements(run, answers=i == last)
+    return Shown(APART.join(filter(None, reasoning)), content, tuple(elements))
 
 
 def _runs(segments: Sequence[Segment], own: tuple[int, int]) -> list[tuple[bool, list[Segment]]]:
@@ -138,16 +135,14 @@ class _Reader:
         told = self.text(before, own, name, summary_heading(name)) if before else ""
         return APART.join(filter(None, (told, inner)))
 
-    def tail(self, segments: Sequence[Segment], own: tuple[int, int]) -> tuple[str, int]:
-        """What of a text is content, and how many tokens it has."""
+    def tail(self, segments: Sequence[Segment], own: tuple[int, int]) -> str:
+        """What of a text is content."""
         runs = _runs(segments, own)
-        rest = runs[-1][1] if runs and runs[-1][0] else []
-        text, tokens = self.own(rest), sum(len(segment.tokens) for segment in rest)
+        text = self.own(runs[-1][1]) if runs and runs[-1][0] else ""
         blocks = [run for is_own, run in runs if not is_own]
         if self.answers and blocks and (summary := _children(blocks[-1]).get(0)):
-            inner, more = self.tail(summary, (blocks[-1][0].block, 0))
-            text, tokens = APART.join(filter(None, (inner, text))), tokens + more
-        return text, tokens
+            text = APART.join(filter(None, (self.tail(summary, (blocks[-1][0].block, 0)), text)))
+        return text
 
     def elements(self, run: Sequence[Segment], answers: bool) -> list[Element]:
         """The paths of a block of main text, and its summary where that is reasoning."""

@@ -46,8 +46,8 @@ class Text:
     depth: int = 0  # blocks around it
     parts: list[Stretch | Block] = field(default_factory=list)
     blocks: int = 0  # in it
+    due: list[str] = field(default_factory=list)  # tags that have been written, and are still to come in its text
     sampled: int = 0  # tokens of its own
-    since: int = 0  # tokens of its own after its last block, forced ones too
     plan: Planning | None = None  # of a block that the model has begun here and that has not forked
     between: bool = False  # flat text: a block has been opened here that has no path yet
     closed: bool = False  # a path: its closing tag has been written
@@ -135,7 +135,8 @@ class Growing:
         block = Block(text)
         text.parts.append(block)
         text.blocks += 1
-        text.since, text.plan, text.between = 0, None, False
+        text.plan, text.between = None, False
+        text.due.clear()
         return block
 
     # --- what has ended
@@ -173,16 +174,16 @@ class Growing:
     def _write(self, text: Text, event: Event, piece: str) -> None:
         tag = self.spelling.texts.get(event.token)
         text.sampled += not event.forced
-        text.since += 1
-        if tag is None:
-            text.add(piece, None if event.forced or event.token in self.tags.ends else event)
-            return
-        before, spelled, after = piece.rpartition(tag)  # a detokenizer may have held something back, or spaces words
-        text.add(before)
-        if spelled:
+        if tag is not None:
+            text.due.append(tag)
+        while text.due and (at := piece.find(text.due[0])) >= 0:  # text may come later than its token
+            text.add(piece[:at])
             text.next_stretch()
-        text.add(after)
-        self._read(text, event)
+            piece = piece[at + len(text.due.pop(0)) :]
+        told = tag is None and not event.forced and event.token not in self.tags.ends
+        text.add(piece, event if told else None)
+        if tag is not None:
+            self._read(text, event)
 
     def _read(self, text: Text, event: Event) -> None:
         """Follow the plan of a block that is about to open, and find the tag that closes a path."""

@@ -207,14 +207,3 @@ class Linear:
                 self._told[kind] = True
             events += piece.events
         return [Delta(kind, shown, events)] if shown or events else []
-
-    @property
-    def content_tokens(self) -> int:
-        """How many tokens lie after the last join, or in the summary that answers: all that is not reasoning."""
-        text, count = self.main, self.main.since
-        while self.answers and (blocks := [part for part in text.parts if isinstance(part, Block)]):
-            text = blocks[-1].summary
-            if text is None:
-                break
-            count += text.since
-        return count
