@@ -1,4 +1,4 @@
-"""A trace as reasoning and content: bit by bit as it is drawn, and from the finished rollout, by other code."""
+"""A trace as reasoning and content, and as output items: as it is drawn, and from the finished rollout, by other code."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from polythink.problems.extract import extract, stated_answer
 from polythink.serve.finished import shown
 from polythink.serve.generation import Wanted
 from polythink.serve.growing import Spelling
+from polythink.serve.items import Item, Items, items_of
 from polythink.serve.linear import Linear
 from polythink.trace.production import Dialect
 from polythink.trace.render import render
@@ -47,11 +48,22 @@ def told(spelling: Spelling, params: SamplingParams, updates: Iterable[tuple[Eve
     return text["reasoning"], text["content"], kinds
 
 
+def facts(item: Item) -> tuple:
+    return item.kind, item.index, item.path, item.label, item.text, item.cut, item.closed
+
+
 def agree(spelling: Spelling, params: SamplingParams, updates: list[tuple[Event, str]], rollout: Rollout) -> None:
     whole = shown(rollout, spelling)
     reasoning, content, kinds = told(spelling, params, updates)
     assert (reasoning, content) == (whole.reasoning, whole.content), rollout.text
     assert kinds == sorted(kinds, reverse=True), "reasoning comes first"
+    live, grown = Items(spelling, params), {}
+    for change in (change for event, piece in updates for change in live.add(event, piece)):
+        assert (change.item in grown) == (change.kind != "open")
+        assert not (change.kind == "grow" and change.item.closed)
+        grown[change.item] = grown.get(change.item, "") + change.text
+    assert [facts(item) for item in live.items] == [facts(item) for item in items_of(whole)]
+    assert [grown[item] for item in live.items] == [item.text for item in live.items]
     assert not any(tag in reasoning + content for tag in spelling.texts.values())
 
 
