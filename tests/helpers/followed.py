@@ -6,11 +6,20 @@ import random
 from collections.abc import Sequence
 
 from helpers.random_cases import model_of, random_requests
+from helpers.tiny import lean_towards
 from polythink.engine.engine import Engine
 from polythink.errors import UserError
+from polythink.models.build import ModelConfig, from_config
+from polythink.models.lm import LanguageModel
 from polythink.serve.detokenise import Decoding
 from polythink.serve.following import Follower
 from polythink.serve.generation import Update, Wanted
+
+
+def byte_thinker() -> LanguageModel:
+    """It writes bytes, which make characters now and then, and tags."""
+    lm = from_config(ModelConfig(tokenizer="bytes", num_hidden_layers=1), "parallel_r1", seed=1)
+    return lean_towards(lm, {"</Path>": 2.0, "</Summary>": 2.0, "<Parallel>": 3.0, "<Path>": 1.0})
 
 
 def followed(
