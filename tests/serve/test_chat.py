@@ -9,43 +9,26 @@ import httpx
 import openai
 import pytest
 
-from helpers.followed import byte_thinker
-from helpers.served import served
-from polythink.models.lm import LanguageModel, with_settings
+from helpers.followed import thinker
 from polythink.trace.scan import scan
 
-DECODING = {"max_main_tokens": 20, "max_path_tokens": 12, "max_summary_tokens": 6, "max_trace_tokens": 150}
 BLOCK = {"paths": 3, "fork_at": 4, "max_blocks": 1}  # of a trace that forks for sure
 ASKED = [{"role": "user", "content": "2 + 2?"}]
-TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'assistant' %}A: {% if loop.last or m.content == 'keep' %}"
-    "[{{ m.reasoning_content }}]{% endif %}{{ m.content }}<|end|>{% else %}{{ m.role }}: {{ m.content }}\n"
-    "{% endif %}{% endfor %}A: "
-)
-
-
-def model() -> LanguageModel:
-    lm = byte_thinker()
-    lm.tokenizer.chat_template = TEMPLATE
-    return with_settings(lm, decoding=DECODING, chat=True, efforts={"medium": 5})
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with served(model, tmp_path_factory.mktemp("served"), max_num_seqs=8, max_choices=16) as running:
-        yield running
-        assert "Traceback" not in running.stderr.read_text()
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with server.client() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
 def lm():
-    return model()
+    return thinker()
+
+
+@pytest.fixture
+def server(thinking_server):
+    return thinking_server
+
+
+@pytest.fixture
+def client(thinking_client):
+    return thinking_client
 
 
 def ask(client, messages=ASKED, *, seed=7, extra=BLOCK, **fields):
@@ -68,7 +51,15 @@ def joined(chunks, index=0):
 # ---- streamed and whole ----
 
 
-@pytest.mark.parametrize("extra", [BLOCK, {"max_blocks": 2}, {**BLOCK, "mode": "reread"}, {"mode": "sequential"}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        BLOCK,
+        {"mode": "sequential"},
+        pytest.param({"max_blocks": 2}, marks=pytest.mark.long),
+        pytest.param({**BLOCK, "mode": "reread"}, marks=pytest.mark.long),
+    ],
+)
 def test_the_deltas_concatenate_to_the_whole_response(client, extra):
     extra = {**extra, "return_token_ids": True, "return_events": True}
     for seed in (1,):
@@ -178,9 +169,8 @@ def test_content_ends_before_a_stop_string_and_thinking_does_not(client):
     stops = 0
     for seed in range(8):
         plain = ask(client, seed=seed).choices[0].message
-        letters = (c for c in plain.content[1:] if c.isascii() and c.isprintable() and c not in " </>ParthelSumy")
-        letter = next((c for c in letters if c in plain.reasoning), "")
-        if not letter:
+        letters = (c for c in plain.content[1:] if c != "\ufffd" and not c.isspace() and c not in "</>ParthelSumy")
+        if not (letter := next(letters, "")):
             continue
         stopped = ask(client, seed=seed, stop=[letter]).choices[0]
         assert stopped.message.reasoning == plain.reasoning
@@ -189,8 +179,8 @@ def test_content_ends_before_a_stop_string_and_thinking_does_not(client):
         assert joined(ask(client, seed=seed, stop=letter, stream=True))["content"] == stopped.message.content
         stops += 1
         if stops == 2:
-            return
-    raise AssertionError("no seed fits")
+            break
+    assert stops == 2
 
 
 def test_max_tokens_bounds_the_whole_trace(client):

@@ -81,14 +81,14 @@ def check_drawn(model: str, seed: int, n: int) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_deltas_concatenate_to_what_the_finished_trace_shows(model):
-    check_drawn(model, 0, 6)
+    check_drawn(model, 0, 5)
 
 
 @pytest.mark.parametrize("mode", ["structured", "sequential"])
 def test_characters_that_lie_in_several_tokens(mode):
     """The texts of a segment's updates are its text, also where it ends within a character."""
     lm, broken = byte_thinker(), 0
-    params = SamplingParams(mode=mode, max_main_tokens=60, max_path_tokens=20, max_trace_tokens=150, max_depth=2)
+    params = SamplingParams(mode=mode, max_main_tokens=60, max_path_tokens=20, max_trace_tokens=90, max_depth=2)
     wanted = [Wanted(Request(tuple(lm.encode("a")), "p"), params, seed, ("\x05",)) for seed in range(6)]
     for each, updates in followed(Engine(lm), wanted, [0, 20] * 3):
         rollout = updates[-1].event.rollout
@@ -98,7 +98,7 @@ def test_characters_that_lie_in_several_tokens(mode):
         assert sorted(filter(None, texts.values())) == sorted(s.text for s in rollout.segments if s.text)
         agree(Spelling.of(lm), each.params, [(update.event, update.text) for update in updates], rollout)
         broken += rollout.text.count("\ufffd")
-    assert broken > 20
+    assert broken > 10
 
 
 @pytest.mark.long
@@ -143,13 +143,13 @@ def check_simulated(seed: int) -> None:
 
 
 def test_deltas_agree_in_dialects_that_were_made_up():
-    for seed in range(60):
+    for seed in range(40):
         check_simulated(seed)
 
 
 @pytest.mark.long
 def test_deltas_agree_in_many_dialects_that_were_made_up():
-    for seed in range(60, 10_000):
+    for seed in range(40, 10_000):
         check_simulated(seed)
 
 
@@ -217,7 +217,7 @@ def test_content_comes_as_it_is_drawn_once_no_block_can_follow(model):
 
 def test_text_that_a_block_may_follow_waits():
     spelling, params, updates = draw(
-        "parallel_r1", max_blocks=50, max_trace_tokens=120, max_path_tokens=4, max_main_tokens=30
+        "parallel_r1", max_blocks=50, max_trace_tokens=60, max_path_tokens=4, max_main_tokens=30
     )
     linear = Linear(spelling, params)
     for update in updates:

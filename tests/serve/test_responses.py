@@ -11,37 +11,30 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from helpers import open_responses
-from helpers.followed import byte_thinker
-from helpers.served import served
+from helpers.followed import thinker
 from polythink.engine.engine import Engine
-from polythink.models.lm import LanguageModel, with_settings
+from polythink.models.lm import with_settings
 from polythink.serve.config import ServeConfig
+from polythink.serve.errors import ApiError
 from polythink.serve.growing import Spelling
+from polythink.serve.messages import prompt_of
 from polythink.serve.prompts import Spelling as TokenSpelling
 from polythink.serve.responses import Job, ResponsesRequest, turns_of
 from polythink.serve.service import Interrupted, Service
 
-DECODING = {"max_main_tokens": 20, "max_path_tokens": 12, "max_summary_tokens": 6, "max_trace_tokens": 150}
 BLOCK = {"paths": 3, "fork_at": 4, "max_blocks": 1}  # of a trace that forks for sure
 EVENT = TypeAdapter(ResponseStreamEvent)
 OURS = ("id", "created_at", "completed_at")  # fields that differ from one response to the next
 
 
-def model() -> LanguageModel:
-    return with_settings(byte_thinker(), decoding=DECODING)
+@pytest.fixture
+def server(thinking_server):
+    return thinking_server
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with served(model, tmp_path_factory.mktemp("served"), max_num_seqs=8) as running:
-        yield running
-        assert "Traceback" not in running.stderr.read_text()
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with server.client() as opened:
-        yield opened
+@pytest.fixture
+def client(thinking_client):
+    return thinking_client
 
 
 def ask(client, input="2 + 2?", *, seed=7, extra=BLOCK, **fields):
@@ -69,7 +62,9 @@ def without_ids(body):
 # ---- the form ----
 
 
-@pytest.mark.parametrize("mode", ["structured", "reread", "sequential"])
+@pytest.mark.parametrize(
+    "mode", ["structured", *(pytest.param(m, marks=pytest.mark.long) for m in ("reread", "sequential"))]
+)
 def test_events_come_in_order_and_tell_the_whole_response(server, mode):
     logprobs = {"include": ["message.output_text.logprobs"], "top_logprobs": 1}
     extra = {"mode": mode, **logprobs, "return_events": True}
@@ -179,7 +174,7 @@ def test_a_trace_that_runs_out_of_tokens_is_incomplete(client):
 
 def test_a_failure_in_the_middle_is_told_as_such():
     """The events until then stand, and the last one says what has happened."""
-    lm = model()
+    lm = thinker()
 
     class Failing:
         def cancel(self):
@@ -224,13 +219,22 @@ def test_input_items_are_a_conversation():
     ]
 
 
+def test_without_a_chat_template_one_message_is_answered():
+    """The model's own prompt holds one problem; it has never seen a conversation."""
+    lm = with_settings(thinker(), chat=False, prompt="Solve: {problem} =")
+    user = {"role": "user", "content": "2 + 2"}
+    assert prompt_of([user], lm) == tuple(lm.encode("Solve: 2 + 2 ="))
+    for turns in ([{"role": "system", "content": "Add."}, user], [user, {"role": "assistant", "content": "4"}, user]):
+        with pytest.raises(ApiError, match="no chat template"):
+            prompt_of(turns, lm)
+
+
 REFUSED = {
     "a stored response": ({"previous_response_id": "resp_1"}, "nothing is stored"),
     "a tool": ({"tools": [{"type": "web_search"}]}, "calls no tools"),
     "json": ({"text": {"format": {"type": "json_object"}}}, "answers are text"),
     "a call": ({"input": [{"type": "function_call", "name": "f"}]}, "use message or reasoning"),
     "an image": ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "reads text alone"),
-    "instructions without a template": ({"instructions": "Add."}, "no chat template"),
     "nothing": ({"input": []}, "input is empty"),
     "background": ({"background": True}, "nothing is stored"),
 }
