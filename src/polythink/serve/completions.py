@@ -144,7 +144,7 @@ def router(service: Service) -> APIRouter:
             return events(job.stream(generation), config.keep_alive_s, config.read_timeout_s)
         for update in await collect(request, generation) if generation else ():
             job.choices[update.index].feed(update)
-        return JSONResponse(job.whole())
+        return JSONResponse(job.whole(generation))
 
     return routes
 
@@ -213,10 +213,12 @@ class Job:
         ]
         return self.service.submit(wanted, key, self.service.config.timeout_s)
 
-    def whole(self) -> dict[str, Any]:
+    def whole(self, generation: Generation | None) -> dict[str, Any]:
         """The response that is not streamed."""
         choices = [choice.told(choice.linear.told) for choice in self.choices]
-        return {**self.head, "choices": choices, "usage": self._usage(), "seed": self.seed}
+        version = generation.weight_version if generation else ""
+        more = {"seed": self.seed} | ({"weight_version": version} if version else {})
+        return {**self.head, "choices": choices, "usage": self._usage(), **more}
 
     async def stream(self, generation: Generation | None) -> AsyncIterator[dict[str, Any]]:
         """The chunks. Their texts concatenate to that of the whole response."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
@@ -118,6 +118,26 @@ class Service:
         finally:
             self._traces -= 1
             self._worker.send(lambda: self._worker.end_score(job))
+
+    async def change(self, change: Callable[[], None], weight_version: str) -> None:
+        """Change the model in the worker's thread while no trace is live: what runs finishes first, all else waits.
+
+        Requests that begin afterwards have this `weight_version`. What `change` raises is raised here.
+        """
+        loop = self._loop
+        done: asyncio.Future[None] = loop.create_future()
+
+        def work() -> None:
+            try:
+                change()
+            except Exception as error:
+                loop.call_soon_threadsafe(done.set_exception, error)
+            else:
+                self._worker.weight_version = weight_version
+                loop.call_soon_threadsafe(done.set_result, None)
+
+        self._worker.send(lambda: self._worker.change(work))
+        await asyncio.shield(done)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         vocabulary = self.lm.model.config.get_text_config().vocab_size
