@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Busy", "Generation", "Interrupted", "Scores", "Service", "Update", "Wanted"]
 State = Literal["starting", "serving", "stopping", "stopped"]
+# `max_step_branches` where none is given: as many as take about the time of reading the weights, where there is a GPU
+STEP_BRANCHES = {"cuda": 64}
 FIRST_GUESS = 5.0  # seconds that a request takes, before one has been measured
 
 
@@ -33,11 +35,15 @@ class Service:
     At most `max_num_seqs` (of the engine) traces run and `max_queue` more wait. They wait in one queue for each key,
     and the keys take turns: a client with many requests does not keep another one from a row. From then on it is first
     come, first served, each trace a row whatever its width: those that wait do so for a row or for memory, at most
-    until those before them have ended, and none is overtaken by a younger one of its key.
+    until those before them have ended, and none is overtaken by a younger one of its key. A step runs
+    `config.max_step_branches` branches (None: those of the engine, or 64 on a GPU and 16 elsewhere), at least one of
+    each live trace: paths of wide traces take turns, so a serial request keeps its pace beside them.
     """
 
     def __init__(self, engine: Engine, config: ServeConfig, name: str) -> None:
         self.engine, self.config, self.name, self.lm = engine, config, name, engine.lm
+        given = config.max_step_branches or engine.scheduler.max_step_branches
+        engine.scheduler.max_step_branches = given or STEP_BRANCHES.get(self.lm.device.type, 16)
         self.state: State = "starting"
         self._worker = Worker(engine, self._deliver)
         self._open: dict[Generation, tuple[str, float]] = {}  # key, and when it came
