@@ -175,7 +175,7 @@ def test_content_ends_before_a_stop_string_and_thinking_does_not(client):
         stopped = ask(client, seed=seed, stop=[letter]).choices[0]
         assert stopped.message.reasoning == plain.reasoning
         assert stopped.message.content == plain.content.partition(letter)[0].rstrip()
-        assert stopped.finish_reason == "stop"
+        assert (stopped.finish_reason, stopped.stop_reason) == ("stop", letter)
         assert joined(ask(client, seed=seed, stop=letter, stream=True))["content"] == stopped.message.content
         stops += 1
         if stops == 2:
