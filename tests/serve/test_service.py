@@ -469,3 +469,28 @@ def test_an_idle_service_takes_no_steps_and_holds_no_model():
         assert threading.active_count() < 50
 
     serving(test, engine=engine)
+
+
+def test_a_fault_in_the_thread_itself_is_told(monkeypatch):
+    """It must not happen; if it does, nobody waits for ever."""
+
+    async def test():
+        service = Service(engine_of(small()), config(), "tiny")
+        await service.start()
+
+        def broken(*_) -> None:
+            raise AssertionError("a fault of ours")
+
+        monkeypatch.setattr(service._worker, "_turn", broken)
+        monkeypatch.setattr(service._worker, "_fail", broken)
+        monkeypatch.setattr(threading, "excepthook", lambda _: None)
+        generation = service.submit([Wanted(requests(small(), 1)[0], PARAMS)])
+        with pytest.raises(Interrupted, match="AssertionError"):
+            await read(generation)
+        await asyncio.to_thread(service._worker.thread.join)
+        assert service.state == "failed"
+        with pytest.raises(Busy, match="failed"):
+            service.submit([Wanted(requests(small(), 1)[0], PARAMS)])
+        await service.stop(1.0)
+
+    asyncio.run(test())
