@@ -20,7 +20,7 @@ def params_of(changes: dict) -> SamplingParams:
 
 @pytest.mark.parametrize(
     ("ahead", "bound"),
-    [(False, None), (True, 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((True, None), (False, 2)))],
+    [(False, None), (True, 2), *(pytest.param(*case, marks=pytest.mark.long) for case in ((True, None), (False, 2)))],
 )
 def test_what_was_drawn_stands_and_the_others_go_on(ahead, bound):
     lm = tiny(seed=2)

@@ -187,7 +187,7 @@ class Worker:
             self._sort(events)
         if self._scores:
             self._score()
-        if time.monotonic() > self._counted + COUNTED:
+        if not self._jobs or time.monotonic() > self._counted + COUNTED:
             self._count()
         self._hand_over()
 
