@@ -49,7 +49,7 @@ def _prompt(given: Any) -> Any:
     return given
 
 
-def _stops(given: Any) -> Any:
+def stop_texts(given: Any) -> Any:
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts) or len(texts) > STOPS:
         raise ValueError(
@@ -91,7 +91,7 @@ class CompletionRequest(Steering):
     """Most tokens of a response; 16 if left out, or for a trace with blocks what the model's settings say."""
     n: int = Field(1, ge=1, le=1024)
     """Responses to each prompt: samples 0 to n - 1, or from `sample` on."""
-    stop: Annotated[list[str], BeforeValidator(_stops)] = []  # noqa: RUF012 (pydantic copies it)
+    stop: Annotated[list[str], BeforeValidator(stop_texts)] = []  # noqa: RUF012 (pydantic copies it)
     """The text ends before any of these strings."""
     stop_token_ids: list[int] = Field([], max_length=1024)
     """Tokens that end the response; the one that did is among the token ids, not in the text."""
