@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from polythink.errors import UserError, did_you_mean
+from polythink.serve.generation import Busy, Interrupted
 
 log = logging.getLogger(__name__)
 TYPES = {
@@ -65,12 +66,12 @@ def as_api_error(error: BaseException) -> ApiError:
         return error
     if isinstance(error, UserError):
         return ApiError(400, str(error))
-    if hasattr(error, "retry_after"):  # `service.Busy`, which this module cannot import without torch
-        status = getattr(error, "status", 429)
-        headers = {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
-        return ApiError(
-            status, str(error), code="rate_limit_exceeded" if status == 429 else "unavailable", headers=headers
-        )
+    if isinstance(error, Busy):
+        code = "rate_limit_exceeded" if error.status == 429 else "unavailable"
+        wait = {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+        return ApiError(error.status, str(error), code=code, headers=wait)
+    if isinstance(error, Interrupted):
+        return ApiError(error.status, str(error), code=error.code)
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail), headers=dict(error.headers or {}))
     return unexpected(error)

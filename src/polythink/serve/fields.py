@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 import uuid
 from typing import TYPE_CHECKING, Literal
@@ -38,8 +39,8 @@ class Steering(Body):
     """Join after the first path has finished, after half of them, or after all."""
     mode: Literal[tuple(MODES)] | None = None
     """How paths are drawn and what the join reads."""
-    seed: Seed = 0
-    """The same seed and request give the same response; the `n` responses to one prompt are samples 0 to n - 1."""
+    seed: Seed | None = None
+    """The same seed and request give the same response; left out, a new one is drawn."""
     temperature: float | None = Field(None, ge=0, le=100)
     """Sampling temperature; 0 is greedy."""
     top_p: float | None = Field(None, gt=0, le=1)
@@ -84,6 +85,11 @@ def params_of(steering: Steering, service: Service, max_tokens: int | None) -> S
         most = min(params.max_path_tokens, steering.thinking_budget)
         params = params.model_copy(update={"max_path_tokens": most})
     return params
+
+
+def seed_of(steering: Steering) -> int:
+    """The request's seed, or a new one that every reader of JSON takes for an integer."""
+    return secrets.randbelow(2**53) if steering.seed is None else steering.seed
 
 
 def check_max_tokens(max_tokens: int, service: Service) -> int:

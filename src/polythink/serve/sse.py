@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from polythink.serve.errors import as_api_error, error_body
 
 if TYPE_CHECKING:
-    from polythink.serve.service import Generation, Update
+    from polythink.serve.generation import Generation, Update
 
 Result = TypeVar("Result")
 DONE = "[DONE]"
