@@ -33,6 +33,8 @@ export class Drawing {
     this.widths.disconnect();
     cancelAnimationFrame(this.frame);
     this.format = format;
+    const literal = Object.keys(format.tags).map((tag) => tag.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+    this.tags = literal.length ? new RegExp(`(${literal.join("|")})`) : /(?!)/;
     this.root.replaceChildren();
     const main = make("div", "flow");
     this.root.append(main);
@@ -74,16 +76,24 @@ export class Drawing {
 
   onToken(event) {
     const flow = this.flowOf(event);
-    const kind = this.format.tags[event.text.trim()];
     this.resume(flow);
     flow.end += 1;
     this.tokens += 1;
     this.last = flow;
-    if (kind) return this.onTag(flow, event, kind);
-    if (!event.text) return;
-    const card = this.cardOf(flow, event.segment);
-    card.text += event.text;
-    this.dirty.add(card);
+    this.write(flow, event);
+  }
+
+  // A token may complete characters of those before it, and a tag may stand after them.
+  write(flow, event) {
+    for (const part of event.text.split(this.tags)) {
+      const kind = this.format.tags[part];
+      if (kind) this.onTag(flow, event, kind);
+      else if (part) {
+        const card = this.cardOf(flow, event.segment);
+        card.text += part;
+        this.dirty.add(card);
+      }
+    }
   }
 
   // Tags are not shown: they open and close what is drawn. An outline is a line of the plan.
