@@ -104,6 +104,7 @@ async function start() {
   byId("model").textContent = about.model ?? "";
   byId("tabs").hidden = about.live === false;
   live.describe(about);
+  globalThis.polythink = { drawing }; // for tests, and for the curious
   turn(about.live === false ? "replay" : "live");
   if (about.failed) showError(about.failed);
   if (about.files) await replay.offer(about.files);

@@ -41,7 +41,7 @@ export class Drawing {
     this.main = new Flow(main, "main", 0);
     this.flows = new Map([["-1/0", this.main]]);
     this.blocks = new Map();
-    this.cards = new Map(); // by segment
+    this.cards = [];
     this.dirty = new Set();
     this.frame = 0;
     this.last = this.main;
@@ -147,6 +147,7 @@ export class Drawing {
   finish(stopped = false) {
     this.done = true;
     for (const flow of this.flows.values()) if (flow.lane && !flow.lane.state) this.endLane(flow.lane, stopped ? "stopped" : "done");
+    for (const card of this.cards) this.dirty.add(card); // without white space at their ends
     this.flush();
     const outside = [...this.root.querySelectorAll(".boxed")].filter((box) => !box.closest(".lane"));
     this.answer = stopped ? "" : (outside.at(-1)?.textContent ?? "");
@@ -192,7 +193,9 @@ export class Drawing {
     const pre = make("pre");
     node.append(pre);
     flow.node.append(node);
-    return { node, pre, text: "", kind, segment, lane: flow.lane };
+    const card = { node, pre, text: "", kind, segment, lane: flow.lane };
+    this.cards.push(card);
+    return card;
   }
 
   // ---- blocks
