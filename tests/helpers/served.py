@@ -1,72 +1,127 @@
-"""An application on a real socket of loopback, in a thread of this process; and an engine that steps when it may."""
+"""A real server process on loopback. It is forked from the tests' own, which has torch in memory already."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Iterator
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
-import uvicorn
+import httpx
+from openai import OpenAI
 
-from polythink.engine.engine import Engine
+from polythink.models.lm import LanguageModel
 from polythink.serve.config import ServeConfig
-from polythink.serve.run import bind
+
+LISTENING = re.compile(r"polythink serving (.*) on (http://\S+) \(page at /, API at /v1\)")
+PATIENCE = 60.0  # seconds; a bound for what hangs, no measure of speed
 
 
-class Gate:
-    """Lets an engine make so many steps and no more: what a reader sees then does not depend on the machine's speed."""
+@dataclass
+class Served:
+    """A server that runs: its address, its process, and what it has written to stderr."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.left, self.changed = float("inf"), threading.Condition()
-        step = engine.step
+    process: multiprocessing.Process
+    url: str
+    stderr: Path
 
-        def gated():
-            with self.changed:
-                self.changed.wait_for(lambda: self.left > 0)
-                self.left -= 1
-            return step()
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
-        engine.step = gated
+    def client(self, key: str = "none", **more) -> OpenAI:
+        """OpenAI's own client, without its retries."""
+        http = httpx.Client(trust_env=False, timeout=PATIENCE)
+        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, http_client=http, **more)
 
-    def let(self, steps: float) -> None:
-        """Allow so many steps from here on, those that were allowed and not made included."""
-        with self.changed:
-            self.left = steps
-            self.changed.notify_all()
+    def http(self, **more) -> httpx.Client:
+        return httpx.Client(base_url=self.url, trust_env=False, timeout=PATIENCE, **more)
 
-    def open(self) -> None:
-        self.let(float("inf"))
+    def counters(self, **headers: str) -> dict[str, float]:
+        """What /metrics says, by name, without labels; answers by their status."""
+        with self.http(headers=headers) as client:
+            lines = client.get("/metrics").text.splitlines()
+        found: dict[str, float] = {}
+        for line in lines:
+            if not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                status = re.search(r'status="(\d+)"', name)
+                key = name.partition("{")[0].removeprefix("polythink_") + (f":{status[1]}" if status else "")
+                found[key] = found.get(key, 0.0) + float(value)
+        return found
+
+    def wait_until(self, condition: Callable[[dict[str, float]], bool], **headers: str) -> dict[str, float]:
+        """The counters, as soon as they are so."""
+        end = time.monotonic() + PATIENCE
+        while not condition(found := self.counters(**headers)):
+            assert time.monotonic() < end, f"still {found}"
+            time.sleep(0.02)
+        return found
+
+    def wait_idle(self, **headers: str) -> dict[str, float]:
+        """The counters, once nothing runs, waits or is kept."""
+        busy = ("num_requests_running", "num_requests_waiting", "num_http_generations", "kv_cache_bytes")
+        return self.wait_until(lambda found: not any(found[name] for name in busy), **headers)
+
+    def stop(self, number: int = signal.SIGTERM) -> int | None:
+        """Send a signal and wait; the exit status."""
+        if self.process.is_alive():
+            os.kill(self.process.pid, number)
+        self.process.join(PATIENCE)
+        return self.process.exitcode
+
+
+def start(program: Callable[[], None], folder: Path) -> Served:
+    """A process in which `program` serves; returns once it says that it listens."""
+    out, err = folder / "stdout", folder / "stderr"
+    out.write_text("")
+
+    def child() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        for path, descriptor in ((out, 1), (err, 2)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        with os.fdopen(1, "w", closefd=False) as sys.stdout, os.fdopen(2, "w", closefd=False) as sys.stderr:
+            program()  # what pytest has put in their place is not for this process
+
+    process = multiprocessing.get_context("fork").Process(target=child, daemon=True)
+    process.start()
+    end = time.monotonic() + PATIENCE
+    while not (found := LISTENING.search(out.read_text())):
+        assert process.is_alive(), f"the server has ended: {err.read_text()}"
+        assert time.monotonic() < end, "the server does not listen"
+        time.sleep(0.01)
+    return Served(process, found[2], err)
+
+
+def program_of(make: Callable[[], LanguageModel], name: str = "tiny", **settings) -> Callable[[], None]:
+    """Serves a model under this name; `settings` are those of `ServeConfig`."""
+
+    def program() -> None:
+        from polythink.engine.engine import Engine
+        from polythink.serve.app import build_app
+        from polythink.serve.run import bind, run
+        from polythink.serve.service import Service
+
+        config = ServeConfig(**{"port": 0, "read_timeout_s": PATIENCE, **settings})
+        engine = Engine(make(), config.max_num_seqs, kv_cache_memory_bytes=config.kv_cache_memory_bytes)
+        service = Service(engine, config, name)
+        run(build_app(service, config), service, config, bind(config), lambda line: print(line, flush=True))
+
+    return program
 
 
 @contextmanager
-def served(app, service=None) -> Iterator[str]:
-    """The address of the application, whose service is started and stopped with it."""
-    listener = bind(ServeConfig(port=0))
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_config=None, ws="none", lifespan="off", timeout_graceful_shutdown=1)
-    )
-    failed: list[BaseException] = []
-
-    async def run() -> None:
-        if service is not None:
-            await service.start()
-        await server.serve(sockets=[listener])
-        if service is not None:
-            await service.stop(0)
-
-    def running() -> None:
-        try:
-            asyncio.run(run())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=running, daemon=True)
-    thread.start()
+def served(make: Callable[[], LanguageModel], folder: Path, name: str = "tiny", **settings) -> Iterator[Served]:
+    """A server of a model, which is stopped afterwards."""
+    running = start(program_of(make, name, **settings), folder)
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        yield running
     finally:
-        server.should_exit = True
-        thread.join(30)
-        listener.close()
-    assert not failed, failed
+        running.stop(signal.SIGKILL)

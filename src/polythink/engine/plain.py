@@ -6,8 +6,9 @@ so here: with `Continuation` each part is drawn with the random numbers that it 
 
 from __future__ import annotations
 
+from polythink.engine.inputs import Branch
 from polythink.engine.sampling import stream_key
-from polythink.engine.trace_state import Branch, TraceState
+from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
 
 

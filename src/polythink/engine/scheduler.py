@@ -11,9 +11,10 @@ from __future__ import annotations
 import heapq
 from collections import Counter, deque
 
+from polythink.engine.inputs import Inputs
 from polythink.engine.lockstep import Lockstep
 from polythink.engine.step import Backend, Runnable
-from polythink.engine.trace_state import Inputs, TraceState
+from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
 
 MIN_PREFIX = 16  # tokens: a shorter prompt is read by each of its samples, at once
@@ -42,8 +43,12 @@ class Prefix:
 class Scheduler:
     """The queue, the rows and the shared prompts of an engine. At most `max_num_seqs` traces are live at once."""
 
-    def __init__(self, backend: Backend, max_num_seqs: int, memory: int | None = None) -> None:
+    def __init__(
+        self, backend: Backend, max_num_seqs: int, memory: int | None = None, max_step_branches: int | None = None
+    ) -> None:
         self.backend, self.max_num_seqs, self.memory = backend, max_num_seqs, memory
+        self.max_step_branches = max_step_branches
+        self._turn = 0  # the trace that is the first to get what is left of a step's branches
         self.queued: deque[TraceState] = deque()  # in the order of their ids
         self.live: dict[int, TraceState] = {}  # by row
         self.prefixes: dict[tuple[int, ...], Prefix] = {}
@@ -122,8 +127,31 @@ class Scheduler:
                 self.backend.attach(row, prefix.row)
                 del self._unattached[row]
         running: dict[int, Runnable] = {row: s for row, s in self.live.items() if row not in self._unattached}
+        self._grant([self.live[row] for row in running])
         running |= {prefix.row: prefix for prefix in self.prefixes.values() if prefix.read < prefix.size}
         return sorted(running.items())
+
+    def _grant(self, running: list[TraceState]) -> None:
+        """Say how many branches each trace may run in the next step: at least one, so that none ever misses a step.
+
+        What is left of `max_step_branches` goes to the further branches of wide traces, one each in turn. Paths are
+        opportunistic work (TAPER, arXiv 2605.06914): those of a wide trace take turns before any other trace waits.
+        """
+        most = self.max_step_branches
+        if most is None:
+            return
+        left = most - len(running)
+        wide = [state for state in running if state.width > 1]
+        for state in running:
+            state.grant = 1
+        self._turn += 1
+        first = self._turn % max(len(wide), 1)
+        wide = wide[first:] + wide[:first]
+        while left > 0 and wide:
+            for state in wide[:left]:
+                state.grant += 1
+            left -= len(wide)
+            wide = [state for state in wide if state.width > state.grant]
 
     def _make_room(self) -> None:
         """Preempt the youngest traces until what the others hold after the next step fits."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from polythink.engine.inputs import Branch
 from polythink.engine.sampling import stream_key
-from polythink.engine.trace_state import Branch, TraceState
+from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
 
 

@@ -1,0 +1,209 @@
+"""A trace as clients show it that know one reasoning and one answer: whole paths one after another, then the content.
+
+    reasoning                                        content
+    main text before the last block                  main text after the last block; where the dialect answers in the
+    Path 1:                                          summary, that of the last block comes first
+    its text
+    Path 2:
+    its text (cut)                                   a path that was truncated or stopped
+    Path 2.1: ..                                     a block in path 2; after it: `Path 2, continued:`
+    Summary of path 2: ..
+    Summary:
+    its text
+
+No tag is shown: it ends a stretch of text. White space around a stretch is left out; stretches of one text stand on
+lines of their own, so the outlines of a plan are a list, and elements are set apart by an empty line. What a join reads
+again (a copy) is not shown. A trace without a block is content as a whole; one that ends before its last block was
+joined has none.
+
+`Linear` says this piece by piece while the trace is drawn: the first path that has not ended is told as it grows, the
+others when their turn comes. Nothing is reasoning once content has begun: text that may yet turn out to be followed by
+a block is held until that is known. `finished.py` is the twin that reads a finished rollout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Literal
+
+from polythink.engine.params import Event, SamplingParams
+from polythink.serve.growing import Block, Growing, Spelling, Text
+
+CUT = "(cut)"
+APART, BELOW, BESIDE = "\n\n", "\n", " "  # what stands between two stretches
+
+
+def path_heading(name: str) -> str:
+    return f"Path {name}:"
+
+
+def summary_heading(name: str) -> str:
+    """`name`: the path in which the block lies; "" for a block of main text."""
+    return f"Summary of path {name}:" if name else "Summary:"
+
+
+def continued(heading: str) -> str:
+    """The heading of what follows a block in that element."""
+    return f"{heading[:-1]}, continued:"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of what is shown. `gap` and `heading` come before it where it begins a stretch; content has no headings.
+
+    `of`: the text that it lies in. In a `tail` it is content unless a block follows. `last`: nothing more comes of its
+    element.
+    """
+
+    of: Text
+    text: str = ""
+    gap: str = ""
+    heading: str = ""
+    tail: bool = False
+    last: bool = False
+    events: tuple[Event, ...] = ()  # of sampled tokens: the text of the pieces is theirs
+
+    @property
+    def element(self) -> Text:
+        """Main text, or the path or summary of a block of main text in which it lies."""
+        return next(text for text in self.of.around if text.depth <= 1)
+
+
+Pieces = Iterator[Piece | None]  # None: what comes next is not known yet
+
+
+class Walk:
+    """The pieces of a growing trace in text order. `abreast`: the paths of a block of main text are told at once."""
+
+    def __init__(self, answers: bool, abreast: bool = False) -> None:
+        self.answers, self.abreast = answers, abreast
+
+    def text(self, text: Text, name: str = "", title: str = "") -> Pieces:
+        """`name`: the path in which the text lies, or which it is; `title`: its heading, of a path told before."""
+        tail = all(not around.block or (self.answers and not around.path) for around in text.around)
+        gap, heading = (BELOW, "") if text.path else (APART, title)
+        i = 0
+        while True:
+            while i < len(text.parts):
+                part = text.parts[i]
+                if isinstance(part, Block):
+                    yield Piece(text)  # what came before is no content
+                    yield from self.block(part, name)
+                    gap, heading = APART, continued(title) if title else ""
+                else:
+                    shown = yield from self._stretch(text, i, Piece(text, "", gap, heading, tail))
+                    gap, heading = (BELOW, "") if shown else (gap, heading)
+                i += 1
+            if text.ended:
+                break
+            yield None
+        if text.path and text.cut:
+            yield Piece(text, CUT, gap if heading else BESIDE, heading)
+        if text.depth <= 1:
+            yield Piece(text, tail=tail, last=True)
+
+    def _stretch(self, text: Text, i: int, first: Piece) -> Generator[Piece | None, None, bool]:
+        """The pieces of a stretch, without white space around it; returns whether there were any."""
+        pieces = text.parts[i].pieces
+        shown, space, events, j = False, "", [], 0
+        while True:
+            while j < len(pieces):
+                piece, event = pieces[j]
+                j += 1
+                events += [event] if event else []
+                piece = space + piece if shown else piece.lstrip()
+                visible = piece.rstrip()
+                space = piece[len(visible) :]
+                if visible:
+                    before = {"gap": "", "heading": ""} if shown else {}
+                    yield replace(first, text=visible, events=tuple(events), **before)
+                    shown, events = True, []
+            if text.ended or i + 1 < len(text.parts):
+                break
+            yield None
+        if events:
+            yield replace(first, gap="", heading="", events=tuple(events))
+        return shown
+
+    def block(self, block: Block, name: str) -> Pieces:
+        """Its paths in their order, each from its heading on, and its summary."""
+        told = self._abreast if self.abreast and block.text.depth == 0 else self._in_turn
+        yield from told(block, name)
+        if block.summary is not None:
+            yield from self.text(block.summary, name, summary_heading(name))
+
+    def _in_turn(self, block: Block, name: str) -> Pieces:
+        i = 0
+        while True:
+            while i < len(block.paths):
+                yield from self._path(block.paths[i], name)
+                i += 1
+            if block.joined:
+                return
+            yield None
+
+    def _abreast(self, block: Block, name: str) -> Pieces:
+        walks: list[Pieces] = []
+        while True:
+            walks += [self._path(path, name) for path in block.paths[len(walks) :]]
+            for walk in walks:
+                yield from takewhile(lambda piece: piece is not None, walk)
+            if block.joined:
+                return
+            yield None
+
+    def _path(self, path: Text, name: str) -> Pieces:
+        name = f"{name}.{path.path}" if name else str(path.path)
+        yield Piece(path, path_heading(name), APART)
+        yield from self.text(path, name, path_heading(name))
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What is to be appended to the reasoning or to the content, and the events of the sampled tokens in it."""
+
+    kind: Literal["reasoning", "content"]
+    text: str
+    events: tuple[Event, ...] = ()
+
+
+class Linear:
+    """One trace, as reasoning and content; `add` takes its events in order and returns what they tell."""
+
+    def __init__(self, spelling: Spelling, params: SamplingParams) -> None:
+        self.growing = Growing(spelling, params)
+        self.main = self.growing.main
+        self.answers = spelling.tags.dialect.answers_in_summary
+        self._pieces = Walk(self.answers).text(self.main)
+        self._held: list[Piece] = []  # may be content
+        self._told = {"reasoning": False, "content": False}
+
+    def add(self, event: Event, text: str = "") -> list[Delta]:
+        self.growing.add(event, text)
+        told: list[Delta] = []
+        for piece in self._pieces:
+            if piece is None:
+                break
+            if piece.tail:
+                self._held.append(piece)
+                continue
+            assert not self._told["content"], "there is no reasoning after content"
+            told += self._tell("reasoning", [*self._held, piece])
+            self._held = []
+        if self._held and not any(map(self.growing.may_open, self._held[-1].of.around)):
+            told += self._tell("content", self._held)
+            self._held = []
+        return told
+
+    def _tell(self, kind: Literal["reasoning", "content"], pieces: Sequence[Piece]) -> list[Delta]:
+        """At most one delta of these pieces."""
+        shown, events = "", ()
+        for piece in pieces:
+            if piece.text:
+                heading = piece.heading and kind == "reasoning" and f"{piece.heading}\n"
+                shown += (piece.gap if self._told[kind] else "") + (heading or "") + piece.text
+                self._told[kind] = True
+            events += piece.events
+        return [Delta(kind, shown, events)] if shown or events else []
