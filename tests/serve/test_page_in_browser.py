@@ -15,8 +15,11 @@ from helpers.browser import BROWSER, NEEDED, Page, browser
 from helpers.served import Served, served
 from helpers.tiny import lean_towards, tiny
 from polythink.engine.engine import Engine
-from polythink.engine.params import Request, SamplingParams
+from polythink.engine.params import Event, Request, SamplingParams
 from polythink.models.lm import LanguageModel
+from polythink.serve.detokenise import Decoding, Detokeniser
+from polythink.serve.generation import Update
+from polythink.serve.told import told_event
 from polythink.trace.dialect import PARALLEL_R1
 from polythink.trace.rollout import Rollout
 from polythink.trace.scan import scan
@@ -272,6 +275,56 @@ def test_a_file_is_replayed(site: Site, written: list[dict], tmp_path: Path, wid
     assert [lane["text"] for lane in page.js(LANES)] == [
         plain(s["text"]) for s in written[0]["segments"] if s["kind"] == "path"
     ]
+
+
+DRAW = """async (traces) => {
+  const { Drawing } = await import("/page/trace.js");
+  const known = await (await fetch("/page/about")).json();
+  return traces.map(({ isolated, events }) => {
+    const drawing = new Drawing(document.createElement("div"));
+    drawing.clear({ tags: known.tags, reasons: known.reasons, isolated });
+    events.forEach((event) => drawing.apply(event));
+    const texts = [...drawing.root.querySelectorAll("pre")].map((pre) => pre.textContent);
+    const open = drawing.root.querySelectorAll(".running, .fork:not(.joined)").length;
+    return { text: texts.join(" "), steps: drawing.steps, tokens: drawing.drawn, open,
+             lanes: drawing.root.querySelectorAll(".lane").length };
+  });
+}"""
+
+
+def test_any_trace_is_drawn_as_it_was(site: Site) -> None:
+    """In every mode, blocks in blocks too: the page's text, steps and tokens are those of the finished rollout."""
+    lm = lean_towards(tiny(), {"<Parallel>": 0.5})
+    decoding, events = Decoding(lm.codec), []
+    budgets = {"max_main_tokens": 12, "max_path_tokens": 14, "max_summary_tokens": 8, "max_trace_tokens": 220}
+    params = [
+        SamplingParams(mode=mode, paths=3, max_blocks=3, max_depth=depth, **budgets)
+        for mode, depth in (("structured", 1), ("structured", 3), ("reread", 3), ("sequential", 2))
+    ]
+    streams: dict[tuple[int, int], Detokeniser] = {}
+
+    def follow(event: Event) -> None:
+        stream = streams.setdefault((event.request, event.segment), Detokeniser(decoding))
+        text = stream.add(event.token) if event.kind == "token" else ""
+        told = {**told_event(Update(0, event, text)), "critical_path": None}  # the page counts for itself
+        events[event.request].append({key: value for key, value in told.items() if value is not None})
+
+    each = [one for one in params for _ in range(2)]
+    events += [[] for _ in each]
+    asked = [Request(tuple(lm.encode("a b c")), "p", i) for i in range(len(each))]
+    rollouts = Engine(lm).generate(asked, each, seed=4, on_event=follow)
+    traces = [{"isolated": p.rules.isolated, "events": own} for p, own in zip(each, events, strict=True)]
+    site.open()
+    drawn = site.page.js(f"({DRAW})({json.dumps(traces)})")
+    for rollout, found in zip(rollouts, drawn, strict=True):
+        assert found["text"].split() == plain(rollout.text).split()
+        assert found["steps"] == rollout.critical_path, rollout.mode
+        assert found["tokens"] == rollout.tokens - sum(len(s.tokens) for s in rollout.segments if s.kind == "copy")
+        assert found["lanes"] == len({(s.block, s.path) for s in rollout.segments if s.kind == "path"})
+        assert found["open"] == 0
+    forked = {rollout.mode for rollout, found in zip(rollouts, drawn, strict=True) if found["lanes"]}
+    assert forked == {one.mode for one in params}
+    assert max(found["lanes"] for found in drawn) > 6
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -7,9 +7,9 @@ from itertools import chain
 
 import pytest
 
-from helpers.tiny import requests, thinker, tiny
+from helpers.tiny import lean_towards, requests, thinker, tiny
 from polythink.engine.engine import Engine
-from polythink.engine.params import SamplingParams
+from polythink.engine.params import Event, SamplingParams
 from polythink.errors import UserError
 from polythink.serve.replay import CUT, format_of, replay
 from polythink.trace.dialect import DIALECTS, get_dialect
@@ -162,3 +162,39 @@ def test_what_is_no_row_is_refused_in_one_sentence(row: dict, sentence: str) -> 
 
 def test_reasons_are_words() -> None:
     assert all(" " in reason and reason == reason.strip(".") for reason in CUT.values())
+
+
+def test_a_block_belongs_to_the_text_that_wrote_last() -> None:
+    """The rule by which the page draws blocks in blocks while they run: an event names no parent.
+
+    Events number blocks as they open, a rollout in the order of the text: so what is compared are the numbers of the
+    paths around each block, from the outermost in.
+    """
+    lm = lean_towards(tiny(), {"<Parallel>": 0.5})
+    budgets = {"max_main_tokens": 12, "max_path_tokens": 14, "max_summary_tokens": 8, "max_trace_tokens": 220}
+    params = SamplingParams(paths=3, max_blocks=3, max_depth=3, **budgets)
+    writer: dict[int, tuple[int, int]] = {}
+    drawn: list[dict[int, tuple[int, int]]] = [{} for _ in range(4)]  # of each request: parent of each block
+
+    def follow(event: Event) -> None:
+        if event.kind == "token":
+            writer[event.request] = event.block, event.path
+        elif event.kind == "fork":
+            drawn[event.request].setdefault(event.block, writer.get(event.request, (-1, 0)))
+
+    def around(parents: dict[int, tuple[int, int]]) -> list[tuple[int, ...]]:
+        def chain(block: int) -> tuple[int, ...]:
+            outer, path = parents[block]
+            return () if outer < 0 else (*chain(outer), path)
+
+        return sorted(map(chain, parents))
+
+    rollouts = Engine(lm).generate(requests(lm, 4), params, seed=4, on_event=follow)
+    for parents, rollout in zip(drawn, rollouts, strict=True):
+        told, before = {}, (-1, 0)
+        for segment in rollout.segments:  # in text order the first path of a block follows its parent
+            if segment.kind == "path":
+                told.setdefault(segment.block, before)
+            before = segment.block, segment.path
+        assert around(parents) == around(told)
+    assert sum(len(chain) > 1 for parents in drawn for chain in around(parents)) >= 3

@@ -26,14 +26,13 @@ export class Live {
     const { byId } = this.page;
     this.about = about;
     const decoding = about.decoding ?? {};
-    byId("mode").replaceChildren(...(about.modes ?? []).map((mode) => new Option(mode.name, mode.name)));
-    for (const option of byId("mode").options) option.title = about.modes.find((mode) => mode.name === option.value).about;
+    byId("mode").replaceChildren(new Option("the model's own", ""));
+    byId("mode").append(...(about.modes ?? []).map((mode) => Object.assign(new Option(mode.name, mode.name), { title: mode.about })));
     byId("effort").append(...Object.keys(about.efforts ?? {}).map((name) => new Option(name, name)));
     byId("effort").closest("label").hidden = !Object.keys(about.efforts ?? {}).length;
-    byId("paths").value = decoding.paths ?? "";
+    byId("paths").placeholder = decoding.paths ?? "";
     byId("paths").max = about.most_paths ?? 64;
-    byId("mode").value = decoding.mode ?? "";
-    byId("temperature").value = decoding.temperature ?? "";
+    byId("temperature").placeholder = decoding.temperature ?? "";
     byId("key-field").hidden = !about.needs_key;
     if (about.needs_key && !byId("key").value) byId("settings").open = true;
     this.digest();
@@ -41,8 +40,8 @@ export class Live {
 
   digest() {
     const value = (name) => this.page.byId(name).value;
-    const parts = [value("paths") && `${value("paths")} paths`, value("mode"), value("effort") && `effort ${value("effort")}`,
-      value("temperature") && `temperature ${value("temperature")}`, value("budget") && `${value("budget")} tokens of thinking`,
+    const own = (name) => value(name) || (this.about.decoding?.[name] ?? "");
+    const parts = [value("effort") && !value("paths") ? `effort ${value("effort")}` : own("paths") && `${own("paths")} paths`, own("mode"), value("temperature") && `temperature ${value("temperature")}`, value("budget") && `${value("budget")} tokens of thinking`,
       value("seed") && `seed ${value("seed")}`];
     this.page.byId("digest").textContent = parts.filter(Boolean).join(" · ");
   }
@@ -81,21 +80,21 @@ export class Live {
 
   async run() {
     const { byId, showError, announce } = this.page;
-    const [body, key] = [this.request(), byId("key").value];
+    const body = this.request();
     if (this.running || !body.messages[0].content) return;
     this.running = new AbortController();
     this.busy(true);
     showError();
-    const mode = (this.about.modes ?? []).find((one) => one.name === body.mode);
+    const mode = (this.about.modes ?? []).find((one) => one.name === (body.mode ?? this.about.decoding?.mode));
     const { tags = {}, reasons = {} } = this.about;
     this.drawing.clear({ tags, reasons, isolated: mode?.isolated, rereads: mode?.rereads }, body.messages[0].content);
     byId("empty").textContent = "";
     announce("Thinking");
     Object.assign(this, { rate: 0, begun: 0, read: 0 });
     try {
-      const headers = { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
-      const answer = await this.page.ask("v1/chat/completions", { method: "POST", headers, body: JSON.stringify(body), signal: this.running.signal });
+      const answer = await this.page.post("v1/chat/completions", JSON.stringify(body), this.running.signal);
       await this.draw(answer);
+      this.measure(performance.now());
       announce(`Finished: ${this.drawing.drawn} tokens in ${this.drawing.steps} steps${this.drawing.answer ? `, the answer is ${this.drawing.answer}` : ""}`);
     } catch (error) {
       this.drawing.finish(true);
@@ -150,9 +149,13 @@ export class Live {
     const now = performance.now();
     this.begun ||= events.length ? now : 0;
     if (this.begun && now - Math.max(this.read, this.begun) > REFRESH) {
-      this.read = now;
-      this.rate = (1000 * this.drawing.tokens) / (now - this.begun);
+      this.measure(now);
     }
     return false;
+  }
+
+  measure(now) {
+    this.read = now;
+    this.rate = now > this.begun ? (1000 * this.drawing.tokens) / (now - this.begun) : 0;
   }
 }

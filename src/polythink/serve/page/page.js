@@ -4,13 +4,13 @@ import { Live } from "./live.js";
 import { Replay } from "./replay.js";
 import { Drawing } from "./trace.js";
 
-export const byId = (name) => document.getElementById(name);
+const byId = (name) => document.getElementById(name);
 const THEMES = ["system", "light", "dark"];
 const dark = matchMedia("(prefers-color-scheme: dark)");
 let theme = "system";
 
 // Storage may be forbidden; the page works without it.
-export function stored(storage, name, value) {
+function stored(storage, name, value) {
   try {
     if (value === undefined) return storage.getItem(name) ?? "";
     storage.setItem(name, value);
@@ -25,7 +25,7 @@ function showTheme() {
 
 function showFigures(drawing, rate = null) {
   const [steps, tokens] = [drawing.steps, drawing.drawn];
-  byId("figures").hidden = tokens === 0;
+  byId("figures").hidden = byId("cost").hidden = tokens === 0;
   byId("steps").textContent = steps;
   byId("tokens").textContent = tokens;
   const unit = byId("unit").textContent = drawing.format.unit ?? "tokens";
@@ -39,19 +39,19 @@ function showFigures(drawing, rate = null) {
   byId("answer").textContent = drawing.answer ?? "";
 }
 
-export function showError(sentence = "") {
+function showError(sentence = "") {
   byId("error").hidden = !sentence;
   byId("error").textContent = sentence;
 }
 
 // Speaks one sentence at a time; tokens are not spoken.
 let said = "";
-export function announce(sentence) {
+function announce(sentence) {
   if (sentence !== said) byId("status").textContent = said = sentence;
 }
 
 // The answer of the server as JSON; an error of the server or of the network as one sentence.
-export async function ask(path, options = {}) {
+async function ask(path, options = {}) {
   let answer;
   try {
     answer = await fetch(path, options);
@@ -64,6 +64,13 @@ export async function ask(path, options = {}) {
   const sentence = body.error?.message ?? `The server answered with status ${answer.status}.`;
   const wait = answer.headers.get("Retry-After");
   throw Object.assign(new Error(wait ? `${sentence} (Try again in ${wait} s.)` : sentence), { status: answer.status });
+}
+
+// A JSON text, with the key where one was given.
+function post(path, body, signal) {
+  const key = byId("key").value;
+  const headers = { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
+  return ask(path, { method: "POST", headers, body, signal });
 }
 
 function showView(name) {
@@ -85,7 +92,7 @@ async function start() {
     showTheme();
   });
   showTheme();
-  const page = { announce, ask, byId, showError, showFigures, stored };
+  const page = { announce, ask, byId, post, showError, showFigures, stored };
   const drawing = new Drawing(byId("trace"), { announce, changed: () => page.current?.changed() });
   const [live, replay] = [new Live(page, drawing), new Replay(page, drawing)];
   const views = { live, replay };

@@ -146,7 +146,7 @@ export class Replay {
     this.stop();
     if (!row?.line) return this.clear();
     await this.guarded(async () => {
-      const answer = await this.page.ask("replay", { method: "POST", headers: { "Content-Type": "application/json" }, body: row.line });
+      const answer = await this.page.post("replay", row.line);
       const drawn = await answer.json();
       if (this.found[this.at] !== row) return; // another line was chosen meanwhile
       Object.assign(this, { drawn, step: Infinity }); // drawn anew

@@ -7,6 +7,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const LEAST = 148; // pixels that a path needs to stand beside the others
 const WIRE = 44; // pixels: height of the lines of a fork and of a join, as in page.css
 const BEND = 14; // radius of their corners
+const TOGETHER = 200; // milliseconds in which all paths of a fork have opened
 
 export function make(tag, name = "", text = "") {
   const node = document.createElement(tag);
@@ -109,20 +110,15 @@ export class Drawing {
     const block = this.blocks.get(event.block) ?? this.addBlock(event.block, parent ?? this.main);
     this.laneOf(block, event);
     this.dirty.add(block);
-    if (event.path > 1) return;
-    queueMicrotask(() => this.announce(`Fork into ${block.lanes.size} paths`));
+    if (block.lanes.size === 1) setTimeout(() => this.announce(`Fork into ${block.lanes.size} paths`), TOGETHER);
   }
 
   onJoin(event) {
     const block = this.blocks.get(event.block);
     if (!block) return;
     const summary = this.flowOf(event);
-    for (const lane of block.lanes.values()) if (!lane.state) this.endLane(lane, "done");
-    block.node.classList.add("joined");
     const again = event.reread ? `${event.reread} tokens read again` : this.format.rereads ? "the paths are read again" : "";
     if (again) summary.node.prepend(make("div", "node again", again));
-    this.dirty.add(block);
-    this.announce("Join");
   }
 
   onCut(event) {
@@ -168,7 +164,15 @@ export class Drawing {
     node.classList.add("node");
     block.summary = new Flow(node, "summary", this.endOf(block));
     this.flows.set(key, block.summary);
+    this.join(block);
     return block.summary;
+  }
+
+  join(block) {
+    for (const lane of block.lanes.values()) if (!lane.state) this.endLane(lane, "done");
+    block.node.classList.add("joined");
+    this.dirty.add(block);
+    this.announce("Join");
   }
 
   // A text that goes on after a block continues after the latest end of its paths and of its summary.
@@ -229,7 +233,7 @@ export class Drawing {
     head.append(name, grade, state);
     const body = make("div", "flow body");
     Object.assign(body, { tabIndex: 0 });
-    body.setAttribute("role", "region");
+    body.setAttribute("role", "group");
     body.setAttribute("aria-label", `Path ${number}`);
     body.addEventListener("keydown", (pressed) => this.walk(pressed, block, event.path));
     const more = make("button", "more", "Show all");
@@ -250,9 +254,8 @@ export class Drawing {
   endLane(lane, state, why = "") {
     lane.state = state;
     lane.node.classList.replace("running", state);
-    const steps = `${lane.node.querySelector("pre") ? "" : "empty, "}`;
-    lane.stateNode.textContent = { done: "finished", stopped: "stopped", cut: `cut: ${why}` }[state] ?? state;
-    if (!this.done) this.announce(`${steps}Path ${lane.number} ${state === "cut" ? `cut: ${why}` : state}`);
+    lane.stateNode.textContent = { done: "finished", stopped: "stopped", cut: `cut: ${why}` }[state];
+    if (!this.done) this.announce(`Path ${lane.number} ${lane.stateNode.textContent}`);
     this.dirty.add(lane);
   }
 
