@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -146,3 +147,25 @@ def browser(folder: Path) -> Iterator[Page]:
         running.wait()
         for fd in ours:
             os.close(fd)
+
+
+def picture(url: str, prompt: str, out: str, **fields: object) -> None:
+    """A picture of the page of a running server after an answer, for the README.
+
+    Such as: PYTHONPATH=tests python -c "from helpers.browser import picture; picture('http://127.0.0.1:8000/', '7 6 2
+    -> 11', 'live.png', paths=4, seed=8)"
+    """
+    with tempfile.TemporaryDirectory() as folder, browser(Path(folder)) as page:
+        page.open(url)
+        page.size(1100, 560, scale=1.5)
+        page.until("document.documentElement?.dataset.ready === 'true'")
+        for name, value in fields.items():
+            page.js(f"document.getElementById('{name}').value = {json.dumps(value)}")
+        page.js("document.getElementById('settings').dispatchEvent(new Event('input'))")
+        page.type(prompt)
+        page.press("Enter")
+        page.until("document.getElementById('status').textContent.startsWith('Finished')")
+        page.js("document.activeElement.blur()")
+        height = page.js("Math.ceil(document.getElementById('trace').getBoundingClientRect().bottom) + 28")
+        page.size(1100, height, scale=1.5)
+        page.screenshot(Path(out), whole=False)
