@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import re
@@ -16,8 +17,12 @@ from pathlib import Path
 import httpx
 from openai import OpenAI
 
+from polythink.engine.engine import Engine
 from polythink.models.lm import LanguageModel
+from polythink.serve.app import build_app
 from polythink.serve.config import ServeConfig
+from polythink.serve.run import bind, run
+from polythink.serve.service import Service
 
 LISTENING = re.compile(r"polythink serving (.*) on (http://\S+) \(page at /, API at /v1\)")
 PATIENCE = 60.0  # seconds; a bound for what hangs, no measure of speed
@@ -37,11 +42,11 @@ class Served:
 
     def client(self, key: str = "none", **more) -> OpenAI:
         """OpenAI's own client, without its retries."""
-        http = httpx.Client(trust_env=False, timeout=PATIENCE)
+        http = httpx.Client(trust_env=False, verify=False, timeout=PATIENCE)  # certificates take long to load
         return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, http_client=http, **more)
 
     def http(self, **more) -> httpx.Client:
-        return httpx.Client(base_url=self.url, trust_env=False, timeout=PATIENCE, **more)
+        return httpx.Client(**{"base_url": self.url, "trust_env": False, "verify": False, "timeout": PATIENCE, **more})
 
     def counters(self, **headers: str) -> dict[str, float]:
         """What /metrics says, by name, without labels; answers by their status."""
@@ -69,12 +74,16 @@ class Served:
         busy = ("num_requests_running", "num_requests_waiting", "num_http_generations", "kv_cache_bytes")
         return self.wait_until(lambda found: not any(found[name] for name in busy), **headers)
 
+    def ended(self) -> int | None:
+        """The exit status, once the process has ended."""
+        self.process.join(PATIENCE)
+        return self.process.exitcode
+
     def stop(self, number: int = signal.SIGTERM) -> int | None:
         """Send a signal and wait; the exit status."""
         if self.process.is_alive():
             os.kill(self.process.pid, number)
-        self.process.join(PATIENCE)
-        return self.process.exitcode
+        return self.ended()
 
 
 def start(program: Callable[[], None], folder: Path) -> Served:
@@ -88,7 +97,8 @@ def start(program: Callable[[], None], folder: Path) -> Served:
         for path, descriptor in ((out, 1), (err, 2)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
         with os.fdopen(1, "w", closefd=False) as sys.stdout, os.fdopen(2, "w", closefd=False) as sys.stderr:
-            program()  # what pytest has put in their place is not for this process
+            logging.basicConfig(force=True, stream=sys.stderr)  # what pytest has put there is not for this process
+            program()
 
     process = multiprocessing.get_context("fork").Process(target=child, daemon=True)
     process.start()
@@ -104,11 +114,6 @@ def program_of(make: Callable[[], LanguageModel], name: str = "tiny", **settings
     """Serves a model under this name; `settings` are those of `ServeConfig`."""
 
     def program() -> None:
-        from polythink.engine.engine import Engine
-        from polythink.serve.app import build_app
-        from polythink.serve.run import bind, run
-        from polythink.serve.service import Service
-
         config = ServeConfig(**{"port": 0, "read_timeout_s": PATIENCE, **settings})
         engine = Engine(make(), config.max_num_seqs, kv_cache_memory_bytes=config.kv_cache_memory_bytes)
         service = Service(engine, config, name)

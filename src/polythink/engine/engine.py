@@ -17,6 +17,7 @@ from polythink.engine.lookahead import LookAhead, Steps
 from polythink.engine.params import Event, OnEvent, Request, SamplingParams
 from polythink.engine.plain import PlainState
 from polythink.engine.scheduler import Scheduler
+from polythink.engine.scoring import Scoring
 from polythink.engine.selfcheck import choose_backend
 from polythink.engine.sequential import SequentialState
 from polythink.engine.structured import StructuredState
@@ -204,6 +205,35 @@ class Engine:
             state.stop_here(reason)
             events.append(state.event("done", state.last, rollout=self._rollout(state)))
         return events
+
+    def scoring(self, ids: Sequence[int], top: int = 0) -> Scoring:
+        """What `score` reads, made in any thread; `UserError` for what can never be scored."""
+        if not 0 <= top <= MOST_TOP:
+            raise UserError(f"{top} alternatives are asked for each token; it may be 0 to {MOST_TOP}")
+        if not 0 < len(ids) <= self.context:
+            raise UserError(f"{len(ids)} tokens to score; the model's context holds {self.context}, so give 1 to that")
+        self.scheduler.check_prompt(len(ids))
+        return Scoring(ids, top, self.prefill_chunk, self.lm.model.config.get_text_config().vocab_size)
+
+    def score(self, scoring: Scoring) -> bool:
+        """Read the next chunk of a prompt for the log-probabilities of its tokens; True once it has been read.
+
+        To be called between steps, at most once. Where there is no row or no memory for it, nothing happens; a step
+        that needs its memory may take its row, and then it begins anew.
+        """
+        if scoring.row is None and not scoring.done:
+            if not self.scheduler.score(scoring):
+                return False
+            self.backend.open(scoring.row, 0, ())
+        try:
+            if not scoring.done:
+                self._steps.forwarded += scoring.advance(self.backend)
+        except BaseException:
+            self.scheduler.drop_live()
+            raise
+        if scoring.done:
+            self.scheduler.end_score(scoring)
+        return scoring.done
 
     def generate(
         self,

@@ -26,7 +26,7 @@ class Element:
     text: str
     path: int = 0
     label: int = 0
-    finish_reason: str = ""
+    cut: str = ""  # why it was truncated, if it was
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,11 @@ class _Reader:
             if place:
                 last = [segment for segment in own if segment.path == place and segment.block == block][-1]
                 text = self.path(own, (block, place), str(place))
-                found.append(Element("path", text, place, last.label, last.finish_reason))
+                reason = last.finish_reason if last.finish_reason in TRUNCATIONS else ""
+                found.append(Element("path", text, place, last.label, reason))
                 continue
-            text = self.head(own, (block, 0), "") if answers and self.answers else self.text(own, (block, 0))
+            title = summary_heading("")
+            text = self.head(own, (block, 0), "") if answers and self.answers else self.text(own, (block, 0), "", title)
+            text = text.removeprefix(f"{title}{BELOW}")  # it stands apart
             found += [Element("summary", text)] if text else []
         return found

@@ -50,8 +50,8 @@ class Text:
     sampled: int = 0  # tokens of its own
     plan: Planning | None = None  # of a block that the model has begun here and that has not forked
     between: bool = False  # flat text: a block has been opened here that has no path yet
-    closed: bool = False  # a path: its closing tag has been written
-    cut: bool = False  # it was truncated
+    closed: bool = False  # its closing tag has been written
+    cut: str = ""  # why it was truncated, if it was
     ended: bool = False  # nothing is written in it or in its blocks any more
 
     @property
@@ -105,8 +105,8 @@ class Growing:
             self._end(self.main)
             return
         place = self._place(event)
-        if event.kind == "cut":
-            place.cut |= not place.closed or doubtful is place
+        if event.kind == "cut" and (doubtful is place or not place.closed):
+            place.cut = event.finish_reason
         if doubtful is not None and self.isolated:
             self._end(doubtful)
         if event.kind in ("token", "join"):
@@ -121,7 +121,10 @@ class Growing:
         if key in self._texts:
             return self._texts[key]
         if event.block not in self._blocks:
-            self._blocks[event.block] = self._open(self._current)
+            text = self._current
+            if text.block and text.closed and not text.path:  # one block comes right after another
+                text = text.block.text
+            self._blocks[event.block] = self._open(text)
         block = self._blocks[event.block]
         text = self._texts[key] = Text(block, event.path, event.label, block.text.depth + 1)
         if event.path:
@@ -130,9 +133,10 @@ class Growing:
             block.summary = text
         return text
 
-    @staticmethod
-    def _open(text: Text) -> Block:
+    def _open(self, text: Text) -> Block:
         block = Block(text)
+        if text.parts and isinstance(text.parts[-1], Block):
+            self._finish(text.parts[-1])
         text.parts.append(block)
         text.blocks += 1
         text.plan, text.between = None, False
@@ -186,7 +190,7 @@ class Growing:
             self._read(text, event)
 
     def _read(self, text: Text, event: Event) -> None:
-        """Follow the plan of a block that is about to open, and find the tag that closes a path."""
+        """Follow the plan of a block that is about to open, and find the tag that closes a path or summary."""
         token, read = event.token, ""
         if text.plan is not None:
             read = text.plan.read(token, len(text.plan.outlines) + 1)
@@ -197,16 +201,18 @@ class Growing:
                 text.between = True
             elif self.tags.plan is not None:
                 text.plan, read = Planning(self.tags, opened=self.tags.dialect.opening is None), "plan"
-        if not text.path or read or text.between or text.closed or token != self._closing(text):
+        if text.block is None or read or text.between or text.closed or token != self._closing(text):
             return
         text.closed = True
-        if event.forced:
+        if text.path and event.forced:
             self._doubtful = text
-        elif self.isolated:
+        elif text.path and self.isolated:
             self._end(text)
 
     def _closing(self, text: Text) -> int:
-        return self.tags.path_tags[max(text.label - 1, 0)][1]
+        if text.path:
+            return self.tags.path_tags[max(text.label - 1, 0)][1]
+        return self.tags.summary[1] if self.tags.summary else self.tags.joined
 
     # --- what may come
 

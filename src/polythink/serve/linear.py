@@ -70,12 +70,20 @@ class Piece:
         """Main text, or the path or summary of a block of main text in which it lies."""
         return next(text for text in self.of.around if text.depth <= 1)
 
+    def shown(self, follows: bool, heading: bool) -> str:
+        """Its text with what comes before it, where it `follows` other text; content has no heading."""
+        if not self.text:
+            return ""
+        return (self.gap if follows else "") + (f"{self.heading}\n" if heading and self.heading else "") + self.text
 
+
+Kind = Literal["reasoning", "content"]
 Pieces = Iterator[Piece | None]  # None: what comes next is not known yet
 
 
 class Walk:
-    """The pieces of a growing trace in text order. `abreast`: the paths of a block of main text are told at once."""
+    """The pieces of a growing trace in text order. `abreast`: the paths of a block of main text are told at once, each
+    without its heading."""
 
     def __init__(self, answers: bool, abreast: bool = False) -> None:
         self.answers, self.abreast = answers, abreast
@@ -156,7 +164,7 @@ class Walk:
 
     def _path(self, path: Text, name: str) -> Pieces:
         name = f"{name}.{path.path}" if name else str(path.path)
-        yield Piece(path, path_heading(name), APART)
+        yield Piece(path) if self.abreast and path.depth == 1 else Piece(path, path_heading(name), APART)
         yield from self.text(path, name, path_heading(name))
 
 
@@ -164,46 +172,58 @@ class Walk:
 class Delta:
     """What is to be appended to the reasoning or to the content, and the events of the sampled tokens in it."""
 
-    kind: Literal["reasoning", "content"]
+    kind: Kind
     text: str
     events: tuple[Event, ...] = ()
 
 
-class Linear:
-    """One trace, as reasoning and content; `add` takes its events in order and returns what they tell."""
+class Phases:
+    """One trace as pieces of reasoning and then of content; `add` takes its events in order.
 
-    def __init__(self, spelling: Spelling, params: SamplingParams) -> None:
+    What may turn out as either is held. An empty piece of reasoning says where its text stands.
+    """
+
+    def __init__(self, spelling: Spelling, params: SamplingParams, abreast: bool = False) -> None:
         self.growing = Growing(spelling, params)
-        self.main = self.growing.main
-        self.answers = spelling.tags.dialect.answers_in_summary
-        self._pieces = Walk(self.answers).text(self.main)
-        self._held: list[Piece] = []  # may be content
-        self._told = {"reasoning": False, "content": False}
+        main, answers = self.growing.main, spelling.tags.dialect.answers_in_summary
+        self._pieces = Walk(answers, abreast).text(main)
+        self._held: list[Piece] = []
+        self._answered = False
 
-    def add(self, event: Event, text: str = "") -> list[Delta]:
+    def add(self, event: Event, text: str = "") -> list[tuple[Kind, list[Piece]]]:
+        """What the event tells."""
         self.growing.add(event, text)
-        told: list[Delta] = []
-        for piece in self._pieces:
-            if piece is None:
-                break
-            if piece.tail:
-                self._held.append(piece)
-                continue
-            assert not self._told["content"], "there is no reasoning after content"
-            told += self._tell("reasoning", [*self._held, piece])
-            self._held = []
+        told: list[tuple[Kind, list[Piece]]] = []
+        for piece in takewhile(lambda piece: piece is not None, self._pieces):
+            self._held.append(piece)
+            if not piece.tail:
+                assert not self._answered, "there is no reasoning after content"
+                told.append(("reasoning", self._take()))
         if self._held and not any(map(self.growing.may_open, self._held[-1].of.around)):
-            told += self._tell("content", self._held)
-            self._held = []
+            self._answered = True
+            told.append(("content", self._take()))
         return told
 
-    def _tell(self, kind: Literal["reasoning", "content"], pieces: Sequence[Piece]) -> list[Delta]:
-        """At most one delta of these pieces."""
+    def _take(self) -> list[Piece]:
+        taken, self._held = self._held, []
+        return taken
+
+
+class Linear:
+    """One trace as two texts, reasoning and content; `add` takes its events in order and returns what they tell."""
+
+    def __init__(self, spelling: Spelling, params: SamplingParams) -> None:
+        self._phases = Phases(spelling, params)
+        self._told: dict[Kind, bool] = {"reasoning": False, "content": False}
+
+    def add(self, event: Event, text: str = "") -> list[Delta]:
+        found = [self._tell(kind, pieces) for kind, pieces in self._phases.add(event, text)]
+        return [delta for delta in found if delta.text or delta.events]
+
+    def _tell(self, kind: Kind, pieces: Sequence[Piece]) -> Delta:
         shown, events = "", ()
         for piece in pieces:
-            if piece.text:
-                heading = piece.heading and kind == "reasoning" and f"{piece.heading}\n"
-                shown += (piece.gap if self._told[kind] else "") + (heading or "") + piece.text
-                self._told[kind] = True
+            shown += piece.shown(self._told[kind], kind == "reasoning")
+            self._told[kind] |= bool(piece.text)
             events += piece.events
-        return [Delta(kind, shown, events)] if shown or events else []
+        return Delta(kind, shown, events)
