@@ -72,7 +72,7 @@ def test_the_page_asks_no_other_site() -> None:
         assert addresses <= {"http://www.w3.org/2000/svg"}, name
         assert "innerHTML" not in text
         assert not re.search(r"\bon\w+=|style=\"", text) or name.endswith(".js"), "no inline handlers, no inline styles"
-        assert all(len(line) <= 240 for line in text.splitlines()), name
+        assert all(len(line) <= 120 for line in text.splitlines()), name
 
 
 def test_colours_are_those_of_reports() -> None:

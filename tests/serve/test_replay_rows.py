@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from itertools import chain
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from helpers.tiny import lean_towards, requests, thinker, tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import Event, SamplingParams
 from polythink.errors import UserError
 from polythink.serve.replay import CUT, format_of, replay
-from polythink.trace.dialect import DIALECTS, get_dialect
+from polythink.trace.dialect import DIALECTS, PARALLEL_R1, get_dialect
 from polythink.trace.rollout import TRUNCATIONS
 from polythink.trace.scan import scan
 from polythink.trace.statistics import rollout_statistics
@@ -198,3 +202,27 @@ def test_a_block_belongs_to_the_text_that_wrote_last() -> None:
             before = segment.block, segment.path
         assert around(parents) == around(told)
     assert sum(len(chain) > 1 for parents in drawn for chain in around(parents)) >= 3
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12)
+TAGGED = st.lists(st.sampled_from([*PARALLEL_R1.tags, "<think1>", "</think1>", "<summary>", "a b", " "])).map("".join)
+SEGMENTS = st.fixed_dictionaries(
+    {},
+    optional={"kind": st.sampled_from(["main", "path", "copy", "summary"]) | SCALARS, "block": st.integers(-2, 4),
+              "path": st.integers(-1, 3), "text": TAGGED, "finish_reason": st.text(max_size=8) | SCALARS,
+              "right": st.none() | st.booleans(), "tokens": SCALARS},
+)  # fmt: skip
+NAMES = st.sampled_from(["text", "trace", "question", "verdict", "tokens", "critical_path", "read_again"])
+PLAIN = st.dictionaries(NAMES, SCALARS | TAGGED)
+ROWS = PLAIN | st.builds(lambda row, own: {**row, "segments": own}, PLAIN, st.lists(SEGMENTS | SCALARS, max_size=8))
+
+
+@pytest.mark.long
+@settings(max_examples=2000, deadline=None)
+@given(ROWS)
+def test_any_row_is_drawn_or_refused(row: dict) -> None:
+    drawn = {"steps": []}
+    with contextlib.suppress(UserError):  # in one sentence: the test above
+        drawn = replay(row)
+    json.dumps(drawn, allow_nan=False)
+    assert {e["event"] for step in drawn["steps"] for e in step} <= {"fork", "token", "join", "cut", "grade"}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MOST_ROW_BYTES = 2**20
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-ASSETS = ("index.html", "page.css", "page.js", "trace.js", "live.js", "replay.js", "icon.svg")
+ASSETS = ("index.html", "page.css", "page.js", "trace.js", "shapes.js", "live.js", "replay.js", "icon.svg")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",

@@ -33,19 +33,20 @@ def sample_files(given: Path) -> list[Path]:
 
 def build_show(samples: Sequence[Path], root: Path) -> FastAPI:
     """The page with these files to choose from, named from `root` on."""
-    app = FastAPI(title="polythink", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.state.config = ServeConfig()
-    errors.install(app)
     names = [
-        str(file.relative_to(root)) if file.is_relative_to(root) and file != root else file.name for file in samples
+        str(file.relative_to(root)) if file != root and file.is_relative_to(root) else file.name for file in samples
     ]
-    app.include_router(page_router({"live": False, "model": root.name, "files": names}))
+    routes = page_router({"live": False, "model": root.name, "files": names})
 
-    @app.get("/files/{number}")
+    @routes.get("/files/{number}")
     def rows(number: int) -> FileResponse:
         if not 0 <= number < len(samples):
             raise UserError(f"no file {number}; there are {len(samples)}, counted from 0")
         return FileResponse(samples[number], media_type="application/x-ndjson", headers=HEADERS)
 
+    app = FastAPI(title="polythink", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.state.config, app.state.paths = ServeConfig(), [route.path for route in routes.routes]
+    app.include_router(routes)
+    errors.install(app, app.state.paths)
     app.add_middleware(Guard, config=app.state.config, answers=Counter())
     return app

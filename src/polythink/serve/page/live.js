@@ -27,7 +27,9 @@ export class Live {
     this.about = about;
     const decoding = about.decoding ?? {};
     byId("mode").replaceChildren(new Option("the model's own", ""));
-    byId("mode").append(...(about.modes ?? []).map((mode) => Object.assign(new Option(mode.name, mode.name), { title: mode.about })));
+    byId("mode").append(
+      ...(about.modes ?? []).map((mode) => Object.assign(new Option(mode.name, mode.name), { title: mode.about })),
+    );
     byId("effort").append(...Object.keys(about.efforts ?? {}).map((name) => new Option(name, name)));
     byId("effort").closest("label").hidden = !Object.keys(about.efforts ?? {}).length;
     byId("paths").placeholder = decoding.paths ?? "";
@@ -41,15 +43,22 @@ export class Live {
   digest() {
     const value = (name) => this.page.byId(name).value;
     const own = (name) => value(name) || (this.about.decoding?.[name] ?? "");
-    const parts = [value("effort") && !value("paths") ? `effort ${value("effort")}` : own("paths") && `${own("paths")} paths`, own("mode"), value("temperature") && `temperature ${value("temperature")}`, value("budget") && `${value("budget")} tokens of thinking`,
-      value("seed") && `seed ${value("seed")}`];
+    const parts = [
+      value("effort") && !value("paths") ? `effort ${value("effort")}` : own("paths") && `${own("paths")} paths`,
+      own("mode"),
+      value("temperature") && `temperature ${value("temperature")}`,
+      value("budget") && `${value("budget")} tokens of thinking`,
+      value("seed") && `seed ${value("seed")}`,
+    ];
     this.page.byId("digest").textContent = parts.filter(Boolean).join(" · ");
   }
 
   enter() {
     this.drawing.clear();
     this.changed();
-    this.page.byId("empty").textContent = "The trace is drawn here as it is thought: the text forks into paths that are written at the same time, and joins again.";
+    this.page.byId("empty").textContent =
+      "The trace is drawn here as it is thought: the text forks into paths that are written at the same time, " +
+      "and joins again.";
     this.page.byId("prompt").focus();
   }
 
@@ -67,7 +76,12 @@ export class Live {
 
   request() {
     const { byId } = this.page;
-    const body = { model: this.about.model, messages: [{ role: "user", content: byId("prompt").value.trim() }], stream: true, return_events: true };
+    const body = {
+      model: this.about.model,
+      messages: [{ role: "user", content: byId("prompt").value.trim() }],
+      stream: true,
+      return_events: true,
+    };
     for (const name of ["paths", "temperature", "budget", "seed"]) {
       const field = byId(name);
       if (field.value !== "") body[field.name] = Number(field.value);
@@ -95,7 +109,8 @@ export class Live {
       const answer = await this.page.post("v1/chat/completions", JSON.stringify(body), this.running.signal);
       await this.draw(answer);
       this.measure(performance.now());
-      announce(`Finished: ${this.drawing.drawn} tokens in ${this.drawing.steps} steps${this.drawing.answer ? `, the answer is ${this.drawing.answer}` : ""}`);
+      const { drawn, steps, answer: found } = this.drawing;
+      announce(`Finished: ${drawn} tokens in ${steps} steps${found ? `, the answer is ${found}` : ""}`);
     } catch (error) {
       this.drawing.finish(true);
       if (error.name === "AbortError") announce("Stopped");
@@ -144,7 +159,9 @@ export class Live {
     if (data === "[DONE]") return true;
     const chunk = JSON.parse(data);
     if (chunk.error) throw new Error(chunk.error.message);
-    const events = [chunk.polythink, ...(chunk.choices ?? []).map((choice) => choice.delta?.polythink)].flat().filter(Boolean);
+    const events = [chunk.polythink, ...(chunk.choices ?? []).map((choice) => choice.delta?.polythink)]
+      .flat()
+      .filter(Boolean);
     for (const event of events) this.drawing.apply(event);
     const now = performance.now();
     this.begun ||= events.length ? now : 0;

@@ -14,7 +14,9 @@ function stored(storage, name, value) {
   try {
     if (value === undefined) return storage.getItem(name) ?? "";
     storage.setItem(name, value);
-  } catch { /* nothing is kept */ }
+  } catch {
+    /* nothing is kept */
+  }
   return value ?? "";
 }
 
@@ -28,11 +30,14 @@ function showFigures(drawing, rate = null) {
   byId("figures").hidden = byId("cost").hidden = tokens === 0;
   byId("steps").textContent = steps;
   byId("tokens").textContent = tokens;
-  const unit = byId("unit").textContent = drawing.format.unit ?? "tokens";
+  const unit = (byId("unit").textContent = drawing.format.unit ?? "tokens");
   byId("saved").textContent = `${(tokens / Math.max(steps, 1)).toFixed(1)}×`;
   byId("bar").style.transform = `scaleX(${tokens ? steps / tokens : 1})`;
   const saved = tokens - steps;
-  byId("cost").textContent = saved > 0 ? `One after another, these ${unit} would take ${tokens} steps; written side by side, they take ${steps}.` : "";
+  byId("cost").textContent =
+    saved > 0
+      ? `One after another, these ${unit} would take ${tokens} steps; written side by side, they take ${steps}.`
+      : "";
   byId("speed-of").hidden = rate === null;
   if (rate !== null) byId("rate").textContent = rate ? rate.toFixed(rate < 10 ? 1 : 0) : "–";
   byId("answer-of").hidden = !drawing.answer;
@@ -107,7 +112,9 @@ async function start() {
   byId("tab-replay").addEventListener("click", () => turn("replay"));
   document.addEventListener("keydown", (pressed) => pressed.key === "Escape" && page.current.stop());
   replay.takeDrops(() => turn("replay"));
-  const about = await ask("page/about").then((answer) => answer.json()).catch((error) => ({ failed: error.message }));
+  const about = await ask("page/about")
+    .then((answer) => answer.json())
+    .catch((error) => ({ failed: error.message }));
   byId("model").textContent = about.model ?? "";
   byId("tabs").hidden = about.live === false;
   live.describe(about);

@@ -1,13 +1,23 @@
 // The lines of a samples.jsonl: any of them drawn whole or played. The server turns a line into events.
 
-import { make } from "./trace.js";
+import { make } from "./shapes.js";
 
 const MOST_SHOWN = 300; // lines of the list at once
 const MOST_BYTES = 512 << 20;
 
 export class Replay {
   constructor(page, drawing) {
-    Object.assign(this, { page, drawing, rows: [], found: [], at: -1, drawn: null, step: 0, timer: 0, shown: MOST_SHOWN });
+    Object.assign(this, {
+      page,
+      drawing,
+      rows: [],
+      found: [],
+      at: -1,
+      drawn: null,
+      step: 0,
+      timer: 0,
+      shown: MOST_SHOWN,
+    });
     const { byId } = page;
     byId("file").addEventListener("change", () => byId("file").files[0] && this.open(byId("file").files[0]));
     byId("from").addEventListener("change", () => this.load(byId("from").value));
@@ -57,7 +67,10 @@ export class Replay {
 
   async open(file) {
     await this.guarded(async () => {
-      if (file.size > MOST_BYTES) throw new Error(`${file.name} has ${file.size >> 20} MiB; a browser can open at most ${MOST_BYTES >> 20}: use polythink show, or cut it (head -n 1000).`);
+      if (file.size > MOST_BYTES)
+        throw new Error(
+          `${file.name} has ${file.size >> 20} MiB; the page opens at most ${MOST_BYTES >> 20}: cut it (head -n 1000)`,
+        );
       this.read(await file.text(), file.name);
       this.page.byId("rows").focus({ preventScroll: true });
     });
@@ -82,7 +95,8 @@ export class Replay {
         rows.push({ number: i + 1, line: "", asked: "not a line of JSON", facts: "torn or broken", words: "broken" });
       }
     });
-    if (!rows.some((row) => row.line)) throw new Error(`${name} holds no line of JSON; a samples.jsonl has one object a line.`);
+    if (!rows.some((row) => row.line))
+      throw new Error(`${name} holds no line of JSON; a samples.jsonl has one object a line.`);
     this.rows = rows;
     this.page.byId("picker").hidden = false;
     this.page.byId("replay").classList.add("loaded");
@@ -103,14 +117,20 @@ export class Replay {
   list() {
     const { byId } = this.page;
     const shown = this.found.slice(0, this.shown);
-    byId("rows").replaceChildren(...shown.map((row, i) => {
-      const item = make("li");
-      Object.assign(item, { id: `row-${i}` });
-      item.setAttribute("role", "option");
-      item.dataset.at = i;
-      item.append(make("span", "asked", row.asked), make("span", `verdict ${row.verdict ?? ""}`, MARKS[row.verdict] ?? row.verdict ?? ""), make("span", "facts", row.facts));
-      return item;
-    }));
+    byId("rows").replaceChildren(
+      ...shown.map((row, i) => {
+        const item = make("li");
+        Object.assign(item, { id: `row-${i}` });
+        item.setAttribute("role", "option");
+        item.dataset.at = i;
+        item.append(
+          make("span", "asked", row.asked),
+          make("span", `verdict ${row.verdict ?? ""}`, MARKS[row.verdict] ?? row.verdict ?? ""),
+          make("span", "facts", row.facts),
+        );
+        return item;
+      }),
+    );
     const more = this.found.length > shown.length ? `; the first ${shown.length} are listed` : "";
     byId("count").textContent = `${this.found.length} of ${this.rows.length} lines${more}`;
   }
@@ -122,9 +142,16 @@ export class Replay {
 
   keyed(pressed) {
     const last = this.found.length - 1;
-    const to = { ArrowDown: this.at + 1, ArrowUp: this.at - 1, PageDown: this.at + 10, PageUp: this.at - 10, Home: 0, End: last }[pressed.key];
+    const to = {
+      ArrowDown: this.at + 1,
+      ArrowUp: this.at - 1,
+      PageDown: this.at + 10,
+      PageUp: this.at - 10,
+      Home: 0,
+      End: last,
+    }[pressed.key];
     const typing = pressed.currentTarget.id === "search";
-    if (!typing && pressed.key === " ") return pressed.preventDefault(), this.timer ? this.stop() : this.play();
+    if (!typing && pressed.key === " ") return (pressed.preventDefault(), this.timer ? this.stop() : this.play());
     if (to === undefined || (typing && !pressed.key.startsWith("Arrow"))) return;
     pressed.preventDefault();
     this.select(Math.min(Math.max(to, 0), last));
@@ -166,7 +193,9 @@ export class Replay {
   }
 
   enter() {
-    this.page.byId("empty").textContent = this.rows.length ? "" : "Open the samples.jsonl of a run: every line is a trace that can be drawn, whole or step by step.";
+    this.page.byId("empty").textContent = this.rows.length
+      ? ""
+      : "Open the samples.jsonl of a run: every line is a trace that can be drawn, whole or step by step.";
     if (this.rows.length) this.select(this.at);
     else this.clear();
   }
@@ -212,10 +241,13 @@ export class Replay {
     if (!this.drawn) return;
     if (this.step >= this.drawn.steps.length) this.goTo(0);
     this.page.byId("play").textContent = "Pause";
-    this.timer = setInterval(() => {
-      this.goTo(this.step + 1);
-      if (this.step >= this.drawn.steps.length) this.stop();
-    }, 1000 / Number(this.page.byId("speed").value));
+    this.timer = setInterval(
+      () => {
+        this.goTo(this.step + 1);
+        if (this.step >= this.drawn.steps.length) this.stop();
+      },
+      1000 / Number(this.page.byId("speed").value),
+    );
   }
 
   stop() {
@@ -229,7 +261,9 @@ const MARKS = { right: "✓ right", wrong: "✗ wrong", unparsed: "no answer", t
 
 // What the list shows of a row, and the words by which it is found.
 function described(row, line, number) {
-  const asked = String(row.question ?? row.problem ?? row.source ?? row.prompt ?? row.text ?? `line ${number}`).replace(/\s+/g, " ").slice(0, 200);
+  const asked = String(row.question ?? row.problem ?? row.source ?? row.prompt ?? row.text ?? `line ${number}`)
+    .replace(/\s+/g, " ")
+    .slice(0, 200);
   const facts = [`line ${number}`];
   if (row.step !== undefined) facts.push(`step ${row.step}`);
   if (row.paths) facts.push(`${row.paths} paths`);
@@ -237,5 +271,12 @@ function described(row, line, number) {
   if (row.tokens) facts.push(`${row.tokens} tokens`);
   if (row.truncated) facts.push("truncated");
   const verdict = typeof row.verdict === "string" ? row.verdict : undefined;
-  return { number, line, asked, verdict, facts: facts.join(" · "), words: `${asked} ${verdict} ${facts.join(" ")} ${row.text ?? ""}`.toLowerCase() };
+  return {
+    number,
+    line,
+    asked,
+    verdict,
+    facts: facts.join(" · "),
+    words: `${asked} ${verdict} ${facts.join(" ")} ${row.text ?? ""}`.toLowerCase(),
+  };
 }

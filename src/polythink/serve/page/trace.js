@@ -1,20 +1,13 @@
 // The drawing of one trace from its events, in the order in which they happen:
 //   {event: "fork" | "token" | "join" | "cut" | "done", segment, block, path, label, text, finish_reason, ...}
 // Main text has block -1; a path of a block has a number from 1, its summary the number 0. A block belongs to the text
-// that wrote last before its first fork, unless `parent` ([block, path]) names another. Which texts are tags the server says (`format.tags`): nothing is parsed here.
+// that wrote last before its first fork, unless `parent` ([block, path]) names another. Which texts
+// are tags the server says (`format.tags`): nothing is parsed here.
 
-const SVG = "http://www.w3.org/2000/svg";
+import { line, make, paint, SVG, WIRE } from "./shapes.js";
+
 const LEAST = 148; // pixels that a path needs to stand beside the others
-const WIRE = 44; // pixels: height of the lines of a fork and of a join, as in page.css
-const BEND = 14; // radius of their corners
 const TOGETHER = 200; // milliseconds in which all paths of a fork have opened
-
-export function make(tag, name = "", text = "") {
-  const node = document.createElement(tag);
-  if (name) node.className = name;
-  if (text) node.textContent = text;
-  return node;
-}
 
 // A run of text: main text, a path, a summary. `end` is the step after its last token.
 class Flow {
@@ -68,7 +61,14 @@ export class Drawing {
   }
 
   apply(event) {
-    const act = { fork: this.onFork, token: this.onToken, join: this.onJoin, cut: this.onCut, grade: this.onGrade, done: this.onDone };
+    const act = {
+      fork: this.onFork,
+      token: this.onToken,
+      join: this.onJoin,
+      cut: this.onCut,
+      grade: this.onGrade,
+      done: this.onDone,
+    };
     act[event.event]?.call(this, event);
     this.frame ||= requestAnimationFrame(() => this.flush());
   }
@@ -117,7 +117,11 @@ export class Drawing {
     const block = this.blocks.get(event.block);
     if (!block) return;
     const summary = this.flowOf(event);
-    const again = event.reread ? `${event.reread} tokens read again` : this.format.rereads ? "the paths are read again" : "";
+    const again = event.reread
+      ? `${event.reread} tokens read again`
+      : this.format.rereads
+        ? "the paths are read again"
+        : "";
     if (again) summary.node.prepend(make("div", "node again", again));
   }
 
@@ -142,7 +146,8 @@ export class Drawing {
   // Nothing more comes: whole, stopped or failed. The answer is the last box outside the paths.
   finish(stopped = false) {
     this.done = true;
-    for (const flow of this.flows.values()) if (flow.lane && !flow.lane.state) this.endLane(flow.lane, stopped ? "stopped" : "done");
+    for (const flow of this.flows.values())
+      if (flow.lane && !flow.lane.state) this.endLane(flow.lane, stopped ? "stopped" : "done");
     for (const card of this.cards) this.dirty.add(card); // without white space at their ends
     this.flush();
     const outside = [...this.root.querySelectorAll(".boxed")].filter((box) => !box.closest(".lane"));
@@ -229,7 +234,11 @@ export class Drawing {
     const start = this.format.isolated === false ? this.endOf(block) : block.start;
     const node = make("section", "lane running");
     const head = make("div", "head");
-    const [name, grade, state] = [make("b", "", `Path ${number}`), make("span", "grade"), make("span", "state", "running")];
+    const [name, grade, state] = [
+      make("b", "", `Path ${number}`),
+      make("span", "grade"),
+      make("span", "state", "running"),
+    ];
     head.append(name, grade, state);
     const body = make("div", "flow body");
     Object.assign(body, { tabIndex: 0 });
@@ -297,51 +306,23 @@ export class Drawing {
     const abreast = count > 0 && node.clientWidth >= count * LEAST;
     node.classList.toggle("abreast", abreast);
     const rows = Math.ceil(count / Math.max(1, Math.floor(block.lanesNode.clientWidth / (LEAST + 10))));
-    block.lanesNode.style.gridTemplateColumns = abreast ? "" : `repeat(${Math.ceil(count / rows) || 1}, minmax(0, 1fr))`;
+    block.lanesNode.style.gridTemplateColumns = abreast
+      ? ""
+      : `repeat(${Math.ceil(count / rows) || 1}, minmax(0, 1fr))`;
     for (const svg of abreast ? block.wires : []) {
       const width = svg.clientWidth;
       const left = node.getBoundingClientRect().left;
       const joins = svg === block.wires[1];
       svg.setAttribute("viewBox", `0 0 ${width} ${WIRE}`);
-      svg.replaceChildren(...[...block.lanes.values()].map((lane) => {
-        const box = lane.node.getBoundingClientRect();
-        const [x, middle] = [box.left - left + box.width / 2, width / 2];
-        const path = document.createElementNS(SVG, "path");
-        path.setAttribute("d", joins ? line(x, middle) : line(middle, x));
-        return path;
-      }));
+      svg.replaceChildren(
+        ...[...block.lanes.values()].map((lane) => {
+          const box = lane.node.getBoundingClientRect();
+          const [x, middle] = [box.left - left + box.width / 2, width / 2];
+          const path = document.createElementNS(SVG, "path");
+          path.setAttribute("d", joins ? line(x, middle) : line(middle, x));
+          return path;
+        }),
+      );
     }
   }
-}
-
-// From the top at x = `from` down, across and down to the bottom at x = `to`.
-function line(from, to) {
-  const bend = Math.min(BEND, Math.abs(to - from) / 2);
-  const [side, half] = [Math.sign(to - from) * bend, WIRE / 2];
-  return `M${from} 0V${half - bend}Q${from} ${half} ${from + side} ${half}H${to - side}Q${to} ${half} ${to} ${half + bend}V${WIRE}`;
-}
-
-// The text of a card, what stands in \boxed{} in a box. A path is followed to its end unless the reader scrolled back.
-function paint(card, done) {
-  const { node, pre, lane } = card;
-  const body = lane?.body;
-  const follows = body && !done && body.scrollHeight - body.scrollTop - body.clientHeight < 40;
-  const text = card.text.replace(/^\s+/, "").replace(done ? /\s+$/ : /$^/, "");
-  node.classList.toggle("blank", !text);
-  pre.replaceChildren(...boxes(text));
-  if (follows) body.scrollTop = body.scrollHeight;
-}
-
-function* boxes(text) {
-  let done = 0;
-  for (const found of text.matchAll(/\\boxed\s*\{/g)) {
-    const start = found.index + found[0].length;
-    let [at, depth] = [start, 1];
-    for (; at < text.length && depth; at += 1) depth += text[at - 1] === "\\" ? 0 : { "{": 1, "}": -1 }[text[at]] ?? 0;
-    if (depth || found.index < done) continue;
-    yield text.slice(done, found.index);
-    yield make("span", "boxed", text.slice(start, at - 1).trim());
-    done = at;
-  }
-  yield text.slice(done);
 }
