@@ -204,7 +204,9 @@ def test_a_block_belongs_to_the_text_that_wrote_last() -> None:
     assert sum(len(chain) > 1 for parents in drawn for chain in around(parents)) >= 3
 
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12)
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=12)
+)
 TAGGED = st.lists(st.sampled_from([*PARALLEL_R1.tags, "<think1>", "</think1>", "<summary>", "a b", " "])).map("".join)
 SEGMENTS = st.fixed_dictionaries(
     {},
