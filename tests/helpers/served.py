@@ -115,7 +115,8 @@ def program_of(make: Callable[[], LanguageModel], name: str = "tiny", **settings
 
     def program() -> None:
         config = ServeConfig(**{"port": 0, "read_timeout_s": PATIENCE, **settings})
-        engine = Engine(make(), config.max_num_seqs, kv_cache_memory_bytes=config.kv_cache_memory_bytes)
+        limits = {name: getattr(config, name) for name in ("kv_cache_memory_bytes", "max_step_branches")}
+        engine = Engine(make(), config.max_num_seqs, **limits)
         service = Service(engine, config, name)
         run(build_app(service, config), service, config, bind(config), lambda line: print(line, flush=True))
 

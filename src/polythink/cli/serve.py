@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_e
 from polythink.errors import UserError, install_extra
 from polythink.run.config import parse_config, read_text
 from polythink.serve.config import ServeConfig
+
+if TYPE_CHECKING:
+    from polythink.engine.params import SamplingParams
 
 KEY_VARIABLE = "POLYTHINK_API_KEY"
 
@@ -42,45 +45,58 @@ def serve(
     max_queue: Annotated[int | None, _option("Traces that may wait; beyond them 429. 256 if left out.", min=0)] = None,
     max_tokens: Annotated[int | None, _option("Most tokens of one response, all paths together.", min=1)] = None,
     max_requests_per_key: Annotated[int | None, _option("Requests of one API key at once.", min=1)] = None,
+    max_step_branches: Annotated[
+        int | None, _option("Branches that run in one step: beyond them the paths of wide traces take turns.", min=1)
+    ] = None,
     timeout_s: Annotated[float | None, _option("Seconds that a request may take; 600 if left out.")] = None,
     drain_s: Annotated[float | None, _option("Seconds to finish what runs after SIGTERM; 30 if left out.")] = None,
     cors_origin: Annotated[
         list[str] | None, _option("Origin whose pages may call from a browser; may be repeated. None by default.")
     ] = None,
+    weights_folder: Annotated[
+        Path | None, _option("Folder from below which clients may load other weights of the model, as trainers do.")
+    ] = None,
     choice: ModelChoice = ModelChoice(),
 ) -> None:
     """Serve a model to OpenAI clients, and to a browser.
 
-    KEY=VALUE changes the decoding that holds where a request says nothing. Ctrl-C and SIGTERM finish what runs; a
-    second one ends at once.
+    KEY=VALUE changes the decoding that holds where a request says nothing.
+
+    Ctrl-C and SIGTERM finish what runs; a second one ends at once.
 
     Example: polythink serve runs/smoke --port 8000
 
     Example: POLYTHINK_API_KEY=... polythink serve runs/smoke --host 0.0.0.0 paths=4
     """
-    if missing := [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]:
-        raise UserError(f"the server needs {', '.join(missing)}; {install_extra('serve')} installs it")
     given = {
         "host": host, "port": port, "api_keys": read_keys(api_key, api_key_file), "max_queue": max_queue,
         "max_tokens": max_tokens, "max_requests_per_key": max_requests_per_key, "timeout_s": timeout_s,
-        "drain_s": drain_s, "cors_origins": tuple(cors_origin or ()), "max_num_seqs": choice.max_num_seqs,
-        "kv_cache_memory_bytes": choice.kv_cache_memory_bytes,
+        "max_step_branches": max_step_branches, "drain_s": drain_s, "cors_origins": tuple(cors_origin or ()),
+        "max_num_seqs": choice.max_num_seqs, "kv_cache_memory_bytes": choice.kv_cache_memory_bytes,
+        "weights_folder": None if weights_folder is None else str(weights_folder.absolute()),
     }  # fmt: skip
     config = parse_config(ServeConfig, {key: value for key, value in given.items() if value is not None}, "serve")
     place = find_model(model)
     params = params_for(place, choice, overrides or [])
+    serve_model(place, choice, params, config, served_model_name or name_of(model, place))
+
+
+def serve_model(place: str, choice: ModelChoice, params: SamplingParams, config: ServeConfig, name: str) -> None:
+    """Serve until a signal. `params` are what holds where a request says nothing."""
+    if missing := [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]:
+        raise UserError(f"the server needs {', '.join(missing)}; {install_extra('serve')} installs it")
 
     from polythink.serve.run import bind, run
 
-    with bind(config) as listener:
-        engine = open_engine(place, choice)
+    with bind(config) as listener:  # before the model is loaded: a port that is taken is known at once
+        engine = open_engine(place, choice, max_step_branches=config.max_step_branches)
 
         from polythink.serve.app import build_app
         from polythink.serve.service import Service
 
         decoding = params.model_dump(exclude={"mode"}, exclude_unset=True)
         engine.lm.settings = replace(engine.lm.settings, mode=params.mode, decoding=decoding)
-        service = Service(engine, config, served_model_name or name_of(model, place))
+        service = Service(engine, config, name)
         run(build_app(service, config), service, config, listener, partial(print, flush=True))
 
 

@@ -47,6 +47,8 @@ class ServeConfig(Config):
     """Seconds that running requests get to finish after SIGTERM or Ctrl-C; a second signal ends them at once."""
     cors_origins: tuple[str, ...] = ()
     """Origins (`https://example.org`) whose pages may call the server from a browser; `*`: all. None by default."""
+    weights_folder: str | None = None
+    """Folder from below which `POST /v1/weights` may load other weights of the same model; None: it may not."""
     efforts: dict[Literal[EFFORTS], int] = Field(
         {"none": 0, "minimal": 1, "low": 2, "medium": 4, "high": 8, "xhigh": 16}, validate_default=True
     )

@@ -74,8 +74,11 @@ class Items:
 
     def _take(self, kind: Kind, piece: Piece) -> list[Change]:
         element = None if kind == "content" else piece.element
-        begins = bool(piece.text) or (element is not None and element.path > 0 and not piece.last)
-        changes = self.open(element) if begins else []
+        changes: list[Change] = []
+        for open_ in [own for own in self._open if own is not None and kind == "content"]:
+            changes += self.finish(open_)  # a summary that answers, with a block in it: what follows that is content
+        if piece.text or (element is not None and element.path > 0 and not piece.last):
+            changes += self.open(element)
         if piece.text:
             item = self._open[element]
             text = piece.shown(bool(item.text), kind == "reasoning" and bool(item.text))
@@ -88,13 +91,14 @@ class Items:
         return changes
 
     def _with_events(self, changes: list[Change], piece: Piece) -> list[Change]:
-        """The events of a piece of content go with its text; of white space before any, with nothing."""
+        """The events of a piece of content go with its text; those of white space before any, with nothing."""
         item = self._open.get(None)
         if item is None or not piece.events:
             return changes
         item.events += piece.events
+        grown = [change for change in changes if change.kind == "grow"]
         rest = [change for change in changes if change.kind != "grow"]
-        return [*rest, Change("grow", item, "".join(c.text for c in changes if c.kind == "grow"), piece.events)]
+        return [*rest, Change("grow", item, "".join(change.text for change in grown), piece.events)]
 
 
 def items_of(found: Shown) -> list[Item]:

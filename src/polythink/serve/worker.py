@@ -73,6 +73,8 @@ class Worker:
         self._of: dict[int, tuple[Job, Follower]] = {}  # by id in the engine
         self._news: dict[Job, News] = {}
         self._scores: deque[ScoreJob] = deque()  # the first is being read
+        self._changes: deque[Callable[[], None]] = deque()  # to the model, each while no trace is live
+        self.weight_version = ""
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._closing = False
@@ -120,6 +122,10 @@ class Worker:
             self._scores.remove(job)
             self.engine.scheduler.end_score(job.scoring)
 
+    def change(self, change: Callable[[], None]) -> None:
+        """Do this once no trace is live: what has a row finishes first, all others wait for it."""
+        self._changes.append(change)
+
     def close(self) -> None:
         """End what is left, and the thread."""
         error = Interrupted("the server is shutting down; send the request again later", "shutdown")
@@ -133,20 +139,36 @@ class Worker:
     # --- the thread
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:
+            log.exception("the engine's thread has ended; the server must be started again")
+            told = _told(error)
+            self._fail_scores(error)
+            self.deliver([News(job, finished=True, lost=job.left, error=told) for job in self._jobs])
+            raise
+
+    def _serve(self) -> None:
         while not self._closing:
             with self._wake:
-                self._wake.wait_for(lambda: self._commands)
+                self._wake.wait_for(lambda: self._commands or self._jobs or self._scores or self._changes)
             try:
                 with self.engine.hold():
                     self._obey()
-                    while (self._jobs or self._scores) and not self._closing:
+                    while (self._jobs or self._scores) and not self._closing and not self._may_change():
                         self._turn()
                         self._obey()
+                if self._may_change():  # outside of `hold`, in which weights stay as they are
+                    self._changes.popleft()()
             except Exception as error:  # the model cannot be made ready, or a fault of ours: the service goes on
                 self._fail(list(self._jobs), error)
                 self._fail_scores(error)
             self._count()
             self._hand_over()
+
+    def _may_change(self) -> bool:
+        reads = self._scores and self._scores[0].scoring.row is not None
+        return bool(self._changes) and not self.engine.unfinished and not reads
 
     def _obey(self) -> None:
         while self._commands:
@@ -165,13 +187,13 @@ class Worker:
             self._sort(events)
         if self._scores:
             self._score()
-        if time.monotonic() > self._counted + COUNTED:
+        if not self._jobs or time.monotonic() > self._counted + COUNTED:
             self._count()
         self._hand_over()
 
     def _feed(self) -> None:
         """Give the engine the next request once all that it has been given have rows, and so has what is scored."""
-        if self._scores and self._scores[0].scoring.row is None:
+        if self._changes or (self._scores and self._scores[0].scoring.row is None):
             return
         while self._queues and not self.engine.scheduler.queued:
             key, queue = next(iter(self._queues.items()))
@@ -180,6 +202,7 @@ class Worker:
             if not queue:
                 del self._queues[key]
             self.waiting -= job.left
+            job.generation.weight_version = self.weight_version
             for follower in job.followers:
                 id = self.engine.enqueue(follower.state)
                 job.ids.append(id)
@@ -188,6 +211,8 @@ class Worker:
     def _score(self) -> None:
         """Read a chunk of the prompt that is being scored."""
         job = self._scores[0]
+        if self._changes and job.scoring.row is None:
+            return
         try:
             if self.engine.score(job.scoring):
                 self._scores.popleft()
@@ -227,7 +252,7 @@ class Worker:
             news.finished, news.lost = True, job.left
             news.error = told
 
-    def _fail_scores(self, error: Exception) -> None:
+    def _fail_scores(self, error: BaseException) -> None:
         """What is scored has failed."""
         while self._scores:
             self._scores.popleft().tell(_told(error))
@@ -285,7 +310,7 @@ class Worker:
         self.kv_bytes = self.engine.scheduler.claimed
 
 
-def _told(error: Exception) -> Interrupted:
+def _told(error: BaseException) -> Interrupted:
     """What clients are told of a failure of the model; the log has more."""
     known = isinstance(error, UserError)
     log.error("the model failed: %s", error, exc_info=None if known else error)
