@@ -33,6 +33,7 @@ COMMANDS = {
     "eval": ("eval:evaluate", MODELS, "Measure a model on a set of problems."),
     "data": ("data:app", FILES, "List problem sets, make a cold start, grade texts."),
     "trace": ("trace:app", FILES, "Check, convert or draw traces."),
+    "show": ("show:show", FILES, "Show the traces of a run in the browser."),
     "recipes": ("recipes:recipes", HELP, "List the packaged recipes, or print one."),
     "explain": ("explain:explain", HELP, "Explain a recipe key, a reward, a metric, ..."),
 }
