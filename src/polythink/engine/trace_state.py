@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from polythink.engine.params import Event, Request, SamplingParams
+from polythink.engine.sampling import stream_key
 from polythink.engine.tag_ids import TagIds
 from polythink.errors import UserError
 from polythink.trace.rollout import TRUNCATIONS, Rollout, Segment
@@ -76,6 +77,7 @@ class TraceState:
         self.ends: list[int] = []  # last position of each segment
         self.labels: list[int] = []  # path number of each segment, 0 elsewhere
         self.scales: list[float] = []  # of each segment: factor on the attention scores of its queries
+        self.streams: dict[int, tuple[int, int]] = {}  # by key of a random stream: the seed and the number in its name
         self.opened: list[int] = []  # segments that the backend does not know yet
         self.pending = Inputs()  # what follows the prompt
         self.again = Inputs()  # what is run again before it, after the trace has lost its row
@@ -114,6 +116,10 @@ class TraceState:
 
     def join_if_ready(self) -> None:
         """Start the summary once enough paths have finished. Call after every token of a step has been accepted."""
+
+    def reach(self, branch: Branch) -> int:
+        """After how many more sampled tokens, tags and ends aside, the branch is stopped or the trace is looked at."""
+        return branch.limit
 
     def _plain_room(self, branch: Branch) -> int:
         """How many tokens that are neither tags nor ends `on_token` just appends and continues after; 0: do not ask."""
@@ -287,6 +293,12 @@ class TraceState:
         self.opened.append(len(self.records) - 1)
         return len(self.records) - 1
 
+    def _key(self, seed: int, number: int) -> int:
+        """The key of the random stream of that name."""
+        key = stream_key(seed, self.request.problem, self.request.sample, number)
+        self.streams[key] = (seed, number)
+        return key
+
     @staticmethod
     def _limit(branch: Branch, most: int, left: int) -> None:
         """Set what the branch may sample: `most` tokens by its own budget, `left` by that of the trace."""
@@ -326,8 +338,10 @@ class TraceState:
         return Event(kind, self.id, branch.segment, record.block, record.path, label=record.label, **facts)
 
     def rollout(self) -> Rollout:
-        """The finished trace. The engine fills in the texts of its segments."""
+        """The finished trace."""
         assert self.done
+        for record in self.records[1:]:
+            record.text = "" if record.kind == "copy" else self.tags.decode(record.tokens)
         request, params = self.request, self.params
         return Rollout(
             request.problem,
