@@ -15,6 +15,7 @@ from dataclasses import replace
 from polythink.engine.backends.base import TorchBackend
 from polythink.engine.lookahead import LookAhead, Steps
 from polythink.engine.params import Event, OnEvent, Request, SamplingParams
+from polythink.engine.plain import PlainState
 from polythink.engine.scheduler import Scheduler
 from polythink.engine.selfcheck import choose_backend
 from polythink.engine.sequential import SequentialState
@@ -73,6 +74,7 @@ class Engine:
             self.prefill_chunk = lm.context
         self._steps: Steps = (LookAhead if self.backend.looks_ahead else Steps)(self.backend)
         self._added = 0
+        self._scales = False  # the backend has been asked, and can scale attention
         if kv_cache_memory_bytes is not None and not self.backend.slot_bytes:
             raise UserError(
                 f"kv_cache_memory_bytes={kv_cache_memory_bytes}: the {self.backend.kind} backend, which "
@@ -128,19 +130,34 @@ class Engine:
         With `stream`, `step` reports its tokens, forks, joins and truncations; its "done" is always reported.
         `UserError` for a request that cannot be sampled, such as a prompt longer than the context.
         """
+        return self.enqueue(self.prepare(request, params, seed, stream))
+
+    def prepare(self, request: Request, params: SamplingParams, seed: int = 0, stream: bool = False) -> TraceState:
+        """The first half of `add`: check a request and make what `enqueue` takes. Nothing is queued.
+
+        May be called in another thread than the one that steps; it waits for that one only where attention is to be
+        scaled and the backend has not been asked yet whether it can.
+        """
         if params.rules.joins_caches and not self.backend.joins_caches:
             raise UserError(cannot_join(self.lm.model))
-        id, self._added = self._added, self._added + 1
         tags = self._tags_for(request.dialect, params.summary_prefix)
         trained = self.trained_paths(params, tags.dialect)
-        emit = self._events.append if stream else None
-        try:
-            state = STATES[params.rules.isolated](request, params, tags, self.lm.context, seed, trained, id, emit)
-            self.scheduler.add(state)
-        except UserError:
-            self._take_events((id,))  # a refused request leaves none
-            raise
-        return id
+        early: list[Event] = []
+        emit = early.append if stream else None
+        kind = PlainState if request.plain else STATES[params.rules.isolated]
+        state = kind(request, params, tags, self.lm.context, seed, trained, emit=emit)
+        state.early = early
+        self.scheduler.check(state)
+        return state
+
+    def enqueue(self, state: TraceState) -> int:
+        """Queue what `prepare` has made; returns its id, which is never used again."""
+        state.id, self._added = self._added, self._added + 1
+        if state.emit is not None:
+            self._events += [replace(event, request=state.id) for event in state.early]
+            state.emit, state.early = self._events.append, []
+        self.scheduler.add(state)
+        return state.id
 
     def step(self) -> list[Event]:
         """Run one step of all live requests; returns what happened. Nothing happens when nothing is unfinished.
@@ -157,6 +174,18 @@ class Engine:
         """
         self._take_events((id,))
         self.scheduler.abort(id)
+
+    def stop(self, id: int, reason: str = "stop") -> list[Event]:
+        """End a queued or live request early; its row is free at once. Its undelivered events, the last one "done".
+
+        The rollout is what has been drawn so far: segments that were open have `reason` as their `finish_reason`.
+        Nothing for an id that has finished or was never given.
+        """
+        events, state = self._take_events((id,)), self.scheduler.abort(id)
+        if state is not None:
+            state.stop_here(reason)
+            events.append(state.event("done", state.last, rollout=self._rollout(state)))
+        return events
 
     def generate(
         self,
@@ -242,13 +271,19 @@ class Engine:
         paths = params.most_paths(dialect or self.dialect)
         if params.rules.isolated and not params.rules.rereads and 0 < trained < paths:
             try:
-                self.backend.check_scaling()
+                self.check_scaling()
             except UserError as error:
                 raise UserError(
                     f"{error}; or set length_scaling_above: 0, and the join of {paths} paths, more than "
                     f"{trained}, is not scaled"
                 ) from error
         return trained
+
+    def check_scaling(self) -> None:
+        """`UserError` where the model cannot scale its attention. A backend that can is asked once."""
+        if not self._scales:
+            self.backend.check_scaling()
+        self._scales = True
 
     def _tags_for(self, dialect: str, prefix: str) -> TagIds:
         if (dialect, prefix) not in self._tags:

@@ -151,12 +151,24 @@ class SamplingParams(Config):
 
 
 @dataclass(frozen=True)
+class Continuation:
+    """A response without blocks, in which tags are tokens like any other, in `sequential` mode.
+
+    It is drawn with the random numbers of segment number `segment` of a trace (of its outermost text, from 1), from
+    number `drawn` on.
+    """
+
+    segment: int = 1
+    drawn: int = 0
+
+
+@dataclass(frozen=True)
 class Request:
     """One wanted response: the prompt's token ids, and the names that select its random numbers.
 
     `dialect` defaults to that of the model's settings; another one needs its tags in the tokenizer. `path_prefixes` are
     forced tokens with which the paths of the first block begin, after what opens them: the i-th entry belongs to
-    path i. They are refused in `sequential` mode.
+    path i. They are refused in `sequential` mode. With `plain` the response is one text without blocks.
     """
 
     prompt: tuple[int, ...]
@@ -164,6 +176,7 @@ class Request:
     sample: int = 0
     dialect: str = ""
     path_prefixes: tuple[tuple[int, ...], ...] = ()
+    plain: Continuation | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +194,8 @@ class Event:
     path: int  # 1..P inside a block, 0 elsewhere
     token: int = -1  # "token" only
     forced: bool = False  # "token" only: written by the runtime, not sampled
+    logprob: float = 0.0  # "token" only: as in the rollout, natural log; 0.0 for forced ones
+    top: tuple[tuple[int, float], ...] = ()  # "token" only: the likeliest tokens and their log-probabilities, if asked
     finish_reason: str = ""  # "cut" only: which budget, or what else, ended the segment
     label: int = 0  # the number in the path's tags, where it has one
     rollout: Rollout | None = None  # "done" only

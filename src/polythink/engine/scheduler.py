@@ -56,8 +56,8 @@ class Scheduler:
 
     # --- requests
 
-    def add(self, state: TraceState) -> None:
-        """Queue a request; `UserError` for one that could not be held even alone."""
+    def check(self, state: TraceState) -> None:
+        """`UserError` for a request that could not be held even alone."""
         if self.memory is not None:
             most = state.most_slots
             needed = self.backend.bytes_for(most, 0, state.most_segments)
@@ -67,17 +67,23 @@ class Scheduler:
                     f"values, {needed - self.memory} more than kv_cache_memory_bytes={self.memory}; raise that, or "
                     "lower max_trace_tokens"
                 )
+
+    def add(self, state: TraceState) -> None:
+        """Queue a request that has been checked."""
         self.queued.append(state)
         self._waiting[state.request.prompt] += 1
 
-    def abort(self, id: int) -> None:
-        """Drop a queued or live request."""
-        for state in [state for state in self.queued if state.id == id]:
-            self.queued.remove(state)
-            self._left_queue(state)
+    def abort(self, id: int) -> TraceState | None:
+        """Drop a queued or live request, which is returned as it is; None where there is none of this id."""
+        found = None
+        for found in [state for state in self.queued if state.id == id]:
+            self.queued.remove(found)
+            self._left_queue(found)
         for row in [row for row, state in self.live.items() if state.id == id]:
+            found = self.live[row]
             self.release(row)
         self._sweep()
+        return found
 
     def release(self, row: int) -> None:
         """Free the row of a live trace."""
@@ -121,7 +127,7 @@ class Scheduler:
 
     def _make_room(self) -> None:
         """Preempt the youngest traces until what the others hold after the next step fits."""
-        while self.memory is not None and self._claimed() > self._usable(()):
+        while self.memory is not None and self.claimed > self._usable(()):
             if self._drop_idle():
                 continue
             assert len(self.live) > 1, "the oldest trace does not fit"
@@ -190,7 +196,8 @@ class Scheduler:
                 return 0
         return size
 
-    def _claimed(self) -> int:
+    @property
+    def claimed(self) -> int:
         """Bytes that the live traces and shared prompts hold after the next step, or when they have been read."""
         bytes_for = self.backend.bytes_for
         prefixes = sum(bytes_for(prefix.size) for prefix in self.prefixes.values())
@@ -210,7 +217,7 @@ class Scheduler:
         needed = self.backend.bytes_for(own, prefix, min(2 * len(state.records), state.most_segments))
         if prefix and state.request.prompt not in self.prefixes:
             needed += self.backend.bytes_for(prefix)
-        return self._claimed() + needed <= self._usable((state,))
+        return self.claimed + needed <= self._usable((state,))
 
     def _drop_idle(self, but: tuple[int, ...] = ()) -> bool:
         """Drop a prompt that is kept only for requests that wait; False: there is none."""

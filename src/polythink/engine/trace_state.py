@@ -88,6 +88,7 @@ class TraceState:
         self.written = 0  # response tokens so far
         self.blocks = 0
         self.last: Branch | None = None  # the branch that ended the trace
+        self.early: list[Event] = []  # what happened before it was queued, where `emit` keeps it here
         self.stop = ""  # why the trace ended, where that was between segments
         self._check_room()
         self._open("prompt", (), -1, 0)
@@ -273,7 +274,7 @@ class TraceState:
         branch.written += 1
         self.written += 1
         if self.emit is not None:
-            self._event("token", branch, token=token, forced=logprob is None)
+            self._event("token", branch, token=token, forced=logprob is None, logprob=record.logprobs[-1])
 
     def _force(self, branch: Branch, tokens: Iterable[int], want: bool = False) -> None:
         """Write forced tokens, after which the branch samples if `want`."""
@@ -328,6 +329,22 @@ class TraceState:
             if reason in TRUNCATIONS and branch.record.finish_reason not in TRUNCATIONS:
                 self._event("cut", branch, finish_reason=reason)
         self.last = branch
+
+    def stop_here(self, reason: str) -> None:
+        """End the trace from outside, between two steps: what has been drawn stands, open segments stop for `reason`.
+
+        The last segment stands for the branch that ended it.
+        """
+        assert not self.done
+        for record in self.records[1:]:
+            record.finish_reason = record.finish_reason or reason
+        segment, record = len(self.records) - 1, self.records[-1]
+        self.stop = "" if self._text_order()[-1].finish_reason == reason else reason
+        self.last = Branch(segment, record, self.ends[segment] + 1, 0, 0.0)
+
+    def ended(self, segment: int) -> bool:
+        """Has this segment stopped?"""
+        return self.done or bool(self.records[segment].finish_reason)
 
     def _event(self, kind: str, branch: Branch, **facts) -> None:
         if self.emit is not None:

@@ -79,6 +79,14 @@ class Codec:
             self._refuse_unknown(text)
         return ids if tuple(ids[: len(head)]) == head else [*head, *ids]
 
+    def encode_raw(self, text: str, bos: bool = False) -> list[int]:
+        """Token ids as the tokenizer's own call gives them: what spells a control token is one. For a caller who writes
+        whole prompts, chat marks and all. `UserError` for text outside of a closed vocabulary."""
+        ids = self._ids(self.own, text)
+        if self.unknown in ids:
+            self._refuse_unknown(text)
+        return ids if not bos or tuple(ids[: len(self.head)]) == self.head else [*self.head, *ids]
+
     def spelled_controls(self, text: str) -> list[str]:
         """The control tokens whose spelling is in `text`, in their order: no trace that is drawn holds one as text."""
         return self._spelling.findall(text)

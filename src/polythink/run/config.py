@@ -78,6 +78,12 @@ def parse_config(cls: type[Model], data: Any, where: str) -> Model:
         raise UserError(f"{where}: {_sentence(error.errors(include_url=False), data)}") from None
 
 
+def first_mistake(error: ValidationError, data: Any) -> tuple[str, str]:
+    """The dotted key of the first mistake in `data` ("" for the whole), and the mistake in one sentence."""
+    errors = error.errors(include_url=False)
+    return _dotted(errors[0], data), _sentence(errors, data)
+
+
 QUOTE = "'"
 _ALLOWED = {
     "int_type": "a whole number",

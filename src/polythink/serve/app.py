@@ -1,0 +1,38 @@
+"""The HTTP application: its routers, its errors, who may ask. `run.py` serves it."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from polythink.serve import errors, status
+from polythink.serve.config import ServeConfig
+from polythink.serve.guard import Guard
+
+if TYPE_CHECKING:
+    from polythink.serve.service import Service
+
+ROUTERS = ("completions", "chat", "responses", "page")
+
+
+def build_app(service: Service, config: ServeConfig) -> FastAPI:
+    """The application over a service, which whoever serves it starts and stops (`run.py`)."""
+    # no generated pages: they would load their scripts from another site
+    app = FastAPI(title="polythink", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.state.service, app.state.config, app.state.answers = service, config, Counter()
+    errors.install(app)
+    app.include_router(status.router(service, app.state.answers))
+    for name in ROUTERS:
+        if find_spec(f"polythink.serve.{name}"):
+            app.include_router(importlib.import_module(f"polythink.serve.{name}").router(service))
+    app.add_middleware(Guard, config=config, answers=app.state.answers)
+    if config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(config.cors_origins), allow_methods=["*"], allow_headers=["*"]
+        )
+    return app

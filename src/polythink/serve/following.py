@@ -1,0 +1,122 @@
+"""A trace as it is followed: its events with the text they complete, and where a stop string or token ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from polythink.engine.params import Event
+from polythink.engine.trace_state import TraceState
+from polythink.serve.detokenise import Decoding, Detokeniser
+from polythink.serve.generation import Update, Wanted
+from polythink.trace.rollout import Rollout, Segment
+
+
+class StopStrings:
+    """Text up to the first of some strings. Text that may yet turn out as the beginning of one is held back."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self.stop, self.held, self.hit = stop, "", False
+
+    def add(self, text: str) -> str:
+        """What of the text so far may be given now."""
+        self.held += text
+        found = [at for at in (self.held.find(stop) for stop in self.stop) if at >= 0]
+        if found:
+            self.hit = True
+        at = min(found) if found else len(self.held) - self._doubtful()
+        given, self.held = self.held[:at], "" if found else self.held[at:]
+        return given
+
+    def end(self) -> str:
+        """What was held back."""
+        return self.held
+
+    def _doubtful(self) -> int:
+        """Characters at the end that are the beginning of a stop string."""
+        most = min(len(self.held), max(map(len, self.stop), default=1) - 1)
+        ends = (n for n in range(most, 0, -1) if any(stop.startswith(self.held[-n:]) for stop in self.stop))
+        return next(ends, 0)
+
+
+class _Open:
+    """A segment that is being written."""
+
+    def __init__(self, decoding: Decoding, stop: Sequence[str]) -> None:
+        self.text, self.stop, self.given = Detokeniser(decoding), StopStrings(stop), 0
+
+    def take(self, token: int, ended: bool, is_stop: bool) -> str:
+        """The text to be given at this token. `ended`: it is the segment's last one; `is_stop`: it is a stop token."""
+        if is_stop:
+            new = self.stop.add(self.text.end())
+            new += "" if self.stop.hit else self.stop.end()
+            self.stop.hit = True
+        else:
+            new = self.stop.add(self.text.add(token))
+            if ended and not self.stop.hit:
+                new += self.stop.add(self.text.end())
+                new += "" if self.stop.hit else self.stop.end()
+        self.given += len(new)
+        return new
+
+
+class Follower:
+    """One trace: turns its events into updates. `stopped`: a stop string or token has come up, and the trace is to be
+    ended."""
+
+    def __init__(self, index: int, wanted: Wanted, state: TraceState, decoding: Decoding) -> None:
+        self.index, self.wanted, self.state, self.decoding = index, wanted, state, decoding
+        self._open: dict[int, _Open] = {}  # by segment
+        self._given: dict[int, int] = {}  # characters of text that have been given, by segment
+        self._stop_at: int | None = None  # the segment in which it was stopped
+        dialect, nests = state.tags.dialect, wanted.params.max_depth > 1
+        self._stops_in_summary = dialect.answers_in_summary and not nests
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop_at is not None
+
+    def read(self, events: Sequence[Event]) -> list[Update]:
+        """The updates of a step's events of this trace."""
+        last = {event.segment: i for i, event in enumerate(events) if event.kind == "token"}
+        updates = []
+        for i, event in enumerate(events):
+            if event.rollout is not None:
+                event = replace(event, rollout=self._finished(event.rollout))
+            elif self.stopped:
+                continue
+            text = self._text(event, last[event.segment] == i) if event.kind == "token" else ""
+            if self.wanted.stream or event.rollout is not None:
+                updates.append(Update(self.index, event, text))
+        return updates
+
+    def _text(self, event: Event, last: bool) -> str:
+        segment = event.segment
+        stoppable = event.block < 0 or (event.path == 0 and self._stops_in_summary)
+        if segment not in self._open:
+            self._open[segment] = _Open(self.decoding, self.wanted.stop if stoppable else ())
+        own, ended = self._open[segment], last and self.state.ended(segment)
+        is_stop = stoppable and not event.forced and event.token in self.wanted.stop_token_ids
+        text = own.take(event.token, ended, is_stop)
+        self._given[segment] = own.given
+        if own.stop.hit:
+            self._stop_at = segment
+        if ended:
+            del self._open[segment]
+        return text
+
+    def _finished(self, rollout: Rollout) -> Rollout:
+        """The rollout with the texts that have been given, where the trace was ended early.
+
+        What the runtime wrote after a stop in the same step, into further segments, is left out.
+        """
+        if self.stopped:
+            records: list[Segment] = self.state.records
+            at = next(i for i, s in enumerate(rollout.segments) if s is records[self._stop_at])
+            rollout = replace(rollout, segments=rollout.segments[: at + 1], stop="")
+            rollout.segments[-1].finish_reason = "stop"
+        if self.stopped or self._open:
+            for segment, record in enumerate(self.state.records):
+                if segment in self._given:
+                    record.text = record.text[: self._given[segment]]
+        return rollout

@@ -1,0 +1,84 @@
+"""The prompts of a completions request as token ids, and their own log-probabilities where these are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from polythink.errors import UserError
+from polythink.serve.detokenise import Decoding, Detokeniser
+from polythink.serve.told import Token
+
+if TYPE_CHECKING:
+    from polythink.models.lm import LanguageModel
+    from polythink.serve.service import Scores, Service
+
+LONGEST_TOKEN = 256  # characters: a text with more of them per position of the context cannot fit
+
+
+class Spelling:
+    """Token ids as text: one by one, as `logprobs` lists them, and as they go on."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self.decode, self.decoding = lm.decode, Decoding(lm.codec)
+        self._tokenizer, self._known = lm.tokenizer, {}
+
+    def of(self, id: int) -> str:
+        """One token by itself, control tokens too."""
+        if id not in self._known:
+            self._known[id] = self._tokenizer.decode([id], skip_special_tokens=False)
+        return self._known[id]
+
+
+@dataclass
+class Prompt:
+    """One prompt. `text` is what an echo repeats."""
+
+    ids: tuple[int, ...]
+    text: str
+    scores: Scores | None = None
+
+    def tokens(self, spelling: Spelling) -> list[Token]:
+        """Its tokens with the text that each completes; the first has no log-probability."""
+        detokeniser = Detokeniser(spelling.decoding)
+        found = [Token(id, detokeniser.add(id), None) for id in self.ids]
+        found[-1].text += detokeniser.end()
+        if self.scores is not None:
+            for token, logprob, top in zip(found[1:], self.scores.logprobs[1:], self.scores.top[1:], strict=True):
+                token.logprob, token.top = logprob, top
+        return found
+
+
+def read_prompts(
+    given: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]], service: Service, special: bool
+) -> list[Prompt]:
+    """The prompts of a request. `special`: a text begins with BOS where the model has it."""
+    several = list(given) if not isinstance(given, str) and given and not isinstance(given[0], int) else [given]
+    if not several or not given:
+        raise UserError("prompt is empty; give a text or token ids")
+    return [_read(one, service, special) for one in several]
+
+
+def _read(given: str | Sequence[int], service: Service, special: bool) -> Prompt:
+    lm, context = service.lm, service.lm.context
+    if isinstance(given, str):
+        if len(given) > context * LONGEST_TOKEN:
+            raise UserError(
+                f"the prompt has {len(given)} characters, which cannot fit the model's context of {context} tokens"
+            )
+        ids = lm.codec.encode_raw(given, special and bool(lm.settings.bos))
+        if not ids:
+            raise UserError("the prompt has no token; give some text")
+        return Prompt(tuple(ids), given)
+    if not given:
+        raise UserError("a prompt is empty; give a text or token ids")
+    size = lm.model.get_input_embeddings().num_embeddings
+    for id in given:
+        if not 0 <= id < size:
+            raise UserError(f"the prompt has the token id {id}; this model's go from 0 to {size - 1}")
+    if len(given) >= context:
+        raise UserError(
+            f"the prompt has {len(given)} tokens and the model's context holds {context}; shorten the prompt"
+        )
+    return Prompt(tuple(given), lm.decode(given))
