@@ -184,7 +184,7 @@ class Engine:
         events, state = self._take_events((id,)), self.scheduler.abort(id)
         if state is not None:
             state.stop_here(reason)
-            events.append(state.event("done", state.last, rollout=self._rollout(state)))
+            events.append(state.event("done", state.last, rollout=state.rollout()))
         return events
 
     def generate(

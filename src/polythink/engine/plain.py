@@ -6,7 +6,6 @@ so here: with `Continuation` each part is drawn with the random numbers that it 
 
 from __future__ import annotations
 
-from polythink.engine.sampling import stream_key
 from polythink.engine.trace_state import Branch, TraceState
 from polythink.errors import UserError
 
@@ -22,7 +21,7 @@ class PlainState(TraceState):
     def _start(self) -> None:
         size, plain = len(self.request.prompt), self.request.plain
         self.budget = min(self.budget, self.context - size)
-        key = stream_key(self.seed, self.request.problem, self.request.sample, plain.segment)
+        key = self._key(self.seed, plain.segment)
         segment = self._open("main", (0,), -1, 0)
         record = self.records[segment]
         branch = Branch(segment, record, size, key, self.params.temperature, drawn=plain.drawn)

@@ -64,7 +64,7 @@ class Connection:
     ) -> None:
         import httpx
 
-        self.address, self.what, self.model = read_address(url, path), what, model
+        self.address, self._path, self.what, self.model = read_address(url, path), path, what, model
         self.silence, self.time_limit = silence, time_limit
         key, user = _key(key_env), self.address.user
         if key and user:
@@ -115,12 +115,29 @@ class Connection:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise CallError("malformed", self._words(error)) from None
 
+    def at(self, path: str, root: bool = False) -> str:
+        """The address of another endpoint beside this one, or (`root`) where there is no /v1 before it."""
+        before, _, query = self.address.url.partition("?")
+        base = before.removesuffix(self._path)
+        base = base.removesuffix("/v1") if root else base
+        return f"{base}{path}" + (f"{'&' if '?' in path else '?'}{query}" if query else "")
+
     def post(self, body: Mapping[str, Any]) -> httpx.Response:
         """The response of the endpoint, whose status is 200. `CallError` or `UserError` for any other."""
         response = self.send("POST", self.address.url, body)
         if response.status_code != 200:
             self.refused(response.status_code, response.text, response.headers)
         return response
+
+    def json(self, body: Mapping[str, Any], method: str = "POST", url: str | None = None) -> Any:
+        """The JSON of the endpoint's answer, or of another address of the server; errors as in `post`."""
+        response = self.send(method, url or self.address.url, body)
+        if response.status_code != 200:
+            self.refused(response.status_code, response.text, response.headers)
+        try:
+            return response.json()
+        except (ValueError, RecursionError):
+            raise CallError("malformed", self.public(words_of(response.text))) from None
 
     def refused(self, status: int, body: str, headers: httpx.Headers | dict[str, str]) -> NoReturn:
         """Raise what an answer that is an error means."""
