@@ -52,7 +52,7 @@ class Choice:
         if last.tokens[-1] in self.body.stop_token_ids:
             return last.tokens[-1]
         whole = self.spelling.decode(last.tokens)
-        return next((stop for stop in self.body.stops if whole.startswith(stop, len(last.text))), None)
+        return next((stop for stop in self.body.stop if whole.startswith(stop, len(last.text))), None)
 
     def told(self, piece: Piece) -> dict[str, Any]:
         """The object of a chunk with this piece, or of the whole response if it is all."""

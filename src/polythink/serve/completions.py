@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from polythink.engine.params import Continuation, SamplingParams
 from polythink.engine.params import Request as TraceRequest
 from polythink.errors import UserError
+from polythink.run.plain import short
 from polythink.serve.body import Body, parsed
 from polythink.serve.choices import Choice
 from polythink.serve.fields import MOST, Steering, check_model, key_of, new_id, now, params_of, seed_of
@@ -34,7 +35,26 @@ if TYPE_CHECKING:
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MOST_TOP = 20  # alternatives of a token
 STOPS = 16  # stop strings
-Text = Annotated[str, Field(min_length=1)]
+
+
+def _prompt(given: Any) -> Any:
+    """The four forms in one sentence, where pydantic would have one for each."""
+    kinds = {type(item) for item in given} if isinstance(given, list) else {type(given)}
+    inner = {type(id) for item in given for id in item} if kinds == {list} else set()
+    if not isinstance(given, str | list) or (isinstance(given, list) and kinds not in ({int}, {str}, {list}, set())):
+        raise ValueError(f"it must be a text, token ids, or a list of either, got {short(given)}")
+    if inner - {int}:
+        raise ValueError("it must be a text, token ids, or a list of either; token ids are whole numbers")
+    return given
+
+
+def _stops(given: Any) -> Any:
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts) or len(texts) > STOPS:
+        raise ValueError(
+            f"it must be a text or a list of at most {STOPS} texts, none of them empty, got {short(given)}"
+        )
+    return texts
 
 
 class StreamOptions(Body):
@@ -64,13 +84,13 @@ class CompletionRequest(Steering):
     }
     model: str | None = None
     """The name that /v1/models says."""
-    prompt: str | list[int] | list[Text] | list[list[int]]
+    prompt: Annotated[str | list[int] | list[str] | list[list[int]], BeforeValidator(_prompt)]
     """A text, token ids, or a list of either."""
     max_tokens: int | None = Field(None, ge=0, le=MOST)
     """Most tokens of a response; 16 if left out, or for a trace with blocks what the model's settings say."""
     n: int = Field(1, ge=1, le=1024)
     """Responses to each prompt: samples 0 to n - 1, or from `sample` on."""
-    stop: str | list[Text] = Field([], max_length=STOPS, validate_default=True)
+    stop: Annotated[list[str], BeforeValidator(_stops)] = []  # noqa: RUF012 (pydantic copies it)
     """The text ends before any of these strings."""
     stop_token_ids: list[int] = Field([], max_length=1024)
     """Tokens that end the response; the one that did is among the token ids, not in the text."""
@@ -106,10 +126,6 @@ class CompletionRequest(Steering):
         if self.stream_options.include_usage and not self.stream:
             raise ValueError("stream_options is for streams; set stream: true with it")
         return self
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        return tuple(filter(None, [self.stop] if isinstance(self.stop, str) else self.stop))
 
 
 def router(service: Service) -> APIRouter:
@@ -186,7 +202,7 @@ class Job:
                 TraceRequest(prompt.ids, body.problem, body.sample + number, plain=plain),
                 self.params,
                 self.seed,
-                body.stops,
+                tuple(body.stop),
                 tuple(body.stop_token_ids),
                 body.logprobs or 0,
                 stream=body.stream or body.logprobs is not None or body.return_events,

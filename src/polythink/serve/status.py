@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 METRICS = {
     "running": ("num_requests_running", "gauge", "Traces that are being generated."),
     "waiting": ("num_requests_waiting", "gauge", "Traces that wait for a row or for memory."),
-    "prompt_tokens": ("prompt_tokens", "counter", "Prompt tokens of all requests."),
-    "tokens": ("generation_tokens", "counter", "Tokens generated, forced ones included."),
+    "requests": ("num_http_generations", "gauge", "Requests that wait or run, each of one or several traces."),
+    "prompt_tokens": ("prompt_tokens", "counter", "Prompt tokens of the traces taken."),
+    "tokens": ("generation_tokens", "counter", "Tokens of the traces done, forced ones included."),
+    "forwarded": ("forwarded_tokens", "counter", "Tokens run through the model."),
+    "steps": ("steps", "counter", "Steps of the engine."),
     "preempted": ("num_preemptions", "counter", "How often a trace made room for older ones."),
-    "aborted": ("num_requests_aborted", "counter", "Traces that were aborted."),
     "finished": ("request_success", "counter", "Traces that were finished."),
+    "aborted": ("request_aborted", "counter", "Traces that were given up: their client left, or their time ran out."),
+    "failed": ("request_failed", "counter", "Traces that a fault of the model ended."),
     "kv_bytes": ("kv_cache_bytes", "gauge", "Bytes of keys and values in use."),
 }
 

@@ -1,0 +1,326 @@
+"""`/v1/completions` of a real server process, asked by OpenAI's own client."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import openai
+import pytest
+import torch
+
+from helpers.device import collate
+from helpers.served import served
+from helpers.tiny import tiny
+from polythink.engine.engine import Engine
+from polythink.engine.params import Request, SamplingParams
+from polythink.engine.sampling import draw, stream_key, uniforms
+from polythink.models.lm import LanguageModel, with_settings
+from polythink.models.logprobs import token_logprobs
+
+DECODING = {"max_main_tokens": 16, "max_path_tokens": 8, "max_summary_tokens": 4, "max_trace_tokens": 80}
+PROMPT = "a b c c a"
+OURS = {
+    "paths", "mode", "top_k", "return_token_ids", "stop_token_ids", "prompt_logprobs", "problem", "sample", "segment",
+    "drawn", "fork_at", "max_path_tokens", "max_blocks", "return_tokens_as_token_ids", "return_events",
+}  # fmt: skip
+BLOCK = {"paths": 3, "fork_at": 2, "max_blocks": 1}  # of a trace that forks for sure
+
+
+def model() -> LanguageModel:
+    return with_settings(tiny(), decoding=DECODING)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with served(model, tmp_path_factory.mktemp("served"), max_num_seqs=8, max_choices=16) as running:
+        yield running
+        assert "Traceback" not in running.stderr.read_text()
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with server.client() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return model()
+
+
+def ask(client, **fields):
+    """A completion; fields that OpenAI does not know go where its client takes them."""
+    extra = {name: fields.pop(name) for name in OURS & fields.keys()}
+    usual = {"prompt": PROMPT, "model": "tiny", "seed": 7, "temperature": 1.0}
+    return client.completions.create(**usual | fields, extra_body=extra)
+
+
+# ---- what is drawn ----
+
+
+def continue_slowly(lm, prompt, *, seed, sample, n, problem="", segment=1, drawn=0):
+    """The naive twin: one whole forward for each token, with the engine's random numbers."""
+    ids, tokens, logprobs = list(prompt), [], []
+    key = stream_key(seed, problem, sample, segment)
+    while len(tokens) < n and not (tokens and tokens[-1] in lm.ends):
+        with torch.no_grad():
+            logits = lm.model(torch.tensor([ids])).logits[0, -1:]
+        number = uniforms(np.array([key], np.uint64), np.array([drawn]))
+        token, logprob, _ = draw(logits, torch.ones(1), torch.from_numpy(number))
+        ids.append(int(token))
+        tokens.append(int(token))
+        logprobs.append(float(logprob))
+        drawn += 1
+    return tokens, logprobs
+
+
+def test_a_completion_is_the_plain_continuation_of_its_prompt(client, lm):
+    """Tags are tokens like any other: compared with a loop over whole forwards, which knows no tags."""
+    prompt = lm.encode(PROMPT)
+    response = ask(client, n=3, max_tokens=14, logprobs=0, return_token_ids=True)
+    tags = 0
+    for sample, choice in enumerate(response.choices):
+        tokens, logprobs = continue_slowly(lm, prompt, seed=7, sample=sample, n=14)
+        assert choice.token_ids == tokens
+        assert choice.prompt_token_ids == prompt
+        assert choice.logprobs.token_logprobs == pytest.approx(logprobs, abs=1e-4)
+        assert choice.text == lm.decode(tokens)
+        assert choice.finish_reason == ("stop" if tokens[-1] in lm.ends else "length")
+        tags += len(set(tokens) & set(lm.tag_ids.values()))
+    assert tags > 3
+    usage = response.usage
+    assert usage.prompt_tokens == len(prompt)
+    assert usage.completion_tokens == sum(len(c.token_ids) for c in response.choices)
+    assert usage.completion_tokens_details.reasoning_tokens == 0
+    assert usage.completion_tokens_details.critical_path_tokens == usage.completion_tokens
+
+
+@pytest.mark.parametrize("mode", ["structured", "reread"])
+def test_a_request_that_names_paths_gets_the_trace_that_the_engine_draws(client, lm, mode):
+    """Its log-probabilities are those of one masked forward over the whole trace."""
+    prompt, params = tuple(lm.encode(PROMPT)), SamplingParams(**DECODING, **BLOCK, mode=mode)
+    rollouts = Engine(lm).generate([Request(prompt, sample=i) for i in range(2)], params, seed=7)
+    response = ask(client, n=2, **BLOCK, mode=mode, logprobs=0, return_token_ids=True)
+    for choice, rollout in zip(response.choices, rollouts, strict=True):
+        shown = [segment for segment in rollout.segments if segment.kind != "copy"]
+        assert sum(segment.kind == "path" for segment in shown) == 3
+        assert choice.text == rollout.text
+        assert choice.token_ids == [token for segment in shown for token in segment.tokens]
+        layout = rollout.layout()
+        again = token_logprobs(lm.model, collate([layout]))[0, len(prompt) :].tolist()
+        of_copies = [segment.kind == "copy" for segment in rollout.segments for _ in segment.tokens]
+        sampled = layout.sampled[len(prompt) :]
+        expected = [
+            (x if drawn else None) for x, drawn, copy in zip(again, sampled, of_copies, strict=True) if not copy
+        ]
+        assert [x is None for x in choice.logprobs.token_logprobs] == [x is None for x in expected]
+        told = [x for x in choice.logprobs.token_logprobs if x is not None]
+        assert told == pytest.approx([x for x in expected if x is not None], abs=1e-4)
+    details = response.usage.completion_tokens_details
+    assert details.critical_path_tokens == sum(rollout.critical_path for rollout in rollouts)
+    after = sum(len(rollout.segments[-1].tokens) for rollout in rollouts)
+    assert details.reasoning_tokens == response.usage.completion_tokens - after
+
+
+def test_paths_can_be_drawn_one_by_one_as_the_engine_draws_them(client, lm):
+    """A client that forks by itself, with the random numbers of the engine."""
+    prompt = tuple(lm.encode(PROMPT))
+    params = SamplingParams(**DECODING, **BLOCK, mode="reread")
+    (rollout,) = Engine(lm).generate([Request(prompt, "p", 5)], params, seed=3)
+    main, *paths = [s for s in rollout.segments if s.kind in ("main", "path")][:4]
+    ends = [lm.tag_ids["</Path>"], *lm.ends]
+    for number, path in enumerate(paths, start=2):
+        forced = path.sampled.index(True)
+        before = [*prompt, *main.tokens, *path.tokens[:forced]]
+        for skip in (0, 1):
+            response = ask(
+                client, prompt=before + path.tokens[forced : forced + skip], seed=3, problem="p", sample=5,
+                segment=number, drawn=skip, max_tokens=8 - skip, stop_token_ids=ends, return_token_ids=True,
+            )  # fmt: skip
+            drawn = [t for t, sampled in zip(path.tokens, path.sampled, strict=True) if sampled]
+            assert response.choices[0].token_ids == drawn[skip:]
+
+
+def test_the_same_seed_gives_the_same_and_the_seed_of_a_response_is_told(client):
+    first, second = (ask(client, max_tokens=8).choices[0].text for _ in range(2))
+    assert first == second
+    free = ask(client, max_tokens=8, seed=None, return_token_ids=True)
+    again = ask(client, max_tokens=8, seed=free.seed, return_token_ids=True)
+    assert free.choices[0].token_ids == again.choices[0].token_ids
+    several = ask(client, max_tokens=8, n=3).choices
+    assert several[0].text == first
+    assert [choice.text for choice in several[1:]] == [
+        ask(client, max_tokens=8, sample=i).choices[0].text for i in (1, 2)
+    ]
+
+
+def test_several_prompts_of_both_kinds(client, lm):
+    texts = ["a b", "c c c"]
+    by_text = ask(client, prompt=texts, n=2, max_tokens=6).choices
+    by_ids = ask(client, prompt=[lm.encode(text) for text in texts], n=2, max_tokens=6).choices
+    alone = [choice for text in texts for choice in ask(client, prompt=text, n=2, max_tokens=6).choices]
+    assert [choice.index for choice in by_text] == [0, 1, 2, 3]
+    assert [c.text for c in by_text] == [c.text for c in by_ids] == [c.text for c in alone]
+
+
+# ---- ends ----
+
+
+def test_stop_strings_and_stop_tokens(client, lm):
+    whole = ask(client, max_tokens=14, return_token_ids=True).choices[0]
+    assert len(whole.token_ids) > 4
+    token = next(t for t in whole.token_ids[2:] if t not in whole.token_ids[:2])
+    at = whole.token_ids.index(token)
+    stopped = ask(client, max_tokens=14, stop_token_ids=[token], return_token_ids=True, logprobs=0).choices[0]
+    assert stopped.token_ids == whole.token_ids[: at + 1]
+    assert len(stopped.logprobs.token_logprobs) == at + 1
+    assert (stopped.finish_reason, stopped.stop_reason) == ("stop", token)
+    word = lm.decode([token])
+    cut = ask(client, max_tokens=14, stop=["zzz", word], return_token_ids=True).choices[0]
+    assert (cut.finish_reason, cut.stop_reason) == ("stop", word)
+    assert cut.text == whole.text[: whole.text.index(word)]
+    assert cut.token_ids == stopped.token_ids
+    assert stopped.text == cut.text.rstrip()
+
+
+def test_a_budget_that_runs_out(client):
+    assert ask(client, max_tokens=1).choices[0].finish_reason == "length"
+    trace = ask(client, **BLOCK, max_tokens=40)
+    assert trace.usage.completion_tokens <= 40
+
+
+# ---- streams ----
+
+ASKED = {
+    "plain": {"n": 3, "max_tokens": 12},
+    "paths": {"n": 2, **BLOCK},
+    "sequential": {"n": 2, "mode": "sequential", "max_tokens": 40},
+    "stop": {"n": 3, "max_tokens": 14, "stop": ["b", "</Path>"]},
+    "prompts": {"prompt": ["a", "b c"], "n": 2, "max_tokens": 6},
+    "echo": {"echo": True, "n": 2, "max_tokens": 5},
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_a_stream_concatenates_to_the_whole(client, name):
+    fields = ASKED[name] | {"return_token_ids": True, **({} if name == "echo" else {"logprobs": 2})}
+    whole = ask(client, **fields)
+    chunks = list(ask(client, **fields, stream=True, stream_options={"include_usage": True}))
+    *deltas, last = chunks
+    assert last.choices == []
+    assert last.usage == whole.usage
+    assert all(chunk.usage is None for chunk in deltas)
+    assert len({chunk.id for chunk in chunks}) == 1
+    for choice in whole.choices:
+        own = [chunk.choices[0] for chunk in deltas if chunk.choices[0].index == choice.index]
+        assert "".join(delta.text for delta in own) == choice.text
+        assert [token for delta in own for token in delta.token_ids] == choice.token_ids
+        assert own[0].prompt_token_ids == choice.prompt_token_ids
+        assert [delta.finish_reason for delta in own] == [None] * (len(own) - 1) + [choice.finish_reason]
+        if choice.logprobs:
+            for column, values in choice.logprobs.model_dump().items():
+                assert [v for delta in own for v in getattr(delta.logprobs, column)] == values
+    assert len(deltas) > len(whole.choices)
+
+
+def test_a_stream_without_usage_says_none(client):
+    *_, last = ask(client, max_tokens=3, stream=True)
+    assert last.choices[0].finish_reason
+    assert last.usage is None
+
+
+def test_events_tell_a_client_that_knows_us_how_the_trace_grows(client):
+    chunks = ask(client, **BLOCK, stream=True, return_events=True)
+    events = [chunk.choices[0].polythink for chunk in chunks]
+    paths = [event for event in events if event["path"]]
+    assert [event["event"] for event in events].count("fork") == 3
+    assert {event["path"] for event in paths} == {1, 2, 3}
+    first_ends = max(i for i, event in enumerate(paths) if event["path"] == 1)
+    assert any(event["path"] == 3 for event in paths[:first_ends])  # they grow at once
+    assert events[-1]["event"] == "done"
+    assert events[-1]["critical_path"] < events[-1]["tokens"]
+
+
+# ---- clients that leave ----
+
+
+def test_a_client_that_leaves_a_stream_frees_its_rows(server, client):
+    aborted = server.counters()["request_aborted_total"]
+    stream = ask(client, prompt="a", n=4, max_tokens=4000, logit_bias={}, stream=True)
+    next(iter(stream))
+    stream.close()
+    found = server.wait_idle()
+    assert found["request_aborted_total"] >= aborted
+
+
+def test_a_client_that_leaves_before_its_answer_frees_its_rows(server):
+    body = {"prompt": "a", "n": 8, "max_tokens": 3000}
+    with server.http(timeout=0.3) as impatient:
+        try:
+            impatient.post("/v1/completions", json=body)
+        except Exception as error:
+            assert "imed out" in str(error)  # a fast machine may have answered
+    server.wait_idle()
+
+
+# ---- mistakes ----
+
+WRONG = {
+    "prompt is missing": ({}, "prompt"),
+    "it must be a text, token ids, or a list of either": ({"prompt": [1, "a"]}, "prompt"),
+    "prompt is empty": ({"prompt": ""}, None),
+    "go from 0 to": ({"prompt": [1, 999]}, None),
+    "cannot fit the model's context": ({"prompt": "a " * 2**20}, None),
+    "holds 4096": ({"prompt": [1] * 5000}, None),
+    "no token for 'zebra'": ({"prompt": "zebra"}, None),
+    "did you mean 'temperature'": ({"prompt": "a", "temprature": 1}, "temprature"),
+    "best_of is not supported": ({"prompt": "a", "best_of": 2}, "best_of"),
+    "n must be a number": ({"prompt": "a", "n": True}, "n"),
+    "max_tokens must be a whole number": ({"prompt": "a", "max_tokens": "5"}, "max_tokens"),
+    "asks for nothing": ({"prompt": "a", "max_tokens": 0}, None),
+    "more than the 65536": ({"prompt": "a", "max_tokens": 70000}, None),
+    "at most 16": ({"prompt": "a", "n": 17}, None),
+    "none of them empty": ({"prompt": "a", "stop": [""]}, "stop"),
+    "logprobs must be less than or equal to 20": ({"prompt": "a", "logprobs": 21}, "logprobs"),
+    "stream_options is for streams": ({"prompt": "a", "stream_options": {"include_usage": True}}, None),
+    "of a continuation without blocks": ({"prompt": "a", "paths": 2, "segment": 2}, None),
+}
+
+
+@pytest.mark.parametrize("sentence", WRONG)
+def test_a_mistake_is_one_sentence(server, sentence):
+    body, param = WRONG[sentence]
+    with server.http() as http:
+        answer = http.post("/v1/completions", json=body)
+    error = answer.json()["error"]
+    assert answer.status_code == 400
+    assert sentence in error["message"]
+    assert "\n" not in error["message"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+
+
+def test_fields_that_ask_for_nothing_are_taken(client):
+    neutral = {
+        "suffix": None,
+        "best_of": 1,
+        "frequency_penalty": 0,
+        "presence_penalty": 0.0,
+        "logit_bias": {},
+        "user": "u",
+    }
+    assert ask(client, max_tokens=2, **neutral).choices[0].text is not None
+
+
+def test_another_model_is_not_found(client):
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt-4'"):
+        ask(client, model="gpt-4", max_tokens=1)
+
+
+def test_an_error_in_the_middle_of_a_stream_is_an_event(tmp_path):
+    with served(model, tmp_path, timeout_s=0.001) as running, running.http() as http:
+        answer = http.post("/v1/completions", json={"prompt": "a", "max_tokens": 4000, "n": 8, "stream": True})
+        *_, last = [line for line in answer.text.splitlines() if line.startswith("data:")]
+        assert json.loads(last.removeprefix("data:"))["error"]["code"] == "timeout"
+        with running.client() as client, pytest.raises(openai.APIError):
+            list(ask(client, prompt="a", max_tokens=4000, n=8, stream=True))
