@@ -73,15 +73,15 @@ class RemoteTrace:
 
     def advance(self) -> list[Ask]:
         """Let the state take what has come; what is to be asked now. Nothing while it waits, or when it is done."""
-        state, ahead = self.state, self._ahead
+        state = self.state
         while not state.done:
             self._wanted = self._wanted or self._next({})
-            missing = [branch for branch in self._wanted if not ahead.get(id(branch))]
+            missing = [branch for branch in self._wanted if not self._ahead.get(id(branch))]
             if missing:
                 return [self._ask(branch) for branch in missing if id(branch) not in self._out]
             taken: dict[int, int] = {}
             for branch in self._wanted:
-                token, logprob = ahead[id(branch)].popleft()
+                token, logprob = self._ahead[id(branch)].popleft()
                 taken[id(branch)] = token
                 state.on_token(branch, token, logprob)
             state.join_if_ready()
