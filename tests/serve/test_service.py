@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 
-import pytest
-
 from helpers.tiny import drawn, requests, tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import SamplingParams
-from polythink.errors import UserError
-from polythink.serve.service import Busy, Interrupted, Service, Wanted
+from polythink.serve.service import Service, Wanted
 
 PARAMS = SamplingParams(
     paths=3, max_blocks=3, max_main_tokens=16, max_path_tokens=9, max_summary_tokens=6, max_trace_tokens=110

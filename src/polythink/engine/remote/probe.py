@@ -9,7 +9,7 @@ temperatures and with top_k 1, and the distance between the two likeliest tokens
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from polythink.engine.params import SamplingParams
@@ -81,12 +81,14 @@ def find_model(connection: Connection, wanted: str | None) -> Served:
     return Served(SERVERS.get(str(card.get("owned_by")), OTHER), card["id"], context)
 
 
-def measure(completions: Completions, prompt: Sequence[int]) -> Abilities:
-    """Ask for completions of a prompt of a few tokens. `UserError` that says what the server lacks."""
+def measure(completions: Completions, tokens: Sequence[int], ends: Collection[int]) -> Abilities:
+    """Ask for completions of one of these tokens. `UserError` that says what the server lacks."""
     try:
-        first = completions.ask(prompt, 2, temperature=0.0, top=2)
-        _check_lacks(completions, first)
-        stop = first.tokens[0]
+        for token in tokens:
+            prompt, first = [token], completions.ask([token], 2, temperature=0.0, top=2)
+            _check_lacks(completions, first)
+            if (stop := first.tokens[0]) not in ends:  # where any server stops
+                break
         stopped = completions.ask(prompt, 2, temperature=0.0, top=2, stop_token_ids=[stop])
         stops = stopped.tokens == [stop] and stopped.finish == "stop"
         if not completions.logprobs:

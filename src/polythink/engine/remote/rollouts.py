@@ -58,7 +58,7 @@ class HttpRollouts:
             self.connection.model = self.served.model
             exact = config.logprobs == "exact"
             self._completions = Completions(self.connection, self.served.server, self.served.model, exact)
-            self.abilities = measure(self._completions, sorted(vocabulary.tag_ids.values())[:3])
+            self.abilities = measure(self._completions, sorted(vocabulary.tag_ids.values())[:5], vocabulary.ends)
             self._journal = None if journal is None else RolloutJournal(journal)
         except BaseException:
             self.connection.close()

@@ -1,0 +1,52 @@
+"""Rollouts drawn over HTTP from our own server process are those of the engine in this one, token for token."""
+
+from __future__ import annotations
+
+import pytest
+
+from helpers.served import served
+from helpers.tiny import drawn, gaps, requests, tiny
+from polythink.engine.engine import Engine
+from polythink.engine.params import SamplingParams
+from polythink.engine.remote.config import RemoteConfig
+from polythink.engine.remote.rollouts import HttpRollouts
+
+TOLERANCE = 1e-4  # of log-probabilities, float32
+SMALL = dict(max_main_tokens=10, max_path_tokens=6, max_summary_tokens=5, max_trace_tokens=80, max_blocks=2)
+CASES = {
+    "reread": dict(mode="reread", paths=3),
+    "forked, warm, truncated": dict(mode="seen_published", fork_at=1, temperature=0.7, path_temperature=1.3, top_p=0.9),
+    "sequential": dict(mode="sequential", temperature=0.8),
+}
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def backend(lm, tmp_path_factory):
+    with served(tiny, tmp_path_factory.mktemp("served")) as server:
+        with HttpRollouts(RemoteConfig(url=f"{server.url}/v1", concurrency=16), lm) as found:
+            yield found
+        server.wait_idle()  # every slot is free again
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rollouts_over_http_are_those_of_the_engine(lm, backend, case):
+    params, wanted = SamplingParams(**SMALL, **CASES[case]), requests(lm, 5)
+    expected = Engine(lm).generate(wanted, params, seed=3)
+    found = backend.generate(wanted, params, seed=3)
+    assert list(map(drawn, found)) == list(map(drawn, expected))
+    for a, b in zip(found, expected, strict=True):
+        assert [s.text for s in a.segments] == [s.text for s in b.segments]
+        for one, other in zip(a.segments, b.segments, strict=True):
+            assert one.logprobs == pytest.approx(other.logprobs, abs=TOLERANCE)
+    if params.rules.exact:
+        assert max(gaps(lm, found)) < TOLERANCE
+
+
+def test_it_knows_the_server(backend):
+    assert (backend.served.server.owner, backend.served.model, backend.context) == ("polythink", "tiny", 4096)
+    assert backend.abilities.stops
