@@ -41,7 +41,7 @@ class Served:
         return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, http_client=http, **more)
 
     def http(self, **more) -> httpx.Client:
-        return httpx.Client(base_url=self.url, trust_env=False, timeout=PATIENCE, **more)
+        return httpx.Client(**{"base_url": self.url, "trust_env": False, "timeout": PATIENCE, **more})
 
     def counters(self, **headers: str) -> dict[str, float]:
         """What /metrics says, by name, without labels; answers by their status."""
@@ -69,12 +69,16 @@ class Served:
         busy = ("num_requests_running", "num_requests_waiting", "num_http_generations", "kv_cache_bytes")
         return self.wait_until(lambda found: not any(found[name] for name in busy), **headers)
 
+    def ended(self) -> int | None:
+        """The exit status, once the process has ended."""
+        self.process.join(PATIENCE)
+        return self.process.exitcode
+
     def stop(self, number: int = signal.SIGTERM) -> int | None:
         """Send a signal and wait; the exit status."""
         if self.process.is_alive():
             os.kill(self.process.pid, number)
-        self.process.join(PATIENCE)
-        return self.process.exitcode
+        return self.ended()
 
 
 def start(program: Callable[[], None], folder: Path) -> Served:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import openai
 import pytest
@@ -47,6 +45,11 @@ def client(server):
 @pytest.fixture(scope="module")
 def lm():
     return model()
+
+
+@pytest.fixture(scope="module")
+def engine(lm):
+    return Engine(lm)
 
 
 def ask(client, **fields):
@@ -97,10 +100,10 @@ def test_a_completion_is_the_plain_continuation_of_its_prompt(client, lm):
 
 
 @pytest.mark.parametrize("mode", ["structured", "reread"])
-def test_a_request_that_names_paths_gets_the_trace_that_the_engine_draws(client, lm, mode):
+def test_a_request_that_names_paths_gets_the_trace_that_the_engine_draws(client, lm, engine, mode):
     """Its log-probabilities are those of one masked forward over the whole trace."""
     prompt, params = tuple(lm.encode(PROMPT)), SamplingParams(**DECODING, **BLOCK, mode=mode)
-    rollouts = Engine(lm).generate([Request(prompt, sample=i) for i in range(2)], params, seed=7)
+    rollouts = engine.generate([Request(prompt, sample=i) for i in range(2)], params, seed=7)
     response = ask(client, n=2, **BLOCK, mode=mode, logprobs=0, return_token_ids=True)
     for choice, rollout in zip(response.choices, rollouts, strict=True):
         shown = [segment for segment in rollout.segments if segment.kind != "copy"]
@@ -123,11 +126,11 @@ def test_a_request_that_names_paths_gets_the_trace_that_the_engine_draws(client,
     assert details.reasoning_tokens == response.usage.completion_tokens - after
 
 
-def test_paths_can_be_drawn_one_by_one_as_the_engine_draws_them(client, lm):
+def test_paths_can_be_drawn_one_by_one_as_the_engine_draws_them(client, lm, engine):
     """A client that forks by itself, with the random numbers of the engine."""
     prompt = tuple(lm.encode(PROMPT))
     params = SamplingParams(**DECODING, **BLOCK, mode="reread")
-    (rollout,) = Engine(lm).generate([Request(prompt, "p", 5)], params, seed=3)
+    (rollout,) = engine.generate([Request(prompt, "p", 5)], params, seed=3)
     main, *paths = [s for s in rollout.segments if s.kind in ("main", "path")][:4]
     ends = [lm.tag_ids["</Path>"], *lm.ends]
     for number, path in enumerate(paths, start=2):
@@ -168,16 +171,17 @@ def test_several_prompts_of_both_kinds(client, lm):
 
 
 def test_stop_strings_and_stop_tokens(client, lm):
-    whole = ask(client, max_tokens=14, return_token_ids=True).choices[0]
-    assert len(whole.token_ids) > 4
+    several = ask(client, n=8, max_tokens=14, return_token_ids=True).choices
+    whole = max(several, key=lambda choice: len(set(choice.token_ids)))
+    asked = {"sample": whole.index, "max_tokens": 14, "return_token_ids": True}
     token = next(t for t in whole.token_ids[2:] if t not in whole.token_ids[:2])
     at = whole.token_ids.index(token)
-    stopped = ask(client, max_tokens=14, stop_token_ids=[token], return_token_ids=True, logprobs=0).choices[0]
+    stopped = ask(client, **asked, stop_token_ids=[token], logprobs=0).choices[0]
     assert stopped.token_ids == whole.token_ids[: at + 1]
     assert len(stopped.logprobs.token_logprobs) == at + 1
     assert (stopped.finish_reason, stopped.stop_reason) == ("stop", token)
     word = lm.decode([token])
-    cut = ask(client, max_tokens=14, stop=["zzz", word], return_token_ids=True).choices[0]
+    cut = ask(client, **asked, stop=["zzz", word]).choices[0]
     assert (cut.finish_reason, cut.stop_reason) == ("stop", word)
     assert cut.text == whole.text[: whole.text.index(word)]
     assert cut.token_ids == stopped.token_ids
@@ -242,28 +246,6 @@ def test_events_tell_a_client_that_knows_us_how_the_trace_grows(client):
     assert events[-1]["critical_path"] < events[-1]["tokens"]
 
 
-# ---- clients that leave ----
-
-
-def test_a_client_that_leaves_a_stream_frees_its_rows(server, client):
-    aborted = server.counters()["request_aborted_total"]
-    stream = ask(client, prompt="a", n=4, max_tokens=4000, logit_bias={}, stream=True)
-    next(iter(stream))
-    stream.close()
-    found = server.wait_idle()
-    assert found["request_aborted_total"] >= aborted
-
-
-def test_a_client_that_leaves_before_its_answer_frees_its_rows(server):
-    body = {"prompt": "a", "n": 8, "max_tokens": 3000}
-    with server.http(timeout=0.3) as impatient:
-        try:
-            impatient.post("/v1/completions", json=body)
-        except Exception as error:
-            assert "imed out" in str(error)  # a fast machine may have answered
-    server.wait_idle()
-
-
 # ---- mistakes ----
 
 WRONG = {
@@ -315,12 +297,3 @@ def test_fields_that_ask_for_nothing_are_taken(client):
 def test_another_model_is_not_found(client):
     with pytest.raises(openai.NotFoundError, match="no model 'gpt-4'"):
         ask(client, model="gpt-4", max_tokens=1)
-
-
-def test_an_error_in_the_middle_of_a_stream_is_an_event(tmp_path):
-    with served(model, tmp_path, timeout_s=0.001) as running, running.http() as http:
-        answer = http.post("/v1/completions", json={"prompt": "a", "max_tokens": 4000, "n": 8, "stream": True})
-        *_, last = [line for line in answer.text.splitlines() if line.startswith("data:")]
-        assert json.loads(last.removeprefix("data:"))["error"]["code"] == "timeout"
-        with running.client() as client, pytest.raises(openai.APIError):
-            list(ask(client, prompt="a", max_tokens=4000, n=8, stream=True))

@@ -17,6 +17,7 @@ from polythink.engine.lookahead import LookAhead, Steps
 from polythink.engine.params import Event, OnEvent, Request, SamplingParams
 from polythink.engine.plain import PlainState
 from polythink.engine.scheduler import Scheduler
+from polythink.engine.scoring import Scoring
 from polythink.engine.selfcheck import choose_backend
 from polythink.engine.sequential import SequentialState
 from polythink.engine.structured import StructuredState
@@ -31,6 +32,7 @@ from polythink.trace.dialect import get_dialect
 from polythink.trace.production import Dialect
 from polythink.trace.rollout import Rollout
 
+MOST_TOP = 20  # alternatives to a token
 STATES: dict[bool, type[TraceState]] = {True: StructuredState, False: SequentialState}  # by `Mode.isolated`
 
 
@@ -50,6 +52,10 @@ class Engine:
     could outgrow it alone is refused by `add`. None: no bound but `max_num_seqs` and what the traces come to. A prompt
     that several queued requests share is read once.
 
+    `max_step_branches` bounds the branches that a step runs, so that traces with many paths leave the others their
+    pace: each live trace runs at least one, what is left goes to further paths in turn. A step then has at most that
+    many branches, or one of each live trace where these are more. What is drawn is the same. None: no bound.
+
     The model is changed (inference mode, attention) only while a step runs or `generate` loops. Between steps its
     weights may be trained, but a trace that is live then has keys and values of both. Use an engine from one thread;
     engines on the same model in several threads take turns.
@@ -62,7 +68,10 @@ class Engine:
         prefill_chunk: int = 512,
         backend: str | TorchBackend = "auto",
         kv_cache_memory_bytes: int | None = None,
+        max_step_branches: int | None = None,
     ) -> None:
+        if max_step_branches is not None and max_step_branches < 1:
+            raise UserError(f"max_step_branches={max_step_branches}: a step runs at least one branch; None: all")
         if max_num_seqs < 1 or prefill_chunk < 1:
             raise UserError(
                 "the engine needs at least one sequence and one token per chunk; "
@@ -81,7 +90,7 @@ class Engine:
                 f"{lm.model.config.model_type} needs, keeps a cache for each branch and cannot bound its memory; leave "
                 "it out and lower max_num_seqs"
             )
-        self.scheduler = Scheduler(self._steps, max_num_seqs, kv_cache_memory_bytes)
+        self.scheduler = Scheduler(self._steps, max_num_seqs, kv_cache_memory_bytes, max_step_branches)
         self._events: list[Event] = []  # not yet delivered
         self._tags: dict[tuple[str, str], TagIds] = {}  # by dialect and summary_prefix
 
@@ -124,15 +133,21 @@ class Engine:
 
     # --- the life of a request
 
-    def add(self, request: Request, params: SamplingParams, seed: int = 0, stream: bool = False) -> int:
+    def add(
+        self, request: Request, params: SamplingParams, seed: int = 0, stream: bool = False, top_logprobs: int = 0
+    ) -> int:
         """Queue a request; returns its id, which is never used again.
 
-        With `stream`, `step` reports its tokens, forks, joins and truncations; its "done" is always reported.
+        With `stream`, `step` reports its tokens, forks, joins and truncations; its "done" is always reported. Sampled
+        tokens then come with the `top_logprobs` (at most 20) likeliest tokens at their places: under the distribution
+        of which the log-probability is recorded, before top-k and top-p.
         `UserError` for a request that cannot be sampled, such as a prompt longer than the context.
         """
-        return self.enqueue(self.prepare(request, params, seed, stream))
+        return self.enqueue(self.prepare(request, params, seed, stream, top_logprobs))
 
-    def prepare(self, request: Request, params: SamplingParams, seed: int = 0, stream: bool = False) -> TraceState:
+    def prepare(
+        self, request: Request, params: SamplingParams, seed: int = 0, stream: bool = False, top_logprobs: int = 0
+    ) -> TraceState:
         """The first half of `add`: check a request and make what `enqueue` takes. Nothing is queued.
 
         May be called in another thread than the one that steps; it waits for that one only where attention is to be
@@ -140,13 +155,17 @@ class Engine:
         """
         if params.rules.joins_caches and not self.backend.joins_caches:
             raise UserError(cannot_join(self.lm.model))
+        if not 0 <= top_logprobs <= MOST_TOP or (top_logprobs and not stream):
+            raise UserError(
+                f"top_logprobs={top_logprobs}: events tell 0 to {MOST_TOP} alternatives, so with stream=True"
+            )
         tags = self._tags_for(request.dialect, params.summary_prefix)
         trained = self.trained_paths(params, tags.dialect)
         early: list[Event] = []
         emit = early.append if stream else None
         kind = PlainState if request.plain else STATES[params.rules.isolated]
         state = kind(request, params, tags, self.lm.context, seed, trained, emit=emit)
-        state.early = early
+        state.early, state.top = early, top_logprobs
         self.scheduler.check(state)
         return state
 
@@ -186,6 +205,35 @@ class Engine:
             state.stop_here(reason)
             events.append(state.event("done", state.last, rollout=state.rollout()))
         return events
+
+    def scoring(self, ids: Sequence[int], top: int = 0) -> Scoring:
+        """What `score` reads, made in any thread; `UserError` for what can never be scored."""
+        if not 0 <= top <= MOST_TOP:
+            raise UserError(f"{top} alternatives are asked for each token; it may be 0 to {MOST_TOP}")
+        if not 0 < len(ids) <= self.context:
+            raise UserError(f"{len(ids)} tokens to score; the model's context holds {self.context}, so give 1 to that")
+        self.scheduler.check_prompt(len(ids))
+        return Scoring(ids, top, self.prefill_chunk, self.lm.model.config.get_text_config().vocab_size)
+
+    def score(self, scoring: Scoring) -> bool:
+        """Read the next chunk of a prompt for the log-probabilities of its tokens; True once it has been read.
+
+        To be called between steps, at most once. Where there is no row or no memory for it, nothing happens; a step
+        that needs its memory may take its row, and then it begins anew.
+        """
+        if scoring.row is None and not scoring.done:
+            if not self.scheduler.score(scoring):
+                return False
+            self.backend.open(scoring.row, 0, ())
+        try:
+            if not scoring.done:
+                self._steps.forwarded += scoring.advance(self.backend)
+        except BaseException:
+            self.scheduler.drop_live()
+            raise
+        if scoring.done:
+            self.scheduler.end_score(scoring)
+        return scoring.done
 
     def generate(
         self,
@@ -240,9 +288,10 @@ class Engine:
                 if not self.backend.joins_caches:
                     self.backend.keep(row, state.followable)
             for state, branch, token, logprob in self._steps.run(running, self.prefill_chunk, lockstep):
+                state.drew()
                 state.on_token(branch, token, logprob)
             for state in live.values():
-                if state not in lockstep:
+                if state not in lockstep and not state.undrawn:
                     state.join_if_ready()
         except BaseException:
             self.scheduler.drop_live()

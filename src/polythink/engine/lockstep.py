@@ -16,20 +16,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from polythink.engine.inputs import Branch, Inputs
 from polythink.engine.step import Drawn, Runnable, StepBatch
 from polythink.engine.tag_ids import TagIds
-from polythink.engine.trace_state import Branch, Inputs, TraceState
+from polythink.engine.trace_state import TraceState
 
 STEPS = 64  # after so many all traces are brought up to date, so that what is kept is bounded
 WORTH = 4  # steps: a trace that may be plain for fewer is not taken
 FLAT = ("token", "segment", "position", "slot", "row", "label", "scale")  # columns of a step, by token
-WANTED = ("key", "count", "temperature", "top_p", "top_k")  # and by wanted token
+WANTED = ("key", "count", "temperature", "top_p", "top_k", "top")  # and by wanted token
 # of each lane; width: branches of its trace; room: steps that it may yet take plainly; place and follows: number of its
 # wanted token in the step that is read next and in the one after, -1 before they are launched
 COLUMNS = {
     "token": np.int64, "segment": np.int64, "position": np.int64, "slot": np.int64, "row": np.int64,
     "label": np.int64, "scale": np.float32, "key": np.uint64, "count": np.uint64, "temperature": np.float32,
-    "top_p": np.float32, "top_k": np.int64, "width": np.int64, "room": np.int64, "lane": np.int64,
+    "top_p": np.float32, "top_k": np.int64, "top": np.int64, "width": np.int64, "room": np.int64, "lane": np.int64,
     "place": np.int64, "follows": np.int64,
 }  # fmt: skip
 
@@ -234,6 +235,7 @@ class Lockstep:
             rows["temperature"] += [branch.temperature for branch in branches]
             rows["top_p"] += [state.params.top_p] * n
             rows["top_k"] += [state.params.top_k] * n
+            rows["top"] += [0] * n  # a trace whose events are told is not taken
             rows["width"] += [n] * n
             rows["room"] += [room] * n
             rows["lane"] += entry.lanes.tolist()

@@ -19,10 +19,11 @@ from typing import Protocol
 
 import numpy as np
 
+from polythink.engine.inputs import Branch, Inputs
 from polythink.engine.lockstep import Lockstep
 from polythink.engine.paged.arena import OutOfPages
-from polythink.engine.step import Backend, Drawn, Given, Runnable, StepBatch, assemble, gather
-from polythink.engine.trace_state import Branch, Inputs, TraceState
+from polythink.engine.step import Alternatives, Backend, Drawn, Given, Runnable, StepBatch, assemble, gather
+from polythink.engine.trace_state import TraceState
 
 Running = Sequence[tuple[int, Runnable]]  # rows and what runs in them, by row
 
@@ -32,6 +33,9 @@ class Flight(Protocol):
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
         """Wait for the (W,) tokens and log-probabilities."""
+
+    def alternatives(self) -> Alternatives:
+        """After `result`: those that were asked for."""
 
 
 class AheadBackend(Backend, Protocol):
@@ -64,6 +68,8 @@ class Steps:
         batch, own = lockstep.merge(batch), len(owners)
         self.forwarded += len(batch.token)
         tokens, logprobs = self.backend.step(batch)
+        if batch.top.any():
+            _tell(owners, self.backend.alternatives)
         others, _ = lockstep.accept(tokens, logprobs)
         return _drawn(owners, tokens[:own], logprobs[:own]) + others
 
@@ -82,6 +88,7 @@ class _Launched:
     given: dict[int, Given]  # by row: what the step was given, without the traces that have left it since
     first: dict[int, int]  # by row: number of its first wanted token
     holding: int
+    asks: bool  # for alternatives
     expected: dict[int, list[int]] = field(default_factory=dict)  # by row: the tokens that guesses have turned out as
 
 
@@ -112,6 +119,9 @@ class LookAhead(Steps):
         for row, given in now.given.items():
             places += range(now.first[row], now.first[row] + len(given.inputs.wanted))
             owners += [(given.state, branch) for _, branch in given.inputs.wanted]
+        if now.asks:
+            found = now.flight.alternatives()
+            _tell(owners, {i: found[place] for i, place in enumerate(places) if place in found})
         for row, given in () if following is None else following.given.items():
             if given.guess:
                 first = now.first[row]
@@ -164,8 +174,11 @@ class LookAhead(Steps):
         known, guesses = [], []
         for row, state in alone:
             given = now.given.get(row)
-            if given is None or not given.inputs.wanted:
+            # the next part of a round does not depend on this one; after the last part there is nothing to take yet
+            if given is None or not given.inputs.wanted or state.parted:
                 known.append(self._take(row, state, chunk))
+            elif state.grant is not None and state.grant < len(given.inputs.wanted):
+                continue  # its next round is to be given in parts
             elif all(branch.limit > 1 for _, branch in given.inputs.wanted):
                 guesses.append(Given(row, state, _guess(given), guess=True))
         known = [given for given in known if given.inputs.tokens]  # a shared prompt may have been read to its end
@@ -198,7 +211,8 @@ class LookAhead(Steps):
             batch = lockstep.merge(batch)
         flight = self.backend.launch(batch, source)
         self.forwarded += len(batch.token)
-        return _Launched(flight, {given.row: given for given in each}, first, self.backend.holding)
+        asks = bool(batch.top.any())
+        return _Launched(flight, {given.row: given for given in each}, first, self.backend.holding, asks)
 
 
 def _alone(running: Running, lockstep: Lockstep) -> Running:
@@ -227,6 +241,11 @@ def _as_guessed(given: Given, asked: Inputs, tokens: list[int]) -> bool:
         place == other and branch is twin and (branch.key, branch.drawn) == stream
         for (place, branch), (other, twin), stream in zip(asked.wanted, guess.wanted, given.streams, strict=True)
     )
+
+
+def _tell(owners: Sequence[tuple[TraceState, Branch]], alternatives: Alternatives) -> None:
+    for place, top in alternatives.items():
+        owners[place][1].top = top
 
 
 def _drawn(owners: Iterable[tuple[TraceState, Branch]], tokens: np.ndarray, logprobs: np.ndarray) -> Drawn:

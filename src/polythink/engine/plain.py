@@ -6,7 +6,8 @@ so here: with `Continuation` each part is drawn with the random numbers that it 
 
 from __future__ import annotations
 
-from polythink.engine.trace_state import Branch, TraceState
+from polythink.engine.inputs import Branch
+from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
 
 

@@ -103,6 +103,31 @@ def draw(
     return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
+class Likeliest:
+    """The `top` likeliest tokens of some branches, the likeliest first, and their natural log-probabilities.
+
+    `top` (W,) on the host, 0: none. The log-probabilities are those that `draw` gives: of the full softmax at the
+    branch's temperature (at 1 under greedy decoding), before top-k and top-p. On a GPU they are copied while the host
+    goes on; `read` comes after the device has caught up.
+    """
+
+    def __init__(self, logits: torch.Tensor, temperature: torch.Tensor, top: np.ndarray) -> None:
+        self._rows, self._top = np.flatnonzero(top), top
+        rows = torch.from_numpy(self._rows).to(logits.device)
+        x, heat = logits[rows].float(), temperature[rows, None]
+        heat = torch.where(heat == 0, 1.0, heat)
+        values, tokens = x.topk(min(int(top.max()), x.shape[1]), dim=-1)
+        mass = ((x - values[:, :1]) / heat).exp_().sum(-1, keepdim=True, dtype=torch.float64)
+        found = torch.stack((tokens.double(), (values - values[:, :1]).double() / heat - mass.log()))
+        self._found = found.to("cpu", non_blocking=True)
+
+    def read(self) -> dict[int, tuple[tuple[int, float], ...]]:
+        """By branch: (token, log-probability) of each."""
+        tokens, logprobs = self._found
+        columns = zip(self._rows.tolist(), tokens.long().tolist(), logprobs.tolist(), strict=True)
+        return {row: tuple(zip(ids, values, strict=True))[: self._top[row]] for row, ids, values in columns}
+
+
 def check_finite(finite: bool | np.ndarray) -> None:
     """`UserError` unless all logits that were drawn from are finite."""
     if not np.all(finite):

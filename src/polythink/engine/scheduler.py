@@ -11,9 +11,11 @@ from __future__ import annotations
 import heapq
 from collections import Counter, deque
 
+from polythink.engine.inputs import Inputs
 from polythink.engine.lockstep import Lockstep
+from polythink.engine.scoring import Scoring
 from polythink.engine.step import Backend, Runnable
-from polythink.engine.trace_state import Inputs, TraceState
+from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
 
 MIN_PREFIX = 16  # tokens: a shorter prompt is read by each of its samples, at once
@@ -42,11 +44,16 @@ class Prefix:
 class Scheduler:
     """The queue, the rows and the shared prompts of an engine. At most `max_num_seqs` traces are live at once."""
 
-    def __init__(self, backend: Backend, max_num_seqs: int, memory: int | None = None) -> None:
+    def __init__(
+        self, backend: Backend, max_num_seqs: int, memory: int | None = None, max_step_branches: int | None = None
+    ) -> None:
         self.backend, self.max_num_seqs, self.memory = backend, max_num_seqs, memory
+        self.max_step_branches = max_step_branches
+        self._turn = 0  # the trace that is the first to get what is left of a step's branches
         self.queued: deque[TraceState] = deque()  # in the order of their ids
         self.live: dict[int, TraceState] = {}  # by row
         self.prefixes: dict[tuple[int, ...], Prefix] = {}
+        self.scored: list[Scoring] = []  # prompts that are read for their log-probabilities
         self.lockstep = Lockstep()
         self.preempted = 0  # how often a trace has been
         self._waiting: Counter[tuple[int, ...]] = Counter()  # queued requests, by prompt
@@ -67,6 +74,15 @@ class Scheduler:
                     f"values, {needed - self.memory} more than kv_cache_memory_bytes={self.memory}; raise that, or "
                     "lower max_trace_tokens"
                 )
+
+    def check_prompt(self, size: int) -> None:
+        """`UserError` for a prompt of that many tokens whose keys and values do not fit, even alone."""
+        needed = self.backend.bytes_for(size)
+        if self.memory is not None and needed > self.backend.usable(self.memory, size):
+            raise UserError(
+                f"{size} tokens take {needed} bytes of keys and values, more than fit kv_cache_memory_bytes="
+                f"{self.memory}; raise that, or give fewer tokens"
+            )
 
     def add(self, state: TraceState) -> None:
         """Queue a request that has been checked."""
@@ -98,12 +114,39 @@ class Scheduler:
     def drop_live(self) -> None:
         """Forget all live traces, and prompts that have been read."""
         self.live.clear()
+        self._lose(self.scored)
         self.lockstep.clear()
         self.prefixes.clear()
         self._unattached.clear()
         self._shared.clear()
         self._free.clear()
         self.backend.clear()
+
+    def score(self, scoring: Scoring) -> bool:
+        """Give a row to a prompt that is to be scored; False where there is none, or no memory, now."""
+        if len(self.live) + len(self.prefixes) + len(self.scored) >= 2 * self.max_num_seqs:
+            return False
+        most, needed = len(scoring.ids), self.backend.bytes_for(len(scoring.ids))
+        while self.memory is not None and self.claimed + needed > self._usable(most):
+            if not self._drop_idle():
+                return False
+        self.backend.reserve(2 * self.max_num_seqs, max(most, *self._most_slots), self.memory)
+        scoring.row = self._row()
+        self.scored.append(scoring)
+        return True
+
+    def end_score(self, scoring: Scoring) -> None:
+        """Free the row of a prompt that has been scored, or will not be."""
+        if scoring in self.scored:
+            self.scored.remove(scoring)
+            self._give(scoring.row)
+            self._sweep()
+
+    def _lose(self, scored: list[Scoring]) -> None:
+        """Take their rows from prompts that are being scored; these begin anew."""
+        for scoring in scored:
+            scoring.lose()
+        self.scored = [scoring for scoring in self.scored if scoring.row is not None]
 
     def _left_queue(self, state: TraceState) -> None:
         prompt = state.request.prompt
@@ -122,13 +165,36 @@ class Scheduler:
                 self.backend.attach(row, prefix.row)
                 del self._unattached[row]
         running: dict[int, Runnable] = {row: s for row, s in self.live.items() if row not in self._unattached}
+        self._grant([self.live[row] for row in running])
         running |= {prefix.row: prefix for prefix in self.prefixes.values() if prefix.read < prefix.size}
         return sorted(running.items())
 
+    def _grant(self, running: list[TraceState]) -> None:
+        """Say how many branches each trace may run in the next step: at least one, so that none ever misses a step.
+
+        What is left of `max_step_branches` goes to the further branches of wide traces, one each in turn. Paths are
+        opportunistic work (TAPER, arXiv 2605.06914): those of a wide trace take turns before any other trace waits.
+        """
+        most = self.max_step_branches
+        if most is None:
+            return
+        left = most - len(running)
+        wide = [state for state in running if state.width > 1]
+        for state in running:
+            state.grant = 1
+        self._turn += 1
+        first = self._turn % max(len(wide), 1)
+        wide = wide[first:] + wide[:first]
+        while left > 0 and wide:
+            for state in wide[:left]:
+                state.grant += 1
+            left -= len(wide)
+            wide = [state for state in wide if state.width > state.grant]
+
     def _make_room(self) -> None:
         """Preempt the youngest traces until what the others hold after the next step fits."""
-        while self.memory is not None and self.claimed > self._usable(()):
-            if self._drop_idle():
+        while self.memory is not None and self.claimed > self._usable(1):
+            if self._drop_idle() or self._drop_scored():
                 continue
             assert len(self.live) > 1, "the oldest trace does not fit"
             self.preempt()
@@ -162,8 +228,7 @@ class Scheduler:
             admitted = True
         self._sweep()
         if admitted:
-            rows, most = 2 * self.max_num_seqs, max(state.most_slots for state in self.live.values())
-            self.backend.reserve(rows, most, self.memory)
+            self.backend.reserve(2 * self.max_num_seqs, max(self._most_slots), self.memory)
 
     def _share(self, row: int, state: TraceState) -> None:
         prompt = state.request.prompt
@@ -177,7 +242,8 @@ class Scheduler:
     # --- rows and memory
 
     def _row(self) -> int:
-        return heapq.heappop(self._free) if self._free else len(self.live) + len(self.prefixes)
+        used = len(self.live) + len(self.prefixes) + len(self.scored)
+        return heapq.heappop(self._free) if self._free else used
 
     def _give(self, row: int) -> None:
         self.backend.keep(row, ())
@@ -201,12 +267,18 @@ class Scheduler:
         """Bytes that the live traces and shared prompts hold after the next step, or when they have been read."""
         bytes_for = self.backend.bytes_for
         prefixes = sum(bytes_for(prefix.size) for prefix in self.prefixes.values())
+        prefixes += sum(bytes_for(len(scoring.ids)) for scoring in self.scored)
         own = (bytes_for(state.slots, state.shared, len(state.records)) for state in self.live.values())
         return prefixes + sum(own)
 
-    def _usable(self, more: tuple[TraceState, ...]) -> int:
-        most = max((state.most_slots for state in (*self.live.values(), *more)), default=1)
-        return self.backend.usable(self.memory, most)
+    @property
+    def _most_slots(self) -> list[int]:
+        """Bounds on the slots of what has a row."""
+        return [*(state.most_slots for state in self.live.values()), *(len(scoring.ids) for scoring in self.scored)]
+
+    def _usable(self, more: int) -> int:
+        """Bytes of the budget that can be used by what has a row, and a row of so many slots."""
+        return self.backend.usable(self.memory, max(more, *self._most_slots, 1))
 
     def _fits(self, state: TraceState, prefix: int) -> bool:
         """Is there room for a request, and for as many tokens again as it has?
@@ -217,7 +289,7 @@ class Scheduler:
         needed = self.backend.bytes_for(own, prefix, min(2 * len(state.records), state.most_segments))
         if prefix and state.request.prompt not in self.prefixes:
             needed += self.backend.bytes_for(prefix)
-        return self.claimed + needed <= self._usable((state,))
+        return self.claimed + needed <= self._usable(state.most_slots)
 
     def _drop_idle(self, but: tuple[int, ...] = ()) -> bool:
         """Drop a prompt that is kept only for requests that wait; False: there is none."""
@@ -225,6 +297,15 @@ class Scheduler:
         if idle:
             self._drop(idle[-1])
         return bool(idle)
+
+    def _drop_scored(self) -> bool:
+        """Take its row from a prompt that is being scored; False: there is none."""
+        if not self.scored:
+            return False
+        row = self.scored[-1].row
+        self._lose(self.scored[-1:])
+        self._give(row)
+        return True
 
     def _drop(self, prefix: Prefix) -> None:
         del self.prefixes[prefix.prompt]
@@ -234,5 +315,5 @@ class Scheduler:
         """Drop the prompts that no request needs any more, and the whole cache after the last request."""
         for prefix in [p for p in self.prefixes.values() if not p.users and not self._waiting[p.prompt]]:
             self._drop(prefix)
-        if not self.live and not self.queued:
+        if not self.live and not self.queued and not self.scored:
             self.drop_live()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from polythink.engine.trace_state import Branch, TraceState
+from polythink.engine.inputs import Branch
+from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
 
 

@@ -9,9 +9,11 @@ from typing import Protocol
 
 import numpy as np
 
-from polythink.engine.trace_state import Branch, Inputs, TraceState
+from polythink.engine.inputs import Branch, Inputs
+from polythink.engine.trace_state import TraceState
 
 Column = float | Sequence[float] | np.ndarray
+Alternatives = dict[int, tuple[tuple[int, float], ...]]  # by place: the likeliest tokens, their log-probabilities
 Drawn = list[tuple[TraceState, Branch, int, float]]  # a branch of a trace, its token, the log-probability
 
 
@@ -35,6 +37,7 @@ class StepBatch:
     temperature: np.ndarray  # (W,) float32
     top_p: np.ndarray  # (W,) float32
     top_k: np.ndarray  # (W,) int64
+    top: np.ndarray  # (W,) int64: how many alternatives are asked for, mostly none
 
     @classmethod
     def every(
@@ -66,6 +69,7 @@ class StepBatch:
             temperature=np.ones(n, np.float32),
             top_p=np.ones(n, np.float32),
             top_k=np.zeros(n, np.int64),
+            top=np.zeros(n, np.int64),
         )
 
 
@@ -80,6 +84,7 @@ class Backend(Protocol):
     looks_ahead: bool  # steps are launched before the results of the one before are read: see `lookahead.py`
     joins_caches: bool  # a segment may follow several others and read the keys and values of all
     slot_bytes: int  # keys and values of one token over all layers; 0: the backend cannot bound its memory
+    alternatives: Alternatives  # those of the last `step`, by number of the wanted token: where some were asked for
 
     def hold(self) -> AbstractContextManager[None]:
         """Keep the model ready for steps until the context closes. Re-entrant; `step` enters it by itself."""
@@ -195,6 +200,7 @@ def assemble(each: Iterable[Given]) -> tuple[StepBatch, list[tuple[TraceState, B
         temperature=np.array([branch.temperature for _, branch in owners], np.float32),
         top_p=np.array([state.params.top_p for state, _ in owners], np.float32),
         top_k=np.array([state.params.top_k for state, _ in owners], np.int64),
+        top=np.array([state.top for state, _ in owners], np.int64),
     )
     return batch, owners
 

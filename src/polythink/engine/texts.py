@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
+from polythink.engine.inputs import Branch
 from polythink.engine.params import SamplingParams
 from polythink.engine.planning import Planning
 from polythink.engine.tag_ids import TagIds
-from polythink.engine.trace_state import Branch
 from polythink.trace.rollout import Segment
 
 

@@ -8,10 +8,9 @@ are given out in the order of the tokens.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
+from polythink.engine.inputs import Branch, Tokens
 from polythink.engine.params import Event, Request, SamplingParams
 from polythink.engine.sampling import stream_key
 from polythink.engine.tag_ids import TagIds
@@ -19,40 +18,7 @@ from polythink.errors import UserError
 from polythink.trace.rollout import TRUNCATIONS, Rollout, Segment
 
 
-@dataclass(slots=True)
-class Branch:
-    """The open end of a segment. `position` is that of its next token, `drawn` counts its sampled tokens."""
-
-    segment: int
-    record: Segment
-    position: int
-    key: int  # random stream
-    temperature: float
-    limit: int = 0  # tokens it may still sample before it is truncated
-    limit_reason: str = ""  # the finish_reason it gets then: which budget the limit comes from
-    drawn: int = 0
-    written: int = 0  # tokens of its text so far, sampled or forced
-
-
-@dataclass(slots=True)
-class Inputs:
-    """Tokens to be run through the model, as columns; they go to consecutive slots from `slot` on.
-
-    An index of -1 in `wanted` is the token before the first one: the prompt's last.
-    """
-
-    slot: int = 0
-    tokens: list[int] = field(default_factory=list)
-    segments: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    wanted: list[tuple[int, Branch]] = field(default_factory=list)  # the branch continues after the token of that index
-
-    @property
-    def columns(self) -> tuple[list[int], list[int], list[int]]:
-        return self.tokens, self.segments, self.positions
-
-
-class TraceState:
+class TraceState(Tokens):
     """What all modes share. Segment 0 is the prompt; the others are numbered as they open.
 
     `trained_paths`: with more paths than that, attention after a join is scaled (0: never). `emit` takes the events of
@@ -70,24 +36,19 @@ class TraceState:
         id: int = 0,
         emit: Callable[[Event], None] | None = None,
     ) -> None:
+        super().__init__()
         self.request, self.params, self.tags, self.context = request, params, tags, context
+        self.prompt = request.prompt
         self.seed, self.trained_paths, self.id, self.emit = seed, trained_paths, id, emit
-        self.records: list[Segment] = []
         self.follows: list[tuple[int, ...]] = []
-        self.ends: list[int] = []  # last position of each segment
         self.labels: list[int] = []  # path number of each segment, 0 elsewhere
         self.scales: list[float] = []  # of each segment: factor on the attention scores of its queries
         self.streams: dict[int, tuple[int, int]] = {}  # by key of a random stream: the seed and the number in its name
-        self.opened: list[int] = []  # segments that the backend does not know yet
-        self.pending = Inputs()  # what follows the prompt
-        self.again = Inputs()  # what is run again before it, after the trace has lost its row
-        self.shared = 0  # prompt tokens that are read from another row
-        self.read = 0  # prompt tokens that have been taken, or are shared
-        self.slot = 0  # tokens that have been taken
         self.budget = params.max_trace_tokens
         self.written = 0  # response tokens so far
         self.blocks = 0
         self.last: Branch | None = None  # the branch that ended the trace
+        self.top = 0  # how many alternatives to each sampled token its events are to tell
         self.early: list[Event] = []  # what happened before it was queued, where `emit` keeps it here
         self.stop = ""  # why the trace ended, where that was between segments
         self._check_room()
@@ -149,48 +110,9 @@ class TraceState:
         """
         written = (s for s, record in enumerate(self.records) if s and record.kind != "copy")
         unended = (s for s in written if not self.records[s].finish_reason)
-        return {len(self.records) - 1, *unended, *self.pending.segments}
+        return {len(self.records) - 1, *unended, *self.waiting}
 
     # --- tokens
-
-    def take(self, most: int) -> Inputs:
-        """Pop the pending tokens of the next step.
-
-        At most `most` tokens of the prompt and of what is run again; everything after these comes whole, so that
-        sibling paths stay in lock step.
-        """
-        first, size = self.read, len(self.request.prompt)
-        if first < size or self.again.tokens:
-            self.read = min(first + most, size)
-            n = self.read - first
-            head = Inputs(
-                self.slot, list(self.request.prompt[first : self.read]), [0] * n, list(range(first, self.read))
-            )
-            self._take_again(head, most - n)
-            self.slot += len(head.tokens)
-            if self.read < size or self.again.tokens:
-                return head
-        else:
-            head = None
-        rest = self.pending
-        rest.slot = self.slot
-        self.slot += len(rest.tokens)
-        self.pending = Inputs()
-        if head is None:
-            return rest
-        n = len(head.tokens)
-        wanted = [(index + n, branch) for index, branch in rest.wanted]
-        columns = (head.tokens + rest.tokens, head.segments + rest.segments, head.positions + rest.positions)
-        return Inputs(head.slot, *columns, wanted)
-
-    def put_back(self, inputs: Inputs) -> None:
-        """What `take` has given last, none of it of the prompt, is pending again."""
-        self.pending, self.slot = inputs, inputs.slot
-
-    def _take_again(self, head: Inputs, most: int) -> None:
-        for columns, taken in zip(self.again.columns, head.columns, strict=True):
-            taken += columns[:most]
-            del columns[:most]
 
     def plain_room(self) -> int:
         """For how many steps every open branch continues plainly, as long as none draws a tag or an end.
@@ -199,6 +121,7 @@ class TraceState:
         """
         pending = self.pending
         busy = self.opened or self.again.tokens or self.read < len(self.request.prompt) or self.emit is not None
+        busy = busy or self.parted or (self.grant is not None and self.width > 1)  # its branches may have to take turns
         if busy or self.done or not pending.wanted or len(pending.wanted) != len(pending.tokens):
             return 0
         if any(
@@ -223,43 +146,6 @@ class TraceState:
             branch.written += n
             self.ends[branch.segment] += n
 
-    def attach(self, prefix: int) -> None:
-        """The first tokens of the prompt are read from another row; comes before anything is taken."""
-        self.shared = self.read = prefix
-
-    def give_back(self, inputs: Inputs) -> None:
-        """What was taken last will not be run: it is pending again. For a trace that is about to lose its row."""
-        if inputs.wanted:
-            n = next((i for i, segment in enumerate(inputs.segments) if segment), len(inputs.segments))  # the prompt's
-            columns = (mine[n:] + rest for mine, rest in zip(inputs.columns, self.pending.columns, strict=True))
-            shifted = [(index + len(inputs.tokens) - n, branch) for index, branch in self.pending.wanted]
-            wanted = [(index - n, branch) for index, branch in inputs.wanted]
-            self.pending = Inputs(self.pending.slot, *columns, wanted + shifted)
-
-    def rewind(self) -> None:
-        """The trace has lost its row: all that has been taken is taken again. What has been sampled stands.
-
-        Segments are run one after the other, in the order in which they opened: each after all that it follows.
-        """
-        waiting = Counter(self.pending.segments)
-        self.again = Inputs()
-        for segment, record in enumerate(self.records[1:], start=1):
-            first, n = self.ends[segment] - len(record.tokens) + 1, len(record.tokens) - waiting[segment]
-            self.again.tokens += record.tokens[:n]
-            self.again.segments += [segment] * n
-            self.again.positions += range(first, first + n)
-        self.opened = list(range(len(self.records)))
-        self.shared = self.read = self.slot = 0
-
-    def _run(self, token: int, segment: int, position: int) -> None:
-        self.pending.tokens.append(token)
-        self.pending.segments.append(segment)
-        self.pending.positions.append(position)
-
-    def _want(self, branch: Branch) -> None:
-        """Sample the branch's next token from the logits of the token that was added last."""
-        self.pending.wanted.append((len(self.pending.tokens) - 1, branch))
-
     def _write(self, branch: Branch, token: int, logprob: float | None, want: bool = False) -> None:
         """Append a token to the branch's segment and run it; `logprob` None marks it as forced."""
         record = branch.record
@@ -274,7 +160,8 @@ class TraceState:
         branch.written += 1
         self.written += 1
         if self.emit is not None:
-            self._event("token", branch, token=token, forced=logprob is None, logprob=record.logprobs[-1])
+            self._event("token", branch, token=token, forced=logprob is None, logprob=record.logprobs[-1],
+                        top=() if logprob is None else branch.top)  # fmt: skip
 
     def _force(self, branch: Branch, tokens: Iterable[int], want: bool = False) -> None:
         """Write forced tokens, after which the branch samples if `want`."""

@@ -25,11 +25,13 @@ def build_app(service: Service, config: ServeConfig) -> FastAPI:
     # no generated pages: they would load their scripts from another site
     app = FastAPI(title="polythink", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.service, app.state.config, app.state.answers = service, config, Counter()
-    errors.install(app)
-    app.include_router(status.router(service, app.state.answers))
+    routers = [status.router(service, app.state.answers)]
     for name in ROUTERS:
         if find_spec(f"polythink.serve.{name}"):
-            app.include_router(importlib.import_module(f"polythink.serve.{name}").router(service))
+            routers.append(importlib.import_module(f"polythink.serve.{name}").router(service))
+    for router in routers:
+        app.include_router(router)
+    errors.install(app, [route.path for router in routers for route in router.routes if hasattr(route, "path")])
     app.add_middleware(Guard, config=config, answers=app.state.answers)
     if config.cors_origins:
         app.add_middleware(

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import uuid
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -77,13 +78,12 @@ def as_api_error(error: BaseException) -> ApiError:
     return unexpected(error)
 
 
-def install(app: FastAPI) -> None:
-    """The answers to what is not routed. All other exceptions of routes reach `guard.Guard`."""
+def install(app: FastAPI, paths: Collection[str]) -> None:
+    """The answers to what is not routed (`paths`: what is). All other exceptions of routes reach `guard.Guard`."""
 
     async def not_routed(request: Request, error: HTTPException) -> JSONResponse:
         found, path = as_api_error(error), json.dumps(request.url.path[:200])
         if error.status_code == 404 and error.detail == "Not Found":
-            paths = {route.path for route in app.routes if hasattr(route, "path")}
             found.message = f"there is no {path} here{did_you_mean(request.url.path[:200], paths)}"
             found.code = "unknown_url"
         elif error.status_code == 405:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MOST_HEADERS = 32 * 1024  # bytes of a request's head
+SEND_BUFFER = 128 * 1024  # bytes that the system keeps for a client that does not read
 CLOSING_S = 5  # seconds that connections get to close after the last response
 
 
@@ -37,7 +38,8 @@ def bind(config: ServeConfig) -> socket.socket:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, proto)
         try:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last server may linger
+            for level, option, value in _options(config.read_timeout_s):
+                found.setsockopt(level, option, value)
             found.bind(address)
         except OSError:
             found.close()
@@ -47,6 +49,19 @@ def bind(config: ServeConfig) -> socket.socket:
     except OSError as error:
         raise UserError(_cannot_bind(error, host, port)) from None
     found.set_inheritable(False)
+    return found
+
+
+def _options(read_timeout_s: float) -> list[tuple[int, int, int]]:
+    """Socket options, which each connection inherits: what waits for a client that does not read stays small, and is
+    given up after a while, as is a client that is gone without a word."""
+    found = [
+        (socket.SOL_SOCKET, socket.SO_REUSEADDR, 1),  # connections of the last server may linger
+        (socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    ]
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        found.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(read_timeout_s * 1000)))
     return found
 
 
@@ -141,6 +156,7 @@ def _protocol(read_timeout_s: float) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
+            self.app_state = {**self.app_state, "abort": transport.abort}  # for `sse.EventStream`
             self._watch()
 
         def data_received(self, data: bytes) -> None:

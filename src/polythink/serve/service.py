@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Busy", "Generation", "Interrupted", "Service", "Update", "Wanted"]
 State = Literal["starting", "serving", "stopping", "stopped"]
 FIRST_GUESS = 5.0  # seconds that a request takes, before one has been measured
-MOST_TOP = 20
 
 
 class Service:
@@ -97,14 +96,12 @@ class Service:
         wrong = next((t for t in wanted.request.prompt if not 0 <= t < vocabulary), None)
         if wrong is not None:
             raise UserError(f"token id {wrong} is not in the model's vocabulary of {vocabulary}; ids begin at 0")
-        if not 0 <= wanted.top_logprobs <= MOST_TOP:
-            raise UserError(f"top_logprobs={wanted.top_logprobs}; it is at most {MOST_TOP}")
         if "" in wanted.stop:
             raise UserError("a stop string is empty; leave it out")
         if wanted.params.length_scaling_above:
             raise UserError("length_scaling_above is the model's affair and cannot be set by a request; leave it out")
-        stream = wanted.stream or bool(wanted.stop or wanted.stop_token_ids)
-        state = self.engine.prepare(wanted.request, wanted.params, wanted.seed, stream)
+        stream = wanted.stream or bool(wanted.stop or wanted.stop_token_ids or wanted.top_logprobs)
+        state = self.engine.prepare(wanted.request, wanted.params, wanted.seed, stream, wanted.top_logprobs)
         return Follower(index, wanted, state, self._worker.decoding)
 
     def _check_free(self, traces: int, key: str) -> None:

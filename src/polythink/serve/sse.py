@@ -25,6 +25,10 @@ class ClientGone(Exception):
     """The client has closed its connection: nobody is left to answer."""
 
 
+class Stalled(ClientGone):
+    """The client takes nothing of what is sent to it."""
+
+
 def events(
     source: AsyncIterator[Any], keep_alive_s: float = 15.0, stalled_s: float = 60.0, done: str = DONE
 ) -> EventStream:
@@ -53,13 +57,18 @@ class EventStream(Response):
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
             await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+            stalled = sending.done() and isinstance(sending.exception(), Stalled)
+            if stalled and (abort := scope.get("state", {}).get("abort")):
+                abort()  # closing would wait until the client has taken what was sent
+                await gone
         finally:
             for task in (sending, gone):
                 task.cancel()
             await asyncio.gather(sending, gone, return_exceptions=True)
             await self.source.aclose()
-        if not sending.cancelled() and (error := sending.exception()) and not isinstance(error, ClientGone):
-            raise error
+        if sending.cancelled():
+            raise ClientGone
+        sending.result()
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -81,7 +90,7 @@ class EventStream(Response):
             async with asyncio.timeout(self.stalled_s):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except TimeoutError:
-            raise ClientGone from None
+            raise Stalled from None
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         """The events as bytes, and a comment whenever none has come for a while."""

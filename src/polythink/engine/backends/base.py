@@ -8,13 +8,14 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import MappingProxyType
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
-from polythink.engine.sampling import check_finite, sample
-from polythink.engine.step import StepBatch
+from polythink.engine.sampling import Likeliest, check_finite, sample
+from polythink.engine.step import Alternatives, StepBatch
 from polythink.models.forward import cache_argument, evaluating
 from polythink.models.lm import LanguageModel
 
@@ -39,6 +40,7 @@ class TorchBackend(ABC):
     # How far off (nats) the log-probability of a sampled token is to be expected from that of one masked forward, as
     # the self-check measured it: below 1e-5 in float32, below 0.05 in bfloat16.
     logprob_error = math.nan
+    alternatives: Alternatives = MappingProxyType({})  # those of the last step: see `StepBatch.top`
 
     def __init__(self, lm: LanguageModel) -> None:
         self.lm = lm
@@ -125,9 +127,11 @@ class TorchBackend(ABC):
                 return np.empty(0, np.int64), np.empty(0)
             key, count, temperature = _uploaded(batch, logits.device)
             drawn = sample(logits, temperature, key, count, batch.top_p, batch.top_k)
+            likeliest = Likeliest(logits, temperature, batch.top) if batch.top.any() else None
             # one transfer for all: a double holds every token id and every float32 exactly
             tokens, logprobs, finite = torch.stack([column.double() for column in drawn]).cpu().numpy()
         check_finite(finite)
+        self.alternatives = {} if likeliest is None else likeliest.read()
         return tokens.astype(np.int64), logprobs
 
 

@@ -22,8 +22,8 @@ from polythink.engine.lean.family import Family, Unfit, describe
 from polythink.engine.lean.forward import forward
 from polythink.engine.lean.paged_ops import PagedOps, TritonOps
 from polythink.engine.paged.cache import PagedCache
-from polythink.engine.sampling import check_finite, sample
-from polythink.engine.step import StepBatch
+from polythink.engine.sampling import Likeliest, check_finite, sample
+from polythink.engine.step import Alternatives, StepBatch
 from polythink.errors import UserError
 from polythink.models.lm import LanguageModel
 
@@ -46,8 +46,11 @@ def padded(n: int) -> int:
 class Flight:
     """A step that is under way on the device."""
 
-    def __init__(self, results: torch.Tensor, wanted: int, landed: torch.cuda.Event | None) -> None:
+    def __init__(
+        self, results: torch.Tensor, wanted: int, landed: torch.cuda.Event | None, likeliest: Likeliest | None = None
+    ) -> None:
         self._results, self._wanted, self._landed = results, wanted, landed  # (3, W): token, log-probability, finite
+        self._likeliest = likeliest
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
         """Wait; (W,) tokens int64 and (W,) log-probabilities float64. `UserError` where logits are not finite."""
@@ -56,6 +59,10 @@ class Flight:
         tokens, logprobs, finite = self._results.view(3, -1)[:, : self._wanted].numpy()
         check_finite(finite)
         return tokens.astype(np.int64), logprobs.copy()
+
+    def alternatives(self) -> Alternatives:
+        """After `result`: see `StepBatch.top`."""
+        return {} if self._likeliest is None else self._likeliest.read()
 
 
 class GraphedBackend(LeanBackend):
@@ -189,7 +196,10 @@ class GraphedBackend(LeanBackend):
 
     def step(self, batch: StepBatch) -> tuple[np.ndarray, np.ndarray]:
         """Run the tokens and sample: (W,) tokens int64 and (W,) log-probabilities float64, on the host."""
-        return self.launch(batch).result()
+        flight = self.launch(batch)
+        drawn = flight.result()
+        self.alternatives = flight.alternatives()
+        return drawn
 
     def launch(self, batch: StepBatch, source: np.ndarray | None = None) -> Flight:
         """Run the tokens and sample, without waiting.
@@ -206,7 +216,9 @@ class GraphedBackend(LeanBackend):
                 limits = (np.pad(x, (0, wide - len(x)), constant_values=off)
                           for x, off in ((batch.top_p, 1), (batch.top_k, 0)))  # fmt: skip
                 self._draw(logits, *limits)
-            return self._download(wide, len(batch.wanted))
+            # where some are asked for, outside of the graph: the step takes a few launches more
+            likeliest = Likeliest(logits, self._temperature(wide), batch.top) if batch.top.any() else None
+            return self._download(wide, len(batch.wanted), likeliest)
 
     def logits(self, batch: StepBatch) -> torch.Tensor:
         """Run the tokens: logits (W, V) after each wanted one. The self-check reads these."""
@@ -258,7 +270,7 @@ class GraphedBackend(LeanBackend):
 
     def _draw(self, logits: torch.Tensor, top_p: float | np.ndarray, top_k: int | np.ndarray) -> None:
         column, wide = self.cache.upload.device, len(logits)
-        temperature = column["temperature"][:wide].view(torch.float32)
+        temperature = self._temperature(wide)
         key, count = (column[name][: 2 * wide].view(torch.int64) for name in ("key", "count"))
         tokens, logprobs, finite = sample(logits, temperature, key, count, top_p, top_k)
         self.sampled[:wide] = tokens
@@ -266,14 +278,18 @@ class GraphedBackend(LeanBackend):
         for row, values in zip(out, (tokens, logprobs, finite), strict=True):
             row.copy_(values)
 
-    def _download(self, wide: int, wanted: int) -> Flight:
+    def _temperature(self, wide: int) -> torch.Tensor:
+        """(W,) float32, on the device."""
+        return self.cache.upload.device["temperature"][:wide].view(torch.float32)
+
+    def _download(self, wide: int, wanted: int, likeliest: Likeliest | None) -> Flight:
         if self.lm.device.type != "cuda":
-            return Flight(self.out[: 3 * wide].clone(), wanted, None)
+            return Flight(self.out[: 3 * wide].clone(), wanted, None, likeliest)
         results = torch.empty(3 * wide, dtype=torch.float64, pin_memory=True)
         results.copy_(self.out[: 3 * wide], non_blocking=True)
         landed = torch.cuda.Event()
         landed.record()
-        return Flight(results, wanted, landed)
+        return Flight(results, wanted, landed, likeliest)
 
 
 def addresses(family: Family) -> tuple[int, ...]:

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from polythink.engine.inputs import Branch, Inputs
 from polythink.engine.sampling import stream_key
-from polythink.engine.trace_state import Branch, Inputs, TraceState
+from polythink.engine.trace_state import TraceState
 
 WHOLE = 1 << 60  # tokens: prompts are not read in chunks here
 
