@@ -16,8 +16,12 @@ from pathlib import Path
 import httpx
 from openai import OpenAI
 
+from polythink.engine.engine import Engine
 from polythink.models.lm import LanguageModel
+from polythink.serve.app import build_app
 from polythink.serve.config import ServeConfig
+from polythink.serve.run import bind, run
+from polythink.serve.service import Service
 
 LISTENING = re.compile(r"polythink serving (.*) on (http://\S+) \(page at /, API at /v1\)")
 PATIENCE = 60.0  # seconds; a bound for what hangs, no measure of speed
@@ -108,11 +112,6 @@ def program_of(make: Callable[[], LanguageModel], name: str = "tiny", **settings
     """Serves a model under this name; `settings` are those of `ServeConfig`."""
 
     def program() -> None:
-        from polythink.engine.engine import Engine
-        from polythink.serve.app import build_app
-        from polythink.serve.run import bind, run
-        from polythink.serve.service import Service
-
         config = ServeConfig(**{"port": 0, "read_timeout_s": PATIENCE, **settings})
         engine = Engine(make(), config.max_num_seqs, kv_cache_memory_bytes=config.kv_cache_memory_bytes)
         service = Service(engine, config, name)

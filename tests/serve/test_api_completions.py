@@ -167,6 +167,67 @@ def test_several_prompts_of_both_kinds(client, lm):
     assert [c.text for c in by_text] == [c.text for c in by_ids] == [c.text for c in alone]
 
 
+# ---- the prompt's own log-probabilities ----
+
+
+def prompt_scores(lm, ids):
+    """(T - 1, V): log-probabilities of what follows each token but the last, by the model itself."""
+    with torch.no_grad():
+        return lm.model(torch.tensor([ids])).logits[0, :-1].float().log_softmax(-1)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_an_echo_gives_what_an_evaluation_harness_reads(client, lm, more):
+    """lm-evaluation-harness: prompts as token ids, echo, logprobs 1, and one token more, which it leaves out."""
+    prompts = [lm.encode(PROMPT), lm.encode("b </Path> c <Path>")]
+    response = ask(client, prompt=prompts, max_tokens=more, temperature=0, logprobs=1, echo=True)
+    for choice, ids in zip(response.choices, prompts, strict=True):
+        expected, told = prompt_scores(lm, ids), choice.logprobs
+        assert len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs) == len(ids) + more
+        assert told.token_logprobs[0] is None
+        assert told.top_logprobs[0] is None
+        own = expected.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
+        assert told.token_logprobs[1 : len(ids)] == pytest.approx(own, abs=1e-4)
+        for place, token in enumerate(ids[1:], start=1):
+            greedy = told.token_logprobs[place] == max(told.top_logprobs[place].values())  # as the harness asks
+            assert greedy == (int(expected[place - 1].argmax()) == token)
+        assert choice.text.startswith(lm.decode(ids))
+        assert told.text_offset[-1] <= len(choice.text)
+    assert response.usage.completion_tokens == 2 * more
+
+
+def test_prompt_logprobs_as_vllm_gives_them(client, lm):
+    ids = lm.encode(PROMPT)
+    response = ask(client, prompt_logprobs=2, max_tokens=1, n=2)
+    expected = prompt_scores(lm, ids)
+    for choice in response.choices:
+        first, *others = choice.prompt_logprobs
+        assert first is None
+        for place, (entry, own) in enumerate(zip(others, ids[1:], strict=True)):
+            row = expected[place]
+            ranked = row.argsort(descending=True).tolist()
+            assert {int(id) for id in entry} == {own, *ranked[:2]}
+            for id, told in entry.items():
+                assert told["logprob"] == pytest.approx(float(row[int(id)]), abs=1e-4)
+                assert told["rank"] == ranked.index(int(id)) + 1
+                assert told["decoded_token"] == lm.tokenizer.decode([int(id)])
+
+
+def test_alternatives_of_sampled_tokens(client, lm):
+    response = ask(client, max_tokens=6, logprobs=3, return_token_ids=True, return_tokens_as_token_ids=True)
+    (choice,) = response.choices
+    ids = [*choice.prompt_token_ids, *choice.token_ids]
+    expected = prompt_scores(lm, ids)[len(choice.prompt_token_ids) - 1 :]
+    told = choice.logprobs
+    assert told.tokens == [f"token_id:{id}" for id in choice.token_ids]
+    for row, own, top, logprob in zip(expected, choice.token_ids, told.top_logprobs, told.token_logprobs, strict=True):
+        best = row.argsort(descending=True)[:3].tolist()
+        assert top.keys() == {f"token_id:{id}" for id in {own, *best}}
+        assert top[f"token_id:{own}"] == logprob
+        for name, value in top.items():
+            assert value == pytest.approx(float(row[int(name.removeprefix("token_id:"))]), abs=1e-4)
+
+
 # ---- ends ----
 
 
@@ -208,7 +269,7 @@ ASKED = {
 
 @pytest.mark.parametrize("name", ASKED)
 def test_a_stream_concatenates_to_the_whole(client, name):
-    fields = ASKED[name] | {"return_token_ids": True, **({} if name == "echo" else {"logprobs": 2})}
+    fields = ASKED[name] | {"return_token_ids": True, "logprobs": 2}
     whole = ask(client, **fields)
     chunks = list(ask(client, **fields, stream=True, stream_options={"include_usage": True}))
     *deltas, last = chunks

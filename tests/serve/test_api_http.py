@@ -107,10 +107,17 @@ def test_what_is_not_there(http):
 def test_a_body_is_bounded_while_it_comes(server):
     head = (
         "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer first-key\r\n"
-        "Content-Type: application/json\r\n"
+        "Content-Type: application/json\r\nConnection: close\r\n"
     )
-    for size in ("Content-Length: 5000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n" + 5 * f"400\r\n{'x' * 1024}\r\n"):
-        assert "413" in answer_to(server, head + size)
+    chunks = "Transfer-Encoding: chunked\r\n\r\n"
+    large = [f"Content-Length: 5000\r\n\r\n{'x' * 5000}", chunks + 5 * f"400\r\n{'x' * 1024}\r\n" + "0\r\n\r\n"]
+    with server.http(headers=KEY) as http:
+        assert error_of(http.post("/v1/completions", json={"prompt": "a" * 5000}))["message"].startswith(
+            "the body is larger"
+        )
+    huge = ["Content-Length: 50000\r\n\r\n", chunks + 20 * f"400\r\n{'x' * 1024}\r\n"]
+    for body in (*large, *huge):
+        assert "HTTP/1.1 413" in answer_to(server, head + body)
     assert "400" in answer_to(server, "nonsense\r\n\r\n")
     assert "400" in answer_to(server, head + "X: " + "y" * 40_000 + "\r\n\r\n")  # a head is bounded too
 
@@ -123,7 +130,8 @@ def test_a_client_that_sends_nothing_more_is_not_waited_for(server):
     body, nothing, half, second = map(read_all, open_)
     assert "HTTP/1.1 408" in body
     assert nothing == half == ""
-    assert second.startswith("HTTP/1.1 200") and second.count("HTTP/1.1") == 1
+    assert second.startswith("HTTP/1.1 200")
+    assert second.count("HTTP/1.1") == 1
 
 
 def connect(server: Served, sent: str) -> socket.socket:

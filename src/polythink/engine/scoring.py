@@ -20,11 +20,13 @@ ELEMENTS = 1 << 24  # of logits that there are at a time: 64 MB in float32
 
 @dataclass(frozen=True)
 class Scores:
-    """Of each token its natural log-probability after all before it (0.0 for the first, which follows nothing), and the
-    likeliest tokens at its place with theirs (none for the first). At temperature 1, one causal reading."""
+    """Of each token its natural log-probability after all before it (0.0 for the first, which follows nothing), its
+    rank among all tokens (1 is the likeliest; 0 for the first), and the likeliest tokens at its place with their
+    log-probabilities (none for the first). At temperature 1, one causal reading."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    ranks: tuple[int, ...]
     top: tuple[tuple[tuple[int, float], ...], ...]
 
 
@@ -40,7 +42,7 @@ class Scoring:
         """The row is gone."""
         self.row: int | None = None
         self.read = 0
-        self._logprobs, self._top = [0.0], [()]
+        self._logprobs, self._ranks, self._top = [0.0], [0], [()]
 
     @property
     def done(self) -> bool:
@@ -49,7 +51,7 @@ class Scoring:
     @property
     def scores(self) -> Scores:
         assert self.done
-        return Scores(self.ids, tuple(self._logprobs), tuple(self._top))
+        return Scores(self.ids, tuple(self._logprobs), tuple(self._ranks), tuple(self._top))
 
     def advance(self, backend: TorchBackend) -> int:
         """Read a chunk; how many tokens it had."""
@@ -60,7 +62,9 @@ class Scoring:
             logits = backend.logits(batch)
             following = torch.tensor(self.ids[first + 1 : last + 1], device=logits.device)
             x = logits.float()
-            logprobs = x.gather(1, following[:, None])[:, 0] - x.logsumexp(-1)
+            own = x.gather(1, following[:, None])
+            logprobs = own[:, 0] - x.logsumexp(-1)
+            self._ranks += ((x > own).sum(-1) + 1).tolist()
             self._logprobs += logprobs.double().tolist()
             check_finite(np.isfinite(self._logprobs[-n:]))
             if self.top:

@@ -31,7 +31,8 @@ def build_app(service: Service, config: ServeConfig) -> FastAPI:
             routers.append(importlib.import_module(f"polythink.serve.{name}").router(service))
     for router in routers:
         app.include_router(router)
-    errors.install(app, [route.path for router in routers for route in router.routes if hasattr(route, "path")])
+    app.state.paths = [route.path for router in routers for route in router.routes if hasattr(route, "path")]
+    errors.install(app, app.state.paths)
     app.add_middleware(Guard, config=config, answers=app.state.answers)
     if config.cors_origins:
         app.add_middleware(

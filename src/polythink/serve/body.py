@@ -16,6 +16,7 @@ from polythink.serve.config import ServeConfig
 from polythink.serve.errors import ApiError
 
 DEEPEST = 32  # lists and objects in one another
+READ_ON = 4  # times the largest body: so much of a larger one is read before its connection is closed
 DIGITS = 400  # of a number
 Wanted = TypeVar("Wanted", bound="Body")
 
@@ -72,23 +73,31 @@ async def read_json(request: Request, config: ServeConfig) -> dict[str, Any]:
 
 
 async def read_body(request: Request, config: ServeConfig) -> bytes:
+    """The bytes of the body; `ApiError` 413 beyond `max_body_bytes`, 408 where it is too slow.
+
+    What is too much is read a while longer and forgotten: a client that is cut off while it sends sees no answer.
+    """
     most = config.max_body_bytes
-    too_large = ApiError(413, f"the body is larger than {most} bytes, the most that this server takes", headers=CLOSE)
+    too_large = f"the body is larger than {most} bytes, the most that this server takes"
     length = request.headers.get("content-length", "0")
     if not length.isascii() or not length.isdigit() or len(length) > 18:
         raise ApiError(400, "the header Content-Length must be a whole number", headers=CLOSE)
-    if int(length) > most:
-        raise too_large
-    body = bytearray()
+    if int(length) > READ_ON * most:
+        raise ApiError(413, too_large, headers=CLOSE)
+    body, size = bytearray(), 0
     try:
         async with asyncio.timeout(config.read_timeout_s):
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > most:
-                    raise too_large
+                size += len(chunk)
+                if size <= most:
+                    body += chunk
+                elif size > READ_ON * most:
+                    raise ApiError(413, too_large, headers=CLOSE)
     except TimeoutError:
         late = f"the body did not arrive within {config.read_timeout_s:g} seconds; send it at once"
         raise ApiError(408, late, headers=CLOSE) from None
+    if size > most:
+        raise ApiError(413, too_large)
     return bytes(body)
 
 

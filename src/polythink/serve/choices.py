@@ -103,7 +103,7 @@ def _top(token: Token, spell: Spell) -> dict[str, float] | None:
     if token.logprob is None:
         return None
     found: dict[str, float] = {}
-    for id, logprob in (*token.top, (token.id, token.logprob)):
+    for id, logprob in (dict(token.top) | {token.id: token.logprob}).items():  # its own as `token_logprobs` has it
         text = spell(id)
         found[text] = max(found.get(text, LEAST), logprob)
     return found

@@ -95,6 +95,7 @@ async def _run(
         log_config=None,
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=config.read_timeout_s,
         timeout_graceful_shutdown=CLOSING_S,
         h11_max_incomplete_event_size=MOST_HEADERS,
     )
