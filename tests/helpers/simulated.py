@@ -134,22 +134,23 @@ class Script:
 
 
 def simulate(
-    dialect: str,
+    dialect: str | Dialect,
     params: SamplingParams,
     seed: int = 0,
     noise: float = 0.0,
     blocks: float = 0.08,
     context: int = 100_000,
     trained_paths: int = 0,
+    emit=None,
 ):
-    """The finished state of one trace, its texts decoded, and the most slots that it used."""
-    d = get_dialect(dialect)
+    """The finished state of one trace, its texts decoded; `emit` takes its events. The dialect is one, or its name."""
+    d = get_dialect(dialect) if isinstance(dialect, str) else dialect
     codec, ids, end = bytes_of(d)
     tags = TagIds.of(d, ids, [end], codec.encode, codec.decode, params.summary_prefix)
     script = Script(d, ids, end, codec, noise, blocks)
     kind = StructuredState if params.rules.isolated else SequentialState
     prompt = tuple(codec.encode("a b"))
-    state = kind(Request(prompt, "p", seed), params, tags, context, seed, trained_paths)
+    state = kind(Request(prompt, "p", seed), params, tags, context, seed, trained_paths, emit=emit)
     bound = state.most_slots
     while True:
         inputs = state.take(1 << 30)

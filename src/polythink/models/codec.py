@@ -18,7 +18,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from polythink.errors import UserError
-from polythink.models.settings import PLACEHOLDER
+from polythink.models.settings import PLACEHOLDER, in_short
 
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # characters that no text is made of (Unicode noncharacters)
 
@@ -67,17 +67,30 @@ class Codec:
         if head and not chat:  # the text may bring it along
             begin = "".join(self.tokenizer.convert_ids_to_tokens(list(head)))
             text, template = text.removeprefix(begin), template.removeprefix(begin)
-        text, spelt_by = self._hide(text, template)
+        before, problem, after = _around(text, template)
+        [problem], spelt_by = self._hide([problem], before + after)
+        text = before + problem + after
         if chat:
-            user = [{"role": "user", "content": text}]
-            text = self.tokenizer.apply_chat_template(user, add_generation_prompt=True, tokenize=False)
-        first, *rest = re.split(f"([{''.join(spelt_by)}])", text) if spelt_by else [text]
-        ids = self._ids(self.own, first) if first else []
-        for part in rest:
-            ids += self._spelt_out(spelt_by[part]) if part in spelt_by else self._ids(self.exact, part)
-        if not chat and self.unknown in ids:
-            self._refuse_unknown(text)
-        return ids if tuple(ids[: len(head)]) == head else [*head, *ids]
+            text = self._rendered([{"role": "user", "content": text}])
+        return self._of_prompt(text, spelt_by, head, strict=not chat)
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], template: str = PLACEHOLDER, bos: bool = False
+    ) -> list[int]:
+        """Token ids of a conversation in the tokenizer's chat template, up to where the assistant is to answer.
+
+        A message has a `role` and texts (`content`, `reasoning_content`, ..). What these spell are no control tokens;
+        `template` is the text around each content of the user's, and may write some. One message of the user's is what
+        `encode_prompt` makes of it. `UserError` for messages that the chat template refuses.
+        """
+        before, _, after = template.partition(PLACEHOLDER)
+        texts, spelt_by = self._hide([text for m in messages for name, text in m.items() if name != "role"], template)
+        rest = iter(texts)
+        hidden = [{name: text if name == "role" else next(rest) for name, text in m.items()} for m in messages]
+        for message in hidden:
+            if message["role"] == "user":
+                message["content"] = before + message["content"] + after
+        return self._of_prompt(self._rendered(hidden), spelt_by, self.head if bos else (), strict=False)
 
     def encode_raw(self, text: str, bos: bool = False) -> list[int]:
         """Token ids as the tokenizer's own call gives them: what spells a control token is one. For a caller who writes
@@ -118,18 +131,35 @@ class Codec:
             "characters; take it out of the text"
         )
 
-    def _hide(self, text: str, template: str) -> tuple[str, dict[str, str]]:
-        """The text with a mark for each control token that the problem in it spells, and what each mark stands for."""
-        before, _, after = template.partition(PLACEHOLDER)
-        if not (text.startswith(before) and text.endswith(after) and len(text) >= len(before) + len(after)):
-            before = after = ""
-        problem = text[len(before) : len(text) - len(after)]
-        spellings = dict.fromkeys(self.spelled_controls(problem))
-        marks = dict(zip(spellings, (m for m in _MARKS if m not in text), strict=False))
+    def _hide(self, texts: Sequence[str], around: str) -> tuple[list[str], dict[str, str]]:
+        """The texts with a mark for each control token that they spell, and what each mark stands for.
+
+        No mark is in any of them or in the text `around` them.
+        """
+        spellings = dict.fromkeys(spelling for text in texts for spelling in self.spelled_controls(text))
+        free = (m for m in _MARKS if m not in around and not any(m in text for text in texts))
+        marks = dict(zip(spellings, free, strict=False))
         if len(marks) < len(spellings):
             raise UserError(f"the problem spells {len(spellings)} control tokens of the model; take some of them out")
-        problem = self._spelling.sub(lambda found: marks[found[0]], problem)
-        return before + problem + after, {mark: spelling for spelling, mark in marks.items()}
+        hidden = [self._spelling.sub(lambda found: marks[found[0]], text) for text in texts]
+        return hidden, {mark: spelling for spelling, mark in marks.items()}
+
+    def _rendered(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The messages in the chat template."""
+        try:
+            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            raise UserError(f"the model's chat template refuses these messages: {in_short(error)}") from error
+
+    def _of_prompt(self, text: str, spelt_by: Mapping[str, str], head: Sequence[int], strict: bool) -> list[int]:
+        """The ids of a prompt with marks in it, after `head` where it does not begin so. `strict`: no unknown words."""
+        first, *rest = re.split(f"([{''.join(spelt_by)}])", text) if spelt_by else [text]
+        ids = self._ids(self.own, first) if first else []
+        for part in rest:
+            ids += self._spelt_out(spelt_by[part]) if part in spelt_by else self._ids(self.exact, part)
+        if strict and self.unknown in ids:
+            self._refuse_unknown(text)
+        return ids if tuple(ids[: len(head)]) == tuple(head) else [*head, *ids]
 
     def _refuse_unknown(self, text: str) -> None:
         words = [w for w in text.split() if self.unknown in self._ids(self.exact, w)]
@@ -137,6 +167,14 @@ class Codec:
             f"the tokenizer's closed vocabulary has no token for {', '.join(map(repr, words[:3]))}; "
             "use a model with an open vocabulary (for a tiny one: model.tokenizer=bytes)"
         )
+
+
+def _around(text: str, template: str) -> tuple[str, str, str]:
+    """A prompt as what stands before the problem, the problem, and what stands after it."""
+    before, _, after = template.partition(PLACEHOLDER)
+    if not (text.startswith(before) and text.endswith(after) and len(text) >= len(before) + len(after)):
+        before = after = ""
+    return before, text[len(before) : len(text) - len(after)], after
 
 
 def _without_special(tokenizer: Tokenizer | PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -34,6 +34,7 @@ class ModelSettings:
     bos: bool | None = None  # prompts begin as in the tokenizer's own call, so with its BOS; None: if it has one
     decoding: dict[str, Any] = field(default_factory=dict)
     trained_paths: int = 0  # most paths of a block in training; above it the engine scales attention (0: unknown)
+    efforts: dict[str, int] = field(default_factory=dict)  # paths per block by `reasoning_effort`, where a server asks
     thoughts: int = 0  # number of path numbers with a thought embedding; the embeddings are in a file of their own
     # the production of a dialect that a YAML file declared, as that file says it (`trace.dialect_file`); {}: published
     production: dict[str, Any] = field(default_factory=dict)
@@ -81,8 +82,9 @@ def with_dialect(settings: ModelSettings) -> tuple[ModelSettings, Dialect]:
 
 
 def write_settings(path: Path, settings: ModelSettings) -> None:
-    """Write the settings to this file, the production only where there is one."""
-    write_json(path, {name: x for name, x in asdict(settings).items() if name != "production" or x})
+    """Write the settings to this file, the production and the efforts only where there are some."""
+    rare = ("production", "efforts")
+    write_json(path, {name: x for name, x in asdict(settings).items() if name not in rare or x})
 
 
 def read_settings(path: Path) -> ModelSettings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -50,6 +50,13 @@ class Vocabulary:
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` as it stands: no special tokens, no space in front. See `Codec` for what is refused."""
         return self.codec.encode(text)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation up to the assistant's next turn: see `Codec.encode_chat`. The settings' prompt
+        stands around each message of the user's."""
+        if not self.tokenizer.chat_template:
+            raise UserError("the tokenizer has no chat template, in which a conversation could be written")
+        return self.codec.encode_chat(messages, self.settings.prompt, bool(self.settings.bos))
 
     def encode_prompt(self, text: str, template: str | None = None) -> list[int]:
         """Token ids of a whole prompt, in the chat template and with BOS where the settings say so.

@@ -80,7 +80,11 @@ def params_of(steering: Steering, service: Service, max_tokens: int | None) -> S
     if steering.thinking_budget == 0:
         data |= {"max_blocks": 0, "fork_at": None}
     params = parse_config(SamplingParams, data, "request")
-    params = params.model_copy(update={"max_trace_tokens": min(params.max_trace_tokens, service.config.max_tokens)})
+    most = min(params.max_trace_tokens, service.config.max_tokens)
+    params = params.model_copy(update={"max_trace_tokens": most})
+    if not params.max_blocks:  # all is main text, and the runtime never forks
+        never = most if service.lm.dialect.runtime_forks else None
+        params = params.model_copy(update={"max_main_tokens": most, "fork_at": never})
     if steering.thinking_budget:
         most = min(params.max_path_tokens, steering.thinking_budget)
         params = params.model_copy(update={"max_path_tokens": most})

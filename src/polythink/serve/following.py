@@ -30,7 +30,8 @@ class StopStrings:
 
     def end(self) -> str:
         """What was held back."""
-        return self.held
+        held, self.held = self.held, ""
+        return held
 
     def _doubtful(self) -> int:
         """Characters at the end that are the beginning of a stop string."""
@@ -101,7 +102,7 @@ class Follower:
         self._given[segment] = own.given
         if own.stop.hit:
             self._stop_at = segment
-        if ended:
+        if ended and self.wanted.params.rules.isolated:  # in one flat text more comes, until the next segment opens
             del self._open[segment]
         return text
 

@@ -1,0 +1,52 @@
+"""Traces drawn with an engine and followed as the service follows them: all their updates, stops and aborts too."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from helpers.random_cases import model_of, random_requests
+from polythink.engine.engine import Engine
+from polythink.errors import UserError
+from polythink.serve.detokenise import Decoding
+from polythink.serve.following import Follower
+from polythink.serve.generation import Update, Wanted
+
+
+def followed(
+    engine: Engine, wanted: Sequence[Wanted], abort_at: Sequence[int] | None = None
+) -> list[tuple[Wanted, list[Update]]]:
+    """The updates of each trace; one that cannot be drawn is left out. `abort_at`: updates after which it is aborted,
+    0: never."""
+    decoding, open_, found = Decoding(engine.lm.codec), {}, []
+    for index, each in enumerate(wanted):
+        try:
+            state = engine.prepare(each.request, each.params, each.seed, stream=True)
+        except UserError:
+            continue
+        updates: list[Update] = []
+        found.append((each, updates))
+        open_[engine.enqueue(state)] = (
+            Follower(index, each, state, decoding),
+            updates,
+            (abort_at or {index: 0})[index],
+        )
+    while open_:
+        events = engine.step()
+        for id, (follower, updates, most) in list(open_.items()):
+            updates += follower.read([event for event in events if event.request == id])
+            done = bool(updates) and updates[-1].event.kind == "done"
+            if not done and (follower.stopped or 0 < most <= len(updates)):
+                updates += follower.read(engine.stop(id, "stop" if follower.stopped else "abort"))
+                done = True
+            if done:
+                del open_[id]
+    return found
+
+
+def random_traces(rng: random.Random, model: str, n: int) -> list[tuple[Wanted, list[Update]]]:
+    """Random requests, some of which are stopped by a text or aborted."""
+    requests, params = random_requests(rng, model, n)
+    stops = [("b",) if rng.random() < 0.15 else () for _ in requests]
+    each = [Wanted(*one[:2], rng.randrange(99), one[2]) for one in zip(requests, params, stops, strict=True)]
+    return followed(Engine(model_of(model)), each, [rng.choice((0, 0, 0, 0, 3, 8, 20)) for _ in requests])
