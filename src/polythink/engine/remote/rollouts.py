@@ -26,6 +26,7 @@ from polythink.engine.remote.reload import reload_weights
 from polythink.engine.remote.trace import Ask, Drawn, RemoteTrace
 from polythink.engine.tag_ids import TagIds
 from polythink.errors import UserError
+from polythink.models.settings import ModelSettings
 from polythink.models.tags import tag_ids
 from polythink.models.vocabulary import Vocabulary
 from polythink.run.pool import run_jobs
@@ -78,6 +79,11 @@ class HttpRollouts:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def settings(self) -> ModelSettings:
+        """How the model was trained and is used: its prompt and decoding parameters."""
+        return self.vocabulary.settings
 
     @property
     def dialect(self) -> Dialect:
