@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from collections import Counter
 
@@ -153,6 +154,15 @@ def test_what_a_server_lacks_is_said(server, lm):
         client(server, lm, model="nn")
     with client(server, lm, model="n") as backend:
         assert backend.served.model == "n"
+
+
+def test_a_server_that_is_not_there(lm, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    with pytest.raises(UserError, match=r"cannot be asked: connection: .*\[Errno 111\] Connection refused"):
+        HttpRollouts(RemoteConfig(url=url), lm)
 
 
 def test_what_a_server_cannot_draw_is_refused(server, lm):

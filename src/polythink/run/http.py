@@ -165,10 +165,8 @@ class Connection:
 
 def _reason(error: BaseException) -> str:
     """What the system said, where it did: the event loop's own words leave it out."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-        if isinstance(error, ExceptionGroup):  # one for each of the host's addresses
-            error = error.exceptions[0]
+    while inner := error.__cause__ or error.__context__:
+        error = inner.exceptions[0] if isinstance(inner, ExceptionGroup) else inner  # one for each of its addresses
     errno = getattr(error, "errno", None) or 0
     return f"[Errno {errno}] {os.strerror(errno)}" if errno > 0 else ""
 

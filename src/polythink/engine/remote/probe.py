@@ -60,7 +60,10 @@ class Abilities:
 
 def find_model(connection: Connection, wanted: str | None) -> Served:
     """The model that is meant and the kind of its server; `UserError` for one that is not there."""
-    response = connection.send("GET", connection.at("/models"))
+    try:
+        response = connection.send("GET", connection.at("/models"))
+    except CallError as error:
+        raise UserError(f"the server cannot be asked: {error}") from None
     if response.status_code in (401, 403):
         connection.refused(response.status_code, response.text, response.headers)
     try:
