@@ -130,7 +130,7 @@ class Scheduler:
         while self.memory is not None and self.claimed + needed > self._usable(most):
             if not self._drop_idle():
                 return False
-        self.backend.reserve(2 * self.max_num_seqs, max(most, *self._most_slots), self.memory)
+        self.backend.reserve(2 * self.max_num_seqs, max([most, *self._most_slots]), self.memory)
         scoring.row = self._row()
         self.scored.append(scoring)
         return True
@@ -278,7 +278,7 @@ class Scheduler:
 
     def _usable(self, more: int) -> int:
         """Bytes of the budget that can be used by what has a row, and a row of so many slots."""
-        return self.backend.usable(self.memory, max(more, *self._most_slots, 1))
+        return self.backend.usable(self.memory, max([more, *self._most_slots]))
 
     def _fits(self, state: TraceState, prefix: int) -> bool:
         """Is there room for a request, and for as many tokens again as it has?

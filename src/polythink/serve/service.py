@@ -10,15 +10,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 from polythink.engine.engine import Engine
+from polythink.engine.scoring import Scores
 from polythink.errors import UserError
 from polythink.serve.following import Follower
 from polythink.serve.generation import Busy, Generation, Interrupted, Update, Wanted
-from polythink.serve.worker import Job, News, Worker
+from polythink.serve.worker import TOO_LONG, Job, News, ScoreJob, Worker
 
 if TYPE_CHECKING:
     from polythink.serve.config import ServeConfig
 
-__all__ = ["Busy", "Generation", "Interrupted", "Service", "Update", "Wanted"]
+__all__ = ["Busy", "Generation", "Interrupted", "Scores", "Service", "Update", "Wanted"]
 State = Literal["starting", "serving", "stopping", "stopped"]
 FIRST_GUESS = 5.0  # seconds that a request takes, before one has been measured
 
@@ -91,11 +92,41 @@ class Service:
         self._worker.send(lambda: self._worker.take(job))
         return generation
 
-    def _follower(self, index: int, wanted: Wanted) -> Follower:
+    async def score(self, ids: Sequence[int], top: int = 0) -> Scores:
+        """The log-probability of each of these tokens after those before it, with the `top` (at most 20) likeliest ones
+        at its place: one causal reading at temperature 1, between the steps of what else runs.
+
+        `UserError` for more tokens than the context or the memory holds, `Busy` as in `submit`, `Interrupted` after
+        `config.timeout_s`, or where the model fails or the server closes.
+        """
+        self._check_free(1)
+        self._check_ids(ids)
+        loop = self._loop
+        found: asyncio.Future[Scores] = loop.create_future()
+
+        def arrived(result: Scores | Interrupted) -> None:
+            if not found.done():
+                found.set_exception(result) if isinstance(result, Interrupted) else found.set_result(result)
+
+        job = ScoreJob(self.engine.scoring(ids, top), lambda result: loop.call_soon_threadsafe(arrived, result))
+        self._traces += 1
+        self._worker.send(lambda: self._worker.score(job))
+        try:
+            return await asyncio.wait_for(found, self.config.timeout_s)
+        except TimeoutError:
+            raise Interrupted(TOO_LONG, "timeout") from None
+        finally:
+            self._traces -= 1
+            self._worker.send(lambda: self._worker.end_score(job))
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
         vocabulary = self.lm.model.config.get_text_config().vocab_size
-        wrong = next((t for t in wanted.request.prompt if not 0 <= t < vocabulary), None)
+        wrong = next((id for id in ids if not 0 <= id < vocabulary), None)
         if wrong is not None:
             raise UserError(f"token id {wrong} is not in the model's vocabulary of {vocabulary}; ids begin at 0")
+
+    def _follower(self, index: int, wanted: Wanted) -> Follower:
+        self._check_ids(wanted.request.prompt)
         if "" in wanted.stop:
             raise UserError("a stop string is empty; leave it out")
         if wanted.params.length_scaling_above:
@@ -104,7 +135,7 @@ class Service:
         state = self.engine.prepare(wanted.request, wanted.params, wanted.seed, stream, wanted.top_logprobs)
         return Follower(index, wanted, state, self._worker.decoding)
 
-    def _check_free(self, traces: int, key: str) -> None:
+    def _check_free(self, traces: int, key: str = "") -> None:
         """`Busy` unless so many traces can be taken now."""
         if traces < 1:
             raise UserError("a request needs at least one trace")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from polythink.engine.engine import Engine
 from polythink.engine.params import Event
+from polythink.engine.scoring import Scores, Scoring
 from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
 from polythink.serve.detokenise import Decoding
@@ -18,6 +19,7 @@ from polythink.serve.following import Follower
 from polythink.serve.generation import Generation, Interrupted, Update
 
 log = logging.getLogger(__name__)
+TOO_LONG = "the request has run out of its time; ask for less, or allow more"
 COUNTED = 0.25  # seconds between two counts of the bytes of keys and values
 
 
@@ -44,6 +46,14 @@ class News:
     error: Interrupted | None = None
 
 
+@dataclass(eq=False)
+class ScoreJob:
+    """A prompt to be scored; `tell` is called in the worker's thread with the scores or what went wrong."""
+
+    scoring: Scoring
+    tell: Callable[[Scores | Interrupted], None]
+
+
 Deliver = Callable[[list[News]], None]
 
 
@@ -62,6 +72,7 @@ class Worker:
         self._jobs: dict[Job, None] = {}  # all that are not finished
         self._of: dict[int, tuple[Job, Follower]] = {}  # by id in the engine
         self._news: dict[Job, News] = {}
+        self._scores: deque[ScoreJob] = deque()  # the first is being read
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._closing = False
@@ -99,10 +110,24 @@ class Worker:
         assert job not in self._jobs
         self._news_of(job).error = error
 
+    def score(self, job: ScoreJob) -> None:
+        """Queue a prompt to be scored."""
+        self._scores.append(job)
+
+    def end_score(self, job: ScoreJob) -> None:
+        """Score it no more."""
+        if job in self._scores:
+            self._scores.remove(job)
+            self.engine.scheduler.end_score(job.scoring)
+
     def close(self) -> None:
         """End what is left, and the thread."""
+        error = Interrupted("the server is shutting down; send the request again later", "shutdown")
         for job in list(self._jobs):
-            self.end(job, Interrupted("the server is shutting down; send the request again later", "shutdown"))
+            self.end(job, error)
+        for score in list(self._scores):
+            self.end_score(score)
+            score.tell(error)
         self._closing = True
 
     # --- the thread
@@ -114,11 +139,12 @@ class Worker:
             try:
                 with self.engine.hold():
                     self._obey()
-                    while self._jobs and not self._closing:
+                    while (self._jobs or self._scores) and not self._closing:
                         self._turn()
                         self._obey()
             except Exception as error:  # the model cannot be made ready, or a fault of ours: the service goes on
                 self._fail(list(self._jobs), error)
+                self._fail_scores(error)
             self._count()
             self._hand_over()
 
@@ -133,16 +159,20 @@ class Worker:
             try:
                 events = self.engine.step()
             except Exception as error:
-                self._fail([job for job in self._jobs if job.ids], error)
+                self._fail(self._lost(), error)
                 events = []
             self.totals["steps"] += 1
             self._sort(events)
+        if self._scores:
+            self._score()
         if time.monotonic() > self._counted + COUNTED:
             self._count()
         self._hand_over()
 
     def _feed(self) -> None:
-        """Give the engine the next request once all that it has been given have rows."""
+        """Give the engine the next request once all that it has been given have rows, and so has what is scored."""
+        if self._scores and self._scores[0].scoring.row is None:
+            return
         while self._queues and not self.engine.scheduler.queued:
             key, queue = next(iter(self._queues.items()))
             job = queue.popleft()
@@ -155,6 +185,17 @@ class Worker:
                 job.ids.append(id)
                 self._of[id] = (job, follower)
 
+    def _score(self) -> None:
+        """Read a chunk of the prompt that is being scored."""
+        job = self._scores[0]
+        try:
+            if self.engine.score(job.scoring):
+                self._scores.popleft()
+                job.tell(job.scoring.scores)
+        except Exception as error:
+            self._fail(self._lost(), error)
+            self._fail_scores(error)
+
     def _unqueue(self, job: Job) -> None:
         self._queues[job.key].remove(job)
         if not self._queues[job.key]:
@@ -164,13 +205,16 @@ class Worker:
     def _check_deadlines(self) -> None:
         now = time.monotonic()
         for job in [job for job in self._jobs if job.deadline is not None and job.deadline < now]:
-            self.end(job, Interrupted("the request has run out of its time; ask for less, or allow more", "timeout"))
+            self.end(job, Interrupted(TOO_LONG, "timeout"))
+
+    def _lost(self) -> list[Job]:
+        """The requests with a trace that the engine has dropped: it was live when the model failed."""
+        queued = {state.id for state in self.engine.scheduler.queued}
+        return [job for job in self._jobs if any(id in self._of and id not in queued for id in job.ids)]
 
     def _fail(self, jobs: list[Job], error: Exception) -> None:
         """The model has failed: its live traces are lost, and so are the requests that they belong to."""
-        known = isinstance(error, UserError)
-        log.error("the model failed, and %d requests with it", len(jobs), exc_info=None if known else error)
-        why = str(error) if known else f"{type(error).__name__}; the server's log has more"
+        told = _told(error)
         for job in jobs:
             for id in job.ids:
                 self.engine.abort(id)
@@ -181,7 +225,12 @@ class Worker:
             del self._jobs[job]
             news = self._news_of(job)
             news.finished, news.lost = True, job.left
-            news.error = Interrupted(f"the model failed on this request: {why}", "model_error")
+            news.error = told
+
+    def _fail_scores(self, error: Exception) -> None:
+        """What is scored has failed."""
+        while self._scores:
+            self._scores.popleft().tell(_told(error))
 
     # --- what has happened
 
@@ -234,3 +283,11 @@ class Worker:
     def _count(self) -> None:
         self._counted = time.monotonic()
         self.kv_bytes = self.engine.scheduler.claimed
+
+
+def _told(error: Exception) -> Interrupted:
+    """What clients are told of a failure of the model; the log has more."""
+    known = isinstance(error, UserError)
+    log.error("the model failed: %s", error, exc_info=None if known else error)
+    why = str(error) if known else f"{type(error).__name__}; the server's log has more"
+    return Interrupted(f"the model failed on this request: {why}", "model_error")
