@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import re
@@ -41,11 +42,11 @@ class Served:
 
     def client(self, key: str = "none", **more) -> OpenAI:
         """OpenAI's own client, without its retries."""
-        http = httpx.Client(trust_env=False, timeout=PATIENCE)
+        http = httpx.Client(trust_env=False, verify=False, timeout=PATIENCE)  # certificates take long to load
         return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, http_client=http, **more)
 
     def http(self, **more) -> httpx.Client:
-        return httpx.Client(**{"base_url": self.url, "trust_env": False, "timeout": PATIENCE, **more})
+        return httpx.Client(**{"base_url": self.url, "trust_env": False, "verify": False, "timeout": PATIENCE, **more})
 
     def counters(self, **headers: str) -> dict[str, float]:
         """What /metrics says, by name, without labels; answers by their status."""
@@ -96,7 +97,8 @@ def start(program: Callable[[], None], folder: Path) -> Served:
         for path, descriptor in ((out, 1), (err, 2)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
         with os.fdopen(1, "w", closefd=False) as sys.stdout, os.fdopen(2, "w", closefd=False) as sys.stderr:
-            program()  # what pytest has put in their place is not for this process
+            logging.basicConfig(force=True, stream=sys.stderr)  # what pytest has put there is not for this process
+            program()
 
     process = multiprocessing.get_context("fork").Process(target=child, daemon=True)
     process.start()
@@ -113,7 +115,8 @@ def program_of(make: Callable[[], LanguageModel], name: str = "tiny", **settings
 
     def program() -> None:
         config = ServeConfig(**{"port": 0, "read_timeout_s": PATIENCE, **settings})
-        engine = Engine(make(), config.max_num_seqs, kv_cache_memory_bytes=config.kv_cache_memory_bytes)
+        limits = {name: getattr(config, name) for name in ("kv_cache_memory_bytes", "max_step_branches")}
+        engine = Engine(make(), config.max_num_seqs, **limits)
         service = Service(engine, config, name)
         run(build_app(service, config), service, config, bind(config), lambda line: print(line, flush=True))
 

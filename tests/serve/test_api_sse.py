@@ -113,6 +113,14 @@ def test_a_client_that_leaves_or_stops_reading_closes_the_source():
         assert leaving.closed
         assert not leaving.aborted
 
+        left = Stream()
+        left.left.set()  # before anything is written
+        left.reads.clear()
+        with pytest.raises(ClientGone):
+            await left.run([{"a": 1}])
+        assert left.closed
+        assert not left.sent
+
         stalled = Stream()
 
         async def stops():

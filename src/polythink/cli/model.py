@@ -163,7 +163,11 @@ def check_hub(name: str) -> None:
 
 
 def open_engine(
-    model: str, choice: ModelChoice, max_num_seqs: int = 64, kv_cache_memory_bytes: int | None = None
+    model: str,
+    choice: ModelChoice,
+    max_num_seqs: int = 64,
+    kv_cache_memory_bytes: int | None = None,
+    max_step_branches: int | None = None,
 ) -> Engine:
     """An engine for the model as chosen; `max_num_seqs` and the bytes hold where the choice names none."""
     if not Path(model).is_dir():
@@ -175,7 +179,8 @@ def open_engine(
     chosen = {**choice._asdict(), "prompt": get_prompt(choice.prompt) if choice.prompt else None}
     max_num_seqs = chosen.pop("max_num_seqs") or max_num_seqs
     memory = chosen.pop("kv_cache_memory_bytes") or kv_cache_memory_bytes
-    return Engine(load(model, **chosen), max_num_seqs, kv_cache_memory_bytes=memory)
+    limits = {"kv_cache_memory_bytes": memory, "max_step_branches": max_step_branches}
+    return Engine(load(model, **chosen), max_num_seqs, **limits)
 
 
 def rollouts_of(

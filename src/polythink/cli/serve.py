@@ -42,6 +42,9 @@ def serve(
     max_queue: Annotated[int | None, _option("Traces that may wait; beyond them 429. 256 if left out.", min=0)] = None,
     max_tokens: Annotated[int | None, _option("Most tokens of one response, all paths together.", min=1)] = None,
     max_requests_per_key: Annotated[int | None, _option("Requests of one API key at once.", min=1)] = None,
+    max_step_branches: Annotated[
+        int | None, _option("Branches that run in one step: beyond them the paths of wide traces take turns.", min=1)
+    ] = None,
     timeout_s: Annotated[float | None, _option("Seconds that a request may take; 600 if left out.")] = None,
     drain_s: Annotated[float | None, _option("Seconds to finish what runs after SIGTERM; 30 if left out.")] = None,
     cors_origin: Annotated[
@@ -51,8 +54,9 @@ def serve(
 ) -> None:
     """Serve a model to OpenAI clients, and to a browser.
 
-    KEY=VALUE changes the decoding that holds where a request says nothing. Ctrl-C and SIGTERM finish what runs; a
-    second one ends at once.
+    KEY=VALUE changes the decoding that holds where a request says nothing.
+
+    Ctrl-C and SIGTERM finish what runs; a second one ends at once.
 
     Example: polythink serve runs/smoke --port 8000
 
@@ -62,7 +66,8 @@ def serve(
         raise UserError(f"the server needs {', '.join(missing)}; {install_extra('serve')} installs it")
     given = {
         "host": host, "port": port, "api_keys": read_keys(api_key, api_key_file), "max_queue": max_queue,
-        "max_tokens": max_tokens, "max_requests_per_key": max_requests_per_key, "timeout_s": timeout_s,
+        "max_tokens": max_tokens, "max_requests_per_key": max_requests_per_key,
+        "max_step_branches": max_step_branches, "timeout_s": timeout_s,
         "drain_s": drain_s, "cors_origins": tuple(cors_origin or ()), "max_num_seqs": choice.max_num_seqs,
         "kv_cache_memory_bytes": choice.kv_cache_memory_bytes,
     }  # fmt: skip
@@ -73,7 +78,7 @@ def serve(
     from polythink.serve.run import bind, run
 
     with bind(config) as listener:
-        engine = open_engine(place, choice)
+        engine = open_engine(place, choice, max_step_branches=config.max_step_branches)
 
         from polythink.serve.app import build_app
         from polythink.serve.service import Service

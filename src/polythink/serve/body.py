@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, TypeVar
 
 from fastapi import Request
 from pydantic import ConfigDict, ValidationError, model_validator
+from starlette.requests import ClientDisconnect
 
 from polythink.run.config import Config, first_mistake
 from polythink.run.plain import LARGEST, short
 from polythink.serve.config import ServeConfig
 from polythink.serve.errors import ApiError
+from polythink.serve.sse import ClientGone
 
 DEEPEST = 32  # lists and objects in one another
 READ_ON = 4  # times the largest body: so much of a larger one is read before its connection is closed
@@ -93,6 +96,8 @@ async def read_body(request: Request, config: ServeConfig) -> bytes:
                     body += chunk
                 elif size > READ_ON * most:
                     raise ApiError(413, too_large, headers=CLOSE)
+    except ClientDisconnect:
+        raise ClientGone from None
     except TimeoutError:
         late = f"the body did not arrive within {config.read_timeout_s:g} seconds; send it at once"
         raise ApiError(408, late, headers=CLOSE) from None
@@ -131,27 +136,20 @@ def parse(body: bytes) -> Any:
     return data
 
 
+# a text, to its end or that of the body, or one bracket; possessive, so that no body makes it try again
+_PARTS = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
+
+
 def _check_depth(text: str) -> None:
     """Before the parser recurses. Brackets inside texts do not count."""
     if text.count("[") + text.count("{") <= DEEPEST:
         return
-    depth, inside, escaped = 0, False, False
-    for character in text:
-        if inside:
-            if escaped:
-                escaped = False
-            elif character == "\\":
-                escaped = True
-            elif character == '"':
-                inside = False
-        elif character == '"':
-            inside = True
-        elif character in "[{":
-            depth += 1
-            if depth > DEEPEST:
-                raise ApiError(400, f"the body nests lists and objects deeper than {DEEPEST} levels; make it flatter")
-        elif character in "]}":
-            depth -= 1
+    depth = 0
+    for part in _PARTS.finditer(text):
+        first = text[part.start()]
+        depth += (first in "[{") - (first in "]}")
+        if depth > DEEPEST:
+            raise ApiError(400, f"the body nests lists and objects deeper than {DEEPEST} levels; make it flatter")
 
 
 def _int(digits: str) -> int:

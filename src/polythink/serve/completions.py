@@ -28,6 +28,7 @@ from polythink.serve.generation import Generation, Wanted
 from polythink.serve.prompts import Spelling, read_prompts
 from polythink.serve.sse import collect, events, unless_gone
 from polythink.serve.told import Piece, usage
+from polythink.trace.modes import SEQUENTIAL
 
 if TYPE_CHECKING:
     from polythink.serve.service import Service
@@ -163,7 +164,7 @@ class Job:
         if not body.steers:
             most = self.params.max_trace_tokens
             self.params = SamplingParams(
-                mode="sequential",
+                mode=SEQUENTIAL.name,
                 max_main_tokens=most,
                 max_trace_tokens=most,
                 temperature=self.params.temperature,

@@ -31,7 +31,7 @@ class ServeConfig(Config):
     """Requests of one API key that may run or wait at once; None: no limit."""
     max_step_branches: int | None = Field(None, ge=1)
     """Branches that one step may run: paths of wide traces take turns within it. None: the server's choice."""
-    max_body_bytes: int = Field(16 * 2**20, ge=1024)
+    max_body_bytes: int = Field(4 * 2**20, ge=1024)
     """Largest body of a request."""
     max_tokens: int = Field(65536, ge=1)
     """Most tokens of one response, all its paths together, that a request may ask for."""

@@ -13,6 +13,7 @@ from polythink.serve.config import ServeConfig, is_loopback
 from polythink.serve.errors import ApiError, as_api_error, error_response
 from polythink.serve.sse import ClientGone
 
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 OPEN = ("/", "/health", "/page/")  # what needs no key: the page, which asks for it, its files, and whether we live
 
 
@@ -49,7 +50,8 @@ class Guard:
             await error_response(found)(scope, receive, watched)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            self.answers[scope["method"] if route != "none" else "any", route, status] += 1
+            method = scope["method"] if scope["method"] in METHODS else "other"  # a client may write any word there
+            self.answers[method, route, status] += 1
 
     def _check_key(self, request: Request) -> None:
         path = request.url.path

@@ -53,18 +53,20 @@ class EventStream(Response):
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._first = asyncio.ensure_future(anext(self.source))
         sending = asyncio.ensure_future(self._send_all(send))
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
+            await asyncio.sleep(0)  # let the source begin: one that has not would be closed without its `finally`
             await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
             stalled = sending.done() and isinstance(sending.exception(), Stalled)
             if stalled and (abort := scope.get("state", {}).get("abort")):
                 abort()  # closing would wait until the client has taken what was sent
                 await gone
         finally:
-            for task in (sending, gone):
+            for task in (sending, gone, self._first):
                 task.cancel()
-            await asyncio.gather(sending, gone, return_exceptions=True)
+            await asyncio.gather(sending, gone, self._first, return_exceptions=True)
             await self.source.aclose()
         if sending.cancelled():
             raise ClientGone
@@ -94,7 +96,7 @@ class EventStream(Response):
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         """The events as bytes, and a comment whenever none has come for a while."""
-        upcoming: asyncio.Future | None = None
+        upcoming: asyncio.Future | None = self._first
         try:
             while True:
                 upcoming = upcoming or asyncio.ensure_future(anext(self.source))
