@@ -6,11 +6,35 @@ import random
 from collections.abc import Sequence
 
 from helpers.random_cases import model_of, random_requests
+from helpers.tiny import lean_towards
 from polythink.engine.engine import Engine
 from polythink.errors import UserError
+from polythink.models.build import ModelConfig, from_config
+from polythink.models.lm import LanguageModel, with_settings
 from polythink.serve.detokenise import Decoding
 from polythink.serve.following import Follower
 from polythink.serve.generation import Update, Wanted
+
+
+def byte_thinker() -> LanguageModel:
+    """It writes bytes, which make characters now and then, and tags."""
+    lm = from_config(ModelConfig(tokenizer="bytes", num_hidden_layers=1), "parallel_r1", seed=1)
+    return lean_towards(lm, {"</Path>": 2.0, "</Summary>": 2.0, "<Parallel>": 3.0, "<Path>": 1.0})
+
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}A: {% if loop.last or m.content == 'keep' %}"
+    "[{{ m.reasoning_content }}]{% endif %}{{ m.content }}<|end|>{% else %}{{ m.role }}: {{ m.content }}\n"
+    "{% endif %}{% endfor %}A: "
+)
+DECODING = {"max_main_tokens": 12, "max_path_tokens": 10, "max_summary_tokens": 5, "max_trace_tokens": 120}
+
+
+def thinker() -> LanguageModel:
+    """The same with a chat template, small budgets and a width of its own for one effort."""
+    lm = byte_thinker()
+    lm.tokenizer.chat_template = TEMPLATE
+    return with_settings(lm, decoding=DECODING, chat=True, efforts={"medium": 5})
 
 
 def followed(

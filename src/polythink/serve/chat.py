@@ -139,12 +139,9 @@ class Job:
 
     def submit(self, key: str) -> Generation:
         body = self.body
+        usual = (self.params, self.seed, tuple(body.stop), tuple(body.stop_token_ids), body.top_logprobs or 0)
         follow = body.stream or body.logprobs
-        wanted = [
-            Wanted(TraceRequest(self.prompt, "", i), self.params, self.seed, tuple(body.stop), tuple(body.stop_token_ids),
-                   body.top_logprobs or 0, stream=follow)
-            for i in range(body.n)
-        ]  # fmt: skip
+        wanted = [Wanted(TraceRequest(self.prompt, "", i), *usual, stream=follow) for i in range(body.n)]
         return self.service.submit(wanted, key, self.service.config.timeout_s)
 
     def whole(self) -> dict[str, Any]:

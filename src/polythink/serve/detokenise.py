@@ -83,6 +83,11 @@ class Detokeniser:
         """The rest: what was held back, if the segment ends here."""
         return self._take(hold=False)
 
+    @property
+    def holds(self) -> bool:
+        """Is text held back?"""
+        return bool(self._window) and self._decoding.decode(self._window) != self._given
+
     def _take(self, hold: bool) -> str:
         own, window = self._decoding, self._window
         if not window:

@@ -55,10 +55,22 @@ class _Open:
         else:
             new = self.stop.add(self.text.add(token))
             if ended and not self.stop.hit:
-                new += self.stop.add(self.text.end())
-                new += "" if self.stop.hit else self.stop.end()
-        self.given += len(new)
-        return new
+                return self._given(new) + self.end()
+        return self._given(new)
+
+    def end(self) -> str:
+        """What was held back."""
+        new = self.stop.add(self.text.end())
+        return self._given(new + ("" if self.stop.hit else self.stop.end()))
+
+    @property
+    def holds(self) -> bool:
+        """Is text held back?"""
+        return bool(self.stop.held) or self.text.holds
+
+    def _given(self, text: str) -> str:
+        self.given += len(text)
+        return text
 
 
 class Follower:
@@ -70,6 +82,8 @@ class Follower:
         self._open: dict[int, _Open] = {}  # by segment
         self._given: dict[int, int] = {}  # characters of text that have been given, by segment
         self._stop_at: int | None = None  # the segment in which it was stopped
+        self._flat = not wanted.params.rules.isolated  # one text: where a segment ends is known by the next token
+        self._late: Update | None = None  # of the last token, while it is not known whether it ends its segment
         dialect, nests = state.tags.dialect, wanted.params.max_depth > 1
         self._stops_in_summary = dialect.answers_in_summary and not nests
 
@@ -87,22 +101,36 @@ class Follower:
             elif self.stopped:
                 continue
             text = self._text(event, last[event.segment] == i) if event.kind == "token" else ""
-            if self.wanted.stream or event.rollout is not None:
-                updates.append(Update(self.index, event, text))
-        return updates
+            updates += self._in_turn(Update(self.index, event, text))
+        return [update for update in updates if self.wanted.stream or update.event.rollout is not None]
+
+    def _in_turn(self, update: Update) -> list[Update]:
+        """The update, after one that waited for it. In a flat text it waits if it holds text back."""
+        event, late, self._late = update.event, self._late, None
+        before = []
+        if late is not None:
+            segment, rest = late.event.segment, ""
+            if event.kind == "token" and event.segment != segment:
+                rest, self._given[segment] = self._open[segment].end(), self._open[segment].given
+            before = [replace(late, text=late.text + rest)]
+        if self._flat and event.kind == "token" and not self.state.done and self._open[event.segment].holds:
+            self._late = update
+            return before
+        return [*before, update]
 
     def _text(self, event: Event, last: bool) -> str:
         segment = event.segment
         stoppable = event.block < 0 or (event.path == 0 and self._stops_in_summary)
         if segment not in self._open:
             self._open[segment] = _Open(self.decoding, self.wanted.stop if stoppable else ())
-        own, ended = self._open[segment], last and self.state.ended(segment)
+        own = self._open[segment]
+        ended = last and (self.state.done if self._flat else self.state.ended(segment))
         is_stop = stoppable and not event.forced and event.token in self.wanted.stop_token_ids
         text = own.take(event.token, ended, is_stop)
         self._given[segment] = own.given
         if own.stop.hit:
             self._stop_at = segment
-        if ended and self.wanted.params.rules.isolated:  # in one flat text more comes, until the next segment opens
+        if ended:
             del self._open[segment]
         return text
 
