@@ -216,7 +216,9 @@ class Job:
     def whole(self) -> dict[str, Any]:
         """The response that is not streamed."""
         choices = [choice.told(choice.linear.told) for choice in self.choices]
-        return {**self.head, "choices": choices, "usage": self._usage(), "seed": self.seed}
+        rollouts = [choice.linear.rollout for choice in self.choices if choice.linear.rollout is not None]
+        versions = ",".join(dict.fromkeys(rollout.weight_version for rollout in rollouts))
+        return {**self.head, "choices": choices, "usage": self._usage(), "seed": self.seed, "weight_version": versions}
 
     async def stream(self, generation: Generation | None) -> AsyncIterator[dict[str, Any]]:
         """The chunks. Their texts concatenate to that of the whole response."""

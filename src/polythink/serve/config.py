@@ -45,6 +45,8 @@ class ServeConfig(Config):
     """Seconds without an event after which a comment is written into a stream, so that proxies keep it open."""
     drain_s: float = Field(30.0, ge=0)
     """Seconds that running requests get to finish after SIGTERM or Ctrl-C; a second signal ends them at once."""
+    weights_root: str | None = None
+    """Folder in which model folders may lie whose weights `POST /v1/weights` takes; None: it takes none."""
     cors_origins: tuple[str, ...] = ()
     """Origins (`https://example.org`) whose pages may call the server from a browser; `*`: all. None by default."""
     efforts: dict[Literal[EFFORTS], int] = Field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
@@ -158,6 +158,37 @@ class Service:
     def _until_free(self, at_once: int) -> float:
         """Seconds until one of so many requests that run at once ends, about: from one to sixty."""
         return min(max(self._duration / at_once, 1.0), 60.0)
+
+    @property
+    def weight_version(self) -> str:
+        """What the weights are called that are served now; "0" for those of the start."""
+        return self._worker.weight_version
+
+    @weight_version.setter
+    def weight_version(self, version: str) -> None:
+        self._worker.weight_version = version
+
+    async def alone(self, do: Callable[[], None]) -> None:
+        """Have something done in the worker's thread while no trace is live, after those that run have ended.
+
+        What waits goes on afterwards. Raises what `do` raises.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def settle(error: BaseException | None) -> None:
+            if not done.done():
+                done.set_result(None) if error is None else done.set_exception(error)
+
+        def run() -> None:
+            error: BaseException | None = None
+            try:
+                do()
+            except Exception as found:
+                error = found
+            self._loop.call_soon_threadsafe(settle, error)
+
+        self._worker.send(lambda: self._worker.alone(run))
+        await done
 
     # --- what happens
 

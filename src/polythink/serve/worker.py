@@ -74,6 +74,8 @@ class Worker:
         self._news: dict[Job, News] = {}
         self._scores: deque[ScoreJob] = deque()  # the first is being read
         self._commands: deque[Callable[[], None]] = deque()
+        self._alone: deque[Callable[[], None]] = deque()  # what is to be done while no trace is live
+        self.weight_version = "0"
         self._wake = threading.Condition()
         self._closing = False
         self.thread = threading.Thread(target=self._run, name="polythink-engine", daemon=True)
@@ -120,6 +122,10 @@ class Worker:
             self._scores.remove(job)
             self.engine.scheduler.end_score(job.scoring)
 
+    def alone(self, do: Callable[[], None]) -> None:
+        """Have this done while no trace is live and nothing holds the model; what waits goes on afterwards."""
+        self._alone.append(do)
+
     def close(self) -> None:
         """End what is left, and the thread."""
         error = Interrupted("the server is shutting down; send the request again later", "shutdown")
@@ -135,18 +141,26 @@ class Worker:
     def _run(self) -> None:
         while not self._closing:
             with self._wake:
-                self._wake.wait_for(lambda: self._commands)
+                self._wake.wait_for(lambda: self._commands or self._jobs or self._scores)
             try:
                 with self.engine.hold():
                     self._obey()
-                    while (self._jobs or self._scores) and not self._closing:
+                    while (self._jobs or self._scores) and not self._closing and not self._resting:
                         self._turn()
                         self._obey()
             except Exception as error:  # the model cannot be made ready, or a fault of ours: the service goes on
                 self._fail(list(self._jobs), error)
                 self._fail_scores(error)
+            while self._alone and (self._resting or self._closing):
+                self._alone.popleft()()
             self._count()
             self._hand_over()
+
+    @property
+    def _resting(self) -> bool:
+        """Is something to be done alone, and can it be done now?"""
+        reads = bool(self._scores) and self._scores[0].scoring.row is not None
+        return bool(self._alone) and not self.engine.unfinished and not reads
 
     def _obey(self) -> None:
         while self._commands:
@@ -163,7 +177,7 @@ class Worker:
                 events = []
             self.totals["steps"] += 1
             self._sort(events)
-        if self._scores:
+        if self._scores and not self._resting:
             self._score()
         if time.monotonic() > self._counted + COUNTED:
             self._count()
@@ -171,7 +185,7 @@ class Worker:
 
     def _feed(self) -> None:
         """Give the engine the next request once all that it has been given have rows, and so has what is scored."""
-        if self._scores and self._scores[0].scoring.row is None:
+        if self._alone or (self._scores and self._scores[0].scoring.row is None):
             return
         while self._queues and not self.engine.scheduler.queued:
             key, queue = next(iter(self._queues.items()))
@@ -265,6 +279,7 @@ class Worker:
     def _finish(self, job: Job, update: Update) -> None:
         """One of its traces is done."""
         rollout = update.event.rollout
+        rollout.weight_version = self.weight_version
         self.totals["aborted" if rollout.finish_reason == "abort" else "finished"] += 1
         self.totals["tokens"] += rollout.tokens
         job.left -= 1
