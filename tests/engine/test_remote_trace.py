@@ -52,15 +52,18 @@ class Completer:
     def _add(self, ask: Ask) -> int:
         params, request = ask.trace.state.params, ask.trace.state.request
         most = ask.max_tokens if self.short is None else self.short.randint(1, ask.max_tokens)
-        seed, segment = ask.stream
         plain = SamplingParams(
             mode="sequential", temperature=ask.temperature, top_p=params.top_p, top_k=params.top_k,
             max_main_tokens=most, max_trace_tokens=most,
         )  # fmt: skip
         wanted = Request(
-            tuple(ask.prompt), request.problem, request.sample, request.dialect, plain=Continuation(segment, ask.drawn)
+            tuple(ask.prompt),
+            request.problem,
+            request.sample,
+            request.dialect,
+            plain=Continuation(ask.stream, ask.drawn),
         )
-        return self.engine.add(wanted, plain, seed)
+        return self.engine.add(wanted, plain, ask.trace.state.seed)
 
     def trace(self, request: Request, params: SamplingParams, seed: int, stops: bool = True, emit=None) -> RemoteTrace:
         tags = self.engine._tags_for(request.dialect, params.summary_prefix)

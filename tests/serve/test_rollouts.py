@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.random_cases import model_of
 from helpers.served import served
 from helpers.tiny import drawn, gaps, requests, tiny
 from polythink.engine.engine import Engine
-from polythink.engine.params import SamplingParams
+from polythink.engine.params import Request, SamplingParams
 from polythink.engine.remote.config import RemoteConfig
 from polythink.engine.remote.rollouts import HttpRollouts
 
@@ -50,3 +51,21 @@ def test_rollouts_over_http_are_those_of_the_engine(lm, backend, case):
 def test_it_knows_the_server(backend):
     assert (backend.served.server.owner, backend.served.model, backend.context) == ("polythink", "tiny", 4096)
     assert backend.abilities.stops
+
+
+@pytest.mark.long
+def test_nested_blocks_are_those_of_the_engine_too(tmp_path):
+    """The random numbers of a segment in a path are named by the path's number and its own."""
+    lm = model_of("parallel_r1")
+    params = SamplingParams(
+        mode="reread", paths=2, max_depth=3, max_main_tokens=6, max_path_tokens=20, max_summary_tokens=6,
+        max_trace_tokens=150,
+    )  # fmt: skip
+    wanted = [Request(tuple(lm.encode("a b c")), "p", sample) for sample in range(4)]
+    expected = Engine(lm).generate(wanted, params, seed=1)
+    assert any(s.finish_reason == "fork" and s.path for rollout in expected for s in rollout.segments)
+    with (
+        served(lambda: model_of("parallel_r1"), tmp_path) as server,
+        HttpRollouts(RemoteConfig(url=f"{server.url}/v1"), lm) as backend,
+    ):
+        assert list(map(drawn, backend.generate(wanted, params, seed=1))) == list(map(drawn, expected))

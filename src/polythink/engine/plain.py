@@ -22,7 +22,9 @@ class PlainState(TraceState):
     def _start(self) -> None:
         size, plain = len(self.request.prompt), self.request.plain
         self.budget = min(self.budget, self.context - size)
-        key = self._key(self.seed, plain.segment)
+        key = self.seed
+        for number in (plain.segment,) if isinstance(plain.segment, int) else plain.segment:
+            key = self._key(key, number)
         segment = self._open("main", (0,), -1, 0)
         record = self.records[segment]
         branch = Branch(segment, record, size, key, self.params.temperature, drawn=plain.drawn)

@@ -187,6 +187,14 @@ class TraceState(Tokens):
         self.streams[key] = (seed, number)
         return key
 
+    def name_of(self, key: int) -> tuple[int, ...]:
+        """The numbers that name a random stream in this trace, from the outermost text's on: `Continuation.segment`."""
+        numbers: tuple[int, ...] = ()
+        while key in self.streams:
+            key, number = self.streams[key]
+            numbers = (number, *numbers)
+        return numbers
+
     @staticmethod
     def _limit(branch: Branch, most: int, left: int) -> None:
         """Set what the branch may sample: `most` tokens by its own budget, `left` by that of the trace."""

@@ -54,8 +54,9 @@ class Completions:
         """What the server draws for a branch. `CallError` where nothing that can be used comes."""
         more: dict[str, Any] = {"stop_token_ids": list(ask.stops)} if ask.stops else {}
         if self.server.names_streams:
-            (seed, segment), request = ask.stream, ask.trace.state.request
-            more |= {"seed": seed, "segment": segment, "drawn": ask.drawn}
+            state, request = ask.trace.state, ask.trace.state.request
+            segment = ask.stream[0] if len(ask.stream) == 1 else list(ask.stream)
+            more |= {"seed": state.seed, "segment": segment, "drawn": ask.drawn}
             more |= {"problem": request.problem, "sample": request.sample}
         else:
             more["seed"] = ask.seed

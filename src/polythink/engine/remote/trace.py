@@ -28,7 +28,7 @@ class Ask:
     max_tokens: int
     stops: Sequence[int]
     temperature: float
-    stream: tuple[int, int]  # seed and number of the random stream that the engine would use
+    stream: tuple[int, ...]  # the name of the random stream that the engine would use
     drawn: int  # numbers of it that have been used
 
     @property
@@ -119,7 +119,7 @@ class RemoteTrace:
         in_vain = not self.stops or (branch.record.kind == "path" and state.params.join_when != "all")
         ask = Ask(
             self, branch, prompt, min(most, self.chunk) if in_vain else most, self._stops if self.stops else (),
-            branch.temperature, state.streams[branch.key], branch.drawn,
+            branch.temperature, state.name_of(branch.key), branch.drawn,
         )  # fmt: skip
         self._out[id(branch)] = ask
         return ask
