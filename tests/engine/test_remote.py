@@ -48,7 +48,7 @@ def wanted(lm, n: int) -> list[Request]:
     return [Request(tuple(lm.encode("a b")), f"p{i}") for i in range(n)]
 
 
-def rollouts(server, lm, n: int = 4, params=PARAMS, seed: int = 0, **changes):
+def rollouts(server, lm, n: int = 2, params=PARAMS, seed: int = 0, **changes):
     with client(server, lm, **changes) as backend:
         return backend.generate(wanted(lm, n), params, seed)
 
@@ -70,10 +70,10 @@ def chains(rollout):
 # ---- what is drawn, and of which distribution ----
 
 
-@pytest.mark.parametrize("owner", ["vllm", "sglang", "llamacpp", "somebody"])
+@pytest.mark.parametrize("owner", ["vllm", "llamacpp"])
 def test_every_log_probability_is_that_of_the_servers_distribution(server, lm, owner):
     server.owner = owner
-    found = rollouts(server, lm)
+    found = rollouts(server, lm, 3)
     checked = 0
     for rollout in found:
         for before, segment in chains(rollout):
@@ -82,7 +82,7 @@ def test_every_log_probability_is_that_of_the_servers_distribution(server, lm, o
                     expected = logprobs_of(logits_after([*before, *segment.tokens[:i]], server.vocabulary))[token]
                     assert segment.logprobs[i] == pytest.approx(expected, abs=1e-9)
                     checked += 1
-    assert checked > 40
+    assert checked > 30
     assert {"path", "copy", "summary"} <= {s.kind for r in found for s in r.segments}
     assert server.requests[-1]["top_p"] == 1.0
     assert server.requests[-1]["top_k"] == (0 if owner == "llamacpp" else -1)
@@ -239,7 +239,7 @@ def test_a_server_that_drips_does_not_hang_us(server, lm, act):
 
 def test_a_killed_call_goes_on_where_it_was(server, lm, tmp_path):
     """kill -9 in the middle, and a torn last line: no rollout is lost, none is doubled, none is drawn again."""
-    file, n = tmp_path / "rollouts.jsonl", 14
+    file, n = tmp_path / "rollouts.jsonl", 5
     expected = rollouts(server, lm, n, seed=5)
     server.acts = lambda number, body: time.sleep(0.01)
 
@@ -248,13 +248,13 @@ def test_a_killed_call_goes_on_where_it_was(server, lm, tmp_path):
 
     process = multiprocessing.get_context("fork").Process(target=child, daemon=True)
     process.start()
-    while not file.exists() or len(file.read_bytes().splitlines()) < 5:
+    while not file.exists() or len(file.read_bytes().splitlines()) < 2:
         assert process.is_alive()
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     kept = file.read_bytes().count(b"\n")
-    assert 5 <= kept < n
+    assert 2 <= kept < n
     with file.open("ab") as torn:
         torn.write(b'{"key": "abc", "rollo')
     server.acts = lambda number, body: None

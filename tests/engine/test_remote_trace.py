@@ -119,9 +119,9 @@ def check(number: int, many: int, found: Counter) -> None:
 
 def test_random_traces_are_those_of_the_engine():
     found = Counter()
-    for number in range(6):
-        check(number, 10, found)
-    assert found["traces"] > 15
+    for number in range(4):
+        check(number, 9, found)
+    assert found["traces"] > 10
     assert {"reread", "sequential", "copy", "length", "trace_length", "tag"} <= set(found)
 
 
@@ -135,14 +135,14 @@ def test_many_random_traces_are_those_of_the_engine():
     assert found["replaced"] > 20
 
 
-@pytest.mark.parametrize("controller", ["agreement", "prune", "deepen"])
+@pytest.mark.parametrize("controller", ["prune", "deepen"])
 def test_controllers_see_the_same(controller):
-    same_as_engine(SamplingParams(**SMALL, paths=3, controller=controller, probe_every=3), 3)
+    same_as_engine(SamplingParams(**SMALL, paths=3, controller=controller, probe_every=3), 2)
 
 
 def test_paths_that_others_end_are_cut_at_the_same_place():
     params = SamplingParams(**SMALL | {"max_path_tokens": 12}, paths=4, join_when="first")
-    rollouts = same_as_engine(params, 8)
+    rollouts = same_as_engine(params, 5)
     assert any(s.finish_reason == "joined" for rollout in rollouts for s in rollout.segments)
 
 

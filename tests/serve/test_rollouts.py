@@ -36,7 +36,7 @@ def backend(lm, tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES)
 def test_rollouts_over_http_are_those_of_the_engine(lm, backend, case):
-    params, wanted = SamplingParams(**SMALL, **CASES[case]), requests(lm, 5)
+    params, wanted = SamplingParams(**SMALL, **CASES[case]), requests(lm, 3)
     expected = Engine(lm).generate(wanted, params, seed=3)
     found = backend.generate(wanted, params, seed=3)
     assert list(map(drawn, found)) == list(map(drawn, expected))
