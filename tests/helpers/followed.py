@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import torch
+
 from helpers.random_cases import model_of, random_requests
 from helpers.tiny import lean_towards
 from polythink.engine.engine import Engine
@@ -17,9 +19,12 @@ from polythink.serve.generation import Update, Wanted
 
 
 def byte_thinker() -> LanguageModel:
-    """It writes bytes, which make characters now and then, and tags."""
+    """It writes bytes, which make characters now and then, tags, and ends."""
     lm = from_config(ModelConfig(tokenizer="bytes", num_hidden_layers=1), "parallel_r1", seed=1)
-    return lean_towards(lm, {"</Path>": 2.0, "</Summary>": 2.0, "<Parallel>": 3.0, "<Path>": 1.0})
+    bias = torch.zeros(lm.model.config.vocab_size)
+    bias[lm.eos] = 2.0
+    lm.model.get_output_embeddings().register_forward_hook(lambda module, args, out: out + bias.to(out.device))
+    return lean_towards(lm, {"</Path>": 2.0, "</Summary>": 2.0, "<Parallel>": 2.0, "<Path>": 1.0})
 
 
 TEMPLATE = (

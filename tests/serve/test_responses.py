@@ -22,7 +22,8 @@ from polythink.serve.prompts import Spelling as TokenSpelling
 from polythink.serve.responses import Job, ResponsesRequest, turns_of
 from polythink.serve.service import Interrupted, Service
 
-BLOCK = {"paths": 3, "fork_at": 4, "max_blocks": 1}  # of a trace that forks for sure
+BLOCK = {"paths": 3, "fork_at": 4, "max_blocks": 1}
+SEED = 56  # with which the trace forks, joins and ends by itself
 EVENT = TypeAdapter(ResponseStreamEvent)
 OURS = ("id", "created_at", "completed_at")  # fields that differ from one response to the next
 
@@ -37,14 +38,14 @@ def client(thinking_client):
     return thinking_client
 
 
-def ask(client, input="2 + 2?", *, seed=7, extra=BLOCK, **fields):
+def ask(client, input="2 + 2?", *, seed=SEED, extra=BLOCK, **fields):
     return client.responses.create(model="tiny", input=input, extra_body={"seed": seed, **extra}, **fields)
 
 
 def raw_events(server, **body):
     """The events as they come over the wire."""
     with server.http() as http:
-        lines = http.post("/v1/responses", json={"input": "2 + 2?", "seed": 7, **BLOCK, **body, "stream": True}).text
+        lines = http.post("/v1/responses", json={"input": "2 + 2?", "seed": SEED, **BLOCK, **body, "stream": True}).text
     found = [line.partition(": ") for line in lines.splitlines() if line]
     assert found[-1][2] == "[DONE]"
     names = [value for field, _, value in found if field == "event"]
@@ -89,7 +90,7 @@ def test_events_come_in_order_and_tell_the_whole_response(server, mode):
     for told in items.values():
         assert_item(told)
     with server.http() as http:
-        whole = http.post("/v1/responses", json={"input": "2 + 2?", "seed": 7, **BLOCK, **extra}).json()
+        whole = http.post("/v1/responses", json={"input": "2 + 2?", "seed": SEED, **BLOCK, **extra}).json()
     assert without_ids(whole) == without_ids(last)
 
 
@@ -109,21 +110,29 @@ def test_a_path_is_an_item_and_a_join_a_summary(client):
     kinds = [item.polythink["kind"] for item in response.output]
     assert kinds == ["main", "path", "path", "path", "summary", "message"]
     assert [item.polythink["path"] for item in response.output] == [0, 1, 2, 3, 0, 0]
+    assert response.status == "completed"
     *thought, answer = response.output
     assert all(item.type == "reasoning" for item in thought)
     assert [bool(item.summary) for item in thought] == [False] * 4 + [True]
-    chat = client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "2 + 2?"}], seed=7,
+    chat = client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "2 + 2?"}], seed=SEED,
                                           extra_body=BLOCK)  # fmt: skip
     assert answer.content[0].text == response.output_text == chat.choices[0].message.content
     texts = [part.text for item in thought for part in (*item.content, *item.summary)]
-    headings = ["", "Path 1:\n", "Path 2:\n", "Path 3:\n", "Summary:\n"]
-    expected = "\n\n".join(heading + text for heading, text in zip(headings, texts, strict=True))
+    headings = ["", "Path 1:", "Path 2:", "Path 3:", "Summary:"]
+    expected = "\n\n".join("\n".join(filter(None, each)) for each in zip(headings, texts, strict=True))
     assert chat.choices[0].message.reasoning.replace(": (cut)", ":\n(cut)") == expected
     told, counted = response.usage, chat.usage
     assert (told.input_tokens, told.output_tokens) == (counted.prompt_tokens, counted.completion_tokens)
     details = counted.completion_tokens_details
     assert told.output_tokens_details.reasoning_tokens == details.reasoning_tokens > 0
     assert told.output_tokens_details.critical_path_tokens == details.critical_path_tokens
+
+
+def test_the_clients_own_accumulator_reads_the_stream(client):
+    with client.responses.stream(model="tiny", input="2 + 2?", extra_body={"seed": SEED, **BLOCK}) as stream:
+        final = stream.get_final_response()
+    assert final.output_text == ask(client).output_text != ""
+    assert [item.type for item in final.output] == ["reasoning"] * 5 + ["message"]
 
 
 def test_paths_grow_at_once(client):

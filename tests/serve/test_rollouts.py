@@ -11,6 +11,8 @@ from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.remote.config import RemoteConfig
 from polythink.engine.remote.rollouts import HttpRollouts
+from polythink.errors import UserError
+from polythink.models.lm import save
 
 TOLERANCE = 1e-4  # of log-probabilities, float32
 SMALL = dict(max_main_tokens=10, max_path_tokens=6, max_summary_tokens=5, max_trace_tokens=80, max_blocks=2)
@@ -27,8 +29,18 @@ def lm():
 
 
 @pytest.fixture(scope="module")
-def backend(lm, tmp_path_factory):
-    with served(tiny, tmp_path_factory.mktemp("served")) as server:
+def weights(tmp_path_factory):
+    """The folder from below which the server may load weights, and one beside it."""
+    base = tmp_path_factory.mktemp("weights")
+    save(tiny(seed=2), base / "allowed" / "second")
+    save(tiny(seed=3), base / "outside")
+    return base
+
+
+@pytest.fixture(scope="module")
+def backend(lm, weights, tmp_path_factory):
+    folder = str(weights / "allowed")
+    with served(tiny, tmp_path_factory.mktemp("served"), weights_folder=folder) as server:
         with HttpRollouts(RemoteConfig(url=f"{server.url}/v1", concurrency=16), lm) as found:
             yield found
         server.wait_idle()  # every slot is free again
@@ -51,6 +63,19 @@ def test_rollouts_over_http_are_those_of_the_engine(lm, backend, case):
 def test_it_knows_the_server(backend):
     assert (backend.served.server.owner, backend.served.model, backend.context) == ("polythink", "tiny", 4096)
     assert backend.abilities.stops
+
+
+def test_what_is_drawn_after_a_reload_is_of_the_new_weights(lm, backend, weights):
+    """The last test of this server: it has other weights now."""
+    params, wanted = SamplingParams(**SMALL, mode="reread", paths=2), requests(lm, 2)
+    assert {rollout.weight_version for rollout in backend.generate(wanted, params, seed=4)} == {""}
+    assert backend.reload(weights / "allowed" / "second") == "1"
+    found = backend.generate(wanted, params, seed=4)
+    assert list(map(drawn, found)) == list(map(drawn, Engine(tiny(seed=2)).generate(wanted, params, seed=4)))
+    assert {rollout.weight_version for rollout in found} == {"1"}
+    with pytest.raises(UserError, match=r"polythink serve did not take the weights .*weights-folder"):
+        backend.reload(weights / "outside")
+    assert backend.weight_version == "1"
 
 
 @pytest.mark.long

@@ -7,7 +7,6 @@ import random
 import threading
 from copy import copy
 from functools import cache
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,17 +16,17 @@ from helpers.tiny import drawn, requests, tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
+from polythink.serve.config import ServeConfig
 from polythink.serve.service import Busy, Interrupted, Service, Wanted
 
 PARAMS = SamplingParams(
     paths=3, max_blocks=2, max_main_tokens=12, max_path_tokens=7, max_summary_tokens=5, max_trace_tokens=80, fork_at=2
 )
-LONG = SamplingParams(mode="sequential", max_main_tokens=200, max_trace_tokens=200)
+LONG = SamplingParams(mode="sequential", max_main_tokens=40, max_trace_tokens=40)
 
 
-def config(**changes) -> SimpleNamespace:
-    given = {"max_queue": 256, "max_requests_per_key": None, "timeout_s": None, "drain_s": 5.0}
-    return SimpleNamespace(**{**given, **changes})
+def config(**changes) -> ServeConfig:
+    return ServeConfig(**{"timeout_s": None, "drain_s": 5.0, **changes})
 
 
 small = cache(tiny)
@@ -43,10 +42,14 @@ def endless():
     return lm
 
 
-@cache
+BACKENDS: dict = {}  # checked once for all tests of a model
+
+
 def backend(lm, kind: str = "lean"):
-    """One for all tests of a model, checked once."""
-    return Engine(lm, backend=kind).backend
+    key = (id(lm), kind)
+    if key not in BACKENDS:
+        BACKENDS[key] = Engine(lm, backend=kind).backend
+    return BACKENDS[key]
 
 
 def engine_of(lm, rows: int = 64, kind: str = "lean", **options) -> Engine:
@@ -151,18 +154,18 @@ def test_a_stop_string_ends_the_trace_where_it_begins():
     (request,) = requests(lm, 1)
     (whole,) = engine_of(lm).generate([request], LONG, seed=3)
     words = whole.text.split(" ")
-    stop = " ".join(words[30:33])
+    stop = " ".join(words[20:23])
     first = whole.text.index(stop)
 
     async def test(service):
-        generation = service.submit([Wanted(request, LONG, 3, stop=("never", stop, words[31] + " nothing"))])
+        generation = service.submit([Wanted(request, LONG, 3, stop=("never", stop, words[21] + " nothing"))])
         updates = await read(generation)
         (rollout,) = generation.rollouts
         assert "".join(u.text for u in updates) == rollout.text == whole.text[:first]
         assert (rollout.finish_reason, rollout.truncated) == ("stop", 0)
         drawn_tokens = rollout.segments[0].tokens
         assert drawn_tokens == whole.segments[0].tokens[: len(drawn_tokens)]
-        assert len(drawn_tokens) < 60  # no more is drawn
+        assert len(drawn_tokens) < 40  # no more is drawn
         assert updates[-1].event.kind == "done"
         token = whole.segments[0].tokens[10]
         generation = service.submit([Wanted(request, LONG, 3, stop_token_ids=(token,))])
@@ -176,11 +179,11 @@ def test_a_stop_string_ends_the_trace_where_it_begins():
     serving(test, lm)
 
 
-@pytest.mark.parametrize("stop", ["a", " b", "c a", "</Path>", "<Parallel>"])
+@pytest.mark.parametrize("stop", ["a", "c a", "<Parallel>"])
 def test_stops_do_not_count_in_blocks(stop):
     """Whatever is drawn: text that came is the rollout's, and main text is cut at the first stop string."""
     lm = small(2)
-    asked = requests(lm, 5)
+    asked = requests(lm, 4)
     whole = engine_of(lm).generate(asked, PARAMS, seed=3)
 
     async def test(service):
@@ -201,24 +204,31 @@ def test_stops_do_not_count_in_blocks(stop):
     serving(test, lm)
 
 
+def test_steps_are_bounded_for_servers():
+    lm = small()
+    for given, of_engine, bound in ((None, None, 64 if lm.device.type == "cuda" else 16), (None, 5, 5), (3, 5, 3)):
+        engine = engine_of(lm, max_step_branches=of_engine)
+        assert Service(engine, config(max_step_branches=given), "tiny").engine.scheduler.max_step_branches == bound
+
+
 # --- ends
 
 
 def test_cancelled_generations_free_everything_and_say_what_was_drawn():
     async def test(service):
-        generation = service.submit([Wanted(r, PARAMS, 3) for r in requests(service.lm, 6)])
+        generation = service.submit([Wanted(r, PARAMS, 3) for r in requests(service.lm, 5)])
         updates = []
         async for update in generation:
             updates.append(update)
             generation.cancel()
         generation.cancel()
         assert {r.finish_reason for r in generation.rollouts} == {"abort"}
-        assert len(generation.rollouts) == 6  # those that had no row too
+        assert len(generation.rollouts) == 5  # those that had no row too
         for index, rollout in enumerate(generation.rollouts):
             assert rollout.truncated == 0
             assert texts(updates, index) == shown(rollout)
             rollout.layout()
-        assert service.counters()["aborted"] == 6
+        assert service.counters()["aborted"] == 5
 
     serving(test)
 
@@ -237,12 +247,12 @@ def test_disconnects_at_random_moments_leave_nothing_behind():
                 return  # reads no more
 
     async def test(service):
-        await asyncio.gather(*(client(service, number) for number in range(20)))
+        await asyncio.gather(*(client(service, number) for number in range(14)))
         while service.counters()["requests"]:
             await asyncio.sleep(0.01)
         counters = service.counters()
-        assert counters["aborted"] > 5
-        assert counters["finished"] > 5
+        assert counters["aborted"] > 4
+        assert counters["finished"] > 4
 
     pages = backend(small(), "graphed").cache.bytes_for(1)
     engine = engine_of(small(), 3, "graphed", kv_cache_memory_bytes=90 * pages, max_step_branches=4)
@@ -344,7 +354,9 @@ def test_what_can_never_be_sampled_is_refused_at_once_and_leaves_nothing():
             "at least one token": Wanted(Request(()), PARAMS),
             "not in the model's vocabulary": Wanted(Request((10**9,)), PARAMS),
             "-1 is not in": Wanted(Request((-1,)), PARAMS),
-            "kv_cache_memory_bytes": Wanted(requests(lm, 1)[0], LONG.model_copy(update={"max_main_tokens": 150})),
+            "kv_cache_memory_bytes": Wanted(
+                requests(lm, 1)[0], LONG.model_copy(update={"max_main_tokens": 900, "max_trace_tokens": 900})
+            ),
             "top_logprobs=21": Wanted(requests(lm, 1)[0], PARAMS, top_logprobs=21),
         }
         for words, wanted in bad.items():
@@ -385,7 +397,7 @@ def test_a_slow_reader_keeps_nobody_back_and_what_waits_for_it_is_bounded():
     lm = endless()
 
     async def test(service):
-        request, (quick, slow) = requests(lm, 1)[0], (LONG.model_copy(update={"max_main_tokens": n}) for n in (60, 30))
+        request, (quick, slow) = requests(lm, 1)[0], (LONG.model_copy(update={"max_main_tokens": n}) for n in (40, 30))
         unread = service.submit([Wanted(request, slow)])
         await read(service.submit([Wanted(request, quick)]))
         while not unread.finished:
@@ -397,6 +409,14 @@ def test_a_slow_reader_keeps_nobody_back_and_what_waits_for_it_is_bounded():
 
 
 # --- the end
+
+
+def is_free(lock) -> bool:
+    """Can another thread have it? To be asked in one."""
+    free = lock.acquire(timeout=30)
+    if free:
+        lock.release()
+    return free
 
 
 def test_stopping_lets_what_runs_finish_and_takes_nothing_new():
@@ -443,8 +463,7 @@ def test_an_idle_service_takes_no_steps_and_holds_no_model():
     async def test(service):
         await read(service.submit([Wanted(requests(service.lm, 1)[0], PARAMS)]))
         steps = service.counters()["steps"]
-        free = await asyncio.to_thread(engine.backend.lock.acquire, True, 5)
-        assert free, "the model is held while nothing runs"
+        assert await asyncio.to_thread(is_free, engine.backend.lock), "the model is held while nothing runs"
         await asyncio.sleep(0.05)
         assert service.counters()["steps"] == steps
         assert threading.active_count() < 50

@@ -47,11 +47,11 @@ def serve(
     ] = None,
     timeout_s: Annotated[float | None, _option("Seconds that a request may take; 600 if left out.")] = None,
     drain_s: Annotated[float | None, _option("Seconds to finish what runs after SIGTERM; 30 if left out.")] = None,
-    weights_root: Annotated[
-        Path | None, _option("Folder in which models may lie whose weights POST /v1/weights takes; none without it.")
-    ] = None,
     cors_origin: Annotated[
         list[str] | None, _option("Origin whose pages may call from a browser; may be repeated. None by default.")
+    ] = None,
+    weights_folder: Annotated[
+        Path | None, _option("Folder from below which clients may load other weights of the model, as trainers do.")
     ] = None,
     choice: ModelChoice = ModelChoice(),
 ) -> None:
@@ -71,9 +71,9 @@ def serve(
         "host": host, "port": port, "api_keys": read_keys(api_key, api_key_file), "max_queue": max_queue,
         "max_tokens": max_tokens, "max_requests_per_key": max_requests_per_key,
         "max_step_branches": max_step_branches, "timeout_s": timeout_s,
-        "drain_s": drain_s, "cors_origins": tuple(cors_origin or ()), 
-        "weights_root": None if weights_root is None else str(weights_root), "max_num_seqs": choice.max_num_seqs,
+        "drain_s": drain_s, "cors_origins": tuple(cors_origin or ()), "max_num_seqs": choice.max_num_seqs,
         "kv_cache_memory_bytes": choice.kv_cache_memory_bytes,
+        "weights_folder": None if weights_folder is None else str(weights_folder.absolute()),
     }  # fmt: skip
     config = parse_config(ServeConfig, {key: value for key, value in given.items() if value is not None}, "serve")
     place = find_model(model)

@@ -70,8 +70,6 @@ class Engine:
         kv_cache_memory_bytes: int | None = None,
         max_step_branches: int | None = None,
     ) -> None:
-        if max_step_branches is not None and max_step_branches < 1:
-            raise UserError(f"max_step_branches={max_step_branches}: a step runs at least one branch; None: all")
         if max_num_seqs < 1 or prefill_chunk < 1:
             raise UserError(
                 "the engine needs at least one sequence and one token per chunk; "
@@ -90,6 +88,8 @@ class Engine:
                 f"{lm.model.config.model_type} needs, keeps a cache for each branch and cannot bound its memory; leave "
                 "it out and lower max_num_seqs"
             )
+        if max_step_branches is not None and max_step_branches < 1:
+            raise UserError(f"max_step_branches={max_step_branches}: a step runs at least one branch; None: all")
         self.scheduler = Scheduler(self._steps, max_num_seqs, kv_cache_memory_bytes, max_step_branches)
         self._events: list[Event] = []  # not yet delivered
         self._tags: dict[tuple[str, str], TagIds] = {}  # by dialect and summary_prefix

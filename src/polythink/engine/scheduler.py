@@ -48,7 +48,7 @@ class Scheduler:
         self, backend: Backend, max_num_seqs: int, memory: int | None = None, max_step_branches: int | None = None
     ) -> None:
         self.backend, self.max_num_seqs, self.memory = backend, max_num_seqs, memory
-        self.max_step_branches = max_step_branches
+        self.max_step_branches = max_step_branches  # may be set between steps
         self._turn = 0  # the trace that is the first to get what is left of a step's branches
         self.queued: deque[TraceState] = deque()  # in the order of their ids
         self.live: dict[int, TraceState] = {}  # by row
@@ -177,6 +177,8 @@ class Scheduler:
         """
         most = self.max_step_branches
         if most is None:
+            for state in running:
+                state.grant = None
             return
         left = most - len(running)
         wide = [state for state in running if state.width > 1]

@@ -45,6 +45,8 @@ class Codec:
         longest_first = sorted(self.controls.values(), key=len, reverse=True)
         self._spelling = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
         self.head: tuple[int, ...] = prompt_head(tokenizer)
+        self._literal: Tokenizer | None = None
+        self._spelt: dict[str, list[int]] = {}  # what was asked of it, by control token
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` as it stands. `UserError` for text outside of a closed vocabulary."""
@@ -122,7 +124,9 @@ class Codec:
 
     def _spelt_out(self, spelling: str) -> list[int]:
         """A control token's spelling as ordinary characters; `UserError` where the vocabulary cannot write it."""
-        ids = _without_special(self.exact or self.tokenizer, spelling)
+        ids = self._spelt.get(spelling)
+        if ids is None:
+            ids = self._spelt[spelling] = self._without_special(spelling)
         refused = self.controls if self.closed else self.ends
         if not refused or not any(i in refused for i in ids):
             return ids
@@ -130,6 +134,18 @@ class Codec:
             f"the text holds {spelling!r}, a control token of the model that its tokenizer cannot write as ordinary "
             "characters; take it out of the text"
         )
+
+    def _without_special(self, text: str) -> list[int]:
+        """The ids of a text in which special tokens are read as ordinary characters.
+
+        By a tokenizer of its own, made when the first text asks: others may be using this one in another thread.
+        """
+        if self.exact is None:
+            return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        if self._literal is None:
+            self._literal = Tokenizer.from_str(self.exact.to_str())
+            self._literal.encode_special_tokens = True
+        return self._literal.encode(text, add_special_tokens=False).ids
 
     def _hide(self, texts: Sequence[str], around: str) -> tuple[list[str], dict[str, str]]:
         """The texts with a mark for each control token that they spell, and what each mark stands for.
@@ -175,18 +191,6 @@ def _around(text: str, template: str) -> tuple[str, str, str]:
     if not (text.startswith(before) and text.endswith(after) and len(text) >= len(before) + len(after)):
         before = after = ""
     return before, text[len(before) : len(text) - len(after)], after
-
-
-def _without_special(tokenizer: Tokenizer | PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of a text in which special tokens are read as ordinary characters."""
-    if not isinstance(tokenizer, Tokenizer):
-        return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    before = tokenizer.encode_special_tokens
-    tokenizer.encode_special_tokens = True
-    try:
-        return tokenizer.encode(text, add_special_tokens=False).ids
-    finally:
-        tokenizer.encode_special_tokens = before
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:

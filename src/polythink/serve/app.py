@@ -17,7 +17,7 @@ from polythink.serve.guard import Guard
 if TYPE_CHECKING:
     from polythink.serve.service import Service
 
-ROUTERS = ("completions", "chat", "responses", "page", "weights")
+ROUTERS = ("completions", "weights", "chat", "responses", "page")
 
 
 def build_app(service: Service, config: ServeConfig) -> FastAPI:

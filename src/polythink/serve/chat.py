@@ -20,7 +20,7 @@ from polythink.engine.params import Request as TraceRequest
 from polythink.errors import UserError
 from polythink.serve.body import parsed
 from polythink.serve.choices import LEAST
-from polythink.serve.completions import MOST_TOP, CompletionRequest, StreamOptions, _stops
+from polythink.serve.completions import MOST_TOP, CompletionRequest, StreamOptions, stop_texts
 from polythink.serve.effort import params_with
 from polythink.serve.fields import MOST, Steering, check_model, key_of, new_id, now, seed_of
 from polythink.serve.finished import shown
@@ -30,7 +30,7 @@ from polythink.serve.linear import Delta, Linear
 from polythink.serve.messages import Message, prompt_of, turn_of
 from polythink.serve.prompts import Spelling as TokenSpelling
 from polythink.serve.sse import collect, events
-from polythink.serve.told import finish_reason, told_event, usage
+from polythink.serve.told import finish_reason, stop_reason, told_event, usage
 from polythink.trace.rollout import TRUNCATIONS, Rollout, Segment
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class ChatRequest(Steering):
     """Most tokens of a trace, all its paths and forced tokens included."""
     max_completion_tokens: int | None = Field(None, ge=1, le=MOST)
     """The same; OpenAI's newer name."""
-    stop: Annotated[list[str], BeforeValidator(_stops)] = []  # noqa: RUF012 (pydantic copies it)
+    stop: Annotated[list[str], BeforeValidator(stop_texts)] = []  # noqa: RUF012 (pydantic copies it)
     """The answer (not the thinking) ends before any of these strings."""
     stop_token_ids: list[int] = Field([], max_length=1024)
     """Tokens that end the answer."""
@@ -247,11 +247,17 @@ class Choice:
         return choice
 
     def _end(self) -> dict[str, Any]:
-        return {"finish_reason": finish_reason(self.rollout), "stop_reason": self.rollout.finish_reason}
+        stop = stop_reason(self.rollout, self.body.stop, self.body.stop_token_ids, self.tokens.decode)
+        return {"finish_reason": finish_reason(self.rollout), "stop_reason": stop}
 
     def _segments(self) -> dict[str, Any]:
         rollout = self.rollout
-        facts = {"tokens": rollout.tokens, "critical_path": rollout.critical_path, "text": rollout.text}
+        facts = {
+            "finish_reason": rollout.finish_reason,
+            "tokens": rollout.tokens,
+            "critical_path": rollout.critical_path,
+            "text": rollout.text,
+        }
         return {"segments": [self._segment(segment) for segment in rollout.segments], **facts}
 
     def _segment(self, segment: Segment) -> dict[str, Any]:

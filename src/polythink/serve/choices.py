@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from polythink.serve.prompts import Prompt, Spelling
-from polythink.serve.told import Linear, Piece, Token, finish_reason, told_event
+from polythink.serve.told import Linear, Piece, Token, finish_reason, stop_reason, told_event
 
 if TYPE_CHECKING:
     from polythink.serve.completions import CompletionRequest
@@ -46,13 +46,9 @@ class Choice:
     def stop_reason(self) -> str | int | None:
         """vLLM's: the stop string or the id of the stop token, None for any other end."""
         rollout = self.linear.rollout
-        if rollout is None or rollout.finish_reason != "stop":
+        if rollout is None:
             return None
-        last = rollout.segments[-1]
-        if last.tokens[-1] in self.body.stop_token_ids:
-            return last.tokens[-1]
-        whole = self.spelling.decode(last.tokens)
-        return next((stop for stop in self.body.stop if whole.startswith(stop, len(last.text))), None)
+        return stop_reason(rollout, self.body.stop, self.body.stop_token_ids, self.spelling.decode)
 
     def told(self, piece: Piece) -> dict[str, Any]:
         """The object of a chunk with this piece, or of the whole response if it is all."""

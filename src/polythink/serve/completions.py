@@ -50,7 +50,7 @@ def _prompt(given: Any) -> Any:
     return given
 
 
-def _stops(given: Any) -> Any:
+def stop_texts(given: Any) -> Any:
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts) or len(texts) > STOPS:
         raise ValueError(
@@ -92,7 +92,7 @@ class CompletionRequest(Steering):
     """Most tokens of a response; 16 if left out, or for a trace with blocks what the model's settings say."""
     n: int = Field(1, ge=1, le=1024)
     """Responses to each prompt: samples 0 to n - 1, or from `sample` on."""
-    stop: Annotated[list[str], BeforeValidator(_stops)] = []  # noqa: RUF012 (pydantic copies it)
+    stop: Annotated[list[str], BeforeValidator(stop_texts)] = []  # noqa: RUF012 (pydantic copies it)
     """The text ends before any of these strings."""
     stop_token_ids: list[int] = Field([], max_length=1024)
     """Tokens that end the response; the one that did is among the token ids, not in the text."""
@@ -145,7 +145,7 @@ def router(service: Service) -> APIRouter:
             return events(job.stream(generation), config.keep_alive_s, config.read_timeout_s)
         for update in await collect(request, generation) if generation else ():
             job.choices[update.index].feed(update)
-        return JSONResponse(job.whole())
+        return JSONResponse(job.whole(generation))
 
     return routes
 
@@ -198,11 +198,8 @@ class Job:
         body = self.body
         if body.max_tokens == 0:
             return None
-        plain = (
-            None
-            if body.steers
-            else Continuation(tuple(body.segment) if isinstance(body.segment, list) else body.segment, body.drawn)
-        )
+        segment = tuple(body.segment) if isinstance(body.segment, list) else body.segment
+        plain = None if body.steers else Continuation(segment, body.drawn)
         wanted = [
             Wanted(
                 TraceRequest(prompt.ids, body.problem, body.sample + number, plain=plain),
@@ -218,12 +215,12 @@ class Job:
         ]
         return self.service.submit(wanted, key, self.service.config.timeout_s)
 
-    def whole(self) -> dict[str, Any]:
+    def whole(self, generation: Generation | None) -> dict[str, Any]:
         """The response that is not streamed."""
         choices = [choice.told(choice.linear.told) for choice in self.choices]
-        rollouts = [choice.linear.rollout for choice in self.choices if choice.linear.rollout is not None]
-        versions = ",".join(dict.fromkeys(rollout.weight_version for rollout in rollouts))
-        return {**self.head, "choices": choices, "usage": self._usage(), "seed": self.seed, "weight_version": versions}
+        version = generation.weight_version if generation else ""
+        more = {"seed": self.seed} | ({"weight_version": version} if version else {})
+        return {**self.head, "choices": choices, "usage": self._usage(), **more}
 
     async def stream(self, generation: Generation | None) -> AsyncIterator[dict[str, Any]]:
         """The chunks. Their texts concatenate to that of the whole response."""

@@ -45,10 +45,10 @@ class ServeConfig(Config):
     """Seconds without an event after which a comment is written into a stream, so that proxies keep it open."""
     drain_s: float = Field(30.0, ge=0)
     """Seconds that running requests get to finish after SIGTERM or Ctrl-C; a second signal ends them at once."""
-    weights_root: str | None = None
-    """Folder in which model folders may lie whose weights `POST /v1/weights` takes; None: it takes none."""
     cors_origins: tuple[str, ...] = ()
     """Origins (`https://example.org`) whose pages may call the server from a browser; `*`: all. None by default."""
+    weights_folder: str | None = None
+    """Folder from below which `POST /v1/weights` may load other weights of the same model; None: it may not."""
     efforts: dict[Literal[EFFORTS], int] = Field(
         {"none": 0, "minimal": 1, "low": 2, "medium": 4, "high": 8, "xhigh": 16}, validate_default=True
     )

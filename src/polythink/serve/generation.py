@@ -77,6 +77,7 @@ class Generation:
         self._error: Interrupted | None = None
         self._arrived = asyncio.Event()
         self.finished = False  # nothing more comes
+        self.weight_version = ""  # that of the weights with which its traces were drawn, where these were changed
 
     @property
     def rollouts(self) -> list[Rollout]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Busy", "Generation", "Interrupted", "Scores", "Service", "Update", "Wanted"]
 State = Literal["starting", "serving", "stopping", "stopped"]
+# `max_step_branches` where none is given: as many as take about the time of reading the weights, where there is a GPU
+STEP_BRANCHES = {"cuda": 64}
 FIRST_GUESS = 5.0  # seconds that a request takes, before one has been measured
 
 
@@ -33,11 +35,15 @@ class Service:
     At most `max_num_seqs` (of the engine) traces run and `max_queue` more wait. They wait in one queue for each key,
     and the keys take turns: a client with many requests does not keep another one from a row. From then on it is first
     come, first served, each trace a row whatever its width: those that wait do so for a row or for memory, at most
-    until those before them have ended, and none is overtaken by a younger one of its key.
+    until those before them have ended, and none is overtaken by a younger one of its key. A step runs
+    `config.max_step_branches` branches (None: those of the engine, or 64 on a GPU and 16 elsewhere), at least one of
+    each live trace: paths of wide traces take turns, so a serial request keeps its pace beside them.
     """
 
     def __init__(self, engine: Engine, config: ServeConfig, name: str) -> None:
         self.engine, self.config, self.name, self.lm = engine, config, name, engine.lm
+        given = config.max_step_branches or engine.scheduler.max_step_branches
+        engine.scheduler.max_step_branches = given or STEP_BRANCHES.get(self.lm.device.type, 16)
         self.state: State = "starting"
         self._worker = Worker(engine, self._deliver)
         self._open: dict[Generation, tuple[str, float]] = {}  # key, and when it came
@@ -119,6 +125,26 @@ class Service:
             self._traces -= 1
             self._worker.send(lambda: self._worker.end_score(job))
 
+    async def change(self, change: Callable[[], None], weight_version: str) -> None:
+        """Change the model in the worker's thread while no trace is live: what runs finishes first, all else waits.
+
+        Requests that begin afterwards have this `weight_version`. What `change` raises is raised here.
+        """
+        loop = self._loop
+        done: asyncio.Future[None] = loop.create_future()
+
+        def work() -> None:
+            try:
+                change()
+            except Exception as error:
+                loop.call_soon_threadsafe(done.set_exception, error)
+            else:
+                self._worker.weight_version = weight_version
+                loop.call_soon_threadsafe(done.set_result, None)
+
+        self._worker.send(lambda: self._worker.change(work))
+        await asyncio.shield(done)
+
     def _check_ids(self, ids: Sequence[int]) -> None:
         vocabulary = self.lm.model.config.get_text_config().vocab_size
         wrong = next((id for id in ids if not 0 <= id < vocabulary), None)
@@ -158,37 +184,6 @@ class Service:
     def _until_free(self, at_once: int) -> float:
         """Seconds until one of so many requests that run at once ends, about: from one to sixty."""
         return min(max(self._duration / at_once, 1.0), 60.0)
-
-    @property
-    def weight_version(self) -> str:
-        """What the weights are called that are served now; "0" for those of the start."""
-        return self._worker.weight_version
-
-    @weight_version.setter
-    def weight_version(self, version: str) -> None:
-        self._worker.weight_version = version
-
-    async def alone(self, do: Callable[[], None]) -> None:
-        """Have something done in the worker's thread while no trace is live, after those that run have ended.
-
-        What waits goes on afterwards. Raises what `do` raises.
-        """
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def settle(error: BaseException | None) -> None:
-            if not done.done():
-                done.set_result(None) if error is None else done.set_exception(error)
-
-        def run() -> None:
-            error: BaseException | None = None
-            try:
-                do()
-            except Exception as found:
-                error = found
-            self._loop.call_soon_threadsafe(settle, error)
-
-        self._worker.send(lambda: self._worker.alone(run))
-        await done
 
     # --- what happens
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +119,19 @@ def finish_reason(rollout: Rollout) -> str:
     """OpenAI's word for why a trace ended: `length` where a budget ran out, `abort` where it was given up, `stop`."""
     reason = rollout.finish_reason
     return "length" if reason in CUT else "abort" if reason == "abort" else "stop"
+
+
+def stop_reason(
+    rollout: Rollout, stops: Sequence[str], stop_token_ids: Sequence[int], decode: Callable[[Sequence[int]], str]
+) -> str | int | None:
+    """vLLM's: the stop string or the id of the stop token, None for any other end."""
+    if rollout.finish_reason != "stop":
+        return None
+    last = rollout.segments[-1]
+    if last.tokens[-1] in stop_token_ids:
+        return last.tokens[-1]
+    whole = decode(last.tokens)
+    return next((stop for stop in stops if whole.startswith(stop, len(last.text))), None)
 
 
 def usage(prompts: Iterable[int], rollouts: Iterable[Rollout], answers_in_summary: bool) -> dict[str, Any]:

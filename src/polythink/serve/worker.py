@@ -73,9 +73,9 @@ class Worker:
         self._of: dict[int, tuple[Job, Follower]] = {}  # by id in the engine
         self._news: dict[Job, News] = {}
         self._scores: deque[ScoreJob] = deque()  # the first is being read
+        self._changes: deque[Callable[[], None]] = deque()  # to the model, each while no trace is live
+        self.weight_version = ""
         self._commands: deque[Callable[[], None]] = deque()
-        self._alone: deque[Callable[[], None]] = deque()  # what is to be done while no trace is live
-        self.weight_version = "0"
         self._wake = threading.Condition()
         self._closing = False
         self.thread = threading.Thread(target=self._run, name="polythink-engine", daemon=True)
@@ -122,9 +122,9 @@ class Worker:
             self._scores.remove(job)
             self.engine.scheduler.end_score(job.scoring)
 
-    def alone(self, do: Callable[[], None]) -> None:
-        """Have this done while no trace is live and nothing holds the model; what waits goes on afterwards."""
-        self._alone.append(do)
+    def change(self, change: Callable[[], None]) -> None:
+        """Do this once no trace is live: what has a row finishes first, all others wait for it."""
+        self._changes.append(change)
 
     def close(self) -> None:
         """End what is left, and the thread."""
@@ -141,26 +141,24 @@ class Worker:
     def _run(self) -> None:
         while not self._closing:
             with self._wake:
-                self._wake.wait_for(lambda: self._commands or self._jobs or self._scores)
+                self._wake.wait_for(lambda: self._commands or self._jobs or self._scores or self._changes)
             try:
                 with self.engine.hold():
                     self._obey()
-                    while (self._jobs or self._scores) and not self._closing and not self._resting:
+                    while (self._jobs or self._scores) and not self._closing and not self._may_change():
                         self._turn()
                         self._obey()
+                if self._may_change():  # outside of `hold`, in which weights stay as they are
+                    self._changes.popleft()()
             except Exception as error:  # the model cannot be made ready, or a fault of ours: the service goes on
                 self._fail(list(self._jobs), error)
                 self._fail_scores(error)
-            while self._alone and (self._resting or self._closing):
-                self._alone.popleft()()
             self._count()
             self._hand_over()
 
-    @property
-    def _resting(self) -> bool:
-        """Is something to be done alone, and can it be done now?"""
-        reads = bool(self._scores) and self._scores[0].scoring.row is not None
-        return bool(self._alone) and not self.engine.unfinished and not reads
+    def _may_change(self) -> bool:
+        reads = self._scores and self._scores[0].scoring.row is not None
+        return bool(self._changes) and not self.engine.unfinished and not reads
 
     def _obey(self) -> None:
         while self._commands:
@@ -177,7 +175,7 @@ class Worker:
                 events = []
             self.totals["steps"] += 1
             self._sort(events)
-        if self._scores and not self._resting:
+        if self._scores:
             self._score()
         if time.monotonic() > self._counted + COUNTED:
             self._count()
@@ -185,7 +183,7 @@ class Worker:
 
     def _feed(self) -> None:
         """Give the engine the next request once all that it has been given have rows, and so has what is scored."""
-        if self._alone or (self._scores and self._scores[0].scoring.row is None):
+        if self._changes or (self._scores and self._scores[0].scoring.row is None):
             return
         while self._queues and not self.engine.scheduler.queued:
             key, queue = next(iter(self._queues.items()))
@@ -194,6 +192,7 @@ class Worker:
             if not queue:
                 del self._queues[key]
             self.waiting -= job.left
+            job.generation.weight_version = self.weight_version
             for follower in job.followers:
                 id = self.engine.enqueue(follower.state)
                 job.ids.append(id)
@@ -202,6 +201,8 @@ class Worker:
     def _score(self) -> None:
         """Read a chunk of the prompt that is being scored."""
         job = self._scores[0]
+        if self._changes and job.scoring.row is None:
+            return
         try:
             if self.engine.score(job.scoring):
                 self._scores.popleft()
@@ -279,7 +280,6 @@ class Worker:
     def _finish(self, job: Job, update: Update) -> None:
         """One of its traces is done."""
         rollout = update.event.rollout
-        rollout.weight_version = self.weight_version
         self.totals["aborted" if rollout.finish_reason == "abort" else "finished"] += 1
         self.totals["tokens"] += rollout.tokens
         job.left -= 1

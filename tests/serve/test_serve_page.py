@@ -1,0 +1,35 @@
+"""docs/serve.md: its commands work as written, and it names each field that is ignored or refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from polythink.serve.chat import ChatRequest
+from polythink.serve.responses import ResponsesRequest
+
+PAGE = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
+COMMANDS = re.findall(r"```bash\n(curl .*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_works_as_written(thinking_server, command):
+    assert "http://127.0.0.1:8000" in command
+    here = command.replace("http://127.0.0.1:8000", thinking_server.url).replace("curl", "curl -sSf --noproxy '*'")
+    answer = subprocess.run(["bash", "-c", here], capture_output=True, text=True, timeout=60, check=True).stdout
+    if "stream" in command:
+        assert answer.endswith("data: [DONE]\n\n")
+    else:
+        assert json.loads(answer)["usage"]["total_tokens"] > 0
+
+
+@pytest.mark.parametrize("request_model", [ChatRequest, ResponsesRequest])
+def test_the_page_names_the_fields_that_mean_nothing_or_are_refused(request_model):
+    common = {"priority", "request_id", "stream_options"}  # vLLM's, and options of streams
+    assert all(f"`{name}`" in PAGE for name in (request_model.ignored | set(request_model.refused)) - common)
