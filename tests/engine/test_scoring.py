@@ -33,7 +33,9 @@ def exact(lm, ids) -> np.ndarray:
     return logits.log_softmax(-1).cpu().numpy()
 
 
-@pytest.mark.parametrize("kind", ["lean", "flat", "padded", "recurrent", "ahead"])
+@pytest.mark.parametrize(
+    "kind", ["lean", "recurrent", "ahead", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("flat", "padded"))]
+)
 def test_scores_are_those_of_one_forward_whatever_else_runs(kind, monkeypatch):
     engine = engine_of(kind, max_num_seqs=2)
     lm, (a, b) = engine.lm, requests(engine.lm, 2)

@@ -16,7 +16,12 @@ from polythink.errors import UserError
 from polythink.models.logprobs import logits_after
 
 BUDGETS = {"max_main_tokens": 8, "max_path_tokens": 6, "max_summary_tokens": 4, "max_trace_tokens": 70}
-KINDS = ("lean", "flat", "padded", "recurrent", "graphed", "ahead")
+KINDS = (
+    "lean",
+    "recurrent",
+    "ahead",
+    *(pytest.param(kind, marks=pytest.mark.long) for kind in ("flat", "padded", "graphed")),
+)
 
 
 def engine_of(kind: str) -> Engine:

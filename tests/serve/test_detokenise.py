@@ -44,3 +44,35 @@ def test_the_pieces_are_the_text_of_the_whole(name):
         assert "".join(found) == codec.decode(tokens)
         streamed += found[-1] == ""
     assert streamed > 50, "everything is held back to the end"
+
+
+def test_text_costs_as_much_at_the_end_of_a_segment_as_at_its_beginning():
+    """Counted in tokens that are decoded, for bytes that are never a character too."""
+    codec = codec_of("bytes")
+    decoding, counted = Decoding(codec), []
+    decode = decoding.decode
+    decoding.decode = lambda tokens: (counted.append(len(tokens)), decode(tokens))[1]
+    bad = next(i for i in range(len(codec.tokenizer)) if decode([i]) == "\ufffd")
+    for tokens in ([bad] * 2000, codec.encode("a é 漢 😀 " * 200)):
+        segment = Detokeniser(decoding)
+        counted.clear()
+        assert "".join([segment.add(t) for t in tokens] + [segment.end()]) == decode(tokens)
+        assert sum(counted) < 60 * len(tokens)
+
+
+def test_an_unknown_kind_of_text_comes_whole_at_the_end_of_its_segment(caplog):
+    """A decoder that turns the text round: nothing can be told before all is known."""
+    codec = codec_of("words")
+    plain = codec.decode
+    codec.decode = lambda ids: plain(ids)[::-1]
+    decoding = Decoding(codec)
+    assert not decoding.bit_by_bit
+    assert "whole segments" in caplog.text
+    tokens = codec.encode("a bc d a")
+    assert pieces(decoding, tokens) == ["", "", "", "", codec.decode(tokens)]
+
+
+def test_characters_come_when_they_are_whole():
+    codec = codec_of("bytes")
+    tokens = codec.encode("é😀a")
+    assert pieces(Decoding(codec), tokens) == ["", "é", "", "", "", "😀", "a", ""]

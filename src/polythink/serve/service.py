@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from polythink.serve.config import ServeConfig
 
 __all__ = ["Busy", "Generation", "Interrupted", "Scores", "Service", "Update", "Wanted"]
-State = Literal["starting", "serving", "stopping", "stopped"]
+State = Literal["starting", "serving", "stopping", "stopped", "failed"]
 # `max_step_branches` where none is given: as many as take about the time of reading the weights, where there is a GPU
 STEP_BRANCHES = {"cuda": 64}
 FIRST_GUESS = 5.0  # seconds that a request takes, before one has been measured
@@ -37,23 +37,31 @@ class Service:
     come, first served, each trace a row whatever its width: those that wait do so for a row or for memory, at most
     until those before them have ended, and none is overtaken by a younger one of its key. A step runs
     `config.max_step_branches` branches (None: those of the engine, or 64 on a GPU and 16 elsewhere), at least one of
-    each live trace: paths of wide traces take turns, so a serial request keeps its pace beside them.
+    each live trace: paths of wide traces take turns, so a serial request keeps its pace beside them. Where memory runs
+    short the youngest trace is preempted, and is the next to run again. So the oldest always goes on, and nothing
+    starves; the price is that what does not fit at the head of the queue keeps those after it waiting.
     """
 
     def __init__(self, engine: Engine, config: ServeConfig, name: str) -> None:
         self.engine, self.config, self.name, self.lm = engine, config, name, engine.lm
         given = config.max_step_branches or engine.scheduler.max_step_branches
         engine.scheduler.max_step_branches = given or STEP_BRANCHES.get(self.lm.device.type, 16)
-        self.state: State = "starting"
+        self._state: State = "starting"
         self._worker = Worker(engine, self._deliver)
         self._open: dict[Generation, tuple[str, float]] = {}  # key, and when it came
         self._of_key: Counter[str] = Counter()
-        self._traces = 0  # that are not done
+        self._traces = 0  # that are not done, and prompts that are being scored
+        self._scoring = 0  # such prompts
         self._duration = FIRST_GUESS  # seconds that a request takes, the last ones counting most
         self._idle = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     # --- the service's life
+
+    @property
+    def state(self) -> State:
+        """ "failed": the engine's thread has ended by a fault of ours; nothing is served any more."""
+        return "failed" if self._state == "serving" and not self._worker.thread.is_alive() else self._state
 
     async def start(self) -> None:
         """Begin to serve."""
@@ -62,19 +70,19 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._idle.set()
         self._worker.thread.start()
-        self.state = "serving"
+        self._state = "serving"
 
     async def stop(self, drain_s: float) -> None:
         """Refuse new requests, let those that were accepted finish within so many seconds, and end the others.
 
         Those raise `Interrupted` after what they have brought.
         """
-        self.state = "stopping"
+        self._state = "stopping"
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), drain_s)
         self._worker.send(self._worker.close)
         await asyncio.to_thread(self._worker.thread.join)
-        self.state = "stopped"
+        self._state = "stopped"
 
     # --- requests
 
@@ -116,6 +124,8 @@ class Service:
 
         job = ScoreJob(self.engine.scoring(ids, top), lambda result: loop.call_soon_threadsafe(arrived, result))
         self._traces += 1
+        self._scoring += 1
+        self._idle.clear()
         self._worker.send(lambda: self._worker.score(job))
         try:
             return await asyncio.wait_for(found, self.config.timeout_s)
@@ -123,7 +133,9 @@ class Service:
             raise Interrupted(TOO_LONG, "timeout") from None
         finally:
             self._traces -= 1
+            self._scoring -= 1
             self._worker.send(lambda: self._worker.end_score(job))
+            self._rest()
 
     async def change(self, change: Callable[[], None], weight_version: str) -> None:
         """Change the model in the worker's thread while no trace is live: what runs finishes first, all else waits.
@@ -207,7 +219,11 @@ class Service:
                 self._traces -= each.lost
                 if each.error is None:
                     self._duration += 0.2 * (time.monotonic() - came - self._duration)
-        if not self._open:
+        self._rest()
+
+    def _rest(self) -> None:
+        """Say so if nothing is to be done."""
+        if not self._open and not self._scoring:
             self._idle.set()
 
     def counters(self) -> dict[str, float]:

@@ -139,6 +139,16 @@ class Worker:
     # --- the thread
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:
+            log.exception("the engine's thread has ended; the server must be started again")
+            told = _told(error)
+            self._fail_scores(error)
+            self.deliver([News(job, finished=True, lost=job.left, error=told) for job in self._jobs])
+            raise
+
+    def _serve(self) -> None:
         while not self._closing:
             with self._wake:
                 self._wake.wait_for(lambda: self._commands or self._jobs or self._scores or self._changes)
@@ -242,7 +252,7 @@ class Worker:
             news.finished, news.lost = True, job.left
             news.error = told
 
-    def _fail_scores(self, error: Exception) -> None:
+    def _fail_scores(self, error: BaseException) -> None:
         """What is scored has failed."""
         while self._scores:
             self._scores.popleft().tell(_told(error))
@@ -300,7 +310,7 @@ class Worker:
         self.kv_bytes = self.engine.scheduler.claimed
 
 
-def _told(error: Exception) -> Interrupted:
+def _told(error: BaseException) -> Interrupted:
     """What clients are told of a failure of the model; the log has more."""
     known = isinstance(error, UserError)
     log.error("the model failed: %s", error, exc_info=None if known else error)
