@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_e
 from polythink.errors import UserError, install_extra
 from polythink.run.config import parse_config, read_text
 from polythink.serve.config import ServeConfig
+
+if TYPE_CHECKING:
+    from polythink.engine.params import SamplingParams
 
 KEY_VARIABLE = "POLYTHINK_API_KEY"
 
@@ -65,23 +68,27 @@ def serve(
 
     Example: POLYTHINK_API_KEY=... polythink serve runs/smoke --host 0.0.0.0 paths=4
     """
-    if missing := [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]:
-        raise UserError(f"the server needs {', '.join(missing)}; {install_extra('serve')} installs it")
     given = {
         "host": host, "port": port, "api_keys": read_keys(api_key, api_key_file), "max_queue": max_queue,
-        "max_tokens": max_tokens, "max_requests_per_key": max_requests_per_key,
-        "max_step_branches": max_step_branches, "timeout_s": timeout_s,
-        "drain_s": drain_s, "cors_origins": tuple(cors_origin or ()), "max_num_seqs": choice.max_num_seqs,
-        "kv_cache_memory_bytes": choice.kv_cache_memory_bytes,
+        "max_tokens": max_tokens, "max_requests_per_key": max_requests_per_key, "timeout_s": timeout_s,
+        "max_step_branches": max_step_branches, "drain_s": drain_s, "cors_origins": tuple(cors_origin or ()),
+        "max_num_seqs": choice.max_num_seqs, "kv_cache_memory_bytes": choice.kv_cache_memory_bytes,
         "weights_folder": None if weights_folder is None else str(weights_folder.absolute()),
     }  # fmt: skip
     config = parse_config(ServeConfig, {key: value for key, value in given.items() if value is not None}, "serve")
     place = find_model(model)
     params = params_for(place, choice, overrides or [])
+    serve_model(place, choice, params, config, served_model_name or name_of(model, place))
+
+
+def serve_model(place: str, choice: ModelChoice, params: SamplingParams, config: ServeConfig, name: str) -> None:
+    """Serve until a signal. `params` are what holds where a request says nothing."""
+    if missing := [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]:
+        raise UserError(f"the server needs {', '.join(missing)}; {install_extra('serve')} installs it")
 
     from polythink.serve.run import bind, run
 
-    with bind(config) as listener:
+    with bind(config) as listener:  # before the model is loaded: a port that is taken is known at once
         engine = open_engine(place, choice, max_step_branches=config.max_step_branches)
 
         from polythink.serve.app import build_app
@@ -89,7 +96,7 @@ def serve(
 
         decoding = params.model_dump(exclude={"mode"}, exclude_unset=True)
         engine.lm.settings = replace(engine.lm.settings, mode=params.mode, decoding=decoding)
-        service = Service(engine, config, served_model_name or name_of(model, place))
+        service = Service(engine, config, name)
         run(build_app(service, config), service, config, listener, partial(print, flush=True))
 
 

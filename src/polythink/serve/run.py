@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import resource
@@ -81,6 +82,8 @@ def run(
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # one for each connection
+    gc.collect()
+    gc.freeze()  # what is there for good is not looked through again, and what requests leave is collected sooner
     asyncio.run(_run(app, service, config, listener, say))
 
 

@@ -56,6 +56,12 @@ class Service:
         self._idle = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    @property
+    def alive(self) -> bool:
+        """Does the thread that steps the engine live? Where it does not while the state is "serving", a fault of ours
+        has ended it, and nothing will be answered any more."""
+        return self._worker.thread.is_alive()
+
     # --- the service's life
 
     @property

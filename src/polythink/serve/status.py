@@ -61,7 +61,7 @@ def router(service: Service, answers: Counter[tuple[str, str, int]]) -> APIRoute
 
     @routes.get("/health")
     async def health() -> JSONResponse:
-        state = service.state
+        state = service.state if service.state != "serving" or service.alive else "dead"
         return JSONResponse({"status": state}, 200 if state == "serving" else 503)
 
     @routes.get("/version")
