@@ -35,7 +35,7 @@ def test_a_teacher_that_drips_does_not_hang_a_cold_start(server):
     server.acts = lambda number, body: "drip"
     with (
         Endpoint(EndpointConfig(url=server.base, model="m", timeout=30, time_limit=0.2)) as teacher,
-        pytest.raises(CallError, match="timeout: not whole after 0.2 seconds"),
+        pytest.raises(CallError, match=r"timeout: not whole after 0.2 seconds"),
     ):
         teacher(Problem("k", "q", "a"), "q", 0)
 
