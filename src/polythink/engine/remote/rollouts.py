@@ -124,8 +124,8 @@ class HttpRollouts:
         each = [params] * len(requests) if isinstance(params, SamplingParams) else list(params)
         if len(each) != len(requests):
             raise UserError(f"{len(requests)} requests and {len(each)} SamplingParams; give one for all or one each")
-        for own in dict.fromkeys(map(id, each)):
-            self._check(next(p for p in each if id(p) == own))
+        for own in {id(own): own for own in each}.values():
+            self._check(own)
         with Progress(len(requests), label) as progress:
             call = _Call(self, requests, each, seed, on_event, progress)
             with closing(run_jobs(call, call.ask, call.record, self.config.concurrency)) as done:
