@@ -30,7 +30,8 @@ WITHOUT_TORCH = ("trace", "run", "problems", "rewards", "teachers", "report", "c
 LIGHT_MODULES = (  # of the other rooms: what reads and checks a recipe
     "polythink", "polythink.bench", "polythink.bench.cases", "polythink.bench.floor", "polythink.bench.options",
     "polythink.bench.shapes", "polythink.bench.table", "polythink.engine", "polythink.engine.params",
-    "polythink.engine.protocol", "polythink.evaluate", "polythink.evaluate.config", "polythink.models.config",
+    "polythink.engine.protocol", "polythink.engine.remote.config", "polythink.evaluate", "polythink.evaluate.config",
+    "polythink.models.config",
     "polythink.models.settings", "polythink.pipeline.plan",
     "polythink.pipeline.recipe", "polythink.pipeline.stage", "polythink.pipeline.experiment", "polythink.train.config",
     "polythink.pipeline.schedule", "polythink.pipeline.board", "polythink.pipeline.results_table",

@@ -12,10 +12,10 @@ import pytest
 from helpers.coldstart import QUICK, ask, record
 from polythink.errors import UserError
 from polythink.problems.prompts import get_prompt
+from polythink.run.address import chat_url, read_address, without_password
 from polythink.run.config import dump_yaml
-from polythink.teachers.address import read_address, without_password
 from polythink.teachers.coldstart import run_coldstart
-from polythink.teachers.endpoint import Endpoint, EndpointConfig, chat_url
+from polythink.teachers.endpoint import Endpoint, EndpointConfig
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy")
 ADDRESSES = {

@@ -12,7 +12,7 @@ import pytest
 from helpers.chat_server import chat
 from helpers.coldstart import ask, last_rows, record
 from polythink.errors import UserError
-from polythink.teachers.responses import one_line, retry_after, words_of
+from polythink.run.server_words import one_line, retry_after, words_of
 from polythink.teachers.rows import check_kept
 
 HALF = "Half a solution \\boxed{4} and th"

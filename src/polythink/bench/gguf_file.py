@@ -1,7 +1,8 @@
-"""The weights of a Qwen3 as a GGUF file for llama.cpp, without a vocabulary. Needs the package `gguf`."""
+"""The weights of a Qwen3 as a GGUF file for llama.cpp. Needs the package `gguf`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,8 +16,12 @@ NAMES = {  # of transformers -> of llama.cpp
 }  # fmt: skip
 
 
-def write_gguf(model: torch.nn.Module, file: Path) -> None:
-    """Write a transformers Qwen3 in its own dtype; vectors in float32, as llama.cpp wants them."""
+def write_gguf(model: torch.nn.Module, file: Path, tokens: Sequence[str] = (), end: int = 0) -> None:
+    """Write a transformers Qwen3 in its own dtype; vectors in float32, as llama.cpp wants them.
+
+    A server of it needs a vocabulary: the text of each token id, and the end token. It is one for token ids as prompts
+    alone, since how text is split into tokens is not written.
+    """
     import gguf
 
     config = model.config
@@ -31,8 +36,15 @@ def write_gguf(model: torch.nn.Module, file: Path) -> None:
     writer.add_value_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_tokenizer_model("no_vocab")
+    writer.add_tokenizer_model("llama" if tokens else "no_vocab")
     writer.add_vocab_size(config.vocab_size)
+    if tokens:
+        writer.add_token_list([token.encode() for token in tokens])
+        writer.add_token_scores([0.0] * len(tokens))
+        writer.add_token_types([gguf.TokenType.USER_DEFINED] * len(tokens))
+        writer.add_eos_token_id(end)
+        writer.add_bos_token_id(end)
+        writer.add_add_bos_token(False)
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue

@@ -29,6 +29,7 @@ COMMANDS = {
     "params": ("params:params", TRAINING, "Count parameters and operations by module."),
     "bench": ("bench:app", MODELS, "Time decoding beside other engines and the floor."),
     "generate": ("generate:generate", MODELS, "Answer prompts, paths side by side."),
+    "chat": ("chat:chat", MODELS, "Talk with a model, and watch its paths."),
     "serve": ("serve:serve", MODELS, "Serve a model to OpenAI clients and a browser."),
     "eval": ("eval:evaluate", MODELS, "Measure a model on a set of problems."),
     "data": ("data:app", FILES, "List problem sets, make a cold start, grade texts."),

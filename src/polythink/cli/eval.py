@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polythink.cli import console
-from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, params_for, with_model_options
+from polythink.cli.model import (
+    Decoding,
+    Model,
+    ModelChoice,
+    backend_of,
+    find_model,
+    params_for,
+    rollouts_of,
+    with_model_options,
+)
 from polythink.cli.options import Limit, complete_problems
 from polythink.errors import UserError
 from polythink.evaluate.config import CompareConfig, TunnelConfig
@@ -17,12 +26,13 @@ from polythink.evaluate.metrics import describe, show
 from polythink.problems.problem import ANSWER_RULES
 from polythink.problems.prompts import OVERLONG
 from polythink.problems.sets import load_problems
+from polythink.run.address import without_password
 from polythink.run.config import apply_overrides, parse_config
 from polythink.run.folder import check_new_folder, sweep
 from polythink.run.table import markdown_table
 
 if TYPE_CHECKING:
-    from polythink.engine.engine import Engine
+    from polythink.engine.protocol import RolloutBackend
     from polythink.problems.problem import ProblemSet
     from polythink.run.config import Config
 
@@ -53,6 +63,9 @@ def evaluate(
     compare: Annotated[bool, typer.Option("--compare", help="Compare ways to answer.")] = False,
     tunnel: Annotated[bool, typer.Option("--tunnel", help="Look for tunnel vision.")] = False,
     heads: Annotated[bool, typer.Option("--heads", help="Compare attention heads too.")] = False,
+    rollouts: Annotated[
+        str | None, typer.Option(metavar="URL", help="Completions server that draws the responses, such as vLLM.")
+    ] = None,
     choice: ModelChoice = ModelChoice(),
 ) -> None:
     """Measure a model on a set of problems.
@@ -67,11 +80,17 @@ def evaluate(
 
     Example: polythink eval runs/smoke --problems countdown-hard:heldout --limit 100 --out runs/smoke-tunnel
     --tunnel "tunnel.budgets=[8,16]"
+
+    Example: polythink eval runs/smoke --problems countdown-hard:heldout --limit 100 --out runs/smoke-served
+    --rollouts http://localhost:8000/v1 mode=reread rollouts.concurrency=32
     """
     if compare + tunnel + (greedy or heads) > 1:
         raise UserError("--compare, --tunnel, and --greedy or --heads are three things; run them one after another")
     kind = "compare" if compare else "tunnel" if tunnel else ""
-    options, changes = options_of(kind, overrides or [], samples)
+    if heads and rollouts:
+        raise UserError("--heads looks at attention inside the model, and --rollouts names a server; leave one out")
+    remote, changes = rollouts_of(rollouts, choice, overrides or [])
+    options, changes = options_of(kind, changes, samples)
     place = find_model(model)
     if overlong_prompts not in OVERLONG:
         raise UserError(f"--overlong is {' or '.join(OVERLONG)}, not {overlong_prompts!r}")
@@ -82,14 +101,16 @@ def evaluate(
     asked: dict[str, Any] = {
         "params": params_for(place, choice, changes), "seed": seed, "out": out, "resume": resume,
         "overlong_prompts": overlong_prompts, "answers": answers,
-        "about": {"model": model, "problems": f"{problems}:{split}" if split else problems, "limit": limit},
+        "about": {"model": model, "problems": f"{problems}:{split}" if split else problems, "limit": limit}
+        | ({"device": without_password(remote.url)} if remote else {}),
     }  # fmt: skip
     found = load_problems(problems, split=split, limit=limit, seed=seed)
-    if options is None:
-        _evaluate(open_engine(place, choice), found, heads, **asked, samples=samples, greedy=greedy)
-    else:
-        engine = open_engine(place, choice, options.max_num_seqs, options.kv_cache_memory_bytes)
-        _study(engine, found, options, **asked)
+    limits = (options.max_num_seqs, options.kv_cache_memory_bytes) if options else ()
+    with backend_of(place, choice, remote, *limits) as backend:
+        if options is None:
+            _evaluate(backend, found, heads, **asked, samples=samples, greedy=greedy)
+        else:
+            _study(backend, found, options, **asked)
     sweep(out)
 
 
@@ -118,7 +139,7 @@ def options_of(kind: str, overrides: Sequence[str], samples: int) -> tuple[Confi
     return options, [text for text in overrides if text not in own]
 
 
-def _evaluate(engine: Engine, found: ProblemSet, heads: bool, **asked: Any) -> None:
+def _evaluate(engine: RolloutBackend, found: ProblemSet, heads: bool, **asked: Any) -> None:
     """Evaluate with the arguments of `evaluate.run.evaluate`; a table of the metrics on the console."""
     from polythink.evaluate.run import evaluate as run_evaluation
 
@@ -134,7 +155,7 @@ def _evaluate(engine: Engine, found: ProblemSet, heads: bool, **asked: Any) -> N
         save(found_heads, asked["out"] / FILE)
 
 
-def _study(engine: Engine, found: ProblemSet, options: Config, **asked: Any) -> None:
+def _study(engine: RolloutBackend, found: ProblemSet, options: Config, **asked: Any) -> None:
     """Compare, or look for tunnel vision; a table on the console, everything in the report."""
     from polythink.evaluate.compare import compare
     from polythink.evaluate.tunnel import tunnel

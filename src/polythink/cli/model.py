@@ -8,7 +8,8 @@ from __future__ import annotations
 import inspect
 import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
@@ -29,6 +30,8 @@ from polythink.trace.dialect import DIALECTS
 if TYPE_CHECKING:
     from polythink.engine.engine import Engine
     from polythink.engine.params import SamplingParams
+    from polythink.engine.protocol import RolloutBackend
+    from polythink.engine.remote.config import RemoteConfig
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
 DTYPES = ("float32", "bfloat16", "float16")
@@ -178,3 +181,47 @@ def open_engine(
     memory = chosen.pop("kv_cache_memory_bytes") or kv_cache_memory_bytes
     limits = {"kv_cache_memory_bytes": memory, "max_step_branches": max_step_branches}
     return Engine(load(model, **chosen), max_num_seqs, **limits)
+
+
+def rollouts_of(
+    url: str | None, choice: ModelChoice, overrides: Sequence[str]
+) -> tuple[RemoteConfig | None, list[str]]:
+    """The server that --rollouts names, None without it, and the overrides that are not its own (`rollouts.KEY`).
+
+    An evaluation reads no log-probabilities, so none are asked for unless `rollouts.logprobs` says so.
+    """
+    from polythink.engine.remote.config import RemoteConfig
+
+    own = [text for text in overrides if text.partition(".")[0] == "rollouts"]
+    if url is None:
+        if own:
+            raise UserError(f"{own[0]} belongs to --rollouts, which was not given")
+        return None, list(overrides)
+    here = ("device", "dtype", "max_num_seqs", "kv_cache_memory_bytes")
+    if given := [name for name in here if getattr(choice, name) is not None]:
+        raise UserError(f"--{given[0].replace('_', '-')} is of a model in this process, and --rollouts names a server")
+    data = apply_overrides({"rollouts": {"url": url, "logprobs": "none"}}, own)["rollouts"]
+    return parse_config(RemoteConfig, data, "--rollouts"), [text for text in overrides if text not in own]
+
+
+@contextmanager
+def backend_of(
+    model: str, choice: ModelChoice, remote: RemoteConfig | None, *limits: int | None
+) -> Iterator[RolloutBackend]:
+    """What draws rollouts of the model as chosen: an engine here (`limits`: see `open_engine`), or a server.
+
+    Of a server's model the folder gives the tokenizer and the settings.
+    """
+    if remote is None:
+        yield open_engine(model, choice, *limits)
+        return
+    if not Path(model).is_dir():
+        check_hub(model)
+    from polythink.engine.remote.rollouts import HttpRollouts
+    from polythink.models.lm import load_vocabulary
+
+    prompt = get_prompt(choice.prompt) if choice.prompt else None
+    vocabulary = load_vocabulary(model, dialect=choice.dialect, mode=choice.mode, prompt=prompt, chat=choice.chat)
+    with HttpRollouts(remote, vocabulary) as backend:
+        console.announce(f"asking {backend.served.server.name} for {backend.served.model} ...")
+        yield backend

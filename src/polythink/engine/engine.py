@@ -203,7 +203,7 @@ class Engine:
         events, state = self._take_events((id,)), self.scheduler.abort(id)
         if state is not None:
             state.stop_here(reason)
-            events.append(state.event("done", state.last, rollout=self._rollout(state)))
+            events.append(state.event("done", state.last, rollout=state.rollout()))
         return events
 
     def scoring(self, ids: Sequence[int], top: int = 0) -> Scoring:
@@ -299,12 +299,7 @@ class Engine:
         for row in [row for row, state in live.items() if state.done]:
             state = live[row]
             self.scheduler.release(row)
-            self._events.append(state.event("done", state.last, rollout=self._rollout(state)))
-
-    def _rollout(self, state: TraceState) -> Rollout:
-        for record in state.records[1:]:
-            record.text = "" if record.kind == "copy" else self.lm.decode(record.tokens)
-        return state.rollout()
+            self._events.append(state.event("done", state.last, rollout=state.rollout()))
 
     def _take_events(self, ids: Container[int] | None = None) -> list[Event]:
         """Take the undelivered events, or those of some requests: a nested `generate` leaves the others' alone."""

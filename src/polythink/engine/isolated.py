@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from polythink.engine.sampling import stream_key
 from polythink.engine.texts import Block, Text, blocks_in, in_text_order, most_tokens
 from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
@@ -59,7 +58,7 @@ class IsolatedState(TraceState):
         Those of the outermost text are numbered; deeper ones are named by the stream of the text they lie in.
         """
         text.streams += 1
-        return stream_key(text.base, self.request.problem, self.request.sample, text.streams)
+        return self._key(text.base, text.streams)
 
     def _go_on(self, text: Text, follows: tuple[int, ...]) -> None:
         """Open the text's next segment: its first one, or what comes after a block in it."""

@@ -154,11 +154,11 @@ class SamplingParams(Config):
 class Continuation:
     """A response without blocks, in which tags are tokens like any other, in `sequential` mode.
 
-    It is drawn with the random numbers of segment number `segment` of a trace (of its outermost text, from 1), from
-    number `drawn` on.
+    It is drawn with the random numbers of segment number `segment` of a trace (of its outermost text, from 1; several
+    numbers lead to a segment in a path or summary: that text's own, then the segment's in it), from number `drawn` on.
     """
 
-    segment: int = 1
+    segment: int | tuple[int, ...] = 1
     drawn: int = 0
 
 

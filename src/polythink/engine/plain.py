@@ -7,7 +7,6 @@ so here: with `Continuation` each part is drawn with the random numbers that it 
 from __future__ import annotations
 
 from polythink.engine.inputs import Branch
-from polythink.engine.sampling import stream_key
 from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
 
@@ -23,7 +22,9 @@ class PlainState(TraceState):
     def _start(self) -> None:
         size, plain = len(self.request.prompt), self.request.plain
         self.budget = min(self.budget, self.context - size)
-        key = stream_key(self.seed, self.request.problem, self.request.sample, plain.segment)
+        key = self.seed
+        for number in (plain.segment,) if isinstance(plain.segment, int) else plain.segment:
+            key = self._key(key, number)
         segment = self._open("main", (0,), -1, 0)
         record = self.records[segment]
         branch = Branch(segment, record, size, key, self.params.temperature, drawn=plain.drawn)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from polythink.engine.inputs import Branch
-from polythink.engine.sampling import stream_key
 from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
 
@@ -37,8 +36,9 @@ class SequentialState(TraceState):
         self.budget = min(self.budget, self.context - len(self.request.prompt))
         self.frames: list[Frame] = []  # the texts with an open block, outermost first
         self.opened_here = 0  # blocks opened in the text that is being written
-        key = stream_key(self.seed, self.request.problem, self.request.sample, 1)
-        branch = Branch(0, self.records[0], len(self.request.prompt), key, self.params.temperature_of("main"))
+        branch = Branch(
+            0, self.records[0], len(self.request.prompt), self._key(self.seed, 1), self.params.temperature_of("main")
+        )
         self._move(branch, "main", -1, 0)
         self._allow(branch, self.budget)
         self._want(branch)
@@ -84,7 +84,7 @@ class SequentialState(TraceState):
         return bool(branch.record.finish_reason)
 
     def _plain_room(self, branch: Branch) -> int:
-        return 0 if self._between(branch) else branch.limit - 1
+        return 0 if self._between(branch) else self.reach(branch) - 1
 
     def _opens(self, token: int, label: int | None) -> bool:
         """Does the token open a block in the text that is being written?"""

@@ -63,15 +63,16 @@ class StructuredState(IsolatedState):
         else:
             self._on_inner_token(branch, token, logprob, read)
 
-    def _plain_room(self, text: Text) -> int:
-        if text.plan is not None:
-            return 0
-        room, at = text.limit - 1, self._first_fork
+    def reach(self, text: Text) -> int:
+        reach, at = text.limit, self._first_fork
         if text.depth == 0 and text.blocks == 0 and at is not None and at > text.drawn:
-            room = min(room, at - text.drawn - 1)
+            reach = min(reach, at - text.drawn)
         if self.probing is not None:
-            room = min(room, self.probing.room(text))
-        return room
+            reach = min(reach, self.probing.room(text) + 1)
+        return reach
+
+    def _plain_room(self, text: Text) -> int:
+        return 0 if text.plan is not None else self.reach(text) - 1
 
     def _read(self, text: Text, token: int) -> Read:
         """What the token is to a block that the text is about to open."""

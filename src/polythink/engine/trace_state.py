@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from polythink.engine.inputs import Branch, Tokens
 from polythink.engine.params import Event, Request, SamplingParams
+from polythink.engine.sampling import stream_key
 from polythink.engine.tag_ids import TagIds
 from polythink.errors import UserError
 from polythink.trace.rollout import TRUNCATIONS, Rollout, Segment
@@ -42,6 +43,7 @@ class TraceState(Tokens):
         self.follows: list[tuple[int, ...]] = []
         self.labels: list[int] = []  # path number of each segment, 0 elsewhere
         self.scales: list[float] = []  # of each segment: factor on the attention scores of its queries
+        self.streams: dict[int, tuple[int, int]] = {}  # by key of a random stream: the seed and the number in its name
         self.budget = params.max_trace_tokens
         self.written = 0  # response tokens so far
         self.blocks = 0
@@ -76,6 +78,10 @@ class TraceState(Tokens):
 
     def join_if_ready(self) -> None:
         """Start the summary once enough paths have finished. Call after every token of a step has been accepted."""
+
+    def reach(self, branch: Branch) -> int:
+        """After how many more sampled tokens, tags and ends aside, the branch is stopped or the trace is looked at."""
+        return branch.limit
 
     def _plain_room(self, branch: Branch) -> int:
         """How many tokens that are neither tags nor ends `on_token` just appends and continues after; 0: do not ask."""
@@ -175,6 +181,20 @@ class TraceState(Tokens):
         self.opened.append(len(self.records) - 1)
         return len(self.records) - 1
 
+    def _key(self, seed: int, number: int) -> int:
+        """The key of the random stream of that name."""
+        key = stream_key(seed, self.request.problem, self.request.sample, number)
+        self.streams[key] = (seed, number)
+        return key
+
+    def name_of(self, key: int) -> tuple[int, ...]:
+        """The numbers that name a random stream in this trace, from the outermost text's on: `Continuation.segment`."""
+        numbers: tuple[int, ...] = ()
+        while key in self.streams:
+            key, number = self.streams[key]
+            numbers = (number, *numbers)
+        return numbers
+
     @staticmethod
     def _limit(branch: Branch, most: int, left: int) -> None:
         """Set what the branch may sample: `most` tokens by its own budget, `left` by that of the trace."""
@@ -230,8 +250,10 @@ class TraceState(Tokens):
         return Event(kind, self.id, branch.segment, record.block, record.path, label=record.label, **facts)
 
     def rollout(self) -> Rollout:
-        """The finished trace. The engine fills in the texts of its segments."""
+        """The finished trace."""
         assert self.done
+        for record in self.records[1:]:
+            record.text = "" if record.kind == "copy" else self.tags.decode(record.tokens)
         request, params = self.request, self.params
         return Rollout(
             request.problem,

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,11 +23,12 @@ from polythink.evaluate.samples import Grading
 from polythink.run.folder import take_lock, to_jsonable
 from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.plain import changes
-from polythink.trace.rollout import Rollout, Segment
+from polythink.trace.rollout import Rollout
+from polythink.trace.saved import from_json, to_json
 
 OWN = ("draw", "seconds", "rollout")  # columns that samples.jsonl does not have
 IN_ROW = ("kind", "block", "path", "label", "text", "finish_reason")  # what a row's segments say themselves
-IN_ROLLOUT = ("temperature", "misplaced_tags")  # what is kept beside the token ids
+IN_LINE = ("problem", "sample")  # what a row says of the rollout itself
 
 
 @dataclass(frozen=True)
@@ -116,23 +117,19 @@ def refuse_another(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]
 
 
 def _saved(rollout: Rollout) -> dict:
-    segments = [
-        {"tokens": s.tokens, "sampled": "".join("01"[x] for x in s.sampled), **{k: getattr(s, k) for k in IN_ROLLOUT}}
-        for s in rollout.segments
-    ]
-    return {**{key: getattr(rollout, key) for key in _ROLLOUT}, "segments": segments}
-
-
-_ROLLOUT = [f.name for f in fields(Rollout) if f.init and f.name not in ("problem", "sample", "prompt", "segments")]
+    """What the row itself does not say."""
+    saved = to_json(rollout, logprobs=False)
+    segments = [{key: value for key, value in s.items() if key not in IN_ROW} for s in saved["segments"]]
+    return {**{key: value for key, value in saved.items() if key not in IN_LINE}, "segments": segments}
 
 
 def _rollout(line: dict, prompt: tuple[int, ...]) -> Rollout:
-    facts = dict(line["rollout"])
+    facts = line["rollout"]
     segments = [
-        Segment(**{key: shown[key] for key in IN_ROW}, **{**own, "sampled": [x == "1" for x in own["sampled"]]})
-        for shown, own in zip(line["segments"], facts.pop("segments"), strict=True)
+        {**{key: shown[key] for key in IN_ROW}, **own}
+        for shown, own in zip(line["segments"], facts["segments"], strict=True)
     ]
-    return Rollout(line["problem"], line["sample"], prompt=prompt, segments=segments, **facts)
+    return from_json({**facts, **{key: line[key] for key in IN_LINE}, "segments": segments}, prompt)
 
 
 def _row(line: dict) -> dict:

@@ -7,24 +7,31 @@ decoding parameters that the model was trained with.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from polythink.errors import UserError
 from polythink.models import tags
 from polythink.models.architectures.config import BackboneConfig
-from polythink.models.codec import Codec, end_tokens
-from polythink.models.forward import context_of
+from polythink.models.codec import end_tokens
 from polythink.models.settings import (
     SETTINGS_FILE,
     ModelSettings,
@@ -37,6 +44,7 @@ from polythink.models.settings import (
     write_settings,
 )
 from polythink.models.thoughts import MODULE_NAME, THOUGHTS_FILE, load_thoughts, save_thoughts, thoughts_of
+from polythink.models.vocabulary import Vocabulary
 from polythink.run.folder import os_errors, write_text
 from polythink.trace.dialect import get_dialect
 from polythink.trace.modes import get_mode
@@ -46,59 +54,14 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
-class LanguageModel:
+class LanguageModel(Vocabulary):
     """A causal language model, its tokenizer, and the dialect whose tags it writes."""
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    settings: ModelSettings
-
-    def __post_init__(self) -> None:
-        self.settings, self.dialect = with_dialect(self.settings)
-        self.tag_ids: dict[str, int] = tags.tag_ids(self.tokenizer, self.dialect)
-        if self.tokenizer.eos_token_id is None:
-            raise UserError("the tokenizer has no end token; set its eos_token before using it here")
-        self.ends: tuple[int, ...] = end_tokens(self.model, self.tokenizer, self.settings.chat)
-        self.eos: int = self.ends[0]  # the one that the runtime and the training data write
-        self.pad: int = self.eos if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
-        self.codec = Codec(self.tokenizer, self.tag_ids.values(), self.ends)
-        if self.settings.bos is None:
-            self.settings = replace(self.settings, bos=bool(self.codec.head))
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
-
-    @property
-    def context(self) -> int:
-        """The longest sequence of positions the model was made for."""
-        return context_of(self.model.config)
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text` as it stands: no special tokens, no space in front. See `Codec` for what is refused."""
-        return self.codec.encode(text)
-
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of a conversation up to the assistant's next turn: see `Codec.encode_chat`. The settings' prompt
-        stands around each message of the user's."""
-        if not self.tokenizer.chat_template:
-            raise UserError("the tokenizer has no chat template, in which a conversation could be written")
-        return self.codec.encode_chat(messages, self.settings.prompt, bool(self.settings.bos))
-
-    def encode_prompt(self, text: str, template: str | None = None) -> list[int]:
-        """Token ids of a whole prompt, in the chat template and with BOS where the settings say so.
-
-        `template`, the text around the problem (None: that of the settings), may write control tokens; a problem that
-        spells some is read as ordinary characters.
-        """
-        if self.settings.chat and not self.tokenizer.chat_template:
-            raise UserError("chat: true, but the tokenizer has no chat template; set chat: false")
-        around = self.settings.prompt if template is None else template
-        return self.codec.encode_prompt(text, around, self.settings.chat, bool(self.settings.bos))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, with tags, without end and padding tokens."""
-        return self.codec.decode(ids)
 
 
 def load(
@@ -130,11 +93,7 @@ def load(
     where = pick_device(device)
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"no dtype {dtype!r}; use one of {', '.join(DTYPES)}, or leave it out to take the saved one")
-    changes = {"dialect": dialect, "mode": mode, "chat": chat}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    if prompt is not None:
-        changes |= prompt_settings(prompt)
-    get_mode(changes.get("mode", "structured"))
+    changes = _changes(dialect, mode, prompt, chat)
     offline = _check_there(path)
     settings_file, thoughts_file = (_side_file(path, name, offline) for name in (SETTINGS_FILE, THOUGHTS_FILE))
     settings = None if settings_file is None else read_settings(settings_file)
@@ -154,6 +113,46 @@ def load(
     if settings.thoughts:
         load_thoughts(lm.model, settings_file.parent, settings.thoughts)
     return to_device(lm, where)
+
+
+def _changes(
+    dialect: str | None, mode: str | None, prompt: str | PromptText | None, chat: bool | None
+) -> dict[str, Any]:
+    """The settings that are given; `UserError` for a mode that is not there."""
+    changes: dict[str, Any] = {"dialect": dialect, "mode": mode, "chat": chat}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if prompt is not None:
+        changes |= prompt_settings(prompt)
+    get_mode(changes.get("mode", "structured"))
+    return changes
+
+
+def load_vocabulary(
+    path_or_hub_id: str | Path,
+    *,
+    dialect: str | None = None,
+    mode: str | None = None,
+    prompt: str | PromptText | None = None,
+    chat: bool | None = None,
+) -> Vocabulary:
+    """What `load` knows of a model but its weights, which a server has. The same arguments, the same settings.
+
+    `UserError` where a tag is no token of its own: a server's model cannot be given one.
+    """
+    path = str(path_or_hub_id)
+    check_path(path)
+    changes, offline = _changes(dialect, mode, prompt, chat), _check_there(path)
+    file = _side_file(path, SETTINGS_FILE, offline)
+    with _reading(path):
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=offline)
+        config = AutoConfig.from_pretrained(path, local_files_only=offline)
+        try:
+            generation = GenerationConfig.from_pretrained(path, local_files_only=offline)
+        except OSError:  # no such file: what transformers makes of the shape
+            generation = GenerationConfig.from_model_config(config)
+    settings = ModelSettings(chat=bool(tokenizer.chat_template)) if file is None else read_settings(file)
+    described = SimpleNamespace(config=config, generation_config=generation)
+    return Vocabulary(described, tokenizer, replace(settings, **changes))
 
 
 def _check_there(path: str) -> bool:
@@ -204,14 +203,20 @@ def _check_thoughts(path: str, settings: ModelSettings | None, thoughts_file: Pa
 
 
 def _load_weights(path: str, dtype: str | None, offline: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    with _reading(path):
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=offline)
+        # attention: transformers takes SDPA where the model has it
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto", local_files_only=offline)
+    return model, tokenizer
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
     try:
         with quietly():
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=offline)
-            # attention: transformers takes SDPA where the model has it
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto", local_files_only=offline)
+            yield
     except (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"cannot load a model from {path!r}: {in_short(error)}") from error
-    return model, tokenizer
 
 
 def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None = None) -> None:

@@ -124,8 +124,11 @@ def live_view(view: LiveTrace, console: Console | None = None) -> Iterator[Conso
         with redirect_stderr(held):
             live = Live(view, console=console, refresh_per_second=10, vertical_overflow="crop", screen=True,
                         redirect_stderr=False)  # fmt: skip
-            with live:
+            try:
+                live.start(refresh=True)
                 yield live.console
+            finally:  # `with live` would not stop its thread where Ctrl-C comes while it starts
+                live.stop()
     finally:
         sys.stderr.write(held.getvalue())
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from polythink.serve.service import Service
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
+Number = Annotated[int, Field(ge=1, le=MOST)]
 MOST_TOP = 20  # alternatives of a token
 STOPS = 16  # stop strings
 
@@ -113,8 +114,8 @@ class CompletionRequest(Steering):
     """With `seed`, `sample`, `segment` and `drawn`: which random numbers are used (see `Request` of the engine)."""
     sample: int = Field(0, ge=0, le=MOST)
     """Number of the first response among those of the problem."""
-    segment: int = Field(1, ge=1, le=MOST)
-    """Draw with the random numbers of this segment of a trace, counted as they open."""
+    segment: Number | Annotated[list[Number], Field(min_length=1, max_length=32)] = 1
+    """Draw with the random numbers of this segment of a trace, counted as they open; a list: in paths and summaries."""
     drawn: int = Field(0, ge=0, le=MOST)
     """How many of its random numbers have been used."""
 
@@ -197,7 +198,8 @@ class Job:
         body = self.body
         if body.max_tokens == 0:
             return None
-        plain = None if body.steers else Continuation(body.segment, body.drawn)
+        segment = tuple(body.segment) if isinstance(body.segment, list) else body.segment
+        plain = None if body.steers else Continuation(segment, body.drawn)
         wanted = [
             Wanted(
                 TraceRequest(prompt.ids, body.problem, body.sample + number, plain=plain),

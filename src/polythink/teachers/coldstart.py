@@ -33,9 +33,9 @@ from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt
 from polythink.run.folder import write_json
 from polythink.run.jsonl import JsonlWriter, write_jsonl
+from polythink.run.pool import run_jobs
 from polythink.run.progress import Progress
 from polythink.teachers.folder import check_settings, coldstart_lock
-from polythink.teachers.pool import run_jobs
 from polythink.teachers.record import Recorder
 from polythink.teachers.rows import KEPT, Job, judge, kept_of, must_ask, rows_so_far, tabulate
 from polythink.teachers.teacher import Reply, RetryPolicy, Teacher, ask

@@ -2,8 +2,8 @@
 
 One call is one request. Each kind of failure has a name (`TeacherError.reason`), by which a cold start counts:
 
-    timeout         no byte for `timeout` seconds
-    connection      refused, reset, broken off in the middle, or not made within `CONNECT` seconds
+    timeout         no byte for `timeout` seconds, or no whole response within `time_limit`
+    connection      refused, reset, broken off in the middle, or not made within 30 seconds
     malformed       status 200, but the body is not JSON or has no text where the response should be
     empty           status 200 and an empty response
     http_N          status N, also as the code of an error under status 200
@@ -24,36 +24,22 @@ statuses that say so) are a `UserError` at once, in the server's own words.
 
 from __future__ import annotations
 
-import base64
 import json
-import os
-import re
-from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_serializer, field_validator
 
-from polythink.errors import UserError
 from polythink.problems.problem import Problem
+from polythink.run.address import CHAT, without_password
 from polythink.run.config import Config
-from polythink.teachers.address import chat_url, open_client, read_address, without_password
-from polythink.teachers.responses import error_of, no_credit, retry_after, status_of, text_of, words_of
-from polythink.teachers.teacher import CONNECTION, TeacherError
+from polythink.run.http import Connection
+from polythink.run.server_words import error_of, no_credit, status_of, words_of
+from polythink.teachers.responses import text_of
+from polythink.teachers.teacher import TeacherError
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Endpoint", "EndpointConfig", "chat_url", "retry_after"]
-CONNECT = 30.0  # seconds for making a connection: a server that needs longer is not there
-RETRIED_4XX = (408, 409, 425, 429)
-HINTS = {
-    401: "the key was not accepted; name the environment variable that holds the right one",
-    403: "the key has no access to this model",
-    404: "there is no such address or model; the address usually ends in /v1",
-    405: "the address is not that of a chat endpoint; it usually ends in /v1",
-    407: "the proxy wants a name and a password: http://name:password@host:port",
-    410: "the address or model is there no longer",
-}
 OWN_FIELDS = {
     "stream": "responses are read as a whole",
     "messages": "the prompt is filled in for each problem",
@@ -79,6 +65,8 @@ class EndpointConfig(Config):
     """Longest response in tokens; longer ones are cut off and not kept."""
     timeout: float = Field(600.0, gt=0)
     """Seconds without a byte from the server after which a call has failed."""
+    time_limit: float = Field(3600.0, gt=0)
+    """Seconds after which a call has failed whose response is not whole, however steadily its bytes come."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """Further fields of the request, such as top_p; null leaves a field out: max_tokens: null."""
 
@@ -103,20 +91,11 @@ class Endpoint:
     """A teacher: `endpoint(problem, prompt, sample)` sends one request. Thread-safe; close it, or use `with`."""
 
     def __init__(self, config: EndpointConfig, connections: int = 64):
-        import httpx
-
         self.config = config
-        self._address = read_address(config.url)
-        key, user = _key(config.key_env), self._address.user
-        if key and user:
-            raise UserError("the address holds a user and a password, and key_env names a key: give one of them")
-        self._secrets = _secrets(key, user, config.url)
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        # no timeout on waiting for a free connection: that is our own queue, not the server's silence
-        timeout = httpx.Timeout(config.timeout, pool=None, connect=min(config.timeout, CONNECT))
-        headers = _key_header(key, config.key_header)
-        self._client, proxy = open_client(self._address.url, timeout=timeout, limits=limits, headers=headers, auth=user)
-        self._where = f"{self._address.shown} through the proxy {proxy}" if proxy else self._address.shown
+        self._server = Connection(
+            config.url, CHAT, "chat endpoint", config.model, key_env=config.key_env, key_header=config.key_header,
+            silence=config.timeout, time_limit=config.time_limit, connections=connections,
+        )  # fmt: skip
         body = {"model": config.model, "messages": None, "temperature": config.temperature}
         body |= {"max_tokens": config.max_tokens} | config.extra
         self._fields = {name: value for name, value in body.items() if value is not None or name == "messages"}
@@ -133,41 +112,11 @@ class Endpoint:
         self.close()
 
     def close(self) -> None:
-        self._client.close()
+        self._server.close()
 
     def __call__(self, problem: Problem, prompt: str, sample: int) -> str:
         """The response to `prompt`. `TeacherError` if the call failed, `UserError` if no call can succeed."""
-        import httpx
-
-        messages = [{"role": "user", "content": prompt}]
-        try:
-            response = self._client.post(self._address.url, json=self._fields | {"messages": messages})
-        except httpx.ConnectTimeout:
-            limit = min(self.config.timeout, CONNECT)
-            raise TeacherError(CONNECTION, f"{self._where}: no connection within {limit:g} seconds") from None
-        except httpx.TimeoutException:
-            raise TeacherError("timeout", f"no byte for {self.config.timeout:g} seconds") from None
-        except httpx.TransportError as error:
-            raise TeacherError(CONNECTION, f"{self._where}: {self._words(error)}") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise TeacherError("malformed", self._words(error)) from None
-        if response.status_code != 200:
-            self._refused(response.status_code, response.text, response.headers)
-        return self._text_of(response)
-
-    def _refused(self, status: int, body: str, headers: httpx.Headers | dict[str, str]) -> NoReturn:
-        """Raise what an answer that is an error means."""
-        words = self._public(words_of(body))
-        flagged = status == 403 and re.search("moderation|flagged", words, re.IGNORECASE)  # this prompt, not the model
-        broke = status == 402 or (status >= 400 and no_credit(body))
-        if broke or (status in HINTS and not flagged) or 300 <= status < 400:
-            hint = HINTS.get(status, "it has moved; give the final address")
-            hint = "the account cannot pay for more requests" if broke else hint
-            says = f" (the server says: {words})" if words else ""
-            raise UserError(f"{self._where} answers {status} for model {self.config.model!r}: {hint}{says}")
-        permanent = 400 <= status < 500 and status not in RETRIED_4XX
-        wait = retry_after(headers.get("Retry-After"))
-        raise TeacherError(f"http_{status}", words, permanent=permanent, refused=permanent, retry_after=wait)
+        return self._text_of(self._server.post(self._fields | {"messages": [{"role": "user", "content": prompt}]}))
 
     def _text_of(self, response: httpx.Response) -> str:
         try:
@@ -175,48 +124,10 @@ class Endpoint:
             error = error_of(body)
             text = text_of(body["choices"][0]) if not error else ""
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            raise TeacherError("malformed", self._public(words_of(response.text))) from None
+            raise TeacherError("malformed", self._server.public(words_of(response.text))) from None
         if not error:
             return text
         status, found = status_of(error), json.dumps({"error": error})
         if status or no_credit(found):
-            self._refused(status or 402, found, response.headers)
-        raise TeacherError("malformed", self._public(words_of(found)))
-
-    def _words(self, error: Exception) -> str:
-        return self._public(str(error) or type(error).__name__)
-
-    def _public(self, text: str) -> str:
-        """A message without our key or password."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
-
-
-def _key(name: str | None) -> str | None:
-    if name is None:
-        return None
-    key = os.environ.get(name, "").strip()
-    if not key:
-        raise UserError(f"the environment variable {name} should hold the endpoint's key, but it is not set")
-    if not (key.isascii() and key.isprintable()):
-        raise UserError(f"the environment variable {name} holds characters that no key has")
-    return key
-
-
-def _key_header(key: str | None, name: str | None) -> dict[str, str]:
-    if key is None:
-        return {}
-    if name:
-        return {name: key}
-    return {"Authorization": key if key.startswith(("Basic ", "Bearer ")) else f"Bearer {key}"}
-
-
-def _secrets(key: str | None, user: tuple[str, str] | None, url: str) -> list[str]:
-    """What a server's message is searched for, the longest first: key and password, in the forms they are sent in."""
-    found = [key, key.partition(" ")[2] if key else None]
-    if user:
-        name, password = user
-        found += [f"{name}:{password}", base64.b64encode(f"{name}:{password}".encode()).decode(), password or name]
-        found += [quote(password), url.rpartition("@")[0].partition("://")[2].partition(":")[2]]
-    return sorted({secret for secret in found if secret}, key=len, reverse=True)
+            self._server.refused(status or 402, found, response.headers)
+        raise TeacherError("malformed", self._server.public(words_of(found)))

@@ -2,75 +2,31 @@
 
 from __future__ import annotations
 
-import random
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pydantic import Field
 
 from polythink.problems.problem import Problem
-from polythink.run.config import Config
+from polythink.run.retry import CallError as TeacherError
+from polythink.run.retry import RetryPolicy as CallPolicy
+from polythink.run.retry import repeated
 
 # teacher(problem, prompt, sample) -> response; `prompt` has the question filled in. It is called from several threads.
 Teacher = Callable[[Problem, str, int], str]
-CONNECTION = "connection"  # the reason of a failure in which the teacher was not reached
 
 
-class TeacherError(Exception):
-    """One failed call. `reason` is short and stable, to count by; a `permanent` failure is not tried again.
-
-    `refused`: permanent, but perhaps not this problem's own: every other request may fail in the same way.
-    `retry_after`: seconds that the teacher asked us to wait. `text`: the part of a response that did come.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        detail: str = "",
-        *,
-        permanent: bool = False,
-        refused: bool = False,
-        retry_after: float | None = None,
-        text: str | None = None,
-    ):
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.detail, self.permanent, self.refused = reason, detail, permanent, refused
-        self.retry_after, self.text = retry_after, text
-
-
-class RetryPolicy(Config):
-    """How often a failed call is repeated, and how long to wait: `wait` seconds, then twice as long, and so on.
+class RetryPolicy(CallPolicy):
+    """How often a failed call is repeated, and after how many failures in a row the teacher is given up.
 
     Waits vary by half up and down, so that callers do not return all at once.
     """
 
-    retries: int = Field(4, ge=0)
-    """How often a failed call is repeated."""
-    wait: float = Field(1.0, ge=0)
-    """Seconds before the first repetition."""
-    longest_wait: float = Field(60.0, ge=0)
-    """Seconds at which the doubling stops."""
-    longest_asked: float = Field(600.0, ge=0)
-    """A teacher that asks us to wait longer than this many seconds is not asked again in this run."""
     give_up_after: int = Field(50, ge=1)
     """Problems in a row without a response after which the run stops: the teacher is down."""
     give_up_early: int = Field(5, ge=1)
     """The same where no patience helps: requests that are refused, a server that has not answered at all yet."""
-
-    def is_over(self, failures: int, error: TeacherError, reached: bool = True) -> bool:
-        """Whether not to try again after `error`, with `failures` repeated failures before it.
-
-        `reached`: whether the teacher has answered anything yet; until then, connections are tried three times only.
-        """
-        retries = self.retries if reached or error.reason != CONNECTION else min(self.retries, 2)
-        return error.permanent or failures >= retries or (error.retry_after or 0) > self.longest_asked
-
-    def pause(self, failures: int, retry_after: float | None) -> float:
-        """Seconds before the next try, after `failures` failed ones; never less than the teacher asked for."""
-        wait = min(self.wait * 2 ** (failures - 1), self.longest_wait) * random.uniform(0.5, 1.5)
-        return max(wait, retry_after or 0.0)
 
 
 @dataclass(frozen=True)
@@ -102,18 +58,6 @@ def ask(
 
     Sets `reached` when the teacher answers anything at all.
     """
-    retried: list[str] = []
-    while True:
-        sent = time.monotonic()
-        try:
-            trace, error = teacher(problem, prompt, sample), None
-        except TeacherError as failure:
-            trace, error = failure.text, failure
-        reply = Reply(trace, error, tuple(retried), sent, time.monotonic())
-        if error is None or error.reason != CONNECTION:
-            reached.set()
-        if error is None or policy.is_over(len(retried), error, reached.is_set()):
-            return reply
-        retried.append(error.reason)
-        if stopped.wait(policy.pause(len(retried), error.retry_after)):
-            return replace(reply, retried=tuple(retried))
+    tried = repeated(lambda: teacher(problem, prompt, sample), policy, stopped, reached)
+    trace = tried.result if tried.error is None else tried.error.text
+    return Reply(trace, tried.error, tried.retried, tried.sent, tried.came)

@@ -52,6 +52,7 @@ class Rollout:
     path_position_stride: int = 0  # see `lay_out`
     trained_paths: int = 0  # see `lay_out`
     stop: str = ""  # why the trace ended, where it did so after its last segment had stopped (between a block's paths)
+    weight_version: str = ""  # of the weights that drew it, as a server names it; several: "3,4"; "" in this process
     _layouts: dict[tuple, tuple] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property

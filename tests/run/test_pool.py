@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from polythink.teachers.pool import run_jobs
+from polythink.run.pool import run_jobs
 
 
 def test_all_jobs_are_recorded_once_and_no_more_than_the_window_is_out():

@@ -25,11 +25,12 @@ def run_jobs(
 ) -> Iterator[tuple[Job, Result]]:
     """Call `call(job, stopped)` in `concurrency` threads; yield each job and its result once `record` has taken it.
 
-    At most twice as many jobs as threads are out at a time: a kill loses no more. However the loop ends (Ctrl-C, an
-    error of `call`, which is raised here), `stopped` is set and the results that are there are recorded; close the
-    iterator to make sure of it. A `UserError` (of a call, or thrown into the iterator) first waits up to `PATIENCE`
-    seconds for the calls under way: their results have been paid for. The threads are daemons, not an executor's,
-    which would keep an interrupted process waiting for a slow call.
+    At most twice as many jobs as threads are out at a time: a kill loses no more. `jobs` is asked for more after each
+    result, and may have some again after it had none: what to ask next may depend on what has come. However the loop
+    ends (Ctrl-C, an error of `call`, which is raised here), `stopped` is set and the results that are there are
+    recorded; close the iterator to make sure of it. A `UserError` (of a call, or thrown into the iterator) first waits
+    up to `PATIENCE` seconds for the calls under way: their results have been paid for. The threads are daemons, not an
+    executor's, which would keep an interrupted process waiting for a slow call.
     """
     jobs, stopped = iter(jobs), threading.Event()
     todo: SimpleQueue[tuple[Future, Job] | None] = SimpleQueue()
@@ -53,14 +54,11 @@ def run_jobs(
     for _ in range(concurrency):
         threading.Thread(target=work, daemon=True).start()
     try:
-        hand_out(2 * concurrency)
-        while out:
+        while hand_out(2 * concurrency - len(out)) or out:
             wait(out, timeout=0.5, return_when=FIRST_COMPLETED)  # a wait without end could miss Ctrl-C
             for future in [future for future in out if future.done()]:
                 record(out[future], future.result())
-                job = out.pop(future)
-                hand_out(1)
-                yield job, future.result()
+                yield out.pop(future), future.result()
     except UserError:
         stopped.set()
         under_way = [future for future in out if not future.cancel()]

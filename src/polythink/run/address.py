@@ -1,4 +1,4 @@
-"""The address of a chat endpoint: where to post, what may be shown of it, and the proxies on the way there."""
+"""The address of an endpoint: where to post, what may be shown of it, and the proxies on the way there."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ class Address(NamedTuple):
     shown: str  # in messages: without the query, which may hold a key
 
 
-def read_address(given: str) -> Address:
+def read_address(given: str, endpoint: str = CHAT) -> Address:
     """The parts of a base address as servers print it (.../v1), or of the full one, with or without a query.
 
+    `endpoint` is the path below the base address.
     Spaces around it and a fragment (#...) are dropped: neither is ever sent.
     """
     import httpx
@@ -48,7 +49,7 @@ def read_address(given: str) -> Address:
         )
     path, mark, query = parsed.raw_path.decode("ascii").partition("?")
     path = path.rstrip("/")
-    shown = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}{path if path.endswith(CHAT) else path + CHAT}"
+    shown = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}{path if path.endswith(endpoint) else path + endpoint}"
     return Address(shown + mark + query, (parsed.username, parsed.password) if parsed.userinfo else None, shown)
 
 
@@ -70,7 +71,7 @@ def masked(text: str) -> str:
 # ---- proxies ----
 
 
-def open_client(url: str, **options: Any) -> tuple[httpx.Client, str | None]:
+def open_client(url: str, **options: Any) -> tuple[httpx.AsyncClient, str | None]:
     """An HTTP client, and the proxy through which it asks `url`.
 
     `UserError` where the environment's proxies or certificates cannot be used.
@@ -78,7 +79,7 @@ def open_client(url: str, **options: Any) -> tuple[httpx.Client, str | None]:
     import httpx
 
     try:
-        return httpx.Client(**options), proxy_of(url)
+        return httpx.AsyncClient(**options), proxy_of(url)
     except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
         given = {name: value for name, value in os.environ.items() if name.lower() in ENVIRONMENT and value}
         settings = ", ".join(f"{name}={masked(value)}" for name, value in given.items())

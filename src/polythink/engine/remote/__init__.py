@@ -1,0 +1,1 @@
+"""Rollouts drawn by a server over HTTP."""

@@ -1,0 +1,246 @@
+"""Rollouts from a completions server over HTTP: `HttpRollouts` takes the place of `Engine` in this process.
+
+What is drawn is what the engine draws: `reread` traces (and the published modes, which are drawn like them) and
+`sequential` ones, by the engine's own state machines. The main text is a completion of the prompt that ends at a tag or
+an end token. A block's paths are as many completions at once, each of the text so far and the path's opening; the join
+is one more, of the text with all paths in it. These prompts share long beginnings, which a server with prefix caching
+reads once. `structured` joins are of keys and values, which no server gives away: they are refused.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from polythink.engine.engine import STATES
+from polythink.engine.params import Event, OnEvent, Request, SamplingParams
+from polythink.engine.remote.completions import Completions, connect
+from polythink.engine.remote.config import RemoteConfig
+from polythink.engine.remote.journal import RolloutJournal, key_of
+from polythink.engine.remote.probe import find_model, measure
+from polythink.engine.remote.reload import reload_weights
+from polythink.engine.remote.trace import Ask, Drawn, RemoteTrace
+from polythink.engine.tag_ids import TagIds
+from polythink.errors import UserError
+from polythink.models.settings import ModelSettings
+from polythink.models.tags import tag_ids
+from polythink.models.vocabulary import Vocabulary
+from polythink.run.pool import run_jobs
+from polythink.run.progress import Progress
+from polythink.run.retry import repeated
+from polythink.trace.dialect import get_dialect
+from polythink.trace.production import Dialect
+from polythink.trace.rollout import Rollout
+
+
+class HttpRollouts:
+    """Samples rollouts from a server. Close it, or use `with`.
+
+    `vocabulary`: that of the model which the server has (`models.lm.load_vocabulary`, or a `LanguageModel`). The server
+    is asked at once what it can do; `UserError` says what it lacks. With `journal`, a file, finished rollouts are kept,
+    and a call that was killed goes on when it is repeated. `served` is what the server says of itself, `abilities` what
+    was measured.
+
+    Random streams are named as in the engine where the server is `polythink serve`, and the tokens are the same;
+    elsewhere they are seeds of the requests, and what a server makes of them is its affair.
+    """
+
+    def __init__(self, config: RemoteConfig, vocabulary: Vocabulary, journal: str | Path | None = None) -> None:
+        self.config, self.vocabulary = config, vocabulary
+        if vocabulary.settings.thoughts:
+            raise UserError("the model has thought embeddings, which no completions server adds; use the engine here")
+        self.connection = connect(config)
+        try:
+            self.served = find_model(self.connection, config.model)
+            self.connection.model = self.served.model
+            exact = config.logprobs == "exact"
+            self._completions = Completions(self.connection, self.served.server, self.served.model, exact)
+            self.abilities = measure(self._completions, sorted(vocabulary.tag_ids.values())[:5], vocabulary.ends)
+            self._journal = None if journal is None else RolloutJournal(journal)
+        except BaseException:
+            self.connection.close()
+            raise
+        self.weight_version = ""  # of the last reload
+        self._reached = threading.Event()
+        self._reached.set()
+        self._tags: dict[tuple[str, str], TagIds] = {}
+
+    def close(self) -> None:
+        self.connection.close()
+        if self._journal is not None:
+            self._journal.close()
+
+    def __enter__(self) -> HttpRollouts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def settings(self) -> ModelSettings:
+        """How the model was trained and is used: its prompt and decoding parameters."""
+        return self.vocabulary.settings
+
+    @property
+    def dialect(self) -> Dialect:
+        return self.vocabulary.dialect
+
+    @property
+    def context(self) -> int:
+        return min(self.vocabulary.context, self.served.context or self.vocabulary.context)
+
+    def encode_prompt(self, text: str, template: str | None = None) -> list[int]:
+        return self.vocabulary.encode_prompt(text, template)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.vocabulary.decode(ids)
+
+    def reload(self, folder: str | Path) -> str:
+        """Let the server take the weights of a model folder on its own disk; returns the new version.
+
+        Call it between two `generate`: what the server still draws for others ends with the old weights, or is asked
+        again, as the server decides. `UserError` where the server cannot, in its own words.
+        """
+        self.weight_version = reload_weights(self.connection, self.served.server, folder, self.weight_version)
+        return self.weight_version
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams | Sequence[SamplingParams],
+        seed: int = 0,
+        on_event: OnEvent | None = None,
+        label: str = "",
+    ) -> list[Rollout]:
+        """One finished rollout per request, in their order. `params` apply to all requests, or are one per request.
+
+        As `Engine.generate`; events of several traces come in the order in which their completions arrive, a whole
+        completion at a time. `UserError` where a request fails for good: finished rollouts stay in the journal.
+        """
+        each = [params] * len(requests) if isinstance(params, SamplingParams) else list(params)
+        if len(each) != len(requests):
+            raise UserError(f"{len(requests)} requests and {len(each)} SamplingParams; give one for all or one each")
+        for own in {id(own): own for own in each}.values():
+            self._check(own)
+        with Progress(len(requests), label) as progress:
+            call = _Call(self, requests, each, seed, on_event, progress)
+            with closing(run_jobs(call, call.ask, call.record, self.config.concurrency)) as done:
+                for _ in done:
+                    pass
+        return [call.rollouts[i] for i in range(len(requests))]
+
+    def _check(self, params: SamplingParams) -> None:
+        """`UserError` for parameters that cannot be drawn from a server."""
+        rules = params.rules
+        if rules.isolated and not rules.rereads:
+            raise UserError(
+                f"mode={params.mode} joins the paths' own keys and values, which a completions server does not give "
+                "away; use mode=reread or mode=sequential, or the engine in this process"
+            )
+        if params.stride:
+            raise UserError(
+                f"path_position_stride={params.path_position_stride} sets positions that a completions server does not "
+                "take; use 0"
+            )
+        if self._completions.logprobs and (why := self.abilities.refusal(params)):
+            raise UserError(f"{self.connection.where} under {why}")
+
+    def tags_for(self, dialect: str, prefix: str) -> TagIds:
+        if (dialect, prefix) not in self._tags:
+            v, wanted = self.vocabulary, get_dialect(dialect) if dialect else self.dialect
+            ids = v.tag_ids if wanted == v.dialect else tag_ids(v.tokenizer, wanted)
+            self._tags[dialect, prefix] = TagIds.of(wanted, ids, v.ends, v.encode, v.decode, prefix)
+        return self._tags[dialect, prefix]
+
+    def draw(self, ask: Ask, stopped: threading.Event) -> Drawn:
+        """A completion, asked again where it fails; in any thread."""
+        params, retry = ask.trace.state.params, self.config.retry
+        tried = repeated(lambda: self._completions.draw(ask, params), retry, stopped, self._reached)
+        if tried.error is not None:
+            times = f" ({len(tried.retried) + 1} times)" if tried.retried else ""
+            raise UserError(f"{self.connection.where} failed{times}: {tried.error}")
+        return replace(tried.result, version=tried.result.version or self.weight_version)
+
+
+class _Call:
+    """One `generate`: an iterator over what is to be asked next. Traces under way come first, so that they end soon."""
+
+    def __init__(
+        self,
+        backend: HttpRollouts,
+        requests: Sequence[Request],
+        each: Sequence[SamplingParams],
+        seed: int,
+        on_event: OnEvent | None,
+        progress: Progress,
+    ) -> None:
+        self.backend, self.on_event, self.progress = backend, on_event, progress
+        self.rollouts: dict[int, Rollout] = {}  # by index
+        self._asks: deque[Ask] = deque()
+        self._waiting: deque[tuple[RemoteTrace, str]] = deque()
+        self._keys: dict[RemoteTrace, str] = {}
+        self._events: list[Event] = []
+        self._failed = False
+        about = {"model": backend.served.model, "weights": backend.weight_version, "dialect": backend.dialect.name}
+        about["logprobs"] = backend.config.logprobs
+        for index, (request, own) in enumerate(zip(requests, each, strict=True)):
+            key = key_of(request, own, seed, about)
+            found = backend._journal.get(key, request.prompt) if backend._journal else None
+            if found is not None:
+                self._finish(index, found, Event("done", index, 0, -1, 0, rollout=found))
+                continue
+            tags, emit = backend.tags_for(request.dialect, own.summary_prefix), self._events.append
+            state = STATES[own.rules.isolated](
+                request, own, tags, backend.context, seed, 0, index, None if on_event is None else emit
+            )
+            trace = RemoteTrace(index, state, backend.config.chunk, backend.abilities.stops)
+            self._waiting.append((trace, key))
+
+    def __iter__(self) -> Iterator[Ask]:
+        return self
+
+    def __next__(self) -> Ask:
+        while not self._asks and self._waiting:
+            trace, self._keys[trace] = self._waiting.popleft()
+            self._advance(trace)
+        if not self._asks:
+            raise StopIteration
+        return self._asks.popleft()
+
+    def ask(self, ask: Ask, stopped: threading.Event) -> Drawn:
+        return self.backend.draw(ask, stopped)
+
+    def record(self, ask: Ask, drawn: Drawn) -> None:
+        """Take a completion. After a failure in here nothing more is taken: the traces may be half way through one."""
+        if self._failed:
+            return
+        self._failed = True
+        ask.trace.accept(ask, drawn)
+        self._advance(ask.trace)
+        self._failed = False
+
+    def _advance(self, trace: RemoteTrace) -> None:
+        self._asks += trace.advance()
+        self._tell()
+        if trace.state.done:
+            state = trace.state
+            rollout = replace(state.rollout(), weight_version=",".join(trace.versions))
+            key = self._keys.pop(trace)
+            if self.backend._journal is not None:
+                self.backend._journal.write(key, rollout)
+            self._finish(trace.index, rollout, state.event("done", state.last, rollout=rollout))
+
+    def _tell(self) -> None:
+        events, self._events[:] = list(self._events), []
+        for event in events:
+            self.on_event(event)
+
+    def _finish(self, index: int, rollout: Rollout, event: Event) -> None:
+        self.rollouts[index] = rollout
+        self.progress.advance(1)
+        if self.on_event is not None:
+            self.on_event(event)

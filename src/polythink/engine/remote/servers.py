@@ -1,0 +1,82 @@
+"""What the servers that draw rollouts are told, each in its own words: one entry a kind.
+
+All are asked for `/completions` with token ids as the prompt, and for token ids and log-probabilities back. Sources:
+the documentation of vLLM (its server, sleep mode, weight transfer; 0.33), of SGLang (protocol of its OpenAI
+API, 0.5.23), and of llama.cpp's llama-server (tools/server/README).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Step = tuple[str, str, dict[str, Any] | None]  # method, path from the server's root, body
+
+NO_PENALTIES = {"presence_penalty": 0, "frequency_penalty": 0}
+
+
+@dataclass(frozen=True)
+class Server:
+    """One kind of server. `owner` is what its /v1/models says under `owned_by`."""
+
+    owner: str
+    name: str  # for messages
+    fields: dict[str, Any] = field(default_factory=dict)  # of every completion: its own defaults may be a model's
+    no_top_k: int = -1  # the top_k that sets no limit
+    token_ids: bool = True  # it knows `return_token_ids`
+    names_streams: bool = False  # the random stream of a request can be named: the same tokens as in this process
+    reload: Callable[[str, str], tuple[Step, ...]] | None = None  # from a folder and the new version
+
+
+def _reload_vllm(folder: str, version: str) -> tuple[Step, ...]:
+    """Wait for what runs, load the weights in place, forget keys and values of the old ones, go on.
+
+    These endpoints are there where the server runs with VLLM_SERVER_DEV_MODE=1.
+    """
+    arguments = {"method": "reload_weights", "kwargs": {"weights_path": folder}}
+    return (
+        ("POST", "/pause?mode=wait", None),
+        ("POST", "/collective_rpc", arguments),
+        ("POST", "/reset_prefix_cache", None),
+        ("POST", "/resume", None),
+    )
+
+
+def _reload_sglang(folder: str, version: str) -> tuple[Step, ...]:
+    body = {"model_path": folder, "weight_version": version, "flush_cache": True}
+    return (("POST", "/update_weights_from_disk", body),)
+
+
+def _reload_polythink(folder: str, version: str) -> tuple[Step, ...]:
+    return (("POST", "/v1/weights", {"folder": folder, "version": version}),)
+
+
+SERVERS = {
+    server.owner: server
+    for server in (
+        Server("polythink", "polythink serve", {}, no_top_k=0, names_streams=True, reload=_reload_polythink),
+        Server(
+            "vllm",
+            "vLLM",
+            {"min_p": 0, "repetition_penalty": 1, **NO_PENALTIES, "skip_special_tokens": False,
+             "include_stop_str_in_output": True},
+            reload=_reload_vllm,
+        ),
+        Server(
+            "sglang",
+            "SGLang",
+            {"min_p": 0, "repetition_penalty": 1, **NO_PENALTIES, "skip_special_tokens": False, "no_stop_trim": True},
+            reload=_reload_sglang,
+        ),
+        Server(
+            "llamacpp",
+            "llama.cpp",
+            {"min_p": 0, "repeat_penalty": 1, **NO_PENALTIES, "samplers": ["top_k", "top_p", "temperature"],
+             "cache_prompt": True},
+            no_top_k=0,
+            token_ids=False,
+        ),
+    )
+}  # fmt: skip
+OTHER = Server("", "the server")
