@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from helpers.backends import CannedBackend
+from helpers.program import die, forked
 from polythink.engine.engine import Engine
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.compare import compare
 from polythink.evaluate.config import CompareConfig, TunnelConfig
+from polythink.evaluate.journal import Journal
 from polythink.evaluate.run import evaluate
 from polythink.evaluate.tunnel import tunnel
 from polythink.models.build import ModelConfig, from_config
@@ -110,32 +110,24 @@ def test_stopped_again_and_again_it_comes_to_what_it_does_at_once(tmp_path, run,
     assert PARTIAL not in outcome(tmp_path / "whole")
 
 
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from polythink.evaluate.journal import Journal
-from evaluate.test_evaluation_resume import engine, run_eval
-write = Journal.write
-def write_and_die(self, draw, kept):
-    write(self, draw, kept)
-    write_and_die.rows += 1
-    if write_and_die.rows == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-write_and_die.rows = 0
-Journal.write = write_and_die
-run_eval(engine(), Path(sys.argv[2]), resume=True)
-"""
+def run_until(row: int, out: Path) -> None:
+    """`run_eval` until so many rows are kept."""
+    write, rows = Journal.write, [0]
+
+    def write_and_die(self: Journal, draw: str, kept: dict) -> None:
+        write(self, draw, kept)
+        rows[0] += 1
+        if rows[0] == row:
+            die()
+
+    Journal.write = write_and_die
+    run_eval(engine(), out, resume=True)
 
 
 @pytest.mark.slow
 def test_a_killed_process_loses_only_what_it_was_sampling(tmp_path) -> None:
-    tests = Path(__file__).parents[1]
-    path = os.pathsep.join([str(tests), *filter(None, [os.environ.get("PYTHONPATH")])])
     for attempt in (1, 2):
-        command = [sys.executable, "-c", KILLED, str(tests), str(tmp_path / "out")]
-        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert forked(lambda: run_until(5, tmp_path / "out")) == -signal.SIGKILL
         assert len(read_jsonl(tmp_path / "out" / PARTIAL)) == 1 + 5 * attempt
         with (tmp_path / "out" / PARTIAL).open("ab") as file:
             file.write(b'{"draw": "", "seco')  # a kill may tear the last line
