@@ -86,7 +86,7 @@ def engine_of(lm, **options) -> Engine:
 def test_mixed_requests_draw_what_they_draw_without(guesses, lanes, worth, tight):
     """Prompts in chunks of 16. `tight`: in so little memory that traces are preempted in the middle of a guess."""
     lm = lean_towards(tiny(seed=2), {"<Parallel>": 1.0, "</Path>": 1.0, "</Summary>": 1.0})
-    wanted, params = mixed(lm, 18)
+    wanted, params = mixed(lm, 24)
     if tight:  # a bound on the segments of flat text is a bad one, and the request would be refused
         params = [p.model_copy(update={"mode": "structured"}) if p.mode == "sequential" else p for p in params]
     plain = Engine(lm, max_num_seqs=8, backend="flat").generate(wanted, params, seed=3)

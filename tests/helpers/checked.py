@@ -31,10 +31,13 @@ def install() -> None:
             key = fingerprint(backend)
         except Unknown:
             return check(backend)
+        cache = getattr(backend, "cache", None)
         if key not in passed:
             check(backend)
-            passed[key] = backend.logprob_error
-        backend.logprob_error = passed[key]
+            passed[key] = backend.logprob_error, list(getattr(backend.cache, "sizes", ())) if cache else []
+        backend.logprob_error, sizes = passed[key]
+        if sizes:  # of a token's keys and values, which a first forward tells
+            backend.cache.known = sizes
 
     selfcheck.check = checked
 
