@@ -249,7 +249,7 @@ def test_requests_stream_through_a_small_budget():
 @pytest.mark.slow
 def test_ten_thousand_requests_stream_through_flat_memory():
     """All end, none starves, and memory stays within the budget and 64 MB that torch and Python may add."""
-    budget = 1 << 20  # a third of what 64 rows would come to
+    budget = 1 << 20  # so little that traces are preempted
     engine, early, peak = stream(10_000, budget)
     assert engine.preempted > 100
     assert budget / 2 < engine.peak <= budget
