@@ -147,7 +147,7 @@ def test_seeds_and_steps_drop_differently(mini, tmp_path):
 
 
 def run_until(call: int, kind: str, update: str, mini, folder: Path) -> None:
-    """`whole_run` until something is saved or the model changed for the so-manieth time."""
+    """`whole_run` until something is saved or the model changed as often as `call` says."""
     loop, calls = {"sft": sft, "grpo": grpo}[kind], [0]
 
     def dying(real):
