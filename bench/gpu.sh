@@ -67,8 +67,9 @@ fi
 # ---- correctness
 workers=$([ $WORKERS -gt 0 ] && "$PYTHON" -c 'import xdist' 2>/dev/null && echo "--numprocesses $WORKERS --dist loadfile")
 # shellcheck disable=SC2086
-POLYTHINK_TEST_DEVICE=$DEVICE part tests 100 "$PYTHON" -m pytest -q -m "not long" --timeout 60 $workers $TESTS
-part cuda_check 50 "$PYTHON" bench/cuda_check.py --device "$DEVICE"
+POLYTHINK_TEST_DEVICE=$DEVICE part tests 100 "$PYTHON" -m pytest -m "not long" --timeout 60 $workers $TESTS
+# shellcheck disable=SC2086
+part cuda_check 50 "$PYTHON" bench/cuda_check.py --device "$DEVICE" ${1:-}
 if [ -f bench/graph_check.py ]; then
   # shellcheck disable=SC2086
   part graph_check 50 "$PYTHON" bench/graph_check.py ${1:-}

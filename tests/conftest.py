@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -21,6 +22,13 @@ import pytest
 # A shell without job control starts background jobs with interruptions ignored, and programs inherit that: tests that
 # interrupt a program would wait in vain.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if "polythink.engine.selfcheck" in sys.modules:
+        from helpers import checked
+
+        checked.install()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,8 @@ from polythink.bench.floor import Machine, Sizes, kept_bytes, step_bytes, step_f
 from polythink.bench.model import open_subject, sizes_of
 from polythink.bench.options import PEERS, parse_names
 from polythink.bench.shapes import SHAPES
+from polythink.engine.backends.graphed import GraphedBackend
+from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
 
@@ -133,6 +135,18 @@ def test_where_a_step_goes(subject) -> None:
     assert found["operations"]["linear layers"] > 0
     assert found["calls"] > 50
     assert "step" not in vars(own.engine.backend)  # the clock was taken off again
+
+
+def test_where_a_step_that_is_launched_ahead_goes(subject) -> None:
+    """Launching and waiting: `step` is not called."""
+    own, backend = ours.open_engine(subject, "flat", 2), GraphedBackend(subject.lm, look_ahead=True)
+    own.engine = Engine(subject.lm, max_num_seqs=2, backend=backend)
+    found = profile.profile_steps(own, parse_case("2x2", 20).traces(subject.words), 3)
+    parts = found["parts"]
+    assert set(parts) == {"step", "engine", "launch", "wait"}
+    assert min(parts["launch"], parts["wait"]) > 0
+    assert parts["launch"] + parts["wait"] < 2 * parts["step"]  # medians need not add up
+    assert "launch" not in vars(backend)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from helpers.program import HEAD
+from helpers.program import HEAD, Forked
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import ModelSettings, save
 from polythink.models.tokenizers import word_tokenizer
@@ -278,13 +279,16 @@ def test_an_evaluation_writes_over_nothing(polythink, ours, sums, tmp_path, file
 # ---- interrupted ----
 
 
-def start(recipe: Path, out: Path, *options: str) -> subprocess.Popen:
-    code = "from polythink.cli.main import main; main()"
-    command = [sys.executable, "-c", code, "train", str(recipe), "--out", str(out), *options]
+def start_one(recipe: Path, out: Path, *options: str, fresh: bool = False) -> Forked | subprocess.Popen:
+    """The program in a process and a group of its own: forked from this one, or a new interpreter."""
+    arguments = ["train", str(recipe), "--out", str(out), *options]
+    if not fresh:
+        return Forked(*arguments)
+    command = [sys.executable, "-c", "from polythink.cli.main import main; main()", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def stop_at(process: subprocess.Popen, file: Path, lines: int, number: signal.Signals) -> tuple[int, str]:
+def stop_at(process: Forked | subprocess.Popen, file: Path, lines: int, number: signal.Signals) -> tuple[int, str]:
     """Signal the program and all that it started, as Ctrl-C does, when the file has so many lines."""
     while process.poll() is None and not (file.exists() and file.read_bytes().count(b"\n") >= lines):
         time.sleep(0.003)
@@ -306,8 +310,10 @@ def outcome(run: Path) -> tuple:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_again_and_again_comes_to_what_an_unstopped_one_does(polythink, recipe, whole):
+@pytest.mark.parametrize("fresh", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_run_that_is_stopped_again_and_again_comes_to_what_an_unstopped_one_does(polythink, recipe, whole, fresh):
     run = recipe.parent / "run"
+    start = partial(start_one, fresh=fresh)
     interrupted = stop_at(start(recipe, run), run / "sft/metrics.jsonl", 6, signal.SIGINT)
     assert interrupted[0] == 130
     kept = (

@@ -46,17 +46,31 @@ def test_the_help_of_a_command_is_short_and_has_an_example(command: str) -> None
 LIGHT = "--help | train --help | eval -h | recipes | data list | train countdown-smoke --dry-run | explain lr"
 
 
+@pytest.fixture(scope="module")
+def imported() -> list[list[str]]:
+    """The modules that are there after each of these command lines, one after another in one process."""
+    code = """
+import contextlib, io, json, sys
+from polythink.cli.main import main
+found = []
+for line in sys.argv[1].split(" | "):
+    sys.argv = ["polythink", *line.split()]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main()
+    found.append(sorted(sys.modules))
+print(json.dumps(found))
+"""
+    return json.loads(polythink(LIGHT, code=code, check=True).stdout)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [line.split() for line in LIGHT.split(" | ")], ids=" ".join)
-def test_what_is_only_looked_up_imports_no_heavy_library(arguments: list[str]) -> None:
-    code = f"import sys\ntry:\n    {MAIN}\nfinally:\n    print(sorted(sys.modules))"
-    done = polythink(*arguments, code=code)
-    modules = done.stdout.splitlines()[-1]
+@pytest.mark.parametrize("number", range(LIGHT.count(" | ") + 1), ids=LIGHT.split(" | ").__getitem__)
+def test_what_is_only_looked_up_imports_no_heavy_library(imported, number: int) -> None:
     heavy = {"torch", "transformers", "matplotlib", "sympy", "math_verify", "httpx"}
-    if arguments[0] == "--help":
+    if number == 0:
         heavy |= {"numpy", "pyarrow", "pydantic", "yaml", "polythink.cli.runs"}
-    for name in heavy:
-        assert f"'{name}'" not in modules, name
+    assert "typer" in imported[number]
+    assert heavy.isdisjoint(imported[number]), heavy & {*imported[number]}
 
 
 def test_python_m_polythink_is_the_program() -> None:
@@ -75,17 +89,12 @@ def test_every_command_has_short_help_and_says_how_much(command: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_shell_completes_commands_recipes_and_names() -> None:
+def test_the_shell_completes_commands_recipes_and_names(polythink, monkeypatch) -> None:
     def complete(*words: str) -> list[str]:
-        asked = {
-            "_POLYTHINK_COMPLETE": "complete_bash",
-            "COMP_WORDS": " ".join(words),
-            "COMP_CWORD": str(len(words) - 1),
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", MAIN], capture_output=True, text=True, env={**os.environ, **asked}, check=False
-        )
-        return done.stdout.split()
+        monkeypatch.setenv("_POLYTHINK_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", " ".join(words))
+        monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+        return polythink()[1].split()
 
     assert complete("polythink", "exp") == ["experiment", "explain"]
     assert "countdown-smoke" in complete("polythink", "train", "countdown-s")
@@ -95,13 +104,13 @@ def test_the_shell_completes_commands_recipes_and_names() -> None:
 
 
 @pytest.mark.slow
-def test_verbose_ends_with_the_time_and_quiet_is_quiet(tmp_path) -> None:
+def test_verbose_ends_with_the_time_and_quiet_is_quiet(polythink, tmp_path) -> None:
     block = "<Parallel><Path>a</Path><Path>b</Path></Parallel>\n<Summary>s</Summary>"
     (tmp_path / "row.jsonl").write_text(json.dumps({"text": block}) + "\n")
     command = ("trace", "check", str(tmp_path / "row.jsonl"), "--field", "text")
-    assert "s of processor time" in polythink(*command, "-v").stderr
-    assert "s of processor time" in polythink("-v", *command).stderr
-    assert polythink(*command, "-q").stderr == polythink(*command).stderr == ""
+    assert "s of processor time" in polythink(*command, "-v")[2]
+    assert "s of processor time" in polythink("-v", *command)[2]
+    assert polythink(*command, "-q")[2] == polythink(*command)[2] == ""
 
 
 def test_threads_do_not_spin_unless_the_user_says_so() -> None:
@@ -130,12 +139,16 @@ def test_threads_do_not_spin_unless_the_user_says_so() -> None:
         (["data", "show", "gsm9k"], "polythink: no problem set 'gsm9k'; did you mean 'gsm8k'?"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_status_2(arguments: list[str], sentence: str) -> None:
-    done = polythink(*arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith(sentence)
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
+def test_a_users_mistake_is_one_line_and_status_2(polythink, arguments: list[str], sentence: str) -> None:
+    status, out, err = polythink(*arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(sentence)
+
+
+def test_a_users_mistake_is_the_status_of_the_process() -> None:
+    done = polythink("report", "nowhere")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("polythink: no run folder 'nowhere'; ")
 
 
 def test_an_interruption_while_modules_are_imported_is_one_line() -> None:
@@ -255,11 +268,11 @@ def test_a_mistake_is_found_before_torch_is_imported(answers_without_torch, numb
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["trian"], ["train"], ["report", "--wide", "x"]])
-def test_a_wrong_command_line_is_status_2_without_a_traceback(arguments: list[str]) -> None:
-    done = polythink(*arguments)
-    assert done.returncode == 2
-    assert "Usage: " in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_wrong_command_line_is_status_2_without_a_traceback(polythink, arguments: list[str]) -> None:
+    status, _, err = polythink(*arguments)
+    assert status == 2
+    assert "Usage: " in err
+    assert "Traceback" not in err
 
 
 WITH_COMMAND = """

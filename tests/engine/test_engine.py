@@ -35,9 +35,9 @@ def label(decoding: SamplingParams) -> str:
 @pytest.mark.parametrize("decoding", SETTINGS, ids=label)
 def test_logprobs_equal_one_masked_forward(decoding):
     lm = tiny()
-    rollouts = Engine(lm, max_num_seqs=5).generate(requests(lm, 16), decoding, seed=3)
+    rollouts = Engine(lm, max_num_seqs=5).generate(requests(lm, 9), decoding, seed=3)
     found = gaps(lm, rollouts)
-    assert len(found) > 200
+    assert len(found) > 100
     assert max(found) < TOLERANCE
     stops = {s.finish_reason for r in rollouts for s in r.segments}
     assert {"fork", "length"} <= stops, stops
@@ -52,14 +52,14 @@ def test_a_branch_does_not_depend_on_its_batch_mates():
     Batch mates change the shape of the matrix products: log-probabilities agree to rounding, and no more is promised.
     """
     lm = tiny()
-    decoding, wanted = SETTINGS[2], requests(lm, 7)
-    base = Engine(lm, max_num_seqs=7).generate(wanted, decoding, seed=3)
-    for rows, backend in ((1, "lean"), (3, "lean"), (1, "flat"), (3, "flat"), (2, "padded"), (7, "padded")):
+    decoding, wanted = SETTINGS[2], requests(lm, 4)
+    base = Engine(lm, max_num_seqs=4).generate(wanted, decoding, seed=3)
+    for rows, backend in ((1, "lean"), (3, "lean"), (1, "flat"), (3, "flat"), (2, "padded"), (4, "padded")):
         other = Engine(lm, max_num_seqs=rows, backend=backend).generate(wanted, decoding, seed=3)
         assert [drawn(r) for r in other] == [drawn(r) for r in base], (rows, backend)
         a, b = ([x for r in rs for s in r.segments for x in s.logprobs] for rs in (base, other))
         assert a == pytest.approx(b, abs=1e-5)
-    order = [5, 0, 6]
+    order = [2, 0, 3]
     shuffled = Engine(lm, max_num_seqs=2).generate([wanted[i] for i in order], decoding, seed=3)
     assert [drawn(r) for r in shuffled] == [drawn(base[i]) for i in order]
 
@@ -87,7 +87,7 @@ def test_nothing_is_computed_twice(backend):
     embedding = lm.model.get_input_embeddings()
     embedding.register_forward_hook(lambda module, args, out: counted.append(args[0].numel()))
     decoding = SETTINGS[2].model_copy(update={"max_trace_tokens": 1000})  # no trace ends after a summary
-    rollouts = engine.generate(requests(lm, 12), decoding, seed=3)
+    rollouts = engine.generate(requests(lm, 6), decoding, seed=3)
     assert any(s.kind == "summary" for r in rollouts for s in r.segments)
     assert engine.forwarded == sum(len(r.prompt) + r.tokens - 1 for r in rollouts)
     if backend != "padded":
@@ -147,7 +147,7 @@ def test_cut_traces_stay_well_formed():
     others = {tag: -9.0 for tag in PARALLEL_R1.tags if tag != "<Parallel>"}
     lm = lean_towards(tiny(), others)
     decoding = SETTINGS[1].model_copy(update={"max_trace_tokens": 60})
-    rollouts = Engine(lm).generate(requests(lm, 200), decoding, seed=9)
+    rollouts = Engine(lm).generate(requests(lm, 100), decoding, seed=9)
     tags = set(lm.tag_ids.values())
 
     def drew_a_tag_within(segment) -> bool:
@@ -275,6 +275,6 @@ def test_other_families(model_type):
         auto = Engine(lm, max_num_seqs=4)
     assert auto.backend.kind == kind
     padded = Engine(lm, max_num_seqs=3, backend="padded")
-    wanted = requests(lm, 8)
+    wanted = requests(lm, 4)
     fast, other = (e.generate(wanted, SETTINGS[1], seed=3) for e in (auto, padded))
     assert [drawn(r) for r in fast] == [drawn(r) for r in other]

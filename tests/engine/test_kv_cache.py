@@ -64,7 +64,7 @@ def test_a_step_writes_the_slots_of_its_tokens_and_no_other(backend):
             assert not after[first + most[row] : first + cache.stride].any()
 
     watch(engine, look)
-    rollouts = engine.generate(requests(lm, 8), BLOCKS, seed=3)
+    rollouts = engine.generate(requests(lm, 6), BLOCKS, seed=3)
     assert len({s.block for r in rollouts for s in r.segments}) > 2
     assert max(most.values()) >= kv_cache.FIRST_SLOTS
 
@@ -86,11 +86,11 @@ def test_one_slot_a_token():
 def test_no_uninitialised_memory_is_read(backend):
     """A masked NaN is still NaN (0 x NaN): here every `torch.empty` is filled with NaN."""
     lm = tiny()
-    plain = Engine(lm, max_num_seqs=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)
+    plain = Engine(lm, max_num_seqs=3, backend=backend).generate(requests(lm, 5), BLOCKS, seed=3)
     torch.use_deterministic_algorithms(True, warn_only=DEVICE.type != "cpu")
     try:
         assert torch.utils.deterministic.fill_uninitialized_memory
-        filled = Engine(lm, max_num_seqs=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)
+        filled = Engine(lm, max_num_seqs=3, backend=backend).generate(requests(lm, 5), BLOCKS, seed=3)
     finally:
         torch.use_deterministic_algorithms(False)
     assert [drawn(r) for r in filled] == [drawn(r) for r in plain]
@@ -101,7 +101,7 @@ def test_no_uninitialised_memory_is_read(backend):
 def test_growth_in_the_middle_of_a_run_changes_nothing(backend, monkeypatch):
     """Blocks double, move, and are moved out of the way of others."""
     lm = tiny()
-    plain = Engine(lm, max_num_seqs=3, backend=backend).generate(requests(lm, 8), BLOCKS, seed=3)
+    plain = Engine(lm, max_num_seqs=3, backend=backend).generate(requests(lm, 5), BLOCKS, seed=3)
     moved = []
     copy = TreeKVCache._copy
     monkeypatch.setattr(kv_cache, "can_reserve", lambda device: False)
@@ -109,7 +109,7 @@ def test_growth_in_the_middle_of_a_run_changes_nothing(backend, monkeypatch):
     monkeypatch.setattr(kv_cache, "FIRST_SLOTS", 1)
     for memory in (None, 3 * 128 * 512):
         again = Engine(lm, max_num_seqs=3, backend=backend, kv_cache_memory_bytes=memory)
-        assert [drawn(r) for r in again.generate(requests(lm, 8), BLOCKS, seed=3)] == [drawn(r) for r in plain]
+        assert [drawn(r) for r in again.generate(requests(lm, 5), BLOCKS, seed=3)] == [drawn(r) for r in plain]
         assert len(moved) > 5
         moved.clear()
 

@@ -103,7 +103,7 @@ def test_each_family_equals_the_flat_backend_and_one_masked_forward(name):
     with quiet():
         auto = Engine(lm, max_num_seqs=4)
     assert auto.backend.kind == "lean"
-    wanted = requests(lm, 5)
+    wanted = requests(lm, 4)
     found = auto.generate(wanted, PARAMS, seed=3)
     joined = [r for r in found if any(s.kind == "summary" for s in r.segments)]
     assert furthest(auto.backend, joined[:2]) < TOLERANCE

@@ -52,7 +52,7 @@ def test_add_and_step_give_what_generate_gives():
 def test_drawing_is_without_dropout_also_in_the_middle_of_training():
     """gpt2 and others have dropout in their configuration."""
     lm = family("gpt2", n_positions=256, resid_pdrop=0.5, attn_pdrop=0.5, embd_pdrop=0.5)
-    wanted = requests(lm, 6)
+    wanted = requests(lm, 3)
     expected = [drawn(r) for r in reference_generate(lm, wanted, PARAMS, seed=4)]
     lm.model.train()
     rollouts = Engine(lm).generate(wanted, PARAMS, seed=4)
@@ -79,9 +79,9 @@ def test_waiting_requests_hold_little_beside_their_prompts():
 @pytest.mark.parametrize("chunk", [1, 2, 3, 512])
 def test_prompts_read_in_chunks_give_the_same(chunk):
     lm = tiny()
-    wanted = requests(lm, 6)
-    whole = Engine(lm, max_num_seqs=3).generate(wanted, PARAMS, seed=2)
-    parts = Engine(lm, max_num_seqs=3, prefill_chunk=chunk).generate(wanted, PARAMS, seed=2)
+    wanted = requests(lm, 4)
+    whole = Engine(lm, max_num_seqs=2).generate(wanted, PARAMS, seed=2)
+    parts = Engine(lm, max_num_seqs=2, prefill_chunk=chunk).generate(wanted, PARAMS, seed=2)
     assert [drawn(r) for r in parts] == [drawn(r) for r in whole]
 
 
@@ -103,8 +103,9 @@ def test_parameters_belong_to_the_request():
     wanted = requests(lm, len(each))
     together = Engine(lm, max_num_seqs=5).generate(wanted, each, seed=4)
     assert [drawn(r) for r in together] == [drawn(r) for r in reference_generate(lm, wanted, each, seed=4)]
+    one = Engine(lm)
     for request, params, rollout in zip(wanted, each, together, strict=True):
-        (alone,) = Engine(lm).generate([request], params, seed=4)
+        (alone,) = one.generate([request], params, seed=4)
         assert drawn(alone) == drawn(rollout)
     with pytest.raises(UserError, match="9 requests and 2 SamplingParams"):
         Engine(lm).generate(wanted, each[:2])

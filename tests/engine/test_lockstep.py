@@ -28,7 +28,7 @@ def told(rollouts) -> list:
 )
 def test_the_rollouts_are_those_of_the_rules_asked_token_by_token(model, changes, monkeypatch):
     lm = model(seed=3)
-    engine, wanted = Engine(lm, max_num_seqs=5), requests(lm, 8)
+    engine, wanted = Engine(lm, max_num_seqs=4), requests(lm, 5)
     params = PARAMS.model_copy(update=changes)
     monkeypatch.setattr(lockstep, "WORTH", NEVER)
     slow = engine.generate(wanted, params, seed=5)

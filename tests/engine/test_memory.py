@@ -82,7 +82,7 @@ class Watched(Engine):
 @pytest.mark.parametrize("backend", KINDS)
 def test_a_budget_is_kept_and_preempted_traces_go_on_as_they_were(memory, backend):
     lm = tiny()
-    wanted, params = mixed(lm, 28)
+    wanted, params = mixed(lm, 20)
     free = Watched(lm, max_num_seqs=12, backend=backend)
     plain = free.generate(wanted, params, seed=3)
     need = max(free.backend.bytes_for(len(r.prompt) + p.max_trace_tokens) for r, p in zip(wanted, params, strict=True))
@@ -127,15 +127,15 @@ def test_a_preempted_trace_is_run_again_in_chunks():
 @pytest.mark.parametrize("backend", KINDS)
 def test_a_shared_prompt_is_read_once(memory, backend):
     lm = tiny()
-    wanted = grouped(lm, 3, 4)
+    wanted = grouped(lm, 2, 3)
     single = Engine(lm, backend=backend)
     alone = [single.generate([request], PARAMS, seed=3)[0] for request in wanted]
     assert single.forwarded == sum(len(r.prompt) + r.tokens - 1 for r in alone)  # a prompt used once is read as before
-    engine = Watched(lm, max_num_seqs=7, backend=backend, prefill_chunk=16)
+    engine = Watched(lm, max_num_seqs=4, backend=backend, prefill_chunk=16)
     together = engine.generate(wanted, PARAMS, seed=3)
     assert [drawn(r) for r in together] == [drawn(r) for r in alone]
     assert max(gaps(lm, together)) < 1e-4
-    once = sum(len(request.prompt) - 1 for request in wanted[::4])
+    once = sum(len(request.prompt) - 1 for request in wanted[::3])
     assert engine.forwarded == once + sum(1 + r.tokens - 1 for r in together)
 
 
@@ -159,7 +159,7 @@ def test_a_prompt_is_kept_for_those_that_wait_and_no_longer():
 
 def test_aborts_at_any_moment_free_everything(memory):
     lm = tiny()
-    wanted, params = mixed(lm, 16, seed=1)
+    wanted, params = mixed(lm, 12, seed=1)
     plain = Engine(lm).generate(wanted, params, seed=3)
     budget = Engine(lm).backend.bytes_for(90 + 200) * 5 // 4
     for seed in range(2):
@@ -240,7 +240,7 @@ def resident() -> int:
 
 
 def test_requests_stream_through_a_small_budget():
-    engine, _, _ = stream(150, 1 << 20)
+    engine, _, _ = stream(100, 1 << 20)
     assert engine.preempted > 5
     assert engine.peak > 1 << 19
 
@@ -249,7 +249,7 @@ def test_requests_stream_through_a_small_budget():
 @pytest.mark.slow
 def test_ten_thousand_requests_stream_through_flat_memory():
     """All end, none starves, and memory stays within the budget and 64 MB that torch and Python may add."""
-    budget = 4 << 20
+    budget = 1 << 20  # so little that traces are preempted
     engine, early, peak = stream(10_000, budget)
     assert engine.preempted > 100
     assert budget / 2 < engine.peak <= budget

@@ -89,7 +89,9 @@ def test_blocks_in_paths_and_any_number_of_paths_are_exact():
     ), "no block in a path"
 
 
-@pytest.mark.parametrize("paths", [1, 2, 3, 8])
+@pytest.mark.parametrize(
+    "paths", [pytest.param(1, marks=pytest.mark.long), 2, pytest.param(3, marks=pytest.mark.long), 8]
+)
 @pytest.mark.parametrize("name", EACH)
 def test_forked_and_reread_logits_are_those_of_the_training_forward(name, paths):
     lm = hybrid(name)

@@ -7,12 +7,19 @@ import torch
 
 from helpers.scribe import scribe
 from helpers.tiny import family, gaps, requests, tiny
+from polythink.engine import selfcheck
 from polythink.engine.backends.lean import LeanBackend
 from polythink.engine.backends.transformers import TransformersBackend
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.selfcheck import SelfCheckFailed, check
 from polythink.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def each_time(monkeypatch):
+    """Elsewhere models that are alike are checked once (`helpers.checked`)."""
+    monkeypatch.setattr(selfcheck, "check", check)
 
 
 @pytest.mark.parametrize(

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from helpers.backends import CannedBackend
+from helpers.program import die, forked
 from polythink.engine.engine import Engine
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.compare import compare
 from polythink.evaluate.config import CompareConfig, TunnelConfig
+from polythink.evaluate.journal import Journal
 from polythink.evaluate.run import evaluate
 from polythink.evaluate.tunnel import tunnel
 from polythink.models.build import ModelConfig, from_config
@@ -110,32 +111,24 @@ def test_stopped_again_and_again_it_comes_to_what_it_does_at_once(tmp_path, run,
     assert PARTIAL not in outcome(tmp_path / "whole")
 
 
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from polythink.evaluate.journal import Journal
-from evaluate.test_evaluation_resume import engine, run_eval
-write = Journal.write
-def write_and_die(self, draw, kept):
-    write(self, draw, kept)
-    write_and_die.rows += 1
-    if write_and_die.rows == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-write_and_die.rows = 0
-Journal.write = write_and_die
-run_eval(engine(), Path(sys.argv[2]), resume=True)
-"""
+def run_until(row: int, out: Path) -> None:
+    """`run_eval` until so many rows are kept."""
+    write, rows = Journal.write, [0]
+
+    def write_and_die(self: Journal, draw: str, kept: dict) -> None:
+        write(self, draw, kept)
+        rows[0] += 1
+        if rows[0] == row:
+            die()
+
+    Journal.write = write_and_die
+    run_eval(engine(), out, resume=True)
 
 
 @pytest.mark.slow
 def test_a_killed_process_loses_only_what_it_was_sampling(tmp_path) -> None:
-    tests = Path(__file__).parents[1]
-    path = os.pathsep.join([str(tests), *filter(None, [os.environ.get("PYTHONPATH")])])
     for attempt in (1, 2):
-        command = [sys.executable, "-c", KILLED, str(tests), str(tmp_path / "out")]
-        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert forked(lambda: run_until(5, tmp_path / "out")) == -signal.SIGKILL
         assert len(read_jsonl(tmp_path / "out" / PARTIAL)) == 1 + 5 * attempt
         with (tmp_path / "out" / PARTIAL).open("ab") as file:
             file.write(b'{"draw": "", "seco')  # a kill may tear the last line
@@ -147,12 +140,22 @@ def test_a_killed_process_loses_only_what_it_was_sampling(tmp_path) -> None:
 # ---- the same question only ----
 
 
-def begun(tmp_path: Path) -> Path:
-    backend = engine()
+@pytest.fixture(scope="module")
+def left(tmp_path_factory) -> dict[str, Path]:
+    """An evaluation that was stopped, and the same when it had gone on to its end."""
+    found, backend = {name: tmp_path_factory.mktemp(name) for name in ("begun", "finished")}, engine()
     backend.left = 3
     with pytest.raises(KeyboardInterrupt):
-        run_eval(backend, tmp_path / "begun")
-    return tmp_path / "begun"
+        run_eval(backend, found["begun"])
+    shutil.copytree(found["begun"], found["finished"], dirs_exist_ok=True)
+    backend.left = 1 << 30
+    run_eval(backend, found["finished"], resume=True)
+    return found
+
+
+@pytest.fixture
+def begun(left, tmp_path) -> Path:
+    return shutil.copytree(left["begun"], tmp_path / "begun")
 
 
 OTHERS = {
@@ -169,10 +172,8 @@ OTHERS = {
 
 @pytest.mark.parametrize("named", OTHERS)
 @pytest.mark.parametrize("finished", [False, True])
-def test_another_question_is_refused_and_what_differs_is_named(tmp_path, named, finished) -> None:
-    folder = begun(tmp_path)
-    if finished:
-        run_eval(engine(), folder, resume=True)
+def test_another_question_is_refused_and_what_differs_is_named(left, tmp_path, named, finished) -> None:
+    folder = shutil.copytree(left["finished" if finished else "begun"], tmp_path / "left")
     before = outcome(folder)
     file = "eval.json" if finished else PARTIAL
     with pytest.raises(UserError) as refused:
@@ -181,8 +182,8 @@ def test_another_question_is_refused_and_what_differs_is_named(tmp_path, named, 
     assert outcome(folder) == before
 
 
-def test_other_weights_and_other_problems_are_another_question(tmp_path) -> None:
-    folder = begun(tmp_path)
+def test_other_weights_and_other_problems_are_another_question(begun) -> None:
+    folder = begun
     with pytest.raises(UserError, match=r"another question \(weights: \w{16} -> \w{16}\)"):
         run_eval(engine(seed=1), folder, resume=True)
     other = ProblemSet("mini", tuple(replace(p, answer="1") for p in MINI))
@@ -190,8 +191,8 @@ def test_other_weights_and_other_problems_are_another_question(tmp_path) -> None
         evaluate(engine(), other, **ASK, samples=4, greedy=True, out=folder, resume=True, log=silent)
 
 
-def test_speed_and_hardware_are_no_part_of_the_question(tmp_path) -> None:
-    folder = begun(tmp_path)
+def test_speed_and_hardware_are_no_part_of_the_question(begun) -> None:
+    folder = begun
     other = Engine(engine().lm, max_num_seqs=2)
     run_eval(other, folder, resume=True)
     assert len(read_jsonl(folder / "samples.jsonl")) == 12
@@ -214,8 +215,8 @@ def test_what_is_finished_is_returned_and_left_alone(tmp_path) -> None:
 # ---- nothing is written over ----
 
 
-def test_a_used_folder_is_refused_unless_it_is_resumed(tmp_path) -> None:
-    folder = begun(tmp_path)
+def test_a_used_folder_is_refused_unless_it_is_resumed(begun, tmp_path) -> None:
+    folder = begun
     before = outcome(folder)
     with pytest.raises(
         UserError, match=r"holds samples\.partial\.jsonl already; resume it \(--resume\), or give another"
@@ -229,8 +230,8 @@ def test_a_used_folder_is_refused_unless_it_is_resumed(tmp_path) -> None:
     assert (tmp_path / "samples.jsonl").read_text() == "{}\n"
 
 
-def test_two_processes_do_not_write_one_evaluation(tmp_path) -> None:
-    folder = begun(tmp_path)
+def test_two_processes_do_not_write_one_evaluation(begun) -> None:
+    folder = begun
     lock = take_lock(folder / PARTIAL)
     with pytest.raises(UserError, match=r"another process writes .*samples\.partial\.jsonl"):
         run_eval(engine(), folder, resume=True)

@@ -50,10 +50,15 @@ def last_rows(out: Path) -> dict[str, dict]:
 
 
 def command(server: ChatServer, out: Path, n: int, *options: object) -> list[str]:
-    """The command line that asks the server for `n` problems, for a process of its own."""
+    """The command line that asks the server for `n` problems, for a new interpreter."""
     run = "import sys; from polythink.cli.main import main; sys.exit(main())"
+    return [sys.executable, "-c", run, *arguments(server, out, n, *options)]
+
+
+def arguments(server: ChatServer, out: Path, n: int, *options: object) -> list[str]:
+    """The program's arguments that ask the server for `n` problems."""
     return [
-        sys.executable, "-c", run, "data", "coldstart", "countdown-easy:train", "--limit", str(n), "--out", str(out),
+        "data", "coldstart", "countdown-easy:train", "--limit", str(n), "--out", str(out),
         "--endpoint", server.base, "--model", "teacher", "--prompt", "none", "--concurrency", str(AT_ONCE),
         *map(str, options),
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,14 +13,17 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
+from helpers.program import die, forked
 from polythink.engine.params import SamplingParams
 from polythink.models.build import from_config
 from polythink.models.config import ModelConfig
 from polythink.models.lm import LanguageModel
+from polythink.pipeline.stage import main
 from polythink.problems.prompts import Prompt
 from polythink.problems.tasks.countdown import VOCABULARY, problems
 from polythink.run.config import parse_config
 from polythink.run.folder import write_json
+from polythink.run.jsonl import JsonlWriter
 from polythink.train.config import DataConfig, SFTConfig
 from polythink.train.data import TraceEncoder
 from polythink.train.mixture import Mixture, make_mixture
@@ -86,26 +90,34 @@ def without_times(rows: list[dict]) -> list[dict]:
     return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
 
 
-SELF_KILL = """
-import os, signal, sys
-from polythink.pipeline.stage import main
-from polythink.run.jsonl import JsonlWriter
-write = JsonlWriter.write
-def write_and_die(self, row):
-    write(self, row)
-    if self.path.name == "metrics.jsonl" and row["step"] == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-JsonlWriter.write = write_and_die
-main([sys.argv[1]])
-"""
+def run_until(spec: str, step: int) -> None:
+    """Run the stage of the file `spec`; this process is killed as soon as it has written the metrics of `step`."""
+    write = JsonlWriter.write
+
+    def write_and_die(self: JsonlWriter, row: dict) -> None:
+        write(self, row)
+        if self.path.name == "metrics.jsonl" and row["step"] == step:
+            die()
+
+    JsonlWriter.write = write_and_die
+    main([spec])
 
 
-def killed(plan, folder: Path, step: int) -> None:
-    """Run a stage in a process of its own that is killed as soon as it has written the metrics of `step`."""
+def killed(plan, folder: Path, step: int, fresh: bool = False) -> None:
+    """Run a stage in a process of its own that is killed as soon as it has written the metrics of `step`.
+
+    `fresh`: a new interpreter (another order of sets of words), which takes seconds to import torch.
+    """
     spec = folder.parent / "spec.json"
     write_json(spec, {"plan": plan.model_dump(mode="json"), "folder": str(folder), "previous": None})
-    done = subprocess.run([sys.executable, "-c", SELF_KILL, str(spec), str(step)])
-    assert done.returncode == -signal.SIGKILL
+    if fresh:
+        script = "import sys; from helpers.training import run_until; run_until(sys.argv[1], int(sys.argv[2]))"
+        path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+        command = [sys.executable, "-c", script, str(spec), str(step)]
+        status = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}).returncode
+    else:
+        status = forked(lambda: run_until(str(spec), step))
+    assert status == -signal.SIGKILL
 
 
 @pytest.fixture

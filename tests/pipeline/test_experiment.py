@@ -180,14 +180,23 @@ from pathlib import Path
 import test_experiment
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 folder = Path(sys.argv[3])
-given = test_experiment.experiment(folder, plain=["rl.steps=9", f"rl.gate={folder / 'gate'}"])
-outcome = test_experiment.run(given, folder / "out")
-print(len(outcome.failures))
+print(len(test_experiment.run_gated(folder).failures))
 """
 
 
+def run_gated(folder: Path) -> Outcome:
+    """An experiment whose stage rl waits after one step until the file `gate` exists."""
+    return run(experiment(folder, plain=["rl.steps=9", f"rl.gate={folder / 'gate'}"]), folder / "out")
+
+
+def run_on(folder: Path) -> Outcome:
+    """The same with its gate open."""
+    (folder / "gate").touch()
+    return run_gated(folder)
+
+
 def start(folder: Path, shown: str = "first") -> subprocess.Popen:
-    """An experiment in a process of its own. Its stage rl waits after one step until the file `gate` exists."""
+    """`run_gated` in a process of its own."""
     command = [sys.executable, "-c", RUN_IT, str(HERE), str(HERE.parent), str(folder)]
     with (folder / shown).open("w") as stderr:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
@@ -233,7 +242,7 @@ def test_after_a_power_cut_finished_stages_stay_and_the_open_one_goes_on(tmp_pat
         with suppress(ProcessLookupError):  # eval_sft may end meanwhile
             os.kill(pid, signal.SIGKILL)
     assert steps_of(log, "rl") == [0]
-    assert finish(start(tmp_path), tmp_path) == "0"
+    assert run_on(tmp_path).failures == ()
     starts = Counter(name.split()[0] for name in events(log, "start").elements())
     assert starts == {"base": 1, "sft": 1, "eval_sft": starts["eval_sft"], "rl": 2, "eval_rl": 1}
     assert steps_of(log, "rl") == list(range(9)), "no step is taken twice"
@@ -262,7 +271,7 @@ def test_an_interruption_stops_the_stages_as_well(tmp_path, log, number: signal.
     first.send_signal(number)
     assert first.wait(120) != 0
     assert stage_processes(tmp_path) == []
-    assert finish(start(tmp_path), tmp_path) == "0"
+    assert run_on(tmp_path).failures == ()
 
 
 def test_a_stage_that_does_not_listen_is_ended_all_the_same(tmp_path, monkeypatch) -> None:

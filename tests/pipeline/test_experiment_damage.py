@@ -29,20 +29,34 @@ stages:
 """
 
 
-@pytest.fixture
-def again(tmp_path, monkeypatch):
-    """Runs the experiment of two arms once, and gives a function that runs it again."""
-    monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
-    (tmp_path / "fake.yaml").write_text(RECIPE)
-    arms = {name: {"recipe": str(tmp_path / "fake.yaml"), "overrides": [f"rl.skill={skill}"]}
+def trial(folder: Path) -> Experiment:
+    """Two arms of the recipe in `folder`."""
+    arms = {name: {"recipe": str(folder / "fake.yaml"), "overrides": [f"rl.skill={skill}"]}
             for name, skill in (("plain", 0.5), ("strong", 0.9))}  # fmt: skip
-    given = parse_config(Experiment, {"name": "trial", "arms": arms}, "trial")
+    return parse_config(Experiment, {"name": "trial", "arms": arms}, "trial")
 
-    def run() -> Outcome:
-        return run_experiment(given, tmp_path / "out", load=fake_recipe.load, command=COMMAND)
 
-    assert run().failures == ()
-    return run
+def run(folder: Path) -> Outcome:
+    return run_experiment(trial(folder), folder / "out", load=fake_recipe.load, command=COMMAND)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder in which the experiment was run once."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "fake.yaml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAKE_LOG", str(folder / "log"))
+        assert run(folder).failures == ()
+    return folder
+
+
+@pytest.fixture
+def again(finished, tmp_path, monkeypatch):
+    """The experiment as it was left, in `tmp_path`, and a function that runs it again."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
+    return lambda: run(tmp_path)
 
 
 def stage(tmp_path: Path, name: str, run: str = "plain-seed0") -> Path:

@@ -14,7 +14,7 @@ from polythink.pipeline.experiment import resolve
 from polythink.pipeline.recipe import load_recipe
 from polythink.run.config import RECIPES, dump_yaml, find_recipe, load_yaml
 
-ROUNDS = 150  # of each kind
+ROUNDS = pytest.mark.parametrize("rounds", [120, pytest.param(600, marks=pytest.mark.long)])
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 ARMS = {name for name in NAMES if "arms" in load_yaml(find_recipe(name))}
 VALUES = [
@@ -49,11 +49,12 @@ def check(load, *given: Any) -> str:
 
 
 @pytest.mark.slow
-def test_overrides_of_any_kind() -> None:
+@ROUNDS
+def test_overrides_of_any_kind(rounds) -> None:
     rng, outcomes = random.Random(0), set()
     recipes = [name for name in NAMES if name not in ARMS]
     known = {name: [*keys(load_yaml(find_recipe(name))), ("seed",), ("model", "options")] for name in recipes}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         name = rng.choice(recipes)
         overrides = []
         for _ in range(rng.choice((1, 1, 2))):
@@ -71,9 +72,10 @@ def few_arms(path) -> Experiment:
 
 
 @pytest.mark.slow
-def test_files_with_broken_places(tmp_path) -> None:
+@ROUNDS
+def test_files_with_broken_places(tmp_path, rounds) -> None:
     rng, outcomes, file = random.Random(1), set(), tmp_path / "broken.yaml"
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         name = rng.choice(NAMES)
         text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
         for _ in range(rng.choice((1, 1, 2))):

@@ -154,18 +154,24 @@ def test_what_is_known_of_the_problems_is_said(tmp_path):
 
 # ---- killed ----
 
+SFT = sft(steps=25, batch=4, checkpoint_every=5, schedule="cosine")
+GRPO = grpo(steps=10, checkpoint_every=2)
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stage", "kill_at"),
-    [(sft(steps=60, batch=4, checkpoint_every=5, schedule="cosine"), 12), (grpo(steps=14, checkpoint_every=2), 5)],
-    ids=["sft", "grpo"],
+    ("stage", "kill_at", "fresh"),
+    [
+        pytest.param(SFT, 12, False, id="sft"),
+        pytest.param(SFT, 12, True, id="sft-fresh", marks=pytest.mark.long),
+        pytest.param(GRPO, 5, True, id="grpo-fresh"),
+    ],
 )
-def test_a_killed_stage_resumes_to_the_same_bits(tmp_path, stage, kill_at):
+def test_a_killed_stage_resumes_to_the_same_bits(tmp_path, stage, kill_at, fresh):
     plan = recipe_of(only=stage).plan()[0]
     run_stage(plan, tmp_path / "whole", log=quiet)
     folder = tmp_path / "killed"
-    killed(plan, folder, kill_at)
+    killed(plan, folder, kill_at, fresh)
     assert not (folder / "result.json").exists()
     torn = folder / "checkpoint" / ".step-000099.0123.tmp"
     torn.mkdir()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
 import os
 import pty
 import re
 import struct
-import subprocess
 import sys
 import termios
 
@@ -105,25 +105,40 @@ class Terminal:
 def show(rows: int, columns: int, paths: int, words: int = 150, resize_to: tuple[int, int] | None = None) -> Terminal:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
-    program = [sys.executable, "-c", PROGRAM, str(paths), str(words), repr(resize_to)]
-    streams = dict.fromkeys(("stdin", "stdout", "stderr"), slave)
-    with subprocess.Popen(program, env=environment | {"TERM": "xterm-256color"}, **streams) as process:
-        os.close(slave)
-        written = b""
-        while True:
-            try:
-                piece = os.read(master, 1 << 16)
-            except OSError:  # the other end is closed
-                break
-            if not piece:
-                break
-            written += piece
+    process = multiprocessing.get_context("fork").Process(target=run, args=(slave, master, paths, words, resize_to))
+    process.start()
+    os.close(slave)
+    written = b""
+    while True:
+        try:
+            piece = os.read(master, 1 << 16)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        written += piece
+    process.join()
     os.close(master)
     terminal = Terminal(rows, columns)
     terminal.feed(written.decode())
-    assert process.returncode == 0, terminal.text
+    assert process.exitcode == 0, terminal.text
     return terminal
+
+
+def run(slave: int, master: int, *arguments: object) -> None:
+    """The program with this terminal, in a process forked for it."""
+    os.close(master)
+    for stream in range(3):
+        os.dup2(slave, stream)
+    os.close(slave)
+    sys.stdout = sys.__stdout__ = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    for name in ("COLUMNS", "LINES", "NO_COLOR"):
+        os.environ.pop(name, None)
+    os.environ["TERM"] = "xterm-256color"
+    sys.argv = ["program", *map(repr, arguments)]
+    exec(PROGRAM, {"__name__": "program"})
+    sys.stdout.flush()
 
 
 def check_end(terminal: Terminal, paths: int, words: int) -> None:

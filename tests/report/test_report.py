@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import pytest
 
 from polythink.errors import UserError
+from polythink.report import plots
 from polythink.report.plots import MORE_PANELS, PANELS, Line, Panel, chart, smooth, stage_chart, value_range
 from polythink.report.report import compare_report, ordered, write_report
 from polythink.report.runs import Stage
@@ -350,6 +351,13 @@ def test_more_curves_says_which(report):
     assert re.search(r"More curves: well formed, groups without spread, truncated, entropy", report.text)
 
 
+@pytest.fixture
+def no_charts(monkeypatch):
+    """Matplotlib takes most of a report's time."""
+    monkeypatch.setattr(plots, "chart", lambda lines, panel, **more: "<svg></svg>")
+
+
+@pytest.mark.usefixtures("no_charts")
 def test_an_experiment_says_when_and_how_it_was_run(arm_folders, tmp_path):
     for folders in arm_folders.values():
         for folder in folders:
@@ -368,6 +376,7 @@ def test_an_experiment_says_when_and_how_it_was_run(arm_folders, tmp_path):
      ("unseen_published", None, "structured"), ("unseen_published", "reread", ""),
      ("reread", "structured", "structured")],
 )  # fmt: skip
+@pytest.mark.usefixtures("no_charts")
 def test_a_stage_whose_mode_is_not_exact_says_so_with_its_gap(run_folder, tmp_path, mode, train_mode, trained):
     shutil.copytree(run_folder, tmp_path / "run")
     stage = tmp_path / "run" / "rl_easy"

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from helpers.chat_server import ChatServer
-from helpers.coldstart import AT_ONCE, ask, command, countdown_run, last_rows, record
+from helpers.coldstart import AT_ONCE, arguments, ask, command, countdown_run, last_rows, record
+from helpers.program import run_forked
 from polythink.errors import UserError
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import COUNTDOWN, problems
@@ -49,11 +50,8 @@ def test_a_second_cold_start_in_a_folder_is_refused_and_changes_nothing(server, 
         with (out / "all.jsonl").open("ab") as file:  # what the other process is about to finish
             file.write(b'{"source": "countdown-easy", "probl')
         before, asked = {path: path.read_bytes() for path in out.iterdir()}, server.asked.total()
-        second = subprocess.run(command(server, out, n), capture_output=True, text=True, timeout=120)
-        assert (second.returncode, second.stdout) == (2, "")
-        assert second.stderr == (
-            f"polythink: another cold start is at work in {out}; wait until it ends, or give another folder\n"
-        )
+        said = f"polythink: another cold start is at work in {out}; wait until it ends, or give another folder\n"
+        assert run_forked(*arguments(server, out, n)) == (2, "", said)
         with pytest.raises(UserError, match="another cold start is at work in"):
             run_assembly(out, tmp_path / "paths", AssembleConfig(), get_prompt("none"), PARATHINKER)
         with pytest.raises(UserError, match="another cold start is at work in"):
@@ -184,8 +182,8 @@ def test_an_interrupted_command_says_what_is_kept_and_how_to_go_on(server, tmp_p
     server.answers_before_hold = 1_000_000
     asked = set(last_rows(out))
     server.asked.clear()
-    done = subprocess.run(command(server, out, n), capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (0, "")
+    status, _, err = run_forked(*arguments(server, out, n))
+    assert (status, err) == (0, "")
     assert len(server.asked) == server.asked.total() == n - 12
     assert not asked & set(server.asked)
 

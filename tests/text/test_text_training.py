@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-
 import pytest
 import torch
 
 import polythink.text.train as text
-from helpers.training import same_bits, weights_of, without_times
+from helpers.training import killed, same_bits, weights_of, without_times
 from polythink.errors import UserError
 from polythink.pipeline.recipe import load_recipe
 from polythink.pipeline.stage import run_stage
@@ -213,25 +209,9 @@ def test_a_torn_checkpoint_is_deleted_and_the_one_before_it_used(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
 
 
-KILLED = """
-import os, signal, sys
-from polythink.pipeline.stage import main
-from polythink.run.jsonl import JsonlWriter
-
-write = JsonlWriter.write
-
-def write_and_die(self, row):
-    write(self, row)
-    if row["step"] == 13:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-JsonlWriter.write = write_and_die
-main(sys.argv[1:])
-"""
-
-
 @pytest.mark.slow
-def test_a_killed_stage_resumes_to_the_same_bits(tmp_path):
+@pytest.mark.parametrize("fresh", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_killed_stage_resumes_to_the_same_bits(tmp_path, fresh):
     changes = ["model.hidden_size=16", "model.intermediate_size=32", "model.num_hidden_layers=1", "model.dropout=0.1"]
     changes += ["train.valid=null", "train.steps=20", "train.batch=8", "train.checkpoint_every=5", "train.average=2"]
     for side in ("source", "target"):
@@ -239,10 +219,7 @@ def test_a_killed_stage_resumes_to_the_same_bits(tmp_path):
     changes.append(f"train.data={tmp_path}/train.{{source,target}}")
     plan = load_recipe("translation-reverse", changes).plan()[0]
     run_stage(plan, tmp_path / "whole", log=lambda text: None)
-    spec = {"plan": plan.model_dump(mode="json"), "folder": str(tmp_path / "killed"), "previous": None}
-    write_json(tmp_path / "spec.json", spec)
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "spec.json")], check=False)
-    assert done.returncode == -signal.SIGKILL
+    killed(plan, tmp_path / "killed", 13, fresh)
     assert not (tmp_path / "killed" / "result.json").exists()
     run_stage(plan, tmp_path / "killed", resume=True, log=lambda text: None)
     rows = [without_times(read_jsonl(tmp_path / name / "metrics.jsonl")) for name in ("whole", "killed")]

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from helpers.device import tensor
+from helpers.program import die, forked
 from helpers.training import checkpointed, make_lm, mixture, same_bits, sft_config, weights_of, without_times
 from polythink.engine.params import SamplingParams
 from polythink.models.lm import checkpoint_activations
 from polythink.problems.prompts import get_prompt
 from polythink.run.config import parse_config
 from polythink.run.jsonl import read_jsonl
+from polythink.train import grpo, sft
 from polythink.train.config import GRPOConfig
 from polythink.train.dropout import seeded, without_dropout
 from polythink.train.grpo import train_grpo
@@ -146,27 +146,22 @@ def test_seeds_and_steps_drop_differently(mini, tmp_path):
     assert losses[0] != losses[1]
 
 
-SCRIPT = """
-import sys
-sys.path.insert(0, {tests!r})
-from test_dropout import *
-from polythink.problems.tasks.countdown import problems
-from polythink.train import {kind} as loop
+def run_until(call: int, kind: str, update: str, mini, folder: Path) -> None:
+    """`whole_run` until something is saved or the model changed as often as `call` says."""
+    loop, calls = {"sft": sft, "grpo": grpo}[kind], [0]
 
-calls = [0]
-def dying(name):
-    real = getattr(loop, name)
-    def call(*args, **kwargs):
-        calls[0] += 1
-        if calls[0] == int(sys.argv[1]):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*args, **kwargs)
-    setattr(loop, name, call)
+    def dying(real):
+        def one(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] == call:
+                die()
+            return real(*args, **kwargs)
 
-for name in ("save_checkpoint", "save", {update!r}):
-    dying(name)
-whole_run({kind!r}, problems("mini", "train"), Path(sys.argv[2]))
-"""
+        return one
+
+    for name in ("save_checkpoint", "save", update):
+        setattr(loop, name, dying(getattr(loop, name)))
+    whole_run(kind, mini, folder)
 
 
 def whole_run(kind: str, mini, folder: Path) -> None:
@@ -182,12 +177,8 @@ def whole_run(kind: str, mini, folder: Path) -> None:
 @pytest.mark.parametrize(("kind", "update"), [("sft", "update"), ("grpo", "update_policy")])
 def test_killed_and_resumed_is_uninterrupted_bit_for_bit(mini, tmp_path, kind, update):
     """Killed between two checkpoints, in a process of its own, and again after going on from the first of them."""
-    tests = Path(__file__).parent
-    script = SCRIPT.format(tests=str(tests), kind=kind, update=update)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests.parent), *sys.path])}
-    for die in (5, 5):  # before update 4, past the checkpoint of step 2; then at the last checkpoint
-        command = [sys.executable, "-c", script, str(die), str(tmp_path / "parts")]
-        assert subprocess.run(command, env=environment).returncode == -signal.SIGKILL
+    for call in (5, 5):  # before update 4, past the checkpoint of step 2; then at the last checkpoint
+        assert forked(partial(run_until, call, kind, update, mini, tmp_path / "parts")) == -signal.SIGKILL
     for name in ("whole", "parts"):
         whole_run(kind, mini, tmp_path / name)
     rows = [without_times(read_jsonl(tmp_path / name / "metrics.jsonl")) for name in ("whole", "parts")]

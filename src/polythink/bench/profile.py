@@ -12,14 +12,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from polythink.bench.cases import Trace
 from polythink.bench.machine import wait
 from polythink.bench.ours import OwnEngine
+from polythink.engine.lookahead import Flight
 
 TOP = 12  # kernels that are named
 GROUPS = (  # of operations on a CPU, the first that matches; what none matches is "other"
@@ -81,33 +83,60 @@ def busy(ranges: Iterable[tuple[float, float]]) -> float:
 
 
 def _parts(own: OwnEngine, traces: Sequence[Trace], steps: int) -> dict[str, float]:
-    """Median milliseconds of a step: the model's forward, the rest of the backend, the engine around it."""
+    """Median milliseconds of a step: the model's forward, the rest of the backend, the engine around it.
+
+    With look-ahead: launching the next step, waiting for the results of this one, the engine around both.
+    """
     backend, taken, rows = own.engine.backend, defaultdict(float), []
+    ahead = backend.looks_ahead
     with ExitStack() as stack:
-        for name in ("step", "logits"):
+        for name in ("launch",) if ahead else ("step", "logits"):
             if hasattr(backend, name):
                 stack.enter_context(_timed(backend, name, taken))
         for seconds, _ in own.decode(traces, steps):
-            rows.append((seconds, taken.pop("step", 0.0), taken.pop("logits", 0.0)))
-    parts = {"step": [row[0] for row in rows], "engine": [row[0] - row[1] for row in rows]}
-    if any(row[2] for row in rows):
-        parts |= {"forward": [row[2] for row in rows], "sampling": [row[1] - row[2] for row in rows]}
+            rows.append((seconds, *(taken.pop(name, 0.0) for name in ("launch", "wait", "step", "logits"))))
+    step, launch, wait, whole, forward = zip(*rows, strict=True)
+    parts = {"step": step, "engine": _less(step, launch, wait, whole)}
+    if ahead:
+        parts |= {"launch": launch, "wait": wait}
+    elif any(forward):
+        parts |= {"forward": forward, "sampling": _less(whole, forward)}
     else:
-        parts |= {"backend": [row[1] for row in rows]}
+        parts |= {"backend": whole}
     return {name: median(column) * 1000 for name, column in parts.items()}
+
+
+def _less(whole: Sequence[float], *parts: Sequence[float]) -> list[float]:
+    return [a - sum(others) for a, *others in zip(whole, *parts, strict=True)]
+
+
+class _Waited(NamedTuple):
+    """A step under way, the waiting for which is timed."""
+
+    flight: Flight
+    taken: dict[str, float]
+
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        started = time.perf_counter()
+        try:
+            return self.flight.result()
+        finally:
+            self.taken["wait"] += time.perf_counter() - started
 
 
 @contextmanager
 def _timed(owner: object, name: str, taken: dict[str, float]) -> Iterator[None]:
-    """Add the seconds of the method's outermost calls to `taken` until the context closes."""
+    """Add the seconds of the method's calls to `taken` until the context closes, and, as "wait", those of the results
+    of a step that it launched."""
     method = getattr(owner, name)
 
     def timed(*args, **kwargs):
         started = time.perf_counter()
         try:
-            return method(*args, **kwargs)
+            found = method(*args, **kwargs)
         finally:
             taken[name] += time.perf_counter() - started
+        return _Waited(found, taken) if name == "launch" else found
 
     setattr(owner, name, timed)
     try:

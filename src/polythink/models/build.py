@@ -98,11 +98,18 @@ def _kinds(config_class: type[PreTrainedConfig]) -> dict[str, Any]:
     return {name: kind for parent in own for name, kind in inspect.get_annotations(parent, eval_str=True).items()}
 
 
+_MADE: set[tuple[str, str, str]] = set()  # the arms of an experiment often have one shape
+
+
 def check_shape(config: PreTrainedConfig, auto: type = AutoModelForCausalLM) -> None:
-    """`UserError` for a configuration of which no model can be made. Allocates no weights."""
+    """`UserError` for a configuration of which no model can be made. Allocates no weights; tries each shape once."""
     try:
+        shape = (auto.__name__, type(config).__name__, config.to_json_string(use_diff=False))
+        if shape in _MADE:
+            return
         with torch.device("meta"):
             auto.from_config(config)
+        _MADE.add(shape)
     except NOT_POSSIBLE as error:
         raise UserError(f"cannot make a {config.model_type!r} of that shape: {in_short(error)}") from error
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import yaml
@@ -68,6 +70,11 @@ def dump_yaml(data: Any) -> str:
 
 def parse_yaml(text: str, where: str) -> Any:
     """YAML text as plain data; `UserError` for a syntax error, with line and column, and for what is not plain."""
+    return copy.deepcopy(_parsed(text, where))
+
+
+@lru_cache(maxsize=64)  # an experiment reads its recipes, and what they extend, once for each arm and seed
+def _parsed(text: str, where: str) -> Any:
     try:
         data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:

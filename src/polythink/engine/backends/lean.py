@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from polythink.engine.backends.transformers import TransformersBackend
-from polythink.engine.lean.cpu_ops import CPUOps, Packed, may_pack
+from polythink.engine.lean.cpu_ops import CPUOps, Packed, may_pack, packing_pays
 from polythink.engine.lean.family import Family, Unfit, describe
 from polythink.engine.lean.forward import forward
 from polythink.engine.lean.torch_ops import TorchOps
 from polythink.engine.step import StepBatch
 from polythink.models.lm import LanguageModel
 
-PACK_AFTER = 16  # steps of one hold: packing the weights takes as long as three to five
+PACK_AFTER = 16  # steps of one hold with rows enough: packing the weights takes as long as five of them
 
 
 class LeanBackend(TransformersBackend):
@@ -32,7 +32,7 @@ class LeanBackend(TransformersBackend):
         super().__init__(lm, "lean")
         self.family: Family | None = describe(lm.model)
         self._warned = False
-        self._steps = 0  # of this hold
+        self._steps = 0  # of this hold that packed weights would be faster in
         self._packed: Packed | None = None  # of this hold: weights are not trained while it lasts
 
     @contextmanager
@@ -69,9 +69,10 @@ class LeanBackend(TransformersBackend):
         dtype, more = self.lm.model.dtype, (self._vectors(batch), self._scale(batch))
         if self.cache.device.type != "cpu":
             return TorchOps(self.family, self.cache, dtype, *more)
-        self._steps += 1
-        if self._steps == PACK_AFTER and may_pack(self.family):
-            self._packed = Packed(self.family)
+        if packing_pays(len(batch.token)):
+            self._steps += 1
+            if self._steps == PACK_AFTER and may_pack(self.family):
+                self._packed = Packed(self.family)
         return CPUOps(self.family, self.cache, dtype, self._packed, *more)
 
     def _vectors(self, batch: StepBatch) -> torch.Tensor | None:
