@@ -63,15 +63,14 @@ def evaluate(
     compare: Annotated[bool, typer.Option("--compare", help="Compare ways to answer.")] = False,
     tunnel: Annotated[bool, typer.Option("--tunnel", help="Look for tunnel vision.")] = False,
     heads: Annotated[bool, typer.Option("--heads", help="Compare attention heads too.")] = False,
-    rollouts: Annotated[
-        str | None, typer.Option(metavar="URL", help="Completions server that draws the responses, such as vLLM.")
-    ] = None,
+    rollouts: Annotated[str | None, typer.Option(metavar="URL", help="Server that draws the responses.")] = None,
     choice: ModelChoice = ModelChoice(),
 ) -> None:
     """Measure a model on a set of problems.
 
     Samples responses, grades them, and writes eval.json: mean@k, pass@k, maj@k with intervals. --compare and --tunnel
-    write compare.json or tunnel.json and a report; compare.paths, tunnel.budgets and so on are keys for KEY=VALUE.
+    write compare.json or tunnel.json and a report; compare.paths, tunnel.budgets, rollouts.concurrency and so on are
+    keys for KEY=VALUE.
 
     Example: polythink eval runs/smoke --problems countdown-hard:heldout --samples 8 --limit 100 --out runs/smoke-eval
 
@@ -80,9 +79,6 @@ def evaluate(
 
     Example: polythink eval runs/smoke --problems countdown-hard:heldout --limit 100 --out runs/smoke-tunnel
     --tunnel "tunnel.budgets=[8,16]"
-
-    Example: polythink eval runs/smoke --problems countdown-hard:heldout --limit 100 --out runs/smoke-served
-    --rollouts http://localhost:8000/v1 mode=reread rollouts.concurrency=32
     """
     if compare + tunnel + (greedy or heads) > 1:
         raise UserError("--compare, --tunnel, and --greedy or --heads are three things; run them one after another")
