@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from polythink.serve import errors, status
+from polythink.serve import chat, completions, errors, page, responses, status, weights
 from polythink.serve.config import ServeConfig
 from polythink.serve.guard import Guard
 
 if TYPE_CHECKING:
     from polythink.serve.service import Service
 
-ROUTERS = ("completions", "weights", "chat", "responses", "page")
+ROUTERS = (completions.router, weights.router, chat.router, responses.router, page.router)
 
 
 def build_app(service: Service, config: ServeConfig) -> FastAPI:
@@ -25,10 +23,7 @@ def build_app(service: Service, config: ServeConfig) -> FastAPI:
     # no generated pages: they would load their scripts from another site
     app = FastAPI(title="polythink", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.service, app.state.config, app.state.answers = service, config, Counter()
-    routers = [status.router(service, app.state.answers)]
-    for name in ROUTERS:
-        if find_spec(f"polythink.serve.{name}"):
-            routers.append(importlib.import_module(f"polythink.serve.{name}").router(service))
+    routers = [status.router(service, app.state.answers), *(make(service) for make in ROUTERS)]
     for router in routers:
         app.include_router(router)
     app.state.paths = [route.path for router in routers for route in router.routes if hasattr(route, "path")]
