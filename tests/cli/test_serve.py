@@ -29,7 +29,7 @@ def _no_key(monkeypatch):
 
 def test_a_model_folder_is_served_as_the_command_says(folder, tmp_path, monkeypatch):
     monkeypatch.setenv(serve.KEY_VARIABLE, "a-secret")
-    arguments = ["serve", str(folder), "--port", "0", "--max-num-seqs", "3", "max_main_tokens=5", "mode=sequential"]
+    arguments = ["serve", str(folder), "--port", "0", "--max-num-seqs", "3", "max_trace_tokens=5", "mode=sequential"]
     server = start(lambda: app(arguments, standalone_mode=False), tmp_path)
     with server.client("a-secret") as client:
         (model,) = client.models.list().data

@@ -17,6 +17,8 @@ OUTSIDE = sorted(file for file in PACKAGE.glob("**/*.py") if TASK_ROOM not in fi
 SHARED = {"task", "table", "demonstrations"}  # modules of the room that are no task's own
 SETS = {  # words that are no task's name there: the published set MATH, the code of an HTTP error
     "problems/sets.py": {"math"},
+    "serve/errors.py": {"code"},
+    "serve/responses.py": {"code"},
     "run/server_words.py": {"code"},
 }
 

@@ -30,7 +30,8 @@ def asked(service, path="/health", config=None, **headers: str) -> httpx.Respons
 
 
 def service(lm, **changes):
-    return SimpleNamespace(**{"lm": lm, "name": "tiny", "state": "serving", "alive": True, "counters": dict, **changes})
+    facts = {"lm": lm, "name": "tiny", "config": ServeConfig(), "state": "serving", "alive": True, "counters": dict}
+    return SimpleNamespace(**{**facts, **changes})
 
 
 @pytest.mark.parametrize(

@@ -128,9 +128,18 @@ def live_view(view: LiveTrace, console: Console | None = None) -> Iterator[Conso
                 live.start(refresh=True)
                 yield live.console
             finally:  # `with live` would not stop its thread where Ctrl-C comes while it starts
-                live.stop()
+                _stop(live)
     finally:
         sys.stderr.write(held.getvalue())
+
+
+def _stop(live: Live) -> None:
+    """Stop the view, whatever of it had been started when it was interrupted."""
+    try:
+        live.stop()
+    except IndexError:  # the screen was up, and its render hook was not yet: rich takes that down first
+        live.console.show_cursor(True)
+        live.console.set_alt_screen(False)
 
 
 def fitted(flow: Flow, console: Console, options: ConsoleOptions, height: int) -> list[list[Segment]]:
