@@ -21,11 +21,11 @@ FEW = (
 )  # fmt: skip
 
 
-LONG_VANILLA = pytest.param("vanilla", marks=pytest.mark.long)  # eit without its maps
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("partialformer", "vanilla")]  # eit without its maps
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["qwen3", "eit", "partialformer", LONG_VANILLA])
+@pytest.mark.parametrize("architecture", ["qwen3", "eit", *LONG])
 def test_the_smoke_recipe(architecture, tmp_path):
     """Its evaluation compares the heads, and the report draws them."""
     recipe = load_recipe("countdown-smoke" if architecture == "qwen3" else f"countdown-smoke-{architecture}", FEW)

@@ -62,7 +62,7 @@ def recipe(tmp_path):
     return tmp_path / "hybrid.yaml"
 
 
-@pytest.mark.parametrize("mode", ["reread", pytest.param("sequential", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", ["reread", pytest.param("sequential", marks=pytest.mark.long)])
 def test_a_recipe_on_a_hybrid_model(recipe, tmp_path, mode):
     run = tmp_path / "run"
     run_recipe(load_recipe(recipe, [f"mode={mode}"]), run, log=lambda line: None)

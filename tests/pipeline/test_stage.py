@@ -164,7 +164,8 @@ GRPO = grpo(steps=10, checkpoint_every=2)
     [
         pytest.param(SFT, 12, False, id="sft"),
         pytest.param(SFT, 12, True, id="sft-fresh", marks=pytest.mark.long),
-        pytest.param(GRPO, 5, True, id="grpo-fresh"),
+        pytest.param(GRPO, 5, False, id="grpo"),
+        pytest.param(GRPO, 5, True, id="grpo-fresh", marks=pytest.mark.long),
     ],
 )
 def test_a_killed_stage_resumes_to_the_same_bits(tmp_path, stage, kill_at, fresh):
