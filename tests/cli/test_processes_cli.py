@@ -90,6 +90,7 @@ def ends(found: list) -> list[int]:
     return [ended.status for ended in found]
 
 
+@pytest.mark.long
 def test_two_processes_run_a_recipe_as_one(whole, whole_of_two):
     assert_same(whole, whole_of_two)
     first, second = said(whole_of_two.parent, "out", 2)
@@ -203,7 +204,8 @@ def wait_for(run: Path, rng: random.Random) -> None:
     time.sleep(rng.random() / 4)
 
 
-@pytest.mark.parametrize("number", [0, *(pytest.param(n, marks=pytest.mark.long) for n in range(1, 20))])
+@pytest.mark.long
+@pytest.mark.parametrize("number", range(20))
 def test_killed_at_a_random_moment_two_go_on_to_the_same_numbers(recipe, whole_of_two, number):
     """Kill -9 without a launcher that ends the other: it notices by itself, and says one sentence."""
     folder, rng = recipe.parent, random.Random(number)

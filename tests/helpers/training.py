@@ -27,6 +27,7 @@ from polythink.run.jsonl import JsonlWriter
 from polythink.train.config import DataConfig, SFTConfig
 from polythink.train.data import TraceEncoder
 from polythink.train.mixture import Mixture, make_mixture
+from polythink.train.shards import Reader
 
 SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=16, intermediate_size=64)
 PROMPT = Prompt("plain", "{problem} :")
@@ -78,7 +79,7 @@ def gradients(model: torch.nn.Module) -> torch.Tensor:
 def checkpointed(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of the one checkpoint in a folder, whoever wrote it."""
     (place,) = folder.glob("step-*")
-    reader = dcp.FileSystemReader(place)
+    reader = Reader(place)
     found = reader.read_metadata().state_dict_metadata
     state = {name: torch.empty(tensor.size, dtype=tensor.properties.dtype) for name, tensor in found.items()}
     with warnings.catch_warnings(action="ignore"):

@@ -58,8 +58,9 @@ EXTRAS = {  # of the second GRPO run: everything that takes further forwards
 
 
 def everything(folder: Path) -> list[dict]:
-    """All that the fast tests look at, in one launch: the runs, and what the others are told of errors."""
+    """All that the fast tests look at, in one launch."""
     run_grpo(folder / "extras", 2, **EXTRAS)
+    run_sft(folder / "begun", 2)
     return [run(folder / kind) for kind, run in RUNS.items()]
 
 
@@ -143,7 +144,13 @@ def test_all_processes_get_the_summary(two):
     assert [found["steps"] for found in ended[0].value] == [5, 5]
 
 
-@pytest.mark.parametrize("kind", ["sft", pytest.param("grpo", marks=pytest.mark.long)])
+def test_one_process_goes_on_from_a_checkpoint_of_two(one, two):
+    run_sft(two[0] / "begun")
+    assert_same(one / "sft", two[0] / "begun")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
 def test_other_numbers_of_processes_go_on_from_a_checkpoint(one, tmp_path, kind):
     """Two processes, then one, then three: as five steps of one."""
     assert all(end.status == 0 for end in together(2, RUNS[kind], tmp_path, 2))
@@ -177,6 +184,7 @@ def wrong(given: RewardInput) -> float:
     raise ValueError("a mistake in the reward")
 
 
+@pytest.mark.long
 def test_a_reward_that_raises_ends_all(tmp_path):
     first, second = together(2, run_grpo, tmp_path, 2, wrong)
     assert first.status in (1, 2)
@@ -184,6 +192,7 @@ def test_a_reward_that_raises_ends_all(tmp_path):
     assert (second.status, second.said) == (2, "")
 
 
+@pytest.mark.long
 def test_a_folder_that_is_in_use_ends_all(tmp_path):
     with folder_lock(tmp_path / "checkpoint"):
         first, second = together(2, run_sft, tmp_path)
@@ -199,6 +208,7 @@ def without_room(rank: int, folder: Path) -> None:
         run_sft(folder, 5)
 
 
+@pytest.mark.long
 def test_a_full_disk_in_the_middle_of_a_checkpoint_leaves_the_previous_one_whole(one, tmp_path):
     run_sft(tmp_path, 2)
     first, second = together(2, without_room, 1, tmp_path)
@@ -235,7 +245,8 @@ def killed_at(ranks: Ranks, rank: int, folder: Path, step: int) -> None:
     os.kill(ranks.processes[rank].pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("kind", "rank"), [("sft", 0), pytest.param("grpo", 1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize(("kind", "rank"), [("sft", 0), ("grpo", 1)])
 def test_a_killed_process_ends_the_other_and_both_go_on_later(one, tmp_path, kind, rank):
     ranks = Ranks(2, RUNS[kind], tmp_path)
     killed_at(ranks, rank, tmp_path, 3)

@@ -1,8 +1,8 @@
 """Checkpoints: everything that a loop needs to resume as if it had never stopped.
 
 A step's data and random numbers, dropout among them, depend on (seed, step) alone: model, optimiser and step count are
-all. `checkpoint/step-000050/` holds them as torch's distributed checkpoint (DCP): each process writes its part of the
-weights, and any number of processes, one among them, can read them again.
+all. `checkpoint/step-000050/` holds them as a distributed checkpoint (torch's DCP, in the files of `shards.py`): each
+process writes its part of the weights, and any number of processes, one among them, can read them again.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from polythink.errors import UserError
 from polythink.run.folder import os_errors
 from polythink.run.jsonl import read_jsonl, write_jsonl
 from polythink.train import distributed
+from polythink.train.shards import Reader, Writer
 
 FOLDER = re.compile(r"step-(\d+)")
 OLD = "checkpoint.pt"  # of versions that knew one process only
@@ -53,7 +54,7 @@ def _new_folder(place: Path) -> Path:
 def _write(state: dict[str, dict], temporary: Path, place: Path) -> None:
     try:
         with warnings.catch_warnings(action="ignore"):  # that there is one process is no news
-            dcp.save(state, storage_writer=dcp.FileSystemWriter(temporary), **_processes())
+            dcp.save(state, storage_writer=Writer(temporary), **_processes())
     except (CheckpointException, RuntimeError) as error:
         if distributed.is_loss(error):
             raise
@@ -139,7 +140,7 @@ def load_checkpoint(folder: Path, model: torch.nn.Module, optimiser: torch.optim
 def _read(place: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
     state = _state(model, optimiser, make=True)
     try:
-        reader = dcp.FileSystemReader(place)
+        reader = Reader(place)
         found = {name: getattr(x, "size", None) for name, x in reader.read_metadata().state_dict_metadata.items()}
         for moment in MOMENTS:
             state[moment] = {name: x for name, x in state[moment].items() if f"{moment}.{name}" in found}
