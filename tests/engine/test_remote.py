@@ -123,12 +123,12 @@ def test_what_its_log_probabilities_are_is_measured(server, lm, raw, cut, change
     params = PARAMS.model_copy(update=changes)
     with client(server, lm) as backend:
         if refused is None:
-            backend._check(params)
+            backend.check(params)
         else:
             with pytest.raises(UserError, match=refused):
                 backend.generate(wanted(lm, 1), params)
     with client(server, lm, logprobs="none") as backend:
-        backend._check(params)
+        backend.check(params)
 
 
 def test_without_log_probabilities_they_are_not_a_number(server, lm):
