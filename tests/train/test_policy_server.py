@@ -154,36 +154,6 @@ class Once:
         monkeypatch.setattr(HttpRollouts, "draw", draw)
 
 
-def killed_and_resumed(folder: Path, monkeypatch, steps: int, killed_in: int, **keys) -> None:
-    """A run whose server is killed while it draws the step `killed_in`, started again, and resumed."""
-    settings = {"weights_folder": str(folder / "weights")}
-    folder.mkdir(exist_ok=True)
-    server = start(program_of(lambda: make_lm(9), **settings), folder)
-    config = config_of(keys_of(server, folder / "weights", **keys), steps=steps)
-    with monkeypatch.context() as patch:
-        Once(patch, killed_in, lambda: server.stop(signal.SIGKILL))
-        with pytest.raises(UserError, match=r"failed \(2 times\): connection: .*and then this run with --resume"):
-            run(config, folder)
-    assert len(rows_of(folder)) == killed_in
-    with served(lambda: make_lm(9), folder, port=server.port, **settings):
-        run(config, folder)
-
-
-def test_a_server_that_is_killed_in_a_step(here, tmp_path, monkeypatch):
-    """One clear sentence; started again, and the run resumed: the rows of the run that nothing disturbed."""
-    killed_and_resumed(tmp_path, monkeypatch, 3, 2)
-    assert_close(rows_of(tmp_path, SERVED), rows_of(here[0]))
-    assert texts_of(tmp_path) == texts_of(here[0])
-
-
-@pytest.mark.long
-def test_a_server_that_is_killed_while_it_draws_ahead(server, weights, tmp_path, monkeypatch):
-    killed_and_resumed(tmp_path / "parts", monkeypatch, 5, 3, max_staleness=1)
-    run(config_of(keys_of(server, weights, max_staleness=1), steps=5), tmp_path / "whole")
-    assert_close(rows_of(tmp_path / "parts"), rows_of(tmp_path / "whole"))
-    assert texts_of(tmp_path / "parts") == texts_of(tmp_path / "whole")
-
-
 def test_other_weights_in_a_step_are_noticed(server, weights, tmp_path, monkeypatch):
     save(make_lm(9), weights / "other")
     lm = forking_lm()
@@ -234,3 +204,36 @@ def test_of_two_processes_the_first_asks_for_both(server, weights, tmp_path, max
     assert [end.status for end in ended] == [0, 0], ended
     assert_close(rows_of(tmp_path / "two"), rows_of(tmp_path / "one"))
     assert texts_of(tmp_path / "two") == texts_of(tmp_path / "one")
+
+
+# ---- a server that is killed: the last tests, which have other ones afterwards ----
+
+
+def killed_and_resumed(server: Served, config: GRPOConfig, folder: Path, monkeypatch, step: int) -> None:
+    """A run whose server is killed while it draws this step, started again, and resumed."""
+    weights = config.rollouts.weights_folder
+    with monkeypatch.context() as patch:
+        Once(patch, step, lambda: server.stop(signal.SIGKILL))
+        with pytest.raises(UserError, match=r"failed \(2 times\): connection: .*and then this run with --resume"):
+            run(config, folder)
+    assert len(rows_of(folder)) == step
+    with served(lambda: make_lm(9), folder, port=server.port, weights_folder=weights):
+        run(config, folder)
+
+
+@pytest.mark.long
+def test_a_server_that_is_killed_while_it_draws_ahead(server, weights, tmp_path, monkeypatch):
+    run(config_of(keys_of(server, weights, max_staleness=1), steps=5), tmp_path / "whole")
+    own = tmp_path / "weights"
+    other = start(program_of(lambda: make_lm(9), weights_folder=str(own)), tmp_path)
+    config = config_of(keys_of(other, own, max_staleness=1), steps=5)
+    killed_and_resumed(other, config, tmp_path / "parts", monkeypatch, 3)
+    assert_close(rows_of(tmp_path / "parts"), rows_of(tmp_path / "whole"))
+    assert texts_of(tmp_path / "parts") == texts_of(tmp_path / "whole")
+
+
+def test_a_server_that_is_killed_in_a_step(server, weights, here, tmp_path, monkeypatch):
+    """One clear sentence; started again, and the run resumed: the rows of the run that nothing disturbed."""
+    killed_and_resumed(server, config_of(keys_of(server, weights)), tmp_path, monkeypatch, 2)
+    assert_close(rows_of(tmp_path, SERVED), rows_of(here[0]))
+    assert texts_of(tmp_path) == texts_of(here[0])
