@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from polythink.engine.params import SamplingParams
 from polythink.engine.remote.rollouts import HttpRollouts
 from polythink.errors import UserError
 from polythink.models.lm import LanguageModel, save
+from polythink.pipeline.recipe import load_recipe
 from polythink.problems.tasks.countdown import problems
 from polythink.rewards.terms import RewardInput
 from polythink.run.config import parse_config
@@ -188,6 +190,24 @@ def test_what_a_server_cannot_draw_is_refused_first(server, weights, tmp_path):
     with pytest.raises(UserError, match="mode=structured joins the paths' own keys and values"):
         train_grpo(lm, config_of(keys_of(server, weights)), problems("mini", "train"), tmp_path, params=given)
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_recipe_is_the_same_wherever_its_server_is(tmp_path):
+    stage = {"kind": "grpo", "problems": ["countdown-easy:train"], "reward": "accuracy", "steps": 2}
+    (tmp_path / "recipe.yaml").write_text(
+        f"name: small\nmode: reread\nprompt: countdown_parallel\nstages: {{rl: {json.dumps(stage)}}}\n"
+    )
+
+    def digest(*overrides: str) -> str:
+        (plan,) = load_recipe(tmp_path / "recipe.yaml", overrides).plan()
+        return plan.digest
+
+    here = ["rl.rollouts.url=http://a:1/v1", "rl.rollouts.weights_folder=a"]
+    there = ["rl.rollouts.url=http://b:1/v1", "rl.rollouts.weights_folder=b", "rl.rollouts.concurrency=3"]
+    assert digest(*here) == digest(*there) != digest()
+    assert digest(*here, "rl.rollouts.max_staleness=1") != digest(*here)
+    with pytest.raises(UserError, match="rollouts: mode=structured joins the paths' own keys and values"):
+        digest(*here, "mode=structured")
 
 
 def run_http(folder: Path, keys: dict) -> None:
