@@ -312,6 +312,10 @@ def test_weights_are_reloaded_as_the_documentation_says(server, lm, tmp_path):
             backend.reload(tmp_path)
         assert server.posted[-1][0] == "/resume"  # it is not left waiting
         assert backend.weight_version == "1"
+        server.refuse["/collective_rpc"], server.posted = 503, []
+        with pytest.raises(UserError, match="vLLM did not take the weights"):
+            backend.reload(tmp_path)
+        assert [path for path, _ in server.posted].count("/collective_rpc") == 1 + QUICK.retries
     server.owner, server.posted = "sglang", []
     with client(server, lm) as backend:
         backend.reload(tmp_path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from helpers.ranks import together
-from helpers.served import Served, program_of, served, start
+from helpers.served import PATIENCE, Served, program_of, served, start
 from helpers.training import PROMPT, forking_lm, make_lm, weights_of, without_times
 from polythink.engine.params import SamplingParams
 from polythink.engine.remote.rollouts import HttpRollouts
@@ -23,6 +25,7 @@ from polythink.problems.tasks.countdown import problems
 from polythink.rewards.terms import RewardInput
 from polythink.run.config import parse_config
 from polythink.run.jsonl import read_jsonl
+from polythink.train import grpo
 from polythink.train.config import GRPOConfig
 from polythink.train.grpo import train_grpo
 
@@ -164,10 +167,24 @@ def test_other_weights_in_a_step_are_noticed(server, weights, tmp_path, monkeypa
         with HttpRollouts(config_of(keys_of(server, weights)).rollouts, lm) as another:
             another.reload(weights / "other", "other")
 
-    Once(monkeypatch, 1, act)
-    with pytest.raises(UserError, match=r"drew with weights of the version .*'other', and was given version '1'"):
+    Once(monkeypatch, 0, act)
+    with pytest.raises(UserError, match=r"drew with weights of the version .*'other', and was given version '0'"):
         run(config_of(keys_of(server, weights)), tmp_path)
-    assert len(rows_of(tmp_path)) == 1
+    assert rows_of(tmp_path) == []
+
+
+def test_what_is_drawn_ahead_ends_with_the_run(server, weights, tmp_path, monkeypatch):
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    before = threading.active_count()
+    monkeypatch.setattr(grpo, "update_policy", fails)
+    with pytest.raises(ZeroDivisionError):
+        run(config_of(keys_of(server, weights, max_staleness=1)), tmp_path)
+    end = time.monotonic() + PATIENCE
+    while threading.active_count() > before:
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

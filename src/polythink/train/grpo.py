@@ -82,10 +82,10 @@ def train_grpo(
         given = distributed.shared(lambda: checked(lm, config, problems, params))
         adapters = add_adapters(lm, config, seed)
         reference = reference_of(lm, config) if config.kl_coef and not adapters else None
-        policy = to_train(lm, config, draws=True)
+        policy = to_train(lm, config, draws=config.rollouts is None)
         if config.kl_coef and adapters:
             reference = policy.model  # without its adapters it is what it was: no copy is kept
-        server = PolicyServer(stack, lm, config, adapters) if config.rollouts else None
+        server = PolicyServer(stack, lm, config, params, adapters) if config.rollouts else None
         engine = server or distributed.shared(lambda: engine_of(lm, config))
         asked = distributed.shared(lambda: fitting(engine, given, prompt, params, config.overlong_prompts))
         reward = distributed.shared(lambda: build_reward(config.reward, lm.dialect))
@@ -162,7 +162,7 @@ def fitting(
         if len(ids) not in fine:
             own = within_window(engine.lm, params, len(ids))
             if isinstance(engine, PolicyServer):
-                engine.check(own, len(ids))
+                engine.check(len(ids))
             else:
                 engine.abort(engine.add(Request(tuple(ids), ""), own))
             fine.add(len(ids))

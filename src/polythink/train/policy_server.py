@@ -53,9 +53,11 @@ class Asked:
 class PolicyServer:
     """The server. In all processes but the first it knows nothing, and waits for what the first one is given."""
 
-    def __init__(self, stack: ExitStack, lm: LanguageModel, config: GRPOConfig, adapters: Any = None) -> None:
+    def __init__(
+        self, stack: ExitStack, lm: LanguageModel, config: GRPOConfig, params: SamplingParams, adapters: Any = None
+    ) -> None:
         """`adapters`: peft's model around that of `lm`. `stack` closes the connection. `UserError` for what the server
-        lacks, and for a `weights_folder` that another run uses.
+        lacks, parameters that it cannot draw with, and a `weights_folder` that another run uses.
         """
         self.lm, self.config, self.keys, self.adapters = lm, config, config.rollouts, adapters
         self.folder = Path(self.keys.weights_folder).absolute()
@@ -64,9 +66,10 @@ class PolicyServer:
         self._backend = distributed.entered_on_main(stack, lambda: HttpRollouts(self.keys, lm))
         distributed.entered_on_main(stack, lambda: folder_lock(self.folder))
         self.context = distributed.on_main(lambda: self._backend.context)
-        distributed.on_main(self._note)
+        distributed.on_main(lambda: self._opened(params))
 
-    def _note(self) -> None:
+    def _opened(self, params: SamplingParams) -> None:
+        self._backend.check(params)
         sweep(self.folder, deep=False)
         server = self._backend.served.server
         if not server.names_streams and self.config.importance_sampling_mode is None:
@@ -79,12 +82,10 @@ class PolicyServer:
     def encode_prompt(self, text: str, template: str | None = None) -> list[int]:
         return self.lm.encode_prompt(text, template)
 
-    def check(self, params: SamplingParams, prompt_tokens: int) -> None:
-        """`UserError` for what cannot be asked."""
+    def check(self, prompt_tokens: int) -> None:
+        """`UserError` for a prompt that is too long."""
         if prompt_tokens >= self.context:
             raise UserError(f"the prompt has {prompt_tokens} tokens and the server's context holds {self.context}")
-        if self._backend is not None:
-            self._backend.check(params)
 
     # ---- weights ----
 
