@@ -123,12 +123,12 @@ def test_what_its_log_probabilities_are_is_measured(server, lm, raw, cut, change
     params = PARAMS.model_copy(update=changes)
     with client(server, lm) as backend:
         if refused is None:
-            backend._check(params)
+            backend.check(params)
         else:
             with pytest.raises(UserError, match=refused):
                 backend.generate(wanted(lm, 1), params)
     with client(server, lm, logprobs="none") as backend:
-        backend._check(params)
+        backend.check(params)
 
 
 def test_without_log_probabilities_they_are_not_a_number(server, lm):
@@ -313,6 +313,10 @@ def test_weights_are_reloaded_as_the_documentation_says(server, lm, tmp_path):
             backend.reload(tmp_path)
         assert server.posted[-1][0] == "/resume"  # it is not left waiting
         assert backend.weight_version == "1"
+        server.refuse["/collective_rpc"], server.posted = 503, []
+        with pytest.raises(UserError, match="vLLM did not take the weights"):
+            backend.reload(tmp_path)
+        assert [path for path, _ in server.posted].count("/collective_rpc") == 1 + QUICK.retries
     server.owner, server.posted = "sglang", []
     with client(server, lm) as backend:
         backend.reload(tmp_path)

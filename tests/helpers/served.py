@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -92,6 +93,7 @@ def start(program: Callable[[], None], folder: Path) -> Served:
     out.write_text("")
 
     def child() -> None:
+        gc.freeze()  # a collection would go through all that the tests' process holds
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         for path, descriptor in ((out, 1), (err, 2)):

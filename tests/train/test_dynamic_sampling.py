@@ -62,8 +62,8 @@ def run(lm, folder, mini, **changes) -> list[dict]:
 
 def test_a_step_draws_on_and_a_resumed_run_draws_the_same(mini, tmp_path, monkeypatch):
     asked, trained, update = [], [], grpo.update_policy
-    real = grpo.sample
-    monkeypatch.setattr(grpo, "sample", lambda *args: asked.append(real(*args)) or asked[-1])
+    real = grpo.draw
+    monkeypatch.setattr(grpo, "draw", lambda *args: asked.append(real(*args)) or asked[-1])
 
     def watch(lm, config, groups, left_out_P, *rest):
         trained.append([g for g, out in zip(groups, left_out_P.tolist(), strict=True) if not out])

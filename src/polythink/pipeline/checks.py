@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from polythink.engine.budgets import check_block_fits
+from polythink.engine.remote.config import check_drawable
 from polythink.errors import UserError
 from polythink.evaluate.config import CompareConfig, TunnelConfig, numbers_of_paths
 from polythink.models.config import ModelConfig
@@ -119,6 +120,9 @@ def check_drawing(plan: StagePlan, dialect: Dialect) -> None:
         with about("decoding"):
             check_sampling(decoding)
         check_credit(stage.credit, plan.mode)
+        if stage.rollouts:
+            with about("rollouts"):
+                check_drawable(decoding)
     if isinstance(stage, CompareConfig | TunnelConfig):  # these have numbers of paths of their own
         numbers_of_paths(stage.paths, plan.mode, dialect)
     elif forks and isinstance(stage, EvalStageBase | GRPOStage):

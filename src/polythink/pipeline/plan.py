@@ -204,6 +204,8 @@ class Plan(Config):
         content = self.model_dump(mode="json", exclude={"digest"})
         for key in RESOLVED + NO_EFFECT:
             content["stage"].pop(key, None)
+        if server := content["stage"].get("rollouts"):  # not where it is and how it is asked
+            content["stage"]["rollouts"] = {key: server[key] for key in ("kind", "reload_every", "max_staleness")}
         identity = digest({"plan": content, "inputs": self.inputs(), "previous": previous})
         return self.model_copy(update={"digest": identity})
 

@@ -82,10 +82,16 @@ class Connection:
 
     def close(self) -> None:
         if self._loop.is_running():
-            asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+
+    async def _end(self) -> None:
+        """Calls under way end with an error: nobody waits for them for ever."""
+        for call in asyncio.all_tasks() - {asyncio.current_task()}:
+            call.cancel()
+        await self._client.aclose()
 
     def __enter__(self) -> Connection:
         return self
@@ -96,6 +102,9 @@ class Connection:
     def send(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
         """The whole response, whatever its status. `CallError` where none comes."""
         import httpx
+
+        if self._loop.is_closed():
+            raise CallError("closed", f"{self.where}: the connection was closed", permanent=True)
 
         async def call() -> httpx.Response:
             async with asyncio.timeout(self.time_limit):

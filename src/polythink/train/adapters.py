@@ -7,8 +7,10 @@ holds them in peft's format (adapter/) and, added to the weights, as an ordinary
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,11 @@ def save_adapters(wrapped: Any, folder: Path) -> None:
         return
     distributed.on_main(lambda: wrapped.save_pretrained(folder / "adapter"))
     wrapped.merge_and_unload()
+
+
+def merged(lm: LanguageModel, wrapped: Any) -> LanguageModel:
+    """A copy of the model with the adapters added to its weights; the model itself where it has none."""
+    return lm if wrapped is None else replace(lm, model=copy.deepcopy(wrapped).merge_and_unload())
 
 
 @contextmanager

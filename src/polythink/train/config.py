@@ -20,6 +20,7 @@ from polythink.run.config import Config, Place
 from polythink.trace.modes import MODES, get_mode
 from polythink.train.lora_keys import LoraKeys
 from polythink.train.objectives import OBJECTIVES, objective_of
+from polythink.train.rollouts_key import RolloutsConfig
 
 LossType = Literal["token-mean", "sequence-mean", "sequence-sum"]
 INEXACT = 1e-4  # nats: more than float32 rounding makes
@@ -216,6 +217,8 @@ class GRPOConfig(PolicyConfig):
 
     reward: RewardConfig
     """A preset's name, a mapping (cases, add, cycle, switch), a Python function, or "module:function"."""
+    rollouts: RolloutsConfig | None = None
+    """A server that draws the rollouts, with the policy's weights; none: the engine in this process."""
     steps: int = Field(ge=1)
     """Steps of sampling and training."""
     prompts_per_step: int = Field(32, ge=1)
@@ -246,6 +249,8 @@ class GRPOConfig(PolicyConfig):
 
     @model_validator(mode="after")
     def _keeps_what_it_draws_for(self) -> GRPOConfig:
+        if self.rollouts and (why := self.rollouts.refuse(self.old_logprobs, self.importance_sampling_mode)):
+            raise ValueError(why)
         if self.max_num_gen_batches > 1 and not self.drop_zero_spread:
             raise ValueError(
                 f"max_num_gen_batches: {self.max_num_gen_batches} draws until there are enough groups with spread, and "

@@ -2,7 +2,8 @@
 
 The loop is `train_grpo`; what a step learns from its rollouts is in `grpo_step.py`, the formulas are in `loss.py`.
 
-Left out: a learned value function, and sampling in another process than training.
+Rollouts come from the engine in this process, or from a server (`policy_server.py`). Left out: a learned value
+function.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from polythink.train.grpo_rows import GradedBatch, describe, mean, summarise, wr
 from polythink.train.grpo_step import MISMATCH, TrainItem, to_items, update_policy
 from polythink.train.loss import group_advantages
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser
+from polythink.train.policy_server import Asked, PolicyServer
 from polythink.train.precision import warn_of_rounding
 from polythink.train.sharding import finish, reference_of, refresh, to_train
 
@@ -80,10 +82,11 @@ def train_grpo(
         given = distributed.shared(lambda: checked(lm, config, problems, params))
         adapters = add_adapters(lm, config, seed)
         reference = reference_of(lm, config) if config.kl_coef and not adapters else None
-        policy = to_train(lm, config, draws=True)
+        policy = to_train(lm, config, draws=config.rollouts is None)
         if config.kl_coef and adapters:
             reference = policy.model  # without its adapters it is what it was: no copy is kept
-        engine = distributed.shared(lambda: engine_of(lm, config))
+        server = PolicyServer(stack, lm, config, params, adapters) if config.rollouts else None
+        engine = server or distributed.shared(lambda: engine_of(lm, config))
         asked = distributed.shared(lambda: fitting(engine, given, prompt, params, config.overlong_prompts))
         reward = distributed.shared(lambda: build_reward(config.reward, lm.dialect))
         optimiser = make_optimiser(policy.model, config, config.trainable)
@@ -100,7 +103,7 @@ def train_grpo(
         for step in range(done, config.steps):
             started = time.perf_counter()
             refresh(lm, policy)
-            batch, groups, zero_spread_P, left_out_P, drawn = draw_step(partial(drawing.batch, step), config)
+            batch, groups, zero_spread_P, left_out_P, drawn = drawing.step(step)
             sampled_at = time.perf_counter()
             lr = learning_rate(config, step, config.steps)
             learnt = update_policy(policy, config, groups, left_out_P, optimiser, lr, reference)
@@ -145,10 +148,9 @@ def engine_of(lm: LanguageModel, config: GRPOConfig) -> Engine:
 
 
 def fitting(
-    engine: Engine, problems: Sequence[Problem], prompt: Prompt, params: SamplingParams, overlong: str
+    engine: Engine | PolicyServer, problems: Sequence[Problem], prompt: Prompt, params: SamplingParams, overlong: str
 ) -> Sequence[Problem]:
-    """The problems that the engine can be asked: every prompt is encoded, and one of each length queued, before the
-    first step.
+    """The problems that can be asked: every prompt is encoded, and one of each length checked, before the first step.
 
     With `overlong` "skip" the others are left out with a warning; with "refuse" they are a `UserError`, as they always
     are when no problem is left.
@@ -158,7 +160,11 @@ def fitting(
 
     def check(ids: Sequence[int]) -> None:
         if len(ids) not in fine:
-            engine.abort(engine.add(Request(tuple(ids), ""), within_window(engine, params, len(ids))))
+            own = within_window(engine.lm, params, len(ids))
+            if isinstance(engine, PolicyServer):
+                engine.check(len(ids))
+            else:
+                engine.abort(engine.add(Request(tuple(ids), ""), own))
             fine.add(len(ids))
 
     kept, _, note = askable(engine, problems, prompt, overlong_prompts=overlong, name="this stage", check=check)
@@ -167,9 +173,9 @@ def fitting(
     return kept
 
 
-def within_window(engine: Engine, params: SamplingParams, prompt_tokens: int) -> SamplingParams:
+def within_window(lm: LanguageModel, params: SamplingParams, prompt_tokens: int) -> SamplingParams:
     """The parameters, with a trace that ends where a sliding window does: training forwards cannot go beyond it."""
-    window = sliding_window(engine.lm.model.config)
+    window = sliding_window(lm.model.config)
     if window is None:
         return params
     if params.stride or prompt_tokens >= window:
@@ -192,7 +198,7 @@ def with_length(config: GRPOConfig, params: SamplingParams) -> GRPOConfig:
 class Drawing:
     """What the batches of a step are drawn, graded and rewarded with."""
 
-    engine: Engine
+    engine: Engine | PolicyServer
     problems: Sequence[Problem]
     config: GRPOConfig
     prompt: Prompt
@@ -201,17 +207,24 @@ class Drawing:
     grader: Grader
     reward: Reward
 
+    def step(self, step: int) -> tuple:
+        """All that a step draws (`draw_step`). A server has the policy by then, and goes on with the next step's."""
+        server = self.engine if isinstance(self.engine, PolicyServer) else None
+        if server:
+            server.update(step)
+        *found, metrics = draw_step(partial(self.batch, step), self.config)
+        if server:
+            metrics |= server.describe(step)
+            server.go_ahead(step, partial(self.asked, step + 1))
+        return *found, metrics
+
     def batch(self, step: int, number: int = 0) -> tuple[GradedBatch, list[list[TrainItem]], torch.Tensor]:
         """A step's batch `number` (all but the first: dynamic sampling), and what `with_advantages` says of it."""
         config, device = self.config, self.engine.lm.device
-        groups, seed, turn = config.prompts_per_step, self.seed, step
-        if number:  # problems in an order of their own: the first batches still ask each once before any again
-            seed, turn = self.seed + MORE, step * (config.max_num_gen_batches - 1) + number - 1
-        problem_P = problems_of_step(self.problems, groups, seed, turn)
-        first = number * groups * config.group_size
+        seed, turn = self._turn(step, number)
+        problem_P = problems_of_step(self.problems, config.prompts_per_step, seed, turn)
         with autocast(config, device):  # in the arithmetic that the policy is trained in
-            draws = self.seed * 1_000_003 + step
-            rollouts = sample(self.engine, problem_P, config.group_size, self.prompt, self.params, draws, first)
+            rollouts = draw(self.engine, self.asked(step, number))
         with seeded(seed, turn, device):  # a reward of the user's may draw random numbers
             batch = grade_and_reward(rollouts, problem_P, self.grader, self.reward, step + 1)
         if config.credit == "path":
@@ -219,25 +232,37 @@ class Drawing:
             return (credited := replace(batch, paths=paths)), *with_advantages(credited, config)
         return batch, *with_advantages(batch, config)
 
+    def asked(self, step: int, number: int = 0) -> Asked:
+        """What a step's batch `number` is drawn of."""
+        groups, size = self.config.prompts_per_step, self.config.group_size
+        problem_P = problems_of_step(self.problems, groups, *self._turn(step, number))
+        draws, first = self.seed * 1_000_003 + step, number * groups * size
+        return asked_of(self.engine, problem_P, size, self.prompt, self.params, draws, first)
+
+    def _turn(self, step: int, number: int) -> tuple[int, int]:
+        """Seed and turn of the problems; all but the first batch have an order of their own: the first batches still
+        ask each problem once before any again.
+        """
+        if not number:
+            return self.seed, step
+        return self.seed + MORE, step * (self.config.max_num_gen_batches - 1) + number - 1
+
 
 def problems_of_step(problems: Sequence[Problem], groups: int, seed: int, step: int) -> list[Problem]:
     """The problems of a step, counted from 0: each problem is asked once before any is asked again."""
     return [problems[epoch_index(len(problems), seed, step * groups + p)] for p in range(groups)]
 
 
-def sample(
-    engine: Engine,
+def asked_of(
+    engine: Engine | PolicyServer,
     problem_P: Sequence[Problem],
     group_size: int,
     prompt: Prompt,
     params: SamplingParams,
     seed: int,
     first: int = 0,
-) -> list[Rollout]:
-    """`group_size` rollouts of each problem, group after group, from the current policy; numbered from `first`.
-
-    Each process draws a part of them; all have all. They do not depend on the number of processes.
-    """
+) -> Asked:
+    """Requests of `group_size` rollouts of each problem, group after group; numbered from `first`."""
     prompt_P = [tuple(engine.encode_prompt(prompt.fill(problem.question), prompt.text)) for problem in problem_P]
     # numbered through the step, so that a problem that is asked twice gets two different sets of answers
     requests = [
@@ -245,9 +270,18 @@ def sample(
         for p, problem in enumerate(problem_P)
         for g in range(group_size)
     ]
-    own = distributed.own_run(requests)
-    each = [within_window(engine, params, len(request.prompt)) for request in own]
-    return distributed.joined(lambda: engine.generate(own, each, seed))
+    each = [within_window(engine.lm, params, len(request.prompt)) for request in requests]
+    return Asked(requests, each, seed)
+
+
+def draw(engine: Engine | PolicyServer, asked: Asked) -> list[Rollout]:
+    """The rollouts, from the current policy. Each process draws a part of them, or the first asks the server for all;
+    all have all. They do not depend on the number of processes.
+    """
+    if isinstance(engine, PolicyServer):
+        return engine.draw(asked)
+    requests, params = distributed.own_run(asked.requests), distributed.own_run(asked.params)
+    return distributed.joined(lambda: engine.generate(requests, params, asked.seed))
 
 
 def grade_and_reward(

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import Field, field_serializer
 
+from polythink.engine.params import SamplingParams
+from polythink.errors import UserError
 from polythink.run.address import without_password
 from polythink.run.config import Config
 from polythink.run.retry import RetryPolicy
@@ -38,3 +40,18 @@ class RemoteConfig(Config):
     @field_serializer("url")
     def _public_url(self, url: str) -> str:
         return without_password(url)
+
+
+def check_drawable(params: SamplingParams) -> None:
+    """`UserError` for parameters with which no completions server can draw."""
+    rules = params.rules
+    if rules.isolated and not rules.rereads:
+        raise UserError(
+            f"mode={params.mode} joins the paths' own keys and values, which a completions server does not give away; "
+            "use mode=reread or mode=sequential, or the engine in this process"
+        )
+    if params.stride:
+        raise UserError(
+            f"path_position_stride={params.path_position_stride} sets positions that a completions server does not "
+            "take; use 0"
+        )

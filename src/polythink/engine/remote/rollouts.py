@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from pathlib import Path
 from polythink.engine.engine import STATES
 from polythink.engine.params import Event, OnEvent, Request, SamplingParams
 from polythink.engine.remote.completions import Completions, connect
-from polythink.engine.remote.config import RemoteConfig
+from polythink.engine.remote.config import RemoteConfig, check_drawable
 from polythink.engine.remote.journal import RolloutJournal, key_of
 from polythink.engine.remote.probe import find_model, measure
 from polythink.engine.remote.reload import reload_weights
@@ -99,14 +99,23 @@ class HttpRollouts:
     def decode(self, ids: Sequence[int]) -> str:
         return self.vocabulary.decode(ids)
 
-    def reload(self, folder: str | Path) -> str:
-        """Let the server take the weights of a model folder on its own disk; returns the new version.
+    def reload(self, folder: str | Path, version: str = "") -> str:
+        """Let the server take the weights of a model folder on its own disk; returns their version.
 
-        Call it between two `generate`: what the server still draws for others ends with the old weights, or is asked
-        again, as the server decides. `UserError` where the server cannot, in its own words.
+        `version`: its name; left out: the next number. Call it between two `generate`: what the server still draws for
+        others ends with the old weights, or is asked again, as the server decides. `UserError` where the server cannot,
+        in its own words, or cannot be reached after all retries.
         """
-        self.weight_version = reload_weights(self.connection, self.served.server, folder, self.weight_version)
-        return self.weight_version
+        version = version or str(int(self.weight_version or 0) + 1)
+
+        def call(send: Callable[[], None]) -> None:
+            tried = repeated(send, self.config.retry, threading.Event(), self._reached)
+            if tried.error is not None:
+                raise tried.error
+
+        reload_weights(self.connection, self.served.server, folder, version, call)
+        self.weight_version = version
+        return version
 
     def generate(
         self,
@@ -125,7 +134,7 @@ class HttpRollouts:
         if len(each) != len(requests):
             raise UserError(f"{len(requests)} requests and {len(each)} SamplingParams; give one for all or one each")
         for own in {id(own): own for own in each}.values():
-            self._check(own)
+            self.check(own)
         with Progress(len(requests), label) as progress:
             call = _Call(self, requests, each, seed, on_event, progress)
             with closing(run_jobs(call, call.ask, call.record, self.config.concurrency)) as done:
@@ -133,19 +142,9 @@ class HttpRollouts:
                     pass
         return [call.rollouts[i] for i in range(len(requests))]
 
-    def _check(self, params: SamplingParams) -> None:
-        """`UserError` for parameters that cannot be drawn from a server."""
-        rules = params.rules
-        if rules.isolated and not rules.rereads:
-            raise UserError(
-                f"mode={params.mode} joins the paths' own keys and values, which a completions server does not give "
-                "away; use mode=reread or mode=sequential, or the engine in this process"
-            )
-        if params.stride:
-            raise UserError(
-                f"path_position_stride={params.path_position_stride} sets positions that a completions server does not "
-                "take; use 0"
-            )
+    def check(self, params: SamplingParams) -> None:
+        """`UserError` for parameters that cannot be drawn from this server."""
+        check_drawable(params)
         if self._completions.logprobs and (why := self.abilities.refusal(params)):
             raise UserError(f"{self.connection.where} under {why}")
 
@@ -162,8 +161,10 @@ class HttpRollouts:
         tried = repeated(lambda: self._completions.draw(ask, params), retry, stopped, self._reached)
         if tried.error is not None:
             times = f" ({len(tried.retried) + 1} times)" if tried.retried else ""
-            raise UserError(f"{self.connection.where} failed{times}: {tried.error}")
-        return replace(tried.result, version=tried.result.version or self.weight_version)
+            raise UserError(f"{self.connection.where} failed{times}: {tried.error}") from tried.error
+        if tried.result.version or self.served.server.tells_version:
+            return tried.result
+        return replace(tried.result, version=self.weight_version)
 
 
 class _Call:

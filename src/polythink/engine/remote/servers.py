@@ -27,6 +27,7 @@ class Server:
     token_ids: bool = True  # it knows `return_token_ids`
     names_streams: bool = False  # the random stream of a request can be named: the same tokens as in this process
     reload: Callable[[str, str], tuple[Step, ...]] | None = None  # from a folder and the new version
+    tells_version: bool = False  # completions come with the version of the weights that drew them
 
 
 def _reload_vllm(folder: str, version: str) -> tuple[Step, ...]:
@@ -55,7 +56,8 @@ def _reload_polythink(folder: str, version: str) -> tuple[Step, ...]:
 SERVERS = {
     server.owner: server
     for server in (
-        Server("polythink", "polythink serve", {}, no_top_k=0, names_streams=True, reload=_reload_polythink),
+        Server("polythink", "polythink serve", {}, no_top_k=0, names_streams=True, reload=_reload_polythink,
+               tells_version=True),
         Server(
             "vllm",
             "vLLM",
@@ -68,6 +70,7 @@ SERVERS = {
             "SGLang",
             {"min_p": 0, "repetition_penalty": 1, **NO_PENALTIES, "skip_special_tokens": False, "no_stop_trim": True},
             reload=_reload_sglang,
+            tells_version=True,
         ),
         Server(
             "llamacpp",
