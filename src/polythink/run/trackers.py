@@ -33,6 +33,7 @@ PROJECT = "polythink"  # unless WANDB_PROJECT or TRACKIO_PROJECT names one
 IDENTITY = "report_to.json"  # of a stage's run, which a resumed stage goes on with
 COLUMNS = ("problem", "question", "text", "answer", "extracted", "verdict", "reward")  # of the table of samples
 OFFLINE = ("offline", "dryrun", "disabled")  # values of WANDB_MODE
+HOSTS = {"api.wandb.ai", "api.forge.coreweave.com"}  # of W&B's own service, before and since 2026
 FINISH_TIMEOUT = 60  # seconds that W&B may upload after the last step; the rest stays on disk, for `wandb sync`
 
 ReportTo = Annotated[
@@ -268,8 +269,9 @@ def _has_login() -> bool:
     """Whether W&B has been logged in to, by its variable or as `wandb login` leaves it."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").partition("://")[2].split("/")[0]
+    own = os.environ.get("WANDB_BASE_URL")
+    hosts = {own.partition("://")[2].split("/")[0]} if own else HOSTS
     try:
-        return host in netrc.netrc(os.environ.get("NETRC")).hosts
+        return not hosts.isdisjoint(netrc.netrc(os.environ.get("NETRC")).hosts)
     except (OSError, netrc.NetrcParseError):
         return False
