@@ -28,14 +28,16 @@ LAYERS = {  # the one list of rooms: README and CONTRIBUTING print it from here
 EVERYWHERE = {"polythink.errors", "polythink.__version__"}  # the one exception that users see
 WITHOUT_TORCH = ("trace", "run", "problems", "rewards", "teachers", "report", "cli")  # whole rooms
 LIGHT_MODULES = (  # of the other rooms: what reads and checks a recipe
-    "polythink", "polythink.bench", "polythink.bench.cases", "polythink.bench.floor", "polythink.bench.options",
+    "polythink", "polythink.bench", "polythink.bench.cases", "polythink.bench.devices",
+    "polythink.bench.floor", "polythink.bench.options",
     "polythink.bench.shapes", "polythink.bench.table", "polythink.engine", "polythink.engine.params",
     "polythink.engine.protocol", "polythink.engine.remote.config", "polythink.evaluate", "polythink.evaluate.config",
     "polythink.models.config",
     "polythink.models.settings", "polythink.pipeline.plan",
     "polythink.pipeline.recipe", "polythink.pipeline.stage", "polythink.pipeline.experiment", "polythink.train.config",
     "polythink.pipeline.schedule", "polythink.pipeline.board", "polythink.pipeline.results_table",
-    "polythink.pipeline.curves", "polythink.serve.page", "polythink.serve.show",
+    "polythink.pipeline.curves", "polythink.pipeline.on_paper", "polythink.train.footprint",
+    "polythink.serve.page", "polythink.serve.show",
 )  # fmt: skip
 FILES = sorted(PACKAGE.glob("*/**/*.py"))
 

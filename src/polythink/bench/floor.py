@@ -34,6 +34,34 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """The numbers of a decoder that its costs follow from. Without torch; `bench.model.shape_of` reads them off one."""
+
+    parameters: int  # all of them, tied ones once
+    table: int  # of an embedding table that is not the output layer too: of it single rows are read
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+
+    @property
+    def queries(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def keys(self) -> int:
+        return self.kv_heads * self.head_dim
+
+    def sizes(self, weight_bytes: int, kv_bytes: int | None = None) -> Sizes:
+        """What a step costs with weights, and keys and values, of so many bytes each."""
+        kept = 2 * self.layers * self.keys * (kv_bytes or weight_bytes)
+        return Sizes(self.parameters - self.table, weight_bytes, kept, 4 * self.layers * self.queries)
+
+
+@dataclass(frozen=True)
 class Machine:
     """What the device does, measured: bytes moved per second by a large copy, operations per second by a product."""
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
-from polythink.bench.floor import Sizes
+from polythink.bench.floor import Shape, Sizes
 from polythink.bench.shapes import CONTEXT, SHAPES
 from polythink.errors import UserError, did_you_mean
 from polythink.models.build import from_config
@@ -89,14 +90,20 @@ def _never_sample(lm: LanguageModel) -> None:
         layer.mlp.down_proj.weight[0] = 0
 
 
-def sizes_of(lm: LanguageModel) -> Sizes:
-    """What a step of the model reads and computes. Of an untied embedding table single rows are read: not counted."""
-    config = lm.model.config.get_text_config()
+def shape_of(model: PreTrainedModel) -> Shape:
+    """The numbers of a decoder of transformers or of the package, on any device."""
+    config = model.config.get_text_config()
     heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    table, head = lm.model.get_input_embeddings().weight, lm.model.get_output_embeddings().weight
-    weights = sum(p.numel() for p in lm.model.parameters()) - (0 if table is head else table.numel())
-    width = table.element_size()
-    layers = config.num_hidden_layers
-    return Sizes(weights, width, 2 * layers * kv_heads * size * width, 4 * layers * heads * size)
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    return Shape(
+        parameters=sum(p.numel() for p in model.parameters()), table=0 if table is head else table.numel(),
+        layers=config.num_hidden_layers, hidden=config.hidden_size,
+        intermediate=getattr(config, "intermediate_size", 0), heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads, vocabulary=len(head),
+    )  # fmt: skip
+
+
+def sizes_of(lm: LanguageModel) -> Sizes:
+    """What a step of the model reads and computes."""
+    return shape_of(lm.model).sizes(lm.model.get_input_embeddings().weight.element_size())

@@ -37,11 +37,21 @@ def params(
     ] = "eit,partialformer",
     tokens: Annotated[int, typer.Option(min=1, help="Length of the pass; with an encoder, of the target.")] = 128,
     source: Annotated[int, typer.Option(min=1, help="Length of the source, where there is an encoder.")] = 128,
+    plan: Annotated[
+        str | None, typer.Option(metavar="MACHINE", help="Memory and least time of each stage on a machine: 8xH100.")
+    ] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="With --plan: length of a prompt.")] = 256,
+    trace_tokens: Annotated[
+        int | None, typer.Option(min=1, help="With --plan: mean length of a trace; left out: its budget.")
+    ] = None,
 ) -> None:
-    """Count parameters and multiply-accumulates by module, on the real model.
+    """Count parameters and multiply-accumulates by module, on the real model; or plan a recipe's stages on a machine.
 
-    Example: polythink params countdown-smoke model.architecture=eit --tokens 256
+    Example: polythink params parallel-r1-seen-qwen3-4b --plan 8xH100
     """
+    if plan is not None:
+        _print_plan(recipe, overrides or [], plan, prompt_tokens, trace_tokens)
+        return
     others = [name for name in beside.split(",") if name]
     if Path(recipe).is_dir() and recipe not in packaged():
         folder = find_model(recipe)
@@ -53,6 +63,17 @@ def params(
 
         configs = configurations(load_recipe(recipe, overrides or []), others)
     print_counts(configs, tokens, source)
+
+
+def _print_plan(recipe: str, overrides: Sequence[str], machine: str, prompt: int, length: int | None) -> None:
+    from polythink.bench.devices import machine as known
+    from polythink.cli.on_paper import print_plan
+    from polythink.pipeline.recipe import load_recipe
+
+    known(machine)  # refused before anything is imported that takes long
+    if Path(recipe).is_dir() and recipe not in packaged():
+        raise UserError(f"--plan takes a recipe, whose stages say what is run; {recipe} is a folder")
+    print_plan(load_recipe(recipe, overrides), machine, prompt, length)
 
 
 def print_counts(configs: Mapping[str, PreTrainedConfig], tokens: int, source: int) -> None:

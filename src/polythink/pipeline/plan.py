@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -20,6 +20,7 @@ from polythink.problems.sets import SUFFIXES
 from polythink.problems.tasks.demonstrations import DemonstrationTeacher
 from polythink.problems.tasks.table import TEACHERS, get_task
 from polythink.rewards.functions import source_of
+from polythink.run import trackers
 from polythink.run.config import Config, Place, Seed, digest
 from polythink.teachers.assemble import AssembleConfig
 from polythink.teachers.endpoint import EndpointConfig
@@ -33,6 +34,7 @@ from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
 RESOLVED = ("mode", "prompt", "decoding", "seed")
 NO_EFFECT = (
     "checkpoint_every", "log_samples", "concurrency", "max_num_seqs", "kv_cache_memory_bytes", "reshard_after_forward",
+    "report_to",
 )  # fmt: skip
 
 
@@ -268,10 +270,17 @@ def plans_in_order(
     for name, stage in recipe.stages.items():
         own = make(name, stage, plans)
         seed = recipe.seed if stage.seed is None else stage.seed
+        if getattr(stage, "report_to", ()) is None:
+            stage = stage.model_copy(update={"report_to": recipe.report_to})
         plan = kind(name=name, stage=stage, model=recipe.model, seed=seed, previous=before and before.name, **own)
         plans.append(plan.with_digest(before and before.digest))
         before = before if isinstance(stage, measures) else plans[-1]
     return plans
+
+
+def tracker_notes(plans: Sequence[Plan]) -> list[str]:
+    """What will keep a tracker of the stages from working."""
+    return list(trackers.notes([name for plan in plans for name in getattr(plan.stage, "report_to", None) or ()]))
 
 
 def names_of_folders(stages: dict[str, Any]) -> dict[str, Any]:

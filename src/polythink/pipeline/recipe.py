@@ -34,6 +34,7 @@ from polythink.pipeline.plan import (
     name_of_folder,
     names_of_folders,
     plans_in_order,
+    tracker_notes,
 )
 from polythink.pipeline.requirements import check_requirements
 from polythink.pipeline.stage import (
@@ -59,6 +60,7 @@ from polythink.run.config import (
 )
 from polythink.run.folder import folder_lock, read_json, record_attempt, sweep, write_json, write_text
 from polythink.run.launcher import is_follower, launched
+from polythink.run.trackers import ReportTo
 from polythink.trace.dialect import get_dialect
 from polythink.trace.modes import MODES
 
@@ -85,6 +87,8 @@ class Recipe(Config):
     """Sampling parameters."""
     model: ModelConfig = ModelConfig()
     """Where the first model comes from."""
+    report_to: ReportTo = ()
+    """Where metrics and samples go beside their files: tensorboard, wandb, trackio, or a list of them."""
     stages: dict[str, Stage] = Field(min_length=1)
     """The stages by name, in order. `like: NAME` in one gives it the keys of an earlier one; null leaves one out."""
 
@@ -105,7 +109,8 @@ class Recipe(Config):
 
     def notes(self) -> list[str]:
         """What is allowed and hardly meant, in a sentence each; said before the first stage."""
-        return list(notes(self.plan()))
+        plans = self.plan()
+        return [*notes(plans), *tracker_notes(plans)]
 
     def _plan_of(self, name: str, stage: Stage, earlier: Sequence[StagePlan]) -> dict[str, Any]:
         self._check(name, stage, earlier)

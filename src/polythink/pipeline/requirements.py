@@ -14,6 +14,7 @@ from polythink.errors import UserError
 from polythink.pipeline.plan import Plan, StagePlan
 from polythink.pipeline.text import TextEvalConfig, TextPlan, TextStageConfig, sets_of
 from polythink.problems.sets import DATA_FOLDER, SUFFIXES, get_source, local_file
+from polythink.run.trackers import TRACKERS
 from polythink.text.data.sets import find_texts, is_file
 
 
@@ -30,6 +31,7 @@ NEEDS = {  # what a stage does -> the module by which it does it
     "numbers": Need("num2words", "number words"),
     "trainer": Need("accelerate", "training on texts"),
     "hub": Need("datasets", "sets of the hub"),
+    **{name: Need(name, f"report_to: {name}") for name in TRACKERS},
 }
 
 
@@ -43,9 +45,10 @@ def check_requirements(plans: Sequence[Plan]) -> None:
     if missing:
         what = "; ".join(f"{need.module} for {need.does} in {', '.join(names)}" for need, names in missing.items())
         packages = " ".join(need.module for need in missing)
+        extra = ' (or "polythink[log]", which has all trackers)' * any(need.module in TRACKERS for need in missing)
         hint = " (sets of problems are also read from the folder that POLYTHINK_DATA names)"
         raise UserError(
-            f"not installed, and needed by stages of this recipe: {what}; pip install {packages}"
+            f"not installed, and needed by stages of this recipe: {what}; pip install {packages}{extra}"
             + hint * (NEEDS["hub"] in missing)
         )
 
@@ -60,6 +63,7 @@ def installed(module: str) -> bool:
 
 def needs(plan: Plan) -> Iterator[str]:
     """Keys of `NEEDS` for what the stage does."""
+    yield from getattr(plan.stage, "report_to", None) or ()
     if isinstance(plan, TextPlan):
         yield from _text_needs(plan)
     elif isinstance(plan, StagePlan):

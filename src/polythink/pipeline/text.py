@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from polythink.errors import UserError
-from polythink.pipeline.plan import Plan, file_name, hash_of_path, name_of_folder, names_of_folders, plans_in_order
+from polythink.pipeline.plan import (
+    Plan,
+    file_name,
+    hash_of_path,
+    name_of_folder,
+    names_of_folders,
+    plans_in_order,
+    tracker_notes,
+)
 from polythink.run.config import Config, Place, Seed
+from polythink.run.trackers import ReportTo
 from polythink.text.config import TASKS, TextConfig, TextEvalOptions, TextModelConfig, TokenizerConfig
 from polythink.text.data.sets import check_texts, files_of, has_source, is_file
 
@@ -92,6 +101,8 @@ class TextRecipe(TextSettings):
 
     stages: dict[str, TextStage] = Field(min_length=1)
     """Stages in order, by name."""
+    report_to: ReportTo = ()
+    """Where metrics go beside their file: tensorboard, wandb, trackio, or a list of them."""
 
     _names = field_validator("stages")(names_of_folders)
     _name = field_validator("name")(name_of_folder)
@@ -110,8 +121,8 @@ class TextRecipe(TextSettings):
         return plans
 
     def notes(self) -> list[str]:
-        """As those of `recipe.Recipe`; there is nothing to say of texts."""
-        return []
+        """As those of `recipe.Recipe`."""
+        return tracker_notes(self.plan())
 
     def _plan_of(self, name: str, stage: TextStageConfig | TextEvalConfig, earlier: list[TextPlan]) -> dict[str, Any]:
         for data in sets_of(stage):

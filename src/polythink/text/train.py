@@ -28,6 +28,7 @@ from polythink.problems.problem import ProblemSet
 from polythink.run.folder import read_json
 from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
+from polythink.run.trackers import Trackers
 from polythink.text.config import TextConfig
 from polythink.text.data.pairs import Pair
 from polythink.text.evaluate import encode_set, group_by_tokens, mean_loss, running_text
@@ -57,7 +58,9 @@ def train_text(
     done, checkpoint = newest_checkpoint(folder / "checkpoint")
     truncate_after(folder / "metrics.jsonl", done)
     check_rows(folder / "metrics.jsonl", done, folder / "checkpoint")
-    with JsonlWriter(folder / "metrics.jsonl") as rows, Progress(forwards.steps, "text") as bar:
+    with (
+        Trackers(folder, config) as trackers, trackers.metrics() as rows, Progress(forwards.steps, "text") as bar
+    ):  # fmt: skip
         bar.advance(done)
         trainer = make_trainer(lm, forwards, Metrics(lm, config, checks, rows, bar, kept), folder / "checkpoint")
         with writing_model(folder / "checkpoint"):

@@ -17,6 +17,7 @@ from polythink.problems.sets import task_of_set
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.rewards.combine import RewardConfig
 from polythink.run.config import Config, Place
+from polythink.run.trackers import ReportTo
 from polythink.trace.modes import MODES, get_mode
 from polythink.train.lora_keys import LoraKeys
 from polythink.train.objectives import OBJECTIVES, objective_of
@@ -51,6 +52,8 @@ class OptimiserConfig(Config):
     """Run forwards in bfloat16 over float32 weights; in reinforcement learning the sampling too."""
     checkpoint_every: int = Field(50, ge=1)
     """Steps between two checkpoints; the last step always writes one."""
+    report_to: ReportTo | None = None
+    """Where metrics and samples also go: tensorboard, wandb, trackio, or a list of them; none: the recipe's."""
 
 
 class TrainingConfig(OptimiserConfig):

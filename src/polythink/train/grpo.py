@@ -31,8 +31,9 @@ from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt
 from polythink.rewards.combine import Reward, build_reward
 from polythink.run.folder import folder_lock
-from polythink.run.jsonl import JsonlWriter, read_jsonl
+from polythink.run.jsonl import read_jsonl
 from polythink.run.progress import Progress
+from polythink.run.trackers import Trackers
 from polythink.trace.rollout import Rollout
 from polythink.train import distributed
 from polythink.train.adapters import add_adapters, save_adapters
@@ -93,10 +94,9 @@ def train_grpo(
         distributed.entered_on_main(stack, lambda: folder_lock(folder / "checkpoint"))
         done = resume(folder, policy.model, optimiser, also=("samples.jsonl",))
         grader = grader or stack.enter_context(Grader(dialect=lm.dialect, answers=config.answers))
-        metrics, samples = (
-            distributed.entered_on_main(stack, lambda name=name: JsonlWriter(folder / f"{name}.jsonl"))
-            for name in ("metrics", "samples")
-        )
+        trackers = distributed.entered_on_main(stack, lambda: Trackers(folder, config))
+        metrics = distributed.entered_on_main(stack, lambda: trackers.metrics())
+        samples = distributed.entered_on_main(stack, lambda: trackers.samples())
         bar = stack.enter_context(Progress(config.steps, distributed.shown("grpo"), done))
         shown = ("reward", "accuracy", *(MISMATCH if trained_inexactly(params.mode, config.train_mode) else ()))
         drawing = Drawing(engine, asked, config, prompt, params, seed, grader, reward)

@@ -86,10 +86,10 @@ def write(
     metrics: JsonlWriter, samples: JsonlWriter, row: dict, batch: GradedBatch, config: GRPOConfig, grader: Grader,
     lm: LanguageModel,
 ) -> None:  # fmt: skip
-    """The rows of a step."""
-    metrics.write(row)
+    """The rows of a step: its samples first, since trackers are given both with the metrics."""
     for sample_of_step in sample_rows(batch, config, grader, lm.dialect):
         samples.write({"step": row["step"], **sample_of_step})
+    metrics.write(row)
 
 
 def sample_rows(batch: GradedBatch, config: GRPOConfig, grader: Grader, dialect: Dialect) -> list[dict]:

@@ -20,8 +20,9 @@ from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import token_logprobs
 from polythink.problems.prompts import Prompt
 from polythink.run.folder import folder_lock
-from polythink.run.jsonl import JsonlWriter, read_jsonl
+from polythink.run.jsonl import read_jsonl
 from polythink.run.progress import Progress
+from polythink.run.trackers import Trackers
 from polythink.trace.layout import Layout
 from polythink.train import distributed
 from polythink.train.adapters import add_adapters, save_adapters
@@ -74,7 +75,8 @@ def train_sft(
         trained.model.train()
         distributed.entered_on_main(stack, lambda: folder_lock(folder / "checkpoint"))
         done = resume(folder, trained.model, optimiser)
-        metrics = distributed.entered_on_main(stack, lambda: JsonlWriter(folder / "metrics.jsonl"))
+        trackers = distributed.entered_on_main(stack, lambda: Trackers(folder, config))
+        metrics = distributed.entered_on_main(stack, lambda: trackers.metrics())
         bar = stack.enter_context(Progress(steps, distributed.shown("sft"), done))
         for step in range(done, steps):
             started = time.perf_counter()

@@ -1,0 +1,164 @@
+"""A recipe's stages on a machine, on paper: what each device holds, and the time below which a step cannot be.
+
+From the plan of a stage to the formulae of `train.footprint`. Traces are taken at their longest for memory, and at the
+length that is given for time. Imports without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from polythink.bench.devices import Device
+from polythink.bench.floor import Machine, Shape
+from polythink.pipeline.plan import ColdstartConfig, EvalConfig, EvalStageBase, GRPOStage, SFTStage, StagePlan
+from polythink.trace.dialect import get_dialect
+from polythink.train.config import TrainingConfig
+from polythink.train.footprint import (
+    Drawing,
+    Training,
+    activation_bytes,
+    adapter_parameters,
+    cache_bytes,
+    drawing_floor,
+    logits_bytes,
+    state_bytes,
+    training_flops,
+)
+
+IN_TRAINING = ("gradients", "weights in bfloat16", "gathered weights")  # not there while rollouts are drawn
+WIDTHS = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Place:
+    """So many devices, and what is not in a recipe."""
+
+    count: int
+    device: Device
+    prompt: int  # tokens of a prompt
+    length: int | None  # mean sampled tokens of a trace; None: its budget
+    piece: int  # logits that are turned into float32 at a time
+
+
+@dataclass
+class Sheet:
+    """What is found out of a stage. Bytes and seconds are those of one device."""
+
+    name: str
+    parameters: int
+    trained: int = 0
+    memory: dict[str, dict[str, float]] = field(default_factory=dict)  # phase -> its parts, which are there together
+    spared: dict[str, float] = field(default_factory=dict)  # what would be there if activations were (not) kept
+    tokens: float = 0.0  # of a step, over all devices
+    floors: dict[str, float] = field(default_factory=dict)  # of a step
+    steps: int | None = None
+
+    def peak(self, phase: str) -> float | None:
+        """Bytes of all parts of a phase; None for one that the stage does not have."""
+        return sum(self.memory[phase].values()) if phase in self.memory else None
+
+    def too_much(self, device: Device) -> list[str]:
+        """The phases that the device cannot hold."""
+        return [phase for phase in self.memory if self.peak(phase) > device.memory]
+
+
+def sheets(plans: Sequence[StagePlan], shape: Shape, place: Place) -> list[Sheet]:
+    """One for each stage that runs the recipe's model."""
+    return [sheet(plan, shape, place) for plan in plans if not isinstance(plan.stage, ColdstartConfig)]
+
+
+def sheet(plan: StagePlan, shape: Shape, place: Place) -> Sheet:
+    stage = plan.stage
+    if isinstance(stage, EvalStageBase):
+        return _of_evaluation(plan, shape, place)
+    how = training_of(plan, shape, place)
+    state = state_bytes(shape, how)
+    found = Sheet(plan.name, shape.parameters, how.of(shape))
+    if isinstance(stage, SFTStage):
+        most = stage.pack or stage.max_tokens
+        traces, longest, columns, forwards = stage.batch, most, most, 0
+        mean = min(most, place.prompt + place.length) if place.length else stage.max_tokens
+        found.steps = stage.steps
+    else:
+        assert isinstance(stage, GRPOStage)
+        traces = stage.prompts_per_step * stage.group_size
+        columns = plan.decoding.max_trace_tokens
+        longest = place.prompt + columns
+        mean = place.prompt + min(columns, place.length or columns)
+        forwards = (stage.old_logprobs == "recomputed") + bool(stage.kl_coef)
+        found.steps = stage.steps
+        drawing = drawing_of(plan, traces, stage.group_size, stage.max_num_seqs, place)
+        cache = _cache(shape, drawing, how.compute_bytes, stage.kv_cache_memory_bytes)
+        kept = {name: value for name, value in state.items() if name not in IN_TRAINING}
+        found.memory["drawing"] = kept | {"keys and values": cache}
+        found.floors["drawing"] = _drawn(shape, drawing, place, _weight_bytes_drawn(how), how.compute_bytes)
+    rows = max(1, min(stage.micro_batch, -(-traces // place.count)))
+    width = how.compute_bytes
+    names = ("activations", "activations, checkpointed")
+    kept = {name: activation_bytes(shape, rows * longest, width, name == names[1]) for name in names}
+    chosen = names[how.checkpointing]
+    logits = logits_bytes(shape, rows * columns, width, place.piece)
+    found.memory["training"] = state | {chosen: kept.pop(chosen), "logits": logits}
+    found.spared = kept
+    found.tokens = traces * mean
+    flops = training_flops(shape, traces, mean, how, forwards) / place.count
+    found.floors["training"] = flops / place.device.rate(width)
+    return found
+
+
+def training_of(plan: StagePlan, shape: Shape, place: Place) -> Training:
+    """How the stage trains on so many devices."""
+    stage = plan.stage
+    assert isinstance(stage, TrainingConfig)
+    weight = WIDTHS[plan.model.dtype]
+    trained = None
+    if stage.lora:
+        trained = adapter_parameters(shape, stage.lora.r)
+    elif stage.trainable == "thoughts":
+        trained = (get_dialect(plan.dialect).inventory + 1) * shape.layers * shape.keys
+    return Training(
+        processes=place.count, weight_bytes=weight, compute_bytes=2 if stage.autocast else weight, trained=trained,
+        reshard=stage.reshard_after_forward, checkpointing=plan.model.gradient_checkpointing,
+        draws=isinstance(stage, GRPOStage),
+        reference=isinstance(stage, GRPOStage) and stage.kl_coef > 0 and not stage.lora,
+    )  # fmt: skip
+
+
+def drawing_of(plan: StagePlan, traces: int, samples: int, at_once: int, place: Place, devices: int = 0) -> Drawing:
+    """The part of one device, at the longest: what the runtime forks is drawn in several paths at once."""
+    own = -(-traces // (devices or place.count))
+    decoding = plan.decoding
+    paths = decoding.most_paths(get_dialect(plan.dialect)) if decoding.rules.isolated else 1
+    return Drawing(own, min(at_once, own), samples, place.prompt, decoding.max_trace_tokens, paths)
+
+
+def _drawn(shape: Shape, drawing: Drawing, place: Place, weight_bytes: int, kv_bytes: int) -> float:
+    machine = Machine(place.device.bandwidth, place.device.rate(kv_bytes))
+    mean = min(drawing.length, place.length or drawing.length)
+    return drawing_floor(shape, replace(drawing, length=mean), weight_bytes, kv_bytes, machine)
+
+
+def _weight_bytes_drawn(how: Training) -> int:
+    return how.compute_bytes if how.processes > 1 else how.weight_bytes
+
+
+def _cache(shape: Shape, drawing: Drawing, kv_bytes: int, bound: int | None) -> float:
+    most = cache_bytes(shape, drawing, kv_bytes)
+    return most if bound is None else min(most, bound)
+
+
+def _of_evaluation(plan: StagePlan, shape: Shape, place: Place) -> Sheet:
+    """An evaluation runs in the first process. Its step is what the engine draws at once: how many problems there are
+    is not known before they are read.
+    """
+    stage, width = plan.stage, WIDTHS[plan.model.dtype]
+    found = Sheet(plan.name, shape.parameters)
+    samples = stage.samples if isinstance(stage, EvalConfig) else 1
+    at_once = getattr(stage, "max_num_seqs", samples)
+    drawing = drawing_of(plan, at_once, samples, at_once, place, devices=1)
+    cache = _cache(shape, drawing, width, getattr(stage, "kv_cache_memory_bytes", None))
+    found.memory["drawing"] = {"weights": shape.parameters * width, "keys and values": cache}
+    found.tokens = drawing.traces * (place.prompt + min(drawing.length, place.length or drawing.length))
+    found.floors["drawing"] = _drawn(shape, drawing, place, width, width)
+    return found

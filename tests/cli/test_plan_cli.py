@@ -1,0 +1,101 @@
+"""`polythink params RECIPE --plan MACHINE`: a column per stage, and what a machine cannot hold."""
+
+from __future__ import annotations
+
+import pytest
+
+from polythink.bench.devices import DEVICES, machine
+from polythink.bench.floor import Shape
+from polythink.cli.on_paper import verdict
+from polythink.errors import UserError
+from polythink.pipeline.on_paper import Place, sheets
+from polythink.pipeline.recipe import load_recipe
+
+SMALL = Shape(4_022_000_000, 0, 36, 2560, 9728, 32, 8, 128, 151_936)
+
+
+def planned(name: str, *overrides: str, recipe: str = "parallel-r1-seen-qwen3-4b", length: int | None = None):
+    count, _, device = machine(name)
+    return {
+        s.name: s for s in sheets(load_recipe(recipe, overrides).plan(), SMALL, Place(count, device, 256, length, 1))
+    }
+
+
+def test_machines():
+    assert machine("8xH100") == (8, "H100", DEVICES["H100"])
+    assert machine("a100-80") == (1, "A100-80", DEVICES["A100-80"])
+    assert all(device.source for device in DEVICES.values())
+    for wrong in ("8xH10", "0xH100", "xH100", "", "99999xcpu"):
+        with pytest.raises(
+            UserError, match="give a device of H100, H200, A100-80, 4090, cpu, or several, such as 8xH100"
+        ):
+            machine(wrong)
+
+
+def test_a_stage_is_divided_among_the_devices():
+    one, eight = planned("H100"), planned("8xH100")
+    assert list(eight) == ["sft", "rl_easy", "rl_hard", "eval", "eval_math"], "a cold start runs another model"
+    assert eight["sft"].memory["training"]["weights"] * 8 == one["sft"].memory["training"]["weights"]
+    assert eight["sft"].floors["training"] * 8 == pytest.approx(one["sft"].floors["training"])
+    assert eight["sft"].tokens == one["sft"].tokens
+    assert eight["rl_hard"].memory["drawing"]["whole copy to draw"] == 2 * SMALL.parameters
+    assert one["sft"].too_much(DEVICES["H100"]) == [], "77 GB of 80"
+    assert one["rl_hard"].too_much(DEVICES["A100-80"]) == ["drawing"]
+    assert one["rl_hard"].too_much(DEVICES["4090"]) == ["drawing", "training"]
+    assert eight["rl_hard"].too_much(DEVICES["H100"]) == ["drawing"]
+
+
+def test_keys_that_change_what_is_held():
+    plain = planned("8xH100")["rl_hard"]
+    bound = planned("8xH100", "rl_hard.kv_cache_memory_bytes=20000000000")["rl_hard"]
+    assert bound.memory["drawing"]["keys and values"] == 20e9
+    assert bound.too_much(DEVICES["H100"]) == []
+    kept = planned("8xH100", "model.gradient_checkpointing=false")["rl_hard"]
+    assert kept.memory["training"]["activations"] == plain.spared["activations"]
+    assert kept.floors["training"] < plain.floors["training"]
+    lora = planned("8xH100", "rl_hard.lora.r=1")["rl_hard"]
+    assert lora.trained < SMALL.parameters / 1000
+    assert lora.floors["training"] < plain.floors["training"]
+    short = planned("8xH100", length=300)["rl_hard"]
+    assert short.tokens == 256 * 8 * (256 + 300)
+    assert short.peak("drawing") == plain.peak("drawing")
+    assert short.floors["drawing"] < plain.floors["drawing"] / 5
+    forked = planned("8xH100", "mode=structured")["rl_hard"]
+    assert forked.floors["drawing"] < plain.floors["drawing"], "fewer steps for as many tokens"
+
+
+def test_what_is_too_much_is_said_with_what_to_do():
+    found = list(planned("8xH100").values())
+    said = verdict(found, 8, "H100", DEVICES["H100"]).splitlines()
+    assert len(said) == 4
+    assert said[1].startswith(
+        "rl_hard: drawing needs 129 GB, and H100 has 80; keys and values alone take 114: set kv_cache"
+    )
+    assert verdict(found[:1], 8, "H100", DEVICES["H100"]).startswith("All stages fit")
+
+
+def test_the_command(polythink):
+    status, shown, _ = polythink("params", "countdown-smoke", "--plan", "cpu", "--trace-tokens", 60)
+    assert status == 0
+    assert "countdown-smoke on 1 x cpu: 64 GB" in shown
+    assert "|    base |     sft | after_sft | rl_easy | rl_hard |   final |" in shown
+    assert "traces of 60 tokens" in shown
+    assert shown.rstrip().endswith("what the runtime itself needs left aside.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["countdown-smoke", "--plan", "8xH10"], "no machine '8xH10'"),
+        (["lm-tiny", "--plan", "cpu"], "trains on texts"),
+        (["tests", "--plan", "cpu"], "a folder"),
+        (["countdown-smoke", "--plan", "cpu", "model.path=no/such-model"], "no/such-model"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(polythink, arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "tests").mkdir()
+    status, _, err = polythink("params", *arguments)
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert said in err
