@@ -184,15 +184,16 @@ def test_content_ends_before_a_stop_string_and_thinking_does_not(client):
 
 
 def test_of_a_tag_in_which_a_stop_string_begins_nothing_is_shown(client):
-    """`</Parallel>` comes before the content: a tag is shown as a whole or not at all, and here never."""
+    """`<Parallel>` comes after the main text: a tag is shown as a whole or not at all, and here never."""
     plain = ask(client).choices[0].message
-    assert plain.content
-    for stop, content in (("Parallel>", ""), ("Parallel>\x07", plain.content)):
+    before = plain.reasoning.partition("\n\nPath 1:")[0]
+    whole = (plain.reasoning, plain.content)
+    for stop, expected in (("Parallel>", (None, before)), ("rallel>\x07", whole)):
         stopped = ask(client, stop=[stop]).choices[0]
-        assert (stopped.message.reasoning, stopped.message.content) == (plain.reasoning, content)
-        assert stopped.stop_reason == (None if content else stop)
+        assert (stopped.message.reasoning, stopped.message.content) == expected
+        assert stopped.stop_reason == (stop if expected != whole else None)
         streamed = joined(ask(client, stop=stop, stream=True))
-        assert (streamed["reasoning"], streamed["content"]) == (plain.reasoning, content)
+        assert (streamed["reasoning"] or None, streamed["content"]) == expected
 
 
 def test_max_tokens_bounds_the_whole_trace(client):

@@ -33,7 +33,7 @@ def expected(pieces: list[tuple[str, str]], stops: tuple[str, ...]) -> str:
 
 def test_random_pieces_with_tags():
     rng, seen = random.Random(0), 0
-    for _ in range(4000):
+    for _ in range(1000):
         pieces = []
         for _ in range(rng.randint(1, 12)):
             tag = rng.choice(TAGS) if rng.random() < 0.3 else ""
@@ -42,11 +42,11 @@ def test_random_pieces_with_tags():
         found, _ = told(pieces, stops)
         assert "".join(found) == expected(pieces, stops), (pieces, stops)
         seen += "".join(found) != "".join(text for text, _ in pieces)
-    assert seen > 1000
+    assert seen > 250
 
 
 def test_a_tag_is_held_back_as_a_whole():
-    assert told([("a", ""), ("</ab>", "</ab>"), ("b", "")], ("ab>bb",)) == (["a", "", "</ab>b", ""], False)
-    assert told([("a", ""), ("</ab>", "</ab>"), ("bb", "")], ("ab>bb",)) == (["a", "", ""], True)
-    assert told([("a", ""), ("</ab>", ""), ("bb", "")], ("ab>bb",)) == (["a", "</", ""], True)  # what only spells one
-    assert told([("a</ab>", "</ab>"), ("bb", "")], ("</ab>bb",)) == (["a", ""], True)
+    assert told([("x", ""), ("</ab>", "</ab>"), ("c", "")], ("ab>bb",)) == (["x", "", "</ab>c", ""], False)
+    assert told([("x", ""), ("</ab>", "</ab>"), ("bb", "")], ("ab>bb",)) == (["x", "", ""], True)
+    assert told([("x", ""), ("</ab>", ""), ("bb", "")], ("ab>bb",)) == (["x", "</", ""], True)  # what only spells one
+    assert told([("x</ab>", "</ab>"), ("bb", "")], ("</ab>bb",)) == (["x", ""], True)
