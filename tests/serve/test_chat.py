@@ -183,6 +183,19 @@ def test_content_ends_before_a_stop_string_and_thinking_does_not(client):
     assert stops == 2
 
 
+def test_of_a_tag_in_which_a_stop_string_begins_nothing_is_shown(client):
+    """`<Parallel>` comes after the main text: a tag is shown as a whole or not at all, and here never."""
+    plain = ask(client).choices[0].message
+    before = plain.reasoning.partition("\n\nPath 1:")[0]
+    whole = (plain.reasoning, plain.content)
+    for stop, expected in (("Parallel>", (None, before)), ("rallel>\x07", whole)):
+        stopped = ask(client, stop=[stop]).choices[0]
+        assert (stopped.message.reasoning, stopped.message.content) == expected
+        assert stopped.stop_reason == (stop if expected != whole else None)
+        streamed = joined(ask(client, stop=stop, stream=True))
+        assert (streamed["reasoning"] or None, streamed["content"]) == expected
+
+
 def test_max_tokens_bounds_the_whole_trace(client):
     for name in ("max_tokens", "max_completion_tokens"):
         response = ask(client, extra={"paths": 2, "fork_at": 0}, **{name: 40})

@@ -56,11 +56,12 @@ class SequentialState(TraceState):
         branch.limit -= 1
         tags, label = self.tags, self.tags.label_of.get(token)
         overfull = self._between(branch) and label is not None and self.frames[-1].paths == self.params.max_paths
+        before = branch.segment
         if not overfull:
             self._enter(branch, token, label)
         record, inside = branch.record, not branch.record.finish_reason
         closing = tags.tags_of(record)[1] if inside and record.kind != "main" else None
-        opens = inside and self._opens(token, label)
+        opens = inside and branch.segment == before and self._opens(token, label)  # a path's tag opens that path alone
         truncated = branch.limit <= 0 and token != closing and token not in tags.ends and not opens
         closable = closing is not None and self.written + 1 < self.budget  # there is room for the tag after this token
         too_many = opens and self.opened_here >= self.params.max_blocks

@@ -13,24 +13,32 @@ from polythink.trace.rollout import Rollout, Segment
 
 
 class StopStrings:
-    """Text up to the first of some strings. Text that may yet turn out as the beginning of one is held back."""
+    """Text up to the first of some strings. Text that may yet turn out as the beginning of one is held back.
+
+    A tag is given as a whole or not at all: where a stop string begins within one, the text ends before the tag.
+    """
 
     def __init__(self, stop: Sequence[str]) -> None:
         self.stop, self.held, self.hit = stop, "", False
+        self._tags: list[tuple[int, int]] = []  # where tags begin and end in what is held
 
-    def add(self, text: str) -> str:
-        """What of the text so far may be given now."""
+    def add(self, text: str, tag: str = "") -> str:
+        """What of the text so far may be given now. `tag`: the tag that the text ends in, if it does."""
         self.held += text
+        if tag and text.endswith(tag):
+            self._tags.append((len(self.held) - len(tag), len(self.held)))
         found = [at for at in (self.held.find(stop) for stop in self.stop) if at >= 0]
         if found:
             self.hit = True
         at = min(found) if found else len(self.held) - self._doubtful()
+        at = next((begin for begin, end in self._tags if begin < at < end), at)
+        self._tags = [(begin - at, end - at) for begin, end in self._tags if begin >= at]
         given, self.held = self.held[:at], "" if found else self.held[at:]
         return given
 
     def end(self) -> str:
         """What was held back."""
-        held, self.held = self.held, ""
+        held, self.held, self._tags = self.held, "", []
         return held
 
     def _doubtful(self) -> int:
@@ -46,14 +54,15 @@ class _Open:
     def __init__(self, decoding: Decoding, stop: Sequence[str]) -> None:
         self.text, self.stop, self.given = Detokeniser(decoding), StopStrings(stop), 0
 
-    def take(self, token: int, ended: bool, is_stop: bool) -> str:
-        """The text to be given at this token. `ended`: it is the segment's last one; `is_stop`: it is a stop token."""
+    def take(self, token: int, tag: str, ended: bool, is_stop: bool) -> str:
+        """The text to be given at this token. `tag`: how it is spelled if it is a tag; `ended`: it is the segment's
+        last one; `is_stop`: it is a stop token."""
         if is_stop:
             new = self.stop.add(self.text.end())
             new += "" if self.stop.hit else self.stop.end()
             self.stop.hit = True
         else:
-            new = self.stop.add(self.text.add(token))
+            new = self.stop.add(self.text.add(token), tag)
             if ended and not self.stop.hit:
                 return self._given(new) + self.end()
         return self._given(new)
@@ -85,6 +94,8 @@ class Follower:
         self._flat = not wanted.params.rules.isolated  # one text: where a segment ends is known by the next token
         self._late: Update | None = None  # of the last token, while it is not known whether it ends its segment
         dialect, nests = state.tags.dialect, wanted.params.max_depth > 1
+        plain = wanted.request.plain is not None  # a text without blocks, in which tags are like any other token
+        self._tags = frozenset() if plain else state.tags.steering
         self._stops_in_summary = dialect.answers_in_summary and not nests
 
     @property
@@ -126,7 +137,8 @@ class Follower:
         own = self._open[segment]
         ended = last and (self.state.done if self._flat else self.state.ended(segment))
         is_stop = stoppable and not event.forced and event.token in self.wanted.stop_token_ids
-        text = own.take(event.token, ended, is_stop)
+        tag = self.decoding.alone(event.token) if event.token in self._tags else ""
+        text = own.take(event.token, tag, ended, is_stop)
         self._given[segment] = own.given
         if own.stop.hit:
             self._stop_at = segment

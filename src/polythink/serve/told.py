@@ -130,8 +130,9 @@ def stop_reason(
     last = rollout.segments[-1]
     if last.tokens[-1] in stop_token_ids:
         return last.tokens[-1]
-    whole = decode(last.tokens)
-    return next((stop for stop in stops if whole.startswith(stop, len(last.text))), None)
+    whole = decode(last.tokens)  # cut before a stop string, or before the tag in which it begins
+    found = [(at, i) for i, at in enumerate(whole.find(stop, len(last.text)) for stop in stops) if at >= 0]
+    return stops[min(found)[1]] if found else None
 
 
 def usage(prompts: Iterable[int], rollouts: Iterable[Rollout], answers_in_summary: bool) -> dict[str, Any]:
