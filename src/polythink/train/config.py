@@ -61,6 +61,10 @@ class TrainingConfig(OptimiserConfig):
     """What is trained: all weights, or the thought embeddings alone."""
     micro_batch: int = Field(32, ge=1)
     """Traces (with `pack`: rows) per forward and backward; bounds memory, changes no result but what dropout draws."""
+    logits_memory_bytes: int = Field(1 << 28, ge=1)
+    """Most bytes of float32 logits at a time; more are computed in pieces, and again in the backward pass."""
+    float32_head: bool = False
+    """Multiply by the head's weight in float32 in training forwards, whatever the type of the weights (ScaleRL)."""
     reshard_after_forward: bool = True
     """In several processes: free a layer's weights after its forward and gather them again for its backward."""
 

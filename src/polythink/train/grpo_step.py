@@ -29,7 +29,7 @@ from polythink.train.dropout import without_dropout
 from polythink.train.flat import beginning, fits, training_logits
 from polythink.train.importance import RATIOS, importance_weights, ratio_metrics
 from polythink.train.loss import k3_divergence, objective_loss, sequence_weights
-from polythink.train.optimiser import autocast, own_micro_batches, update
+from polythink.train.optimiser import autocast, head_options, own_micro_batches, update
 from polythink.train.sharding import free
 
 MISMATCH = ("logprob_gap", "logprob_gap_mean", "mismatch_kl")  # how far apart sampling and training are
@@ -195,8 +195,8 @@ def forward(
     batch = collate([s.layout for s in rows], lm.pad, contexts=fits(model)).to(lm.device)
     temperature = along(batch.tokens, [s.temperature for s in rows], fill=1.0)
     with autocast(config, lm.device):
-        logits_of = training_logits(model, batch)
-        return token_logprobs(model, batch, temperature, batch.sampled, logits_of), batch.sampled
+        logits_of, head = training_logits(model, batch), head_options(config)
+        return token_logprobs(model, batch, temperature, batch.sampled, logits_of, **head), batch.sampled
 
 
 def along(like: torch.Tensor, arrays: Sequence[np.ndarray], fill: float = 0.0) -> torch.Tensor:
