@@ -39,6 +39,9 @@ def checkpointed_thinker() -> LanguageModel:
 KINDS = {
     "untied": (lambda: make_lm(tie_word_embeddings=False), "structured", {}),
     "packed": (make_lm, "structured", {"pack": 128}),
+    "pieces": (make_lm, "structured", {"logits_memory_bytes": 4000}),
+    "pieces-untied": (lambda: make_lm(tie_word_embeddings=False), "structured", {"logits_memory_bytes": 4000,
+                      "float32_head": True}),
     "kept": (make_lm, "structured", {"reshard_after_forward": False}),
     "checkpointed": (checkpointed, "structured", {}),
     "thoughts": (thinker, "structured", {}),
@@ -66,7 +69,7 @@ def train(names: list[str], folder: Path) -> None:
 
 # biases that move all scores alike, which a softmax cancels: their gradient is rounding, and AdamW makes steps of it
 CANCELLED = ("expand.bias", "reduce.bias", "k_proj.bias", "c_attn.bias", "mix.bias")
-FAST = ["untied", "thoughts-checkpointed", "eit", "lfm2"]
+FAST = ["untied", "pieces", "thoughts-checkpointed", "eit", "lfm2"]
 
 
 @pytest.mark.parametrize("names", [FAST, pytest.param([n for n in KINDS if n not in FAST], marks=pytest.mark.long)])

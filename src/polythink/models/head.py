@@ -179,9 +179,9 @@ def head_of(model: nn.Module) -> nn.Module | None:
 
 @contextmanager
 def scored_in_place(model: nn.Module, scoring: Scoring, at: torch.Tensor, columns: torch.Tensor) -> Iterator[None]:
-    """While this is entered, the model's forward returns as `logits` (1, N) the log-probabilities of `scoring`."""
+    """While this is entered, the model's forward returns as `logits` (N,) the log-probabilities of `scoring`."""
     head = head_of(model)
-    with _replaced(model, head, lambda hidden: scoring(head, hidden, at, columns)[None]):
+    with _replaced(model, head, lambda hidden: scoring(head, hidden, at, columns)):
         yield
 
 
@@ -210,7 +210,7 @@ def _returns_what_its_head_does(model: nn.Module) -> bool:
     head = head_of(model)
     if head is None or not hasattr(head, "out_features"):
         return False
-    known = torch.linspace(-100, 100, 7, device=next(model.parameters()).device)[None]  # beyond any cap
+    known = torch.linspace(-100, 100, 7, device=next(model.parameters()).device)  # beyond any cap
     ids = torch.zeros(1, 2, dtype=torch.long, device=known.device)
     with evaluating(model), _replaced(model, head, lambda hidden: known):
         try:

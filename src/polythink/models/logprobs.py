@@ -64,7 +64,7 @@ def logits_after(
         return masked_logits(model, batch, columns), rows, column_of
     check_forward(model, batch.positions, batch.mask)
     with scored_in_place(model, scoring, rows, column_of):
-        return _forward(model, batch, columns)[0]
+        return _forward(model, batch, columns)
 
 
 def token_logprobs(

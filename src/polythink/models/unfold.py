@@ -46,7 +46,7 @@ def chain_logits(
     extras |= forward_kwargs(model, along(batch.path_ids), along(batch.query_scale))
     if scoring is not None and scoring.in_pieces(model, len(index) * (len(columns) if keeps else index.shape[1])):
         with scored_in_place(model, scoring, at, column_of if keeps else columns[column_of]):
-            return model(input_ids=along(batch.tokens), use_cache=False, **extras).logits[0]
+            return model(input_ids=along(batch.tokens), use_cache=False, **extras).logits
     logits = model(input_ids=along(batch.tokens), use_cache=False, **extras).logits
     if not keeps:
         logits = logits[:, columns]
