@@ -33,6 +33,9 @@ def thrifty(lm: LanguageModel) -> LanguageModel:
 KINDS = {
     "untied": (lambda: make_lm(tie_word_embeddings=False), "structured", {}),
     "packed": (make_lm, "structured", {"pack": 128}),
+    "pieces": (make_lm, "structured", {"logits_memory_bytes": 4000}),
+    "pieces-untied": (lambda: make_lm(tie_word_embeddings=False), "structured", {"logits_memory_bytes": 4000,
+                      "float32_head": True}),
     "kept": (make_lm, "structured", {"reshard_after_forward": False}),
     "checkpointed": (lambda: thrifty(make_lm()), "structured", {}),
     "thoughts": (thinker, "structured", {}),
@@ -58,7 +61,7 @@ def train(names: list[str], folder: Path) -> None:
         train_sft(lm, config, mixture(lm, config, problems("mini", "train"), mode), folder / name)
 
 
-FAST = ["untied", "eit"]
+FAST = ["untied", "pieces", "eit"]
 # AdamW makes whole steps of gradients that are nothing but rounding, as those of biases are that move all scores alike,
 # which a softmax cancels. So gradients are compared; and weights where their gradient is more than this part of all.
 ROUNDING = 1e-4

@@ -19,6 +19,7 @@ from polythink.train.grpo_step import (
     divide,
     forward,
     measure_gap,
+    own_rows,
     recompute,
     to_items,
     update_policy,
@@ -97,6 +98,23 @@ def test_eight_by_one_is_one_by_eight(setting, aggregation):
     assert torch.allclose(found, expected, atol=1e-6)
     reverse = run(lm, flat(groups)[::-1], micro_batch=3, loss_type=aggregation)[1]
     assert torch.allclose(reverse, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", [None, "gspo"])
+def test_packed_is_padded(setting, objective):
+    """Rows of several rollouts, of prompts and lengths that differ: the same sums, gradient and log-probabilities."""
+    lm, groups, _ = setting
+    items = flat(groups)
+    padded = run(lm, items, micro_batch=3, objective=objective)
+    longest = max(len(s.layout) for s in items)
+    for width in (longest, 3 * longest):
+        rows = own_rows(lm, PolicyConfig(pack=width), items)
+        assert len(rows[0][1]) < len(items), "some must share a row"
+        packed = run(lm, items, micro_batch=2, objective=objective, pack=width)
+        assert packed[0] == pytest.approx(padded[0], rel=1e-5, abs=2e-5)
+        assert torch.allclose(packed[1], padded[1], rtol=1e-5, atol=1e-5 * float(padded[1].abs().max()))
+        for one, other in zip(*(recompute(lm, PolicyConfig(pack=w), items) for w in (None, width)), strict=True):
+            assert np.abs(one.old - other.old).max() < 1e-5
 
 
 def test_aggregations_weigh_long_rollouts_differently(setting):

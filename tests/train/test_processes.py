@@ -53,7 +53,7 @@ def run_grpo(folder: Path, steps: int = 5, reward=ragged, **changes) -> dict:
 RUNS = {"sft": run_sft, "grpo": run_grpo}
 EXTRAS = {  # of the second GRPO run: everything that takes further forwards
     "kl_coef": 0.1, "old_logprobs": "recomputed", "importance_sampling_mode": "token_truncate", "mini_batches": 2,
-    "loss_type": "sequence-mean", "reshard_after_forward": False,
+    "loss_type": "sequence-mean", "reshard_after_forward": False, "pack": 80, "logits_memory_bytes": 4000,
 }  # fmt: skip
 
 

@@ -103,6 +103,39 @@ def response_of(layout: Layout) -> np.ndarray:
     return np.array([kind not in ("prompt", "copy") for kind in layout.kinds])[layout.segment]
 
 
+def rows_within(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Which traces share a row of at most `width` tokens: longest first, each in the first row that has room.
+
+    One that is longer than the width has a row of its own.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        place = next((row for row, left in enumerate(room) if left >= lengths[i]), None)
+        if place is None:
+            rows.append([i])
+            room.append(width - lengths[i])
+        else:
+            rows[place].append(i)
+            room[place] -= lengths[i]
+    return rows
+
+
+def unpacked(values: torch.Tensor, rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> torch.Tensor:
+    """(S, T): what packed rows hold of each trace, (R, W) -> one row a trace, 0 after its end; differentiable.
+
+    `rows` says which traces stand in each row, in their order, and `lengths` (S,) how long they are.
+    """
+    place = np.full((len(lengths), max(lengths)), values.numel())  # after the end: the 0 that is appended
+    for number, row in enumerate(rows):
+        begin = number * values.shape[1]
+        for i in row:
+            place[i, : lengths[i]] = np.arange(begin, begin + lengths[i])
+            begin += lengths[i]
+    flat = torch.cat([values.flatten(), values.new_zeros(1)])
+    return flat[torch.from_numpy(place).to(values.device)]
+
+
 def pack(layouts: Sequence[Layout]) -> Layout:
     """Several traces as one layout, one after another, none seeing the others. Saves padding and changes no value."""
     tokens_before = np.cumsum([0, *(len(x) for x in layouts)])

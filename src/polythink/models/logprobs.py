@@ -17,11 +17,13 @@ from torch.utils.checkpoint import checkpoint
 from polythink.errors import UserError
 from polythink.models.batch import Batch
 from polythink.models.forward import context_of, heeds_masks, rotary_switch
+from polythink.models.head import LOGITS_MEMORY_BYTES, Scoring, scored_in_place
 from polythink.models.thoughts import forward_kwargs
 from polythink.models.unfold import chain_logits
 
 Logits = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-LogitsOf = Callable[[torch.nn.Module, Batch, torch.Tensor, torch.Tensor], Logits]  # as `logits_after`
+# as `logits_after`, and as `scored_after` where a `Scoring` is given
+LogitsOf = Callable[[torch.nn.Module, Batch, torch.Tensor, torch.Tensor, Scoring | None], Logits | torch.Tensor]
 CHUNK_ELEMENTS = 1 << 26  # logits turned into float32 at a time: 256 MB
 
 
@@ -32,26 +34,37 @@ def masked_logits(model, batch: Batch, columns: torch.Tensor | None = None) -> t
     embeddings gets the path numbers; a batch with scaled queries hooks the model at its first forward.
     """
     check_forward(model, batch.positions, batch.mask)
-    extras = {} if columns is None else {"logits_to_keep": columns}
-    extras |= forward_kwargs(model, batch.path_ids, batch.query_scale)
-    logits = model(
-        input_ids=batch.tokens, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False, **extras
-    ).logits
+    logits = _forward(model, batch, columns)
     assert columns is None or logits.shape[1] == len(columns), "the model ignores logits_to_keep"
     return logits
 
 
-def logits_after(model, batch: Batch, rows: torch.Tensor, tokens: torch.Tensor) -> Logits:
+def _forward(model, batch: Batch, columns: torch.Tensor | None) -> torch.Tensor:
+    extras = {} if columns is None else {"logits_to_keep": columns}
+    extras |= forward_kwargs(model, batch.path_ids, batch.query_scale)
+    return model(
+        input_ids=batch.tokens, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False, **extras
+    ).logits
+
+
+def logits_after(
+    model, batch: Batch, rows: torch.Tensor, tokens: torch.Tensor, scoring: Scoring | None = None
+) -> Logits | torch.Tensor:
     """Logits of one forward, (rows, columns, V), and where in it those after the N given tokens lie: (N,) and (N,).
 
     A forward over the batch with its mask, or, for a model that does not heed masks, over plain rows (`unfold.py`).
+    With a `scoring` whose logits would not fit its memory, the log-probabilities (N,) of its tokens instead.
     """
     check_attention(model, batch.tokens.device)
     if not heeds_masks(model):
         _check_positions(model.config, batch.positions)
-        return chain_logits(model, batch, rows, tokens)
+        return chain_logits(model, batch, rows, tokens, scoring)
     columns, column_of = torch.unique(tokens, return_inverse=True)
-    return masked_logits(model, batch, columns), rows, column_of
+    if scoring is None or not scoring.in_pieces(model, len(batch.tokens) * len(columns)):
+        return masked_logits(model, batch, columns), rows, column_of
+    check_forward(model, batch.positions, batch.mask)
+    with scored_in_place(model, scoring, rows, column_of):
+        return _forward(model, batch, columns)
 
 
 def token_logprobs(
@@ -60,12 +73,17 @@ def token_logprobs(
     temperature: float | torch.Tensor = 1.0,
     wanted: torch.Tensor | None = None,
     logits_of: LogitsOf | None = None,
+    memory_bytes: int = LOGITS_MEMORY_BYTES,
+    float32_head: bool = False,
 ) -> torch.Tensor:
     """Natural log-probability (B, T) float32 of each token given its chain predecessor, differentiable.
 
     `temperature` divides the logits: a number, or (B, T), one for each scored token. Only the tokens marked in `wanted`
     (B, T) bool (default: all) are scored; the rest, padding and tokens without a predecessor are 0. `logits_of`
     computes the logits in place of `logits_after`.
+
+    Logits that would take more than `memory_bytes` in float32 are computed in pieces (`head.py`), and again in the
+    backward pass. `float32_head`: their product with the head's weight in float32, whatever the type of the weights.
     """
     scored = batch.real & (batch.previous >= 0)
     if wanted is not None:
@@ -74,14 +92,15 @@ def token_logprobs(
     if not scored.any():
         return result
     rows, tokens = scored.nonzero(as_tuple=True)
-    logits, at, columns = (logits_of or logits_after)(model, batch, rows, batch.previous[rows, tokens])
     scale = torch.as_tensor(temperature, dtype=torch.float32, device=result.device).expand(result.shape)[rows, tokens]
     assert bool((scale > 0).all()), "log-probabilities are not defined at temperature 0"
-    values = _pick_logprobs(logits, at, columns, batch.tokens[rows, tokens], scale)
+    scoring = Scoring(batch.tokens[rows, tokens], scale, memory_bytes, float32_head)
+    found = (logits_of or logits_after)(model, batch, rows, batch.previous[rows, tokens], scoring)
+    values = found if isinstance(found, torch.Tensor) else pick_logprobs(*found, scoring.tokens, scale)
     return result.index_put((rows, tokens), values)
 
 
-def _pick_logprobs(logits, rows, columns, tokens, temperature) -> torch.Tensor:
+def pick_logprobs(logits, rows, columns, tokens, temperature) -> torch.Tensor:
     """(N,) log-softmax(logits[rows, columns] / temperature)[tokens] in float32, a bounded part of V x N at a time."""
 
     def pick(logits, span: slice) -> torch.Tensor:

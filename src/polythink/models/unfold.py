@@ -20,16 +20,18 @@ import torch
 from polythink.errors import UserError
 from polythink.models.batch import Batch
 from polythink.models.forward import cannot_join, unwrapped
+from polythink.models.head import Scoring, scored_in_place
 from polythink.models.thoughts import forward_kwargs
 
 
 def chain_logits(
-    model, batch: Batch, rows: torch.Tensor, tokens: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    model, batch: Batch, rows: torch.Tensor, tokens: torch.Tensor, scoring: Scoring | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | torch.Tensor:
     """Logits (R, C, V) of one forward over plain rows, and where those after the N given tokens lie: (N,) and (N,).
 
-    `rows` and `tokens` (N,) are indices into the batch. `UserError` for a batch in which a token has more context than
-    its chain (a join that reads several paths), or positions that are not those of a plain text.
+    `rows` and `tokens` (N,) are indices into the batch. With a `scoring` whose logits would not fit its memory, the
+    log-probabilities (N,) of its tokens instead. `UserError` for a batch in which a token has more context than its
+    chain (a join that reads several paths), or positions that are not those of a plain text.
     """
     source, chain_of, depth = unfold(model, batch, rows.cpu().numpy(), tokens.cpu().numpy())
     index = torch.from_numpy(source).to(batch.tokens.device)  # (R, L) flat indices into the batch
@@ -38,14 +40,18 @@ def chain_logits(
         return values.flatten()[index]
 
     columns, column_of = (torch.from_numpy(x).to(index.device) for x in np.unique(depth, return_inverse=True))
+    at = torch.from_numpy(chain_of).to(index.device)
     keeps = "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
     extras = {"logits_to_keep": columns} if keeps else {}
     extras |= forward_kwargs(model, along(batch.path_ids), along(batch.query_scale))
+    if scoring is not None and scoring.in_pieces(model, len(index) * (len(columns) if keeps else index.shape[1])):
+        with scored_in_place(model, scoring, at, column_of if keeps else columns[column_of]):
+            return model(input_ids=along(batch.tokens), use_cache=False, **extras).logits
     logits = model(input_ids=along(batch.tokens), use_cache=False, **extras).logits
     if not keeps:
         logits = logits[:, columns]
     assert logits.shape[1] == len(columns), "the model ignores logits_to_keep"
-    return logits, torch.from_numpy(chain_of).to(index.device), column_of
+    return logits, at, column_of
 
 
 def unfold(model, batch: Batch, rows: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

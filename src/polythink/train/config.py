@@ -65,6 +65,12 @@ class TrainingConfig(OptimiserConfig):
     """What is trained: all weights, or the thought embeddings alone."""
     micro_batch: int = Field(32, ge=1)
     """Traces (with `pack`: rows) per forward and backward; bounds memory, changes no result but what dropout draws."""
+    pack: int | None = Field(None, ge=2)
+    """Pack several traces into rows of at most this many tokens; none: one trace per row."""
+    logits_memory_bytes: int = Field(1 << 28, ge=1)
+    """Most bytes of float32 logits at a time; more are computed in pieces, and again in the backward pass."""
+    float32_head: bool = False
+    """Multiply by the head's weight in float32 in training forwards, whatever the type of the weights (ScaleRL)."""
     reshard_after_forward: bool = True
     """In several processes: free a layer's weights after its forward and gather them again for its backward."""
 
@@ -90,8 +96,6 @@ class SFTConfig(TrainingConfig):
     """Train on the tokens that the model itself will write, or on every token of the response."""
     max_tokens: int = Field(4096, ge=2)
     """Drop traces with more tokens than this, prompt included, or longer than the model's context, and count them."""
-    pack: int | None = Field(None, ge=2)
-    """Pack several traces into rows of at most this many tokens; none: one trace per row."""
 
     @model_validator(mode="after")
     def _steps_or_epochs(self) -> SFTConfig:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from polythink.engine.lean.family import Family, Layer, Unfit, describe
 from polythink.models.batch import Batch
+from polythink.models.head import Scoring
 from polythink.models.logprobs import Logits, LogitsOf, check_forward, logits_after
 from polythink.trace import layout as traces
 from polythink.train.flat_ops import AddNorm, Attend, GatedMLP, Linears, Turn
@@ -82,7 +83,9 @@ def _is_special(layer: Layer) -> bool:
     return layer.rotary is None or any(x is not None for x in more)
 
 
-def flat_logits(family: Family, model, batch: Batch, rows: torch.Tensor, tokens: torch.Tensor) -> Logits:
+def flat_logits(
+    family: Family, model, batch: Batch, rows: torch.Tensor, tokens: torch.Tensor, scoring: Scoring | None = None
+) -> Logits | torch.Tensor:
     """As `logits_after`: logits (1, C, V), and where in it those after the given tokens (rows, tokens) lie."""
     check_forward(model, batch.positions, batch.mask)
     real = batch.real.flatten().nonzero()[:, 0]
@@ -97,6 +100,8 @@ def flat_logits(family: Family, model, batch: Batch, rows: torch.Tensor, tokens:
     scored, column = torch.unique(index[rows, tokens], return_inverse=True)
     x = family.embedding(batch.tokens.flatten()[first])
     hidden = run(family, x, batch.positions.flatten()[first], _reader(index, first, mask), scored)
+    if scoring is not None and scoring.in_pieces(model, len(scored)):
+        return scoring(family.head, hidden[None], torch.zeros_like(column), column)
     return F.linear(hidden, family.head.weight)[None], torch.zeros_like(column), column
 
 

@@ -17,7 +17,7 @@ from statistics import fmean
 import numpy as np
 import torch
 
-from polythink.models.batch import collate
+from polythink.models.batch import collate, pack, rows_within, unpacked
 from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import token_logprobs
 from polythink.trace.layout import Layout
@@ -29,7 +29,7 @@ from polythink.train.dropout import without_dropout
 from polythink.train.flat import beginning, fits, training_logits
 from polythink.train.importance import RATIOS, importance_weights, ratio_metrics
 from polythink.train.loss import k3_divergence, objective_loss, sequence_weights
-from polythink.train.optimiser import autocast, own_micro_batches, update
+from polythink.train.optimiser import autocast, head_options, own_micro_batches, update
 from polythink.train.sharding import free
 
 MISMATCH = ("logprob_gap", "logprob_gap_mean", "mismatch_kl")  # how far apart sampling and training are
@@ -156,19 +156,18 @@ def accumulate_gradient(
     items = [s for s in items if s.tokens]
     weights = sequence_weights([s.tokens for s in items], config.loss_type, config.loss_length)
     sums = {"loss": 0.0, "tokens": 0, "clipped": 0, "kl": 0.0, "gap_sum": 0.0, "gap_max": 0.0, "mismatch_kl": 0.0}
-    beginnings = [beginning(s.layout) for s in items] if fits(lm.model) else None
-    for micro, counts in own_micro_batches([len(s.layout) for s in items], config.micro_batch, beginnings):
-        rows = [items[i] for i in micro]
-        new, sampled = forward(lm.model, lm, config, rows)
-        old, drawn = along(new, [s.old for s in rows]), along(new, [s.drawn for s in rows])
-        advantage = along(new, [s.along() for s in rows])
+    for micro, rows, counts in own_rows(lm, config, items, together=True):
+        own = [items[i] for i in micro]
+        new, sampled = forward(lm.model, lm, config, own, rows)
+        old, drawn = along(new, [s.old for s in own]), along(new, [s.drawn for s in own])
+        advantage = along(new, [s.along() for s in own])
         weight = new.new_tensor([weights[i] for i in micro])[:, None]
         loss, clipped = objective_loss(config, new, old, advantage, sampled)
-        if rows[0].weight is not None:
-            loss = loss * along(new, [s.weight for s in rows])
+        if own[0].weight is not None:
+            loss = loss * along(new, [s.weight for s in own])
         if reference is not None:
             with torch.no_grad(), without_adapters(reference, reference is lm.model):
-                at_start, _ = forward(reference, lm, config, rows)
+                at_start, _ = forward(reference, lm, config, own, rows)
             divergence = k3_divergence(new, at_start)
             loss = loss + config.kl_coef * divergence
             sums["kl"] += divergence.detach()[sampled].sum().item() * counts
@@ -188,15 +187,49 @@ def accumulate_gradient(
     return {name: (max if name == "gap_max" else sum)(own[name] for own in found) for name in sums}
 
 
+def own_rows(
+    lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem], together: bool = False
+) -> list[tuple[list[int], list[list[int]], bool]]:
+    """The micro-batches of this process: indices into `items`, which of them share a row, and whether it counts.
+
+    With `together` rollouts of one prompt stand side by side where a forward can make use of it.
+    """
+    lengths = [len(s.layout) for s in items]
+    rows, beginnings = [[i] for i in range(len(items))], None
+    if config.pack:
+        rows = rows_within(lengths, config.pack)
+    elif together and fits(lm.model):
+        beginnings = [beginning(s.layout) for s in items]
+    found = []
+    widths = [sum(lengths[i] for i in row) for row in rows]
+    for micro, counts in own_micro_batches(widths, config.micro_batch, beginnings):
+        members = [i for row in micro for i in rows[row]]
+        numbers = iter(range(len(members)))
+        found.append((members, [[next(numbers) for _ in rows[row]] for row in micro], counts))
+    return found
+
+
 def forward(
-    model: torch.nn.Module, lm: LanguageModel, config: PolicyConfig, rows: Sequence[TrainItem]
+    model: torch.nn.Module,
+    lm: LanguageModel,
+    config: PolicyConfig,
+    items: Sequence[TrainItem],
+    rows: Sequence[Sequence[int]] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities (B, T) of the tokens at their sampling temperatures, and (B, T) bool: which were sampled."""
-    batch = collate([s.layout for s in rows], lm.pad, contexts=fits(model)).to(lm.device)
-    temperature = along(batch.tokens, [s.temperature for s in rows], fill=1.0)
+    """Log-probabilities (S, T) of the tokens at their sampling temperatures, and (S, T) bool: which were sampled.
+
+    One row for each of the items, which stand in the `rows` (indices) of the forward; none: each in a row of its own.
+    """
+    rows = rows or [[i] for i in range(len(items))]
+    layouts = [pack([items[i].layout for i in row]) if len(row) > 1 else items[row[0]].layout for row in rows]
+    batch = collate(layouts, lm.pad, contexts=fits(model)).to(lm.device)
+    given = [np.concatenate([items[i].temperature for i in row]) for row in rows]
+    temperature = along(batch.tokens, given, fill=1.0)
     with autocast(config, lm.device):
-        logits_of = training_logits(model, batch)
-        return token_logprobs(model, batch, temperature, batch.sampled, logits_of), batch.sampled
+        logits_of, head = training_logits(model, batch), head_options(config)
+        values = token_logprobs(model, batch, temperature, batch.sampled, logits_of, **head)
+    lengths = [len(s.layout) for s in items]
+    return unpacked(values, rows, lengths), unpacked(batch.sampled, rows, lengths)
 
 
 def along(like: torch.Tensor, arrays: Sequence[np.ndarray], fill: float = 0.0) -> torch.Tensor:
@@ -212,8 +245,8 @@ def recompute(lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem
     """The items with old log-probabilities from a training forward instead of the engine."""
     result = list(items)
     found: dict[int, np.ndarray] = {}
-    for micro, counts in own_micro_batches([len(s.layout) for s in items], config.micro_batch):
-        values, _ = forward(lm.model, lm, config, [items[i] for i in micro])
+    for micro, rows, counts in own_rows(lm, config, items):
+        values, _ = forward(lm.model, lm, config, [items[i] for i in micro], rows)
         if counts:
             found |= {i: row[: len(items[i].layout)] for i, row in zip(micro, values.cpu().numpy(), strict=True)}
     free(lm.model)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from polythink.errors import UserError
-from polythink.models.batch import pack
+from polythink.models.batch import pack, rows_within
 from polythink.problems.problem import Problem
 from polythink.run.jsonl import read_rows
 from polythink.trace.layout import Layout
@@ -105,15 +105,6 @@ def split_by_weight(weights: Sequence[float], batch: int) -> list[int]:
 
 
 def pack_rows(layouts: Sequence[Layout], width: int) -> list[Layout]:
-    """The traces in rows of at most `width` tokens, longest first, each in the first row that has room."""
-    rows: list[list[Layout]] = []
-    room: list[int] = []
-    for layout in sorted(layouts, key=len, reverse=True):
-        place = next((i for i, left in enumerate(room) if left >= len(layout)), None)
-        if place is None:
-            rows.append([layout])
-            room.append(width - len(layout))
-        else:
-            rows[place].append(layout)
-            room[place] -= len(layout)
-    return [pack(row) if len(row) > 1 else row[0] for row in rows]
+    """The traces in rows of at most `width` tokens (`batch.rows_within`)."""
+    rows = rows_within([len(layout) for layout in layouts], width)
+    return [pack([layouts[i] for i in row]) if len(row) > 1 else layouts[row[0]] for row in rows]

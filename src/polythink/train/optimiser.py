@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from polythink.errors import UserError
 from polythink.models.thoughts import thoughts_of
 from polythink.train import distributed
-from polythink.train.config import OptimiserConfig
+from polythink.train.config import OptimiserConfig, TrainingConfig
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
@@ -116,6 +117,11 @@ def own_micro_batches(
     """
     size = max(1, min(size, -(-len(lengths) // distributed.world_size())))
     return distributed.own_rounds(micro_batches(lengths, size, together))
+
+
+def head_options(config: TrainingConfig) -> dict[str, Any]:
+    """How `token_logprobs` is to compute logits."""
+    return {"memory_bytes": config.logits_memory_bytes, "float32_head": config.float32_head}
 
 
 def autocast(config: OptimiserConfig, device: torch.device) -> AbstractContextManager:

@@ -33,7 +33,14 @@ from polythink.train.data import TraceEncoder
 from polythink.train.dropout import seeded
 from polythink.train.flat import training_logits
 from polythink.train.mixture import Mixture, mixture_of_rows, pack_rows
-from polythink.train.optimiser import autocast, learning_rate, make_optimiser, own_micro_batches, update
+from polythink.train.optimiser import (
+    autocast,
+    head_options,
+    learning_rate,
+    make_optimiser,
+    own_micro_batches,
+    update,
+)
 from polythink.train.precision import warn_of_rounding
 from polythink.train.sharding import finish, to_train
 
@@ -132,7 +139,8 @@ def accumulate_gradient(
         batch = collate([rows[i] for i in micro], lm.pad).to(lm.device)
         with autocast(config, lm.device):
             wanted, logits_of = getattr(batch, config.loss_on), training_logits(lm.model, batch)
-            logprobs = token_logprobs(lm.model, batch, wanted=wanted, logits_of=logits_of)
+            head = head_options(config)
+            logprobs = token_logprobs(lm.model, batch, wanted=wanted, logits_of=logits_of, **head)
         micro_loss = -logprobs.sum() * counts / tokens
         (micro_loss * distributed.world_size()).backward()  # gradients are averaged over processes, not summed
         loss += micro_loss.item()

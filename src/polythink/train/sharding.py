@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from polythink.models.forward import heeds_masks
+from polythink.models.head import plain_head
 from polythink.models.lm import LanguageModel
 from polythink.models.thoughts import attach
 from polythink.train.config import TrainingConfig
@@ -47,7 +48,8 @@ def divided(lm: LanguageModel, config: TrainingConfig) -> nn.Module:
     for tensor in (*lm.model.parameters(), *lm.model.buffers()):
         dist.broadcast(tensor.detach(), 0)  # rows of tags that a model lacked are random
     model = copy.deepcopy(lm.model)
-    heeds_masks(model)  # found out by a forward, and so are hooks: both before a forward takes all processes
+    heeds_masks(model)  # found out by a forward, and so are heads and hooks: before a forward takes all processes
+    plain_head(model)
     if lm.dialect.inventory:
         attach(model, None)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))

@@ -1,0 +1,222 @@
+"""Log-probabilities of chosen tokens from the last hidden states, without all logits: the head and the softmax run for
+some rows at a time, and again in the backward pass, so that neither the logits nor their gradient exist whole.
+
+The slow twin is `logprobs.pick_logprobs` over whole logits. The pieces are computed inside of the model's own forward,
+where a head stands for a moment that returns log-probabilities in place of logits: so weights that are gathered for a
+forward (FSDP), hooks and adapters take effect. At the peak of a backward pass there are, beside the hidden states,
+4 R V bytes of logits (R rows of a piece), and 4 V E of the weight's gradient if it is trained; in half precision the
+head's weight, a piece and a piece's share of that gradient once more, at 2 bytes each.
+
+Left out: models that change logits after the head (a cap, a factor); these get whole logits.
+
+Axis legend: N scored tokens, B rows and C columns of hidden states, R rows of a piece, E hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from torch.autograd.function import Function, once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from polythink.errors import UserError
+from polythink.models.forward import evaluating, unwrapped
+
+LOGITS_MEMORY_BYTES = 1 << 28
+
+_PLAIN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Which tokens are scored, and how: `tokens` (N,) int64 at `temperature` (N,) float32."""
+
+    tokens: torch.Tensor
+    temperature: torch.Tensor
+    memory_bytes: int = LOGITS_MEMORY_BYTES  # of float32 logits that exist at a time
+    float32: bool = False  # the product with the head's weight, whatever the type of the weights
+
+    def in_pieces(self, model: nn.Module, cells: int) -> bool:
+        """Whether a forward that would have `cells` (B * C) rows of logits is to score them in pieces.
+
+        Where all logits fit there is nothing to gain, but a float32 head is computed here only. `UserError` for one of
+        a model that cannot have it.
+        """
+        head = head_of(model)
+        if self.float32 and not (plain_head(model) and _is_linear(head)):
+            raise UserError(
+                f"float32_head needs a head that is a plain linear layer and the last of the model; that of "
+                f"{model.config.model_type} here has more to it; set float32_head: false"
+            )
+        if self.float32 or head is None:
+            return self.float32
+        return 4 * cells * getattr(head, "out_features", 0) > self.memory_bytes and plain_head(model)
+
+    def __call__(self, head: nn.Module, hidden: torch.Tensor, at: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """(N,) float32 log-probabilities from hidden states (B, C, E), those after the tokens at [at, columns]."""
+        hidden = hidden[at, columns]
+        if _is_linear(head):
+            rows = max(1, self.memory_bytes // (4 * len(head.weight)))
+            kind = torch.float32 if self.float32 else _working_type(hidden)
+            return HeadLogprobs.apply(hidden, head.weight, head.bias, self.tokens, self.temperature, rows, kind)
+        rows = max(1, self.memory_bytes // (4 * head.out_features))
+        parts = zip(*(x.split(rows) for x in (hidden, self.tokens, self.temperature)), strict=True)
+        return torch.cat([checkpoint(_through, head, *part, use_reentrant=False) for part in parts])
+
+
+class HeadLogprobs(Function):
+    """(N,) float32 log-softmax(hidden @ weight.T + bias, divided by the temperature) of the tokens.
+
+    `hidden` (N, E), `weight` (V, E), `bias` (V,) or None, `tokens` (N,), `temperature` (N,); `rows` at a time, with
+    products of the type `kind` and everything else in float32.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, tokens, temperature, rows, kind):
+        norm = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        picked = torch.empty_like(norm)
+        with torch.autocast(hidden.device.type, enabled=False):
+            cast = weight.to(kind)
+            for span in _spans(len(hidden), rows):
+                norm[span], picked[span] = _normalised(hidden[span], cast, bias, temperature[span], tokens[span])
+        ctx.save_for_backward(hidden, weight, bias, tokens, temperature, norm)
+        ctx.rows, ctx.kind = rows, kind
+        return picked.sub_(norm)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        hidden, weight, bias, tokens, temperature, norm = ctx.saved_tensors
+        own_hidden, own_weight, own_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if own_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if own_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if own_bias else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            cast, factor = weight.to(ctx.kind), grad.float() / temperature
+            for span in _spans(len(hidden), ctx.rows):
+                piece = _logits(hidden[span], cast, bias, temperature[span])
+                piece = piece.sub_(norm[span, None]).exp_().mul_(-factor[span, None])
+                piece.scatter_add_(1, tokens[span, None], factor[span, None])
+                if own_bias:
+                    grad_bias += piece.sum(0)
+                piece = piece.to(ctx.kind)
+                if own_hidden:
+                    grad_hidden[span] = piece @ cast
+                if own_weight:
+                    _add_product(grad_weight, piece.t(), hidden[span].to(ctx.kind))
+                del piece  # before the next one is made
+        grads = (x if x is None else x.to(like.dtype) for x, like in ((grad_weight, weight), (grad_bias, bias)))
+        return grad_hidden, *grads, None, None, None, None
+
+
+def _spans(count: int, rows: int) -> list[slice]:
+    return [slice(begin, begin + rows) for begin in range(0, count, rows)]
+
+
+def _logits(hidden, weight, bias, temperature) -> torch.Tensor:
+    """(R, V) float32, divided by the temperature; the caller's own, to change in place."""
+    logits = (hidden.to(weight.dtype) @ weight.t()).float()
+    if bias is not None:
+        logits += bias
+    return logits.div_(temperature[:, None])
+
+
+def _normalised(hidden, weight, bias, temperature, tokens) -> tuple[torch.Tensor, torch.Tensor]:
+    """(R,) and (R,): the logarithm of the softmax's denominator, and the logit of each token."""
+    logits = _logits(hidden, weight, bias, temperature)
+    picked = logits.gather(1, tokens[:, None])[:, 0]
+    most = logits.amax(1)
+    return logits.sub_(most[:, None]).exp_().sum(1).log_().add_(most), picked
+
+
+def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """total (float32) += a @ b: in half precision the sum over many pieces would lose digits."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
+
+
+def _through(head: nn.Module, hidden, tokens, temperature) -> torch.Tensor:
+    """(R,) log-probabilities through a head with hooks or adapters: whatever it is, it is called."""
+    logits = head(hidden[None])[0].float() / temperature[:, None]
+    return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=1)
+
+
+def _is_linear(head: nn.Module) -> bool:
+    """A linear layer and nothing else: no subclass, no adapter, no hook."""
+    return type(head) is nn.Linear and not head._forward_hooks and not head._forward_pre_hooks
+
+
+def _working_type(hidden: torch.Tensor) -> torch.dtype:
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+
+
+# --- the head's place in the model
+
+
+class _Replaced(nn.Module):
+    """Stands where the head was. It is no part of this module, so that no one takes it for a part of the model."""
+
+    def __init__(self, call) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.call(hidden)
+
+
+def head_of(model: nn.Module) -> nn.Module | None:
+    """The layer from hidden states to logits; None where the model has none."""
+    return unwrapped(model).get_output_embeddings()
+
+
+@contextmanager
+def scored_in_place(model: nn.Module, scoring: Scoring, at: torch.Tensor, columns: torch.Tensor) -> Iterator[None]:
+    """While this is entered, the model's forward returns as `logits` (N,) the log-probabilities of `scoring`."""
+    head = head_of(model)
+    with _replaced(model, head, lambda hidden: scoring(head, hidden, at, columns)):
+        yield
+
+
+@contextmanager
+def _replaced(model: nn.Module, head: nn.Module, call) -> Iterator[None]:
+    owner, name = next(
+        (owner, name) for owner in unwrapped(model).modules() for name, child in owner._modules.items() if child is head
+    )
+    owner._modules[name] = _Replaced(call)
+    try:
+        yield
+    finally:
+        owner._modules[name] = head
+
+
+def plain_head(model: nn.Module) -> bool:
+    """Are the model's logits what its head returns? Found out once, by a forward in which it returns known numbers."""
+    inner = unwrapped(model)
+    if inner not in _PLAIN:
+        _PLAIN[inner] = _returns_what_its_head_does(model)
+    return _PLAIN[inner]
+
+
+@torch.no_grad()
+def _returns_what_its_head_does(model: nn.Module) -> bool:
+    head = head_of(model)
+    if head is None or not hasattr(head, "out_features"):
+        return False
+    known = torch.linspace(-100, 100, 7, device=next(model.parameters()).device)  # beyond any cap
+    ids = torch.zeros(1, 2, dtype=torch.long, device=known.device)
+    with evaluating(model), _replaced(model, head, lambda hidden: known):
+        try:
+            logits = model(input_ids=ids, use_cache=False).logits
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, RuntimeError, LookupError):  # it wants logits of a vocabulary's size
+            return False
+    return logits.shape == known.shape and bool((logits == known).all())
