@@ -6,12 +6,24 @@ import pytest
 
 from polythink.bench.devices import DEVICES, machine
 from polythink.bench.floor import Shape
-from polythink.cli.on_paper import verdict
+from polythink.cli.on_paper import shape_of_recipe, verdict
 from polythink.errors import UserError
 from polythink.pipeline.on_paper import Place, sheets
 from polythink.pipeline.recipe import load_recipe
 
 SMALL = Shape(4_022_000_000, 0, 36, 2560, 9728, 32, 8, 128, 151_936)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "millions"),
+    [
+        ("parallel-r1-qwen3-4b:unseen-s2", 4022),
+        ("parallel-r1-seen-qwen3-0.6b", 596),
+        ("parathinker-deepseek-1.5b", 1777),
+    ],
+)
+def test_models_of_packaged_recipes_are_known_without_a_download(recipe, millions):
+    assert round(shape_of_recipe(load_recipe(recipe)).parameters / 1e6) == millions
 
 
 def planned(name: str, *overrides: str, recipe: str = "parallel-r1-seen-qwen3-4b", length: int | None = None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from polythink.bench.shapes import SHAPES
 from polythink.errors import UserError
 from polythink.run.table import markdown_table
 
@@ -15,8 +16,16 @@ if TYPE_CHECKING:
     from polythink.pipeline.recipe import Recipe
     from polythink.pipeline.text import TextRecipe
 
-# models that recipes name on the hub, by shapes that are known here: planned without a download
-KNOWN = {"Qwen/Qwen3-0.6B-Base": "0.6b", "Qwen/Qwen3-4B-Base": "4b", "Qwen/Qwen3-0.6B": "0.6b", "Qwen/Qwen3-4B": "4b"}
+QWEN3 = {"model_type": "qwen3", "tie_word_embeddings": True}
+QWEN2_15B = {  # Qwen2.5-Math-1.5B, as its config.json says; the distilled model has a head of its own
+    "model_type": "qwen2", "tie_word_embeddings": False, "hidden_size": 1536, "num_hidden_layers": 28,
+    "num_attention_heads": 12, "num_key_value_heads": 2, "intermediate_size": 8960, "vocabulary": 151936,
+}  # fmt: skip
+KNOWN = {  # models that recipes name on the hub, by shapes that are known here: planned without a download
+    "Qwen/Qwen3-0.6B-Base": QWEN3 | SHAPES["0.6b"],
+    "Qwen/Qwen3-4B-Base": QWEN3 | SHAPES["4b"],
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": QWEN2_15B,
+}
 
 REMEDIES = {  # of what is too large
     "keys and values": "set kv_cache_memory_bytes (rollouts then wait), or lower max_num_seqs",
@@ -72,12 +81,11 @@ def shape_of_recipe(recipe: Recipe) -> Shape:
 def _config_of_path(path: str):
     from transformers import AutoConfig
 
-    from polythink.bench.shapes import SHAPES
     from polythink.models.settings import in_short
 
     if path in KNOWN:
-        shape = dict(SHAPES[KNOWN[path]])
-        return AutoConfig.for_model("qwen3", vocab_size=shape.pop("vocabulary"), tie_word_embeddings=True, **shape)
+        shape = dict(KNOWN[path])
+        return AutoConfig.for_model(vocab_size=shape.pop("vocabulary"), **shape)
     try:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
