@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -234,6 +235,29 @@ def test_a_process_that_falls_silent_is_not_waited_for(rank):
     assert ranks.processes[1 - rank].exitcode == watch.STATUS
     for process in ranks.processes:
         process.kill()
+
+
+class Ticks:
+    """An event that is never set, but ends a thread that has waited for it so often."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def wait(self, seconds: float) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_suspended_process_does_not_hold_its_own_silence_against_the_others(monkeypatch, capsys):
+    """However long it stood still between two looks: only looks count."""
+    monkeypatch.setattr(watch.os, "_exit", sys.exit)
+    one = object.__new__(watch.Watch)
+    one.sentence, one.unheard, one.over = "silent", 0, Ticks(round(watch.SILENT / watch.EVERY))
+    one._judge()
+    one.over = Ticks(1)
+    with pytest.raises(SystemExit, match="2"):
+        one._judge()
+    assert capsys.readouterr().err == "polythink: silent\n"
 
 
 def killed_at(ranks: Ranks, rank: int, folder: Path, step: int) -> None:

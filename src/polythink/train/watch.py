@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -32,7 +31,8 @@ class Watch:
             dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=SILENT), wait_for_workers=False),
         )
         self.over = threading.Event()
-        self.heard = time.monotonic()  # when the other was last heard
+        # looks at the other since it was last heard. Counted, not timed: a suspended job has heard nobody
+        self.unheard = 0
         self.lock = threading.Lock()  # of the store, which one thread at a time may use
         for work in (self._beat, self._judge):  # two: the store itself may fall silent
             threading.Thread(target=work, name="watch", daemon=True).start()
@@ -59,11 +59,12 @@ class Watch:
             if gone:
                 self.over.set()
             if now != last:
-                last, self.heard = now, time.monotonic()
+                last, self.unheard = now, 0
 
     def _judge(self) -> None:
         while not self.over.wait(EVERY):
-            if time.monotonic() - self.heard > SILENT:
+            self.unheard += 1
+            if self.unheard * EVERY > SILENT:
                 # the main thread may be waiting in C++, where no exception reaches it
                 print(f"polythink: {self.sentence}", file=sys.stderr, flush=True)
                 os._exit(STATUS)
