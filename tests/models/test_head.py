@@ -189,7 +189,7 @@ print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - own)
 @pytest.mark.long
 @pytest.mark.parametrize("memory", [1 << 26, 1 << 27])
 def test_the_peak_is_what_the_formula_says(memory: int) -> None:
-    """Qwen3's vocabulary: the process grows by a piece and the two gradients, where whole logits alone would take 622 MB."""
+    """Qwen3's vocabulary: the process grows by a piece and the two gradients, where whole logits take 622 MB."""
     N, E, V = 1024, 256, 151_936
     formula = memory + 4 * V * E + 4 * N * E
     done = subprocess.run(

@@ -16,6 +16,8 @@ import torch
 
 from polythink.trace.layout import Layout
 
+BLOCK = 128  # tokens: the sides of the blocks of flex attention
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -23,13 +25,15 @@ class Batch:
 
     tokens: torch.Tensor  # (B, T) int64
     positions: torch.Tensor  # (B, T) int64
-    mask: torch.Tensor  # (B, 1, T, T) bool, True = may attend
+    mask: torch.Tensor | None  # (B, 1, T, T) bool, True = may attend; None: as `segment` and `sees` say
     previous: torch.Tensor  # (B, T) int64: index of the chain predecessor, -1 without one
     sampled: torch.Tensor  # (B, T) bool: drawn from the model
     response: torch.Tensor  # (B, T) bool: part of the response's text: not of the prompt, nor read again
     real: torch.Tensor  # (B, T) bool: not padding
     path_ids: torch.Tensor  # (B, T) int64: number of the token's path, 0 outside of paths
     query_scale: torch.Tensor  # (B, T) float32: factor on the attention scores of the token's query
+    segment: torch.Tensor | None = None  # (B, T) int64: rows and columns of `sees`; where there is no mask
+    sees: torch.Tensor | None = None  # (B, S, S) bool: which segments see which; where there is no mask
     contexts: torch.Tensor | None = None  # (B, T) int64: tokens of the same number have the same context; None: unknown
 
     def to(self, device: torch.device | str) -> Batch:
@@ -37,10 +41,14 @@ class Batch:
         return Batch(**{name: None if x is None else x.to(device) for name, x in found.items()})
 
 
-def collate(layouts: Sequence[Layout], pad_id: int = 0, contexts: bool = False) -> Batch:
-    """The batch of these layouts, one per row; with `contexts` those are numbered too."""
+def collate(layouts: Sequence[Layout], pad_id: int = 0, contexts: bool = False, tables: bool = False) -> Batch:
+    """The batch of these layouts, one per row; with `contexts` those are numbered too.
+
+    With `tables` it holds the tables of the mask in place of the mask (`blocks.py`), and rows are whole blocks long.
+    """
     assert layouts, "a batch needs at least one layout"
-    shape = (len(layouts), max(len(x) for x in layouts))
+    width = max(len(x) for x in layouts)
+    shape = (len(layouts), -(-width // BLOCK) * BLOCK if tables else width)
     tokens, positions, previous = np.full(shape, pad_id), np.zeros(shape, np.int64), np.full(shape, -1)
     sampled, response, real = (np.zeros(shape, bool) for _ in range(3))
     path_ids, query_scale = np.zeros(shape, np.int64), np.ones(shape, np.float32)
@@ -54,9 +62,13 @@ def collate(layouts: Sequence[Layout], pad_id: int = 0, contexts: bool = False) 
         path_ids[b, :n] = np.array(layout.labels)[layout.segment]
         query_scale[b, :n] = np.array(layout.scales)[layout.segment]
         segment[b, :n], sees[b, : len(layout.kinds), : len(layout.kinds)] = layout.segment, layout.sees
-    mask = masks(segment, sees)
-    arrays = (tokens, positions, mask[:, None], previous, sampled, response, real, path_ids, query_scale)
-    return Batch(*map(torch.from_numpy, arrays), torch.from_numpy(number_contexts(layouts)) if contexts else None)
+    found = dict(
+        tokens=tokens, positions=positions, mask=None if tables else masks(segment, sees)[:, None], previous=previous,
+        sampled=sampled, response=response, real=real, path_ids=path_ids, query_scale=query_scale,
+        segment=np.where(segment < 0, sees.shape[1] - 1, segment) if tables else None, sees=sees if tables else None,
+        contexts=number_contexts(layouts) if contexts else None,
+    )  # fmt: skip
+    return Batch(**{name: None if x is None else torch.from_numpy(x) for name, x in found.items()})
 
 
 def masks(segment: np.ndarray, sees: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from polythink.errors import UserError
 from polythink.models.batch import Batch
+from polythink.models.blocks import FLEX, BlockMask, block_mask
 from polythink.models.forward import context_of, heeds_masks, rotary_switch
 from polythink.models.head import LOGITS_MEMORY_BYTES, Scoring, scored_in_place
 from polythink.models.thoughts import forward_kwargs
@@ -33,17 +34,19 @@ def masked_logits(model, batch: Batch, columns: torch.Tensor | None = None) -> t
     The model is called as a whole, so that wrappers around it (FSDP, autocast, hooks) take effect. A model with thought
     embeddings gets the path numbers; a batch with scaled queries hooks the model at its first forward.
     """
-    check_forward(model, batch.positions, batch.mask)
     logits = _forward(model, batch, columns)
     assert columns is None or logits.shape[1] == len(columns), "the model ignores logits_to_keep"
     return logits
 
 
 def _forward(model, batch: Batch, columns: torch.Tensor | None) -> torch.Tensor:
+    """What the model returns as logits, with the batch's mask, or with one of blocks where it has the tables of it."""
+    mask = batch.mask if batch.sees is None else block_mask(batch.segment, batch.sees)
+    check_forward(model, batch.positions, mask)
     extras = {} if columns is None else {"logits_to_keep": columns}
     extras |= forward_kwargs(model, batch.path_ids, batch.query_scale)
     return model(
-        input_ids=batch.tokens, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False, **extras
+        input_ids=batch.tokens, attention_mask=mask, position_ids=batch.positions, use_cache=False, **extras
     ).logits
 
 
@@ -62,7 +65,6 @@ def logits_after(
     columns, column_of = torch.unique(tokens, return_inverse=True)
     if scoring is None or not scoring.in_pieces(model, len(batch.tokens) * len(columns)):
         return masked_logits(model, batch, columns), rows, column_of
-    check_forward(model, batch.positions, batch.mask)
     with scored_in_place(model, scoring, rows, column_of):
         return _forward(model, batch, columns)
 
@@ -115,13 +117,16 @@ def pick_logprobs(logits, rows, columns, tokens, temperature) -> torch.Tensor:
     return torch.cat([checkpoint(pick, logits, span, use_reentrant=False) for span in spans])
 
 
-def check_forward(model, positions: torch.Tensor, mask: torch.Tensor | None) -> None:
+def check_forward(model, positions: torch.Tensor, mask: torch.Tensor | BlockMask | None) -> None:
     """Refuse the combinations of attention, mask and positions that give wrong logits without an error, or abort."""
     check_attention(model, positions.device)
-    if model.config._attn_implementation == "eager" and mask is not None and mask.dtype == torch.bool:
+    kind = model.config._attn_implementation
+    if kind == "eager" and isinstance(mask, torch.Tensor) and mask.dtype == torch.bool:
         raise UserError("attention 'eager' adds a bool mask as 0 and 1 instead of masking; train a model with 'sdpa'")
-    if model.config._attn_implementation != "sdpa":
-        raise UserError("a masked forward needs attention 'sdpa', the model is set to 'eager'")
+    if kind != (FLEX if isinstance(mask, BlockMask) else "sdpa"):
+        raise UserError(
+            f"a masked forward needs attention 'sdpa', or {FLEX!r} with blocks; the model is set to {kind!r}"
+        )
     _check_positions(model.config, positions)
     if mask is None:
         if positions.shape[1] > 1 and bool((positions.diff(dim=1) != 1).any()):
@@ -129,12 +134,19 @@ def check_forward(model, positions: torch.Tensor, mask: torch.Tensor | None) -> 
                 "positions that restart need an explicit mask; without one transformers reads them as packed texts"
             )
         return
+    _check_window(model.config, positions)
+    if isinstance(mask, BlockMask):
+        return
     if mask.dtype != torch.bool:
         raise UserError(f"the mask must be bool with True = may attend, not {mask.dtype}, which is added to the scores")
     expected = (positions.shape[0], 1, positions.shape[1], positions.shape[1])
     if tuple(mask.shape) != expected:
         raise UserError(f"the mask must have shape (B, 1, T, T) = {expected}, not {tuple(mask.shape)}")
-    window = sliding_window(model.config)
+
+
+def _check_window(config, positions: torch.Tensor) -> None:
+    """Refuse positions beyond a window, which the mask does not know."""
+    window = sliding_window(config)
     if window is not None and int(positions.max()) >= window:
         raise UserError(
             f"the model has a sliding window of {window} positions, which an explicit mask would replace; "
@@ -145,9 +157,9 @@ def check_forward(model, positions: torch.Tensor, mask: torch.Tensor | None) -> 
 def check_attention(model, device: torch.device) -> None:
     """Refuse attention that aborts the process or is not known here."""
     attention = model.config._attn_implementation
-    if attention == "flex_attention" and device.type == "cpu":
+    if attention == FLEX and device.type == "cpu":
         raise UserError("attention 'flex_attention' aborts the process on a CPU; load the model with attention 'sdpa'")
-    if attention not in ("sdpa", "eager"):  # eager: that of models without any attention, too
+    if attention not in ("sdpa", "eager", FLEX):  # eager: that of models without any attention, too
         raise UserError(f"a masked forward needs attention 'sdpa', the model is set to {attention!r}")
 
 

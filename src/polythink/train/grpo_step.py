@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from polythink.models.batch import collate, pack, rows_within, unpacked
+from polythink.models.blocks import attending, reads_blocks
 from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import token_logprobs
 from polythink.trace.layout import Layout
@@ -122,7 +123,8 @@ def update_policy(
     zero_spread = zero_spread_P.tolist()
     kept = [g for g, zero in zip(groups, zero_spread, strict=True) if g and not (zero and config.drop_zero_spread)]
     parts = []
-    with without_dropout(lm.model):
+    attention = config.attention
+    with without_dropout(lm.model), attending(lm.model, attention), attending(reference, attention):
         if not kept:  # nothing to learn from; the gap is measured all the same
             nothing = dict.fromkeys(("loss", "grad_norm", "clip_fraction", "kl"))
             ratios = dict.fromkeys(RATIOS if config.importance_sampling_mode else ())
@@ -222,7 +224,7 @@ def forward(
     """
     rows = rows or [[i] for i in range(len(items))]
     layouts = [pack([items[i].layout for i in row]) if len(row) > 1 else items[row[0]].layout for row in rows]
-    batch = collate(layouts, lm.pad, contexts=fits(model)).to(lm.device)
+    batch = collate(layouts, lm.pad, contexts=fits(model), tables=reads_blocks(model)).to(lm.device)
     given = [np.concatenate([items[i].temperature for i in row]) for row in rows]
     temperature = along(batch.tokens, given, fill=1.0)
     with autocast(config, lm.device):

@@ -16,6 +16,7 @@ from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.study import params_of, prompt_of
 from polythink.models.batch import collate, response_of
+from polythink.models.blocks import attending, reads_blocks
 from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import token_logprobs
 from polythink.problems.prompts import Prompt
@@ -88,7 +89,8 @@ def train_sft(
         for step in range(done, steps):
             started = time.perf_counter()
             layouts = distributed.shared(lambda step=step: mixture.batch(step))
-            with seeded(seed, step, trained.device, distributed.rank()):
+            attention = attending(trained.model, config.attention)
+            with seeded(seed, step, trained.device, distributed.rank()), attention:
                 loss, tokens = accumulate_gradient(trained, config, layouts, bar)
             lr = learning_rate(config, step, steps)
             norm = update(trained.model, optimiser, lr, config.max_grad_norm)
@@ -136,7 +138,7 @@ def accumulate_gradient(
     loss = 0.0
     parts = own_micro_batches([len(row) for row in rows], config.micro_batch)
     for number, (micro, counts) in enumerate(parts, 1):
-        batch = collate([rows[i] for i in micro], lm.pad).to(lm.device)
+        batch = collate([rows[i] for i in micro], lm.pad, tables=reads_blocks(lm.model)).to(lm.device)
         with autocast(config, lm.device):
             wanted, logits_of = getattr(batch, config.loss_on), training_logits(lm.model, batch)
             head = head_options(config)
