@@ -16,7 +16,8 @@ import base64
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
 
@@ -76,12 +77,15 @@ class Connection:
         headers = _key_header(key, key_header)
         self._client, proxy = open_client(self.address.url, timeout=timeout, limits=limits, headers=headers, auth=user)
         self.where = f"{self.address.shown} through the proxy {proxy}" if proxy else self.address.shown
+        self._lock, self._open = threading.Lock(), True
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        if self._loop.is_running():
+        with self._lock:
+            self._open, was_open = False, self._open
+        if was_open:
             asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
@@ -89,9 +93,20 @@ class Connection:
 
     async def _end(self) -> None:
         """Calls under way end with an error: nobody waits for them for ever."""
-        for call in asyncio.all_tasks() - {asyncio.current_task()}:
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:
             call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
         await self._client.aclose()
+
+    def _begin(self, call: Callable[[], Coroutine[Any, Any, httpx.Response]]) -> Future[httpx.Response]:
+        with self._lock:  # whatever begins is among what `_end` finds
+            if not self._open:
+                raise self._closed()
+            return asyncio.run_coroutine_threadsafe(call(), self._loop)
+
+    def _closed(self) -> CallError:
+        return CallError("closed", f"{self.where}: this connection was closed", permanent=True)
 
     def __enter__(self) -> Connection:
         return self
@@ -103,15 +118,14 @@ class Connection:
         """The whole response, whatever its status. `CallError` where none comes."""
         import httpx
 
-        if self._loop.is_closed():
-            raise CallError("closed", f"{self.where}: the connection was closed", permanent=True)
-
         async def call() -> httpx.Response:
             async with asyncio.timeout(self.time_limit):
                 return await self._client.request(method, url, json=body)
 
         try:
-            return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+            return self._begin(call).result()
+        except CancelledError:
+            raise self._closed() from None
         except TimeoutError:
             raise CallError("timeout", f"not whole after {self.time_limit:g} seconds") from None
         except httpx.ConnectTimeout:
