@@ -116,8 +116,7 @@ def check_simulated(seed: int) -> None:
     if any(codec.decode([id]) != tag for tag, id in ids.items()) or (d.plan and not d.plan.item[0]):
         return  # a byte tokenizer does not spell it; the simulation writes plans with outlines only
     mode = rng.choice(("structured", "reread", "sequential"))
-    # in a flat text a path's tag that may open a block in it as well is read as both
-    nests = d.nests and rng.random() < 0.7 and (mode != "sequential" or bool(d.opening or d.plan))
+    nests = d.nests and rng.random() < 0.7
     try:
         params = SamplingParams(
             mode=mode,
