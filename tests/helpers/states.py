@@ -20,7 +20,12 @@ class Fed:
     """A state, its events, and the branches whose next tokens are wanted."""
 
     def __init__(
-        self, kind: type[TraceState], dialect: str | Dialect = "parallel_r1", prompt: int = 3, prefixes: tuple = (), **params
+        self,
+        kind: type[TraceState],
+        dialect: str | Dialect = "parallel_r1",
+        prompt: int = 3,
+        prefixes: tuple = (),
+        **params,
     ) -> None:
         self.dialect, self.events = get_dialect(dialect) if isinstance(dialect, str) else dialect, []
         self.ids = {tag: 100 + i for i, tag in enumerate(self.dialect.tags)}

@@ -84,6 +84,7 @@ def test_deltas_concatenate_to_what_the_finished_trace_shows(model):
     check_drawn(model, 0, 5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["structured", "sequential"])
 def test_characters_that_lie_in_several_tokens(mode):
     """The texts of a segment's updates are its text, also where it ends within a character."""
