@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from polythink.engine.params import SamplingParams
 from polythink.engine.reference import reference_generate
 from polythink.engine.sequential import SequentialState
 from polythink.errors import UserError
+from polythink.trace.dialect import get_dialect
 
 BLOCK = ("<Parallel>", "<Path>", A, "</Path>", "<Path>", B, "</Path>", "</Parallel>", "<Summary>", A, "</Summary>")
 
@@ -58,6 +60,21 @@ def test_a_dialect_without_block_tags_begins_a_block_with_its_first_path():
     ]
     assert it.state.labels == [0, 0, 1, 4, 0, 0]
     assert it.state.blocks == 1
+
+
+def test_a_paths_tag_that_begins_a_block_opens_no_block_in_its_own_path():
+    """Where blocks nest, the next one in the path does: as the twin reads it."""
+    it = fed(replace(get_dialect("parathinker"), nests=True, misplaced_tags="keep"), max_depth=2, max_path_tokens=3)
+    it.feed("<think1>", B, "<think2>", A, B, A, "<summary>", "</summary>", A, "<think3>", "</think3>")
+    assert it.segments == [
+        "main:  (fork)",
+        "path: <think1> b (fork)",
+        "path: <think2> a b a [</think2>] (length)",
+        "summary: <summary> </summary> (tag)",
+        "path: a [</think1>] (length)",
+        "path: <think3> </think3> (tag)",
+    ]
+    assert it.kinds.count("cut") == 2
 
 
 def test_paths_and_summaries_are_closed_by_force_at_their_budget():

@@ -8,6 +8,7 @@ from polythink.engine.params import Request, SamplingParams
 from polythink.engine.tag_ids import TagIds
 from polythink.engine.trace_state import TraceState
 from polythink.trace.dialect import get_dialect
+from polythink.trace.production import Dialect
 
 END, OTHER_END = 1, 2
 ENDS = (END, OTHER_END)
@@ -19,9 +20,14 @@ class Fed:
     """A state, its events, and the branches whose next tokens are wanted."""
 
     def __init__(
-        self, kind: type[TraceState], dialect: str = "parallel_r1", prompt: int = 3, prefixes: tuple = (), **params
+        self,
+        kind: type[TraceState],
+        dialect: str | Dialect = "parallel_r1",
+        prompt: int = 3,
+        prefixes: tuple = (),
+        **params,
     ) -> None:
-        self.dialect, self.events = get_dialect(dialect), []
+        self.dialect, self.events = get_dialect(dialect) if isinstance(dialect, str) else dialect, []
         self.ids = {tag: 100 + i for i, tag in enumerate(self.dialect.tags)}
         self.names = {i: tag for tag, i in self.ids.items()} | NAMES
         context, trained = params.pop("context", 1000), params.pop("trained_paths", 0)

@@ -56,7 +56,7 @@ def joined(chunks, index=0):
     "extra",
     [
         BLOCK,
-        {"mode": "sequential"},
+        pytest.param({"mode": "sequential"}, marks=pytest.mark.long),
         pytest.param({"max_blocks": 2}, marks=pytest.mark.long),
         pytest.param({**BLOCK, "mode": "reread"}, marks=pytest.mark.long),
     ],
@@ -165,6 +165,7 @@ def test_choices_are_samples_of_one_request(client):
     assert ask(client).choices[0].message == three[0].message
 
 
+@pytest.mark.long
 def test_content_ends_before_a_stop_string_and_thinking_does_not(client):
     stops = 0
     for seed in (SEED, *range(7)):

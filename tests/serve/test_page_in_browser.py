@@ -236,7 +236,7 @@ def written() -> list[dict]:
     return found
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.long)])
 def test_a_file_is_replayed(site: Site, written: list[dict], tmp_path: Path, width: int) -> None:
     file = tmp_path / "samples.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in written) + '{"torn')
@@ -292,6 +292,7 @@ DRAW = """async (traces) => {
 }"""
 
 
+@pytest.mark.long
 def test_any_trace_is_drawn_as_it_was(site: Site) -> None:
     """In every mode, blocks in blocks too: the page's text, steps and tokens are those of the finished rollout."""
     lm = lean_towards(tiny(), {"<Parallel>": 1.0, "<Path>": 2.0, "</Path>": 1.0, "</Parallel>": 1.0})
@@ -327,7 +328,7 @@ def test_any_trace_is_drawn_as_it_was(site: Site) -> None:
     assert max(found["lanes"] for found in drawn) > 6
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.long)])
 def test_a_live_trace_keeps_to_the_page(site: Site, width: int) -> None:
     site.open(width)
     assert site.page.js(OVERFLOW) == 0

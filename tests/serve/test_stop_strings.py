@@ -20,7 +20,7 @@ def told(pieces: list[tuple[str, str]], stops: tuple[str, ...]) -> tuple[list[st
 
 
 def expected(pieces: list[tuple[str, str]], stops: tuple[str, ...]) -> str:
-    """The whole text up to the end of the piece in which a stop string is complete, cut before that or before its tag."""
+    """The text up to the piece in which a stop string is complete, cut before that string or its tag."""
     text, tags = "", []
     for piece, tag in pieces:
         tags += [(len(text) + len(piece) - len(tag), len(text) + len(piece))] if tag else []
