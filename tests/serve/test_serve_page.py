@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from polythink.models.build import ModelConfig, new_tokenizer
+from polythink.problems.tasks.table import get_task
 from polythink.serve.chat import ChatRequest
 from polythink.serve.responses import ResponsesRequest
 
@@ -27,6 +29,15 @@ def test_a_command_works_as_written(thinking_server, command):
         assert answer.endswith("data: [DONE]\n\n")
     else:
         assert json.loads(answer)["usage"]["total_tokens"] > 0
+
+
+def test_the_model_of_make_smoke_knows_the_words():
+    """Its vocabulary is closed: a request of other words is refused."""
+    tokenizer = new_tokenizer(ModelConfig(tokenizer="countdown"), "parallel_r1", get_task("countdown").words)
+    prompts = re.findall(r'"(?:content|input)": "([^"]*)"', PAGE)
+    assert len(prompts) == len(COMMANDS) + 1
+    assert all(tokenizer.unk_token_id not in tokenizer(prompt)["input_ids"] for prompt in prompts)
+    assert tokenizer.unk_token_id in tokenizer("Make 24")["input_ids"]
 
 
 @pytest.mark.parametrize("request_model", [ChatRequest, ResponsesRequest])

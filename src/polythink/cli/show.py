@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Timer
@@ -40,4 +41,5 @@ def show(
         opening = Timer(0.5, webbrowser.open, [address])  # when the server listens
         opening.daemon = True
         opening.start()
-    uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", lifespan="off")).run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # uvicorn raises again the signal that has ended it
+        uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", lifespan="off")).run(sockets=[listener])
