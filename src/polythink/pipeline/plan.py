@@ -33,6 +33,7 @@ from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
 RESOLVED = ("mode", "prompt", "decoding", "seed")
 NO_EFFECT = (
     "checkpoint_every", "log_samples", "concurrency", "max_num_seqs", "kv_cache_memory_bytes", "reshard_after_forward",
+    "logits_memory_bytes",
 )  # fmt: skip
 
 
