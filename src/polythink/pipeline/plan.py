@@ -34,7 +34,7 @@ from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
 RESOLVED = ("mode", "prompt", "decoding", "seed")
 NO_EFFECT = (
     "checkpoint_every", "log_samples", "concurrency", "max_num_seqs", "kv_cache_memory_bytes", "reshard_after_forward",
-    "report_to",
+    "logits_memory_bytes", "report_to",
 )  # fmt: skip
 
 
