@@ -52,7 +52,7 @@ def run_grpo(folder: Path, steps: int = 5, reward=ragged, **changes) -> dict:
 
 
 RUNS = {"sft": run_sft, "grpo": run_grpo}
-EXTRAS = {  # of the second GRPO run: everything that takes further forwards
+EXTRAS = {  # everything that takes further forwards
     "kl_coef": 0.1, "old_logprobs": "recomputed", "importance_sampling_mode": "token_truncate", "mini_batches": 2,
     "loss_type": "sequence-mean", "reshard_after_forward": False, "pack": 80, "logits_memory_bytes": 4000,
 }  # fmt: skip
@@ -60,7 +60,6 @@ EXTRAS = {  # of the second GRPO run: everything that takes further forwards
 
 def everything(folder: Path) -> list[dict]:
     """All that the fast tests look at, in one launch."""
-    run_grpo(folder / "extras", 2, **EXTRAS)
     run_sft(folder / "begun", 2)
     return [run(folder / kind) for kind, run in RUNS.items()]
 
@@ -125,11 +124,23 @@ def two(tmp_path_factory):
     return folder, together(2, everything, folder)
 
 
-@pytest.mark.parametrize("kind", ["sft", "grpo", "extras"])
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
 def test_two_processes_train_as_one(one, two, kind):
     folder, ended = two
     assert [end.status for end in ended] == [0, 0], ended
     assert_same(one / kind, folder / kind)
+
+
+def run_extras(folder: Path) -> None:
+    run_grpo(folder, 2, **EXTRAS)
+
+
+@pytest.mark.long
+def test_two_processes_take_further_forwards_as_one(tmp_path):
+    run_extras(tmp_path / "one")
+    ended = together(2, run_extras, tmp_path / "two")
+    assert [end.status for end in ended] == [0, 0], ended
+    assert_same(tmp_path / "one", tmp_path / "two")
 
 
 def test_the_data_are_ragged(one):
