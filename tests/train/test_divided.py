@@ -61,10 +61,6 @@ def train(names: list[str], folder: Path) -> None:
         train_sft(lm, config, mixture(lm, config, problems("mini", "train"), mode), folder / name)
 
 
-<<<<<<< HEAD
-FAST = ["untied", "pieces", "eit"]
-=======
->>>>>>> w-verifydist
 # AdamW makes whole steps of gradients that are nothing but rounding, as those of biases are that move all scores alike,
 # which a softmax cancels. So gradients are compared; and weights where their gradient is more than this part of all.
 ROUNDING = 1e-4
