@@ -154,3 +154,9 @@ def test_the_light_rooms_import_without_torch(room: str) -> None:
 @pytest.mark.slow
 def test_what_reads_a_recipe_imports_without_torch() -> None:
     import_without_torch(list(LIGHT_MODULES))
+
+
+def test_names_of_test_files_are_unique():
+    """pytest imports them by name: of two with the same one, the second is not collected."""
+    names = [file.name for file in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
