@@ -12,7 +12,7 @@ import pytest
 from helpers.coldstart import QUICK, ask, record
 from polythink.errors import UserError
 from polythink.problems.prompts import get_prompt
-from polythink.run.address import chat_url, read_address, without_password
+from polythink.run.address import read_address, without_password
 from polythink.run.config import dump_yaml
 from polythink.teachers.coldstart import run_coldstart
 from polythink.teachers.endpoint import Endpoint, EndpointConfig
@@ -40,7 +40,7 @@ ADDRESSES = {
 
 @pytest.mark.parametrize(("given", "posted"), ADDRESSES.items())
 def test_addresses(given, posted):
-    assert chat_url(given) == posted
+    assert read_address(given).url == posted
 
 
 BAD = ["localhost:8000/v1", "ftp://host/v1", "", " ", "http://", "http://[::1", "/v1", "http://h/v 1", "http://a b/v1",
@@ -51,7 +51,7 @@ BAD = ["localhost:8000/v1", "ftp://host/v1", "", " ", "http://", "http://[::1", 
 @pytest.mark.parametrize("url", BAD)
 def test_a_bad_address_is_refused(url):
     with pytest.raises(UserError, match="must be an address like") as refused:
-        chat_url(url)
+        read_address(url)
     assert "\n" not in str(refused.value)
 
 
@@ -174,7 +174,7 @@ def test_a_dead_proxy_is_named_without_its_password(server, tmp_path, monkeypatc
     dead = unused_port()
     monkeypatch.setenv("HTTP_PROXY", f"http://u:secret@127.0.0.1:{dead}")
     chosen = record(server, 8)
-    where = f"{chat_url(server.base)} through the proxy http://***@127.0.0.1:{dead}: "
+    where = f"{read_address(server.base).url} through the proxy http://***@127.0.0.1:{dead}: "
     with pytest.raises(UserError, match=re.escape(f"the last time with connection: {where}")) as stopped:
         ask(server, chosen, tmp_path)
     assert "secret" not in str(stopped.value) + (tmp_path / "all.jsonl").read_text()

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from polythink.engine.backends.base import TorchBackend
 from polythink.engine.lookahead import LookAhead, Steps
-from polythink.engine.params import Event, OnEvent, Request, SamplingParams
+from polythink.engine.params import Event, OnEvent, Request, SamplingParams, params_for_each
 from polythink.engine.plain import PlainState
 from polythink.engine.scheduler import Scheduler
 from polythink.engine.scoring import Scoring
@@ -247,9 +247,7 @@ class Engine:
 
         `label` names a progress bar. Events carry the index into `requests`. May be called from its own `on_event`.
         """
-        each = [params] * len(requests) if isinstance(params, SamplingParams) else list(params)
-        if len(each) != len(requests):
-            raise UserError(f"{len(requests)} requests and {len(each)} SamplingParams; give one for all or one each")
+        each = params_for_each(requests, params)
         index_of: dict[int, int] = {}  # by id
         rollouts: dict[int, Rollout] = {}  # by index
         with self.hold(), Progress(len(requests), label) as progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from polythink.engine.controllers import OFF, ControllerName
 from polythink.engine.policies import ANSWERS, written
 from polythink.engine.width import FIXED, Width
+from polythink.errors import UserError
 from polythink.run.config import Config
 from polythink.trace.finish import JOIN_WHEN
 from polythink.trace.modes import MODES, Mode, get_mode
@@ -177,6 +178,16 @@ class Request:
     dialect: str = ""
     path_prefixes: tuple[tuple[int, ...], ...] = ()
     plain: Continuation | None = None
+
+
+def params_for_each(
+    requests: Sequence[Request], params: SamplingParams | Sequence[SamplingParams]
+) -> list[SamplingParams]:
+    """The parameters of each request, given those of all or one for each; `UserError` for another number."""
+    each = [params] * len(requests) if isinstance(params, SamplingParams) else list(params)
+    if len(each) != len(requests):
+        raise UserError(f"{len(requests)} requests and {len(each)} SamplingParams; give one for all or one each")
+    return each
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from itertools import pairwise
 from random import Random
 
 from polythink.engine.controllers import OFF
-from polythink.engine.params import Request, SamplingParams
+from polythink.engine.params import Request, SamplingParams, params_for_each
 from polythink.engine.policies import answer_of
 from polythink.engine.reference_flat import write_flat
 from polythink.engine.reference_page import Page, limited
@@ -31,7 +31,7 @@ def reference_generate(
     lm: LanguageModel, requests: Sequence[Request], params: SamplingParams | Sequence[SamplingParams], seed: int = 0
 ) -> list[Rollout]:
     """The rollouts that `Engine.generate` returns, sampled slowly. `params` apply to all requests, or are one each."""
-    each = [params] * len(requests) if isinstance(params, SamplingParams) else params
+    each = params_for_each(requests, params)
     rollouts = []
     for request, own in zip(requests, each, strict=True):
         page = Page(lm, request, own, seed)

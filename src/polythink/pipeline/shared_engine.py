@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from polythink.engine.engine import Engine
-from polythink.engine.params import Event, OnEvent, Request, SamplingParams
+from polythink.engine.params import Event, OnEvent, Request, SamplingParams, params_for_each
 from polythink.models.lm import LanguageModel
 from polythink.pipeline.plan import StagePlan
 from polythink.trace.rollout import Rollout
@@ -69,7 +69,7 @@ class SharedEngine(Engine):
         world = distributed.world_size()
         if world == 1:
             return super().generate(requests, params, seed, on_event, label)
-        each = [params] * len(requests) if isinstance(params, SamplingParams) else list(params)
+        each = params_for_each(requests, params)
         rollouts: list[Rollout] = []
         size = WAVES * self.max_num_seqs * world
         for begin in range(0, len(requests), size):

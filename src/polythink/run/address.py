@@ -53,11 +53,6 @@ def read_address(given: str, endpoint: str = CHAT) -> Address:
     return Address(shown + mark + query, (parsed.username, parsed.password) if parsed.userinfo else None, shown)
 
 
-def chat_url(url: str) -> str:
-    """The address to post to, given the base address that servers print (.../v1) or the full one."""
-    return read_address(url).url
-
-
 def without_password(url: str) -> str:
     """The address as it may be written to a file: `***` where user and password stood."""
     return re.sub(r"^(\s*[A-Za-z][\w+.-]*://)[^/?#]*@", rf"\1{HIDDEN}@", url)

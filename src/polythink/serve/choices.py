@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from polythink.serve.prompts import Prompt, Spelling
-from polythink.serve.told import Linear, Piece, Token, finish_reason, stop_reason, told_event
+from polythink.serve.told import Piece, TextOrder, Token, finish_reason, stop_reason, told_event
 
 if TYPE_CHECKING:
     from polythink.serve.completions import CompletionRequest
@@ -23,7 +23,7 @@ class Choice:
         self, index: int, prompt: Prompt, before: Sequence[Token], body: CompletionRequest, spelling: Spelling
     ):
         self.index, self.prompt, self.body, self.spelling = index, prompt, body, spelling
-        self.linear = Linear()
+        self.linear = TextOrder()
         self.events: list[dict[str, Any]] = []
         self._before: Piece | None = Piece(prompt.text, list(before)) if body.echo else None
         self._first = True
@@ -53,7 +53,9 @@ class Choice:
     def told(self, piece: Piece) -> dict[str, Any]:
         """The object of a chunk with this piece, or of the whole response if it is all."""
         if self._before is not None:
-            piece, self._before = _joined(self._before, piece), None
+            before, self._before = self._before, None
+            before.extend(piece)
+            piece = before
         body = self.body
         choice: dict[str, Any] = {"index": self.index, "text": piece.text, "logprobs": None}
         if body.logprobs is not None:
@@ -84,10 +86,6 @@ class Choice:
             "top_logprobs": [_top(token, spell) for token in tokens] if self.body.logprobs else None,
             "text_offset": offsets,
         }
-
-
-def _joined(first: Piece, second: Piece) -> Piece:
-    return Piece(first.text + second.text, first.tokens + second.tokens)
 
 
 def _finite(logprob: float | None) -> float | None:

@@ -14,7 +14,7 @@ from polythink.serve.errors import ApiError, as_api_error, error_response
 from polythink.serve.sse import ClientGone
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
-OPEN = ("/", "/health", "/page/")  # what needs no key: the page, which asks for it, its files, and whether we live
+OPEN, FILES = ("/", "/health"), "/page/"  # what needs no key: the page, which asks for it, its files, whether we live
 
 
 class Guard:
@@ -55,9 +55,7 @@ class Guard:
 
     def _check_key(self, request: Request) -> None:
         path = request.url.path
-        if not self.keys:
-            return
-        if path in OPEN or any(path.startswith(prefix) for prefix in OPEN if prefix.endswith("/") and prefix != "/"):
+        if not self.keys or path in OPEN or path.startswith(FILES):
             return
         if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
             return  # a browser asks without a key what it may ask

@@ -39,7 +39,7 @@ class Piece:
         self.tokens += other.tokens
 
 
-class Linear:
+class TextOrder:
     """One trace as a single text: the pieces that `add` gives concatenate to the text and the tokens of the whole.
 
     Paths that run at once are told one after the other: the first as it comes, the others when their block is joined.

@@ -13,7 +13,6 @@ import uuid
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from shutil import rmtree
 
 import torch
@@ -148,7 +147,7 @@ def _read(place: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer)
         _check(place, {**own, "updates": state["updates"].shape}, found)
         with warnings.catch_warnings(action="ignore"):
             dcp.load(state, storage_reader=reader, **_processes())
-    except (CheckpointException, RuntimeError, KeyError, ValueError, OSError, EOFError, UnpicklingError) as error:
+    except (CheckpointException, RuntimeError, KeyError, ValueError, OSError, EOFError) as error:
         if distributed.is_loss(error):
             raise
         raise UserError(f"cannot go on from {place}: it is damaged; delete it to start the stage again") from error

@@ -1,7 +1,8 @@
 """The files of a checkpoint: one of each process, in which its parts of the tensors lie one after another.
 
 torch's own writer makes a zip archive of every tensor, which takes milliseconds for a few bytes: most of what a save
-of a small model took. Here a part is its bytes, with their CRC-32 in `.metadata`.
+of a small model took. Here a part is its bytes, with their CRC-32 in `.metadata`, which begins with its own: what is
+damaged, or another writer's, is known before it is unpickled.
 """
 
 from __future__ import annotations
@@ -66,8 +67,9 @@ class Writer(StorageWriter):
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         metadata.storage_data = {result.index: result.storage_data for own in results for result in own}
+        data = pickle.dumps(metadata)
         with (self.folder / METADATA).open("wb") as file:
-            pickle.dump(metadata, file)
+            file.write(zlib.crc32(data).to_bytes(4, "big") + data)
             file.flush()
             os.fsync(file.fileno())
 
@@ -86,8 +88,10 @@ class Reader(StorageReader):
         pass
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with (self.folder / METADATA).open("rb") as file:
-            return pickle.load(file)
+        data = (self.folder / METADATA).read_bytes()
+        if zlib.crc32(data[4:]).to_bytes(4, "big") != data[:4]:
+            raise ValueError(f"{METADATA} is not what was written")
+        return pickle.loads(data[4:])
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         self.parts = metadata.storage_data

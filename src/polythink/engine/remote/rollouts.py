@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from polythink.engine.engine import STATES
-from polythink.engine.params import Event, OnEvent, Request, SamplingParams
+from polythink.engine.params import Event, OnEvent, Request, SamplingParams, params_for_each
 from polythink.engine.remote.completions import Completions, connect
 from polythink.engine.remote.config import RemoteConfig, check_drawable
 from polythink.engine.remote.journal import RolloutJournal, key_of
@@ -130,9 +130,7 @@ class HttpRollouts:
         As `Engine.generate`; events of several traces come in the order in which their completions arrive, a whole
         completion at a time. `UserError` where a request fails for good: finished rollouts stay in the journal.
         """
-        each = [params] * len(requests) if isinstance(params, SamplingParams) else list(params)
-        if len(each) != len(requests):
-            raise UserError(f"{len(requests)} requests and {len(each)} SamplingParams; give one for all or one each")
+        each = params_for_each(requests, params)
         for own in {id(own): own for own in each}.values():
             self.check(own)
         with Progress(len(requests), label) as progress:
