@@ -26,13 +26,14 @@ def test_models_of_packaged_recipes_are_known_without_a_download(recipe, million
     assert round(shape_of_recipe(load_recipe(recipe)).parameters / 1e6) == millions
 
 
-UNBOUND = ("rl_easy.kv_cache_memory_bytes=null", "rl_hard.kv_cache_memory_bytes=null")  # the recipe bounds them
+DRAWS = ("rl_easy", "rl_hard", "eval", "eval_math")
+BOUNDS = [f"{stage}.kv_cache_memory_bytes" for stage in DRAWS]  # that the recipe sets
 
 
 def planned(name: str, *overrides: str, recipe: str = "parallel-r1-seen-qwen3-4b", length: int | None = None):
     count, _, device = machine(name)
-    bound = any("kv_cache_memory_bytes" in text for text in overrides)
-    plan = load_recipe(recipe, overrides if bound else (*UNBOUND, *overrides)).plan()
+    given = {text.partition("=")[0] for text in overrides}
+    plan = load_recipe(recipe, [*overrides, *(f"{key}=null" for key in BOUNDS if key not in given)]).plan()
     return {s.name: s for s in sheets(plan, SMALL, Place(count, device, 256, length, 1))}
 
 
@@ -87,6 +88,12 @@ def test_what_is_too_much_is_said_with_what_to_do():
         "rl_hard: drawing needs 129 GB, and H100 has 80; keys and values alone take 114: set kv_cache"
     )
     assert verdict(found[:1], 8, "H100", DEVICES["H100"]).startswith("All stages fit")
+
+
+@pytest.mark.parametrize("recipe", ["parallel-r1-seen-qwen3-4b", "parallel-r1-unseen-qwen3-4b"])
+def test_the_recipes_of_4b_fit_a_node_as_written(recipe):
+    found = sheets(load_recipe(recipe).plan(), SMALL, Place(8, DEVICES["H100"], 256, None, 1))
+    assert verdict(list(found), 8, "H100", DEVICES["H100"]).startswith("All stages fit")
 
 
 def test_the_command(polythink):

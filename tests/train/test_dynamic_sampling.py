@@ -14,6 +14,7 @@ from polythink.train import grpo
 from polythink.train.config import GRPOConfig
 from polythink.train.dynamic_sampling import draw_step, draw_until_full
 from polythink.train.grpo import train_grpo
+from polythink.train.own_engine import OwnEngine
 
 FLAGS = [[True, False, False], [False, True, True], [True, True, True]]
 
@@ -62,8 +63,8 @@ def run(lm, folder, mini, **changes) -> list[dict]:
 
 def test_a_step_draws_on_and_a_resumed_run_draws_the_same(mini, tmp_path, monkeypatch):
     asked, trained, update = [], [], grpo.update_policy
-    real = grpo.draw
-    monkeypatch.setattr(grpo, "draw", lambda *args: asked.append(real(*args)) or asked[-1])
+    real = OwnEngine.draw
+    monkeypatch.setattr(OwnEngine, "draw", lambda *args: asked.append(real(*args)) or asked[-1])
 
     def watch(lm, config, groups, left_out_P, *rest):
         trained.append([g for g, out in zip(groups, left_out_P.tolist(), strict=True) if not out])

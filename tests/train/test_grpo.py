@@ -23,9 +23,10 @@ from polythink.run.jsonl import read_jsonl
 from polythink.train import grpo
 from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
 from polythink.train.data import TraceEncoder
-from polythink.train.grpo import asked_of, draw, grade_and_reward, train_grpo
+from polythink.train.grpo import asked_of, grade_and_reward, train_grpo
 from polythink.train.grpo_rows import describe
 from polythink.train.mixture import make_mixture
+from polythink.train.own_engine import OwnEngine
 from polythink.train.sft import train_sft
 
 PARAMS = SamplingParams(
@@ -215,7 +216,8 @@ def test_entropy_estimate_is_the_mean_surprisal(lm):
         lm.model.get_input_embeddings().weight.mul_(1e-3)
     asked = problems("mini", "train", limit=2)
     with Grader() as grader:
-        rollouts = draw(engine := Engine(lm), asked_of(engine, asked, 4, PROMPT, PARAMS, seed=0))
+        source = OwnEngine(Engine(lm))
+        rollouts = source.draw(asked_of(source, asked, 4, PROMPT, PARAMS, seed=0))
         batch = grade_and_reward(rollouts, asked, grader, build_reward("accuracy"), 1)
     assert describe(batch, lm.dialect)["entropy"] == pytest.approx(torch.tensor(82.0).log().item(), rel=1e-3)
 

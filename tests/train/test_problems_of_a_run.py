@@ -198,13 +198,14 @@ def test_two_stages_of_one_seed_ask_other_problems_and_draw_other_answers(tmp_pa
 def test_streams_of_two_stages_differ_on_one_problem(mini):
     """Asked the same problem in the same step, they must not draw the same answer."""
     from polythink.engine.engine import Engine
-    from polythink.train.grpo import asked_of, draw
+    from polythink.train.grpo import asked_of
+    from polythink.train.own_engine import OwnEngine
 
-    engine, params, prompt = Engine(make_lm()), SamplingParams(**BUDGETS), get_prompt("countdown_parallel")
+    source, params, prompt = OwnEngine(Engine(make_lm())), SamplingParams(**BUDGETS), get_prompt("countdown_parallel")
     texts = []
     for name in ("one", "two", "one"):
         seed = data.stage_seed(0, name) * 1_000_003
-        texts.append([r.text for r in draw(engine, asked_of(engine, mini[:2], 4, prompt, params, seed))])
+        texts.append([r.text for r in source.draw(asked_of(source, mini[:2], 4, prompt, params, seed))])
     assert texts[0] == texts[2]
     assert not set(texts[0]) & set(texts[1])
 

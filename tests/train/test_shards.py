@@ -60,3 +60,19 @@ def test_damage_is_noticed(tmp_path, damage, said):
     (tmp_path / "__0_0.distcp").write_bytes(damage((tmp_path / "__0_0.distcp").read_bytes()))
     with pytest.raises(CheckpointException, match=said):
         read(Reader(tmp_path))
+
+
+def test_damaged_metadata_is_noticed_before_it_is_unpickled(tmp_path):
+    saved(tmp_path, Writer)
+    data = (tmp_path / METADATA).read_bytes()
+    for at in range(0, len(data), 97):
+        (tmp_path / METADATA).write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        with pytest.raises(ValueError, match="is not what was written"):
+            Reader(tmp_path).read_metadata()
+    for other in (b"", data[:3], data[:-1]):
+        (tmp_path / METADATA).write_bytes(other)
+        with pytest.raises(ValueError, match="is not what was written"):
+            Reader(tmp_path).read_metadata()
+    saved(tmp_path, dcp.FileSystemWriter)
+    with pytest.raises(ValueError, match="is not what was written"):
+        Reader(tmp_path).read_metadata()

@@ -2,8 +2,8 @@
 
 The loop is `train_grpo`; what a step learns from its rollouts is in `grpo_step.py`, the formulas are in `loss.py`.
 
-Rollouts come from the engine in this process, or from a server (`policy_server.py`). Left out: a learned value
-function.
+Rollouts come from the engine in this process (`own_engine.py`), or from a server (`policy_server.py`). Left out: a
+learned value function.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 
-from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.samples import askable
@@ -38,7 +37,7 @@ from polythink.trace.rollout import Rollout
 from polythink.train import distributed
 from polythink.train.adapters import add_adapters, save_adapters
 from polythink.train.checkpoint import resume, save_checkpoint
-from polythink.train.config import GRPOConfig, check_credit, check_sampling, sampled_inexactly, trained_inexactly
+from polythink.train.config import GRPOConfig, check_credit, check_sampling, trained_inexactly
 from polythink.train.cost import cost_of
 from polythink.train.credit import grade_paths, path_credit
 from polythink.train.data import epoch_index
@@ -48,7 +47,8 @@ from polythink.train.grpo_rows import GradedBatch, describe, mean, summarise, wr
 from polythink.train.grpo_step import MISMATCH, TrainItem, to_items, update_policy
 from polythink.train.loss import group_advantages
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser
-from polythink.train.policy_server import Asked, PolicyServer
+from polythink.train.own_engine import Asked, OwnEngine
+from polythink.train.policy_server import PolicyServer
 from polythink.train.precision import warn_of_rounding
 from polythink.train.sharding import finish, reference_of, refresh, to_train
 
@@ -86,9 +86,11 @@ def train_grpo(
         policy = to_train(lm, config, draws=config.rollouts is None)
         if config.kl_coef and adapters:
             reference = policy.model  # without its adapters it is what it was: no copy is kept
-        server = PolicyServer(stack, lm, config, params, adapters) if config.rollouts else None
-        engine = server or distributed.shared(lambda: engine_of(lm, config))
-        asked = distributed.shared(lambda: fitting(engine, given, prompt, params, config.overlong_prompts))
+        if config.rollouts:
+            source = PolicyServer(stack, lm, config, params, adapters)
+        else:
+            source = distributed.shared(lambda: OwnEngine.of(lm, config))
+        asked = distributed.shared(lambda: fitting(source, given, prompt, params, config.overlong_prompts))
         reward = distributed.shared(lambda: build_reward(config.reward, lm.dialect))
         optimiser = make_optimiser(policy.model, config, config.trainable)
         distributed.entered_on_main(stack, lambda: folder_lock(folder / "checkpoint"))
@@ -99,7 +101,7 @@ def train_grpo(
         samples = distributed.entered_on_main(stack, lambda: trackers.samples())
         bar = stack.enter_context(Progress(config.steps, distributed.shown("grpo"), done))
         shown = ("reward", "accuracy", *(MISMATCH if trained_inexactly(params.mode, config.train_mode) else ()))
-        drawing = Drawing(engine, asked, config, prompt, params, seed, grader, reward)
+        drawing = Drawing(source, asked, config, prompt, params, seed, grader, reward)
         for step in range(done, config.steps):
             started = time.perf_counter()
             refresh(lm, policy)
@@ -138,17 +140,8 @@ def checked(lm: LanguageModel, config: GRPOConfig, problems: Problems, params: S
     return given
 
 
-def engine_of(lm: LanguageModel, config: GRPOConfig) -> Engine:
-    """What draws the rollouts of this process, from the whole model."""
-    engine = Engine(lm, config.max_num_seqs, kv_cache_memory_bytes=config.kv_cache_memory_bytes)
-    note = sampled_inexactly(engine.backend.logprob_error, config.importance_sampling_mode)
-    if note and distributed.is_main():
-        log.warning("%s", note)
-    return engine
-
-
 def fitting(
-    engine: Engine | PolicyServer, problems: Sequence[Problem], prompt: Prompt, params: SamplingParams, overlong: str
+    source: OwnEngine | PolicyServer, problems: Sequence[Problem], prompt: Prompt, params: SamplingParams, overlong: str
 ) -> Sequence[Problem]:
     """The problems that can be asked: every prompt is encoded, and one of each length checked, before the first step.
 
@@ -160,14 +153,10 @@ def fitting(
 
     def check(ids: Sequence[int]) -> None:
         if len(ids) not in fine:
-            own = within_window(engine.lm, params, len(ids))
-            if isinstance(engine, PolicyServer):
-                engine.check(len(ids))
-            else:
-                engine.abort(engine.add(Request(tuple(ids), ""), own))
+            source.check(ids, within_window(source.lm, params, len(ids)))
             fine.add(len(ids))
 
-    kept, _, note = askable(engine, problems, prompt, overlong_prompts=overlong, name="this stage", check=check)
+    kept, _, note = askable(source, problems, prompt, overlong_prompts=overlong, name="this stage", check=check)
     if note:
         log.warning("%s", note)
     return kept
@@ -198,7 +187,7 @@ def with_length(config: GRPOConfig, params: SamplingParams) -> GRPOConfig:
 class Drawing:
     """What the batches of a step are drawn, graded and rewarded with."""
 
-    engine: Engine | PolicyServer
+    source: OwnEngine | PolicyServer
     problems: Sequence[Problem]
     config: GRPOConfig
     prompt: Prompt
@@ -209,22 +198,19 @@ class Drawing:
 
     def step(self, step: int) -> tuple:
         """All that a step draws (`draw_step`). A server has the policy by then, and goes on with the next step's."""
-        server = self.engine if isinstance(self.engine, PolicyServer) else None
-        if server:
-            server.update(step)
+        self.source.update(step)
         *found, metrics = draw_step(partial(self.batch, step), self.config)
-        if server:
-            metrics |= server.describe(step)
-            server.go_ahead(step, partial(self.asked, step + 1))
+        metrics |= self.source.describe(step)
+        self.source.go_ahead(step, partial(self.asked, step + 1))
         return *found, metrics
 
     def batch(self, step: int, number: int = 0) -> tuple[GradedBatch, list[list[TrainItem]], torch.Tensor]:
         """A step's batch `number` (all but the first: dynamic sampling), and what `with_advantages` says of it."""
-        config, device = self.config, self.engine.lm.device
+        config, device = self.config, self.source.lm.device
         seed, turn = self._turn(step, number)
         problem_P = problems_of_step(self.problems, config.prompts_per_step, seed, turn)
         with autocast(config, device):  # in the arithmetic that the policy is trained in
-            rollouts = draw(self.engine, self.asked(step, number))
+            rollouts = self.source.draw(self.asked(step, number))
         with seeded(seed, turn, device):  # a reward of the user's may draw random numbers
             batch = grade_and_reward(rollouts, problem_P, self.grader, self.reward, step + 1)
         if config.credit == "path":
@@ -237,7 +223,7 @@ class Drawing:
         groups, size = self.config.prompts_per_step, self.config.group_size
         problem_P = problems_of_step(self.problems, groups, *self._turn(step, number))
         draws, first = self.seed * 1_000_003 + step, number * groups * size
-        return asked_of(self.engine, problem_P, size, self.prompt, self.params, draws, first)
+        return asked_of(self.source, problem_P, size, self.prompt, self.params, draws, first)
 
     def _turn(self, step: int, number: int) -> tuple[int, int]:
         """Seed and turn of the problems; all but the first batch have an order of their own: the first batches still
@@ -254,7 +240,7 @@ def problems_of_step(problems: Sequence[Problem], groups: int, seed: int, step: 
 
 
 def asked_of(
-    engine: Engine | PolicyServer,
+    source: OwnEngine | PolicyServer,
     problem_P: Sequence[Problem],
     group_size: int,
     prompt: Prompt,
@@ -263,25 +249,15 @@ def asked_of(
     first: int = 0,
 ) -> Asked:
     """Requests of `group_size` rollouts of each problem, group after group; numbered from `first`."""
-    prompt_P = [tuple(engine.encode_prompt(prompt.fill(problem.question), prompt.text)) for problem in problem_P]
+    prompt_P = [tuple(source.encode_prompt(prompt.fill(problem.question), prompt.text)) for problem in problem_P]
     # numbered through the step, so that a problem that is asked twice gets two different sets of answers
     requests = [
         Request(prompt_P[p], problem.key, first + p * group_size + g)
         for p, problem in enumerate(problem_P)
         for g in range(group_size)
     ]
-    each = [within_window(engine.lm, params, len(request.prompt)) for request in requests]
+    each = [within_window(source.lm, params, len(request.prompt)) for request in requests]
     return Asked(requests, each, seed)
-
-
-def draw(engine: Engine | PolicyServer, asked: Asked) -> list[Rollout]:
-    """The rollouts, from the current policy. Each process draws a part of them, or the first asks the server for all;
-    all have all. They do not depend on the number of processes.
-    """
-    if isinstance(engine, PolicyServer):
-        return engine.draw(asked)
-    requests, params = distributed.own_run(asked.requests), distributed.own_run(asked.params)
-    return distributed.joined(lambda: engine.generate(requests, params, asked.seed))
 
 
 def grade_and_reward(

@@ -21,11 +21,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polythink.engine.params import Request, SamplingParams
+from polythink.engine.params import SamplingParams
 from polythink.engine.remote.rollouts import HttpRollouts
 from polythink.errors import UserError
 from polythink.models.lm import LanguageModel, save
@@ -35,19 +34,11 @@ from polythink.trace.rollout import Rollout
 from polythink.train import distributed
 from polythink.train.adapters import merged
 from polythink.train.config import GRPOConfig
+from polythink.train.own_engine import Asked
 
 log = logging.getLogger(__name__)
 
 AGAIN = "start it again, and then this run with --resume: the step is drawn anew"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What rollouts are drawn of."""
-
-    requests: Sequence[Request]
-    params: Sequence[SamplingParams]  # of each request
-    seed: int
 
 
 class PolicyServer:
@@ -82,10 +73,10 @@ class PolicyServer:
     def encode_prompt(self, text: str, template: str | None = None) -> list[int]:
         return self.lm.encode_prompt(text, template)
 
-    def check(self, prompt_tokens: int) -> None:
+    def check(self, ids: Sequence[int], params: SamplingParams) -> None:
         """`UserError` for a prompt that is too long."""
-        if prompt_tokens >= self.context:
-            raise UserError(f"the prompt has {prompt_tokens} tokens and the server's context holds {self.context}")
+        if len(ids) >= self.context:
+            raise UserError(f"the prompt has {len(ids)} tokens and the server's context holds {self.context}")
 
     # ---- weights ----
 
