@@ -21,10 +21,10 @@ from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from helpers.program import HEAD, Forked
+from helpers.run_folders import run_of
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import ModelSettings, save
 from polythink.models.tokenizers import word_tokenizer
-from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl, write_jsonl
@@ -56,10 +56,7 @@ def recipe(tmp_path) -> Path:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """The folder of that recipe's run, with nothing in its way."""
-    folder = tmp_path_factory.mktemp("whole")
-    (folder / "small.yaml").write_text(RECIPE)
-    run_recipe(load_recipe(folder / "small.yaml"), folder / "run", log=lambda text: None)
-    return folder / "run"
+    return run_of(RECIPE, tmp_path_factory.mktemp("whole"))
 
 
 def sentence(status: int, err: str) -> str:

@@ -15,10 +15,10 @@ import pytest
 
 from helpers.program import HEAD
 from helpers.ranks import Ranks, free_port, program, said, together
+from helpers.run_folders import run_of
 from helpers.training import without_times
 from polythink.cli.runs import experiment
 from polythink.errors import UserError
-from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.pipeline.runners import refuse_texts
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl, write_jsonl
@@ -48,10 +48,7 @@ def recipe(tmp_path) -> Path:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """The folder of a run in one process."""
-    folder = tmp_path_factory.mktemp("whole")
-    (folder / "small.yaml").write_text(RECIPE)
-    run_recipe(load_recipe(folder / "small.yaml"), folder / "run", log=lambda text: None)
-    return folder / "run"
+    return run_of(RECIPE, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="module")

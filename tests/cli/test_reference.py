@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.program import HEAD
-from polythink.pipeline.recipe import load_recipe, run_recipe
+from helpers.run_folders import run_of
 from polythink.run.jsonl import read_jsonl
 
 GENERATOR = Path(__file__).parents[2] / "docs" / "generate_reference.py"
@@ -47,10 +47,7 @@ def described() -> dict[str, set[str]]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "small.yaml").write_text(RECIPE)
-    run_recipe(load_recipe(folder / "small.yaml"), folder / "run", log=lambda text: None)
-    return folder / "run"
+    return run_of(RECIPE, tmp_path_factory.mktemp("run"))
 
 
 def test_every_file_of_a_run_is_described(run: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from polythink.evaluate.metrics import compute_metrics, interval
 from polythink.evaluate.samples import sample_row
+from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.tasks.countdown import demonstrate, problems
@@ -20,6 +21,13 @@ from polythink.run.folder import environment, write_json, write_text
 from polythink.run.jsonl import write_jsonl
 from polythink.trace.dialect import PARALLEL_R1
 from polythink.trace.rollout import Rollout, Segment
+
+
+def run_of(recipe: str, folder: Path) -> Path:
+    """The folder of a run of a recipe's text in this process, with nothing in its way."""
+    (folder / "small.yaml").write_text(recipe)
+    run_recipe(load_recipe(folder / "small.yaml"), folder / "run", log=lambda text: None)
+    return folder / "run"
 
 
 def rollout_of(text: str, problem: str = "p", sample: int = 0, mode: str = "structured") -> Rollout:

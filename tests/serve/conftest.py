@@ -9,13 +9,13 @@ from helpers.served import served
 
 
 @pytest.fixture(scope="session")
-def thinking_server(tmp_path_factory):
+def server(tmp_path_factory):
     with served(thinker, tmp_path_factory.mktemp("thinker"), max_num_seqs=8, max_choices=16) as running:
         yield running
         assert "Traceback" not in running.stderr.read_text()
 
 
 @pytest.fixture(scope="session")
-def thinking_client(thinking_server):
-    with thinking_server.client() as opened:
+def client(server):
+    with server.client() as opened:
         yield opened

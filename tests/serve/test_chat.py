@@ -22,16 +22,6 @@ def lm():
     return thinker()
 
 
-@pytest.fixture
-def server(thinking_server):
-    return thinking_server
-
-
-@pytest.fixture
-def client(thinking_client):
-    return thinking_client
-
-
 def ask(client, messages=ASKED, *, seed=SEED, extra=BLOCK, **fields):
     return client.chat.completions.create(model="tiny", messages=messages, seed=seed, extra_body=extra, **fields)
 

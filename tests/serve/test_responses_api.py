@@ -28,16 +28,6 @@ EVENT = TypeAdapter(ResponseStreamEvent)
 OURS = ("id", "created_at", "completed_at")  # fields that differ from one response to the next
 
 
-@pytest.fixture
-def server(thinking_server):
-    return thinking_server
-
-
-@pytest.fixture
-def client(thinking_client):
-    return thinking_client
-
-
 def ask(client, input="2 + 2?", *, seed=SEED, extra=BLOCK, **fields):
     return client.responses.create(model="tiny", input=input, extra_body={"seed": seed, **extra}, **fields)
 

@@ -21,9 +21,9 @@ COMMANDS = re.findall(r"```bash\n(curl .*?)```", PAGE, re.DOTALL)
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_works_as_written(thinking_server, command):
+def test_a_command_works_as_written(server, command):
     assert "http://127.0.0.1:8000" in command
-    here = command.replace("http://127.0.0.1:8000", thinking_server.url).replace("curl", "curl -sSf --noproxy '*'")
+    here = command.replace("http://127.0.0.1:8000", server.url).replace("curl", "curl -sSf --noproxy '*'")
     answer = subprocess.run(["bash", "-c", here], capture_output=True, text=True, timeout=60, check=True).stdout
     if "stream" in command:
         assert answer.endswith("data: [DONE]\n\n")
