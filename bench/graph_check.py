@@ -31,6 +31,7 @@ from polythink.engine.engine import Engine
 from polythink.engine.lean.family import Layer
 from polythink.engine.lean.paged_ops import PagedOps, TritonOps
 from polythink.engine.lean.torch_ops import ACTIVATIONS, norm, rotate
+from polythink.engine.sampling import Likeliest
 from polythink.engine.step import StepBatch
 from polythink.run.table import markdown_table
 
@@ -136,10 +137,10 @@ class Watched(GraphedBackend):
 
     last = None
 
-    def _download(self, wide: int, wanted: int) -> graphed.Flight:
+    def _download(self, wide: int, wanted: int, likeliest: Likeliest | None) -> graphed.Flight:
         known = list(self.graphs._known.values())
         self.last = known[-1] if known else None
-        return super()._download(wide, wanted)
+        return super()._download(wide, wanted, likeliest)
 
     def _keeps(self, size: int) -> bool:
         return self.lm.device.type == "cuda"

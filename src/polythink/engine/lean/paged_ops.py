@@ -7,10 +7,12 @@ Axis legend: N tokens, E hidden size, G query heads, H key and value heads, D he
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
-from polythink.engine.lean.family import Family, Layer
+from polythink.engine.lean.family import Family, Layer, Linear, Norm
 from polythink.engine.lean.torch_ops import TorchOps
 from polythink.engine.paged.cache import PagedCache
 
@@ -37,9 +39,13 @@ class PagedOps(TorchOps):
 
 
 class TritonOps(PagedOps):
-    """The same with one kernel for each piece but the matrix products: 13 launches a layer in all."""
+    """The same with one kernel for each piece but the matrix products: 13 launches a layer in all.
+
+    With up to `few` rows the products are kernels too, which do what stands before and after them: 7 launches.
+    """
 
     attention = "triton"
+    few = True
 
     def __init__(
         self, family: Family, cache: PagedCache, dtype: torch.dtype, vectors: torch.Tensor | None = None
@@ -55,6 +61,30 @@ class TritonOps(PagedOps):
         from polythink.engine.kernels.norm import add_norm
 
         return add_norm(x, delta, weight, eps, offset)
+
+    def normed_linears(
+        self, x: torch.Tensor, delta: torch.Tensor | None, norm: Norm, linears: Sequence[Linear]
+    ) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
+        from polythink.engine.kernels.products import fits, products
+
+        if self.few and fits(x):
+            return products(x, linears, delta, norm)
+        return super().normed_linears(x, delta, norm, linears)
+
+    def normed_gate(
+        self, x: torch.Tensor, delta: torch.Tensor, norm: Norm, gate: Linear, up: Linear, activation: str
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        from polythink.engine.kernels.products import fits, products
+
+        if self.few and fits(x):
+            x, (gated,) = products(x, (gate, up), delta, norm, activation)
+            return x, gated
+        return super().normed_gate(x, delta, norm, gate, up, activation)
+
+    def linears(self, x: torch.Tensor, linears: Sequence[Linear]) -> Sequence[torch.Tensor]:
+        from polythink.engine.kernels.products import fits, products
+
+        return products(x, linears)[1] if self.few and fits(x) else super().linears(x, linears)
 
     def rotate_and_write(self, layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         from polythink.engine.kernels.rotary import rotate_and_write
