@@ -1,4 +1,4 @@
-"""Products of a few rows with the weights, whose cost is that of reading them: one launch for what otherwise takes several.
+"""Products of a few rows with the weights, whose cost is that of reading them: one launch for what takes several.
 
 Residual addition, RMS norm, all products of the same input and the gate are one kernel. A program reads its rows of one
 weight once and all rows of the input, which stay in the GPU's cache. The torch twin is `TorchOps` of
@@ -86,10 +86,10 @@ def products_kernel(
     program = tl.program_id(0)
     w, b, out, n, block = w0, b0, out0, n0, program
     if KIND < 0:
-        if COUNT > 1:
+        if COUNT > 1:  # noqa: SIM102 - decided when the kernel is compiled
             if program >= end0:
                 w, b, out, n, block = w1, b1, out1, n1, program - end0
-        if COUNT > 2:
+        if COUNT > 2:  # noqa: SIM102
             if program >= end1:
                 w, b, out, n, block = w2, b2, out2, n2, program - end1
     row, k, column = tl.arange(0, ROWS), tl.arange(0, DEPTH), block * WIDTH + tl.arange(0, WIDTH)
