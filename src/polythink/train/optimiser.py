@@ -121,7 +121,9 @@ def own_micro_batches(
 
 def head_options(config: TrainingConfig) -> dict[str, Any]:
     """How `token_logprobs` is to compute logits."""
-    return {"memory_bytes": config.logits_memory_bytes, "float32_head": config.float32_head}
+    return {
+        "memory_bytes": config.logits_memory_bytes, "float32_head": config.float32_head, "fused": config.compile,
+    }  # fmt: skip
 
 
 def autocast(config: OptimiserConfig, device: torch.device) -> AbstractContextManager:
