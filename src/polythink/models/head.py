@@ -137,7 +137,9 @@ def _normalised(hidden, weight, bias, temperature, tokens) -> tuple[torch.Tensor
     return logits.sub_(most[:, None]).exp_().sum(1).log_().add_(most), picked
 
 
-def _gradient(hidden, weight, bias, temperature, tokens, norm, factor, fused) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _gradient(
+    hidden, weight, bias, temperature, tokens, norm, factor, fused
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(R, V) of the weight's type: factor x (1 for the token - softmax), and its sum over the rows if there is a bias."""
     piece = _logits(hidden, weight, bias, temperature)
     piece = piece.sub_(norm[:, None]).exp_().mul_(-factor[:, None])
