@@ -10,42 +10,73 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 
 import torch
 from torch import nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
 
 from polythink.errors import UserError
+from polythink.models.batch import BLOCK
 from polythink.models.forward import heeds_masks
 from polythink.models.head import plain_head
 
 FLEX = "flex_attention"  # its name in transformers
 
 
-def mask_mod(segment: torch.Tensor, sees: torch.Tensor) -> Callable[..., torch.Tensor]:
+def mask_mod(
+    segment: torch.Tensor, sees: torch.Tensor, positions: torch.Tensor | None = None, window: int | None = None
+) -> Callable[..., torch.Tensor]:
     """May token q of row b attend to token k? From segments (B, T) int64 and tables (B, S, S) bool.
 
-    As `batch.masks`: its segment sees that of k, which is not after it; and every token attends to itself.
+    As `batch.masks`: its segment sees that of k, which is not after it; and every token attends to itself. With a
+    `window` only to those less than so many `positions` (B, T) before it.
     """
 
     def allowed(b, h, q, k):
         return (sees[b, segment[b, q], segment[b, k]] & (k <= q)) | (q == k)
 
-    return allowed
+    def near(b, h, q, k):
+        return allowed(b, h, q, k) & (positions[b, q] - positions[b, k] < window)
+
+    return allowed if window is None else near
 
 
-def block_mask(segment: torch.Tensor, sees: torch.Tensor) -> BlockMask:
-    """The mask of a batch, the same for all heads. On CUDA it is built by a compiled kernel."""
+def block_mask(
+    segment: torch.Tensor, sees: torch.Tensor, positions: torch.Tensor | None = None, window: int | None = None
+) -> BlockMask:
+    """The mask of a batch, the same for all heads; its width is in whole blocks.
+
+    Which blocks are read, and which of them whole, follows from the segments in each: a few small products, where
+    `create_block_mask` would look at every pair of tokens.
+    """
     rows, width = segment.shape
-    create = _compiled() if segment.device.type == "cuda" else create_block_mask
-    return create(mask_mod(segment, sees), rows, None, width, width, device=segment.device.type)
+    count = width // BLOCK
+    present = torch.zeros(rows, count, sees.shape[1], device=segment.device)
+    present.scatter_(2, segment.view(rows, count, BLOCK), 1.0)
+    some = _any_pair(present, sees)
+    whole = ~_any_pair(present, ~sees)
+    if window is not None:
+        first, last = positions.view(rows, count, BLOCK).aminmax(dim=2)
+        some &= first[:, :, None] - last[:, None, :] < window
+        whole &= last[:, :, None] - first[:, None, :] < window
+    before = torch.ones(count, count, dtype=torch.bool, device=segment.device).tril(-1)
+    diagonal = torch.eye(count, dtype=torch.bool, device=segment.device)  # holds pairs of both kinds
+    partial = (some & ~whole & before) | diagonal
+    return BlockMask.from_kv_blocks(
+        *_listed(partial), *_listed(some & whole & before), BLOCK_SIZE=BLOCK,
+        mask_mod=mask_mod(segment, sees, positions, window), seq_lengths=(width, width),
+    )  # fmt: skip
 
 
-@cache
-def _compiled() -> Callable[..., BlockMask]:
-    """Eagerly it would form the whole (B, T, T) mask first."""
-    return torch.compile(create_block_mask)
+def _any_pair(present: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """(B, Q, K) bool: does any segment of block q stand in the table (B, S, S) with any of block k?"""
+    return present @ table.to(present.dtype) @ present.mT > 0
+
+
+def _listed(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The blocks (B, Q, K) bool as flex attention reads them: (B, 1, Q) how many of each row, (B, 1, Q, K) which."""
+    order = blocks.int().argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(-1, dtype=torch.int32)[:, None], order.to(torch.int32)[:, None]
 
 
 def reads_blocks(model: nn.Module) -> bool:

@@ -14,7 +14,7 @@ Axis legend: N scored tokens, B rows and C columns of hidden states, R rows of a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -25,6 +25,7 @@ from torch.autograd.function import Function, once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from polythink.errors import UserError
+from polythink.models.compiled import compiled
 from polythink.models.forward import evaluating, unwrapped
 
 LOGITS_MEMORY_BYTES = 1 << 28
@@ -40,6 +41,7 @@ class Scoring:
     temperature: torch.Tensor
     memory_bytes: int = LOGITS_MEMORY_BYTES  # of float32 logits that exist at a time
     float32: bool = False  # the product with the head's weight, whatever the type of the weights
+    fused: bool = False  # what is done with a piece of logits is compiled
 
     def in_pieces(self, model: nn.Module, cells: int) -> bool:
         """Whether a forward that would have `cells` (B * C) rows of logits is to score them in pieces.
@@ -63,7 +65,8 @@ class Scoring:
         if _is_linear(head):
             rows = max(1, self.memory_bytes // (4 * len(head.weight)))
             kind = torch.float32 if self.float32 else _working_type(hidden)
-            return HeadLogprobs.apply(hidden, head.weight, head.bias, self.tokens, self.temperature, rows, kind)
+            how = rows, kind, self.fused
+            return HeadLogprobs.apply(hidden, head.weight, head.bias, self.tokens, self.temperature, *how)
         rows = max(1, self.memory_bytes // (4 * head.out_features))
         parts = zip(*(x.split(rows) for x in (hidden, self.tokens, self.temperature)), strict=True)
         return torch.cat([checkpoint(_through, head, *part, use_reentrant=False) for part in parts])
@@ -73,19 +76,21 @@ class HeadLogprobs(Function):
     """(N,) float32 log-softmax(hidden @ weight.T + bias, divided by the temperature) of the tokens.
 
     `hidden` (N, E), `weight` (V, E), `bias` (V,) or None, `tokens` (N,), `temperature` (N,); `rows` at a time, with
-    products of the type `kind` and everything else in float32.
+    products of the type `kind` and everything else in float32. `fused`: compiled, so that a piece is read once and no
+    float32 copy of it is written.
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, tokens, temperature, rows, kind):
+    def forward(ctx, hidden, weight, bias, tokens, temperature, rows, kind, fused):
         norm = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         picked = torch.empty_like(norm)
         with torch.autocast(hidden.device.type, enabled=False):
             cast = weight.to(kind)
             for span in _spans(len(hidden), rows):
-                norm[span], picked[span] = _normalised(hidden[span], cast, bias, temperature[span], tokens[span])
+                piece = hidden[span], cast, bias, temperature[span], tokens[span]
+                norm[span], picked[span] = _run(_normalised, fused, *piece)
         ctx.save_for_backward(hidden, weight, bias, tokens, temperature, norm)
-        ctx.rows, ctx.kind = rows, kind
+        ctx.rows, ctx.kind, ctx.fused = rows, kind, fused
         return picked.sub_(norm)
 
     @staticmethod
@@ -99,19 +104,17 @@ class HeadLogprobs(Function):
         with torch.autocast(hidden.device.type, enabled=False):
             cast, factor = weight.to(ctx.kind), grad.float() / temperature
             for span in _spans(len(hidden), ctx.rows):
-                piece = _logits(hidden[span], cast, bias, temperature[span])
-                piece = piece.sub_(norm[span, None]).exp_().mul_(-factor[span, None])
-                piece.scatter_add_(1, tokens[span, None], factor[span, None])
+                given = hidden[span], cast, bias, temperature[span], tokens[span], norm[span], factor[span], ctx.fused
+                piece, of_bias = _run(_gradient, ctx.fused, *given)
                 if own_bias:
-                    grad_bias += piece.sum(0)
-                piece = piece.to(ctx.kind)
+                    grad_bias += of_bias
                 if own_hidden:
                     grad_hidden[span] = piece @ cast
                 if own_weight:
                     _add_product(grad_weight, piece.t(), hidden[span].to(ctx.kind))
                 del piece  # before the next one is made
         grads = (x if x is None else x.to(like.dtype) for x, like in ((grad_weight, weight), (grad_bias, bias)))
-        return grad_hidden, *grads, None, None, None, None
+        return grad_hidden, *grads, None, None, None, None, None
 
 
 def _spans(count: int, rows: int) -> list[slice]:
@@ -132,6 +135,30 @@ def _normalised(hidden, weight, bias, temperature, tokens) -> tuple[torch.Tensor
     picked = logits.gather(1, tokens[:, None])[:, 0]
     most = logits.amax(1)
     return logits.sub_(most[:, None]).exp_().sum(1).log_().add_(most), picked
+
+
+def _gradient(
+    hidden, weight, bias, temperature, tokens, norm, factor, fused
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(R, V) of the weight's type: factor x (1 for the token - softmax), and its sum over the rows if there is a bias."""
+    piece = _logits(hidden, weight, bias, temperature)
+    piece = piece.sub_(norm[:, None]).exp_().mul_(-factor[:, None])
+    if fused:  # a comparison is part of one kernel, a scatter is not
+        columns = torch.arange(len(weight), device=weight.device)
+        piece = piece + torch.where(columns == tokens[:, None], factor[:, None], 0.0)
+    else:
+        piece.scatter_add_(1, tokens[:, None], factor[:, None])
+    return piece.to(weight.dtype), None if bias is None else piece.sum(0)
+
+
+def _run(function: Callable, fused: bool, *piece):
+    """The function of a piece, compiled if `fused`: for any number of rows, which is that of each tensor but the weight."""
+    if not fused:
+        return function(*piece)
+    for tensor in (piece[0], *piece[3:]):
+        if isinstance(tensor, torch.Tensor):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+    return compiled(function)(*piece)
 
 
 def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:

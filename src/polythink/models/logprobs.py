@@ -77,6 +77,7 @@ def token_logprobs(
     logits_of: LogitsOf | None = None,
     memory_bytes: int = LOGITS_MEMORY_BYTES,
     float32_head: bool = False,
+    fused: bool = False,
 ) -> torch.Tensor:
     """Natural log-probability (B, T) float32 of each token given its chain predecessor, differentiable.
 
@@ -86,6 +87,7 @@ def token_logprobs(
 
     Logits that would take more than `memory_bytes` in float32 are computed in pieces (`head.py`), and again in the
     backward pass. `float32_head`: their product with the head's weight in float32, whatever the type of the weights.
+    `fused`: pieces are computed by compiled kernels.
     """
     scored = batch.real & (batch.previous >= 0)
     if wanted is not None:
@@ -96,7 +98,7 @@ def token_logprobs(
     rows, tokens = scored.nonzero(as_tuple=True)
     scale = torch.as_tensor(temperature, dtype=torch.float32, device=result.device).expand(result.shape)[rows, tokens]
     assert bool((scale > 0).all()), "log-probabilities are not defined at temperature 0"
-    scoring = Scoring(batch.tokens[rows, tokens], scale, memory_bytes, float32_head)
+    scoring = Scoring(batch.tokens[rows, tokens], scale, memory_bytes, float32_head, fused)
     found = (logits_of or logits_after)(model, batch, rows, batch.previous[rows, tokens], scoring)
     values = found if isinstance(found, torch.Tensor) else pick_logprobs(*found, scoring.tokens, scale)
     return result.index_put((rows, tokens), values)

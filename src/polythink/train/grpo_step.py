@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from polythink.models.batch import collate, pack, rows_within, unpacked
-from polythink.models.blocks import attending, reads_blocks
+from polythink.models.blocks import reads_blocks
 from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import token_logprobs
 from polythink.trace.layout import Layout
@@ -29,6 +29,7 @@ from polythink.train.config import PolicyConfig
 from polythink.train.dropout import without_dropout
 from polythink.train.flat import beginning, fits, training_logits
 from polythink.train.importance import RATIOS, importance_weights, ratio_metrics
+from polythink.train.kernels import kernels_of
 from polythink.train.loss import k3_divergence, objective_loss, sequence_weights
 from polythink.train.optimiser import autocast, head_options, own_micro_batches, update
 from polythink.train.sharding import free
@@ -123,8 +124,7 @@ def update_policy(
     zero_spread = zero_spread_P.tolist()
     kept = [g for g, zero in zip(groups, zero_spread, strict=True) if g and not (zero and config.drop_zero_spread)]
     parts = []
-    attention = config.attention
-    with without_dropout(lm.model), attending(lm.model, attention), attending(reference, attention):
+    with without_dropout(lm.model), kernels_of(config, lm.model), kernels_of(config, reference):
         if not kept:  # nothing to learn from; the gap is measured all the same
             nothing = dict.fromkeys(("loss", "grad_norm", "clip_fraction", "kl"))
             ratios = dict.fromkeys(RATIOS if config.importance_sampling_mode else ())

@@ -56,10 +56,11 @@ def make_optimiser(model: torch.nn.Module, config: OptimiserConfig, trainable: s
         {"params": [p for p in trained if p in spared], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    on_cpu = all(type(p) is torch.nn.Parameter and p.device.type == "cpu" for p in trained)
+    on_gpu = all(p.device.type == "cuda" for p in trained)
+    whole_on_cpu = all(type(p) is torch.nn.Parameter and p.device.type == "cpu" for p in trained)
     return torch.optim.AdamW(
         groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay,
-        fused=on_cpu or None,  # one pass over each parameter; elsewhere torch chooses
+        fused=on_gpu or whole_on_cpu or None,  # one pass over each parameter; elsewhere torch chooses
     )  # fmt: skip
 
 
@@ -121,7 +122,9 @@ def own_micro_batches(
 
 def head_options(config: TrainingConfig) -> dict[str, Any]:
     """How `token_logprobs` is to compute logits."""
-    return {"memory_bytes": config.logits_memory_bytes, "float32_head": config.float32_head}
+    return {
+        "memory_bytes": config.logits_memory_bytes, "float32_head": config.float32_head, "fused": config.compile,
+    }  # fmt: skip
 
 
 def autocast(config: OptimiserConfig, device: torch.device) -> AbstractContextManager:

@@ -16,7 +16,7 @@ from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.study import params_of, prompt_of
 from polythink.models.batch import collate, response_of
-from polythink.models.blocks import attending, reads_blocks
+from polythink.models.blocks import reads_blocks
 from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import token_logprobs
 from polythink.problems.prompts import Prompt
@@ -33,6 +33,7 @@ from polythink.train.cost import cost_of
 from polythink.train.data import TraceEncoder
 from polythink.train.dropout import seeded
 from polythink.train.flat import training_logits
+from polythink.train.kernels import kernels_of
 from polythink.train.mixture import Mixture, mixture_of_rows, pack_rows
 from polythink.train.optimiser import (
     autocast,
@@ -89,8 +90,8 @@ def train_sft(
         for step in range(done, steps):
             started = time.perf_counter()
             layouts = distributed.shared(lambda step=step: mixture.batch(step))
-            attention = attending(trained.model, config.attention)
-            with seeded(seed, step, trained.device, distributed.rank()), attention:
+            kernels = kernels_of(config, trained.model)
+            with seeded(seed, step, trained.device, distributed.rank()), kernels:
                 loss, tokens = accumulate_gradient(trained, config, layouts, bar)
             lr = learning_rate(config, step, steps)
             norm = update(trained.model, optimiser, lr, config.max_grad_norm)

@@ -1,0 +1,416 @@
+"""Training forwards at speed: dense masks, flex attention and compiled layers, on one GPU, as one table.
+
+    python bench/train_gpu.py --out train.json                        # everything, under six minutes
+    python bench/train_gpu.py --only sft-bf16,profile,grpo --seconds 130  # the most important, in 150
+    python bench/train_gpu.py --tiny                                  # from start to end on a CPU: is the script whole?
+
+Parts (`--only`, done in the order that it names): sft-bf16, grpo, lora-4b, agree, profile, sft-autocast. Random weights and tokens. The
+variants of a part take turns; a step is the loop's own: collate, forward, backward, clipped update. "first" holds the
+compilation. A part or variant that fails loses itself only; its error stands below the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from polythink.bench.machine import describe, wait
+from polythink.bench.model import Subject, open_subject
+from polythink.models import compiled
+from polythink.models.batch import masks, pack
+from polythink.models.lm import checkpoint_activations
+from polythink.run.folder import write_json
+from polythink.run.table import markdown_table
+from polythink.trace.layout import Layout, Piece, lay_out
+from polythink.train import grpo_step, sft
+from polythink.train.adapters import add_adapters
+from polythink.train.config import PolicyConfig, SFTConfig
+from polythink.train.grpo_step import TrainItem, update_policy
+from polythink.train.kernels import kernels_of
+from polythink.train.optimiser import head_options, make_optimiser, update
+
+SMALL_LR = 1e-7  # the weights stay nearly what they are, and every part of the update runs
+FLEX = {"attention": "flex_attention"}
+VARIANTS = {
+    "dense": {},
+    "flex": FLEX,
+    "flex, layers compiled": {**FLEX, "compile": True, "plain_head": True},
+    "flex, compiled": {**FLEX, "compile": True},
+}
+TINY_VARIANTS = {"dense": {}, "compiled": {"compile": True}}  # no flex attention on a CPU
+
+
+@dataclass
+class Run:
+    """What all parts share: options, sizes, what was found and what failed."""
+
+    tiny: bool
+    device: str
+    deadline: float
+    steps: int
+    rows: list[dict] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    found: dict = field(default_factory=dict)
+    subjects: dict[str, Subject] = field(default_factory=dict)
+
+    @property
+    def variants(self) -> dict[str, dict]:
+        return TINY_VARIANTS if self.tiny else VARIANTS
+
+    @property
+    def fastest(self) -> str:
+        return list(self.variants)[-1]
+
+    def subject(self, shape: str, dtype: str) -> Subject:
+        """The random model of a shape; one at a time is kept."""
+        key = f"{shape}/{dtype}"
+        if key not in self.subjects:
+            self.subjects.clear()
+            emptied()
+            self.subjects[key] = open_subject("tiny" if self.tiny else shape, self.device, dtype)
+        return self.subjects[key]
+
+    @contextmanager
+    def trying(self, what: str) -> Iterator[None]:
+        """What fails inside is noted, and the next one goes on."""
+        try:
+            if time.perf_counter() > self.deadline:
+                raise TimeoutError("no time left")
+            yield
+        except Exception as error:
+            lines = [line for line in str(error).strip().splitlines() if line.strip()] or [""]
+            self.failed[what] = f"{type(error).__name__}: {lines[0][:300]}"
+            print(f"-- {what} failed: {self.failed[what]}", flush=True)
+            if not isinstance(error, TimeoutError):
+                traceback.print_exc(limit=-12)
+
+
+# ---- data
+
+
+def trace(rng: np.random.Generator, words: list[int], prompt: int, main: int, blocks: int, paths: int, path: int,
+          summary: int) -> Layout:  # fmt: skip
+    """A structured trace: a prompt, then text and blocks of paths and their summaries in turn."""
+
+    def piece(kind: str, count: int, block: int = -1, number: int = 0) -> Piece:
+        drawn = rng.choice(words, count).tolist()
+        return Piece(kind, tuple(drawn), (kind != "prompt",) * count, block, number)
+
+    pieces = [piece("prompt", prompt)]
+    for block in range(blocks):
+        pieces.append(piece("main", main))
+        pieces += [piece("path", path, block, number) for number in range(1, paths + 1)]
+        pieces.append(piece("summary", summary, block))
+    return lay_out(pieces, "structured")
+
+
+def sft_traces(subject: Subject, tiny: bool) -> list[Layout]:
+    """4 traces of 2,048 tokens: 256 of the prompt, two blocks of 4 paths."""
+    rng = np.random.default_rng(0)
+    sizes = (16, 8, 2, 4, 10, 8) if tiny else (256, 32, 2, 4, 200, 64)
+    return [trace(rng, subject.words, *sizes) for _ in range(4)]
+
+
+def long_trace(subject: Subject, tiny: bool) -> list[Layout]:
+    """One trace of 16,384 tokens: a prompt of 512, four blocks of 4 paths."""
+    sizes = (16, 8, 4, 4, 10, 8) if tiny else (512, 128, 4, 4, 928, 128)
+    return [trace(np.random.default_rng(1), subject.words, *sizes)]
+
+
+def rollouts(subject: Subject, tiny: bool) -> list[list[TrainItem]]:
+    """8 groups of 8 samples of 2 paths, 9,728 tokens together; log-probabilities near those of a random model."""
+    rng = np.random.default_rng(2)
+    sizes = (8, 1, 1, 2, 6, 4) if tiny else (48, 7, 1, 2, 32, 33)
+
+    def item(number: int) -> TrainItem:
+        layout = trace(rng, subject.words, *sizes)
+        drawn = np.full(len(layout), -np.log(len(subject.words)), np.float32)
+        return TrainItem(layout, drawn, drawn, np.ones(len(layout), np.float32), 1.0 if number % 2 else -1.0)
+
+    return [[item(number) for number in range(8)] for _ in range(8)]
+
+
+def seen_share(layouts: list[Layout]) -> float:
+    """The share of the cells of the masks that are seen."""
+    cells = [masks(x.segment[None], x.sees[None]).mean() for x in layouts]
+    return float(np.mean(cells))
+
+
+# ---- measuring
+
+
+def emptied() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def head_as(plain: bool) -> Iterator[None]:
+    """With `plain` the pieces of the loss are not compiled, whatever the recipe says."""
+    if not plain:
+        yield
+        return
+    for module in (sft, grpo_step):
+        module.head_options = lambda config: {**head_options(config), "fused": False}
+    try:
+        yield
+    finally:
+        for module in (sft, grpo_step):
+            module.head_options = head_options
+
+
+def measure(
+    run: Run, part: str, variants: dict[str, dict], step_of: Callable, tokens: int, seen: float, rounds: int = 2
+) -> None:
+    """Rows of the table for the variants of a part: `step_of(variant's keys)` is a function that does one step."""
+    device = torch.device(run.device)
+    steps, times, first, peak = {}, {}, {}, {}
+    for name, keys in variants.items():
+        with run.trying(f"{part}: {name}"):
+            keys = dict(keys)
+            plain = keys.pop("plain_head", False)
+            steps[name] = plain, step_of(keys)
+            began = [timed(steps[name], device) for _ in range(3)]
+            first[name], times[name] = began[0], []
+            print(f"{part}: {name}: first {began[0]:.2f} s, then {began[2] * 1e3:.1f} ms", flush=True)
+    for number in range(rounds):
+        for name in list(times)[:: -1 if number % 2 else 1]:
+            with run.trying(f"{part}: {name}, round {number}"):
+                if device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                times[name] += [timed(steps[name], device) for _ in range(run.steps)]
+                if device.type == "cuda":
+                    peak[name] = torch.cuda.max_memory_allocated() / 1e9
+    for name, own in times.items():
+        if own:
+            run.rows.append({
+                "part": part, "variant": name, "tokens": tokens, "seen": seen, "first_s": first[name],
+                "s": median(own), "low_s": min(own), "high_s": max(own), "steps": len(own),
+                "tokens_per_s": tokens / median(own), "peak_gb": peak.get(name),
+            })  # fmt: skip
+
+
+def timed(step: tuple[bool, Callable], device: torch.device) -> float:
+    plain, function = step
+    with head_as(plain):
+        wait(device)
+        started = time.perf_counter()
+        function()
+        wait(device)
+        return time.perf_counter() - started
+
+
+# ---- parts
+
+
+def sft_step(run: Run, subject: Subject, layouts: list[Layout], optimiser, keys: dict) -> Callable[[], None]:
+    """One step of supervised fine-tuning, as `train_sft` does it."""
+    lm = subject.lm
+    config = SFTConfig(steps=1, lr=SMALL_LR, batch=len(layouts), **keys)
+
+    def step() -> None:
+        with kernels_of(config, lm.model):
+            sft.accumulate_gradient(lm, config, layouts)
+        update(lm.model, optimiser, config.lr, config.max_grad_norm)
+
+    return step
+
+
+def sft_part(run: Run, dtype: str, autocast: bool) -> None:
+    subject = run.subject("0.6b", dtype)
+    subject.lm.model.train()
+    layouts = sft_traces(subject, run.tiny)
+    optimiser = make_optimiser(subject.lm.model, SFTConfig(steps=1, lr=SMALL_LR))
+    name = "SFT, float32 + autocast" if autocast else f"SFT, {dtype}"
+    variants = {k: {**v, "autocast": autocast} for k, v in run.variants.items()}
+    if autocast and not run.tiny:  # each compilation takes its time
+        variants = {k: v for k, v in variants.items() if k in ("dense", "flex, compiled")}
+    measure(
+        run, name, variants, lambda keys: sft_step(run, subject, layouts, optimiser, keys),
+        sum(map(len, layouts)), seen_share(layouts),
+    )  # fmt: skip
+
+
+def part_sft_bf16(run: Run) -> None:
+    sft_part(run, "float32" if run.tiny else "bfloat16", False)
+
+
+def part_sft_autocast(run: Run) -> None:
+    sft_part(run, "float32", True)
+
+
+def part_grpo(run: Run) -> None:
+    """One training pass with its update over 8 groups of 8 samples."""
+    subject = run.subject("0.6b", "float32" if run.tiny else "bfloat16")
+    lm = subject.lm
+    groups = rollouts(subject, run.tiny)
+    layouts = [item.layout for group in groups for item in group]
+    optimiser = make_optimiser(lm.model, PolicyConfig(lr=SMALL_LR))
+    spread = torch.zeros(len(groups), dtype=torch.bool)
+
+    def step_of(keys: dict) -> Callable[[], None]:
+        config = PolicyConfig(lr=SMALL_LR, **keys)
+        return lambda: update_policy(lm, config, groups, spread, optimiser, config.lr, None)
+
+    packed = {"pack": 256 if run.tiny else 2048}
+    variants = {"dense": {}, "dense, packed": packed} | {
+        f"{k}, packed": {**v, **packed} for k, v in run.variants.items() if k not in ("dense", "flex, layers compiled")
+    }
+    measure(run, "GRPO pass", variants, step_of, sum(map(len, layouts)), seen_share([pack(layouts[:13])]))
+
+
+def part_lora_4b(run: Run) -> None:
+    """Adapters on the 4B shape, one trace of 16k tokens, activations computed again."""
+    subject = run.subject("4b", "float32" if run.tiny else "bfloat16")
+    lm = subject.lm
+    keys = {"lora": {"r": 1 if run.tiny else 32}, "lr": SMALL_LR, "steps": 1}
+    add_adapters(lm, SFTConfig(**keys), 0)
+    checkpoint_activations(lm.model)
+    lm.model.train()
+    layouts = long_trace(subject, run.tiny)
+    optimiser = make_optimiser(lm.model, SFTConfig(**keys))
+    variants = {k: {**v, "autocast": not run.tiny} for k, v in run.variants.items() if k == run.fastest}
+    step_of = lambda own: sft_step(run, subject, layouts, optimiser, own)  # noqa: E731
+    measure(run, "LoRA, 4B", variants, step_of, sum(map(len, layouts)), seen_share(layouts), rounds=1)
+    run.subjects.clear()
+
+
+def part_agree(run: Run) -> None:
+    """Losses and gradients of each variant against the dense one, same weights and batch."""
+    table = {}
+    for dtype in ("float32",) if run.tiny else ("bfloat16", "float32"):
+        subject = run.subject("0.6b", dtype)
+        lm = subject.lm
+        lm.model.train()
+        lm.model.zero_grad(set_to_none=True)
+        layouts = sft_traces(subject, run.tiny)[:2]
+        for name, keys in run.variants.items():
+            if name == "flex, layers compiled":
+                continue
+            with run.trying(f"agree, {dtype}: {name}"):
+                config = SFTConfig(steps=1, batch=len(layouts), **keys)
+                with kernels_of(config, lm.model):
+                    loss, _ = sft.accumulate_gradient(lm, config, layouts)
+                grads = [p.grad for p in lm.model.parameters()]
+                lm.model.zero_grad(set_to_none=True)
+                norm = torch.stack([g.float().norm() for g in grads]).norm().item()
+                right = table.setdefault(dtype, (loss, norm, grads))
+                apart = (
+                    torch.stack([(a.float() - b.float()).norm() for a, b in zip(grads, right[2], strict=True)])
+                    .norm()
+                    .item()
+                )
+                run.found.setdefault("agree", []).append({
+                    "dtype": dtype, "variant": name, "loss": loss, "grad_norm": norm,
+                    "loss_apart": abs(loss - right[0]) / abs(right[0]), "norm_apart": abs(norm - right[1]) / right[1],
+                    "gradient_apart": apart / right[1],
+                })  # fmt: skip
+
+
+def part_profile(run: Run) -> None:
+    """Which kernels take the time of a step of the fastest variant, and how much of it the GPU works."""
+    from torch.profiler import ProfilerActivity, profile
+
+    subject = run.subject("0.6b", "float32" if run.tiny else "bfloat16")
+    subject.lm.model.train()
+    layouts = sft_traces(subject, run.tiny)
+    optimiser = make_optimiser(subject.lm.model, SFTConfig(steps=1, lr=SMALL_LR))
+    step = sft_step(run, subject, layouts, optimiser, dict(run.variants[run.fastest]))
+    device = torch.device(run.device)
+    alone = [timed((False, step), device) for _ in range(4)][-1]
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with profile(activities=kinds) as found:
+        step()
+        wait(device)
+    kernels: dict[str, list[float]] = {}
+    for event in found.events():
+        if device.type == "cpu" or event.device_type == torch.autograd.DeviceType.CUDA:
+            own = event.self_cpu_time_total if device.type == "cpu" else event.self_device_time_total
+            kernels.setdefault(event.name, []).append(own / 1e3)
+    ranked = sorted(kernels.items(), key=lambda x: -sum(x[1]))
+    busy = sum(sum(x) for _, x in ranked)
+    run.found["profile"] = {
+        "variant": run.fastest, "step_ms": alone * 1e3, "kernels_ms": busy, "busy": busy / (alone * 1e3),
+        "kernels": sum(len(x) for _, x in ranked),
+        "top": [{"kernel": name[:110], "ms": sum(x), "calls": len(x)} for name, x in ranked[:25]],
+    }  # fmt: skip
+
+
+PARTS = {
+    "sft-bf16": part_sft_bf16, "grpo": part_grpo, "lora-4b": part_lora_4b, "agree": part_agree,
+    "profile": part_profile, "sft-autocast": part_sft_autocast,
+}  # fmt: skip
+
+
+# ---- the report
+
+
+def report(run: Run, machine: dict) -> str:
+    parts = [f"{machine['date']}, {machine['device']}, torch {machine['torch']}\n"]
+    head = ["part", "variant", "tokens", "seen", "first s", "ms", "lowest", "highest", "tokens/s", "peak GB"]
+    rows = [
+        [r["part"], r["variant"], r["tokens"], f"{r['seen']:.0%}", f"{r['first_s']:.1f}",
+         *(f"{r[k] * 1e3:.1f}" for k in ("s", "low_s", "high_s")), f"{r['tokens_per_s']:,.0f}",
+         "" if r["peak_gb"] is None else f"{r['peak_gb']:.1f}"]
+        for r in run.rows
+    ]  # fmt: skip
+    parts.append(markdown_table(head, rows))
+    if agree := run.found.get("agree"):
+        head = ["dtype", "variant", "loss", "gradient norm", "loss apart", "norm apart", "gradient apart"]
+        names = ("loss_apart", "norm_apart", "gradient_apart")
+        rows = [
+            [r["dtype"], r["variant"], f"{r['loss']:.6f}", f"{r['grad_norm']:.6g}", *(f"{r[n]:.1e}" for n in names)]
+            for r in agree
+        ]
+        parts.append("Against the dense mask, relative:\n\n" + markdown_table(head, rows))
+    if found := run.found.get("profile"):
+        head, rows = ["kernel", "ms", "calls"], [[k["kernel"], f"{k['ms']:.2f}", k["calls"]] for k in found["top"]]
+        parts.append(
+            f"{found['variant']}: a step {found['step_ms']:.1f} ms, {found['kernels']} kernels of together "
+            f"{found['kernels_ms']:.1f} ms, busy {found['busy']:.0%}\n\n" + markdown_table(head, rows)
+        )
+    parts += ["Failed:\n" + "\n".join(f"* {what}: {why}" for what, why in run.failed.items())] if run.failed else []
+    return "\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU, compiled without code generation")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
+    parser.add_argument("--seconds", type=float, default=330, help="no part or variant begins after these")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of a variant in each of two rounds")
+    parser.add_argument("--out", type=Path, default=None)
+    options = parser.parse_args()
+    if unknown := set(options.only.split(",")) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
+    started = time.perf_counter()
+    if options.tiny:
+        compiled.BACKEND = "aot_eager"
+    run = Run(options.tiny, "cpu" if options.tiny else "cuda", started + options.seconds, options.steps)
+    machine = describe(torch.device(run.device))
+    for name in options.only.split(","):
+        began = time.perf_counter()
+        with run.trying(name):
+            PARTS[name](run)
+        emptied()
+        print(f"== {name}: {time.perf_counter() - began:.1f} s", flush=True)
+        if options.out is not None:  # after each part, so that a run that is stopped loses one
+            result = {"machine": machine, "rows": run.rows, "failed": run.failed, **run.found}
+            write_json(options.out, result)
+    print(report(run, machine))
+    print(f"{time.perf_counter() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
