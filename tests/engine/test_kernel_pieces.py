@@ -87,54 +87,6 @@ def test_the_kernels_agree_with_torch():
     )
 
 
-def test_products_of_few_rows_agree_with_their_pieces():
-    """What one kernel does is what norm, products and gate do one after another.
-
-    float32: 2e-6 of the largest value. bfloat16: four roundings of 2^-7, as the interpreter cuts bits off.
-    """
-    run(
-        """
-        import helpers.interpreted
-        import torch
-        from polythink.engine.kernels.products import fits, products
-        from polythink.engine.lean.torch_ops import TorchOps
-
-        torch.manual_seed(0)
-        plain = TorchOps.__new__(TorchOps)
-
-        def close(found, expected):
-            bound = (2e-6 if found.dtype == torch.float32 else 4 * 2**-7) * expected.abs().max().float()
-            assert found.dtype == expected.dtype and found.shape == expected.shape
-            assert (found.float() - expected.float()).abs().max() <= bound
-
-        for dtype in (torch.float32, torch.bfloat16):
-            draw = lambda *shape: torch.randn(shape).to(dtype)
-            for rows, features, sizes, offset, biased, activation in (
-                (1, 96, (40, 24, 24), 0.0, True, None), (7, 300, (33,), 1.0, False, None),
-                (16, 64, (48, 48), 0.0, False, "silu"), (5, 64, (50, 50), 0.0, True, "gelu_tanh"),
-            ):
-                linears = [(draw(size, features) / features**0.5, draw(size) if biased else None) for size in sizes]
-                x, weight = draw(rows, features), draw(features)
-                for delta in (draw(rows, features), None):
-                    for norm in ((weight, 1e-6, offset), None):
-                        before = x.clone()
-                        summed, found = products(x, linears, delta, norm, activation)
-                        assert torch.equal(x, before)  # other programs may still read it
-                        stream = x.clone() if delta is None else x + delta
-                        close(summed, stream)
-                        h = stream if norm is None else plain.add_norm(stream, None, *norm)
-                        expected = [plain.linear(h, *linear) for linear in linears]
-                        if activation:
-                            expected = [plain.gate(*expected, activation)]
-                        for one, other in zip(found, expected, strict=True):
-                            close(one, other)
-        few = torch.zeros(16, 8, dtype=torch.bfloat16)
-        assert fits(few) and not fits(few.half()) and not fits(few[:0]) and not fits(torch.cat((few, few)))
-        """,
-        TRITON_INTERPRET="1",
-    )
-
-
 def test_an_engine_on_kernels_draws_what_the_flat_one_draws():
     """Also with look-ahead; log-probabilities to 1e-4."""
     run(
@@ -169,11 +121,10 @@ def test_the_kernels_compile_ahead_for_an_h100():
         from triton.compiler import ASTSource
         from polythink.engine.kernels.gate import gate_kernel
         from polythink.engine.kernels.norm import add_norm_kernel
-        from polythink.engine.kernels.products import products_kernel
         from polythink.engine.kernels.rotary import rotate_kernel
 
         numbers = dict.fromkeys("x_stride delta_stride out_stride q_stride k_stride v_stride slot_stride vector_stride "
-                                "features count heads kv_heads size rows n0 n1 n2 end0 end1".split(), "i32")
+                                "features count heads kv_heads size".split(), "i32")
         numbers |= {"eps": "fp32", "offset": "fp32", "slot": "*i32"}
 
         def compile(kernel, float, warps, **constants):
@@ -190,11 +141,8 @@ def test_the_kernels_compile_ahead_for_an_h100():
             for kind in (0, 1, 2):
                 compile(gate_kernel, float, 4, KIND=kind, BLOCK=1024)
             for on in (True, False):
-                compile(rotate_kernel, float, 1, TURNS=True, NORMS=on, SHIFTS=False, ADDS=not on, SIZE=128)
-            for count, normed, kind, width in ((3, True, -1, 16), (2, True, 0, 16), (1, False, -1, 64)):
-                compile(products_kernel, float, 4, COUNT=count, ADDS=normed, NORMS=normed, SHIFTS=False, BIAS=normed,
-                        KIND=kind, ROWS=16, WIDTH=width, DEPTH=256)
-            compile(rotate_kernel, float, 1, TURNS=False, NORMS=True, SHIFTS=True, ADDS=True, SIZE=64)
+                compile(rotate_kernel, float, 4, TURNS=True, NORMS=on, SHIFTS=False, ADDS=not on, SIZE=128, HEADS=4)
+            compile(rotate_kernel, float, 1, TURNS=False, NORMS=True, SHIFTS=True, ADDS=True, SIZE=64, HEADS=1)
         """,
         TRITON_INTERPRET="0",
     )

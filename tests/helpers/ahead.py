@@ -58,7 +58,8 @@ def split(head_size: int, block: int, dtype: str, causal: bool = False, window: 
 def merge(head_size: int, dtype: str) -> dict:
     from polythink.engine.kernels import attention_triton as module
 
-    return compiled(module.merge_kernel, dtype, module.merge_constants(16, head_size), num_warps=4)
+    constants = module.merge_constants(16, head_size, 16)
+    return compiled(module.merge_kernel, dtype, constants, num_warps=constants.pop("num_warps"))
 
 
 def main(sizes: list[int], dtypes: list[str]) -> None:

@@ -111,8 +111,11 @@ class Continuous:
         rows = len(self.inputs) * self.children
         self.lag = -(-sum(map(len, self.inputs)) // CHUNK) + 2  # steps until the last prompt has been read
         pages = -(-(longest + steps + self.lag) // PAGE) + 1
+        known = ContinuousBatchingConfig.__dataclass_fields__
+        options = {"page_size" if "page_size" in known else "block_size": PAGE}  # the name until transformers 5.17
+        options |= {"seed": 0} if "seed" in known else {}
         self.config = ContinuousBatchingConfig(
-            num_blocks=rows * pages + 8, page_size=PAGE, max_batch_tokens=max(CHUNK, 2 * rows), seed=0
+            num_blocks=rows * pages + 8, max_batch_tokens=max(CHUNK, 2 * rows), **options
         )
 
     @silent()

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import torch
 
+from polythink.engine.lean.streams import side_streams, warm
+
 MOST_GRAPHS = 96  # each holds its list of launches; the one not used for longest goes first
 
 Function = Callable[[], torch.Tensor]
@@ -67,11 +69,8 @@ class CudaCapture:
     def __init__(self, device: torch.device) -> None:
         self.device, self.pool = device, torch.cuda.graph_pool_handle()
         self.stream = torch.cuda.Stream(device)
-        self.stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(self.stream):  # the libraries' own memory for this stream is not to come from the pool
-            for dtype in (torch.float32, torch.bfloat16):
-                x = torch.zeros(16, 16, dtype=dtype, device=device)
-                torch.addmm(x[0], x, x @ x)
+        warm(self.stream)
+        side_streams(device)
 
     def __call__(self, function: Function) -> Captured:
         graph = torch.cuda.CUDAGraph()

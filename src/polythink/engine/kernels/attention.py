@@ -33,6 +33,7 @@ class Inputs:
     bits: torch.Tensor  # (E,): bit i: the tile's query i sees the page
     merge_start: torch.Tensor  # (N + 1,)
     merge: torch.Tensor  # (M,): the partials of token n at merge_start[n] .. merge_start[n + 1]
+    parts: int  # the most partials of a token
     partial_out: torch.Tensor  # (M, G, D) float32, scratch
     partial_lse: torch.Tensor  # (M, G) float32, scratch: log2 of the sum of exponentials
     stamps: tuple[torch.Tensor, torch.Tensor] | None = None  # (C * 16,) of keys and (N,) of queries: key <= query

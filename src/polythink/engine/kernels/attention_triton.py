@@ -12,6 +12,8 @@ import triton.language as tl
 from polythink.engine.kernels.attention import Inputs
 from polythink.engine.paged.work import Launch
 
+MOST_PARTS = 16  # partial results of a token and head that are merged at once
+
 
 @triton.jit
 def listed_keys(entries, bits, number, offset, length):
@@ -95,33 +97,31 @@ def split_kernel(
 @triton.jit
 def merge_kernel(
     out, partial_out, partial_lse, merge_start, merge,
-    G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, HEADS: tl.constexpr, PARTS: tl.constexpr,
+    G: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """Program (token, HEADS query heads): the token's partial results, weighted by their sums, PARTS at a time."""
-    token = tl.program_id(0)
+    """Program (token, query head): the token's partial results, weighted by their sums, PARTS at a time."""
+    token, head = tl.program_id(0), tl.program_id(1)
     begin, end = tl.load(merge_start + token), tl.load(merge_start + token + 1)
-    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     d = tl.arange(0, WIDTH)
-    top = tl.full((HEADS,), float("-inf"), tl.float32)
-    total = tl.full((HEADS,), 0.0, tl.float32)
-    merged = tl.full((HEADS, WIDTH), 0.0, tl.float32)
-    inside = (head < G)[:, None] & (d < D)[None, :]
+    inside = d < D
+    top = float("-inf")
+    total = 0.0
+    merged = tl.full((WIDTH,), 0.0, tl.float32)
     for start in tl.range(begin, end, PARTS):
         part = start + tl.arange(0, PARTS)
-        place = tl.load(merge + part, mask=part < end, other=0)[:, None] * G + head[None, :]  # (PARTS, HEADS)
-        lse = tl.load(partial_lse + place, mask=(part < end)[:, None] & (head < G)[None, :], other=float("-inf"))
+        place = tl.load(merge + part, mask=part < end, other=0) * G + head  # (PARTS,)
+        lse = tl.load(partial_lse + place, mask=part < end, other=float("-inf"))
         new = tl.maximum(top, tl.max(lse, 0))
         base = tl.where(new == float("-inf"), 0.0, new)
-        weights = tl.exp2(lse - base[None, :])
+        weights = tl.exp2(lse - base)
         decay = tl.exp2(top - base)
-        wanted = (weights > 0)[:, :, None] & inside[None, :, :]  # a partial that saw nothing was not written
-        parts = tl.load(partial_out + place.to(tl.int64)[:, :, None] * D + d[None, None, :], mask=wanted, other=0.0)
-        merged = merged * decay[:, None] + tl.sum(weights[:, :, None] * parts, 0)
+        wanted = (weights > 0)[:, None] & inside[None, :]  # a partial that saw nothing was not written
+        parts = tl.load(partial_out + place.to(tl.int64)[:, None] * D + d[None, :], mask=wanted, other=0.0)
+        merged = merged * decay + tl.sum(weights[:, None] * parts, 0)
         total = total * decay + tl.sum(weights, 0)
         top = new
-    merged = merged / tl.where(total > 0, total, 1.0)[:, None]
-    to = out + (token * G + head).to(tl.int64)[:, None] * D + d[None, :]
-    tl.store(to, merged.to(out.dtype.element_ty), mask=inside)
+    merged = merged / tl.where(total > 0, total, 1.0)
+    tl.store(out + (token * G + head).to(tl.int64) * D + d, merged.to(out.dtype.element_ty), mask=inside)
 
 
 def options(block: int, head_size: int, itemsize: int) -> dict[str, int]:
@@ -147,16 +147,11 @@ def split_constants(block: int, heads: int, kv_heads: int, head_size: int) -> di
     return {"H": kv_heads, "D": head_size, "SHARE": heads // kv_heads, "BLOCK": block, "WIDTH": width}
 
 
-def merge_constants(heads: int, head_size: int) -> dict[str, int]:
-    """What `merge_kernel` is compiled for."""
-    together = min(4, triton.next_power_of_2(heads))
-    return {
-        "G": heads,
-        "D": head_size,
-        "WIDTH": max(16, triton.next_power_of_2(head_size)),
-        "HEADS": together,
-        "PARTS": 8,
-    }
+def merge_constants(heads: int, head_size: int, parts: int) -> dict[str, int]:
+    """What `merge_kernel` is compiled for, and its warps: a token has up to `parts` partial results."""
+    together = min(max(2, triton.next_power_of_2(parts)), MOST_PARTS)
+    width = max(16, triton.next_power_of_2(head_size))
+    return {"G": heads, "D": head_size, "WIDTH": width, "PARTS": together, "num_warps": max(1, together // 4)}
 
 
 def launch_split(query: torch.Tensor, inputs: Inputs, scaling: float, launch: Launch) -> None:
@@ -177,8 +172,7 @@ def launch_split(query: torch.Tensor, inputs: Inputs, scaling: float, launch: La
 def launch_merge(inputs: Inputs, out: torch.Tensor) -> None:
     """Merge the partial results of every token into `out` (N, G, D)."""
     tokens, heads, head_size = out.shape
-    constants = merge_constants(heads, head_size)
-    grid = (tokens, triton.cdiv(heads, constants["HEADS"]))
-    merge_kernel[grid](
-        out, inputs.partial_out, inputs.partial_lse, inputs.merge_start, inputs.merge, **constants, num_warps=4
+    constants = merge_constants(heads, head_size, inputs.parts)
+    merge_kernel[(tokens, heads)](
+        out, inputs.partial_out, inputs.partial_lse, inputs.merge_start, inputs.merge, **constants
     )

@@ -6,9 +6,13 @@ heads, H key and value heads, D head size, C slots of the cache.
 
 from __future__ import annotations
 
+from math import gcd
+
 import torch
 import triton
 import triton.language as tl
+
+MOST_HEADS = 4  # of a token, in one program
 
 
 def rotate_and_write(
@@ -41,12 +45,13 @@ def rotate_and_write(
     assert turn is None or (cos.is_contiguous() and sin.is_contiguous() and cos.shape == (tokens, size // 2))
     out = q.new_empty(q.shape)
     if tokens:
-        rotate_kernel[(tokens, heads + 2 * kv_heads)](
+        together = min(MOST_HEADS, gcd(heads, kv_heads, MOST_HEADS))
+        rotate_kernel[(tokens, (heads + 2 * kv_heads) // together)](
             q, k, v, cos, sin, slot, keys, values, out, q_norm, k_norm, q if vector is None else vector,
             q.stride(0), k.stride(0), v.stride(0), keys.stride(0), 0 if vector is None else vector.stride(0),
             heads, kv_heads, size, eps, offset,
-            turn is not None, norms is not None, offset != 0, vector is not None, triton.next_power_of_2(size),
-            num_warps=1,
+            turn is not None, norms is not None, offset != 0, vector is not None, triton.next_power_of_2(size), together,
+            num_warps=together,
         )  # fmt: skip
     return out
 
@@ -56,47 +61,49 @@ def rotate_kernel(
     q, k, v, cos, sin, slot, keys, values, out, q_norm, k_norm, vector,
     q_stride, k_stride, v_stride, slot_stride, vector_stride, heads, kv_heads, size, eps, offset,
     TURNS: tl.constexpr, NORMS: tl.constexpr, SHIFTS: tl.constexpr, ADDS: tl.constexpr, SIZE: tl.constexpr,
+    HEADS: tl.constexpr,
 ):  # fmt: skip
-    """One head of one token: of the queries, then of the keys, then of the values."""
+    """Some heads of one token: of the queries, then of the keys, then of the values."""
     token = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
-    at = tl.arange(0, SIZE)
-    inside = at < size
+    head = tl.program_id(1) * HEADS
+    at = tl.arange(0, SIZE)[None, :]
+    own = tl.arange(0, HEADS)[:, None] * size  # where each of the heads begins
+    inside = (at < size) & (own >= 0)
     half = size // 2
     mate = tl.where(at < half, at + half, at - half)  # the feature that each one turns with
     place = tl.load(slot + token).to(tl.int64) * slot_stride
     if head < heads:
-        start = q + token * q_stride + head * size
+        start = q + token * q_stride + head * size + own
         x, y = normed_head(start, q_norm, at, mate, inside, size, eps, offset, NORMS, SHIFTS)
         if TURNS:
             x = turned(x, y, cos + token * half, sin + token * half, at, half, inside)
-        tl.store(out + (token * heads + head) * size + at, x, mask=inside)
+        tl.store(out + (token * heads + head) * size + own + at, x, mask=inside)
     elif head < heads + kv_heads:
         head = head - heads
-        start = k + token * k_stride + head * size
+        start = k + token * k_stride + head * size + own
         x, y = normed_head(start, k_norm, at, mate, inside, size, eps, offset, NORMS, SHIFTS)
         if ADDS:
             x = plus(x, vector + token * vector_stride + at, inside)
             y = plus(y, vector + token * vector_stride + mate, inside)
         if TURNS:
             x = turned(x, y, cos + token * half, sin + token * half, at, half, inside)
-        tl.store(keys + place + head * size + at, x, mask=inside)
+        tl.store(keys + place + head * size + own + at, x, mask=inside)
     else:
         head = head - heads - kv_heads
-        x = tl.load(v + token * v_stride + head * size + at, mask=inside)
+        x = tl.load(v + token * v_stride + head * size + own + at, mask=inside)
         if ADDS:
             x = plus(x, vector + token * vector_stride + at, inside)
-        tl.store(values + place + head * size + at, x, mask=inside)
+        tl.store(values + place + head * size + own + at, x, mask=inside)
 
 
 @triton.jit
 def normed_head(start, weight, at, mate, inside, size, eps, offset, NORMS: tl.constexpr, SHIFTS: tl.constexpr):
-    """The features of a head, and for each of them the one that it turns with."""
+    """The features of some heads, and for each of them the one that it turns with."""
     x = tl.load(start + at, mask=inside, other=0.0)
     y = tl.load(start + mate, mask=inside, other=0.0)
     if NORMS:
         wide = x.to(tl.float32)
-        scale = 1.0 / tl.sqrt_rn(tl.sum(wide * wide, 0) / size + eps)
+        scale = 1.0 / tl.sqrt_rn(tl.sum(wide * wide, 1) / size + eps)[:, None]
         x = weighted(x, scale, tl.load(weight + at, mask=inside, other=0.0), offset, SHIFTS)
         y = weighted(y, scale, tl.load(weight + mate, mask=inside, other=0.0), offset, SHIFTS)
     return x, y

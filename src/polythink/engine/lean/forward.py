@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from polythink.engine.lean.family import Family, Layer, Linear, Norm
+from polythink.engine.lean.family import Family, Layer, Linear
 
 
 class Ops(Protocol):
@@ -24,16 +24,6 @@ class Ops(Protocol):
         self, x: torch.Tensor, delta: torch.Tensor | None, weight: nn.Parameter, eps: float, offset: float
     ) -> torch.Tensor:
         """(N, E): x += delta in place (None: nothing is added), then x / rms(x) * (offset + weight), in float32."""
-
-    def normed_linears(
-        self, x: torch.Tensor, delta: torch.Tensor | None, norm: Norm, linears: Sequence[Linear]
-    ) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
-        """The stream x + delta (N, E), and the products of its norm. The first may be x, changed in place."""
-
-    def normed_gate(
-        self, x: torch.Tensor, delta: torch.Tensor, norm: Norm, gate: Linear, up: Linear, activation: str
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same with the gate of the two products."""
 
     def linear(self, x: torch.Tensor, weight: nn.Parameter, bias: nn.Parameter | None) -> torch.Tensor:
         """(N, out) from x (N, in), any strides."""
@@ -60,19 +50,25 @@ def forward(family: Family, ops: Ops, tokens: torch.Tensor, wanted: torch.Tensor
     x = family.embedding(tokens)
     delta = None
     for layer in family.layers:
-        x, read = ops.normed_linears(x, delta, layer.before_attention, (layer.query, layer.key, layer.value))
-        q, k, v = (heads.view(len(x), -1, family.head_dim) for heads in read)
-        delta = ops.attend(layer, ops.rotate_and_write(layer, q, k, v)).flatten(1)
+        delta = _attention(family, ops, layer, ops.add_norm(x, delta, *layer.before_attention))
         if wanted is not None and layer is family.layers[-1]:  # nothing later reads the other tokens
             x, delta = x[wanted], delta[wanted]
         (delta,) = ops.linears(delta, (layer.out,))
         if layer.after_attention is not None:
             delta = ops.add_norm(delta, None, *layer.after_attention)
-        x, h = ops.normed_gate(x, delta, layer.before_mlp, layer.gate, layer.up, family.activation)
+        h = ops.add_norm(x, delta, *layer.before_mlp)
+        h = ops.gate(*ops.linears(h, (layer.gate, layer.up)), family.activation)
         (delta,) = ops.linears(h, (layer.down,))
         if layer.after_mlp is not None:
             delta = ops.add_norm(delta, None, *layer.after_mlp)
     return head(family, ops, ops.add_norm(x, delta, *family.norm))
+
+
+def _attention(family: Family, ops: Ops, layer: Layer, h: torch.Tensor) -> torch.Tensor:
+    """(N, G * D): what the heads have read, from the normed stream (N, E)."""
+    q, k, v = (x.view(len(h), -1, family.head_dim) for x in ops.linears(h, (layer.query, layer.key, layer.value)))
+    q = ops.rotate_and_write(layer, q, k, v)
+    return ops.attend(layer, q).flatten(1)
 
 
 def head(family: Family, ops: Ops, h: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from polythink.engine.lean.family import Family, Layer, Linear, Norm
+from polythink.engine.lean.family import Family, Layer, Linear
+from polythink.engine.lean.streams import side_streams
 from polythink.engine.lean.torch_ops import TorchOps
 from polythink.engine.paged.cache import PagedCache
 
@@ -39,13 +40,9 @@ class PagedOps(TorchOps):
 
 
 class TritonOps(PagedOps):
-    """The same with one kernel for each piece but the matrix products: 13 launches a layer in all.
-
-    With up to `few` rows the products are kernels too, which do what stands before and after them: 7 launches.
-    """
+    """The same with one kernel for each piece but the matrix products: 13 launches a layer in all."""
 
     attention = "triton"
-    few = True
 
     def __init__(
         self, family: Family, cache: PagedCache, dtype: torch.dtype, vectors: torch.Tensor | None = None
@@ -62,29 +59,19 @@ class TritonOps(PagedOps):
 
         return add_norm(x, delta, weight, eps, offset)
 
-    def normed_linears(
-        self, x: torch.Tensor, delta: torch.Tensor | None, norm: Norm, linears: Sequence[Linear]
-    ) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
-        from polythink.engine.kernels.products import fits, products
-
-        if self.few and fits(x):
-            return products(x, linears, delta, norm)
-        return super().normed_linears(x, delta, norm, linears)
-
-    def normed_gate(
-        self, x: torch.Tensor, delta: torch.Tensor, norm: Norm, gate: Linear, up: Linear, activation: str
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        from polythink.engine.kernels.products import fits, products
-
-        if self.few and fits(x):
-            x, (gated,) = products(x, (gate, up), delta, norm, activation)
-            return x, gated
-        return super().normed_gate(x, delta, norm, gate, up, activation)
-
     def linears(self, x: torch.Tensor, linears: Sequence[Linear]) -> Sequence[torch.Tensor]:
-        from polythink.engine.kernels.products import fits, products
-
-        return products(x, linears)[1] if self.few and fits(x) else super().linears(x, linears)
+        """In a graph, products of the same input are branches: side by side where one alone does not fill the GPU."""
+        if len(linears) == 1 or not x.is_cuda or not torch.cuda.is_current_stream_capturing():
+            return super().linears(x, linears)
+        main, found = torch.cuda.current_stream(x.device), []
+        for side, linear in zip(side_streams(x.device), linears[1:], strict=False):
+            side.wait_stream(main)
+            with torch.cuda.stream(side):
+                found.append(self.linear(x, *linear))
+        first = self.linear(x, *linears[0])
+        for side in side_streams(x.device)[: len(found)]:
+            main.wait_stream(side)
+        return [first, *found]
 
     def rotate_and_write(self, layer: Layer, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         from polythink.engine.kernels.rotary import rotate_and_write

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from polythink.engine.backends import attention
 from polythink.engine.kv_cache import TreeKVCache
-from polythink.engine.lean.family import Family, Layer, Linear, Norm, Rotary
+from polythink.engine.lean.family import Family, Layer, Linear, Rotary
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
 
@@ -45,17 +45,6 @@ class TorchOps:
         if delta is not None:
             x += delta
         return norm(x, weight, eps, offset)
-
-    def normed_linears(
-        self, x: torch.Tensor, delta: torch.Tensor | None, norm: Norm, linears: Sequence[Linear]
-    ) -> tuple[torch.Tensor, Sequence[torch.Tensor]]:
-        return x, self.linears(self.add_norm(x, delta, *norm), linears)
-
-    def normed_gate(
-        self, x: torch.Tensor, delta: torch.Tensor, norm: Norm, gate: Linear, up: Linear, activation: str
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        x, products = self.normed_linears(x, delta, norm, (gate, up))
-        return x, self.gate(*products, activation)
 
     def linear(self, x: torch.Tensor, weight: nn.Parameter, bias: nn.Parameter | None) -> torch.Tensor:
         return F.linear(x, weight, bias)

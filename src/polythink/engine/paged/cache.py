@@ -180,7 +180,7 @@ class PagedCache:
         upload.send()
         self._make_partials(max(work.partials for work in self.works.values()))
         columns = {name: upload.device[name][:size] for name in ("slot", "stamp", "position", "scale")}
-        kinds = tuple((work.launches, work.causal) for work in self.works.values())
+        kinds = tuple((work.launches, work.causal, work.parts) for work in self.works.values())
         self.now = Plan(n, size, **columns, key=(size, kinds, upload.version, self._moved))
         return self.now
 
@@ -217,6 +217,7 @@ class PagedCache:
             scale=plan.scale,
             launches=work.launches,
             **{name: work.tensor(name) for name in ("items", "queries", "entries", "bits", "merge_start", "merge")},
+            parts=work.parts,
             partial_out=self.partial_out,
             partial_lse=self.partial_lse,
             stamps=(self.stamps, plan.stamp) if work.causal else None,

@@ -146,7 +146,7 @@ class Work:
         self.upload, self.tiling, self.window, self.name = upload, tiling, window, name
         self.launches: tuple[Launch, ...] = ()
         self.causal = False  # some query must not read all of a page that it sees: stamps are compared
-        self.partials = 0
+        self.partials = self.parts = 0  # of all tokens; the most of one
         self._version = -1  # the arena's, when the lists were built
         self._growth: Growth | None = None  # where they may be updated in place
 
@@ -178,6 +178,7 @@ class Work:
         base = np.cumsum(length + spare) - (length + spare)
         tile_of, begin, pages = self._items(length, tiles.wide)
         partial, merge = self._merges(tiles, tile_of, step.size)
+        self.parts = _power(np.diff(merge[0]).max())  # a power of two: the kernel is compiled for it
         self.upload.fit(**{f"{name}{self.name}": size for name, size in (
             ("queries", 2 * step.size), ("entries", int((length + spare).sum())), ("bits", int((length + spare).sum())),
             ("merge_start", step.size + 1), ("merge", len(merge[1])),
