@@ -96,12 +96,15 @@ class Run:
             own.grad = None
         return self.lm
 
+    def check_time(self) -> None:
+        """`TimeoutError` where nothing new is to begin."""
+        if time.perf_counter() > self.deadline:
+            raise TimeoutError("no time left")
+
     @contextmanager
     def trying(self, what: str) -> Iterator[None]:
         """What fails inside is noted, and the next one goes on."""
         try:
-            if time.perf_counter() > self.deadline:
-                raise TimeoutError("no time left")
             yield
         except Exception as error:
             lines = [line for line in str(error).strip().splitlines() if line.strip()] or [""]
@@ -194,6 +197,7 @@ def measure(
     steps, times, first, peak = {}, {}, {}, {}
     for name, keys in variants.items():
         with run.trying(f"{part}: {name}"):
+            run.check_time()
             keys = dict(keys)
             plain = keys.pop("plain_head", False)
             steps[name] = plain, step_of(keys)
@@ -203,6 +207,7 @@ def measure(
     for number in range(rounds):
         for name in list(times)[:: -1 if number % 2 else 1]:
             with run.trying(f"{part}: {name}, round {number}"):
+                run.check_time()
                 if device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats()
                 times[name] += [timed(steps[name], device) for _ in range(run.steps)]
@@ -311,6 +316,7 @@ def part_agree(run: Run) -> None:
             if name in EXTRA:
                 continue
             with run.trying(f"agree, {dtype}: {name}"):
+                run.check_time()
                 config = SFTConfig(steps=1, batch=len(layouts), **keys)
                 with kernels_of(config, lm.model):
                     loss, _ = sft.accumulate_gradient(lm, config, layouts)
@@ -414,6 +420,7 @@ def main() -> None:
     for name in options.only.split(","):
         began = time.perf_counter()
         with run.trying(name):
+            run.check_time()
             PARTS[name](run)
         emptied()
         print(f"== {name}: {time.perf_counter() - began:.1f} s", flush=True)
