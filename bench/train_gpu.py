@@ -4,9 +4,9 @@
     python bench/train_gpu.py --only sft-bf16,profile,grpo --seconds 130  # the most important, in 150
     python bench/train_gpu.py --tiny                                  # from start to end on a CPU: is the script whole?
 
-Parts (`--only`, done in the order that it names): sft-bf16, grpo, lora-4b, agree, profile, sft-autocast. Random weights and tokens. The
-variants of a part take turns; a step is the loop's own: collate, forward, backward, clipped update. "first" holds the
-compilation. A part or variant that fails loses itself only; its error stands below the table.
+Parts (`--only`, done in the order that it names): sft-bf16, grpo, lora-4b, agree, profile, sft-autocast. Weights and
+tokens are random. The variants of a part take turns; a step is the loop's own: collate, forward, backward, clipped
+update. "first" holds the compilation. A part or variant that fails loses itself only; its error stands below the table.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from polythink.bench.machine import describe, wait
-from polythink.bench.model import Subject, open_subject
+from polythink.bench.model import make
+from polythink.bench.shapes import CONTEXT, SHAPES
 from polythink.models import compiled
 from polythink.models.batch import masks, pack
-from polythink.models.lm import checkpoint_activations
+from polythink.models.lm import LanguageModel, checkpoint_activations
 from polythink.run.folder import write_json
 from polythink.run.table import markdown_table
 from polythink.trace.layout import Layout, Piece, lay_out
@@ -45,9 +47,11 @@ VARIANTS = {
     "dense": {},
     "flex": FLEX,
     "flex, layers compiled": {**FLEX, "compile": True, "plain_head": True},
+    "flex, compiled, 1 GB of logits": {**FLEX, "compile": True, "logits_memory_bytes": 1 << 30},
     "flex, compiled": {**FLEX, "compile": True},
 }
-TINY_VARIANTS = {"dense": {}, "compiled": {"compile": True}}  # no flex attention on a CPU
+EXTRA = ("flex, layers compiled", "flex, compiled, 1 GB of logits")  # for the first part only
+TINY_VARIANTS = {"dense": {}, "compiled": {"compile": True, "logits_memory_bytes": 1 << 18}}  # no flex on a CPU
 
 
 @dataclass
@@ -61,7 +65,8 @@ class Run:
     rows: list[dict] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     found: dict = field(default_factory=dict)
-    subjects: dict[str, Subject] = field(default_factory=dict)
+    shape: str = ""
+    lm: LanguageModel | None = None
 
     @property
     def variants(self) -> dict[str, dict]:
@@ -71,21 +76,35 @@ class Run:
     def fastest(self) -> str:
         return list(self.variants)[-1]
 
-    def subject(self, shape: str, dtype: str) -> Subject:
-        """The random model of a shape; one at a time is kept."""
-        key = f"{shape}/{dtype}"
-        if key not in self.subjects:
-            self.subjects.clear()
+    def subject(self, shape: str, dtype: str) -> LanguageModel:
+        """A random Qwen3 of a shape, one at a time; its tokenizer is a small one, since no text is read."""
+        shape = "tiny" if self.tiny else shape
+        if self.shape != shape or self.lm is None:
+            self.lm = None
             emptied()
-            self.subjects[key] = open_subject("tiny" if self.tiny else shape, self.device, dtype)
-        return self.subjects[key]
+            sizes = {key: value for key, value in SHAPES[shape].items() if key != "vocabulary"}
+            config = Qwen3Config(
+                **sizes, vocab_size=SHAPES[shape]["vocabulary"], max_position_embeddings=CONTEXT, rope_theta=1e6,
+                tie_word_embeddings=True, attn_implementation="sdpa",
+            )  # fmt: skip
+            torch.manual_seed(0)
+            with torch.device(self.device):
+                model = Qwen3ForCausalLM(config)
+            self.lm, self.shape = replace(make("tiny", "float32"), model=model), shape
+        for own in self.lm.model.parameters():  # not buffers: rotary frequencies stay exact
+            own.data = own.data.to(getattr(torch, dtype))
+            own.grad = None
+        return self.lm
+
+    def check_time(self) -> None:
+        """`TimeoutError` where nothing new is to begin."""
+        if time.perf_counter() > self.deadline:
+            raise TimeoutError("no time left")
 
     @contextmanager
     def trying(self, what: str) -> Iterator[None]:
         """What fails inside is noted, and the next one goes on."""
         try:
-            if time.perf_counter() > self.deadline:
-                raise TimeoutError("no time left")
             yield
         except Exception as error:
             lines = [line for line in str(error).strip().splitlines() if line.strip()] or [""]
@@ -98,12 +117,12 @@ class Run:
 # ---- data
 
 
-def trace(rng: np.random.Generator, words: list[int], prompt: int, main: int, blocks: int, paths: int, path: int,
+def trace(rng: np.random.Generator, words: int, prompt: int, main: int, blocks: int, paths: int, path: int,
           summary: int) -> Layout:  # fmt: skip
     """A structured trace: a prompt, then text and blocks of paths and their summaries in turn."""
 
     def piece(kind: str, count: int, block: int = -1, number: int = 0) -> Piece:
-        drawn = rng.choice(words, count).tolist()
+        drawn = rng.integers(words, size=count).tolist()
         return Piece(kind, tuple(drawn), (kind != "prompt",) * count, block, number)
 
     pieces = [piece("prompt", prompt)]
@@ -114,27 +133,27 @@ def trace(rng: np.random.Generator, words: list[int], prompt: int, main: int, bl
     return lay_out(pieces, "structured")
 
 
-def sft_traces(subject: Subject, tiny: bool) -> list[Layout]:
+def sft_traces(lm: LanguageModel, tiny: bool) -> list[Layout]:
     """4 traces of 2,048 tokens: 256 of the prompt, two blocks of 4 paths."""
     rng = np.random.default_rng(0)
     sizes = (16, 8, 2, 4, 10, 8) if tiny else (256, 32, 2, 4, 200, 64)
-    return [trace(rng, subject.words, *sizes) for _ in range(4)]
+    return [trace(rng, lm.model.config.vocab_size, *sizes) for _ in range(4)]
 
 
-def long_trace(subject: Subject, tiny: bool) -> list[Layout]:
+def long_trace(lm: LanguageModel, tiny: bool) -> list[Layout]:
     """One trace of 16,384 tokens: a prompt of 512, four blocks of 4 paths."""
     sizes = (16, 8, 4, 4, 10, 8) if tiny else (512, 128, 4, 4, 928, 128)
-    return [trace(np.random.default_rng(1), subject.words, *sizes)]
+    return [trace(np.random.default_rng(1), lm.model.config.vocab_size, *sizes)]
 
 
-def rollouts(subject: Subject, tiny: bool) -> list[list[TrainItem]]:
+def rollouts(lm: LanguageModel, tiny: bool) -> list[list[TrainItem]]:
     """8 groups of 8 samples of 2 paths, 9,728 tokens together; log-probabilities near those of a random model."""
     rng = np.random.default_rng(2)
     sizes = (8, 1, 1, 2, 6, 4) if tiny else (48, 7, 1, 2, 32, 33)
 
     def item(number: int) -> TrainItem:
-        layout = trace(rng, subject.words, *sizes)
-        drawn = np.full(len(layout), -np.log(len(subject.words)), np.float32)
+        layout = trace(rng, lm.model.config.vocab_size, *sizes)
+        drawn = np.full(len(layout), -np.log(lm.model.config.vocab_size), np.float32)
         return TrainItem(layout, drawn, drawn, np.ones(len(layout), np.float32), 1.0 if number % 2 else -1.0)
 
     return [[item(number) for number in range(8)] for _ in range(8)]
@@ -178,6 +197,7 @@ def measure(
     steps, times, first, peak = {}, {}, {}, {}
     for name, keys in variants.items():
         with run.trying(f"{part}: {name}"):
+            run.check_time()
             keys = dict(keys)
             plain = keys.pop("plain_head", False)
             steps[name] = plain, step_of(keys)
@@ -187,6 +207,7 @@ def measure(
     for number in range(rounds):
         for name in list(times)[:: -1 if number % 2 else 1]:
             with run.trying(f"{part}: {name}, round {number}"):
+                run.check_time()
                 if device.type == "cuda":
                     torch.cuda.reset_peak_memory_stats()
                 times[name] += [timed(steps[name], device) for _ in range(run.steps)]
@@ -214,9 +235,8 @@ def timed(step: tuple[bool, Callable], device: torch.device) -> float:
 # ---- parts
 
 
-def sft_step(run: Run, subject: Subject, layouts: list[Layout], optimiser, keys: dict) -> Callable[[], None]:
+def sft_step(run: Run, lm: LanguageModel, layouts: list[Layout], optimiser, keys: dict) -> Callable[[], None]:
     """One step of supervised fine-tuning, as `train_sft` does it."""
-    lm = subject.lm
     config = SFTConfig(steps=1, lr=SMALL_LR, batch=len(layouts), **keys)
 
     def step() -> None:
@@ -228,16 +248,16 @@ def sft_step(run: Run, subject: Subject, layouts: list[Layout], optimiser, keys:
 
 
 def sft_part(run: Run, dtype: str, autocast: bool) -> None:
-    subject = run.subject("0.6b", dtype)
-    subject.lm.model.train()
-    layouts = sft_traces(subject, run.tiny)
-    optimiser = make_optimiser(subject.lm.model, SFTConfig(steps=1, lr=SMALL_LR))
+    lm = run.subject("0.6b", dtype)
+    lm.model.train()
+    layouts = sft_traces(lm, run.tiny)
+    optimiser = make_optimiser(lm.model, SFTConfig(steps=1, lr=SMALL_LR))
     name = "SFT, float32 + autocast" if autocast else f"SFT, {dtype}"
     variants = {k: {**v, "autocast": autocast} for k, v in run.variants.items()}
     if autocast and not run.tiny:  # each compilation takes its time
         variants = {k: v for k, v in variants.items() if k in ("dense", "flex, compiled")}
     measure(
-        run, name, variants, lambda keys: sft_step(run, subject, layouts, optimiser, keys),
+        run, name, variants, lambda keys: sft_step(run, lm, layouts, optimiser, keys),
         sum(map(len, layouts)), seen_share(layouts),
     )  # fmt: skip
 
@@ -252,9 +272,8 @@ def part_sft_autocast(run: Run) -> None:
 
 def part_grpo(run: Run) -> None:
     """One training pass with its update over 8 groups of 8 samples."""
-    subject = run.subject("0.6b", "float32" if run.tiny else "bfloat16")
-    lm = subject.lm
-    groups = rollouts(subject, run.tiny)
+    lm = run.subject("0.6b", "float32" if run.tiny else "bfloat16")
+    groups = rollouts(lm, run.tiny)
     layouts = [item.layout for group in groups for item in group]
     optimiser = make_optimiser(lm.model, PolicyConfig(lr=SMALL_LR))
     spread = torch.zeros(len(groups), dtype=torch.bool)
@@ -265,40 +284,39 @@ def part_grpo(run: Run) -> None:
 
     packed = {"pack": 256 if run.tiny else 2048}
     variants = {"dense": {}, "dense, packed": packed} | {
-        f"{k}, packed": {**v, **packed} for k, v in run.variants.items() if k not in ("dense", "flex, layers compiled")
+        f"{k}, packed": {**v, **packed} for k, v in run.variants.items() if k not in ("dense", *EXTRA)
     }
     measure(run, "GRPO pass", variants, step_of, sum(map(len, layouts)), seen_share([pack(layouts[:13])]))
 
 
 def part_lora_4b(run: Run) -> None:
     """Adapters on the 4B shape, one trace of 16k tokens, activations computed again."""
-    subject = run.subject("4b", "float32" if run.tiny else "bfloat16")
-    lm = subject.lm
+    lm = run.subject("4b", "float32" if run.tiny else "bfloat16")
     keys = {"lora": {"r": 1 if run.tiny else 32}, "lr": SMALL_LR, "steps": 1}
     add_adapters(lm, SFTConfig(**keys), 0)
     checkpoint_activations(lm.model)
     lm.model.train()
-    layouts = long_trace(subject, run.tiny)
+    layouts = long_trace(lm, run.tiny)
     optimiser = make_optimiser(lm.model, SFTConfig(**keys))
     variants = {k: {**v, "autocast": not run.tiny} for k, v in run.variants.items() if k == run.fastest}
-    step_of = lambda own: sft_step(run, subject, layouts, optimiser, own)  # noqa: E731
+    step_of = lambda own: sft_step(run, lm, layouts, optimiser, own)  # noqa: E731
     measure(run, "LoRA, 4B", variants, step_of, sum(map(len, layouts)), seen_share(layouts), rounds=1)
-    run.subjects.clear()
+    run.lm = None
 
 
 def part_agree(run: Run) -> None:
     """Losses and gradients of each variant against the dense one, same weights and batch."""
     table = {}
     for dtype in ("float32",) if run.tiny else ("bfloat16", "float32"):
-        subject = run.subject("0.6b", dtype)
-        lm = subject.lm
+        lm = run.subject("0.6b", dtype)
         lm.model.train()
         lm.model.zero_grad(set_to_none=True)
-        layouts = sft_traces(subject, run.tiny)[:2]
+        layouts = sft_traces(lm, run.tiny)[:2]
         for name, keys in run.variants.items():
-            if name == "flex, layers compiled":
+            if name in EXTRA:
                 continue
             with run.trying(f"agree, {dtype}: {name}"):
+                run.check_time()
                 config = SFTConfig(steps=1, batch=len(layouts), **keys)
                 with kernels_of(config, lm.model):
                     loss, _ = sft.accumulate_gradient(lm, config, layouts)
@@ -322,11 +340,11 @@ def part_profile(run: Run) -> None:
     """Which kernels take the time of a step of the fastest variant, and how much of it the GPU works."""
     from torch.profiler import ProfilerActivity, profile
 
-    subject = run.subject("0.6b", "float32" if run.tiny else "bfloat16")
-    subject.lm.model.train()
-    layouts = sft_traces(subject, run.tiny)
-    optimiser = make_optimiser(subject.lm.model, SFTConfig(steps=1, lr=SMALL_LR))
-    step = sft_step(run, subject, layouts, optimiser, dict(run.variants[run.fastest]))
+    lm = run.subject("0.6b", "float32" if run.tiny else "bfloat16")
+    lm.model.train()
+    layouts = sft_traces(lm, run.tiny)
+    optimiser = make_optimiser(lm.model, SFTConfig(steps=1, lr=SMALL_LR))
+    step = sft_step(run, lm, layouts, optimiser, dict(run.variants[run.fastest]))
     device = torch.device(run.device)
     alone = [timed((False, step), device) for _ in range(4)][-1]
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
@@ -402,6 +420,7 @@ def main() -> None:
     for name in options.only.split(","):
         began = time.perf_counter()
         with run.trying(name):
+            run.check_time()
             PARTS[name](run)
         emptied()
         print(f"== {name}: {time.perf_counter() - began:.1f} s", flush=True)

@@ -140,7 +140,7 @@ def _normalised(hidden, weight, bias, temperature, tokens) -> tuple[torch.Tensor
 def _gradient(
     hidden, weight, bias, temperature, tokens, norm, factor, fused
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(R, V) of the weight's type: factor x (1 for the token - softmax), and its sum over the rows if there is a bias."""
+    """(R, V) gradient of the logits, factor x (1 for the token - softmax); and its sum over rows if there is a bias."""
     piece = _logits(hidden, weight, bias, temperature)
     piece = piece.sub_(norm[:, None]).exp_().mul_(-factor[:, None])
     if fused:  # a comparison is part of one kernel, a scatter is not
@@ -152,10 +152,11 @@ def _gradient(
 
 
 def _run(function: Callable, fused: bool, *piece):
-    """The function of a piece, compiled if `fused`: for any number of rows, which is that of each tensor but the weight."""
+    """The function of a piece; compiled if `fused`, for any number of rows, which all have but weight and bias."""
     if not fused:
         return function(*piece)
-    for tensor in (piece[0], *piece[3:]):
+    hidden, _, _, *others = piece
+    for tensor in (hidden, *others):
         if isinstance(tensor, torch.Tensor):
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
     return compiled(function)(*piece)
