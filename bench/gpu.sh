@@ -6,8 +6,8 @@
 #
 # Installs nothing from a network; wheels in .whl/ are installed if the folder is there. Every part has a limit of its
 # own and none may pass the common deadline: what fails or is slow loses itself only. $OUT (default runs/gpu) gets
-# summary.md, results.json and log.txt. PYTHON names the interpreter, BACKENDS the engine's backends to compare.
-# Exit status: 0 if all correctness checks passed, 1 otherwise.
+# summary.md, results.json and log.txt. PYTHON names the interpreter, BACKENDS the engine's backends to compare, PARTS
+# the parts to run (default: all). Exit status: 0 if all correctness checks passed, 1 otherwise.
 set -u
 { # read whole before it runs, so that editing the file does not change a run
 cd "$(dirname "$0")/.."
@@ -24,12 +24,12 @@ LOG=$OUT/log.txt
 
 if [ "${1:-}" = --tiny ]; then
   DEVICE=cpu SMALL=tiny LARGE=tiny DTYPE=float32 PROMPT=32 LONG=64 GROUP=48 STEPS=4 WORKERS=0 DEADLINE=${TINY_DEADLINE:-1500}
-  DRAWING="--path 8 --summary 4 --runs 1" CASES="1x1,1x8,2x8,4x8" LARGE_CASES="1x8,4x8" GROUPED="1:4x1@48,4x1@48"
+  DRAWING="--path 8 --summary 4 --runs 1" CASES="1x1,1x8,2x8,4x8" LARGE_CASES="1x8,4x8" PEER_CASES="1x8" GROUPED="1:4x1@48,4x1@48"
   TESTS="tests/engine/test_structured.py tests/models/test_batch.py" BACKENDS=${BACKENDS:-auto,padded}
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 else
   DEVICE=cuda SMALL=0.6b LARGE=4b DTYPE=bfloat16 PROMPT=512 LONG=8192 GROUP=2048 STEPS=16 WORKERS=8
-  DRAWING="" CASES="1x1,1x8,8x8,64x8,32x4" LARGE_CASES="1x8,64x8" GROUPED="1:64x1@2048,64x1@2048"
+  DRAWING="" CASES="1x1,1x8,8x8,64x8,32x4" LARGE_CASES="1x8,64x8" PEER_CASES="1x8,8x8" GROUPED="1:64x1@2048,64x1@2048"
   TESTS="tests/engine tests/models/test_batch.py tests/models/test_logprobs.py tests/models/test_thoughts.py" BACKENDS=${BACKENDS:-auto,flat}
 fi
 
@@ -37,6 +37,7 @@ fi
 part() {
   local name=$1 limit=$2 left=$((DEADLINE - SECONDS)) started=$SECONDS status
   shift 2
+  [[ -z ${PARTS:-} || " $PARTS " = *" $name "* ]] || return 0
   if [ "$left" -lt 10 ]; then
     printf '%s\t%s\t%s\n' "$name" "no time left" 0 >>"$WORK/parts.tsv"
     return
@@ -76,13 +77,14 @@ if [ -f bench/graph_check.py ]; then
 fi
 
 # ---- numbers, the most important first
-decode small 100 "$SMALL" "$CASES" generate,continuous,vllm
+decode small 100 "$SMALL" "$CASES" generate,vllm
 decode large 60 "$LARGE" "$LARGE_CASES" none
 decode sharing 60 "$SMALL" "1x8@$LONG,8x1@$LONG,$GROUPED" none
 # shellcheck disable=SC2086
 part drawing 40 "$PYTHON" bench/grpo_drawing.py "$SMALL" --dtype "$DTYPE" --device "$DEVICE" $DRAWING \
   --out "$WORK/drawing.json"
 decode profile 40 "$SMALL" "1x8" none --profile
+decode peers 60 "$SMALL" "$PEER_CASES" continuous # alone: an assertion on the device ends the process
 
 "$PYTHON" bench/gpu_table.py "$WORK" "$OUT"
 exit $?

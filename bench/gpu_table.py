@@ -1,6 +1,6 @@
 """The table at the end of `bench/gpu.sh`: python bench/gpu_table.py FOLDER OUT
 
-FOLDER holds parts.tsv (name, status, seconds of each part), and small.json, large.json, sharing.json, profile.json
+FOLDER holds parts.tsv (name, status, seconds of each part), and small.json, peers.json, large.json, sharing.json, profile.json
 (results of `polythink bench decode`) and drawing.json, as far as they came about. Writes summary.md and results.json
 into OUT and prints the summary. Exit status 1 if a correctness part failed or did not run.
 """
@@ -48,8 +48,9 @@ def bars(results: dict[str, Any]) -> Iterator[tuple[str, str, float | None, bool
             value = best[case]["ms"] if case in best else None
             yield f"{part} model, {case}: ms a step", f"<= {most}", value, None if value is None else value <= most
     for case in ("1x8@512", "8x8@512"):
-        other = small.get(case, {}).get("others", {}).get("continuous")
-        value = other["ms"] / small[case]["ms"] if other else None
+        best = found(results.get("peers")).get(case, {})
+        other = best.get("others", {}).get("continuous")
+        value = other["ms"] / best["ms"] if other else None
         about = f" ({other['about']})" if other else ""
         yield (
             f"{case}: times faster than continuous batching{about}",
@@ -79,7 +80,7 @@ def summary(results: dict[str, Any], parts: list[list[str]], counted: str) -> st
         markdown_table(("part", "status", "s"), [[n, "passed" if s == "0" else f"**{s}**", t] for n, s, t in parts]),
         f"tests: {counted}\n",
     ]
-    for name in ("small", "large", "sharing", "profile"):
+    for name in ("small", "peers", "large", "sharing", "profile"):
         if results.get(name):
             text.append(f"## {name}\n\n{decode_tables(results[name])}")
     text.append(f"## What must hold\n\n{markdown_table(('what', 'wanted', 'measured', 'reached'), rows)}")
@@ -87,7 +88,7 @@ def summary(results: dict[str, Any], parts: list[list[str]], counted: str) -> st
 
 
 def read(folder: Path) -> tuple[dict[str, Any], list[list[str]], str]:
-    names = (*MOST_MS, "sharing", "profile", "drawing")
+    names = (*MOST_MS, "peers", "sharing", "profile", "drawing")
     files = {name: folder / f"{name}.json" for name in names}
     results = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
     file = folder / "parts.tsv"

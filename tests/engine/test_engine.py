@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 
+from helpers.device import FAST
 from helpers.tiny import drawn, family, gaps, lean_towards, requests, tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
@@ -270,7 +271,7 @@ def test_other_families(model_type):
         "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4}, "gemma2": {"sliding_window": 6, "head_dim": 8},
     }.get(model_type, {})  # fmt: skip
     lm = family(model_type, **changes)
-    kind = {"gpt2": "flat", "stablelm": "flat", "gemma2": "padded"}.get(model_type, "lean")
+    kind = {"gpt2": "flat", "stablelm": "flat", "gemma2": "padded"}.get(model_type, FAST)
     with pytest.warns(UserWarning, match="decodes slowly here") if kind == "padded" else nullcontext():
         auto = Engine(lm, max_num_seqs=4)
     assert auto.backend.kind == kind

@@ -141,7 +141,7 @@ def test_steps_are_padded_to_few_sizes():
     sizes = [padded(n) for n in range(1, 2000)]
     assert all(size >= n for n, size in enumerate(sizes, start=1))
     assert sizes == sorted(sizes)
-    assert sorted(set(sizes))[:12] == [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192]
+    assert sorted(set(sizes))[:12] == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320, 384]
     assert all(size - n < 64 for n, size in enumerate(sizes, start=1) if n > 256)
 
 

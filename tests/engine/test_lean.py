@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.device import DEVICE
+from helpers.device import DEVICE, FAST
 from helpers.tiny import drawn, family, gaps, lean_towards, requests, thinker, tiny
 from polythink.engine.backends import lean as backend
 from polythink.engine.backends.lean import LeanBackend
@@ -102,7 +102,7 @@ def test_each_family_equals_the_flat_backend_and_one_masked_forward(name):
     lm = of(name)
     with quiet():
         auto = Engine(lm, max_num_seqs=4)
-    assert auto.backend.kind == "lean"
+    assert auto.backend.kind == FAST
     wanted = requests(lm, 4)
     found = auto.generate(wanted, PARAMS, seed=3)
     joined = [r for r in found if any(s.kind == "summary" for s in r.segments)]
@@ -354,7 +354,7 @@ def test_thought_embeddings_and_scaled_queries_stay_lean():
     lm = thinker()
     with quiet():
         engine = Engine(lm, max_num_seqs=4)
-        assert engine.backend.kind == "lean"
+        assert engine.backend.kind == FAST
         params = PARAMS.model_copy(update={"length_scaling_above": 1, "paths": 3})
         found = engine.generate(requests(lm, 5), params, seed=3)
         assert engine.backend.family is not None

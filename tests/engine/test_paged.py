@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from helpers.graphs import Story
+from helpers.device import DEVICE
 from helpers.interpreted import needs_triton
 from polythink.engine.kernels.attention import attend_pages
 from polythink.engine.paged import arena
@@ -18,7 +19,7 @@ from polythink.engine.paged.work import Work
 
 
 def cache_of(kernel: str = "torch", windows=(None, 9), heads=4, kv_heads=2, head_size=16, dtype=torch.float32, **more):
-    return PagedCache(len(windows), heads, kv_heads, head_size, dtype, "cpu", windows, kernel=kernel, **more)
+    return PagedCache(len(windows), heads, kv_heads, head_size, dtype, DEVICE, windows, kernel=kernel, **more)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.device import DEVICE
 from helpers.graphs import Story
 from helpers.interpreted import HAS_TRITON, needs_triton
 from polythink.engine.kernels.attention import attend_pages, attend_pages_twin, widest_block
@@ -38,7 +40,7 @@ def run(story: Story, kernel: str, moves) -> float:
 @pytest.mark.parametrize(("heads", "kv_heads", "head_size"), SHAPES)
 def test_shapes_and_kinds_of_numbers(kernel, heads, kv_heads, head_size, dtype):
     """A chunk, a fork in the middle of a step, and a plain step."""
-    cache = PagedCache(1, heads, kv_heads, head_size, dtype, "cpu", kernel="torch", programs=4)
+    cache = PagedCache(1, heads, kv_heads, head_size, dtype, DEVICE, kernel="torch", programs=4)
     story = Story(cache, heads + head_size, rows=1, padding=1)
     story.start(0)
     (line,) = story.lines.values()
@@ -55,7 +57,7 @@ def test_shapes_and_kinds_of_numbers(kernel, heads, kv_heads, head_size, dtype):
 )
 def test_many_readers_of_a_prefix_take_wide_tiles(kernel, readers, tiles):
     """Wide tiles of 32 queries beside the narrow ones of the rows' own pages; two launches."""
-    cache = PagedCache(1, 4, 2, 16, torch.bfloat16, "cpu", kernel="torch", programs=8)
+    cache = PagedCache(1, 4, 2, 16, torch.bfloat16, DEVICE, kernel="torch", programs=8)
     story = Story(cache, 0)
     prefix = story.add_prefix(100, 50)
     story.random.random = lambda: 0.5  # every trace reads the prefix
@@ -92,6 +94,6 @@ def test_kernels_compile_for_an_h100(tmp_path):
     )
     tests = Path(__file__).parents[1]
     env = {"TRITON_CACHE_DIR": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    env["PYTHONPATH"] = f"{tests}:{tests.parent / 'src'}"
+    env["PYTHONPATH"] = os.pathsep.join((str(tests), str(tests.parent / "src"), os.environ.get("PYTHONPATH", "")))
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

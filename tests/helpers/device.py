@@ -11,6 +11,7 @@ from polythink.models import batch
 from polythink.trace.layout import Layout
 
 DEVICE = torch.device(os.environ.get("POLYTHINK_TEST_DEVICE", "cpu"))
+FAST = "graphed" if DEVICE.type == "cuda" else "lean"  # what an engine takes for a model of the Llama family
 
 
 def collate(layouts: Sequence[Layout], pad_id: int = 0) -> batch.Batch:

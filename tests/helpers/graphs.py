@@ -136,7 +136,7 @@ class Story:
         cache, n = self.cache, len(moves)
         size = n + self.padding
         shape = (cache.layers, size, cache.heads + 2 * cache.kv_heads, cache.head_size)
-        drawn = torch.randn(shape, generator=self.torch).to(cache.dtype)
+        drawn = torch.randn(shape, generator=self.torch).to(cache.device, cache.dtype)
         query, key_value = drawn[:, :, : cache.heads], drawn[:, :, cache.heads :]
         slots, positions = [], []
         for number, (line, segment) in enumerate(moves):
@@ -155,7 +155,7 @@ class Story:
         for layer in range(cache.layers):
             cache.write(layer, *(x.contiguous() for x in key_value[layer].split(cache.kv_heads, 1)))
             out = cache.attend(layer, self.queries[layer])
-            expected = torch.zeros(size, cache.heads, cache.head_size, dtype=torch.float64)
+            expected = torch.zeros(size, cache.heads, cache.head_size, dtype=torch.float64, device=cache.device)
             for number, (line, segment) in enumerate(moves):
                 expected[number] = self.naive(layer, line, segment, slots[number], query[layer, number], scale[number])
             found.append((out, expected))

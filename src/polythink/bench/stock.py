@@ -84,7 +84,7 @@ class Generate:
 
 
 class Continuous:
-    """transformers' continuous batching. One request per path, or per problem where all have as many (it forks them).
+    """transformers' continuous batching, one request per path. It shares the pages of equal prompts by itself.
 
     It takes a flash attention where one is installed, which it needs to be fast, and the model's own otherwise.
     """
@@ -100,15 +100,9 @@ class Continuous:
         from transformers import ContinuousBatchingConfig
 
         check_memory(self.subject, traces, steps)
-        forks = case.paths is not None
-        self.children = case.paths * case.samples if forks else 1
-        self.inputs = (
-            [list(trace.prompt) for trace in traces if trace.sample == 0]
-            if forks
-            else [list(trace.prompt) for trace in traces for _ in range(trace.paths)]
-        )
+        self.inputs = [list(trace.prompt) for trace in traces for _ in range(trace.paths)]
         longest = max(map(len, self.inputs))
-        rows = len(self.inputs) * self.children
+        rows = len(self.inputs)
         self.lag = -(-sum(map(len, self.inputs)) // CHUNK) + 2  # steps until the last prompt has been read
         pages = -(-(longest + steps + self.lag) // PAGE) + 1
         known = ContinuousBatchingConfig.__dataclass_fields__
@@ -124,12 +118,14 @@ class Continuous:
             self.inputs, continuous_batching_config=self.config, record_timestamps=True, progress_bar=False,
             persistent_manager=True,  # its CUDA graphs are kept from run to run
             generation_config=GenerationConfig(
-                do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=steps + self.lag,
-                num_return_sequences=self.children, pad_token_id=self.subject.lm.pad, eos_token_id=-1,
+                # not sampled, which is cheaper: FlashAttention leaves what it likes in rows of padding, and
+                # torch.multinomial ends the process where it finds that these are not numbers
+                do_sample=False, max_new_tokens=steps + self.lag,
+                pad_token_id=self.subject.lm.pad, eos_token_id=-1,
             ),
         )  # fmt: skip
         outputs = list(done.values())
-        wanted = len(self.inputs) * self.children
+        wanted = len(self.inputs)
         if len(outputs) < wanted or any(output.error for output in outputs):
             first = next((output.error for output in outputs if output.error), "no reason given")
             raise Skipped(f"{wanted - len(outputs)} of {wanted} requests are missing: {first}")

@@ -63,7 +63,7 @@ class PagedCache:
         windows: Sequence[int | None] | None = None,
         memory_bytes: int | None = None,
         kernel: str | None = None,
-        programs: int = 256,
+        programs: int = 512,
     ) -> None:
         self.layers, self.heads, self.kv_heads, self.head_size = layers, heads, kv_heads, head_size
         self.dtype, self.device = dtype, torch.device(device)

@@ -43,7 +43,7 @@ class Tiling:
     share: int  # query heads that share a key head: packed rows of a query
     kv_heads: int
     widest: int = 64  # packed rows of a wide tile: for prompts, and for prefixes with many readers
-    programs: int = 256  # fill a GPU of 132 multiprocessors, two on each
+    programs: int = 512  # fill a GPU of 132 multiprocessors, four on each
     least_pages: int = 4  # of a narrow tile's item: one block of keys
 
 
