@@ -1,8 +1,8 @@
 """The table at the end of `bench/gpu.sh`: python bench/gpu_table.py FOLDER OUT
 
-FOLDER holds parts.tsv (name, status, seconds of each part), and small.json, peers.json, large.json, sharing.json, profile.json
-(results of `polythink bench decode`) and drawing.json, as far as they came about. Writes summary.md and results.json
-into OUT and prints the summary. Exit status 1 if a correctness part failed or did not run.
+FOLDER holds parts.tsv (name, status, seconds of each part), and small.json, peers.json, large.json, sharing.json,
+profile.json (results of `polythink bench decode`) and drawing.json, as far as they came about. Writes summary.md and
+results.json into OUT and prints the summary. Exit status 1 if a correctness part failed or did not run.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 import torch
 
-from helpers.graphs import Story
 from helpers.device import DEVICE
+from helpers.graphs import Story
 from helpers.interpreted import needs_triton
 from polythink.engine.kernels.attention import attend_pages
 from polythink.engine.paged import arena

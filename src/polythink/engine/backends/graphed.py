@@ -35,8 +35,8 @@ FIRST_BRANCHES = 256  # results that there is room for; doubles
 def padded(n: int) -> int:
     """The size to which n tokens are padded: 8, 16, 24, 32, 48, .., 256, then multiples of 64.
 
-    Steps of up to 64 tokens or so take the time of reading the weights; in prompts each token costs arithmetic. Products
-    with one row are slower than with eight: 48 microseconds a layer of 0.6B against 37 (cuBLAS 13, H200).
+    Steps of up to 64 tokens or so take the time of reading the weights; in prompts each token costs arithmetic. The
+    products of one row take longer than those of eight: 48 microseconds a layer against 37 (0.6B, cuBLAS 13, H200).
     """
     if n > 256:
         return -(-n // 64) * 64

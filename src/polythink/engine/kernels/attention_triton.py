@@ -12,7 +12,7 @@ import triton.language as tl
 from polythink.engine.kernels.attention import Inputs
 from polythink.engine.paged.work import Launch
 
-MOST_PARTS = 16  # partial results of a token and head that are merged at once
+MOST_PARTS = 32  # partial results of a token and head that are merged at once
 
 
 @triton.jit
@@ -127,9 +127,9 @@ def merge_kernel(
 def options(block: int, head_size: int, itemsize: int) -> dict[str, int]:
     """Keys per round, warps and pipeline stages for a tile of that many packed rows.
 
-    With 16 bits nothing spills on an H100, and several blocks find room on a multiprocessor. For narrow tiles rounds of
-    32 keys are measured on an H200: 64 x 8 paths take 3.7 ms a step of 0.6B with them and 4.0 with 64 keys in 5 stages;
-    2 or 4 warps and 3 to 5 stages are alike. Float32 is for exactness, not for speed.
+    With 16 bits nothing spills on an H100. Of narrow tiles four blocks find room on a multiprocessor, so that all
+    programs of a step run at once (`Tiling.programs`): 64 x 8 paths take 3.7 ms a step of 0.6B on an H200, and 4.0 with
+    rounds of 64 keys in 5 stages; 2 or 4 warps and 3 to 5 stages are alike. Float32 is for exactness, not for speed.
     """
     wide = head_size > 128
     if itemsize > 2:
@@ -138,7 +138,7 @@ def options(block: int, head_size: int, itemsize: int) -> dict[str, int]:
         return {"KEYS": 64, "num_warps": 8, "num_stages": 5}
     if block > 32:
         return {"KEYS": 32, "num_warps": 8 if wide else 4, "num_stages": 5}
-    return {"KEYS": 32, "num_warps": 4, "num_stages": 4}
+    return {"KEYS": 32, "num_warps": 4, "num_stages": 3}
 
 
 def split_constants(block: int, heads: int, kv_heads: int, head_size: int) -> dict[str, int]:

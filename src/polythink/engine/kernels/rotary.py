@@ -50,8 +50,8 @@ def rotate_and_write(
             q, k, v, cos, sin, slot, keys, values, out, q_norm, k_norm, q if vector is None else vector,
             q.stride(0), k.stride(0), v.stride(0), keys.stride(0), 0 if vector is None else vector.stride(0),
             heads, kv_heads, size, eps, offset,
-            turn is not None, norms is not None, offset != 0, vector is not None, triton.next_power_of_2(size), together,
-            num_warps=together,
+            turn is not None, norms is not None, offset != 0, vector is not None, triton.next_power_of_2(size),
+            together, num_warps=together,
         )  # fmt: skip
     return out
 
