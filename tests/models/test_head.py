@@ -164,7 +164,7 @@ def test_the_gradient_is_the_derivative() -> None:
     hidden, weight, bias = (torch.randn(*shape, requires_grad=True) for shape in ((3, 4), (7, 4), (7,)))
     tokens, temperature = torch.tensor([1, 6, 1]), torch.tensor([1.0, 0.5, 2.0])
     right = ((hidden @ weight.T + bias) / temperature[:, None]).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-    found = HeadLogprobs.apply(hidden, weight, bias, tokens, temperature, 2, torch.float32)
+    found = HeadLogprobs.apply(hidden, weight, bias, tokens, temperature, 2, torch.float32, False)
     assert torch.allclose(found, right, atol=1e-6)
     given = torch.tensor([1.0, -2.0, 0.3])
     for a, b in zip(*(torch.autograd.grad(x @ given, (hidden, weight, bias)) for x in (found, right)), strict=True):
@@ -179,7 +179,8 @@ N, E, V, memory = map(int, sys.argv[1:])
 hidden, weight = torch.randn(N, E, requires_grad=True), torch.full((V, E), 0.01).requires_grad_()
 tokens, temperature = torch.randint(V, (N,)), torch.ones(N)
 def run(n, rows):
-    HeadLogprobs.apply(hidden[:n], weight, None, tokens[:n], temperature[:n], rows, torch.float32).sum().backward()
+    how = rows, torch.float32, False
+    HeadLogprobs.apply(hidden[:n], weight, None, tokens[:n], temperature[:n], *how).sum().backward()
 own = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 run(N, memory // (4 * V))
 print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - own)

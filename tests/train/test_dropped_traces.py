@@ -126,9 +126,12 @@ def test_positions_count_and_not_tokens():
     assert dropped == {"beyond the context": 1}
 
 
-def test_traces_beyond_a_sliding_window_are_counted():
-    options = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}
-    lm = byte_lm(architecture="qwen3", options=options)
+def test_traces_beyond_a_window_that_masks_do_not_have_are_counted():
+    lm = byte_lm(
+        architecture="qwen3", options={"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}
+    )
+    assert len(encoded(lm, "1" * 7, "1" * 8)[0]) == 2
+    lm.model.config.attention_chunk_size = 16
     layouts, dropped = encoded(lm, "1" * 7, "1" * 8)
     assert (len(layouts), dropped) == (1, {"beyond the context": 1})
 

@@ -93,19 +93,33 @@ def test_a_prompt_that_leaves_no_room_for_a_block_is_left_out(tmp_path):
     assert found["skipped_prompts"] == 1
 
 
-def test_rollouts_end_where_a_sliding_window_does(tmp_path):
+WINDOW = {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 0}
+
+
+def run_with_a_window(lm, folder, **changes):
+    longer = {**BUDGETS, "max_main_tokens": 100, "max_trace_tokens": 100, **changes}
+    return train_grpo(lm, config_of(), asked(*FITS, "1 " * 24), folder, prompt=BARE, params=SamplingParams(**longer))
+
+
+def test_rollouts_go_beyond_a_sliding_window(tmp_path):
+    """The engine and the training forward see the same positions: what is sampled is what is trained."""
+    lm = make_lm(options=WINDOW)
+    assert run_with_a_window(lm, tmp_path)["skipped_prompts"] == 0
+    rows = read_jsonl(tmp_path / "metrics.jsonl")
+    assert max(row["critical_path"] for row in rows) > 24
+    assert all(row["logprob_gap"] < 1e-4 for row in rows)
+
+
+def test_rollouts_end_where_a_window_does_that_masks_do_not_have(tmp_path):
     """Training forwards are refused beyond it: a single long rollout would end the run at its step."""
-    options = {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 0}
-    lm, longer = make_lm(options=options), {**BUDGETS, "max_main_tokens": 100, "max_trace_tokens": 100}
-    found = train_grpo(lm, config_of(), asked(*FITS, "1 " * 24), tmp_path, prompt=BARE, params=SamplingParams(**longer))
-    assert found["skipped_prompts"] == 1
+    lm = make_lm(options=WINDOW)
+    lm.model.config.attention_chunk_size = 24
+    assert run_with_a_window(lm, tmp_path)["skipped_prompts"] == 1
     rows = read_jsonl(tmp_path / "metrics.jsonl")
     assert all(row["critical_path"] <= 20 for row in rows), "prompts have four tokens"
     assert max(row["truncated"] for row in rows) > 0
-    assert all(row["logprob_gap"] < 1e-4 for row in rows)
-    strided = SamplingParams(**BUDGETS, path_position_stride="auto")
     with pytest.raises(UserError, match="path_position_stride goes beyond it in training"):
-        train_grpo(make_lm(options=options), config_of(), asked(*FITS), tmp_path / "strided", params=strided)
+        run_with_a_window(lm, tmp_path / "strided", path_position_stride="auto")
 
 
 # ---- sampling parameters ----

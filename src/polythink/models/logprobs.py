@@ -1,14 +1,15 @@
 """Log-probabilities of one forward, each token given its chain predecessor.
 
 SDPA with the batch's bool mask, or plain rows for models that do not heed masks. Combinations that would give wrong
-numbers without an error (an eager kernel that adds True as 1.0, restarted positions without a mask, a sliding window
-that the mask replaces) are refused here.
+numbers without an error (an eager kernel that adds True as 1.0, restarted positions without a mask, a window of a kind
+that the mask does not have) are refused here.
 
 Axis legend: B rows, T tokens of a row, C columns whose logits are computed, N tokens that are scored, V vocabulary.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import torch
@@ -17,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from polythink.errors import UserError
 from polythink.models.batch import Batch
 from polythink.models.blocks import FLEX, BlockMask, block_mask
-from polythink.models.forward import context_of, heeds_masks, rotary_switch
+from polythink.models.forward import context_of, heeds_masks, rotary_switch, unwrapped
 from polythink.models.head import LOGITS_MEMORY_BYTES, Scoring, scored_in_place
 from polythink.models.thoughts import forward_kwargs
 from polythink.models.unfold import chain_logits
@@ -41,13 +42,30 @@ def masked_logits(model, batch: Batch, columns: torch.Tensor | None = None) -> t
 
 def _forward(model, batch: Batch, columns: torch.Tensor | None) -> torch.Tensor:
     """What the model returns as logits, with the batch's mask, or with one of blocks where it has the tables of it."""
-    mask = batch.mask if batch.sees is None else block_mask(batch.segment, batch.sees)
+    mask = _mask(batch)
     check_forward(model, batch.positions, mask)
+    window = sliding_window(model.config)
+    if window is not None and int(batch.positions.max()) >= window:
+        kinds = getattr(model.config.get_text_config(), "layer_types", None)
+        near = _mask(batch, window)
+        mask = {"full_attention": mask, "sliding_attention": near} if kinds else near
     extras = {} if columns is None else {"logits_to_keep": columns}
     extras |= forward_kwargs(model, batch.path_ids, batch.query_scale)
     return model(
         input_ids=batch.tokens, attention_mask=mask, position_ids=batch.positions, use_cache=False, **extras
     ).logits
+
+
+def _mask(batch: Batch, window: int | None = None) -> torch.Tensor | BlockMask:
+    """The batch's mask, dense or of blocks; with a `window` tokens see only positions less than so many before theirs.
+
+    An explicit mask takes the place of the model's own, so a window is part of it.
+    """
+    if batch.sees is not None:
+        return block_mask(batch.segment, batch.sees, batch.positions, window)
+    if window is None:
+        return batch.mask
+    return batch.mask & (batch.positions[:, None, :, None] - batch.positions[:, None, None, :] < window)
 
 
 def logits_after(
@@ -136,7 +154,7 @@ def check_forward(model, positions: torch.Tensor, mask: torch.Tensor | BlockMask
                 "positions that restart need an explicit mask; without one transformers reads them as packed texts"
             )
         return
-    _check_window(model.config, positions)
+    _check_window(model, positions)
     if isinstance(mask, BlockMask):
         return
     if mask.dtype != torch.bool:
@@ -146,12 +164,12 @@ def check_forward(model, positions: torch.Tensor, mask: torch.Tensor | BlockMask
         raise UserError(f"the mask must have shape (B, 1, T, T) = {expected}, not {tuple(mask.shape)}")
 
 
-def _check_window(config, positions: torch.Tensor) -> None:
-    """Refuse positions beyond a window, which the mask does not know."""
-    window = sliding_window(config)
+def _check_window(model, positions: torch.Tensor) -> None:
+    """Refuse positions beyond a window that is not known here."""
+    window = window_limit(model)
     if window is not None and int(positions.max()) >= window:
         raise UserError(
-            f"the model has a sliding window of {window} positions, which an explicit mask would replace; "
+            f"the model has a sliding window of {window} positions, of a kind that an explicit mask would replace; "
             f"keep traces below it (this one reaches position {int(positions.max())})"
         )
 
@@ -191,3 +209,15 @@ def sliding_window(config) -> int | None:
         return None
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     return min((w for w in windows if w), default=None)
+
+
+def window_limit(model) -> int | None:
+    """As `sliding_window`, but None where masked forwards know that window: `_forward` has it in its masks.
+
+    Known are windows that move with each token, of models whose code makes such masks itself.
+    """
+    config, inner = model.config.get_text_config(), unwrapped(model)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    own = any(hasattr(sys.modules[c.__module__], "create_sliding_window_causal_mask") for c in type(inner).__mro__)
+    known = own and kinds <= {"full_attention", "sliding_attention"}
+    return None if known and not getattr(config, "attention_chunk_size", None) else sliding_window(config)

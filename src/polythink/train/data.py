@@ -18,7 +18,7 @@ from polythink.engine.params import SamplingParams
 from polythink.errors import UserError, did_you_mean
 from polythink.models.forward import check_joins, heeds_masks
 from polythink.models.lm import LanguageModel
-from polythink.models.logprobs import sliding_window
+from polythink.models.logprobs import window_limit
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.problems.tasks.demonstrations import DemoStyle
@@ -70,7 +70,7 @@ class TraceEncoder:
         self.encode = lru_cache(maxsize=1 << 14)(lm.encode)
         self.named_prompt = lru_cache(maxsize=None)(get_prompt)
         check_joins(lm.model, params.mode)
-        window = sliding_window(lm.model.config) if heeds_masks(lm.model) else None  # plain rows keep the model's own
+        window = window_limit(lm.model) if heeds_masks(lm.model) else None  # plain rows keep the model's own
         self.positions = min(lm.context, window or lm.context)  # that a forward may reach
         self._ends = tuple(lm.tokenizer.convert_ids_to_tokens(sorted(lm.ends)))
 

@@ -24,7 +24,7 @@ from polythink.evaluate.samples import askable
 from polythink.evaluate.study import Problems, params_of, problem_set_of, prompt_of
 from polythink.models.forward import check_joins
 from polythink.models.lm import LanguageModel, save
-from polythink.models.logprobs import sliding_window
+from polythink.models.logprobs import window_limit
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt
@@ -163,8 +163,8 @@ def fitting(
 
 
 def within_window(lm: LanguageModel, params: SamplingParams, prompt_tokens: int) -> SamplingParams:
-    """The parameters, with a trace that ends where a sliding window does: training forwards cannot go beyond it."""
-    window = sliding_window(lm.model.config)
+    """The parameters, with a trace that ends where a window does that training forwards cannot go beyond."""
+    window = window_limit(lm.model)
     if window is None:
         return params
     if params.stride or prompt_tokens >= window:
