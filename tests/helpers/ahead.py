@@ -45,10 +45,18 @@ def compiled(kernel, dtype: str, constants: dict[str, int], **options) -> dict[s
     return {"registers": registers, "spilled": spilled, "shared": made.metadata.shared, "code": len(made.asm["cubin"])}
 
 
-def split(head_size: int, block: int, dtype: str, causal: bool = False, window: bool = False, share: int = 2) -> dict:
+def split(
+    head_size: int,
+    block: int,
+    dtype: str,
+    causal: bool = False,
+    window: bool = False,
+    share: int = 2,
+    few: bool = False,
+) -> dict:
     from polythink.engine.kernels import attention_triton as module
 
-    chosen = module.options(block, head_size, 4 if dtype == "fp32" else 2)
+    chosen = module.options(block, head_size, 4 if dtype == "fp32" else 2, 256 if few else 512)
     options = {name: chosen.pop(name) for name in ("num_warps", "num_stages")}
     constants = module.split_constants(block, 8 * share, 8, head_size)
     constants |= {**chosen, "CAUSAL": causal, "WINDOW": window}

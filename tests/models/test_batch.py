@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from helpers.device import DEVICE, collate, tensor
 from helpers.layouts import TOLERANCE, VOCABULARY, block_of, draw, piece, plain_logits, some_layouts
-from polythink.models.batch import pack
+from polythink.models.batch import pack, to_multiple
 from polythink.models.forward import cache_argument
 from polythink.models.logprobs import masked_logits, token_logprobs
 from polythink.trace.layout import Piece, lay_out
@@ -205,6 +205,22 @@ def test_a_batch_of_eight_is_eight_batches_of_one(model):
     for row, one, layout in zip(together, alone, layouts, strict=True):
         assert (row[: len(layout)] - one).abs().max() < TOLERANCE
         assert (row[len(layout) :] == 0).all()
+
+
+def test_rows_padded_to_a_multiple_are_the_same_rows(model):
+    """What padding holds reaches no other token."""
+    batch = collate(some_layouts())
+    width = batch.tokens.shape[1]
+    wide = to_multiple(batch, width - 1)  # never a multiple already
+    assert wide.tokens.shape[1] == 2 * (width - 1)
+    assert not wide.real[:, width:].any()
+    assert (wide.previous[:, width:] == -1).all()
+    with torch.no_grad():
+        found = masked_logits(model, wide)
+        expected = masked_logits(model, batch)
+    assert found.isfinite().all()
+    assert difference(found[:, :width][batch.real], expected[batch.real]) < TOLERANCE
+    assert to_multiple(wide, width - 1) is wide
 
 
 def test_packed_is_padded(model):

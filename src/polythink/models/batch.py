@@ -9,10 +9,11 @@ Axis legend: B rows, T tokens of a row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from polythink.trace.layout import Layout
 
@@ -39,6 +40,27 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         found = {f.name: getattr(self, f.name) for f in fields(self)}
         return Batch(**{name: None if x is None else x.to(device) for name, x in found.items()})
+
+
+_PADDING = {"previous": -1, "query_scale": 1, "contexts": -1}  # of all else 0
+
+
+def to_multiple(batch: Batch, multiple: int) -> Batch:
+    """The same rows with a mask, padded on the right to a multiple of that many tokens."""
+    assert batch.mask is not None
+    width = batch.tokens.shape[1]
+    more = -width % multiple
+    if not more:
+        return batch
+    rows = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name not in ("mask", "sees")}
+    found = {
+        name: None if x is None else functional.pad(x, (0, more), value=_PADDING.get(name, 0))
+        for name, x in rows.items()
+    }
+    alone = torch.arange(width, width + more, device=batch.tokens.device)
+    mask = functional.pad(batch.mask, (0, more, 0, more))
+    mask[:, :, alone, alone] = True
+    return replace(batch, mask=mask, **found)
 
 
 def collate(layouts: Sequence[Layout], pad_id: int = 0, contexts: bool = False, tables: bool = False) -> Batch:

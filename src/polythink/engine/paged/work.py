@@ -5,9 +5,9 @@ that are attached to one prefix, which read the prefix's. Every page that a quer
 list once, with a word that says which of the tile's queries see it; so it is read once for all of them. Lists are cut
 into items of about equal length, so that one trace fills a GPU, and the items' partial results are merged per query.
 
-On paper, 28 layers of 8 key heads of 128 in bfloat16, two query heads to each, 32 tokens drawn (GB a step: keys and
-values asked for, of which from memory (each once), partial results written and read, and what reading every branch's
-own copy would be):
+On paper, with 256 programs, 28 layers of 8 key heads of 128 in bfloat16, two query heads to each, 32 tokens drawn (GB
+a step: keys and values asked for, of which from memory (each once), partial results written and read, and what reading
+every branch's own copy would be):
     1 x 8, prompt 512           0.09, 0.09, 0.04, 0.50
     8 x 8, prompt 512           0.71, 0.71, 0.12, 3.99
     64 x 8, prompt 512          5.64, 5.64, 0.24, 31.9
@@ -44,7 +44,11 @@ class Tiling:
     kv_heads: int
     widest: int = 64  # packed rows of a wide tile: for prompts, and for prefixes with many readers
     programs: int = 512  # fill a GPU of 132 multiprocessors, four on each
-    least_pages: int = 4  # of a narrow tile's item: one block of keys
+    least_pages: int = 4  # of a narrow tile's item: two rounds of keys, or one long one
+
+    def items(self, tiles: int) -> int:
+        """So many items fill the GPU. Half as many for a lone tile: all their results are merged into few queries."""
+        return max(1, self.programs // self.kv_heads // (2 if tiles == 1 else 1))
 
 
 @dataclass(frozen=True)
@@ -250,8 +254,7 @@ class Work:
         of 64 rows, written and read, are as many bytes as 8 pages. A tile without pages (its prefix lies before the
         window) has no item.
         """
-        tiling = self.tiling
-        wanted = max(1, tiling.programs // tiling.kv_heads)
+        tiling, wanted = self.tiling, self.tiling.items(len(length))
         most = np.where(
             wide,
             max(tiling.widest // 4, -(-int(length[wide].sum()) // wanted)),
@@ -280,7 +283,7 @@ class Work:
         """Write the items, narrow ones first, long ones first; returns the place of each."""
         wide = tiles.wide[tile]
         narrow = len(tile) - int(wide.sum())
-        least = max(16, _power(self.tiling.programs // self.tiling.kv_heads))
+        least = max(16, _power(self.tiling.items(len(tiles.row))))
         sizes = [max(least, _power(n)) if n else 0 for n in (narrow, len(tile) - narrow)]
         blocks = (tiles.narrow_block, self.tiling.widest)
         self.launches = tuple(
