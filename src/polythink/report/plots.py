@@ -223,6 +223,8 @@ def _scale_axes(axes: Any, panel: Panel, lines: Sequence[Line]) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4))
     if panel.percent:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g}%"))
+    elif max(values) < 0.01:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda amount, _: f"{amount:.3g}"))  # 5e-05 has room
     axes.set_ylim(*value_range(min(values), max(values), panel.percent))
 
 
