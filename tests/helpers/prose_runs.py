@@ -23,7 +23,7 @@ SENTENCES = (
     "**Step 2.** Adding the two equations gives 7a = 35, so a = 5, and the other unknown follows from the first.",
 )
 HOSTILE = (
-    "</div></pre></article></section><script>document.title='harm'</script><img src=http://example.org/x onerror=1>",
+    "</div></pre></article></section><script>document.title='harm'</script><img src=//example.org/x onerror=1>",
     "<style>body{display:none}</style><!-- <details open> <textarea> <plaintext> & &amp; &#x3c;script&#x3e; ]]>",
     "Donaudampfschifffahrtsgesellschaftskapitän" * 40,
     "مرحبا بالعالم، الجواب هو ٤٢ لأن ٦ × ٧ = ٤٢. \u202e this would run backwards \u202c שלום עולם",
@@ -34,10 +34,9 @@ HOSTILE = (
 
 
 def hostile_text(words: int, rng: random.Random) -> str:
-    """A path's text of at least that many words, paragraph after paragraph."""
-    parts: list[str] = []
-    while sum(len(part.split()) for part in parts) < words:
-        parts.append(" ".join(rng.sample(SENTENCES, 3) + rng.sample(HOSTILE, 1)))
+    """A path's text of about that many words, paragraph after paragraph, with all that is hostile in turn."""
+    first = rng.randrange(len(HOSTILE))
+    parts = [" ".join([*rng.sample(SENTENCES, 3), HOSTILE[(first + i) % len(HOSTILE)]]) for i in range(1 + words // 60)]
     return "\n\n".join(parts)
 
 
@@ -73,12 +72,14 @@ def prose_rows(
     return rows
 
 
-def write_evaluation(folder: Path, rows: list[dict], problems: int, samples: int) -> Path:
-    """The folder of one evaluation with these samples."""
+def write_evaluation(
+    folder: Path, rows: list[dict], problems: int, samples: int, written: list[dict] | None = None
+) -> Path:
+    """The folder of one evaluation with these samples; `written`: other ones in its file."""
     metrics = {metric: vars(interval(measure)) for metric, measure in compute_metrics(rows, best_of=[]).items()}
     result = {"problems": "words:heldout", "n": problems, "samples": samples, "seed": 0, "notes": []}
     write_json(folder / "eval.json", {**result, "metrics": metrics})
-    write_jsonl(folder / "samples.jsonl", rows)
+    write_jsonl(folder / "samples.jsonl", written or rows)
     return folder
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from polythink.errors import UserError
 from polythink.run.config import parse_yaml
 from polythink.run.folder import ENVIRONMENT, read_attempts, read_json
-from polythink.run.jsonl import read_jsonl
+from polythink.run.jsonl import first_row, read_jsonl
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class Stage:
     def samples(self, name: str = "") -> list[dict]:
         """The rows of its samples file; empty without one."""
         return _rows(self.samples_file(name))
+
+    def first_sample(self, name: str = "") -> dict:
+        """The first of these rows, which tells what they are; empty without one."""
+        return first_row(file) if (file := self.samples_file(name)).is_file() else {}
 
     def samples_file(self, name: str = "") -> Path:
         return self.folder / f"samples{'-' + name if name else ''}.jsonl"
@@ -92,6 +96,8 @@ def read_run(folder: str | Path) -> RunRecord:
     _object(folder / ENVIRONMENT)
     file = folder / "stages.json"
     listed = _held(file, read_json(file), list, "a list of stages") if file.is_file() else []
+    for stage in listed:
+        _held(file, stage, dict, "a list of stages (objects with name, kind and folder)")
     stages = [
         _stage(s.get("name", "?"), s.get("kind", "?"), folder / s.get("folder", s.get("name", ""))) for s in listed
     ]

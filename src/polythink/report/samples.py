@@ -36,7 +36,7 @@ def traces_section(stages: Sequence[Stage], page: Path, most: int = MOST_SAMPLES
 
     `page` is the file that links to the samples.
     """
-    stage, rows, files = _last_samples(stages, lambda row: "reference" not in row)
+    stage, rows, files = _last_samples(stages, _is_trace)
     chosen = within_text(choose_with_siblings(rows, most))
     if stage is None or not chosen:
         return ""
@@ -48,7 +48,7 @@ def traces_section(stages: Sequence[Stage], page: Path, most: int = MOST_SAMPLES
 
 def training_section(stages: Sequence[Stage], page: Path) -> str:
     """What the model wrote while it trained: of every stage but that of `traces_section`, a few samples, by step."""
-    last, *_ = _last_samples(stages, lambda row: "reference" not in row)
+    last, _ = _last_stage(stages, _is_trace)
     parts = []
     for stage in stages:
         rows = [] if stage is last or stage.evals else [row for row in stage.samples() if is_number(row.get("step"))]
@@ -84,19 +84,32 @@ def within_text(rows: Iterable[dict], most: int = MOST_TEXT) -> list[dict]:
     return kept
 
 
+def _is_trace(row: Mapping) -> bool:
+    return bool(row) and "reference" not in row
+
+
+def _is_text(row: Mapping) -> bool:
+    return "output" in row
+
+
+def _last_stage(stages: Sequence[Stage], wanted: Callable[[Mapping], bool]) -> tuple[Stage | None, list[str]]:
+    """The last stage with samples of that kind, and the names of its files that have them."""
+    for stage in reversed(stages):
+        if names := [name for name in stage.evals or {"": {}} if wanted(stage.first_sample(name))]:
+            return stage, names
+    return None, []
+
+
 def _last_samples(
-    stages: Sequence[Stage], wanted: Callable[[dict], bool]
+    stages: Sequence[Stage], wanted: Callable[[Mapping], bool]
 ) -> tuple[Stage | None, list[dict], list[Path]]:
     """The last stage with samples, and these: of its problem sets in turn, or of the last tenth of its training."""
-    for stage in reversed(stages):
-        names = list(stage.evals or {"": {}})
-        sets = [[row for row in stage.samples(name) if wanted(row)] for name in names]
-        rows = [row for group in zip_longest(*sets) for row in group if row is not None]
-        if rows:
-            last = max(row.get("step", 0) for row in rows)
-            files = [stage.samples_file(name) for name, own in zip(names, sets, strict=True) if own]
-            return stage, [row for row in rows if row.get("step", 0) >= 0.9 * last], files
-    return None, [], []
+    stage, names = _last_stage(stages, wanted)
+    if stage is None:
+        return None, [], []
+    rows = [row for group in zip_longest(*map(stage.samples, names)) for row in group if row is not None]
+    last = max(row.get("step", 0) for row in rows)
+    return stage, [row for row in rows if row.get("step", 0) >= 0.9 * last], list(map(stage.samples_file, names))
 
 
 def _source(stage: Stage, shown: int, of: int, files: Sequence[Path], page: Path) -> str:
@@ -210,7 +223,7 @@ def _is_right_path(segment: Mapping) -> bool:
 
 def texts_section(stages: Sequence[Stage], page: Path, most: int = 24, arm: str = "") -> str:
     """Some texts of the last stage that has any: source, reference, output; half of them wrong if there are enough."""
-    stage, rows, files = _last_samples([s for s in stages if s.evals], lambda row: "output" in row)
+    stage, rows, files = _last_samples([s for s in stages if s.evals], _is_text)
     if stage is None:
         return ""
     wrong, exact = ([row for row in rows if bool(row.get("exact")) is same] for same in (False, True))
