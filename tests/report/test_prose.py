@@ -10,7 +10,16 @@ from xml.etree import ElementTree
 import pyarrow.parquet
 import pytest
 
-from helpers.prose_runs import HOSTILE, block_text, hostile_text, prose_rows, sample, trained_run, write_evaluation
+from helpers.prose_runs import (
+    HOSTILE,
+    SENTENCES,
+    block_text,
+    hostile_text,
+    prose_rows,
+    sample,
+    trained_run,
+    write_evaluation,
+)
 from helpers.report_page import no_charts, outline  # noqa: F401
 from polythink.errors import UserError
 from polythink.problems.answers import Grader
@@ -118,13 +127,21 @@ def test_hostile_text_does_not_leave_its_place(hostile_rows, tmp_path):
 def test_paths_say_their_own_answers(tmp_path):
     problem = Problem("p", "How many?", "42")
     with Grader() as grader:
-        text = block_text(["It is \\boxed{42}.", "So Final Answer: 41", "I do not know."], "42")
+        said = ("It is \\boxed{42}.", "So Final Answer: 41", "I do not know.", "It is \\boxed{7}.")
+        text = block_text([*(f"{SENTENCES[0]} {text}" for text in said[:3]), said[3]], "42")
         row = sample(problem, text, 0, grader)
-    assert [segment.get("answer") for segment in row["segments"] if segment["kind"] == "path"] == ["42", "41", None]
+    assert [segment.get("answer") for segment in row["segments"] if segment["kind"] == "path"] == [
+        "42",
+        "41",
+        None,
+        "7",
+    ]
     html = samples.filtered("x", [samples._drawn(row)])
     assert "✓ right: 42" in html
     assert "✗ wrong: 41" in html
-    assert html.count("card path right") == html.count("card path wrong") == html.count('class="card path"') == 1
+    assert "✗ wrong<" in html, "that of a short path is seen without"
+    assert html.count('class="card path right"') == html.count('class="card path"') == 1
+    assert html.count('class="card path wrong"') == 2
 
 
 def test_two_thousand_samples_are_bounded_and_said(tmp_path):

@@ -50,9 +50,7 @@ class Card:
         """What it is, and whether it is right."""
         which = {"path": [f"path {self.path}"], "summary": ["summary"], "plan": ["plan"]}.get(self.kind, [])
         of = f"{self.of} " if self.of else ""
-        said = f": {self.answer if len(self.answer) <= 40 else self.answer[:39] + '…'}" if self.answer else ""
-        ungraded = [f"answer{said}"] if said else []
-        return which + {True: [f"✓ {of}right{said}"], False: [f"✗ {of}wrong{said}"]}.get(self.right, ungraded)
+        return which + {True: [f"✓ {of}right"], False: [f"✗ {of}wrong"]}.get(self.right, [])
 
     @property
     def warnings(self) -> list[str]:

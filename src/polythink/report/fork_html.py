@@ -123,7 +123,11 @@ def _card(card: Card, abreast: int = 1) -> str:
     if card.note:
         return f'<div class="again">{escape(card.note)}</div>'
     graded = {True: " right", False: " wrong"}.get(card.right, "")
-    badges = "".join(f"<b>{escape(badge)}</b>" for badge in card.badges)
+    shown = card.badges
+    if card.answer and is_prose(card.text):  # where it is not seen at once
+        answer = card.answer if len(card.answer) <= 40 else f"{card.answer[:39]}…"
+        shown = [*shown[:-1], f"{shown[-1]}: {answer}"] if card.right is not None else [*shown, f"answer {answer}"]
+    badges = "".join(f"<b>{escape(badge)}</b>" for badge in shown)
     badges += "".join(f'<span class="warning">{escape(warning)}</span>' for warning in card.warnings)
     head = f'<div class="badges">{badges}</div>' if badges else ""
     return f'<div class="card {card.kind}{graded}">{head}{words_html(card.text, card.slips, abreast)}</div>'

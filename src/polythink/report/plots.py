@@ -224,8 +224,13 @@ def _scale_axes(axes: Any, panel: Panel, lines: Sequence[Line]) -> None:
     if panel.percent:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g}%"))
     elif max(values) < 0.01:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda amount, _: f"{amount:.3g}"))  # 5e-05 has room
+        axes.yaxis.set_major_formatter(FuncFormatter(_tiny))
     axes.set_ylim(*value_range(min(values), max(values), panel.percent))
+
+
+def _tiny(amount: float, _: int) -> str:
+    """An amount far below 1 within the room that its axis has: 1.5e-4."""
+    return f"{amount:.1e}".replace("e-0", "e-").replace(".0e", "e") if amount else "0"
 
 
 def value_range(low: float, high: float, percent: bool) -> tuple[float, float]:
