@@ -54,6 +54,7 @@ wrong.parentElement.querySelector("input").checked = true; steps.search = press(
 steps.marked = CSS.highlights.get("found").size;
 steps.opened = [...document.querySelectorAll(".fold .open")].filter((open) => open.checked).length;
 search.value = "<script>alert"; steps.none = press(search, "input");
+steps.folded = [...document.querySelectorAll(".fold .open")].filter((open) => open.checked).length;
 parent.postMessage({ name: "use " + document.title, width: innerWidth, steps: steps, heights: heights }, "*");
 </script>"""
 HARM = """<script>parent.postMessage({ name: "harm" }, "*")</script><img src="x" onerror="parent.postMessage(1, '*')">
@@ -178,6 +179,7 @@ def test_a_report_of_prose_folds_filters_and_finds(measured) -> None:
         assert steps["marked"] == 1
         assert steps["opened"] == 2, "the fold that was opened by hand, and that of what was found"
         assert steps["none"] == ["0 of 15 shown", 0]
+        assert steps["folded"] == 1, "what a search opened, the next one folds"
 
 
 @pytest.mark.slow

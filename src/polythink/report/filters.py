@@ -46,7 +46,10 @@ for (const box of document.querySelectorAll(".filtered")) {
     if (!texts.has(sample)) texts.set(sample, sample.textContent.toLowerCase());
     return texts.get(sample);
   };
+  const opened = new Set();
   const mark = (words) => {
+    for (const fold of opened) fold.checked = false;
+    opened.clear();
     if (!window.Highlight) return;
     const ranges = [];
     for (const sample of words.length > 1 ? samples.filter((one) => !one.hidden) : []) {
@@ -60,10 +63,11 @@ for (const box of document.querySelectorAll(".filtered")) {
           range.setEnd(node, at + words.length);
           ranges.push(range);
           const fold = node.parentElement.closest(".fold");
-          if (fold) fold.firstElementChild.checked = true;
+          if (fold && !fold.firstElementChild.checked) opened.add(fold.firstElementChild);
         }
       }
     }
+    for (const fold of opened) fold.checked = true;
     CSS.highlights.set("found", new Highlight(...ranges));
   };
   const apply = () => {
