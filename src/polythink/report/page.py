@@ -148,5 +148,5 @@ td.number::first-line { color: var(--ink); font-size: 14px; }
   .wide.many::before { content: "⇆ more columns: scroll sideways"; display: block; position: sticky; left: 0;
     font-size: 12px; color: var(--soft); }
 }
-@media print { details, .filters { display: none; } section { break-inside: avoid; } }
+@media print { details, .filters, .find { display: none; } section { break-inside: avoid; } }
 """
