@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 import pytest
 
 from polythink.report.fork_drawing import Card, Fork, flow_of_row, flow_of_segments, flow_of_trace, trace_svg
-from polythink.report.fork_html import text_html, trace_html
+from polythink.report.fork_html import trace_html
+from polythink.report.prose import text_html
 from polythink.trace.dialect import DIALECTS, PARALLEL_R1, get_dialect
 from polythink.trace.parse import parse
 from polythink.trace.render import render

@@ -7,65 +7,16 @@ import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
-from urllib.parse import unquote
 
 import pytest
 
+from helpers.report_page import no_charts, outline  # noqa: F401
 from polythink.errors import UserError
-from polythink.report import plots
 from polythink.report.plots import MORE_PANELS, PANELS, Line, Panel, chart, smooth, stage_chart, value_range
 from polythink.report.report import compare_report, ordered, write_report
 from polythink.report.runs import Stage
-from polythink.report.samples import choose_samples, held_paths
+from polythink.report.samples import MOST_SAMPLES, choose_samples, held_paths
 from polythink.run.folder import read_attempts, record_attempt, write_json
-
-VOID = {"meta", "br", "img", "hr", "link", "input"}
-
-
-class Outline(HTMLParser):
-    """Checks that tags match, and collects headings, all text, tag counts and attributes that could load something."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.counts: dict[str, int] = {}
-        self.heads: list[str] = []
-        self.text = ""
-        self.links: list[str] = []
-        self.feed(html)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.counts[tag] = self.counts.get(tag, 0) + 1
-        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href", "action", "data")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-        if self.open and self.open[-1] in ("h1", "h2"):
-            self.heads.append(data)
-
-
-def outline(path) -> Outline:
-    html = path.read_text(encoding="utf-8")
-    found = Outline(html)
-    files = [link for link in found.links if not link.startswith("#")]
-    assert all((path.parent / unquote(link)).is_file() for link in files), files  # beside the page
-    assert not {"script", "link", "img", "iframe"} & set(found.counts)
-    assert re.findall(r"https?://[^\"'<\s]+", html.replace("http://www.w3.org/2000/svg", "")) == []
-    assert "@import" not in html
-    assert "url(" not in html.replace("url(#", "")
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +55,7 @@ def test_the_report_shows_every_value_with_its_interval(report, run_folder):
 
 def test_the_report_draws_traces_of_several_sorts(report, run_folder):
     html = (run_folder / "report.html").read_text()
-    assert html.count('<article class="sample ') == 24
+    assert html.count('<article class="sample ') == MOST_SAMPLES
     assert '<span class="verdict right">' in html
     assert '<span class="verdict wrong">' in html
     assert 'class="card path right"' in html
@@ -246,7 +197,7 @@ def test_samples_can_be_filtered_without_a_script(report, run_folder):
         shown = re.search(rf'<label for="{ident}">(.*?)</label>', html)[1]
         if name != "all":
             assert f".only-{name}:checked ~ .samples > .sample:not(.{name}) {{ display: none; }}" in html
-            classes = re.findall(r'<article class="sample ([^"]*)">', html)
+            classes = re.findall(r'<article class="sample ([^"]*)"', html)
             assert int(shown.split()[-1]) == sum(name in given.split() for given in classes)
     assert "eval_rl/samples-easy.jsonl" in report.links
     assert "countdown-easy" in html
@@ -349,12 +300,6 @@ def test_every_axis_has_its_unit():
 
 def test_more_curves_says_which(report):
     assert re.search(r"More curves: well formed, groups without spread, truncated, entropy", report.text)
-
-
-@pytest.fixture
-def no_charts(monkeypatch):
-    """Matplotlib takes most of a report's time."""
-    monkeypatch.setattr(plots, "chart", lambda lines, panel, **more: "<svg></svg>")
 
 
 @pytest.mark.usefixtures("no_charts")

@@ -152,9 +152,12 @@ def sample_row(problem: Problem, rollout: Rollout, grade: Grade, grader: Grader,
     """
 
     def segment_row(segment: Segment) -> dict:
-        right = grader.grade_path(segment.text, problem) if segment.kind == "path" else None
+        is_path = segment.kind == "path"
+        right = grader.grade_path(segment.text, problem) if is_path else None
+        answer = grader.path_answer(segment.text, problem) if is_path else None
         shown = {key: getattr(segment, key) for key in ("kind", "block", "path", "label", "text", "finish_reason")}
         extra = {"tokens": len(segment.tokens)} if segment.kind == "copy" else {}
+        extra |= {} if answer is None else {"answer": answer}
         return {**shown, "right": right, **extra, **({"bounded": True} if segment.bounded else {})}
 
     alone = not any(segment.kind == "path" for segment in rollout.segments)

@@ -34,7 +34,7 @@ from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
 RESOLVED = ("mode", "prompt", "decoding", "seed")
 NO_EFFECT = (
     "checkpoint_every", "log_samples", "concurrency", "max_num_seqs", "kv_cache_memory_bytes", "reshard_after_forward",
-    "logits_memory_bytes", "report_to",
+    "logits_memory_bytes", "report_to", "sample_problems",
 )  # fmt: skip
 
 
@@ -122,6 +122,10 @@ class SFTStage(StageConfig, SFTConfig):
     """Which stage."""
     data: tuple[DataConfig, ...] = Field(min_length=1)
     """Sources of traces, mixed by weight in every batch."""
+    sample_problems: tuple[Place, ...] = ()
+    """Problem sets or files of which some are answered at every checkpoint; the responses go to samples.jsonl."""
+    log_samples: int = Field(8, ge=1)
+    """How many problems of each of `sample_problems`."""
 
 
 class GRPOStage(StageConfig, GRPOConfig):

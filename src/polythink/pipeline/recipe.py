@@ -132,8 +132,9 @@ class Recipe(Config):
             given = getattr(stage, key, ())
             if len({file_name(x) for x in given}) < len(given):
                 raise UserError(f"stages.{name}.{key}: two of them would write the same files; use two stages")
-        for problems in getattr(stage, "problems", ()):
-            check_problems(problems, f"stages.{name}.problems")
+        for key in ("problems", "sample_problems"):
+            for problems in getattr(stage, key, ()):
+                check_problems(problems, f"stages.{name}.{key}")
         known = [plan.name for plan in before if isinstance(plan.stage, ColdstartConfig)]
         for source in stage.data if isinstance(stage, SFTStage) else ():
             if source.stage is not None and source.stage not in known:

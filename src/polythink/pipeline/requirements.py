@@ -69,7 +69,8 @@ def needs(plan: Plan) -> Iterator[str]:
     elif isinstance(plan, StagePlan):
         stage: Any = plan.stage
         sources = getattr(stage, "data", ())
-        for name in (*getattr(stage, "problems", ()), *(source.problems for source in sources if source.problems)):
+        named = (*getattr(stage, "problems", ()), *getattr(stage, "sample_problems", ()))
+        for name in (*named, *(source.problems for source in sources if source.problems)):
             if Path(name).suffix.lower() not in SUFFIXES and not _at_hand(name, plan.name):
                 yield "hub"
 

@@ -132,15 +132,17 @@ def coldstart(plan: StagePlan, folder: Path, previous: Path | None, log: Log) ->
 def sft(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict:
     stage, seed = plan.stage, stage_seed(plan.seed, plan.name)
 
-    def opened() -> tuple[LanguageModel, Mixture]:
+    def opened() -> tuple[LanguageModel, Mixture, tuple[Problem, ...]]:
         lm = starting_model(plan, previous)
-        return lm, make_mixture(
+        mixture = make_mixture(
             stage.data, TraceEncoder(lm, plan.decoding, get_prompt(plan.prompt)), stage, seed,
             problems_of=lambda name: problems_of([name], log), file_of=lambda source: kept_rows(source, previous),
         )  # fmt: skip
+        return lm, mixture, problems_of(stage.sample_problems, log, stage.log_samples)
 
-    lm, data = distributed.shared(opened)
-    return train_sft(lm, stage, data, folder, seed=seed)
+    lm, data, asked = distributed.shared(opened)
+    prompt = get_prompt(plan.prompt)
+    return train_sft(lm, stage, data, folder, prompt=prompt, params=plan.decoding, problems=asked, seed=seed)
 
 
 def grpo(plan: StagePlan, folder: Path, previous: Path | None, log: Log) -> dict:

@@ -34,6 +34,7 @@ class Card:
     text: str
     path: int = 0
     right: bool | None = None
+    answer: str = ""  # that a path states itself
     finish_reason: str = ""
     of: str = ""  # what of it was graded, where that is not its answer: "operators"
     slips: tuple[tuple[int, int], ...] = ()  # where its false results stand in `text`
@@ -147,7 +148,7 @@ def _cards(segment: Mapping, dialects: Sequence[Dialect]) -> list[Card]:
         return [Card(kind, "", tokens=segment.get("tokens", 0))]
     found = _stretches(segment.get("text", ""), dialects)
     cards = [Card("plan", text) if is_plan else Card(kind, text, number) for is_plan, text in found]
-    cards[0] = replace(cards[0], right=segment.get("right"))
+    cards[0] = replace(cards[0], right=segment.get("right"), answer=str(segment.get("answer") or ""))
     cards[-1] = replace(cards[-1], finish_reason=segment.get("finish_reason", ""), bounded=bool(segment.get("bounded")))
     joins = kind == "summary" and not dialects[0].summary
     return [card for card in cards if not (joins and not card.text and not card.warnings)]

@@ -1,29 +1,28 @@
 """A trace drawn as HTML: cards under each other, the paths of a block side by side where there is room.
 
 A block knows its number of paths, the page knows its width: with room for all of them the paths hang between two bars,
-as forks and joins. With less they wrap into rows inside a frame, in reading order. No path is ever cut off.
+as forks and joins. With less they wrap into rows inside a frame, in reading order. Paths of prose need wide columns:
+theirs stay side by side at every width, and scroll sideways where there are more than fit.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
 from html import escape
 
 from polythink.report.fork_drawing import Card, Flow, Fork
+from polythink.report.prose import PROSE_CSS, is_prose, words_html
 
 LANE = 118  # pixels that a path needs
 MOST_ABREAST = 8  # a page has no room for more paths between two bars
-
-_BOXED = re.compile(r"\\boxed\s*\{")
+COLUMN = 200  # pixels that a path of prose needs
+COLUMNS = 5  # of them that a wide page has room for
+PHONE, PHONE_COLUMN = 600, 270  # pixels: a container up to the one has columns of the other
 
 _CSS = """
 .trace { overflow-x: auto; padding: 2px; font-size: 13px; }
 .flow { display: flex; flex-direction: column; align-items: center; min-width: 0; max-width: 100%; }
 .card { border: 1px solid var(--rule); border-radius: 6px; background: var(--card); padding: 5px 10px;
   max-width: min(46em, 100%); min-width: 0; }
-.card pre { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; max-height: 17em; overflow-y: auto;
-  font: 12.5px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 .card .badges { font-size: 11px; color: var(--soft); margin-bottom: 2px; display: flex; flex-wrap: wrap; gap: 0 8px; }
 .card .badges b { font-weight: 600; }
 .card.problem { background: var(--problem); }
@@ -32,8 +31,6 @@ _CSS = """
 .card.right { border-color: var(--right); border-top-width: 3px; } .card.right .badges b { color: var(--right); }
 .card.wrong { border-color: var(--wrong); border-top-width: 3px; } .card.wrong .badges b { color: var(--wrong); }
 .card .badges .warning { background: var(--warning-ground); color: var(--warning); border-radius: 3px; padding: 0 5px; }
-.card s { background: var(--warning-ground); color: var(--warning); text-decoration-thickness: 2px; }
-.card .boxed { border: 1px solid var(--ink); border-radius: 2px; padding: 0 4px; font-weight: 600; }
 .stem { width: 2px; height: 14px; background: var(--rule); flex: none; }
 .fork { container-type: inline-size; align-self: stretch; }
 .lanes { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 128px), 1fr)); gap: 8px;
@@ -42,73 +39,95 @@ _CSS = """
 .lane > .flow { align-items: stretch; } .lane > .flow > .stem { align-self: center; }
 .lane > .stem, .lane > .rest { display: none; }
 """
-_ABREAST = """
-@container (min-width: {width}px) {{
-  .n{n} > .lanes {{ display: flex; justify-content: center; gap: 0; border: 0; border-radius: 0; padding: 0; }}
-  .n{n} > .lanes > .lane {{ align-items: center; padding: 0 7px; min-width: {lane}px; }}
-  .n{n} > .lanes > .lane > .flow {{ align-items: center; }}
-  .n{n} > .lanes > .lane:has(> .flow > .fork) {{ flex: 1 1 45%; }}
-  .n{n} > .lanes > .lane > .flow:has(> .fork) {{ align-self: stretch; }}
-  .n{n} > .lanes > .lane::before, .n{n} > .lanes > .lane::after {{ content: ""; position: absolute; left: 0; right: 0;
-    height: 2px; background: var(--rule); }}
-  .n{n} > .lanes > .lane::before {{ top: 0; }} .n{n} > .lanes > .lane::after {{ bottom: 0; }}
-  .n{n} > .lanes > .lane:first-child::before, .n{n} > .lanes > .lane:first-child::after {{ left: calc(50% - 1px); }}
-  .n{n} > .lanes > .lane:last-child::before, .n{n} > .lanes > .lane:last-child::after {{ right: calc(50% - 1px); }}
-  .n{n} > .lanes > .lane > .stem {{ display: block; }}
-  .n{n} > .lanes > .lane > .rest {{ display: block; flex: 1; min-height: 14px; width: 2px; background: var(--rule); }}
-}}
+_BARS = """
+{lanes} {{ display: flex; justify-content: {justify}; overflow-x: {overflow}; gap: 0; border: 0; border-radius: 0;
+  padding: 0; }}
+{lanes} > .lane {{ align-items: {align}; padding: 0 7px; {size} }}
+{lanes} > .lane > .flow {{ align-items: {align}; }}
+{lanes} > .lane > .stem, {lanes} > .lane > .rest {{ align-self: center; }}
+{lanes} > .lane:has(> .flow > .fork) {{ flex: {nested}; }}
+{lanes} > .lane > .flow:has(> .fork) {{ align-self: stretch; }}
+{lanes} > .lane::before, {lanes} > .lane::after {{ content: ""; position: absolute; left: 0; right: 0;
+  height: 2px; background: var(--rule); }}
+{lanes} > .lane::before {{ top: 0; }} {lanes} > .lane::after {{ bottom: 0; }}
+{lanes} > .lane:first-child::before, {lanes} > .lane:first-child::after {{ left: calc(50% - 1px); }}
+{lanes} > .lane:last-child::before, {lanes} > .lane:last-child::after {{ right: calc(50% - 1px); }}
+{lanes} > .lane > .stem {{ display: block; }}
+{lanes} > .lane > .rest {{ display: block; flex: 1; min-height: 14px; width: 2px; background: var(--rule); }}
 """
-TRACE_CSS = _CSS + "".join(_ABREAST.format(n=n, lane=LANE, width=n * LANE) for n in range(1, MOST_ABREAST + 1))
+_PROSE = """
+.trace.prose > .flow > .flow { align-self: stretch; }
+.trace.prose > .flow > .card, .trace.prose > .flow > .flow > .card { width: min(46em, 100%); }
+.fork.prose > .lanes > .lane > .flow > .card { width: 100%; align-self: center; }
+.fork > .hint { display: none; position: sticky; left: 0; margin: 0 0 6px; text-align: center; font-size: 12px;
+  color: var(--soft); }
+.prose > .lanes { scrollbar-width: thin; padding-bottom: 4px; }
+.trace.prose > .flow > .card.problem::before { content: "problem"; font-size: 11px; color: var(--soft); }
+"""
+
+
+def _trace_css() -> str:
+    """The style sheet: blocks wrap, unless their container has room for all paths, or they are of prose."""
+    narrow = {"justify": "center", "overflow": "visible", "align": "center", "nested": "1 1 45%"}
+    abreast = (
+        f"@container (min-width: {n * LANE}px) {{"
+        + _BARS.format(lanes=f".n{n} > .lanes", size=f"min-width: {LANE}px;", **narrow)
+        + "}\n"
+        for n in range(1, MOST_ABREAST + 1)
+    )
+    phone = f".fork.prose > .lanes > .lane {{ flex-basis: min(84cqw, {PHONE_COLUMN}px); }}"
+    prose = _BARS.format(
+        lanes=".fork.prose > .lanes", justify="flex-start", overflow="auto", align="stretch",
+        size=f"flex: 1 0 {COLUMN}px;",
+        nested=f"1 0 min(100%, {2 * COLUMN + 40}px)",
+    )  # fmt: skip
+    prose += f"@container (max-width: {PHONE}px) {{ {phone} }}\n"
+    rooms = {n: max(n * COLUMN - 1, PHONE if n > 2 else 2 * PHONE_COLUMN - 1) for n in range(2, COLUMNS + 1)}
+    shown = "> .hint { display: block; }"
+    hints = (f"@container (max-width: {room}px) {{ .fork.n{n} {shown} }}\n" for n, room in rooms.items())
+    return "".join([PROSE_CSS, _CSS, *abreast, prose, _PROSE, *hints, f".fork.many {shown}\n"])
+
+
+TRACE_CSS = _trace_css()
 _STEM = '<div class="stem"></div>'
 
 
 def trace_html(flow: Flow) -> str:
     """The drawing as an HTML fragment; needs `TRACE_CSS` once on the page."""
-    return f'<div class="trace">{_flow(flow)}</div>'
+    prose = " prose" if _has_prose(flow) else ""
+    return f'<div class="trace{prose}">{_flow(flow)}</div>'
 
 
-def _flow(nodes: Flow) -> str:
-    inner = _STEM.join(_card(n) if isinstance(n, Card) else _fork(n) for n in nodes)
+def _has_prose(flow: Flow) -> bool:
+    return any(is_prose(n.text) if isinstance(n, Card) else any(map(_has_prose, (*n.paths, n.summary))) for n in flow)
+
+
+def _flow(nodes: Flow, abreast: int = 1) -> str:
+    inner = _STEM.join(_card(n, abreast) if isinstance(n, Card) else _fork(n) for n in nodes)
     lead = _STEM if nodes and isinstance(nodes[0], Fork) else ""
     return f'<div class="flow">{lead}{inner}</div>'
 
 
 def _fork(fork: Fork) -> str:
-    paths = "".join(f'<div class="lane">{_STEM}{_flow(p)}<div class="rest"></div></div>' for p in fork.paths)
+    number, prose = len(fork.paths), any(map(_has_prose, fork.paths))
+    abreast = min(number, COLUMNS if prose else MOST_ABREAST)
+    paths = "".join(f'<div class="lane">{_STEM}{_flow(p, abreast)}<div class="rest"></div></div>' for p in fork.paths)
     summary = _STEM + _flow(fork.summary) if fork.summary else ""
-    return f'<div class="fork n{len(fork.paths)}"><div class="lanes">{paths}</div></div>{summary}'
+    sort = (" prose" + " many" * (number > COLUMNS)) if prose else ""
+    hint = f'<p class="hint">⇆ {number} paths: scroll sideways</p>' if prose and number > 1 else ""
+    focus = ' tabindex="0"' if hint else ""
+    return f'<div class="fork n{number}{sort}">{hint}<div class="lanes"{focus}>{paths}</div></div>{summary}'
 
 
-def _card(card: Card) -> str:
+def _card(card: Card, abreast: int = 1) -> str:
     if card.note:
         return f'<div class="again">{escape(card.note)}</div>'
     graded = {True: " right", False: " wrong"}.get(card.right, "")
-    badges = "".join(f"<b>{escape(badge)}</b>" for badge in card.badges)
+    shown = card.badges
+    if card.answer and is_prose(card.text):  # where it is not seen at once
+        answer = card.answer if len(card.answer) <= 40 else f"{card.answer[:39]}…"
+        shown = [*shown[:-1], f"{shown[-1]}: {answer}"] if card.right is not None else [*shown, f"answer {answer}"]
+    badges = "".join(f"<b>{escape(badge)}</b>" for badge in shown)
     badges += "".join(f'<span class="warning">{escape(warning)}</span>' for warning in card.warnings)
     head = f'<div class="badges">{badges}</div>' if badges else ""
-    return (
-        f'<div class="card {card.kind}{graded}">{head}<pre>{text_html(card.text, card.slips) or "&nbsp;"}</pre></div>'
-    )
-
-
-def text_html(text: str, slips: Sequence[tuple[int, int]] = ()) -> str:
-    r"""The text with false results struck through, and what stands in `\boxed{}` in a box."""
-    marks = [(start, end, start, end, "<s>", "</s>") for start, end in slips]
-    boxes = [(*box, '<span class="boxed">', "</span>") for box in _boxes(text)]
-    done, pieces = 0, []
-    for start, end, inner, inner_end, opening, closing in sorted([*boxes, *marks]):
-        if start >= done:  # not inside the one before
-            pieces += [escape(text[done:start]), opening, escape(text[inner:inner_end].strip()), closing]
-            done = end
-    return "".join(pieces) + escape(text[done:])
-
-
-def _boxes(text: str) -> Iterator[tuple[int, int, int, int]]:
-    r"""Start and end of every closed `\boxed{...}`, and of what is in its braces."""
-    for found in _BOXED.finditer(text):
-        depth = 1
-        for i in range(found.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[i], 0) if text[i - 1] != "\\" else 0
-            if not depth:
-                yield found.start(), i + 1, found.end(), i
-                break
+    return f'<div class="card {card.kind}{graded}">{head}{words_html(card.text, card.slips, abreast)}</div>'

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from urllib.parse import quote
 
+from polythink.report.filters import FILTER_CSS, POLICY, SCRIPT, identifier
 from polythink.report.fork_html import TRACE_CSS
+from polythink.report.prose import visible
 from polythink.report.theme import theme_css, var
 from polythink.run.table import html_table
 
-FILTERS = {  # class of a sample -> the name of its filter
-    "is-right": "right", "is-wrong": "wrong", "is-unparsed": "no answer found", "is-timeout": "grading timed out",
-    "is-cut": "truncated", "has-block": "with a block", "no-block": "without a block",
-}  # fmt: skip
-FILTER_CSS = "".join(f".only-{c}:checked ~ .samples > .sample:not(.{c}) {{ display: none; }}\n" for c in FILTERS)
 MANY_COLUMNS = 3  # a table with more scrolls on a phone, and says so
 
 
 def page(title: str, body: Iterable[str]) -> str:
-    """A complete HTML document; everything it needs is inside."""
-    return (
+    """A complete HTML document; everything it needs is inside, and a browser is told to load nothing else."""
+    content = "\n".join(filter(None, body))
+    script = f"<script>{SCRIPT}</script>\n" if 'class="filtered"' in content else ""
+    return visible(
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{theme_css()}{_CSS}{TRACE_CSS}{FILTER_CSS}</style>\n</head>\n<body>\n"
-        + "\n".join(filter(None, body))
-        + "\n</body>\n</html>\n"
+        f"{content}\n{script}</body>\n</html>\n"
     )
 
 
@@ -40,6 +39,20 @@ def commands_block(commands: Sequence[str]) -> str:
 def grid(charts: Iterable[str | None]) -> str:
     """Charts side by side; None is left out."""
     return '<div class="charts">' + "".join(f"<figure>{svg}</figure>" for svg in charts if svg) + "</div>"
+
+
+def switched(name: str, views: Mapping[str, str]) -> str:
+    """Several views of which one is shown, chosen by its name; needs no script. A single view stands alone."""
+    if len(views) < 2:
+        return "".join(views.values())
+    slug = identifier(name)
+    inputs = "".join(
+        f'<input class="filter on-{i}" type="radio" name="{slug}" id="{slug}-{i}"{" checked" * (not i)}>'
+        f'<label for="{slug}-{i}">{escape(view)}</label>'
+        for i, view in enumerate(views)
+    )
+    shown = "".join(f'<div class="view-{i}">{content}</div>' for i, content in enumerate(views.values()))
+    return f'<div class="switched">{inputs}{shown}</div>'
 
 
 def legend(entries: Iterable[tuple[str, str, bool]], lines: bool = False) -> str:
@@ -116,16 +129,12 @@ td.number::first-line { color: var(--ink); font-size: 14px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 14px 20px;
   margin-top: 10px; }
 .charts figure { margin: 0; } .charts svg { width: 100%; height: auto; display: block; }
+.switched > .on-0:not(:checked) ~ .view-0, .switched > .on-1:not(:checked) ~ .view-1 { display: none; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; font-size: 14px; }
 .legend i { display: inline-block; width: 18px; height: 4px; border-radius: 2px; margin-right: 7px;
   vertical-align: middle; background: currentColor; }
 .legend.lines i { height: 0; background: none; border-top: 3px solid; border-radius: 0; width: 24px; }
 .legend.lines i.dashed { border-top-style: dashed; }
-.filters { display: inline; } .filter { position: absolute; opacity: 0; pointer-events: none; }
-.filter + label { display: inline-block; border: 1px solid var(--rule); border-radius: 99px; padding: 1px 11px;
-  margin: 3px 5px 3px 0; font-size: 13px; cursor: pointer; }
-.filter:checked + label { background: var(--ink); color: var(--ground); border-color: var(--ink); }
-.filter:focus-visible + label { outline: 2px solid var(--series-1); outline-offset: 2px; }
 .sample { border: 1px solid var(--line); border-radius: 8px; background: var(--panel); padding: 12px 14px;
   margin: 14px 0; }
 .sample .head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 14px; margin-bottom: 12px; }
@@ -139,5 +148,5 @@ td.number::first-line { color: var(--ink); font-size: 14px; }
   .wide.many::before { content: "⇆ more columns: scroll sideways"; display: block; position: sticky; left: 0;
     font-size: 12px; color: var(--soft); }
 }
-@media print { details, .filters { display: none; } section { break-inside: avoid; } }
+@media print { details, .filters, .find { display: none; } section { break-inside: avoid; } }
 """

@@ -75,18 +75,23 @@ class Line:
     dashed: bool = False
 
 
-def stage_chart(stage: Stage, panel: Panel) -> str | None:
-    """The panel of one stage; None where none of its metrics was written."""
-    lines = [Line(label(key), COLOURS[i], *stage.series(key)) for i, key in enumerate(panel.keys)]
+def stage_chart(stage: Stage, panel: Panel, along: str = "steps") -> str | None:
+    """The panel of one stage over its steps or tokens; None where none of its metrics was written."""
+    lines = [Line(label(key), COLOURS[i], *stage.series(key, along)) for i, key in enumerate(panel.keys)]
     lines = [line for line in lines if line.values]
-    return chart(lines, panel, shaded=_other_reward_spans(stage)) if lines else None
+    return chart(lines, over(panel, along), shaded=_other_reward_spans(stage, along)) if lines else None
+
+
+def over(panel: Panel, along: str) -> Panel:
+    """The panel with the axis of that name."""
+    return panel if along == "steps" else replace(panel, along=along)
 
 
 def label(key: str) -> str:
     return METRICS[key].label if key in METRICS else key.replace("_", " ")
 
 
-def arms_chart(arms: Mapping[str, Sequence[Stage]], panel: Panel) -> str | None:
+def arms_chart(arms: Mapping[str, Sequence[Stage]], panel: Panel, along: str = "steps") -> str | None:
     """The panel's first metric for several arms, one colour per arm; None where no arm has it.
 
     Each arm has one stage per seed. With several seeds, each is a thin line and their mean is bold.
@@ -96,20 +101,23 @@ def arms_chart(arms: Mapping[str, Sequence[Stage]], panel: Panel) -> str | None:
     lines = []
     for i, (arm, stages) in enumerate(arms.items()):
         colour = COLOURS[i % len(COLOURS)]
-        seeds = [(steps, values) for steps, values in (stage.series(key) for stage in stages) if values]
+        seeds = [(places, values) for places, values in (stage.series(key, along) for stage in stages) if values]
         if len(seeds) > 1:
             lines += [Line("", colour, *series, weight="thin") for series in seeds]
-            lines.append(Line(arm, colour, *_mean_series(seeds), weight="bold"))
+            steps = [stage.series(key)[0] for stage in stages if stage.series(key, along)[1]]
+            lines.append(Line(arm, colour, *_mean_series(steps, seeds), weight="bold"))
         elif seeds:
             lines.append(Line(arm, colour, *seeds[0]))
-    return chart(lines, panel) if lines else None
+    return chart(lines, over(panel, along)) if lines else None
 
 
-def _mean_series(seeds: Sequence[tuple[list[float], list[float]]]) -> tuple[list[float], list[float]]:
-    """The mean over seeds at the steps that all of them have."""
-    by_step = [dict(zip(steps, values, strict=True)) for steps, values in seeds]
+def _mean_series(
+    steps: Sequence[list[float]], seeds: Sequence[tuple[list[float], list[float]]]
+) -> tuple[list[float], list[float]]:
+    """The means over seeds, of places and of values, at the steps that all of them have."""
+    by_step = [dict(zip(own, zip(*series, strict=True), strict=True)) for own, series in zip(steps, seeds, strict=True)]
     common = sorted(set.intersection(*(set(one) for one in by_step)))
-    return common, [sum(one[step] for one in by_step) / len(by_step) for step in common]
+    return tuple([sum(one[step][i] for one in by_step) / len(by_step) for step in common] for i in (0, 1))
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
@@ -119,14 +127,16 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
     return [sum(w) / len(w) for w in windows]
 
 
-def _other_reward_spans(stage: Stage) -> list[tuple[float, float]]:
-    """The spans of steps with another reward than that of the first step."""
+def _other_reward_spans(stage: Stage, along: str = "steps") -> list[tuple[float, float]]:
+    """The spans of steps, or of tokens, with another reward than that of the first step."""
     names = [row.get("reward_name") for row in stage.rows]
-    others = [row.get("step", 0) for row, name in zip(stage.rows, names, strict=True) if name != names[0]]
+    places = stage.places(along)
     spans: list[tuple[float, float]] = []
-    for step in others:
-        joined = spans and spans[-1][1] == step - 0.5
-        spans[-1:] = [(spans[-1][0], step + 0.5)] if joined else [*spans[-1:], (step - 0.5, step + 0.5)]
+    for i, (place, name) in enumerate(zip(places, names, strict=True)):
+        if name != names[0]:
+            start, end = (place - 0.5, place + 0.5) if along == "steps" else (places[i - 1], place)
+            joined = spans and spans[-1][1] == start
+            spans[-1:] = [(spans[-1][0], end)] if joined else [*spans[-1:], (start, end)]
     return spans
 
 
@@ -192,9 +202,11 @@ def style_axes(axes: Any, title: str, along: str) -> None:
 
 
 def _scale_axes(axes: Any, panel: Panel, lines: Sequence[Line]) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+    from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, NullFormatter
 
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if max(x for line in lines for x in line.steps) >= 10_000 and not panel.doubling:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 20k, 1.5M
     if panel.doubling:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
@@ -211,7 +223,14 @@ def _scale_axes(axes: Any, panel: Panel, lines: Sequence[Line]) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4))
     if panel.percent:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g}%"))
+    elif max(values) < 0.01:
+        axes.yaxis.set_major_formatter(FuncFormatter(_tiny))
     axes.set_ylim(*value_range(min(values), max(values), panel.percent))
+
+
+def _tiny(amount: float, _: int) -> str:
+    """An amount far below 1 within the room that its axis has: 1.5e-4."""
+    return f"{amount:.1e}".replace("e-0", "e-").replace(".0e", "e") if amount else "0"
 
 
 def value_range(low: float, high: float, percent: bool) -> tuple[float, float]:

@@ -12,11 +12,11 @@ from typing import Any
 from polythink.evaluate.metrics import METRICS, describe, general_key, show
 from polythink.report.findings import change, comparison_section, notes, tunnel_section
 from polythink.report.heads import heads_section
-from polythink.report.page import MANY_COLUMNS, counted, folded, grid, legend, page, section, table, wide
+from polythink.report.page import MANY_COLUMNS, counted, folded, grid, legend, page, section, switched, table, wide
 from polythink.report.plots import COLOURS, MORE_PANELS, PANELS, arms_chart, stage_chart
 from polythink.report.provenance import arms_details, details, experiment_heading, heading
 from polythink.report.runs import RunRecord, Stage, read_run
-from polythink.report.samples import held_paths, task_hints, texts_section, traces_section
+from polythink.report.samples import held_paths, task_hints, texts_section, traces_section, training_section
 from polythink.run.folder import write_text
 from polythink.trace.modes import MODES
 from polythink.train.config import trained_inexactly
@@ -37,6 +37,7 @@ def write_report(run_folder: str | Path) -> Path:
         *(heads_section(stage.folder / "heads.npz", f"Heads, {stage.name}") for stage in run.stages),
         traces_section(run.stages, path),
         texts_section(run.stages, path),
+        training_section(run.stages, path),
         details(run),
     ]
     write_text(path, page(run.name, body))
@@ -213,7 +214,16 @@ def _curves(stage: Stage) -> str:
     names = [panel.title.partition(" (")[0] for panel in panels]
     listed = ", ".join(name if name[1].isupper() else name[0].lower() + name[1:] for name in names)
     more = folded(f"More curves: {listed}", grid(panels.values())) if panels else ""
-    return section(f"Stage {stage.name}", _shading_hint(stage) + _mismatch(stage) + grid(charts) + more)
+    views = {"by step": grid(charts)}
+    if stage.places(name := _tokens(stage.kind)):
+        views[f"by {name}"] = grid(stage_chart(stage, panel, name) for panel in PANELS[stage.kind])
+    shown = switched(f"curves-{stage.name}", views)
+    return section(f"Stage {stage.name}", _shading_hint(stage) + _mismatch(stage) + shown + more)
+
+
+def _tokens(kind: str) -> str:
+    """What is counted along the other axis of a stage's curves."""
+    return "tokens sampled" if kind == "grpo" else "tokens trained on"
 
 
 def _mismatch(stage: Stage) -> str:
@@ -256,5 +266,8 @@ def _arm_curves(arms: Mapping[str, Sequence[RunRecord]]) -> str:
             by_arm = {"all arms": next(iter(by_arm.values()))}
         if any(charts := [arms_chart(by_arm, panel) for panel in PANELS[kind]]):
             names = [(arm, COLOURS[i % len(COLOURS)], False) for i, (arm, own) in enumerate(by_arm.items()) if own]
-            sections.append(section(f"Stage {name}", legend(names) + grid(charts)))
+            views, along = {"by step": grid(charts)}, _tokens(kind)
+            if all(stage.places(along) for own in by_arm.values() for stage in own if stage.rows):
+                views[f"by {along}"] = grid(arms_chart(by_arm, panel, along) for panel in PANELS[kind])
+            sections.append(section(f"Stage {name}", legend(names) + switched(f"curves-{name}", views)))
     return "".join(sections)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from polythink.errors import UserError
 from polythink.run.config import parse_yaml
-from polythink.run.folder import read_attempts, read_json
-from polythink.run.jsonl import read_jsonl
+from polythink.run.folder import ENVIRONMENT, read_attempts, read_json
+from polythink.run.jsonl import first_row, read_jsonl
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,34 @@ class Stage:
     findings: list[dict] = field(default_factory=list)  # of `compare` and `tunnel`, one per problem set
     plan: dict = field(default_factory=dict)  # what stage.json says of its mode, prompt, decoding and keys
 
-    def series(self, key: str) -> tuple[list[float], list[float]]:
-        """Steps and values of one metric; rows without it are left out."""
-        found = [(row.get("step", i + 1), row[key]) for i, row in enumerate(self.rows) if is_number(row.get(key))]
-        return [float(step) for step, _ in found], [float(value) for _, value in found]
+    def series(self, key: str, along: str = "steps") -> tuple[list[float], list[float]]:
+        """Where along the steps or tokens, and the values, of one metric; rows without it are left out."""
+        places = self.places(along)
+        found = [(at, row[key]) for at, row in zip(places, self.rows, strict=bool(places)) if is_number(row.get(key))]
+        return [float(at) for at, _ in found], [float(value) for _, value in found]
+
+    def places(self, along: str = "steps") -> list[float]:
+        """The step of every row, or the tokens up to it: those trained on, in reinforcement learning those sampled.
+
+        Empty where the rows do not say how many tokens.
+        """
+        if along == "steps":
+            return [row.get("step", i + 1) for i, row in enumerate(self.rows)]
+        traces = 1
+        if self.kind == "grpo":  # its rows have the mean of the step's traces
+            planned = self.plan.get("stage") or {}
+            traces = (planned.get("prompts_per_step") or 0) * (planned.get("group_size") or 0)
+        if not traces or not all(is_number(row.get("tokens")) for row in self.rows):
+            return []
+        return list(accumulate(row["tokens"] * traces * (row.get("gen_batches") or 1) for row in self.rows))
 
     def samples(self, name: str = "") -> list[dict]:
         """The rows of its samples file; empty without one."""
         return _rows(self.samples_file(name))
+
+    def first_sample(self, name: str = "") -> dict:
+        """The first of these rows, which tells what they are; empty without one."""
+        return first_row(file) if (file := self.samples_file(name)).is_file() else {}
 
     def samples_file(self, name: str = "") -> Path:
         return self.folder / f"samples{'-' + name if name else ''}.jsonl"
@@ -69,9 +90,14 @@ def read_run(folder: str | Path) -> RunRecord:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no run folder {str(folder)!r}; give the folder that `polythink train` or `eval` wrote")
-    text = (folder / "recipe.yaml").read_text(encoding="utf-8") if (folder / "recipe.yaml").is_file() else "{}"
-    recipe = parse_yaml(text, str(folder / "recipe.yaml")) or {}
-    listed = _json(folder / "stages.json") or []
+    file = folder / "recipe.yaml"
+    text = file.read_text(encoding="utf-8") if file.is_file() else "{}"
+    recipe = _held(file, parse_yaml(text, str(file)) or {}, dict, "a recipe (names and values)")
+    _object(folder / ENVIRONMENT)
+    file = folder / "stages.json"
+    listed = _held(file, read_json(file), list, "a list of stages") if file.is_file() else []
+    for stage in listed:
+        _held(file, stage, dict, "a list of stages (objects with name, kind and folder)")
     stages = [
         _stage(s.get("name", "?"), s.get("kind", "?"), folder / s.get("folder", s.get("name", ""))) for s in listed
     ]
@@ -83,17 +109,23 @@ def read_run(folder: str | Path) -> RunRecord:
 
 
 def _stage(name: str, kind: str, folder: Path) -> Stage:
-    evals = {
-        path.stem.removeprefix("eval").lstrip("-"): _json(path) or {} for path in sorted(folder.glob("eval*.json"))
-    }
-    found = [_json(path) for kind in ("compare", "tunnel") for path in sorted(folder.glob(f"{kind}*.json"))]
-    result = _json(folder / "result.json") or {}
-    plan = (_json(folder / "stage.json") or {}).get("plan") or {}
+    evals = {path.stem.removeprefix("eval").lstrip("-"): _object(path) for path in sorted(folder.glob("eval*.json"))}
+    found = [_object(path) for kind in ("compare", "tunnel") for path in sorted(folder.glob(f"{kind}*.json"))]
+    result = _object(folder / "result.json")
+    plan = _object(folder / "stage.json").get("plan") or {}
     return Stage(name, kind, folder, _rows(folder / "metrics.jsonl"), evals, result, found, plan)
 
 
-def _json(path: Path) -> Any:
-    return read_json(path) if path.is_file() else None
+def _object(path: Path) -> dict:
+    """The object that a file holds, empty without a file; `UserError` where it holds something else."""
+    return _held(path, read_json(path), dict, "an object (names and values)") if path.is_file() else {}
+
+
+def _held(path: Path, found: Any, kind: type, shown: str) -> Any:
+    if not isinstance(found, kind):
+        said = f"{found!r:.40}"
+        raise UserError(f"{path} holds {said}, not {shown}; no run wrote that: move the file away and try again")
+    return found
 
 
 def _rows(path: Path) -> list[dict]:

@@ -32,6 +32,11 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     return [row for _, row in _jsonl(Path(path), torn_end=True)]
 
 
+def first_row(path: str | Path) -> dict[str, Any]:
+    """The first row that `read_jsonl` gives; empty where there is none. The rest of the file is not read."""
+    return next((row for _, row in _jsonl(Path(path), torn_end=True)), {})
+
+
 def read_rows(
     path: str | Path, replace_broken: bool = False, columns: Mapping[str, str] | None = None
 ) -> Iterator[dict[str, Any]]:

@@ -19,6 +19,7 @@ from polythink.models.batch import collate, response_of
 from polythink.models.blocks import reads_blocks
 from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import token_logprobs
+from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt
 from polythink.run.folder import folder_lock
 from polythink.run.jsonl import read_jsonl
@@ -44,6 +45,7 @@ from polythink.train.optimiser import (
     update,
 )
 from polythink.train.precision import warn_of_rounding
+from polythink.train.sft_samples import Samples
 from polythink.train.sharding import finish, to_train
 
 
@@ -55,21 +57,23 @@ def train_sft(
     *,
     prompt: Prompt | str | None = None,
     params: SamplingParams | None = None,
+    problems: Sequence[Problem] = (),
     seed: int = 0,
 ) -> dict:
     """Fine-tune `lm` in place, resuming from the checkpoint in `folder` if there is one; returns a summary.
 
     `data` is a JSONL or Parquet file with rows {question, trace}, such rows, or a `Mixture`. Rows are laid out in the
     mode of `params` under `prompt` (left out: those of the model's settings) and shuffled by `seed`; a mixture is laid
-    out already. `folder` receives metrics.jsonl (one row per step), checkpoint/ and model/, which `load` reads.
+    out already. `folder` receives metrics.jsonl (one row per step), checkpoint/ and model/, which `load` reads; with
+    `problems` also samples.jsonl: a response to each of them at every checkpoint.
     Raises `UserError` for data that cannot be trained on.
     """
-    folder = Path(folder)
+    folder, params, prompt = Path(folder), params or params_of(lm.settings), prompt_of(lm.settings, prompt)
 
     def opened() -> tuple[Mixture, int]:
         mixture = data
         if not isinstance(data, Mixture):
-            encode = TraceEncoder(lm, params or params_of(lm.settings), prompt_of(lm.settings, prompt))
+            encode = TraceEncoder(lm, params, prompt)
             mixture = mixture_of_rows(data, encode, config, seed)
         return mixture, steps_of(mixture, config)
 
@@ -79,13 +83,15 @@ def train_sft(
         if distributed.is_main():
             warn_of_rounding(lm.model, config.lr)
         adapters = add_adapters(lm, config, seed)
-        trained = to_train(lm, config)
+        trained = to_train(lm, config, draws=bool(problems))
+        drawn = problems and distributed.shared(lambda: Samples.of(stack, lm, config, problems, prompt, params, seed))
         optimiser = make_optimiser(trained.model, config, config.trainable)
         trained.model.train()
         distributed.entered_on_main(stack, lambda: folder_lock(folder / "checkpoint"))
-        done = resume(folder, trained.model, optimiser)
+        done = resume(folder, trained.model, optimiser, also=("samples.jsonl",))
         trackers = distributed.entered_on_main(stack, lambda: Trackers(folder, config))
         metrics = distributed.entered_on_main(stack, lambda: trackers.metrics())
+        samples = distributed.entered_on_main(stack, lambda: trackers.samples()) if drawn else None
         bar = stack.enter_context(Progress(steps, distributed.shown("sft"), done))
         for step in range(done, steps):
             started = time.perf_counter()
@@ -97,9 +103,12 @@ def train_sft(
             norm = update(trained.model, optimiser, lr, config.max_grad_norm)
             row = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": tokens}
             row["seconds"] = time.perf_counter() - started
+            due = (step + 1) % config.checkpoint_every == 0 or step + 1 == steps
+            if drawn and due:  # before the row of the step: trackers are given both together
+                drawn.write(step + 1, trained, samples)
             distributed.on_main(lambda row=row: metrics.write(row))
             bar.advance(1, loss=loss, **cost_of(tokens, row["seconds"], trained.device))
-            if (step + 1) % config.checkpoint_every == 0 or step + 1 == steps:
+            if due:
                 distributed.on_main(lambda: metrics.sync())
                 save_checkpoint(folder / "checkpoint", step + 1, trained.model, optimiser)
         finish(lm, trained)
