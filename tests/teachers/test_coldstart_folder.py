@@ -29,11 +29,15 @@ from polythink.trace.dialect import PARATHINKER
 # ---- two processes ----
 
 
-def started(server: ChatServer, out: Path, n: int, answers: int) -> Forked:
+def started(server: ChatServer, out: Path, n: int, answers: int, fresh: bool = False) -> Forked | subprocess.Popen:
     """A cold start of another process that has got so many answers and waits for the others, with all requests out."""
     record(server, n)
     server.answers_before_hold = answers
-    running = Forked(*arguments(server, out, n))
+    if fresh:  # what it logs is seen there alone
+        piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running = subprocess.Popen(command(server, out, n), **piped)
+    else:
+        running = Forked(*arguments(server, out, n))
     asked = min(n, answers + AT_ONCE)
     while running.poll() is None and (
         server.asked.total() < asked or not (out / "all.jsonl").exists() or len(read_jsonl(out / "all.jsonl")) < answers
@@ -170,10 +174,10 @@ def test_a_row_of_no_problem(tmp_path):
 @pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
 def test_an_interrupted_command_says_what_is_kept_and_how_to_go_on(server, tmp_path, number, word):
     n, out = 30, tmp_path / "cold"
-    running = started(server, out, n, 12)
-    os.kill(running.pid, number)
-    assert running.wait(60) == 128 + number
-    _, err = running.communicate()
+    running = started(server, out, n, 12, fresh=True)
+    running.send_signal(number)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 128 + number
     assert err == (
         f"12 of 30 responses are saved in {out}, 12 of them kept; run the same command again (train: with --resume) to "
         f"continue\npolythink: {word}\n"
