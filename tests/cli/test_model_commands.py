@@ -23,7 +23,6 @@ from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import LanguageModel, ModelSettings, load, save
 from polythink.run.folder import write_json
 from polythink.run.jsonl import write_jsonl
-from polythink.trace.rollout import Rollout
 
 polythink = partial(invoke, app)
 BUDGETS = {"max_main_tokens": 400, "max_path_tokens": 12, "max_summary_tokens": 9, "max_trace_tokens": 500, "paths": 3}
@@ -48,15 +47,10 @@ def lm(run_folder) -> LanguageModel:
 @pytest.fixture(scope="module")
 def seed(lm) -> int:
     """The first seed under which the model opens two blocks on the problem "1+1"."""
-    engine = Engine(lm, max_num_seqs=64)
-    for start in range(0, 192, 16):  # 16 of them at once
-        seeds = {engine.add(request_of(lm), SamplingParams(**BUDGETS), seed): seed for seed in range(start, start + 16)}
-        ended: dict[int, Rollout] = {}
-        while len(ended) < len(seeds):
-            ended |= {seeds[event.request]: event.rollout for event in engine.step() if event.kind == "done"}
-        for seed in sorted(ended):
-            if len({s.block for s in ended[seed].segments if s.kind == "summary"}) > 1:
-                return seed
+    for seed in range(200):
+        (rollout,) = Engine(lm, max_num_seqs=1).generate([request_of(lm)], SamplingParams(**BUDGETS), seed)
+        if len({s.block for s in rollout.segments if s.kind == "summary"}) > 1:
+            return seed
     raise AssertionError("no seed opens two blocks")
 
 
