@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from helpers.charts import sketched  # noqa: F401
+
 
 @pytest.fixture
 def polythink(monkeypatch, capsys):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 
 import pytest
 
 from helpers.chat_server import ChatServer, chat, server  # noqa: F401
-from helpers.coldstart import command, record
+from helpers.coldstart import arguments, command, record
+from helpers.program import run_forked
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
 
@@ -168,15 +168,14 @@ PROXIES = [{"ALL_PROXY": "socks5://127.0.0.1:1"}, {"NO_PROXY": "localhost,::1/12
 
 @pytest.mark.slow
 @pytest.mark.parametrize("environment", PROXIES)
-def test_proxies_that_cannot_be_used_are_one_sentence(server, tmp_path, environment):  # noqa: F811
-    done = subprocess.run(
-        command(server, tmp_path / "cold", 3), capture_output=True, text=True, timeout=120,
-        env={**os.environ, "NO_PROXY": "", **environment},
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1
+def test_proxies_that_cannot_be_used_are_one_sentence(server, tmp_path, environment, monkeypatch):  # noqa: F811
+    for name, value in {"NO_PROXY": "", **environment}.items():
+        monkeypatch.setenv(name, value)
+    status, out, err = run_forked(*arguments(server, tmp_path / "cold", 3))
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
     (name, value), *_ = environment.items()
-    assert f"{name}={value}" in done.stderr
+    assert f"{name}={value}" in err
     assert not (tmp_path / "cold").exists()
 
 
@@ -187,9 +186,9 @@ def test_an_empty_account_and_the_same_command_after_topping_up(server, tmp_path
         'error:402:{"error": {"message": "Insufficient Balance"}}' if number > 10 else None
     )
     out = tmp_path / "cold"
-    done = subprocess.run(command(server, out, 60), capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "the account cannot pay for more requests (the server says: Insufficient Balance)" in done.stderr
+    status, said, err = run_forked(*arguments(server, out, 60))
+    assert (status, said, err.count("\n")) == (2, "", 1)
+    assert "the account cannot pay for more requests (the server says: Insufficient Balance)" in err
     server.acts = lambda number, request: None
     server.asked.clear()
     done = subprocess.run(command(server, out, 60), capture_output=True, text=True, timeout=120)

@@ -18,6 +18,7 @@ from polythink.trace.modes import MODES
 
 EXACT = [name for name, mode in MODES.items() if mode.exact]
 TOLERANCE = 1e-4  # float32; 1e-5 in practice
+SAMPLED = pytest.mark.long  # the random traces take a sample of these
 BUDGETS = {"max_main_tokens": 20, "max_path_tokens": 9, "max_summary_tokens": 6, "max_blocks": 2}
 
 
@@ -36,7 +37,7 @@ def params_of(dialect: str, mode: str, paths: int, **changes) -> SamplingParams:
     return SamplingParams(mode=mode, **{**BUDGETS, **facts, **changes})
 
 
-@pytest.mark.long  # the random traces take a sample of these
+@SAMPLED
 @pytest.mark.parametrize("paths", [1, 2, 3, 8])
 @pytest.mark.parametrize("mode", EXACT)
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -88,7 +89,7 @@ def test_a_path_is_what_it_would_be_alone_after_its_prefix(dialect, mode):
     assert checked["summary"] >= 3 or mode == "structured" or DIALECTS[dialect].summary is None
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("dialect", [d if d == "parallel_r1" else pytest.param(d, marks=SAMPLED) for d in DIALECTS])
 def test_the_published_modes_draw_as_reread_does(dialect):
     engine = engine_of(dialect)
     wanted = requests(engine, 3)
@@ -104,8 +105,15 @@ def test_the_published_modes_draw_as_reread_does(dialect):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dialect", ["multiverse", "parallel_r1"])
-@pytest.mark.parametrize("mode", ["structured", "reread"])
+@pytest.mark.parametrize(
+    ("mode", "dialect"),
+    [
+        ("structured", "multiverse"),
+        ("reread", "parallel_r1"),
+        pytest.param("structured", "parallel_r1", marks=SAMPLED),
+        pytest.param("reread", "multiverse", marks=SAMPLED),
+    ],
+)
 def test_nested_traces_do_not_depend_on_their_batch_mates(dialect, mode):
     engine, params = engine_of(dialect), params_of(dialect, mode, 2, max_trace_tokens=200)
     wanted = requests(engine, 3)

@@ -55,7 +55,7 @@ def test_a_branch_does_not_depend_on_its_batch_mates():
     lm = tiny()
     decoding, wanted = SETTINGS[2], requests(lm, 4)
     base = Engine(lm, max_num_seqs=4).generate(wanted, decoding, seed=3)
-    for rows, backend in ((1, "lean"), (3, "lean"), (1, "flat"), (3, "flat"), (2, "padded"), (4, "padded")):
+    for rows, backend in ((1, "lean"), (3, "lean"), (1, "flat"), (2, "padded")):
         other = Engine(lm, max_num_seqs=rows, backend=backend).generate(wanted, decoding, seed=3)
         assert [drawn(r) for r in other] == [drawn(r) for r in base], (rows, backend)
         a, b = ([x for r in rs for s in r.segments for x in s.logprobs] for rs in (base, other))

@@ -1,4 +1,4 @@
-"""Random traces agree with the slow twin and one masked forward, in every backend: 50 always, 2,000 in long tests.
+"""Random traces agree with the slow twin and one masked forward, in every backend: 100 always, 2,000 in long tests.
 
 A backend takes part by its name in `BACKENDS`.
 """
@@ -153,7 +153,7 @@ def compare(twin: Twin, fast, slow, draws: Draws, found: Counter, what) -> None:
         assert a.logprobs == pytest.approx(b.logprobs, abs=TOLERANCE), what
 
 
-@pytest.mark.parametrize("part", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("part", range(2))
 def test_random_traces_agree_with_the_slow_twin(part, monkeypatch):
     twin, found = Twin(monkeypatch), Counter()
     for number in range(7 * part, 7 * part + 7):

@@ -13,6 +13,7 @@ from polythink.pipeline.curves import curves
 from polythink.pipeline.results_table import Column
 from polythink.report.findings import chart_families, family_lines
 
+DRAWN = True  # by `helpers.charts`: its charts are drawn
 NOTHING = Estimate(math.nan, math.nan, math.nan)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from helpers import fake_recipe
+from helpers.program import Forked
 from polythink.errors import UserError
 from polythink.pipeline import schedule
 from polythink.pipeline.arms import Experiment, load_experiment
@@ -173,16 +173,6 @@ def test_a_stage_that_does_not_say_it_is_done_or_is_killed_has_failed(tmp_path) 
 
 # ---- kills ----
 
-RUN_IT = """
-import signal, sys
-sys.path[:0] = sys.argv[1:3]
-from pathlib import Path
-import test_experiment
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-folder = Path(sys.argv[3])
-print(len(test_experiment.run_gated(folder).failures))
-"""
-
 
 def run_gated(folder: Path) -> Outcome:
     """An experiment whose stage rl waits after one step until the file `gate` exists."""
@@ -195,20 +185,28 @@ def run_on(folder: Path) -> Outcome:
     return run_gated(folder)
 
 
-def start(folder: Path, shown: str = "first") -> subprocess.Popen:
-    """`run_gated` in a process of its own."""
-    command = [sys.executable, "-c", RUN_IT, str(HERE), str(HERE.parent), str(folder)]
-    with (folder / shown).open("w") as stderr:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+class Gated(Forked):
+    """`run_gated` in a process of its own, which prints the number of failures; what it shows goes to a file."""
+
+    def __init__(self, folder: Path, shown: str = "first") -> None:
+        self.folder, self.shown = folder, folder / shown
+        super().__init__()
+
+    def run(self) -> None:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        sys.stdout, sys.stderr = self.out, self.shown.open("w")
+        print(len(run_gated(self.folder).failures), flush=True)
+
+    def finish(self) -> str:
+        """Open the gate, and return what the experiment prints."""
+        (self.folder / "gate").touch()
+        assert self.wait(120) == 0
+        return self.communicate()[0].strip()
 
 
-def finish(process: subprocess.Popen, folder: Path) -> str:
-    """Open the gate, and return what the experiment prints."""
-    (folder / "gate").touch()
-    return process.communicate(timeout=120)[0].strip()
-
-
-def wait_for(file: Path, text: str, process: subprocess.Popen) -> None:
+def wait_for(file: Path, text: str, process: Gated) -> None:
     """Until the text is in the file; the process that it comes from must not have ended."""
     while not (file.exists() and text in file.read_text()):
         assert process.poll() is None, f"{text!r} did not come"
@@ -234,10 +232,10 @@ def steps_of(log: Path, stage: str) -> list[int]:
 
 @pytest.mark.slow
 def test_after_a_power_cut_finished_stages_stay_and_the_open_one_goes_on(tmp_path, log) -> None:
-    first = start(tmp_path)
+    first = Gated(tmp_path)
     wait_for(log, "step rl", first)
     first.kill()
-    first.wait()
+    assert first.wait(120) == -signal.SIGKILL
     for pid in stage_processes(tmp_path):
         with suppress(ProcessLookupError):  # eval_sft may end meanwhile
             os.kill(pid, signal.SIGKILL)
@@ -250,13 +248,13 @@ def test_after_a_power_cut_finished_stages_stay_and_the_open_one_goes_on(tmp_pat
 
 @pytest.mark.slow
 def test_what_a_killed_experiment_left_running_is_waited_for_and_not_run_twice(tmp_path, log) -> None:
-    first = start(tmp_path)
+    first = Gated(tmp_path)
     wait_for(log, "step rl", first)
     first.kill()
-    first.wait()
-    second = start(tmp_path, "second")
+    assert first.wait(120) == -signal.SIGKILL
+    second = Gated(tmp_path, "second")
     wait_for(tmp_path / "second", "rl (plain-seed0): waiting (runs in another process)", second)
-    assert finish(second, tmp_path) == "0"
+    assert second.finish() == "0"
     assert "rl (plain-seed0): done (by another process)" in (tmp_path / "second").read_text()
     assert steps_of(log, "rl") == list(range(9))
     assert set(events(log, "start").values()) == {1}
@@ -266,10 +264,10 @@ def test_what_a_killed_experiment_left_running_is_waited_for_and_not_run_twice(t
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_stops_the_stages_as_well(tmp_path, log, number: signal.Signals) -> None:
-    first = start(tmp_path)
+    first = Gated(tmp_path)
     wait_for(log, "step rl", first)
-    first.send_signal(number)
-    assert first.wait(120) != 0
+    os.kill(first.pid, number)
+    assert first.wait(120) not in (0, None)
     assert stage_processes(tmp_path) == []
     assert run_on(tmp_path).failures == ()
 

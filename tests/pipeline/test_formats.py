@@ -10,7 +10,6 @@ from helpers.scribe import WORDS
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import save
 from polythink.pipeline.recipe import load_recipe, run_recipe
-from polythink.report import plots
 from polythink.run.folder import read_json, write_text
 from polythink.run.jsonl import read_jsonl
 from polythink.trace import DIALECTS, Block, Plan, Trace, render
@@ -75,8 +74,7 @@ CASES = [case if case in ALWAYS else pytest.param(*case, marks=pytest.mark.long)
 
 
 @pytest.mark.parametrize(("name", "mode"), CASES)
-def test_a_format_is_trained_drawn_and_reported(name, mode, garden, tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "chart", lambda lines, panel, **more: "<svg></svg>")  # the same for all of them
+def test_a_format_is_trained_drawn_and_reported(name, mode, garden, tmp_path):
     dialect = get_dialect(name)
     rows = [{"question": "a b", "trace": written(dialect, 2)}, {"question": "b c", "trace": written(dialect, 3)}]
     problems = [{"id": f"p{i}", "problem": text, "answer": "1"} for i, text in enumerate(("a b", "c a b"))]

@@ -13,6 +13,7 @@ from polythink.problems.tasks.countdown import VOCABULARY
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
 
+DRAWN = True  # by `helpers.charts`: its charts are drawn
 # every kind of stage once
 FEW = (
     "base.steps=2", "base.batch=4", "coldstart.limit=4", "sft.steps=2", "sft.batch=4", "after_sft=null", "rl_easy=null",

@@ -18,6 +18,7 @@ from polythink.pipeline.stage import run_stage
 from polythink.run.config import parse_config
 from polythink.run.folder import read_json
 
+DRAWN = True  # by `helpers.charts`: its charts are drawn
 DECODING = {"paths": 2, "max_main_tokens": 4, "max_path_tokens": 6, "max_summary_tokens": 4, "max_trace_tokens": 60}
 PROBLEMS = ["countdown-mini:heldout", "countdown-easy:heldout"]
 COMPARE = {

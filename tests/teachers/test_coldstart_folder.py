@@ -13,7 +13,7 @@ import pytest
 
 from helpers.chat_server import ChatServer
 from helpers.coldstart import AT_ONCE, arguments, ask, command, countdown_run, last_rows, record
-from helpers.program import run_forked
+from helpers.program import Forked, run_forked
 from polythink.errors import UserError
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import COUNTDOWN, problems
@@ -29,11 +29,15 @@ from polythink.trace.dialect import PARATHINKER
 # ---- two processes ----
 
 
-def started(server: ChatServer, out: Path, n: int, answers: int) -> subprocess.Popen:
+def started(server: ChatServer, out: Path, n: int, answers: int, fresh: bool = False) -> Forked | subprocess.Popen:
     """A cold start of another process that has got so many answers and waits for the others, with all requests out."""
     record(server, n)
     server.answers_before_hold = answers
-    running = subprocess.Popen(command(server, out, n), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if fresh:  # what it logs is seen there alone
+        piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running = subprocess.Popen(command(server, out, n), **piped)
+    else:
+        running = Forked(*arguments(server, out, n))
     asked = min(n, answers + AT_ONCE)
     while running.poll() is None and (
         server.asked.total() < asked or not (out / "all.jsonl").exists() or len(read_jsonl(out / "all.jsonl")) < answers
@@ -61,7 +65,7 @@ def test_a_second_cold_start_in_a_folder_is_refused_and_changes_nothing(server, 
         assert server.asked.total() == asked
     finally:
         running.kill()
-        running.communicate(timeout=30)
+        running.wait(60)
 
 
 def test_an_experiment_that_holds_the_folder_of_its_stage_does_not_refuse_its_own_cold_start(tmp_path):
@@ -170,7 +174,7 @@ def test_a_row_of_no_problem(tmp_path):
 @pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
 def test_an_interrupted_command_says_what_is_kept_and_how_to_go_on(server, tmp_path, number, word):
     n, out = 30, tmp_path / "cold"
-    running = started(server, out, n, 12)
+    running = started(server, out, n, 12, fresh=True)
     running.send_signal(number)
     _, err = running.communicate(timeout=60)
     assert running.returncode == 128 + number

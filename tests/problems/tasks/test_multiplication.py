@@ -92,10 +92,11 @@ def test_named_sets() -> None:
 # ---- demonstrations ----
 
 
-def test_ten_thousand_demonstrations_grade_right_and_so_does_every_path_of_them() -> None:
+@pytest.mark.parametrize("many", [1_500, pytest.param(10_000, marks=pytest.mark.long)])
+def test_demonstrations_grade_right_and_so_does_every_path_of_them(many) -> None:
     styles = random.Random(1)
     with Grader(dialect=PARATHINKER) as grader:
-        for one, other in drawn(10_000, seed=0, most=5):
+        for one, other in drawn(many, seed=0, most=5):
             problem = problem_of(one, other)
             style, paths = styles.choice(("sequential", "parallel")), styles.randint(1, len(str(other)))
             text = written(problem, paths, style)
