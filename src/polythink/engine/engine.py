@@ -12,7 +12,7 @@ from collections.abc import Container, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from polythink.engine.backends.base import TorchBackend
+from polythink.engine.backends.base import LocalBackend
 from polythink.engine.lookahead import LookAhead, Steps
 from polythink.engine.params import Event, OnEvent, Request, SamplingParams, params_for_each
 from polythink.engine.plain import PlainState
@@ -24,7 +24,6 @@ from polythink.engine.structured import StructuredState
 from polythink.engine.tag_ids import TagIds
 from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
-from polythink.models.forward import cannot_join
 from polythink.models.lm import LanguageModel
 from polythink.models.tags import tag_ids
 from polythink.run.progress import Progress
@@ -66,7 +65,7 @@ class Engine:
         lm: LanguageModel,
         max_num_seqs: int = 64,
         prefill_chunk: int = 512,
-        backend: str | TorchBackend = "auto",
+        backend: str | LocalBackend = "auto",
         kv_cache_memory_bytes: int | None = None,
         max_step_branches: int | None = None,
     ) -> None:
@@ -76,7 +75,7 @@ class Engine:
                 f"given max_num_seqs={max_num_seqs}, prefill_chunk={prefill_chunk}"
             )
         self.lm, self.max_num_seqs, self.prefill_chunk = lm, max_num_seqs, prefill_chunk
-        self.backend: TorchBackend = choose_backend(lm, backend) if isinstance(backend, str) else backend
+        self.backend: LocalBackend = choose_backend(lm, backend) if isinstance(backend, str) else backend
         if not self.backend.chunks:  # a further chunk would be read token by token
             self.prefill_chunk = lm.context
         self._steps: Steps = (LookAhead if self.backend.looks_ahead else Steps)(self.backend)
@@ -153,8 +152,7 @@ class Engine:
         May be called in another thread than the one that steps; it waits for that one only where attention is to be
         scaled and the backend has not been asked yet whether it can.
         """
-        if params.rules.joins_caches and not self.backend.joins_caches:
-            raise UserError(cannot_join(self.lm.model))
+        self.backend.check_params(params)
         if not 0 <= top_logprobs <= MOST_TOP or (top_logprobs and not stream):
             raise UserError(
                 f"top_logprobs={top_logprobs}: events tell 0 to {MOST_TOP} alternatives, so with stream=True"
@@ -283,7 +281,7 @@ class Engine:
                 for segment in state.opened:
                     self.backend.open(row, segment, state.follows[segment])
                 state.opened.clear()
-                if not self.backend.joins_caches:
+                if self.backend.forgets:
                     self.backend.keep(row, state.followable)
             for state, branch, token, logprob in self._steps.run(running, self.prefill_chunk, lockstep):
                 state.drew()
