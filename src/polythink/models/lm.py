@@ -88,7 +88,7 @@ def load(
     settings = None if settings_file is None else read_settings(settings_file)
     _, rules = with_dialect(replace(settings or ModelSettings(), **changes))
     _check_thoughts(path, settings, thoughts_file)
-    tokenizer, model = source.tokenizer(), source.model(dtype)
+    tokenizer, model = source.read(dtype)
     settings = replace(settings or ModelSettings(chat=bool(tokenizer.chat_template)), **changes)
     if 0 < settings.thoughts < rules.inventory:
         raise UserError(
@@ -129,9 +129,9 @@ def load_vocabulary(
     `UserError` where a tag is no token of its own: a server's model cannot be given one.
     """
     changes, source = _changes(dialect, mode, prompt, chat), Source.of(str(path_or_hub_id))
-    file, tokenizer, config = source.side_file(SETTINGS_FILE), source.tokenizer(), source.config()
+    file, (tokenizer, config, generation) = source.side_file(SETTINGS_FILE), source.described()
     settings = ModelSettings(chat=bool(tokenizer.chat_template)) if file is None else read_settings(file)
-    described = SimpleNamespace(config=config, generation_config=source.generation(config))
+    described = SimpleNamespace(config=config, generation_config=generation)
     return Vocabulary(described, tokenizer, replace(settings, **changes))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,13 +21,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers import modeling_gguf_pytorch_utils as gguf_reading
 from transformers.utils import logging as transformers_logging
+from transformers.utils import quantization_config
 
 from polythink.errors import UserError, install_extra
+from polythink.models import gguf
 from polythink.models.place import GGUF, ModelPlace, check_path, gguf_files, place_of
 from polythink.models.settings import in_short
 
+GgufConfig = getattr(quantization_config, "GgufConfig", None)  # of releases that can leave weights packed
 READING = (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError)
 # what transformers' reader of .gguf files raises besides, where a file is cut or lacks what a model needs
 READING_GGUF = (*READING, AttributeError, IndexError, TypeError, RuntimeError)
@@ -72,57 +74,61 @@ class Source:
         except EntryNotFoundError:
             return None
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def described(self) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig, GenerationConfig]:
+        """Tokenizer, configuration, and how transformers would generate: what can be known without the weights."""
         with self._reading():
-            return AutoTokenizer.from_pretrained(self.place.folder, **self._how)
-
-    def config(self) -> PreTrainedConfig:
-        with self._reading():
-            config = AutoConfig.from_pretrained(self.place.folder, **self._how)
-        return _not_quantised(config) if self.place.file else config
-
-    def generation(self, config: PreTrainedConfig) -> GenerationConfig:
-        """How transformers would generate with it; what it makes of the shape where no file says so."""
-        if self.place.file:
-            return GenerationConfig.from_model_config(config)
-        with self._reading():
+            tokenizer, config = self._tokenizer(), AutoConfig.from_pretrained(self.place.folder, **self._how)
+            if self.place.file:
+                gguf.not_quantised(config)
+                return tokenizer, config, GenerationConfig.from_model_config(config)
             try:
-                return GenerationConfig.from_pretrained(self.place.folder, local_files_only=self.offline)
-            except OSError:
-                return GenerationConfig.from_model_config(config)
+                generation = GenerationConfig.from_pretrained(self.place.folder, local_files_only=self.offline)
+            except OSError:  # no such file: what transformers makes of the shape
+                generation = GenerationConfig.from_model_config(config)
+            return tokenizer, config, generation
 
-    def model(self, dtype: str | None) -> PreTrainedModel:
-        """The model in that type; None: as saved, which for a .gguf file is float32."""
+    def read(self, dtype: str | None) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+        """Tokenizer and model, in that type; None: as saved, float32 for a .gguf file."""
         dtype = dtype or ("float32" if self.place.file else "auto")
         with self._reading():
+            tokenizer = self._tokenizer()
             # attention: transformers takes SDPA where the model has it
-            model = AutoModelForCausalLM.from_pretrained(self.place.folder, dtype=dtype, **self._how)
+            model = AutoModelForCausalLM.from_pretrained(self.place.folder, dtype=dtype, **self._how, **self._whole())
         if self.place.file:
-            _not_quantised(model.config)
-            model.config.name_or_path = self.path
-            model.name_or_path = self.path
-            model.hf_quantizer, model.is_quantized, model.quantization_method = None, False, None
-        return model
+            gguf.not_quantised(model)
+            model.name_or_path = model.config.name_or_path = self.path
+        return tokenizer, model
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        tokenizer = AutoTokenizer.from_pretrained(self.place.folder, **self._how)
+        if self.place.file:
+            gguf.split_as_said(tokenizer, self._header(), self.path)
+        return tokenizer
+
+    def _header(self) -> dict[str, Any]:
+        folder, file = self.place
+        if self.place.local:
+            return gguf.read_header(Path(folder) / file)
+        return gguf.read_header(Path(hf_hub_download(folder, file, local_files_only=self.offline)))
 
     @property
     def _how(self) -> dict[str, Any]:
         return {"local_files_only": self.offline} | ({"gguf_file": self.place.file} if self.place.file else {})
 
+    def _whole(self) -> dict[str, Any]:
+        """What makes transformers de-quantise all weights, which newer releases would leave packed."""
+        if self.place.file is None or GgufConfig is None:
+            return {}
+        return {"quantization_config": GgufConfig(dequantize=True)}
+
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        errors = READING_GGUF if self.place.file else READING
+        errors, once = (READING_GGUF, gguf.read_once) if self.place.file else (READING, nullcontext)
         try:
-            with quietly():
+            with quietly(), once():
                 yield
         except errors as error:
             raise UserError(f"cannot load a model from {self.path!r}: {in_short(error)}") from error
-
-
-def _not_quantised(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Without the note that the weights are quantised: they are not any more, and a saved folder must not say so."""
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    return config
 
 
 def _only_cached(path: str, place: ModelPlace) -> bool:
@@ -161,8 +167,6 @@ def quietly() -> Iterator[None]:
     """Without the progress bars of transformers, which it draws even where there is no terminal."""
     enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
-    if hasattr(gguf_reading, "tqdm"):  # it takes a bar that cannot be switched off: the same with transformers' switch
-        gguf_reading.tqdm = transformers_logging.tqdm
     try:
         yield
     finally:
