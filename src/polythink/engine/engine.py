@@ -26,6 +26,7 @@ from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
 from polythink.models.lm import LanguageModel
 from polythink.models.tags import tag_ids
+from polythink.models.vocabulary import Vocabulary
 from polythink.run.progress import Progress
 from polythink.trace.dialect import get_dialect
 from polythink.trace.production import Dialect
@@ -44,7 +45,9 @@ class Engine:
     runs on one row of all tokens), "padded" (a (rows, branches) batch through the model's own
     attention: slower, for models whose attention takes extras), "recurrent" (a cache for each branch: for models with
     recurrent, linear or convolutional layers, in modes whose joins read flat text), or "auto": the first of them that
-    passes the self-check. A model that passes with none is refused with a `UserError`.
+    passes the self-check. A model that passes with none is refused with a `UserError`. "llama_cpp" runs a .gguf
+    file as it is, in llama.cpp: `lm` is then a `Vocabulary`, from `load_vocabulary(FILE.gguf)`; "llama_cpp_fast" with
+    flash attention and keys and values in float16, which changes log-probabilities (`backend.logprob_error`).
 
     `kv_cache_memory_bytes` bounds the keys and values of all traces and shared prompts: requests wait for memory, and
     when live traces outgrow it the youngest is preempted and later run again from its recorded tokens. A request that
@@ -62,7 +65,7 @@ class Engine:
 
     def __init__(
         self,
-        lm: LanguageModel,
+        lm: LanguageModel | Vocabulary,
         max_num_seqs: int = 64,
         prefill_chunk: int = 512,
         backend: str | LocalBackend = "auto",

@@ -131,7 +131,7 @@ def load_vocabulary(
     changes, source = _changes(dialect, mode, prompt, chat), Source.of(str(path_or_hub_id))
     file, (tokenizer, config, generation) = source.side_file(SETTINGS_FILE), source.described()
     settings = ModelSettings(chat=bool(tokenizer.chat_template)) if file is None else read_settings(file)
-    described = SimpleNamespace(config=config, generation_config=generation)
+    described = SimpleNamespace(config=config, generation_config=generation, gguf_file=source.gguf_file)
     return Vocabulary(described, tokenizer, replace(settings, **changes))
 
 

@@ -106,10 +106,19 @@ class Source:
         return tokenizer
 
     def _header(self) -> dict[str, Any]:
+        return gguf.read_header(self.gguf_file)
+
+    @property
+    def gguf_file(self) -> Path | None:
+        """The .gguf file on this machine; None where the source is none."""
         folder, file = self.place
-        if self.place.local:
-            return gguf.read_header(Path(folder) / file)
-        return gguf.read_header(Path(hf_hub_download(folder, file, local_files_only=self.offline)))
+        if file is None:
+            return None
+        return (
+            Path(folder) / file
+            if self.place.local
+            else Path(hf_hub_download(folder, file, local_files_only=self.offline))
+        )
 
     @property
     def _how(self) -> dict[str, Any]:

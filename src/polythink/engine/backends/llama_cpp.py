@@ -140,7 +140,9 @@ class LlamaCppBackend(LocalBackend):
     def _sweep(self, row: int) -> None:
         """Give up what is neither kept, nor followed by what is kept or has not begun, and has not run."""
         self._changed.discard(row)
-        own, kept = self._of_row[row], self._kept.get(row, (0,))
+        own, kept = self._of_row[row], self._kept.get(row)
+        if kept is None:  # the rows of a self-check, which says nothing of it
+            return
         roots = [key for key in own if key[1] in kept or not self._has_run(key)]
         needed = {source for root in roots for source in self._sources(root)}
         for key in own:
