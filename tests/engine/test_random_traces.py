@@ -19,7 +19,6 @@ import pytest
 from helpers.llama_memory import StandIn
 from helpers.random_cases import MODELS, model_of, random_requests
 from helpers.tiny import drawn, gaps
-from polythink.bench.gguf_file import write_gguf
 from polythink.engine.backends.graphed import Flight, GraphedBackend
 from polythink.engine.backends.llama_cpp import LlamaCppBackend
 from polythink.engine.engine import Engine
@@ -27,6 +26,7 @@ from polythink.engine.params import SamplingParams
 from polythink.engine.reference import reference_generate
 from polythink.engine.reference_page import Page
 from polythink.errors import UserError
+from polythink.models.to_gguf import write_gguf
 from polythink.trace.modes import MODES
 
 TOLERANCE = 1e-4  # of log-probabilities, float32; 1e-5 in practice

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from polythink.engine.remote.config import RemoteConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
+BACKENDS = ("auto", "graphed", "lean", "flat", "padded", "recurrent", "llama_cpp", "llama_cpp_fast")
+OF_GGUF = ("llama_cpp", "llama_cpp_fast")  # run a .gguf file as it is
 
 Model = Annotated[
     str,
@@ -61,6 +63,12 @@ class ModelChoice(NamedTuple):
     device: Annotated[str | None, _option("cpu, cuda, cuda:1, mps; a GPU if there is one.")] = None
     dtype: Annotated[
         str | None, _option("float32, bfloat16 or float16; as saved if left out, float32 for a .gguf file.")
+    ] = None
+    backend: Annotated[
+        str | None,
+        _option(
+            "Runs the model: llama_cpp or llama_cpp_fast for a .gguf file, lean, flat, padded, ..", lambda: [*BACKENDS]
+        ),
     ] = None
     max_num_seqs: Annotated[int | None, _option("Responses that are generated at once; 64 if left out.", min=1)] = None
     kv_cache_memory_bytes: Annotated[
@@ -129,8 +137,7 @@ def params_for(model: str, choice: ModelChoice, overrides: Sequence[str]) -> Sam
     from polythink.engine.budgets import check_block_fits
     from polythink.engine.params import SamplingParams
 
-    file = Path(model) / SETTINGS_FILE
-    settings = read_settings(file) if file.is_file() else ModelSettings()
+    settings = settings_of(model)
     _, dialect = with_dialect(replace(settings, dialect=choice.dialect or settings.dialect))
     if choice.prompt:
         get_prompt(choice.prompt)
@@ -138,6 +145,10 @@ def params_for(model: str, choice: ModelChoice, overrides: Sequence[str]) -> Sam
         raise UserError(f"no dtype {choice.dtype!r}{did_you_mean(choice.dtype, DTYPES)}")
     if choice.device and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", choice.device):
         raise UserError(f"no device {choice.device!r}; known: cpu, cuda, cuda:N, mps")
+    if choice.backend not in (None, *BACKENDS):
+        raise UserError(f"no backend {choice.backend!r}{did_you_mean(choice.backend, BACKENDS)}")
+    if choice.backend in OF_GGUF:
+        check_of_gguf(model, choice)
     if choice.mode and any(override.partition("=")[0].strip() == "mode" for override in overrides):
         raise UserError("--mode and mode=... are the same setting; give one of them")
     data = {**settings.decoding, "mode": choice.mode or settings.mode}
@@ -145,6 +156,28 @@ def params_for(model: str, choice: ModelChoice, overrides: Sequence[str]) -> Sam
     if any(override.partition("=")[0].strip() == "paths" for override in overrides):
         check_block_fits(params, dialect)
     return params
+
+
+def check_of_gguf(model: str, choice: ModelChoice) -> None:
+    """`UserError` for what llama.cpp cannot run, or cannot be told."""
+    if place_of(model).file is None:
+        raise UserError(
+            f"--backend {choice.backend} runs a .gguf file; `polythink export {model} FILE.gguf` writes one, or leave "
+            "the option out"
+        )
+    for name in ("device", "dtype"):
+        if getattr(choice, name) is not None:
+            raise UserError(f"--{name} is of a model in torch, and --backend {choice.backend} runs it in llama.cpp")
+
+
+def settings_of(model: str) -> ModelSettings:
+    """What the model's folder or .gguf file says of its use, as far as it is on this machine."""
+    place, file = place_of(model), Path(model) / SETTINGS_FILE
+    if place.file and place.local:
+        from polythink.models.gguf import settings_in
+
+        return settings_in(Path(model)) or ModelSettings()
+    return read_settings(file) if file.is_file() else ModelSettings()
 
 
 def settle(model: str, choice: ModelChoice, overrides: Sequence[str]) -> tuple[SamplingParams, ModelChoice]:
@@ -192,13 +225,17 @@ def open_engine(
     check_hub(model)
     console.announce(f"loading {model} ...")
     from polythink.engine.engine import Engine
-    from polythink.models.lm import load
+    from polythink.models.lm import load, load_vocabulary
 
     chosen = {**choice._asdict(), "prompt": get_prompt(choice.prompt) if choice.prompt else None}
     max_num_seqs = chosen.pop("max_num_seqs") or max_num_seqs
     memory = chosen.pop("kv_cache_memory_bytes") or kv_cache_memory_bytes
+    backend = chosen.pop("backend") or "auto"
     limits = {"kv_cache_memory_bytes": memory, "max_step_branches": max_step_branches}
-    return Engine(load(model, **chosen), max_num_seqs, **limits)
+    if backend in OF_GGUF:
+        del chosen["device"], chosen["dtype"]
+    lm = (load_vocabulary if backend in OF_GGUF else load)(model, **chosen)
+    return Engine(lm, max_num_seqs, backend=backend, **limits)
 
 
 def rollouts_of(
@@ -215,7 +252,7 @@ def rollouts_of(
         if own:
             raise UserError(f"{own[0]} belongs to --rollouts, which was not given")
         return None, list(overrides)
-    here = ("device", "dtype", "max_num_seqs", "kv_cache_memory_bytes")
+    here = ("device", "dtype", "backend", "max_num_seqs", "kv_cache_memory_bytes")
     if given := [name for name in here if getattr(choice, name) is not None]:
         raise UserError(f"--{given[0].replace('_', '-')} is of a model in this process, and --rollouts names a server")
     data = apply_overrides({"rollouts": {"url": url, "logprobs": "none"}}, own)["rollouts"]

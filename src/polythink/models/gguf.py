@@ -16,10 +16,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tokenizers import pre_tokenizers
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, pre_tokenizers
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from polythink.errors import UserError
+from polythink.models.settings import ModelSettings, parse_settings
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ NUMBERS = {
 }  # formats of numbers by type of value, as `struct` writes them
 NUMBERS = dict(zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True))
 STRING, ARRAY = 8, 9
+SETTINGS_KEY = "polythink.settings"  # a model's polythink.json, in a file that this package wrote
+TOKENIZER_KEY = "tokenizer.huggingface.json"  # its tokenizer.json
 VERSIONS = (2, 3)
 # names that llama.cpp gives to rules of splitting: every digit alone and then as GPT-2, and as GPT-2
 DIGITS_ALONE = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
@@ -91,6 +94,25 @@ def _value(content: mmap.mmap, at: int, kind: int) -> tuple[Any, int]:
         raise ValueError(f"its header holds a value of the unknown type {kind}")
     (value,) = struct.unpack_from(f"<{NUMBERS[kind]}", content, at)
     return value, at + struct.calcsize(f"<{NUMBERS[kind]}")
+
+
+def settings_in(file: Path) -> ModelSettings | None:
+    """The model's settings where this package wrote the file, None elsewhere."""
+    text = read_header(file).get(SETTINGS_KEY)
+    return None if text is None else parse_settings(text, f"{SETTINGS_KEY} in {file}")
+
+
+def own_tokenizer(header: dict[str, Any]) -> PreTrainedTokenizerFast | None:
+    """The tokenizer that the file holds as a whole, None where it has llama.cpp's form alone."""
+    if TOKENIZER_KEY not in header:
+        return None
+    backend = Tokenizer.from_str(header[TOKENIZER_KEY])
+    names = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
+    ids = {name: header.get(f"tokenizer.ggml.{key}_token_id") for key, name in names.items()}
+    special = {name: backend.id_to_token(id) for name, id in ids.items() if id is not None}
+    found = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
+    found.chat_template = header.get("tokenizer.chat_template")
+    return found
 
 
 # ---- transformers' reader ----

@@ -27,7 +27,6 @@ from polythink.models.settings import (
     ModelSettings,
     PromptText,
     prompt_settings,
-    read_settings,
     with_dialect,
     write_settings,
 )
@@ -85,8 +84,7 @@ def load(
         raise UserError(f"no dtype {dtype!r}; use one of {', '.join(DTYPES)}, or leave it out to take the saved one")
     changes = _changes(dialect, mode, prompt, chat)
     source = Source.of(path)
-    settings_file, thoughts_file = (source.side_file(name) for name in (SETTINGS_FILE, THOUGHTS_FILE))
-    settings = None if settings_file is None else read_settings(settings_file)
+    settings, thoughts_file = source.settings(), source.side_file(THOUGHTS_FILE)
     _, rules = with_dialect(replace(settings or ModelSettings(), **changes))
     _check_thoughts(path, settings, thoughts_file)
     tokenizer, model = source.read(dtype)
@@ -103,7 +101,7 @@ def load(
         log.warning("%s: added the tags %s with untrained embeddings; train the model", path, " ".join(added))
     lm = LanguageModel(model, tokenizer, settings)
     if settings.thoughts:
-        load_thoughts(lm.model, settings_file.parent, settings.thoughts)
+        load_thoughts(lm.model, source.side_file(SETTINGS_FILE).parent, settings.thoughts)
     return to_device(lm, where)
 
 
@@ -132,8 +130,8 @@ def load_vocabulary(
     `UserError` where a tag is no token of its own: a server's model cannot be given one.
     """
     changes, source = _changes(dialect, mode, prompt, chat), Source.of(str(path_or_hub_id))
-    file, (tokenizer, config, generation) = source.side_file(SETTINGS_FILE), source.described()
-    settings = ModelSettings(chat=bool(tokenizer.chat_template)) if file is None else read_settings(file)
+    tokenizer, config, generation = source.described()
+    settings = source.settings() or ModelSettings(chat=bool(tokenizer.chat_template))
     described = SimpleNamespace(config=config, generation_config=generation, gguf_file=source.gguf_file)
     return Vocabulary(described, tokenizer, replace(settings, **changes))
 

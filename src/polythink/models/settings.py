@@ -88,12 +88,17 @@ def write_settings(path: Path, settings: ModelSettings) -> None:
 
 def read_settings(path: Path) -> ModelSettings:
     """The settings in this file; `UserError` where it is damaged."""
+    return parse_settings(path.read_bytes(), str(path))
+
+
+def parse_settings(text: str | bytes, where: str) -> ModelSettings:
+    """The settings that this text of a `polythink.json` holds; `UserError` where it is damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(text)
         settings = ModelSettings(**{"bos": False, **found})  # a file without the key is of a model trained without BOS
         return TypeAdapter(ModelSettings).validate_python(asdict(settings))  # a dataclass checks no types
     except (ValueError, TypeError) as error:
-        raise UserError(f"{str(path)!r} is damaged ({in_short(error)}); correct it or save the model again") from error
+        raise UserError(f"{where!r} is damaged ({in_short(error)}); correct it or save the model again") from error
 
 
 def in_short(error: Exception) -> str:

@@ -27,7 +27,7 @@ from transformers.utils import quantization_config
 from polythink.errors import UserError, install_extra
 from polythink.models import gguf
 from polythink.models.place import GGUF, ModelPlace, check_path, gguf_files, place_of
-from polythink.models.settings import in_short
+from polythink.models.settings import SETTINGS_FILE, ModelSettings, in_short, read_settings
 
 GgufConfig = getattr(quantization_config, "GgufConfig", None)  # of releases that can leave weights packed
 READING = (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError)
@@ -74,12 +74,22 @@ class Source:
         except EntryNotFoundError:
             return None
 
+    def settings(self) -> ModelSettings | None:
+        """What the model's `polythink.json`, or its .gguf file, says of its use; None: neither does."""
+        if self.place.file:
+            return gguf.settings_in(self.gguf_file)
+        file = self.side_file(SETTINGS_FILE)
+        return None if file is None else read_settings(file)
+
     def described(self) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig, GenerationConfig]:
         """Tokenizer, configuration, and how transformers would generate: what can be known without the weights."""
         with self._reading():
-            tokenizer, config = self._tokenizer(), AutoConfig.from_pretrained(self.place.folder, **self._how)
+            tokenizer = self._tokenizer()
+            config = AutoConfig.from_pretrained(self.place.folder, **self._how)
             if self.place.file:
                 gguf.not_quantised(config)
+                for name, size in self._heads().items():
+                    setattr(config, name, size)
                 return tokenizer, config, GenerationConfig.from_model_config(config)
             try:
                 generation = GenerationConfig.from_pretrained(self.place.folder, local_files_only=self.offline)
@@ -93,16 +103,21 @@ class Source:
         with self._reading():
             tokenizer = self._tokenizer()
             # attention: transformers takes SDPA where the model has it
-            model = AutoModelForCausalLM.from_pretrained(self.place.folder, dtype=dtype, **self._how, **self._whole())
+            model = AutoModelForCausalLM.from_pretrained(
+                self.place.folder, dtype=dtype, **self._how, **self._heads(), **self._whole()
+            )
         if self.place.file:
             gguf.not_quantised(model)
             model.name_or_path = model.config.name_or_path = self.path
         return tokenizer, model
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
+        header = self._header() if self.place.file else {}
+        if own := gguf.own_tokenizer(header):
+            return own
         tokenizer = AutoTokenizer.from_pretrained(self.place.folder, **self._how)
         if self.place.file:
-            gguf.split_as_said(tokenizer, self._header(), self.path)
+            gguf.split_as_said(tokenizer, header, self.path)
         return tokenizer
 
     def _header(self) -> dict[str, Any]:
@@ -123,6 +138,17 @@ class Source:
     @property
     def _how(self) -> dict[str, Any]:
         return {"local_files_only": self.offline} | ({"gguf_file": self.place.file} if self.place.file else {})
+
+    def _heads(self) -> dict[str, Any]:
+        """The size of a head as a .gguf file says it. transformers' reader passes over it for some architectures, and
+        gives weights that do not fit their own size random values."""
+        if self.place.file is None:
+            return {}
+        header = self._header()
+        size = header.get(f"{header.get('general.architecture')}.attention.key_length")
+        if size is None or not hasattr(AutoConfig.from_pretrained(self.place.folder, **self._how), "head_dim"):
+            return {}
+        return {"head_dim": size}
 
     def _whole(self) -> dict[str, Any]:
         """What makes transformers de-quantise all weights, which newer releases would leave packed."""

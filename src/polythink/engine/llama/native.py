@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from polythink.engine.llama.memory import BLOCK, MOST_SEQUENCES
-from polythink.errors import UserError
+from polythink.errors import UserError, did_you_mean
 
 BATCH = 512  # tokens that a context runs at once; more are several batches
 F32 = 0  # GGML_TYPE_F32
@@ -183,3 +183,25 @@ class Context:
 
     def __del__(self) -> None:
         self.close()
+
+
+def types() -> list[str]:
+    """The types in which llama.cpp can write weights, in its own names: q8_0, q4_k_m, .."""
+    prefix = "LLAMA_FTYPE_MOSTLY_"
+    return sorted(name.removeprefix(prefix).lower() for name in vars(library()) if name.startswith(prefix))
+
+
+def check_type(kind: str) -> None:
+    """`UserError` for a type that llama.cpp does not know."""
+    if kind.lower() not in types():
+        raise UserError(f"llama.cpp writes no type {kind!r}{did_you_mean(kind, types())}")
+
+
+def quantise(source: Path, target: Path, kind: str) -> None:
+    """Write a GGUF file with its weights in another type. `UserError` where llama.cpp does not know it, or cannot."""
+    check_type(kind)
+    api = library()
+    params = api.llama_model_quantize_default_params()
+    params.ftype, params.nthread = getattr(api, f"LLAMA_FTYPE_MOSTLY_{kind.upper()}"), torch.get_num_threads()
+    if api.llama_model_quantize(str(source).encode(), str(target).encode(), params):
+        raise UserError(f"llama.cpp cannot write these weights as {kind}; try another type, such as q8_0")
