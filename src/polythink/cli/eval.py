@@ -10,6 +10,7 @@ import typer
 
 from polythink.cli import console
 from polythink.cli.model import (
+    OF_GGUF,
     Decoding,
     Model,
     ModelChoice,
@@ -83,6 +84,8 @@ def evaluate(
     if compare + tunnel + (greedy or heads) > 1:
         raise UserError("--compare, --tunnel, and --greedy or --heads are three things; run them one after another")
     kind = "compare" if compare else "tunnel" if tunnel else ""
+    if heads and choice.backend in OF_GGUF:
+        raise UserError(f"--heads looks at attention inside the model, and --backend {choice.backend} hides it")
     if heads and rollouts:
         raise UserError("--heads looks at attention inside the model, and --rollouts names a server; leave one out")
     remote, changes = rollouts_of(rollouts, choice, overrides or [])

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, settle, with_model_options
+from polythink.cli.model import (
+    OF_GGUF,
+    Decoding,
+    Model,
+    ModelChoice,
+    find_model,
+    open_engine,
+    settle,
+    with_model_options,
+)
 from polythink.errors import UserError, install_extra
 from polythink.run.config import parse_config, read_text
 from polythink.serve.config import ServeConfig
@@ -88,6 +97,11 @@ def serve_model(place: str, choice: ModelChoice, params: SamplingParams, config:
 
     from polythink.serve.run import bind, run
 
+    if choice.backend in OF_GGUF:
+        raise UserError(
+            f"--backend {choice.backend} answers in generate, chat and eval; polythink serve runs models in torch: "
+            "leave the option out (a .gguf file is de-quantised then)"
+        )
     with bind(config) as listener:  # before the model is loaded: a port that is taken is known at once
         engine = open_engine(place, choice, max_step_branches=config.max_step_branches)
 

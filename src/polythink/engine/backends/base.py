@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import MappingProxyType
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -54,6 +55,11 @@ class LocalBackend(ABC):
     @abstractmethod
     def hold(self) -> AbstractContextManager[None]:
         """The model ready for steps until the context closes. Re-entrant."""
+
+    def ran(self) -> dict[str, Any]:
+        """What a result's provenance says of its model, where that is none of transformers': model, weights, device,
+        dtype. Empty: look at the model."""
+        return {}
 
     def check_params(self, params: SamplingParams) -> None:
         """`UserError` for what this backend cannot draw, before anything is sampled."""

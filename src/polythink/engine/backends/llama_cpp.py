@@ -15,6 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,6 +69,11 @@ class LlamaCppBackend(LocalBackend):
         """Nothing to make ready; engines on one file in several threads have a context each."""
         with self.lock, torch.inference_mode():
             yield
+
+    def ran(self) -> dict[str, Any]:
+        """The file, a hash of it, and how it is run."""
+        facts = self.source.facts()
+        return {**facts, "device": "llama.cpp", "dtype": f"{facts['dtype']}, {self.kind}"}
 
     def check_params(self, params: SamplingParams) -> None:
         """`UserError` for paths at positions of their own."""

@@ -46,6 +46,9 @@ class Source(Protocol):
 
     float32: bool  # no weight is of another type: then decoding is exact to rounding
 
+    def facts(self) -> dict[str, str]:
+        """For a result's provenance: `model` (its file), `weights` (a hash of it), `dtype`."""
+
     def cells(self, size: int, exact: bool) -> Cells:
         """An empty memory of at least so many cells. `exact`: keys, values and attention in float32."""
 

@@ -10,6 +10,7 @@ Axis legend: N tokens of a batch, W wanted tokens, V vocabulary.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -71,6 +72,19 @@ class Weights:
         buffer = ctypes.create_string_buffer(256)
         n = library().llama_model_meta_val_str(self.model, key.encode(), buffer, len(buffer))
         return buffer.value.decode() if n >= 0 else ""
+
+    def facts(self) -> dict[str, str]:
+        """For a result's provenance: `model` (its file), `weights` (a hash of it), `dtype`."""
+        with self.file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+        return {"model": str(self.file), "weights": digest, "dtype": "float32" if self.float32 else self.kind}
+
+    @property
+    def kind(self) -> str:
+        """The type of most weights, as llama.cpp calls it."""
+        buffer = ctypes.create_string_buffer(128)
+        library().llama_model_desc(self.model, buffer, len(buffer))
+        return buffer.value.decode()
 
     def cells(self, size: int, exact: bool) -> Context:
         """A context of so many cells, for as many sequences as there may be."""
