@@ -15,14 +15,15 @@ from polythink.models.forward import rendered
 from polythink.models.lm import LanguageModel
 
 
-@dataclass
+@dataclass(eq=False)
 class Cell:
     """`sees`: the cells that its token read, itself among them. Cells of no sequence stay, for those that read them."""
 
     token: int
     position: int
     sequences: set[int]
-    sees: list[int]
+    sees: list[Cell]
+    origin: int  # the sequence that it was run in
 
 
 class StandIn:
@@ -61,28 +62,44 @@ class StandInCells:
         for t, p, s in zip(token.tolist(), position.tolist(), sequence.tolist(), strict=True):
             assert p == last[s] + 1, f"position {p} of sequence {s} after {last[s]}"
             last[s] = p
-            self.all.append(Cell(t, p, {s}, []))
+            self.all.append(Cell(t, p, {s}, [], s))
         assert self.used <= self.size, "no free cell"
         self.source.peak = max(self.source.peak, len({s for cell in self.all for s in cell.sequences}))
-        own = range(len(self.all) - len(token), len(self.all))
-        for i, s in zip(own, sequence.tolist(), strict=True):
-            there = enumerate(self.all)
-            self.all[i].sees = [j for j, c in there if s in c.sequences and c.position <= self.all[i].position]
-        return self._logits([i for i, want in zip(own, wanted, strict=True) if want])
+        own = self.all[-len(token) :]
+        for cell in own:
+            cell.sees = self.seen_by(cell)
+        logits = self._logits([cell for cell, want in zip(own, wanted, strict=True) if want])
+        read = self.read()
+        self.all = [cell for cell in self.all if cell in read]
+        return logits
+
+    def seen_by(self, cell: Cell) -> list[Cell]:
+        """What a token reads, as it is run."""
+        return [c for c in self.all if cell.origin in c.sequences and c.position <= cell.position]
+
+    def read(self) -> set[Cell]:
+        """The cells that are in a sequence, and those that were read by them."""
+        found, waiting = set(), [cell for cell in self.all if cell.sequences]
+        while waiting:
+            cell = waiting.pop()
+            if cell not in found:
+                found.add(cell)
+                waiting += [other for other in cell.sees if other not in found]
+        return found
 
     @torch.no_grad()
-    def _logits(self, asked: list[int]) -> np.ndarray:
-        model = self.source.model
+    def _logits(self, asked: list[Cell]) -> np.ndarray:
+        model, place = self.source.model, {cell: i for i, cell in enumerate(self.all)}
         mask = torch.zeros(len(self.all), len(self.all), dtype=torch.bool)
         for i, cell in enumerate(self.all):
-            mask[i, cell.sees] = True
+            mask[i, [place[other] for other in cell.sees]] = True
         out = model(
             input_ids=torch.tensor([[cell.token for cell in self.all]]),
             position_ids=torch.tensor([[cell.position for cell in self.all]]),
             attention_mask=rendered(model, mask[None, None]),
             use_cache=False,
         )
-        return out.logits[0, asked].float().numpy()
+        return out.logits[0, [place[cell] for cell in asked]].float().numpy()
 
     def copy(self, source: int, target: int, first: int = 0) -> None:
         moved = [cell for cell in self._of(source) if cell.position >= first]
