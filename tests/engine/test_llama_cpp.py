@@ -86,7 +86,7 @@ def test_requests_wait_for_sequences():
     lm = tiny()
     engine = engine_of(lm)
     engine.backend.most_sequences = engine._steps.most_sequences = 20
-    wanted = requests(lm, 12)
+    wanted = requests(lm, 6)
     found = engine.generate(wanted, PARAMS)
     assert engine.backend.source.peak <= 20
     assert all_drawn(found) == all_drawn(Engine(lm).generate(wanted, PARAMS))
@@ -98,8 +98,8 @@ def test_a_budget_of_bytes_preempts_and_draws_the_same():
     lm = tiny()
     engine = engine_of(lm, kv_cache_memory_bytes=256 * 64)  # 256 cells of the stand-in
     prompt = tuple(lm.encode("a b c a b c a b c a b c")) * 3
-    wanted = [Request(prompt[i:], f"p{i}", sample) for i in range(8) for sample in range(2)]
-    params = PARAMS.model_copy(update={"max_trace_tokens": 80, "max_main_tokens": 30})
+    wanted = [Request(prompt[i:], f"p{i}") for i in range(9)]
+    params = PARAMS.model_copy(update={"max_trace_tokens": 60, "max_main_tokens": 20})
     found = engine.generate(wanted, params)
     assert engine.preempted
     assert max(cells.size for cells in engine.backend.source.made) <= 256
