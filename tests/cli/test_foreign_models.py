@@ -44,13 +44,12 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_generate_forks_at_once_without_training_and_without_a_recipe(file, folder):
-    for model in (file, folder):
-        for asked in (("--dialect", "parathinker:4"), ("fork_at=0", "--prompt", "parallel")):
-            done = polythink("generate", model, "4 + 5", "--paths", 3, *asked, *FEW, "--json")
-            assert done.exit_code == 0, done.stderr
-            segments = json.loads(done.stdout)["segments"]
-            assert [s["path"] for s in segments if s["kind"] == "path"] == [1, 2, 3]
-            assert "resizing" not in done.stderr
+    for model, asked in ((file, ("--dialect", "parathinker:4")), (folder, ("fork_at=0", "--prompt", "parallel"))):
+        done = polythink("generate", model, "4 + 5", "--paths", 3, *asked, *FEW, "--json")
+        assert done.exit_code == 0, done.stderr
+        segments = json.loads(done.stdout)["segments"]
+        assert [s["path"] for s in segments if s["kind"] == "path"] == [1, 2, 3]
+        assert "resizing" not in done.stderr
 
 
 def test_generate_takes_the_model_as_it_is_in_a_mode_of_flat_text(file):

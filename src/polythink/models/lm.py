@@ -100,10 +100,12 @@ def load(
             f"{rules.inventory} paths; set dialect: {settings.dialect.partition(':')[0]}:{settings.thoughts}, or begin "
             "from a model that has none"
         )
+    as_it_is = ""
     if add_tags is None:
+        as_it_is = "; the mode sequential takes it as it is, without them" if settings_file is None else ""
         add_tags = get_mode(settings.mode).isolated or len(tags.missing_tags(tokenizer, rules)) < len(rules.tags)
     if add_tags and (added := tags.add_tags(model, tokenizer, rules)):
-        log.warning("%s: added the tags %s with untrained embeddings; train the model", path, _few(added))
+        log.warning("%s: added the tags %s with untrained embeddings: train it%s", path, _few(added), as_it_is)
     if settings_file is None:
         _say_thinking(path, tokenizer, settings)
     lm = LanguageModel(model, tokenizer, settings)
