@@ -13,7 +13,7 @@ import pytest
 
 from helpers.smollm2 import FILE, PLACE
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "scripts" / "fetch_smollm2.py"
+SCRIPT = Path(__file__).parents[2] / "docs" / "fetch_smollm2.py"
 
 
 @pytest.fixture
