@@ -48,10 +48,11 @@ class Source:
         """The source that the path names. `UserError` for one that is not there, or that holds no model."""
         check_path(path)
         place = place_of(path)
-        if place.file and find_spec("gguf") is None:
+        needed = ("gguf", "accelerate") if place.file else ()
+        if lacking := [name for name in needed if find_spec(name) is None]:
             raise UserError(
-                f"reading {path!r} needs the package gguf; `pip install gguf` installs it, and so does "
-                f"{install_extra('gguf')}"
+                f"reading {path!r} needs {' and '.join(lacking)}; `pip install {' '.join(lacking)}` installs what is "
+                f"lacking, and so does {install_extra('gguf')}"
             )
         return cls(path, place, offline=not place.local and _only_cached(path, place))
 
@@ -90,12 +91,12 @@ class Source:
                 gguf.not_quantised(config)
                 for name, size in self._heads().items():
                     setattr(config, name, size)
-                return tokenizer, config, GenerationConfig.from_model_config(config)
             try:
                 generation = GenerationConfig.from_pretrained(self.place.folder, local_files_only=self.offline)
             except OSError:  # no such file: what transformers makes of the shape
                 generation = GenerationConfig.from_model_config(config)
-            return tokenizer, config, generation
+        _give_end(tokenizer, generation)
+        return tokenizer, config, generation
 
     def read(self, dtype: str | None) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         """Tokenizer and model, in that type; None: as saved, float32 for a .gguf file."""
@@ -109,14 +110,15 @@ class Source:
         if self.place.file:
             gguf.not_quantised(model)
             model.name_or_path = model.config.name_or_path = self.path
+        _give_end(tokenizer, model.generation_config)
         return tokenizer, model
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        header = self._header() if self.place.file else {}
-        if own := gguf.own_tokenizer(header):
+        header = self._header() if self.place.file else None  # first: it says what is wrong with a file that is none
+        if header is not None and (own := gguf.own_tokenizer(header)):
             return own
         tokenizer = AutoTokenizer.from_pretrained(self.place.folder, **self._how)
-        if self.place.file:
+        if header is not None:
             gguf.split_as_said(tokenizer, header, self.path)
         return tokenizer
 
@@ -164,6 +166,14 @@ class Source:
                 yield
         except errors as error:
             raise UserError(f"cannot load a model from {self.path!r}: {in_short(error)}") from error
+
+
+def _give_end(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None) -> None:
+    """Give a tokenizer that names no end token the one with which transformers would end a response."""
+    ends = getattr(generation, "eos_token_id", None)
+    end = next(iter(ends), None) if isinstance(ends, list) else ends
+    if tokenizer.eos_token_id is None and end is not None and 0 <= end < len(tokenizer):
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
 
 
 def _only_cached(path: str, place: ModelPlace) -> bool:

@@ -4,6 +4,9 @@ What a segment sees is a sequence of its own: the cells of all segments that it 
 sequences at once, and then its own. A fork and a join copy no keys and values: they add a sequence to cells. A sequence
 is given up once its segment is neither run nor followed any more (`keep`), so a block of P paths has P + 1 of them.
 
+With weights in float32 it is exact. With quantised ones llama.cpp rounds what it multiplies them with to 8 bits: then a
+log-probability differs in its second digit with what was run beside it, and from that of the de-quantised model.
+
 Left out: attention that is scaled after a join, thought embeddings, and paths set apart by a stride, since positions
 of a sequence have to be consecutive. So are models with recurrent layers.
 """
@@ -34,8 +37,7 @@ Key = tuple[int, int]  # row and segment
 
 class LlamaCppBackend(LocalBackend):
     """`source` makes contexts of the weights. `fast`: with llama.cpp's own defaults (flash attention, keys and values
-    in float16); otherwise attention is computed in float32, and log-probabilities are exact for the weights as they
-    are quantised."""
+    in float16); otherwise attention is computed in float32."""
 
     forgets = True
     most_sequences = MOST_SEQUENCES

@@ -66,7 +66,11 @@ def refuse(lm: Vocabulary, weights: Weights) -> None:
 
 
 def check(backend: LlamaCppBackend) -> None:
-    """Raises `SelfCheckFailed` unless decoding agrees with itself."""
+    """Raises `SelfCheckFailed` unless decoding agrees with itself.
+
+    `logprob_error` is then how far log-probabilities are from those of a plain text, run at once; in the fast mode, how
+    far from those of the exact one.
+    """
     vocabulary = backend.lm.model.config.get_text_config().vocab_size
     exact = TOLERANCE[torch.bfloat16 if backend.fast else torch.float32]
     tolerance = exact if backend.source.float32 else ROUNDED
@@ -85,17 +89,12 @@ def check(backend: LlamaCppBackend) -> None:
     within("a join of two paths in either order", turned[3], two[3], tolerance)
     if min(difference(x, two[3]) for x in (one[2], changed[3])) < tolerance:
         raise SelfCheckFailed("a join does not depend on all of its paths")
-    backend.logprob_error = _error(backend, prompt, (first, second), join, two)
-
-
-def _error(
-    backend: LlamaCppBackend, prompt: list[int], paths: Sequence[list[int]], join: list[int], found: list[torch.Tensor]
-) -> float:
-    """How far the log-probabilities of the fast mode are from those of the exact one; of that: from a plain text's."""
     if backend.fast:
         exact = LlamaCppBackend(backend.lm, backend.source)
-        return logprob_error(torch.cat(found), torch.cat(_decoded(exact, prompt, paths, join)))
-    return logprob_error(found[1], _plain(backend, prompt + paths[0])[len(prompt) :])
+        pairs = [(torch.cat(two), torch.cat(_decoded(exact, prompt, (first, second), join)))]
+    else:
+        pairs = [(torch.cat((one[1], one[2])), plain[len(prompt) :]), (two[2], alone), (turned[3], two[3])]
+    backend.logprob_error = logprob_error(*(torch.cat(column) for column in zip(*pairs, strict=True)))
 
 
 def _decoded(
