@@ -54,30 +54,21 @@ def _option(help: str, complete: Callable[[], list[str]] | None = None, **more: 
 class ModelChoice(NamedTuple):
     """The options about the model; None: what the model's own polythink.json says."""
 
-    prompt: Annotated[str | None, _option("Name or file of a prompt; its own if left out.", complete_prompt)] = None
-    dialect: Annotated[
-        str | None, _option("Dialect of its tags; what its polythink.json says if left out.", lambda: [*DIALECTS])
-    ] = None
-    mode: Annotated[str | None, _option("structured or sequential; what its polythink.json says if left out.")] = None
+    prompt: Annotated[str | None, _option("Its name or file; the model's if left out.", complete_prompt)] = None
+    dialect: Annotated[str | None, _option("Of its tags; its own if left out.", lambda: [*DIALECTS])] = None
+    mode: Annotated[str | None, _option("Its own if left out.")] = None
     chat: Annotated[bool | None, _option("Wrap prompts in the tokenizer's chat template.")] = None
     chat_template_kwargs: Annotated[
         list[str] | None,
         _option("What the chat template is told, such as enable_thinking=false; may be repeated.", metavar="KEY=VALUE"),
     ] = None
     device: Annotated[str | None, _option("cpu, cuda, cuda:1, mps; a GPU if there is one.")] = None
-    dtype: Annotated[
-        str | None, _option("float32, bfloat16 or float16; as saved if left out, float32 for a .gguf file.")
-    ] = None
-    backend: Annotated[
-        str | None,
-        _option(
-            "Runs the model: llama_cpp or llama_cpp_fast for a .gguf file, lean, flat, padded, ..", lambda: [*BACKENDS]
-        ),
-    ] = None
+    dtype: Annotated[str | None, _option("float32, bfloat16 or float16; as saved if left out (.gguf: float32).")] = None
+    backend: Annotated[str | None, _option("Such as llama_cpp, for a .gguf file.", lambda: [*BACKENDS])] = None
     max_num_seqs: Annotated[int | None, _option("Responses that are generated at once; 64 if left out.", min=1)] = None
     kv_cache_memory_bytes: Annotated[
         int | None,
-        _option("Most bytes of keys and values at a time; what does not fit waits. No bound without it.", min=1),
+        _option("Bytes of keys and values; no bound if left out.", min=1),
     ] = None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -91,12 +91,15 @@ class Source:
                 gguf.not_quantised(config)
                 for name, size in self._heads().items():
                     setattr(config, name, size)
-            try:
-                generation = GenerationConfig.from_pretrained(self.place.folder, local_files_only=self.offline)
-            except OSError:  # no such file: what transformers makes of the shape
-                generation = GenerationConfig.from_model_config(config)
+            generation = self._generation(config)
         _give_end(tokenizer, generation)
         return tokenizer, config, generation
+
+    def _generation(self, config: PreTrainedConfig) -> GenerationConfig:
+        if self.place.file is None:
+            with suppress(OSError):  # no such file: what transformers makes of the shape
+                return GenerationConfig.from_pretrained(self.place.folder, local_files_only=self.offline)
+        return GenerationConfig.from_model_config(config)
 
     def read(self, dtype: str | None) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         """Tokenizer and model, in that type; None: as saved, float32 for a .gguf file."""
