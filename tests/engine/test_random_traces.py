@@ -6,21 +6,27 @@ A backend takes part by its name in `BACKENDS`.
 from __future__ import annotations
 
 import random
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache, partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from helpers.llama_memory import StandIn
 from helpers.random_cases import MODELS, model_of, random_requests
 from helpers.tiny import drawn, gaps
 from polythink.engine.backends.graphed import Flight, GraphedBackend
+from polythink.engine.backends.llama_cpp import LlamaCppBackend
 from polythink.engine.engine import Engine
 from polythink.engine.params import SamplingParams
 from polythink.engine.reference import reference_generate
 from polythink.engine.reference_page import Page
 from polythink.errors import UserError
+from polythink.models.to_gguf import write_gguf
 from polythink.trace.modes import MODES
 
 TOLERANCE = 1e-4  # of log-probabilities, float32; 1e-5 in practice
@@ -33,6 +39,17 @@ BACKENDS: dict[str, Callable[[SamplingParams], bool]] = {
     "recurrent": lambda params: not params.rules.joins_caches,
     "ahead": lambda params: True,  # graphed, with look-ahead
 }
+
+
+def in_sequences(params: SamplingParams) -> bool:
+    """No gaps between positions, no scaling: see `check_params` and `check_scaling` of the backend."""
+    joined = params.rules.isolated and not params.rules.rereads
+    return not params.stride and not (joined and params.length_scaling_above == 1 and params.paths > 1)
+
+
+LLAMA = {"llama_cpp": in_sequences}  # llama.cpp itself
+STAND_IN = {"stand-in": in_sequences}  # its backend, over the rules of its memory
+OF_LLAMA = [name for name in MODELS if name != "thoughts"]
 Draws = dict[tuple[int, int], int]  # by stream and number
 
 
@@ -40,7 +57,8 @@ Draws = dict[tuple[int, int], int]  # by stream and number
 def engine_of(model: str, backend: str) -> tuple[Engine, Draws]:
     """An engine, and what it draws."""
     lm, draws = model_of(model), {}
-    engine = Engine(lm, backend=GraphedBackend(lm, look_ahead=True) if backend == "ahead" else backend)
+    own = {"ahead": ahead, "llama_cpp": llama, "stand-in": lambda lm: LlamaCppBackend(lm, StandIn(lm))}
+    engine = Engine(lm, backend=own[backend](lm) if backend in own else backend)
 
     def noted(batch, tokens, logprobs):
         draws.update(zip(zip(batch.key.tolist(), batch.count.tolist(), strict=True), tokens.tolist(), strict=True))
@@ -53,6 +71,19 @@ def engine_of(model: str, backend: str) -> tuple[Engine, Draws]:
         step = engine.backend.step
         engine.backend.step = lambda batch: noted(batch, *step(batch))
     return engine, draws
+
+
+def ahead(lm) -> GraphedBackend:
+    return GraphedBackend(lm, look_ahead=True)
+
+
+def llama(lm) -> LlamaCppBackend:
+    from polythink.engine.llama.native import Weights
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.gguf"
+        write_gguf(lm.model, file)
+        return LlamaCppBackend(lm, Weights(file))
 
 
 class Noted(NamedTuple):
@@ -103,13 +134,13 @@ class Twin:
         return next(parted, 1.0) < ROUNDING
 
 
-def check(twin: Twin, number: int, many: int, found: Counter) -> None:
+def check(twin: Twin, number: int, many: int, found: Counter, backends=BACKENDS, models=MODELS) -> None:
     """One batch of random requests in every backend, with random rows and chunks, against each trace alone."""
     rng = random.Random(number)
-    model, rows, chunk = MODELS[number % len(MODELS)], rng.randint(1, many), rng.choice((1, 3, 512))
+    model, rows, chunk = models[number % len(models)], rng.randint(1, many), rng.choice((1, 3, 512))
     wanted, each = random_requests(rng, model, many)
     traces = {}  # by backend and request
-    for backend, runs in BACKENDS.items():
+    for backend, runs in backends.items():
         engine, draws = engine_of(model, backend)
         engine.max_num_seqs, engine.prefill_chunk = rows, chunk
         draws.clear()
@@ -118,10 +149,11 @@ def check(twin: Twin, number: int, many: int, found: Counter) -> None:
         traces |= {(backend, i): (rollout, dict(draws)) for i, rollout in zip(own, rollouts, strict=True)}
     for i in range(many):
         slow = twin.trace(model, wanted[i], each[i], number)
-        for backend, runs in BACKENDS.items():
+        for backend, runs in backends.items():
             fast, draws = traces.get((backend, i), (None, {}))
             assert (fast is None) == (slow is None or not runs(each[i])), (number, i, backend, each[i])
             if fast is not None:
+                found["compared"] += 1
                 compare(twin, fast, slow, draws, found, (number, i, backend, each[i]))
         if slow is not None:
             assert max(gaps(model_of(model), [slow]), default=0) < TOLERANCE, (number, i, each[i])
@@ -176,6 +208,23 @@ def test_two_thousand_random_traces_agree_with_the_slow_twin(part, monkeypatch):
     kinds = {"main", "path", "copy", "summary", "fork", "joined", "tag", "eos", "length", "trace_length", "max_blocks"}
     kinds |= {"bounded", "nested"}
     assert found.keys() >= {*MODES, *kinds}, found
+
+
+def test_random_traces_agree_in_the_memory_of_sequences(monkeypatch):
+    twin, found = Twin(monkeypatch), Counter()
+    for number in range(len(OF_LLAMA)):
+        check(twin, number, 3, found, STAND_IN, OF_LLAMA)
+    assert found["compared"] >= 8, found
+
+
+@pytest.mark.skipif(not find_spec("llama_cpp"), reason="llama-cpp-python is not installed: pip install it and gguf")
+@pytest.mark.parametrize("part", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_random_traces_agree_in_llama_cpp(part, monkeypatch):
+    twin, found = Twin(monkeypatch), Counter()
+    for number in range(1000, 1007) if not part else range(2000, 2100):
+        check(twin, number, 8, found, LLAMA, OF_LLAMA)
+    assert found["compared"] >= (40 if not part else 600), found
+    assert found["parted by rounding"] <= 1 + 4 * part, found
 
 
 def test_a_wrong_token_is_told_apart_from_rounding(monkeypatch):

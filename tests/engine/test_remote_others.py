@@ -19,12 +19,12 @@ import pytest
 import torch
 
 from helpers.tiny import gaps, requests, tiny
-from polythink.bench.gguf_file import write_gguf
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.remote.config import RemoteConfig
 from polythink.engine.remote.rollouts import HttpRollouts
 from polythink.errors import UserError
 from polythink.models.lm import save
+from polythink.models.to_gguf import listed, write_gguf
 
 pytestmark = pytest.mark.long
 LLAMA = """
@@ -57,7 +57,8 @@ def llama(tmp_path_factory) -> Iterator[tuple]:
     for package in ("xllamacpp", "gguf"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install xllamacpp gguf")
     lm, file = tiny(), tmp_path_factory.mktemp("llama") / "tiny.gguf"
-    write_gguf(lm.model, file, lm.tokenizer.convert_ids_to_tokens(list(range(lm.model.config.vocab_size))), lm.ends[0])
+    tokens = lm.tokenizer.convert_ids_to_tokens(list(range(lm.model.config.vocab_size)))
+    write_gguf(lm.model, file, listed(tokens, lm.ends[0]))
     with program("-c", LLAMA, str(file)) as process:
         url = process.stdout.readline().strip()
         assert url.startswith("http://127.0.0.1"), "the server does not start"

@@ -32,6 +32,7 @@ COMMANDS = {
     "chat": ("chat:chat", MODELS, "Talk with a model, and watch its paths."),
     "serve": ("serve:serve", MODELS, "Serve a model to OpenAI clients and a browser."),
     "eval": ("eval:evaluate", MODELS, "Measure a model on a set of problems."),
+    "export": ("export:export", MODELS, "Write a model as a GGUF file, for llama.cpp."),
     "data": ("data:app", FILES, "List problem sets, make a cold start, grade texts."),
     "trace": ("trace:app", FILES, "Check, convert or draw traces."),
     "show": ("show:show", FILES, "Show the traces of a run in the browser."),

@@ -10,13 +10,14 @@ import typer
 
 from polythink.cli import console
 from polythink.cli.model import (
+    OF_GGUF,
     Decoding,
     Model,
     ModelChoice,
     backend_of,
     find_model,
-    params_for,
     rollouts_of,
+    settle,
     with_model_options,
 )
 from polythink.cli.options import Limit, complete_problems
@@ -83,6 +84,8 @@ def evaluate(
     if compare + tunnel + (greedy or heads) > 1:
         raise UserError("--compare, --tunnel, and --greedy or --heads are three things; run them one after another")
     kind = "compare" if compare else "tunnel" if tunnel else ""
+    if heads and choice.backend in OF_GGUF:
+        raise UserError(f"--heads looks at attention inside the model, and --backend {choice.backend} hides it")
     if heads and rollouts:
         raise UserError("--heads looks at attention inside the model, and --rollouts names a server; leave one out")
     remote, changes = rollouts_of(rollouts, choice, overrides or [])
@@ -94,8 +97,9 @@ def evaluate(
         raise UserError(f"--answers is one of {', '.join(ANSWER_RULES)}, not {answers!r}")
     out = out.expanduser()
     check_place(out, kind or "eval", resume)
+    params, choice = settle(place, choice, changes)
     asked: dict[str, Any] = {
-        "params": params_for(place, choice, changes), "seed": seed, "out": out, "resume": resume,
+        "params": params, "seed": seed, "out": out, "resume": resume,
         "overlong_prompts": overlong_prompts, "answers": answers,
         "about": {"model": model, "problems": f"{problems}:{split}" if split else problems, "limit": limit}
         | ({"device": without_password(remote.url)} if remote else {}),

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, params_for, with_model_options
+from polythink.cli.model import (
+    OF_GGUF,
+    Decoding,
+    Model,
+    ModelChoice,
+    find_model,
+    open_engine,
+    settle,
+    with_model_options,
+)
 from polythink.errors import UserError, install_extra
 from polythink.run.config import parse_config, read_text
 from polythink.serve.config import ServeConfig
@@ -77,7 +86,7 @@ def serve(
     }  # fmt: skip
     config = parse_config(ServeConfig, {key: value for key, value in given.items() if value is not None}, "serve")
     place = find_model(model)
-    params = params_for(place, choice, overrides or [])
+    params, choice = settle(place, choice, overrides or [])
     serve_model(place, choice, params, config, served_model_name or name_of(model, place))
 
 
@@ -88,6 +97,11 @@ def serve_model(place: str, choice: ModelChoice, params: SamplingParams, config:
 
     from polythink.serve.run import bind, run
 
+    if choice.backend in OF_GGUF:
+        raise UserError(
+            f"--backend {choice.backend} answers in generate, chat and eval; polythink serve runs models in torch: "
+            "leave the option out (a .gguf file is de-quantised then)"
+        )
     with bind(config) as listener:  # before the model is loaded: a port that is taken is known at once
         engine = open_engine(place, choice, max_step_branches=config.max_step_branches)
 
@@ -117,5 +131,7 @@ def read_keys(key: str | None, file: Path | None) -> tuple[str, ...]:
 
 def name_of(given: str, place: str) -> str:
     """The model's name: what its folder, stage or run is called, or its name on the hub."""
-    folder = Path(given).expanduser()
-    return (folder.resolve().name or "model") if folder.is_dir() else place
+    here = Path(given).expanduser()
+    if here.is_dir():
+        return here.resolve().name or "model"
+    return here.stem if here.is_file() else place

@@ -23,7 +23,12 @@ class SelfCheckFailed(Exception):
 
 def same(what: str, a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> None:
     """Raises `SelfCheckFailed` where two ways to compute the same logits differ by more than rounding."""
-    if not (error := difference(a, b)) < TOLERANCE.get(dtype, 1e-3):  # written so that NaN fails
+    within(what, a, b, TOLERANCE.get(dtype, 1e-3))
+
+
+def within(what: str, a: torch.Tensor, b: torch.Tensor, tolerance: float) -> None:
+    """Raises `SelfCheckFailed` where logits differ by more than this share of their spread."""
+    if not (error := difference(a, b)) < tolerance:  # written so that NaN fails
         raise SelfCheckFailed(f"{what} differ by {error:.1e} of the logits' spread")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Container, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from polythink.engine.backends.base import TorchBackend
+from polythink.engine.backends.base import LocalBackend
 from polythink.engine.lookahead import LookAhead, Steps
 from polythink.engine.params import Event, OnEvent, Request, SamplingParams, params_for_each
 from polythink.engine.plain import PlainState
@@ -24,9 +24,9 @@ from polythink.engine.structured import StructuredState
 from polythink.engine.tag_ids import TagIds
 from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
-from polythink.models.forward import cannot_join
 from polythink.models.lm import LanguageModel
 from polythink.models.tags import tag_ids
+from polythink.models.vocabulary import Vocabulary
 from polythink.run.progress import Progress
 from polythink.trace.dialect import get_dialect
 from polythink.trace.production import Dialect
@@ -45,7 +45,9 @@ class Engine:
     runs on one row of all tokens), "padded" (a (rows, branches) batch through the model's own
     attention: slower, for models whose attention takes extras), "recurrent" (a cache for each branch: for models with
     recurrent, linear or convolutional layers, in modes whose joins read flat text), or "auto": the first of them that
-    passes the self-check. A model that passes with none is refused with a `UserError`.
+    passes the self-check. A model that passes with none is refused with a `UserError`. "llama_cpp" runs a .gguf
+    file as it is, in llama.cpp: `lm` is then a `Vocabulary`, from `load_vocabulary(FILE.gguf)`; "llama_cpp_fast" with
+    flash attention and keys and values in float16, which changes log-probabilities (`backend.logprob_error`).
 
     `kv_cache_memory_bytes` bounds the keys and values of all traces and shared prompts: requests wait for memory, and
     when live traces outgrow it the youngest is preempted and later run again from its recorded tokens. A request that
@@ -63,10 +65,10 @@ class Engine:
 
     def __init__(
         self,
-        lm: LanguageModel,
+        lm: LanguageModel | Vocabulary,
         max_num_seqs: int = 64,
         prefill_chunk: int = 512,
-        backend: str | TorchBackend = "auto",
+        backend: str | LocalBackend = "auto",
         kv_cache_memory_bytes: int | None = None,
         max_step_branches: int | None = None,
     ) -> None:
@@ -76,7 +78,7 @@ class Engine:
                 f"given max_num_seqs={max_num_seqs}, prefill_chunk={prefill_chunk}"
             )
         self.lm, self.max_num_seqs, self.prefill_chunk = lm, max_num_seqs, prefill_chunk
-        self.backend: TorchBackend = choose_backend(lm, backend) if isinstance(backend, str) else backend
+        self.backend: LocalBackend = choose_backend(lm, backend) if isinstance(backend, str) else backend
         if not self.backend.chunks:  # a further chunk would be read token by token
             self.prefill_chunk = lm.context
         self._steps: Steps = (LookAhead if self.backend.looks_ahead else Steps)(self.backend)
@@ -153,12 +155,13 @@ class Engine:
         May be called in another thread than the one that steps; it waits for that one only where attention is to be
         scaled and the backend has not been asked yet whether it can.
         """
-        if params.rules.joins_caches and not self.backend.joins_caches:
-            raise UserError(cannot_join(self.lm.model))
+        self.backend.check_params(params)
         if not 0 <= top_logprobs <= MOST_TOP or (top_logprobs and not stream):
             raise UserError(
                 f"top_logprobs={top_logprobs}: events tell 0 to {MOST_TOP} alternatives, so with stream=True"
             )
+        if params.rules.isolated and not request.plain:
+            self.lm.require_tags()
         tags = self._tags_for(request.dialect, params.summary_prefix)
         trained = self.trained_paths(params, tags.dialect)
         early: list[Event] = []
@@ -283,7 +286,7 @@ class Engine:
                 for segment in state.opened:
                     self.backend.open(row, segment, state.follows[segment])
                 state.opened.clear()
-                if not self.backend.joins_caches:
+                if self.backend.forgets:
                     self.backend.keep(row, state.followable)
             for state, branch, token, logprob in self._steps.run(running, self.prefill_chunk, lockstep):
                 state.drew()

@@ -43,9 +43,20 @@ class IsolatedState(TraceState):
         return min(self.params.max_blocks * (block + 1) + 2, super().most_segments)
 
     @property
+    def most_sequences(self) -> int:
+        """Of each open block its fork, what the paths hold, and the copy and the summary that follow them."""
+        paths, depth = self.params.most_paths(self.tags.dialect), self.params.max_depth
+        most = 1
+        for _ in range(depth if self.tags.dialect.nests else 1):
+            most = min(paths * most + 3, self.most_slots)  # each has a token of its own
+        return most + 2
+
+    @property
     def followable(self) -> set[int]:
-        """The fork points of open blocks too: more paths may follow them, and a copy."""
-        return super().followable | {block.fork for block in blocks_in(self.main) if block.summary is None}
+        """Of open blocks the fork too, which more paths may follow, and a copy; and the paths that a join will read."""
+        unjoined = [block for block in blocks_in(self.main) if block.summary is None]
+        read = () if self.params.rules.rereads else (path.segment for block in unjoined for path in block.paths)
+        return super().followable | {block.fork for block in unjoined} | set(read)
 
     def _may_open(self, text: Text) -> bool:
         return text.depth == 0 or (self.tags.dialect.nests and text.depth < self.params.max_depth)

@@ -59,7 +59,7 @@ class Steps:
         self.backend = backend
         self.forwarded = 0  # tokens run through the model, those of wrong guesses among them
         self.attach, self.reserve = backend.attach, backend.reserve
-        self.bytes_for, self.usable = backend.bytes_for, backend.usable
+        self.bytes_for, self.usable, self.most_sequences = backend.bytes_for, backend.usable, backend.most_sequences
 
     def run(self, running: Running, chunk: int, lockstep: Lockstep) -> Drawn:
         """Run a step, with prompts in chunks; what was sampled, for the traces to take. Their segments are open."""

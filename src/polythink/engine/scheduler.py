@@ -65,6 +65,12 @@ class Scheduler:
 
     def check(self, state: TraceState) -> None:
         """`UserError` for a request that could not be held even alone."""
+        most, wanted = self.backend.most_sequences, state.most_sequences
+        if most is not None and wanted > most:
+            raise UserError(
+                f"a response of this width and depth needs up to {wanted} sequences at a time, and the backend has "
+                f"{most}; lower paths, max_paths or max_depth, or use another backend"
+            )
         if self.memory is not None:
             most = state.most_slots
             needed = self.backend.bytes_for(most, 0, state.most_segments)
@@ -127,7 +133,7 @@ class Scheduler:
         if len(self.live) + len(self.prefixes) + len(self.scored) >= 2 * self.max_num_seqs:
             return False
         most, needed = len(scoring.ids), self.backend.bytes_for(len(scoring.ids))
-        while self.memory is not None and self.claimed + needed > self._usable(most):
+        while not self._free_sequences(1) or (self.memory is not None and self.claimed + needed > self._usable(most)):
             if not self._drop_idle():
                 return False
         self.backend.reserve(2 * self.max_num_seqs, max([most, *self._most_slots]), self.memory)
@@ -217,7 +223,8 @@ class Scheduler:
         while self.queued and len(self.live) < self.max_num_seqs:
             state = self.queued[0]
             prefix = self._prefix_for(state)
-            if self.memory is not None and not self._fits(state, prefix):
+            new = 1 if prefix and state.request.prompt not in self.prefixes else 0
+            if not self._free_sequences(state.most_sequences + new) or not self._fits(state, prefix):
                 if self.live or not self._drop_idle(state.request.prompt):
                     break
                 continue
@@ -287,11 +294,21 @@ class Scheduler:
 
         One that would have to be preempted a few steps later is better left waiting.
         """
+        if self.memory is None:
+            return True
         own = min(2 * (state.slots - prefix), state.most_slots - prefix)
         needed = self.backend.bytes_for(own, prefix, min(2 * len(state.records), state.most_segments))
         if prefix and state.request.prompt not in self.prefixes:
             needed += self.backend.bytes_for(prefix)
         return self.claimed + needed <= self._usable(state.most_slots)
+
+    def _free_sequences(self, wanted: int) -> bool:
+        """Can the backend keep so many more segments apart, whatever the live traces come to?"""
+        most = self.backend.most_sequences
+        if most is None:
+            return True
+        read = len(self.prefixes) + len(self.scored)
+        return sum(state.most_sequences for state in self.live.values()) + read + wanted <= most
 
     def _drop_idle(self, but: tuple[int, ...] = ()) -> bool:
         """Drop a prompt that is kept only for requests that wait; False: there is none."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from polythink.engine.backends.base import TorchBackend
+from polythink.engine.backends.base import LocalBackend
 from polythink.engine.sampling import Likeliest, check_finite
 from polythink.engine.step import StepBatch
 
@@ -53,7 +53,7 @@ class Scoring:
         assert self.done
         return Scores(self.ids, tuple(self._logprobs), tuple(self._ranks), tuple(self._top))
 
-    def advance(self, backend: TorchBackend) -> int:
+    def advance(self, backend: LocalBackend) -> int:
         """Read a chunk; how many tokens it had."""
         first, last = self.read, min(self.read + self.chunk, len(self.ids) - 1)
         n = last - first

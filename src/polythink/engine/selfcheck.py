@@ -12,28 +12,30 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import product
 
-import numpy as np
 import torch
 
-from polythink.engine.backends.base import TorchBackend, lock_of
+from polythink.engine.backends.base import LocalBackend, TorchBackend, lock_of
 from polythink.engine.backends.graphed import GraphedBackend
 from polythink.engine.backends.lean import LeanBackend
 from polythink.engine.backends.recurrent import RecurrentBackend
 from polythink.engine.backends.transformers import TransformersBackend
 from polythink.engine.chain_check import SelfCheckFailed, check_chains, logprob_error, plain, same
 from polythink.engine.lean.family import Unfit
-from polythink.engine.step import StepBatch
+from polythink.engine.llama.check import llama_backend
+from polythink.engine.tree_check import decoded_tree, tree
 from polythink.errors import UserError, did_you_mean
 from polythink.models.batch import collate
 from polythink.models.forward import context_of, evaluating, heeds_masks, rotary_switch
 from polythink.models.lm import LanguageModel
 from polythink.models.thoughts import forward_kwargs, thoughts_of
-from polythink.trace.layout import Layout, Piece, lay_out
+from polythink.models.vocabulary import Vocabulary
+from polythink.trace.layout import Layout
 
 POSITIONS = 17  # of the tree that is checked: prompt, the longer path, join
 FAR = 1 << 20  # a position far enough for models that state no context
 SHARED = ("graphed", "lean", "flat", "padded")  # backends in which branches share keys and values
 KINDS = (*SHARED, "recurrent")
+OF_GGUF = ("llama_cpp", "llama_cpp_fast")  # run .gguf files as they are
 LLAMA = {"graphed": GraphedBackend, "lean": LeanBackend}
 
 
@@ -61,14 +63,19 @@ def refuse_by_name(model) -> None:
         )
 
 
-def choose_backend(lm: LanguageModel, kind: str = "auto") -> TorchBackend:
+def choose_backend(lm: LanguageModel | Vocabulary, kind: str = "auto") -> LocalBackend:
     """The wanted backend, or for "auto" the first that passes the self-check, with a warning if that is a slow one.
 
     A model that does not heed masks is tried with the recurrent backend alone, in its settings from fast to slow.
     `UserError` where none passes.
     """
-    if kind not in ("auto", *KINDS):
-        raise UserError(f"no backend {kind!r}{did_you_mean(kind, ('auto', *KINDS))}")
+    known = ("auto", *KINDS, *OF_GGUF)
+    if kind not in known:
+        raise UserError(f"no backend {kind!r}{did_you_mean(kind, known)}")
+    if kind in OF_GGUF:
+        return llama_backend(lm, fast=kind == OF_GGUF[1])
+    if not isinstance(lm, LanguageModel):
+        raise UserError(f"backend: {kind} needs the weights in this process: load the model with polythink.load")
     refuse_by_name(lm.model)
     attention = lm.model.config._attn_implementation
     if attention not in ("sdpa", "eager"):  # flex attention with a dense mask ends the process on a CPU
@@ -135,59 +142,18 @@ def check(backend: TorchBackend) -> None:
     with evaluating(lm.model):
         thoughts = thoughts_of(lm.model)
         labels = (1, min(2, thoughts.inventory)) if thoughts is not None else (0, 0)
-        layout = _tree(prompt, first, second, join, labels)
-        decoded = _decoded(backend, layout)
+        layout = tree(prompt, (first, second), join, labels)
+        decoded = decoded_tree(backend, layout)
         same("decoding and one masked forward", decoded, masked := _masked(backend, layout), dtype)
         backend.logprob_error = logprob_error(decoded, masked)
         for path, label, span in zip((first, second), labels, (slice(7, 12), slice(12, 15)), strict=True):
             labelled = [0] * len(prompt) + [label] * len(path)
             alone = plain(backend, prompt + path, labelled)[len(prompt) :]
             same("a path inside a trace and the same path alone", decoded[span], alone, dtype)
-        moved = _decoded(backend, _tree(prompt, other, second, join, labels))
+        moved = decoded_tree(backend, tree(prompt, (other, second), join, labels))
         same("a path before and after its sibling changed", decoded[12:15], moved[12:15], dtype)
         short, beside = _beside_a_long_trace(lm, prompt)
         same("a trace alone and beside one at the end of the context", short, beside, dtype)
-
-
-def _tree(prompt: list[int], first: list[int], second: list[int], join: list[int], labels: tuple[int, int]) -> Layout:
-    """Labelled paths come with a join of too many paths, as if the model had been trained with single ones."""
-
-    def piece(kind: str, tokens: list[int], block: int = -1, path: int = 0) -> Piece:
-        return Piece(kind, tuple(tokens), (False,) * len(tokens), block, path, labels[path - 1] if path else 0)
-
-    pieces = [
-        piece("prompt", prompt),
-        piece("path", first, 0, 1),
-        piece("path", second, 0, 2),
-        piece("summary", join, 0),
-    ]
-    return lay_out(pieces, "structured", trained_paths=int(any(labels)))
-
-
-def _decoded(backend: TransformersBackend, layout: Layout) -> torch.Tensor:
-    """Logits (T, V) of all tokens of the layout, run as the engine does it: prompt, then position by position."""
-    prompt = int((layout.segment == 0).sum())
-    position = layout.position[prompt:]
-    waves = [np.arange(prompt), *(prompt + np.flatnonzero(position == p) for p in np.unique(position))]
-    logits = torch.empty(0)
-    with backend.hold():
-        try:
-            for segment, follows in enumerate(layout.follows):
-                backend.open(0, segment, follows)
-            for wave, slot in zip(waves, np.cumsum([0, *map(len, waves)]), strict=False):
-                rows = backend.logits(_step(layout, wave, int(slot))).float()
-                logits = rows.new_empty(len(layout), rows.shape[1]) if not slot else logits
-                logits[torch.from_numpy(wave).to(rows.device)] = rows
-        finally:
-            backend.clear()
-    return logits
-
-
-def _step(layout: Layout, wave: np.ndarray, slot: int) -> StepBatch:
-    """A step of some tokens of the layout, in row 0, from this slot on; the logits after every one are wanted."""
-    segment = layout.segment[wave]
-    labels, scales = np.array(layout.labels)[segment], np.array(layout.scales)[segment]
-    return StepBatch.every(layout.tokens[wave], segment, layout.position[wave], 0, slot, labels, scales)
 
 
 @torch.no_grad()

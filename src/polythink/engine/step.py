@@ -83,6 +83,8 @@ class Backend(Protocol):
 
     looks_ahead: bool  # steps are launched before the results of the one before are read: see `lookahead.py`
     joins_caches: bool  # a segment may follow several others and read the keys and values of all
+    forgets: bool  # `keep` is called before each step with the segments of a row that may still be followed
+    most_sequences: int | None  # segments of all rows that it can keep apart at a time; None: any number
     slot_bytes: int  # keys and values of one token over all layers; 0: the backend cannot bound its memory
     alternatives: Alternatives  # those of the last `step`, by number of the wanted token: where some were asked for
 

@@ -112,6 +112,11 @@ class TraceState(Tokens):
         unended = (s for s in written if not self.records[s].finish_reason)
         return {len(self.records) - 1, *unended, *self.waiting}
 
+    @property
+    def most_sequences(self) -> int:
+        """A bound on the segments that run or may be followed at a time: one, and the next where it follows that."""
+        return 2
+
     # --- tokens
 
     def plain_room(self) -> int:

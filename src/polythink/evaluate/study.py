@@ -216,8 +216,9 @@ def open_study(
         kept, skipped, note = askable(
             backend, found, prompt, *also, overlong_prompts=overlong_prompts, name=found.name
         )  # fmt: skip
-        model = getattr(getattr(backend, "lm", None), "model", None)
-        source = provenance_of(model, {"problems": found.name, "seed": seed, **(about or {})})
+        ran = own() if (own := getattr(getattr(backend, "backend", None), "ran", None)) else {}
+        model = None if ran else getattr(getattr(backend, "lm", None), "model", None)
+        source = provenance_of(model, {**ran, "problems": found.name, "seed": seed, **(about or {})})
         asked = {
             "kind": kind, "problems": found.name, "problem_hash": hash_of_problems(found), "seed": seed,
             "prompt": hashed(prompt), "dialect": backend.dialect.name, **facts,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import textwrap
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
-from polythink.errors import UserError, did_you_mean
+from polythink.errors import UserError
 from polythink.run.folder import write_json
 from polythink.trace.dialect import Dialect, get_dialect
 from polythink.trace.dialect_file import from_plain, is_file, to_plain
@@ -31,6 +30,7 @@ class ModelSettings:
     prompt_name: str = "none"
     prompt_hash: str = ""
     chat: bool = False  # the prompt is wrapped in the tokenizer's chat template
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # what the template is told besides the messages
     bos: bool | None = None  # prompts begin as in the tokenizer's own call, so with its BOS; None: if it has one
     decoding: dict[str, Any] = field(default_factory=dict)
     trained_paths: int = 0  # most paths of a block in training; above it the engine scales attention (0: unknown)
@@ -82,34 +82,24 @@ def with_dialect(settings: ModelSettings) -> tuple[ModelSettings, Dialect]:
 
 
 def write_settings(path: Path, settings: ModelSettings) -> None:
-    """Write the settings to this file, the production and the efforts only where there are some."""
-    rare = ("production", "efforts")
+    """Write the settings to this file, what few models have only where there is some."""
+    rare = ("production", "efforts", "chat_template_kwargs")
     write_json(path, {name: x for name, x in asdict(settings).items() if name not in rare or x})
 
 
 def read_settings(path: Path) -> ModelSettings:
     """The settings in this file; `UserError` where it is damaged."""
+    return parse_settings(path.read_bytes(), str(path))
+
+
+def parse_settings(text: str | bytes, where: str) -> ModelSettings:
+    """The settings that this text of a `polythink.json` holds; `UserError` where it is damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(text)
         settings = ModelSettings(**{"bos": False, **found})  # a file without the key is of a model trained without BOS
         return TypeAdapter(ModelSettings).validate_python(asdict(settings))  # a dataclass checks no types
     except (ValueError, TypeError) as error:
-        raise UserError(f"{str(path)!r} is damaged ({in_short(error)}); correct it or save the model again") from error
-
-
-def check_path(path: str) -> None:
-    """`UserError` for a path that is no folder and cannot be a hub id. Makes no network request.
-
-    `runs/smok` has the form of a hub id; where there is a folder `runs`, it is taken for a mistyped path.
-    """
-    here = Path(path)
-    if here.is_dir():
-        return
-    if here.parent != Path() and here.parent.is_dir():
-        beside = [str(folder) for folder in here.parent.iterdir() if folder.is_dir()]
-        raise UserError(f"no model folder {path!r}{did_you_mean(path, beside) if beside else ''}")
-    if here.exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path):
-        raise UserError(f"no model folder {path!r}, and an id on the hub is of the form owner/name")
+        raise UserError(f"{where!r} is damaged ({in_short(error)}); correct it or save the model again") from error
 
 
 def in_short(error: Exception) -> str:

@@ -62,6 +62,7 @@ class RecurrentBackend(TorchBackend):
 
     kind = "recurrent"
     joins_caches = False
+    forgets = True
 
     def __init__(self, lm: LanguageModel, stacks: bool = True, pads: bool = True, chunks: bool = True) -> None:
         super().__init__(lm)

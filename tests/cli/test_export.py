@@ -1,0 +1,47 @@
+"""`polythink export`, and `--backend llama_cpp` where it cannot be meant."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from helpers.tiny import tiny
+from polythink.models.lm import load, save
+
+pytest.importorskip("gguf", reason="gguf is not installed: pip install gguf")
+
+
+def test_a_model_is_exported_and_is_the_same(polythink, tmp_path):
+    lm, file = tiny(), tmp_path / "model.gguf"
+    save(lm, tmp_path / "model")
+    status, out, _ = polythink("export", tmp_path / "model", file)
+    assert (status, out) == (0, f"{file}\n")
+    again, ids = load(file), torch.tensor([lm.encode("a b c c a")])
+    assert again.settings == load(tmp_path / "model").settings
+    with torch.no_grad():
+        assert torch.allclose(again.model(ids).logits, lm.model(ids).logits, atol=1e-5)
+    status, _, err = polythink("export", tmp_path / "model", file)
+    assert status == 2
+    assert "exists" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("export", "{model}", "{folder}/model.bin"), "must end in .gguf"),
+        (("generate", "{model}", "a b", "--backend", "llama_cpp"), "runs a .gguf file; `polythink export"),
+        (("generate", "{model}", "a b", "--backend", "lama_cpp"), "no backend 'lama_cpp'; did you mean 'llama_cpp'?"),
+        (("generate", "{file}", "a b", "--backend", "llama_cpp", "--dtype", "float32"), "--dtype is of a model in"),
+        (("serve", "{file}", "--backend", "llama_cpp"), "polythink serve runs models in torch"),
+        (("eval", "{file}", "--problems", "countdown", "--out", "{folder}/out", "--backend", "llama_cpp", "--heads"),
+         "--heads looks at attention inside the model"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_in_a_sentence(arguments, why, polythink, tmp_path):
+    save(tiny(), tmp_path / "model")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + (3).to_bytes(4, "little") + bytes(16))
+    places = {"model": tmp_path / "model", "file": tmp_path / "model.gguf", "folder": tmp_path}
+    status, _, err = polythink(*(argument.format(**places) for argument in arguments))
+    assert status == 2
+    assert why in err
+    assert err.count("\n") == 1
