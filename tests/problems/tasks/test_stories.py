@@ -59,7 +59,8 @@ def test_every_solution_computes_what_it_says_and_ends_with_the_answer(level: st
         for split in SPLITS:
             for problem in problems(level, split, limit=150):
                 ways = problem.solution.splitlines()
-                assert len(ways) == 2 and ways[0] != ways[1]
+                assert len(ways) == 2
+                assert ways[0] != ways[1]
                 assert int(problem.answer) > 0
                 for way in ways:
                     for one, sign, other, result in EQUATION.findall(way):
@@ -94,7 +95,10 @@ def test_problems_are_the_same_every_time_and_shuffled_by_the_seed() -> None:
     assert (first.key, first.question) == RECORDED
 
 
-RECORDED = ("stories:one:train:groups:3082", "Leo has 8 baskets with 8 muffins in each of them. How many muffins does Leo have?")  # fmt: skip
+RECORDED = (
+    "stories:one:train:groups:3082",
+    "Leo has 8 baskets with 8 muffins in each of them. How many muffins does Leo have?",
+)
 
 
 def test_every_family_has_tellings_to_learn_from_and_one_that_is_held_out() -> None:

@@ -12,12 +12,12 @@ import pytest
 from polythink.errors import UserError
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
+from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.demonstrations import DemoStyle, NotDemonstrable
 from polythink.problems.tasks.math import MATH
 from polythink.problems.tasks.worked import by_rule, one_expression, read_lines
-from polythink.teachers.coldstart import run_coldstart
-from polythink.problems.prompts import get_prompt
 from polythink.run.jsonl import read_jsonl
+from polythink.teachers.coldstart import run_coldstart
 from polythink.trace.dialect import PARALLEL_R1
 from polythink.trace.validity import check
 
@@ -42,7 +42,8 @@ def test_what_is_computed_apart_becomes_paths() -> None:
         "cost 108+132=$240. He gets 250-240=$10 back. </Summary> Final Answer: 10",
     )
     flat = MATH.demonstrate(problem, DemoStyle("sequential"), random.Random(0), PARALLEL_R1)
-    assert flat.endswith("He gets 250-240=$10 back.\nFinal Answer: 10") and "<" not in flat
+    assert flat.endswith("He gets 250-240=$10 back.\nFinal Answer: 10")
+    assert "<" not in flat
 
 
 def test_lines_that_both_paths_use_stay_before_the_block() -> None:
@@ -109,7 +110,8 @@ def test_an_expression_that_does_not_come_to_its_answer_is_none() -> None:
 def test_lines_without_a_step_go_with_a_neighbour() -> None:
     lines = read_lines("First we add.\n3+4=<<3+4=7>>7\nSo far.\n7*2=<<7*2=14>>14\nThat is all.\n#### 14")
     assert [line.text for line in lines] == ["First we add. 3+4=7.", "So far. 7*2=14. That is all."]
-    assert lines[1].uses == {Fraction(7), Fraction(2)} and lines[1].results == {Fraction(14)}
+    assert lines[1].uses == {Fraction(7), Fraction(2)}
+    assert lines[1].results == {Fraction(14)}
 
 
 def test_a_cold_start_keeps_what_the_rule_can_use_and_counts_the_rest(tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_a_cold_start_keeps_what_the_rule_can_use_and_counts_the_rest(tmp_path: 
 
 def test_a_demonstration_that_cannot_be_made_names_its_problem() -> None:
     problem = Problem("b", "1+1?", "2", source="s")
-    with pytest.raises(UserError, match="the problem b has no worked solution .*; a coldstart stage leaves it out"):
+    with pytest.raises(UserError, match=r"the problem b has no worked solution .*; a coldstart stage leaves it out"):
         MATH.demonstrate(problem, DemoStyle(), random.Random(0), PARALLEL_R1)
 
 
@@ -140,4 +142,6 @@ def test_most_of_gsm8k_can_be_demonstrated(shared_data: Path) -> None:
             kinds["expression" if "In one expression" in text else "split"] += 1
             assert check(text, "strict", PARALLEL_R1).valid, text
             assert grader.grade(text, problem).verdict == "right", text
-    assert kinds["left out"] < 40 and kinds["split"] > 25 and kinds["expression"] > 60
+    assert kinds["left out"] < 40
+    assert kinds["split"] > 25
+    assert kinds["expression"] > 60

@@ -24,7 +24,7 @@ import operator
 import random
 import re
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from polythink.errors import UserError, did_you_mean
@@ -79,7 +79,7 @@ def problems(level: str, split: str, limit: int | None = None, seed: int = 0) ->
 
 @lru_cache(maxsize=8)
 def _all(level: str, split: str) -> tuple[Problem, ...]:
-    """All problems of a level and a split, always the same: every family has the same share, and no text comes twice."""
+    """All problems of a level and a split, always the same; families have equal shares, and no text comes twice."""
     found: dict[str, Problem] = {}
     rng, families = random.Random(f"stories-{level}:{split}"), LEVELS[level]
     number = 0
@@ -149,7 +149,7 @@ def value_of(expression: str, numbers: Mapping[str, int]) -> int:
     return int(_value(_parsed(expression), numbers))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parsed(expression: str) -> ast.expr:
     return ast.parse(expression, mode="eval").body
 

@@ -188,8 +188,8 @@ THREE = (
             "feet of ribbon are left? | feet",
         ),
         ways=(
-            "The first make [a*b] {unit}, the second [c*d]. Together that is [(a*b)+(c*d)], so [t-(a*b+c*d)] {unit} are "
-            "left.",
+            "The first make [a*b] {unit}, the second [c*d]. Together that is [(a*b)+(c*d)], so [t-(a*b+c*d)] {unit} "
+            "are left.",
             "The first make [a*b] {unit}, which leaves [t-(a*b)]. The second make [c*d], which leaves "
             "[(t-a*b)-(c*d)] {unit}.",
         ),
@@ -208,8 +208,8 @@ THREE = (
         ),
         ways=(
             "Each time it is [a+b] {unit}. {n} times that is [n*(a+b)], and then [(n*(a+b))-c] {unit} are left.",
-            "The first kind makes [n*a] {unit}, the second [n*b]. Together that is [(n*a)+(n*b)], and without the {c} it "
-            "is [(n*a+n*b)-c] {unit}.",
+            "The first kind makes [n*a] {unit}, the second [n*b]. Together that is [(n*a)+(n*b)], and without the {c} "
+            "it is [(n*a+n*b)-c] {unit}.",
         ),
     ),
     Family(
@@ -269,8 +269,8 @@ THREE = (
     Family(
         "profit_more", {"n": (3, 8), "a": (7, 15), "b": (2, 8), "c": (4, 20)}, "n*(a-b)+c", where="a-b>2",
         tellings=(
-            "{A} has {c} {things} at home and {n} {boxes} with {a} {things} each at school. {He} gives away {b} {things} "
-            "from each {box}. How many {things} does {he} still have?",
+            "{A} has {c} {things} at home and {n} {boxes} with {a} {things} each at school. {He} gives away {b} "
+            "{things} from each {box}. How many {things} does {he} still have?",
             "{A} has {c} dollars saved. For {n} days {he} earns {a} dollars a day and spends {b} dollars a day. How "
             "many dollars does {he} have then? | dollars",
             "Each of {n} {boxes} held {a} {things}, and {A} took {b} out of each. Then {he} put {c} new {things} into "
@@ -280,7 +280,8 @@ THREE = (
         ),
         ways=(
             "Each time [a-b] {unit} remain. {n} times that is [n*(a-b)], and with the {c} it is [(n*(a-b))+c] {unit}.",
-            "At first it is [n*a], and with the {c} it is [(n*a)+c] {unit}. Then [n*b] go away, and [(n*a+c)-(n*b)] remain.",
+            "At first it is [n*a], and with the {c} it is [(n*a)+c] {unit}. Then [n*b] go away, and "
+            "[(n*a+c)-(n*b)] remain.",
         ),
     ),
 )  # fmt: skip

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Family:
-    """Problems of one structure. Numbers are drawn evenly from their ranges, both ends included, until `where` holds."""
+    """Problems of one structure. Numbers are drawn evenly from their ranges, ends included, until `where` holds."""
 
     name: str
     numbers: Mapping[str, tuple[int, int]]
