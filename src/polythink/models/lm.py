@@ -62,7 +62,7 @@ def load(
     chat: bool | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    add_tags: bool = True,
+    add_tags: bool | None = None,
 ) -> LanguageModel:
     """A model in evaluation mode: from a folder that a run wrote, any other transformers folder, a hub id (owner/name),
     or a .gguf file (FILE.gguf, or owner/name:FILE.gguf of the hub), whose weights are de-quantised.
@@ -72,7 +72,8 @@ def load(
     with one `{problem}` in it, or a named prompt (`problems.prompts.get_prompt`).
     device: "cpu", "cuda", "cuda:1" or "mps"; None: CUDA if there is a device, else the CPU.
     dtype: "float32", "bfloat16" or "float16"; None: as saved, float32 for a .gguf file.
-    add_tags: tags that the tokenizer lacks get embedding rows of their own, untrained; False: they are refused.
+    add_tags: tags that the tokenizer lacks get embedding rows of their own, untrained. False: a mode that forks refuses
+    the model, one of flat text takes it as it is. None: they are added where the mode forks, or where some are there.
 
     `UserError` for a path, id, device or type that is not there, and for a damaged or unfit model.
     """
@@ -96,6 +97,8 @@ def load(
             f"{rules.inventory} paths; set dialect: {settings.dialect.partition(':')[0]}:{settings.thoughts}, or begin "
             "from a model that has none"
         )
+    if add_tags is None:
+        add_tags = get_mode(settings.mode).isolated or len(tags.missing_tags(tokenizer, rules)) < len(rules.tags)
     if add_tags and (added := tags.add_tags(model, tokenizer, rules)):
         log.warning("%s: added the tags %s with untrained embeddings; train the model", path, " ".join(added))
     lm = LanguageModel(model, tokenizer, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import torch
 from tokenizers import AddedToken
@@ -12,16 +13,25 @@ from polythink.errors import UserError
 from polythink.trace.dialect import Dialect
 
 
-def tag_ids(tokenizer: PreTrainedTokenizerBase, dialect: Dialect) -> dict[str, int]:
-    """The id of each tag. `UserError` unless every tag is exactly one token, all of them different."""
-    if missing := missing_tags(tokenizer, dialect):
-        raise UserError(
-            f"the tokenizer does not hold {', '.join(missing)} as single tokens (dialect {dialect.name!r}); "
-            "set model.add_tags: true to add them with embedding rows of their own"
-        )
-    ids = {tag: _pieces(tokenizer, tag)[0] for tag in dialect.tags}
+def tag_ids(tokenizer: PreTrainedTokenizerBase, dialect: Dialect, needed: bool = True) -> dict[str, int]:
+    """The id of each tag, all of them different. `UserError` unless every tag is exactly one token.
+
+    Where they are not `needed`, a tag that is no single token has a negative number, which is no token's.
+    """
+    missing = missing_tags(tokenizer, dialect)
+    if missing and needed:
+        raise UserError(lacking(missing, dialect))
+    ids = {tag: -1 - i if tag in missing else _pieces(tokenizer, tag)[0] for i, tag in enumerate(dialect.tags)}
     assert len(set(ids.values())) == len(ids)
     return ids
+
+
+def lacking(missing: Iterable[str], dialect: Dialect) -> str:
+    """What is said of tags that are no tokens."""
+    return (
+        f"the tokenizer does not hold {', '.join(missing)} as single tokens (dialect {dialect.name!r}); "
+        "set model.add_tags: true to add them with embedding rows of their own"
+    )
 
 
 def missing_tags(tokenizer: PreTrainedTokenizerBase, dialect: Dialect) -> list[str]:
