@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.smollm2 import FILE, tiny_model, tiny_tokenizer, write_gguf
+from polythink.errors import UserError
 from polythink.pipeline.arms import load_experiment
 from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.problems.sets import DATA_FOLDER, load_problems
@@ -29,6 +30,7 @@ TRACE = (
     "Count. <Parallel><Path> 2*3 is 6 </Path><Path> 4*5 is 20 </Path></Parallel>\n<Summary> 6 and 20 "
     "</Summary> Final Answer: 26"
 )
+TRACES = Path(__file__).parents[2] / "docs" / "scripts" / "smollm2-traces.yaml"
 ARMS = {  # arm -> mode, prompt, rollouts per problem, reward of the last stage of reinforcement learning
     "sequential": ("sequential", "one_way", 8, "accuracy"),
     "sequential_tokens": ("sequential", "one_way", 16, "accuracy"),
@@ -97,11 +99,19 @@ def test_every_stage_of_the_gpu_recipe_runs(machine: Path, tmp_path: Path, monke
 
 @pytest.mark.long
 def test_fine_tuning_on_real_traces_runs(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = run_short("smollm2-traces", machine, tmp_path / "run", monkeypatch, "sft.batch=2", "sft.epochs=null")
+    found = run_short(str(TRACES), machine, tmp_path / "run", monkeypatch, "sft.batch=2", "sft.epochs=null")
     assert (list(found), found["sft"]["dropped"]) == (["sft", "after_sft"], {})
 
 
-def test_arms_change_what_their_names_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_can_be_read_without_its_weights_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("smollm2-cpu")
+    with pytest.raises(UserError, match=f"no .gguf file 'runs/models/{FILE}': there is no folder 'runs/models'"):
+        run_recipe(recipe, tmp_path / "run", log=lambda text: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arms_change_what_their_names_say() -> None:
     assert load_experiment("smollm2-experiment").arms.keys() == ARMS.keys()
     digests = set()
     for arm, (mode, prompt, group, reward) in ARMS.items():
