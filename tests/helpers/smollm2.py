@@ -67,7 +67,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_model(vocabulary: int, seed: int = 0) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, max_position_embeddings=512, tie_word_embeddings=True,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=2048, tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 100_000.0}, bos_token_id=1, eos_token_id=2,
         pad_token_id=2,
     )  # fmt: skip

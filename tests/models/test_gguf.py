@@ -71,9 +71,9 @@ def test_the_tokenizer_is_that_of_the_model(plain, tokenizer):
     chat = [{"role": "user", "content": QUESTION}]
     assert plain.encode_prompt(QUESTION) == tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
     assert plain.ends == (2,)
-    assert (plain.pad, plain.context, plain.settings.chat) == (2, 512, True)
+    assert (plain.pad, plain.context, plain.settings.chat) == (2, 2048, True)
     vocabulary = load_vocabulary(plain.model.name_or_path, mode="sequential")
-    assert (vocabulary.ends, vocabulary.context) == (plain.ends, 512)
+    assert (vocabulary.ends, vocabulary.context) == (plain.ends, 2048)
     assert vocabulary.encode_prompt(QUESTION) == plain.encode_prompt(QUESTION)
 
 
@@ -148,13 +148,13 @@ def test_without_tags_nothing_forks_and_no_tag_is_trained(plain):
     from polythink.problems.prompts import get_prompt
     from polythink.train.data import TraceEncoder
 
-    with pytest.raises(UserError, match=r"does not hold </Parallel>.* as single tokens"):
+    with pytest.raises(UserError, match=r"loaded as it is, without </Parallel>, .*load it in a mode that forks"):
         Engine(plain).generate([Request((5, 6))], SamplingParams())
     with pytest.raises(UserError, match=r"does not hold <Parallel>, .* as single tokens"):
         with_settings(plain, mode="structured")
     encode = TraceEncoder(plain, SamplingParams(mode="sequential"), get_prompt("none"))
     assert encode("1+1", "It is 2.")
-    with pytest.raises(UserError, match=r"does not hold </Path>, <Path> as single tokens"):
+    with pytest.raises(UserError, match=r"without </Path>, <Path> \(dialect"):
         encode("1+1", "<Path>It is 2.</Path>")
 
 

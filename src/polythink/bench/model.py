@@ -1,4 +1,4 @@
-"""The model that is timed: a random one of a named shape, which never samples a tag, or one from a folder."""
+"""The model that is timed: a random one of a named shape, which never samples a tag, or one that `load` takes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Subject:
 
 
 def open_subject(name: str, device: str | None, dtype: str | None) -> Subject:
-    """The model of a shape's name or a folder's; `UserError` for what is neither.
+    """The model of a shape's name, or that `load` takes; `UserError` for what is neither.
 
     A random model is made in float32 if no dtype is given, one of a folder as it was saved.
     """
@@ -47,10 +47,10 @@ def open_subject(name: str, device: str | None, dtype: str | None) -> Subject:
         with place:  # billions of random numbers are slow on a CPU
             lm = make(name, dtype or "float32")
         to_device(lm, place)
-    elif Path(name).expanduser().is_dir():
-        lm = load(Path(name).expanduser(), device=str(place), dtype=dtype)
+    elif (here := Path(name).expanduser()).exists() or "/" in name:
+        lm = load(here if here.exists() else name, device=str(place), dtype=dtype)
     else:
-        raise UserError(f"no model {name!r}: neither a folder nor a shape{did_you_mean(name, SHAPES)}")
+        raise UserError(f"no model {name!r}: neither a folder nor a file nor a shape{did_you_mean(name, SHAPES)}")
     special = special_ids(lm)
     size = lm.model.get_input_embeddings().weight.shape[0]
     return Subject(name, lm, [i for i in range(min(size, len(lm.tokenizer))) if i not in special])

@@ -13,7 +13,7 @@ PEERS = ("generate", "continuous", "llama.cpp", "llama.cpp exact", "vllm")
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """`model`: a shape's name or a folder. `dtype` None: float32 for a shape, as saved for a folder."""
+    """`model`: a shape's name, or what `load` takes. `dtype` None: float32 for a shape, as saved for a folder."""
 
     model: str
     cases: Sequence[Case]

@@ -14,6 +14,7 @@ from polythink.bench.options import PEERS, DecodeOptions, parse_names
 from polythink.bench.shapes import SHAPES, check_dtype
 from polythink.bench.table import case_table, decode_tables
 from polythink.cli import console
+from polythink.cli.model import find_model
 from polythink.cli.options import argument
 from polythink.errors import UserError, did_you_mean
 from polythink.run.folder import to_jsonable, write_json
@@ -35,7 +36,11 @@ def _group() -> None:
 def decode(
     model: Annotated[
         str,
-        argument("MODEL", f"A random model of a shape ({', '.join(SHAPES)}), or a model's folder.", lambda: [*SHAPES]),
+        argument(
+            "MODEL",
+            f"A random model of a shape ({', '.join(SHAPES)}), or a model as `generate` takes it.",
+            lambda: [*SHAPES],
+        ),
     ] = "29m",
     cases: Annotated[
         str, typer.Option(help="TRACESxPATHS, 32xragged, PROBLEMS:SAMPLESxPATHS, each with @TOKENS of prompt or not.")
@@ -68,8 +73,10 @@ def decode(
         raise UserError("--cases names no case; give one such as 1x8")
     named = parse_names(peers, PEERS, "peer")
     kinds = tuple(dict.fromkeys(name.strip() for name in backends.split(",") if name.strip()))
-    if model not in SHAPES and not Path(model).expanduser().is_dir():
-        raise UserError(f"no model {model!r}: neither a folder nor a shape{did_you_mean(model, SHAPES)}")
+    if model not in SHAPES:
+        if not Path(model).expanduser().exists() and "/" not in model:
+            raise UserError(f"no model {model!r}: neither a folder nor a file nor a shape{did_you_mean(model, SHAPES)}")
+        model = find_model(model)
     file = None if out is None else check_out(out, overwrite=overwrite, suffix=".json")
     options = DecodeOptions(model, chosen, kinds, named, dtype, device, threads, steps, rounds, profile)
     console.announce("loading torch ...")

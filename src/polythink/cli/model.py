@@ -58,6 +58,10 @@ class ModelChoice(NamedTuple):
     ] = None
     mode: Annotated[str | None, _option("structured or sequential; what its polythink.json says if left out.")] = None
     chat: Annotated[bool | None, _option("Wrap prompts in the tokenizer's chat template.")] = None
+    chat_template_kwargs: Annotated[
+        list[str] | None,
+        _option("What the chat template is told, such as enable_thinking=false; may be repeated.", metavar="KEY=VALUE"),
+    ] = None
     device: Annotated[str | None, _option("cpu, cuda, cuda:1, mps; a GPU if there is one.")] = None
     dtype: Annotated[
         str | None, _option("float32, bfloat16 or float16; as saved if left out, float32 for a .gguf file.")
@@ -138,6 +142,7 @@ def params_for(model: str, choice: ModelChoice, overrides: Sequence[str]) -> Sam
         raise UserError(f"no dtype {choice.dtype!r}{did_you_mean(choice.dtype, DTYPES)}")
     if choice.device and not re.fullmatch(r"cpu|mps|cuda(:\d+)?", choice.device):
         raise UserError(f"no device {choice.device!r}; known: cpu, cuda, cuda:N, mps")
+    template_kwargs(choice)
     if choice.mode and any(override.partition("=")[0].strip() == "mode" for override in overrides):
         raise UserError("--mode and mode=... are the same setting; give one of them")
     data = {**settings.decoding, "mode": choice.mode or settings.mode}
@@ -145,6 +150,11 @@ def params_for(model: str, choice: ModelChoice, overrides: Sequence[str]) -> Sam
     if any(override.partition("=")[0].strip() == "paths" for override in overrides):
         check_block_fits(params, dialect)
     return params
+
+
+def template_kwargs(choice: ModelChoice) -> dict[str, Any] | None:
+    """What the chat template is told, None where nothing is said. `UserError` for what is no KEY=VALUE."""
+    return apply_overrides({}, choice.chat_template_kwargs) if choice.chat_template_kwargs else None
 
 
 def settle(model: str, choice: ModelChoice, overrides: Sequence[str]) -> tuple[SamplingParams, ModelChoice]:
@@ -195,6 +205,7 @@ def open_engine(
     from polythink.models.lm import load
 
     chosen = {**choice._asdict(), "prompt": get_prompt(choice.prompt) if choice.prompt else None}
+    chosen["chat_template_kwargs"] = template_kwargs(choice)
     max_num_seqs = chosen.pop("max_num_seqs") or max_num_seqs
     memory = chosen.pop("kv_cache_memory_bytes") or kv_cache_memory_bytes
     limits = {"kv_cache_memory_bytes": memory, "max_step_branches": max_step_branches}
@@ -238,7 +249,10 @@ def backend_of(
     from polythink.models.lm import load_vocabulary
 
     prompt = get_prompt(choice.prompt) if choice.prompt else None
-    vocabulary = load_vocabulary(model, dialect=choice.dialect, mode=choice.mode, prompt=prompt, chat=choice.chat)
+    vocabulary = load_vocabulary(
+        model, dialect=choice.dialect, mode=choice.mode, prompt=prompt, chat=choice.chat,
+        chat_template_kwargs=template_kwargs(choice),
+    )  # fmt: skip
     with HttpRollouts(remote, vocabulary) as backend:
         console.announce(f"asking {backend.served.server.name} for {backend.served.model} ...")
         yield backend

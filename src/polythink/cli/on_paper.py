@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from polythink.bench.shapes import SHAPES
 from polythink.errors import UserError
+from polythink.models.place import place_of
 from polythink.run.table import markdown_table
 
 if TYPE_CHECKING:
@@ -86,6 +87,10 @@ def _config_of_path(path: str):
     if path in KNOWN:
         shape = dict(KNOWN[path])
         return AutoConfig.for_model(vocab_size=shape.pop("vocabulary"), **shape)
+    if place_of(path).file:
+        from polythink.models.source import Source
+
+        return Source.of(path).described()[1]
     try:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:

@@ -121,7 +121,8 @@ def from_pretrained(config: ModelConfig, dialect: str, seed: int = 0) -> Languag
     configuration would drop.
     """
     assert config.path is not None
-    lm = load(config.path, dialect=dialect, dtype=config.dtype, add_tags=config.add_tags)
+    told = config.chat_template_kwargs or None  # None: what the folder's polythink.json says
+    lm = load(config.path, dialect=dialect, dtype=config.dtype, add_tags=config.add_tags, chat_template_kwargs=told)
     if config.thought_embeddings is False and lm.settings.thoughts:
         raise UserError(
             f"model.thought_embeddings: false, but {config.path!r} has {lm.settings.thoughts} of them and was trained "

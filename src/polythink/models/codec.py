@@ -28,11 +28,18 @@ class Codec:
 
     Parts of a trace are encoded one by one, so SentencePiece's space in front of every text is left out (`exact`): the
     tokens of the parts are those of the whole, and decoding gives the text again. A prompt begins as in the tokenizer's
-    own call. `tags` and `ends` are the ids of the dialect's tags and of the tokens that end a trace.
+    own call. `tags` and `ends` are the ids of the dialect's tags and of the tokens that end a trace;
+    `chat_template_kwargs` is what the chat template is told besides the messages.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, tags: Collection[int], ends: Collection[int]) -> None:
-        self.tokenizer = tokenizer
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tags: Collection[int],
+        ends: Collection[int],
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.tokenizer, self.told = tokenizer, dict(chat_template_kwargs or {})
         # the Rust tokenizer itself, where there is one: a third of the time of the wrapper
         self.own: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
         self.exact = None if self.own is None else without_prefix_space(self.own)
@@ -163,7 +170,7 @@ class Codec:
     def _rendered(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The messages in the chat template."""
         try:
-            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **self.told)
         except TemplateError as error:
             raise UserError(f"the model's chat template refuses these messages: {in_short(error)}") from error
 

@@ -16,6 +16,8 @@ class ModelConfig(Config):
     """Folder or hub id of the model to start from; null: a random model of the shape below."""
     add_tags: bool = False
     """Add the dialect's tags that the tokenizer lacks, each with an embedding row of its own."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """What the chat template of `path` is told besides the messages, such as {enable_thinking: false} for Qwen3."""
     architecture: str = "qwen3"
     """Architecture of a random model: a model type of transformers, or eit, e_eit, partialformer, vanilla."""
     tokenizer: str = "countdown"

@@ -7,7 +7,7 @@ decoding parameters that the model was trained with.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from polythink.errors import UserError
 from polythink.models import tags
@@ -40,6 +40,7 @@ from polythink.trace.modes import get_mode
 
 log = logging.getLogger(__name__)
 DTYPES = ("float32", "bfloat16", "float16")
+THINKING = "enable_thinking"  # the switch that chat templates with a thinking of their own have
 
 
 @dataclass
@@ -60,6 +61,7 @@ def load(
     mode: str | None = None,
     prompt: str | PromptText | None = None,
     chat: bool | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     device: str | None = None,
     dtype: str | None = None,
     add_tags: bool | None = None,
@@ -70,6 +72,7 @@ def load(
     dialect, mode, prompt, chat: these win over the model's `polythink.json`; without such a file they default to
     "parallel_r1", "structured", the bare problem, and chat where the tokenizer has a chat template. `prompt` is a text
     with one `{problem}` in it, or a named prompt (`problems.prompts.get_prompt`).
+    chat_template_kwargs: what the chat template is told besides the messages, such as enable_thinking=False for Qwen3.
     device: "cpu", "cuda", "cuda:1" or "mps"; None: CUDA if there is a device, else the CPU.
     dtype: "float32", "bfloat16" or "float16"; None: as saved, float32 for a .gguf file.
     add_tags: tags that the tokenizer lacks get embedding rows of their own, untrained. False: a mode that forks refuses
@@ -83,7 +86,7 @@ def load(
     where = pick_device(device)
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"no dtype {dtype!r}; use one of {', '.join(DTYPES)}, or leave it out to take the saved one")
-    changes = _changes(dialect, mode, prompt, chat)
+    changes = _changes(dialect, mode, prompt, chat, chat_template_kwargs)
     source = Source.of(path)
     settings_file, thoughts_file = (source.side_file(name) for name in (SETTINGS_FILE, THOUGHTS_FILE))
     settings = None if settings_file is None else read_settings(settings_file)
@@ -97,21 +100,43 @@ def load(
             f"{rules.inventory} paths; set dialect: {settings.dialect.partition(':')[0]}:{settings.thoughts}, or begin "
             "from a model that has none"
         )
+    as_it_is = ""
     if add_tags is None:
+        as_it_is = "; the mode sequential takes it as it is, without them" if settings_file is None else ""
         add_tags = get_mode(settings.mode).isolated or len(tags.missing_tags(tokenizer, rules)) < len(rules.tags)
     if add_tags and (added := tags.add_tags(model, tokenizer, rules)):
-        log.warning("%s: added the tags %s with untrained embeddings; train the model", path, " ".join(added))
+        log.warning("%s: added the tags %s with untrained embeddings: train it%s", path, _few(added), as_it_is)
+    if settings_file is None:
+        _say_thinking(path, tokenizer, settings)
     lm = LanguageModel(model, tokenizer, settings)
     if settings.thoughts:
         load_thoughts(lm.model, settings_file.parent, settings.thoughts)
     return to_device(lm, where)
 
 
+def _few(names: Sequence[str], most: int = 8) -> str:
+    return " ".join(names) if len(names) <= most else f"{names[0]} {names[1]} .. {names[-1]} ({len(names)} of them)"
+
+
+def _say_thinking(path: str, tokenizer: PreTrainedTokenizerBase, settings: ModelSettings) -> None:
+    """Say so where a foreign model's chat template has a thinking of its own, of which nothing was said."""
+    if settings.chat and THINKING in str(tokenizer.chat_template) and THINKING not in settings.chat_template_kwargs:
+        log.warning(
+            "%s: its chat template has a thinking of its own, which is left as the template has it; "
+            "chat_template_kwargs %s=false (or true) decides", path, THINKING,
+        )  # fmt: skip
+
+
 def _changes(
-    dialect: str | None, mode: str | None, prompt: str | PromptText | None, chat: bool | None
+    dialect: str | None,
+    mode: str | None,
+    prompt: str | PromptText | None,
+    chat: bool | None,
+    told: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The settings that are given; `UserError` for a mode that is not there."""
     changes: dict[str, Any] = {"dialect": dialect, "mode": mode, "chat": chat}
+    changes["chat_template_kwargs"] = None if told is None else dict(told)
     changes = {name: value for name, value in changes.items() if value is not None}
     if prompt is not None:
         changes |= prompt_settings(prompt)
@@ -126,12 +151,14 @@ def load_vocabulary(
     mode: str | None = None,
     prompt: str | PromptText | None = None,
     chat: bool | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Vocabulary:
     """What `load` knows of a model but its weights, which a server has. The same arguments, the same settings.
 
     `UserError` where a tag is no token of its own: a server's model cannot be given one.
     """
-    changes, source = _changes(dialect, mode, prompt, chat), Source.of(str(path_or_hub_id))
+    changes = _changes(dialect, mode, prompt, chat, chat_template_kwargs)
+    source = Source.of(str(path_or_hub_id))
     file, (tokenizer, config, generation) = source.side_file(SETTINGS_FILE), source.described()
     settings = ModelSettings(chat=bool(tokenizer.chat_template)) if file is None else read_settings(file)
     described = SimpleNamespace(config=config, generation_config=generation)

@@ -30,6 +30,7 @@ class ModelSettings:
     prompt_name: str = "none"
     prompt_hash: str = ""
     chat: bool = False  # the prompt is wrapped in the tokenizer's chat template
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # what the template is told besides the messages
     bos: bool | None = None  # prompts begin as in the tokenizer's own call, so with its BOS; None: if it has one
     decoding: dict[str, Any] = field(default_factory=dict)
     trained_paths: int = 0  # most paths of a block in training; above it the engine scales attention (0: unknown)
@@ -81,8 +82,8 @@ def with_dialect(settings: ModelSettings) -> tuple[ModelSettings, Dialect]:
 
 
 def write_settings(path: Path, settings: ModelSettings) -> None:
-    """Write the settings to this file, the production and the efforts only where there are some."""
-    rare = ("production", "efforts")
+    """Write the settings to this file, what few models have only where there is some."""
+    rare = ("production", "efforts", "chat_template_kwargs")
     write_json(path, {name: x for name, x in asdict(settings).items() if name not in rare or x})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -81,12 +81,15 @@ class Source:
             tokenizer, config = self._tokenizer(), AutoConfig.from_pretrained(self.place.folder, **self._how)
             if self.place.file:
                 gguf.not_quantised(config)
-                return tokenizer, config, GenerationConfig.from_model_config(config)
-            try:
-                generation = GenerationConfig.from_pretrained(self.place.folder, local_files_only=self.offline)
-            except OSError:  # no such file: what transformers makes of the shape
-                generation = GenerationConfig.from_model_config(config)
-            return tokenizer, config, generation
+            generation = self._generation(config)
+        _give_end(tokenizer, generation)
+        return tokenizer, config, generation
+
+    def _generation(self, config: PreTrainedConfig) -> GenerationConfig:
+        if self.place.file is None:
+            with suppress(OSError):  # no such file: what transformers makes of the shape
+                return GenerationConfig.from_pretrained(self.place.folder, local_files_only=self.offline)
+        return GenerationConfig.from_model_config(config)
 
     def read(self, dtype: str | None) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         """Tokenizer and model, in that type; None: as saved, float32 for a .gguf file."""
@@ -98,6 +101,7 @@ class Source:
         if self.place.file:
             gguf.not_quantised(model)
             model.name_or_path = model.config.name_or_path = self.path
+        _give_end(tokenizer, model.generation_config)
         return tokenizer, model
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -131,6 +135,14 @@ class Source:
                 yield
         except errors as error:
             raise UserError(f"cannot load a model from {self.path!r}: {in_short(error)}") from error
+
+
+def _give_end(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None) -> None:
+    """Give a tokenizer that names no end token the one with which transformers would end a response."""
+    ends = getattr(generation, "eos_token_id", None)
+    end = next(iter(ends), None) if isinstance(ends, list) else ends
+    if tokenizer.eos_token_id is None and end is not None and 0 <= end < len(tokenizer):
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
 
 
 def _only_cached(path: str, place: ModelPlace) -> bool:

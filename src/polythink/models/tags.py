@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 import torch
 from tokenizers import AddedToken
@@ -20,18 +19,13 @@ def tag_ids(tokenizer: PreTrainedTokenizerBase, dialect: Dialect, needed: bool =
     """
     missing = missing_tags(tokenizer, dialect)
     if missing and needed:
-        raise UserError(lacking(missing, dialect))
+        raise UserError(
+            f"the tokenizer does not hold {', '.join(missing)} as single tokens (dialect {dialect.name!r}); "
+            "set model.add_tags: true to add them with embedding rows of their own"
+        )
     ids = {tag: -1 - i if tag in missing else _pieces(tokenizer, tag)[0] for i, tag in enumerate(dialect.tags)}
     assert len(set(ids.values())) == len(ids)
     return ids
-
-
-def lacking(missing: Iterable[str], dialect: Dialect) -> str:
-    """What is said of tags that are no tokens."""
-    return (
-        f"the tokenizer does not hold {', '.join(missing)} as single tokens (dialect {dialect.name!r}); "
-        "set model.add_tags: true to add them with embedding rows of their own"
-    )
 
 
 def missing_tags(tokenizer: PreTrainedTokenizerBase, dialect: Dialect) -> list[str]:

@@ -45,7 +45,8 @@ class Vocabulary:
         self.ends: tuple[int, ...] = end_tokens(self.model, self.tokenizer, self.settings.chat)
         self.eos: int = self.ends[0]  # the one that the runtime and the training data write
         self.pad: int = self.eos if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
-        self.codec = Codec(self.tokenizer, self.tag_ids.values(), self.ends)
+        told = self.settings.chat_template_kwargs
+        self.codec = Codec(self.tokenizer, self.tag_ids.values(), self.ends, told)
         if self.settings.bos is None:
             self.settings = replace(self.settings, bos=bool(self.codec.head))
 
@@ -56,8 +57,11 @@ class Vocabulary:
 
     def require_tags(self, text: str | None = None) -> None:
         """`UserError` where the tokenizer lacks tags that a fork, or this text, is made of."""
-        if missing := [tag for tag in self.absent_tags if text is None or tag in text]:
-            raise UserError(tags.lacking(sorted(missing), self.dialect))
+        if missing := sorted(tag for tag in self.absent_tags if text is None or tag in text):
+            raise UserError(
+                f"the model was loaded as it is, without {', '.join(missing)} (dialect {self.dialect.name!r}), and can "
+                "neither fork nor learn them; load it in a mode that forks, or with add_tags=True"
+            )
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` as it stands: no special tokens, no space in front. See `Codec` for what is refused."""

@@ -62,7 +62,7 @@ def read_weights(folder: str, lm: LanguageModel) -> dict[str, Any]:
     """The tensors in a model folder, by name; `UserError` where they are not those of the same model, trained on."""
     from polythink.models.lm import load
 
-    new = load(folder, device="cpu", add_tags=False)
+    new = load(folder, device="cpu", mode=lm.settings.mode, add_tags=False)
     own, given = lm.model.state_dict(), new.model.state_dict()
     if new.tokenizer.get_vocab() != lm.tokenizer.get_vocab():
         raise UserError(f"the tokenizer in {folder} is another one than that of the model that is served")

