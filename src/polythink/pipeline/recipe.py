@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError, did_you_mean
 from polythink.models.config import ModelConfig
-from polythink.models.place import check_path
+from polythink.models.place import check_path, place_of
 from polythink.pipeline.arms import arm_of, split_arm
 from polythink.pipeline.checks import about, check_plan, notes
 from polythink.pipeline.plan import (
@@ -100,7 +100,7 @@ class Recipe(Config):
         get_dialect(self.dialect)
         with about("model.tokenizer"):
             words_of(self.model.tokenizer)
-        if self.model.path is not None:
+        if self.model.path is not None and not place_of(self.model.path).file:  # a file is for `requirements`
             check_path(self.model.path)
         plans = plans_in_order(self, EvalStageBase, self._plan_of, StagePlan)
         for plan in plans:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from polythink.errors import UserError
+from polythink.models.place import check_path
 from polythink.pipeline.plan import Plan, StagePlan
 from polythink.pipeline.text import TextEvalConfig, TextPlan, TextStageConfig, sets_of
 from polythink.problems.sets import DATA_FOLDER, SUFFIXES, get_source, local_file
@@ -36,7 +37,10 @@ NEEDS = {  # what a stage does -> the module by which it does it
 
 
 def check_requirements(plans: Sequence[Plan]) -> None:
-    """`UserError` that names every package which one of the stages needs and which is not installed."""
+    """`UserError` for a model that is not there, and one that names every package which a stage needs and which is not
+    installed."""
+    for path in {plan.model.path for plan in plans if isinstance(plan, StagePlan) and plan.model.path}:
+        check_path(path)
     missing: dict[Need, list[str]] = {}
     for plan in plans:
         for kind in dict.fromkeys(needs(plan)):
