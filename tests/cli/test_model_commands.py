@@ -66,7 +66,8 @@ def test_a_model_is_found_in_its_run_its_stage_and_itself(run_folder, tmp_path) 
         (tmp_path / "nowhere", "no model folder"),
         (tmp_path, "holds no model; give a folder with config.json"),
         (run_folder / "eval", f"holds no model; {run_folder} does"),
-        ("a/b/c", "a name on the hub has the form owner/name"),
+        ("a/b/c", "an id on the hub is of the form owner/name"),
+        ("smok", "a name on the hub is of the form owner/name"),
     ):
         with pytest.raises(UserError, match=re.escape(said)):
             find_model(str(given))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -19,11 +20,11 @@ from helpers.device import DEVICE, tensor
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
-from polythink.models import lm as lm_module
+from polythink.models import source as source_module
 from polythink.models.build import from_config, from_pretrained
 from polythink.models.config import ModelConfig
 from polythink.models.lm import checkpoint_activations, load, save, with_settings
-from polythink.models.settings import check_path
+from polythink.models.place import check_path
 from polythink.models.tags import add_tags, tag_ids
 from polythink.models.tokenizers import byte_tokenizer, word_tokenizer
 from polythink.problems.prompts import get_prompt
@@ -340,22 +341,26 @@ class Hub:
 
 
 def test_an_id_that_the_hub_does_not_have(monkeypatch):
-    monkeypatch.setattr(lm_module, "HfApi", lambda: Hub(known=()))
+    monkeypatch.setattr(source_module, "HfApi", lambda: Hub(known=()))
     with pytest.raises(UserError, match="no model folder 'some/model', and the hub has no model of that name"):
         load("some/model")
 
 
 def test_without_a_network_an_id_is_refused_at_once_or_read_from_the_cache(foreign, monkeypatch):
-    monkeypatch.setattr(lm_module, "HfApi", lambda: Hub(known=None))
+    monkeypatch.setattr(source_module, "HfApi", lambda: Hub(known=None))
     with pytest.raises(UserError, match=r"no model folder 'some/model', and the hub cannot be asked .*no route"):
         load("some/model")
     asked = []
 
-    def cached(path, dtype, offline):
-        asked.append((path, offline))
-        return AutoModelForCausalLM.from_pretrained(foreign), AutoTokenizer.from_pretrained(foreign)
+    def cached(auto):
+        def read(path, local_files_only, **more):
+            asked.append((path, local_files_only))
+            return auto.from_pretrained(foreign)
 
-    monkeypatch.setattr(lm_module, "try_to_load_from_cache", lambda name, file: str(foreign / file))
-    monkeypatch.setattr(lm_module, "_load_weights", cached)
+        return SimpleNamespace(from_pretrained=read)
+
+    monkeypatch.setattr(source_module, "try_to_load_from_cache", lambda name, file: str(foreign / file))
+    for auto in (AutoModelForCausalLM, AutoTokenizer):
+        monkeypatch.setattr(source_module, auto.__name__, cached(auto))
     assert load("some/model").settings.chat
-    assert asked == [("some/model", True)]
+    assert asked == [("some/model", True)] * 2

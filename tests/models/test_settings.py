@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from polythink.errors import UserError
-from polythink.models.settings import check_path
+from polythink.models.place import check_path
 
 
 def test_a_mistyped_folder_is_not_taken_for_a_hub_id(tmp_path, monkeypatch) -> None:

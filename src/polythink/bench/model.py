@@ -69,7 +69,7 @@ def make(name: str, dtype: str, seed: int = 0) -> LanguageModel:
 
 def special_ids(lm: LanguageModel) -> set[int]:
     unknown = lm.tokenizer.unk_token_id
-    return {lm.pad, *lm.ends, *lm.tag_ids.values(), *([] if unknown is None else [unknown])}
+    return {lm.pad, *lm.ends, *(id for id in lm.tag_ids.values() if id >= 0), *([] if unknown is None else [unknown])}
 
 
 @torch.no_grad()

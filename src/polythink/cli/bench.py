@@ -82,7 +82,7 @@ def decode(
 
 def _run(options: DecodeOptions, file: Path | None) -> dict[str, Any]:
     from polythink.bench.decode import run_decode
-    from polythink.models.lm import quietly
+    from polythink.models.source import quietly
 
     def report(result: dict[str, Any]) -> None:
         if console.level != "quiet":

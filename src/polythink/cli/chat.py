@@ -13,7 +13,7 @@ import typer
 
 from polythink.cli import console
 from polythink.cli.generate import watch
-from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, params_for, with_model_options
+from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, settle, with_model_options
 from polythink.errors import UserError, did_you_mean
 from polythink.run.plain import LARGEST
 
@@ -45,7 +45,7 @@ def chat(
     Example: polythink chat runs/smoke paths=4 < turns.txt > answers.txt
     """
     place = find_model(model)
-    params = params_for(place, choice, overrides or [])
+    params, choice = settle(place, choice, overrides or [])
     talk = Conversation(open_engine(place, choice), params, seed, system)
     if sys.stdin.isatty():
         talk_with_a_person(talk)

@@ -15,8 +15,8 @@ from polythink.cli.model import (
     ModelChoice,
     backend_of,
     find_model,
-    params_for,
     rollouts_of,
+    settle,
     with_model_options,
 )
 from polythink.cli.options import Limit, complete_problems
@@ -94,8 +94,9 @@ def evaluate(
         raise UserError(f"--answers is one of {', '.join(ANSWER_RULES)}, not {answers!r}")
     out = out.expanduser()
     check_place(out, kind or "eval", resume)
+    params, choice = settle(place, choice, changes)
     asked: dict[str, Any] = {
-        "params": params_for(place, choice, changes), "seed": seed, "out": out, "resume": resume,
+        "params": params, "seed": seed, "out": out, "resume": resume,
         "overlong_prompts": overlong_prompts, "answers": answers,
         "about": {"model": model, "problems": f"{problems}:{split}" if split else problems, "limit": limit}
         | ({"device": without_password(remote.url)} if remote else {}),

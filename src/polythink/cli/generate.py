@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from polythink.cli.console import note
-from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, params_for, with_model_options
+from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, settle, with_model_options
 from polythink.cli.options import argument
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.sets import QUESTION_COLUMNS
@@ -66,7 +66,7 @@ def generate(
         if value is not None and any(text.partition("=")[0] == key for text in keys):
             raise UserError(f"--{key} and {key}=... are the same setting; give one of them")
         keys += [] if value is None else [f"{key}={value}"]
-    params = params_for(place, choice, keys)
+    params, choice = settle(place, choice, keys)
     engine = open_engine(place, choice)
 
     from polythink.engine.params import Request

@@ -21,6 +21,7 @@ import typer
 from polythink.cli import console
 from polythink.cli.options import argument, complete_prompt
 from polythink.errors import UserError, did_you_mean
+from polythink.models.place import GGUF, check_path, gguf_files, place_of
 from polythink.models.settings import SETTINGS_FILE, ModelSettings, read_settings, with_dialect
 from polythink.problems.prompts import get_prompt
 from polythink.run.config import apply_overrides, parse_config
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
     from polythink.engine.protocol import RolloutBackend
     from polythink.engine.remote.config import RemoteConfig
 
-HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
 DTYPES = ("float32", "bfloat16", "float16")
 
 Model = Annotated[
-    str, argument("MODEL", "Folder of a model, a stage, or a run (its last model), or a name on the Hugging Face hub.")
+    str,
+    argument("MODEL", "Folder of a model, a stage or a run (its last model), a .gguf file, or a name on the hub."),
 ]
 Decoding = Annotated[
     list[str] | None, argument("KEY=VALUE", "Changes to its decoding, such as paths=4 or temperature=0.6.")
@@ -58,7 +59,9 @@ class ModelChoice(NamedTuple):
     mode: Annotated[str | None, _option("structured or sequential; what its polythink.json says if left out.")] = None
     chat: Annotated[bool | None, _option("Wrap prompts in the tokenizer's chat template.")] = None
     device: Annotated[str | None, _option("cpu, cuda, cuda:1, mps; a GPU if there is one.")] = None
-    dtype: Annotated[str | None, _option("float32, bfloat16 or float16; as the model was saved if left out.")] = None
+    dtype: Annotated[
+        str | None, _option("float32, bfloat16 or float16; as saved if left out, float32 for a .gguf file.")
+    ] = None
     max_num_seqs: Annotated[int | None, _option("Responses that are generated at once; 64 if left out.", min=1)] = None
     kv_cache_memory_bytes: Annotated[
         int | None,
@@ -82,24 +85,30 @@ def with_model_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def find_model(given: str) -> str:
-    """The folder meant by a model folder, a stage folder or a run folder (its last stage with a model), or a hub name.
+    """The folder meant by a model folder, a stage folder or a run folder (its last stage with a model), a .gguf file,
+    or a name on the hub.
 
-    `UserError` for a folder that holds no model, and for what can be neither. The hub is not asked.
+    `UserError` for a folder that holds no model, and for what can be none of these. The hub is not asked.
     """
     path = Path(given).expanduser()
-    if path.is_dir():
-        folder = _model_folder(path)
-        if (folder / "config.json").is_file():
-            return str(folder)
-        runs = [path.parent, *sorted(file.parent for file in path.glob("*/stages.json"))]
-        with_model = [run for run in runs if (_model_folder(run) / "config.json").is_file()]
-        hint = f"{with_model[0]} does" if with_model else "give a folder with config.json, or a folder of a run"
-        raise UserError(f"{given} holds no model; {hint}")
-    if HUB_NAME.fullmatch(given) and not path.parent.is_dir():
-        return given
-    hint = did_you_mean(given, map(str, path.parent.glob("*/")))
-    hint = hint if "did you mean" in hint else ", and a name on the hub has the form owner/name"
-    raise UserError(f"no model folder {given!r}{hint}")
+    if not path.is_dir():
+        if not path.exists() and path == Path(path.name) and path.suffix.lower() != GGUF:
+            hint = did_you_mean(given, (folder.name for folder in Path().iterdir() if folder.is_dir()))
+            hint = hint if "did you mean" in hint else ", and a name on the hub is of the form owner/name"
+            raise UserError(f"no model folder {given!r}{hint}")
+        check_path(str(path))
+        return str(path)
+    folder = _model_folder(path)
+    if (folder / "config.json").is_file():
+        return str(folder)
+    runs = [path.parent, *sorted(file.parent for file in path.glob("*/stages.json"))]
+    with_model = [run for run in runs if (_model_folder(run) / "config.json").is_file()]
+    hint = "give a folder with config.json, a folder of a run, or a .gguf file"
+    if found := gguf_files(path):
+        hint = f"it holds {found[0]}: give that file"
+    elif with_model:
+        hint = f"{with_model[0]} does"
+    raise UserError(f"{given} holds no model; {hint}")
 
 
 def _model_folder(path: Path) -> Path:
@@ -138,26 +147,36 @@ def params_for(model: str, choice: ModelChoice, overrides: Sequence[str]) -> Sam
     return params
 
 
-def check_hub(name: str) -> None:
-    """`UserError` for a model that is not in the hub's cache while the hub cannot be found; before torch is imported.
+def settle(model: str, choice: ModelChoice, overrides: Sequence[str]) -> tuple[SamplingParams, ModelChoice]:
+    """What `params_for` says, and the choice with the mode in which the model is loaded for it."""
+    params = params_for(model, choice, overrides)
+    return params, choice._replace(mode=params.mode)
+
+
+def check_hub(model: str) -> None:
+    """`UserError` for a model that is not here, nor in the hub's cache, while the hub cannot be found; before torch is
+    imported.
 
     Only the hub's address is looked up: libraries would do so again and again before they give up.
     """
+    place = place_of(model)
+    if place.local:
+        return
     from huggingface_hub import constants, try_to_load_from_cache
 
     host = urlsplit(constants.ENDPOINT).hostname
-    if isinstance(try_to_load_from_cache(name, "config.json"), str) or getproxies():
+    if isinstance(try_to_load_from_cache(place.folder, place.file or "config.json"), str) or getproxies():
         return
     if constants.HF_HUB_OFFLINE:
         raise UserError(
-            f"no model folder {name!r}, it is not in the hub's cache, and HF_HUB_OFFLINE forbids to ask for it"
+            f"no model folder {model!r}, it is not in the hub's cache, and HF_HUB_OFFLINE forbids to ask for it"
         )
-    console.announce(f"looking for {name} at {host} ...")
+    console.announce(f"looking for {place.folder} at {host} ...")
     try:
         socket.getaddrinfo(host, 443)
     except OSError as error:
         raise UserError(
-            f"no model folder {name!r}, and the hub cannot be asked for a model of that name: {host} is not found "
+            f"no model folder {model!r}, and the hub cannot be asked for a model of that name: {host} is not found "
             f"({error.strerror})"
         ) from None
 
@@ -170,8 +189,7 @@ def open_engine(
     max_step_branches: int | None = None,
 ) -> Engine:
     """An engine for the model as chosen; `max_num_seqs` and the bytes hold where the choice names none."""
-    if not Path(model).is_dir():
-        check_hub(model)
+    check_hub(model)
     console.announce(f"loading {model} ...")
     from polythink.engine.engine import Engine
     from polythink.models.lm import load
@@ -215,8 +233,7 @@ def backend_of(
     if remote is None:
         yield open_engine(model, choice, *limits)
         return
-    if not Path(model).is_dir():
-        check_hub(model)
+    check_hub(model)
     from polythink.engine.remote.rollouts import HttpRollouts
     from polythink.models.lm import load_vocabulary
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, params_for, with_model_options
+from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, settle, with_model_options
 from polythink.errors import UserError, install_extra
 from polythink.run.config import parse_config, read_text
 from polythink.serve.config import ServeConfig
@@ -77,7 +77,7 @@ def serve(
     }  # fmt: skip
     config = parse_config(ServeConfig, {key: value for key, value in given.items() if value is not None}, "serve")
     place = find_model(model)
-    params = params_for(place, choice, overrides or [])
+    params, choice = settle(place, choice, overrides or [])
     serve_model(place, choice, params, config, served_model_name or name_of(model, place))
 
 
@@ -117,5 +117,7 @@ def read_keys(key: str | None, file: Path | None) -> tuple[str, ...]:
 
 def name_of(given: str, place: str) -> str:
     """The model's name: what its folder, stage or run is called, or its name on the hub."""
-    folder = Path(given).expanduser()
-    return (folder.resolve().name or "model") if folder.is_dir() else place
+    here = Path(given).expanduser()
+    if here.is_dir():
+        return here.resolve().name or "model"
+    return here.stem if here.is_file() else place

@@ -159,6 +159,8 @@ class Engine:
             raise UserError(
                 f"top_logprobs={top_logprobs}: events tell 0 to {MOST_TOP} alternatives, so with stream=True"
             )
+        if params.rules.isolated and not request.plain:
+            self.lm.require_tags()
         tags = self._tags_for(request.dialect, params.summary_prefix)
         trained = self.trained_paths(params, tags.dialect)
         early: list[Event] = []

@@ -62,6 +62,7 @@ class TagIds:
         prefix: str = "",
     ) -> TagIds:
         """`ends`: the end tokens, the one that the runtime writes first. `prefix` is the forced text of every summary.
+        A tag that the tokenizer lacks has a negative id, which no token that is sampled has.
 
         `encode` turns text into token ids, `decode` turns them back. `UserError` for a prefix of no summary.
         """
@@ -93,7 +94,7 @@ class TagIds:
             ends=frozenset(ends),
             misplaced_tags=frozenset(tag_ids.values()) if d.misplaced_tags == "replace" else frozenset(),
             closing=frozenset(tag_ids[tag] for tag in d.closing_tags),
-            steering=frozenset((*tag_ids.values(), *ends)),
+            steering=frozenset(id for id in (*tag_ids.values(), *ends) if id >= 0),
             encode=encode,
             decode=decode,
         )

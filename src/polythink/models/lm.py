@@ -15,18 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel
 
 from polythink.errors import UserError
 from polythink.models import tags
@@ -36,13 +26,12 @@ from polythink.models.settings import (
     SETTINGS_FILE,
     ModelSettings,
     PromptText,
-    check_path,
-    in_short,
     prompt_settings,
     read_settings,
     with_dialect,
     write_settings,
 )
+from polythink.models.source import Source, quietly
 from polythink.models.thoughts import MODULE_NAME, THOUGHTS_FILE, load_thoughts, save_thoughts, thoughts_of
 from polythink.models.vocabulary import Vocabulary
 from polythink.run.folder import os_errors, write_text
@@ -73,33 +62,34 @@ def load(
     chat: bool | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    add_tags: bool = True,
+    add_tags: bool | None = None,
 ) -> LanguageModel:
-    """A model in evaluation mode, from a folder that a run wrote, any other transformers folder, or a hub id.
+    """A model in evaluation mode: from a folder that a run wrote, any other transformers folder, a hub id (owner/name),
+    or a .gguf file (FILE.gguf, or owner/name:FILE.gguf of the hub), whose weights are de-quantised.
 
     dialect, mode, prompt, chat: these win over the model's `polythink.json`; without such a file they default to
     "parallel_r1", "structured", the bare problem, and chat where the tokenizer has a chat template. `prompt` is a text
     with one `{problem}` in it, or a named prompt (`problems.prompts.get_prompt`).
     device: "cpu", "cuda", "cuda:1" or "mps"; None: CUDA if there is a device, else the CPU.
-    dtype: "float32", "bfloat16" or "float16"; None: as saved.
-    add_tags: tags that the tokenizer lacks get embedding rows of their own, untrained; False: they are refused.
+    dtype: "float32", "bfloat16" or "float16"; None: as saved, float32 for a .gguf file.
+    add_tags: tags that the tokenizer lacks get embedding rows of their own, untrained. False: a mode that forks refuses
+    the model, one of flat text takes it as it is. None: they are added where the mode forks, or where some are there.
 
     `UserError` for a path, id, device or type that is not there, and for a damaged or unfit model.
     """
     path = str(path_or_hub_id)
-    check_path(path)
     if dialect is not None and not Path(path).is_dir():  # a folder may hold a dialect of its own
         get_dialect(dialect)
     where = pick_device(device)
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"no dtype {dtype!r}; use one of {', '.join(DTYPES)}, or leave it out to take the saved one")
     changes = _changes(dialect, mode, prompt, chat)
-    offline = _check_there(path)
-    settings_file, thoughts_file = (_side_file(path, name, offline) for name in (SETTINGS_FILE, THOUGHTS_FILE))
+    source = Source.of(path)
+    settings_file, thoughts_file = (source.side_file(name) for name in (SETTINGS_FILE, THOUGHTS_FILE))
     settings = None if settings_file is None else read_settings(settings_file)
     _, rules = with_dialect(replace(settings or ModelSettings(), **changes))
     _check_thoughts(path, settings, thoughts_file)
-    model, tokenizer = _load_weights(path, dtype, offline)
+    tokenizer, model = source.read(dtype)
     settings = replace(settings or ModelSettings(chat=bool(tokenizer.chat_template)), **changes)
     if 0 < settings.thoughts < rules.inventory:
         raise UserError(
@@ -107,6 +97,8 @@ def load(
             f"{rules.inventory} paths; set dialect: {settings.dialect.partition(':')[0]}:{settings.thoughts}, or begin "
             "from a model that has none"
         )
+    if add_tags is None:
+        add_tags = get_mode(settings.mode).isolated or len(tags.missing_tags(tokenizer, rules)) < len(rules.tags)
     if add_tags and (added := tags.add_tags(model, tokenizer, rules)):
         log.warning("%s: added the tags %s with untrained embeddings; train the model", path, " ".join(added))
     lm = LanguageModel(model, tokenizer, settings)
@@ -139,57 +131,11 @@ def load_vocabulary(
 
     `UserError` where a tag is no token of its own: a server's model cannot be given one.
     """
-    path = str(path_or_hub_id)
-    check_path(path)
-    changes, offline = _changes(dialect, mode, prompt, chat), _check_there(path)
-    file = _side_file(path, SETTINGS_FILE, offline)
-    with _reading(path):
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=offline)
-        config = AutoConfig.from_pretrained(path, local_files_only=offline)
-        try:
-            generation = GenerationConfig.from_pretrained(path, local_files_only=offline)
-        except OSError:  # no such file: what transformers makes of the shape
-            generation = GenerationConfig.from_model_config(config)
+    changes, source = _changes(dialect, mode, prompt, chat), Source.of(str(path_or_hub_id))
+    file, (tokenizer, config, generation) = source.side_file(SETTINGS_FILE), source.described()
     settings = ModelSettings(chat=bool(tokenizer.chat_template)) if file is None else read_settings(file)
     described = SimpleNamespace(config=config, generation_config=generation)
     return Vocabulary(described, tokenizer, replace(settings, **changes))
-
-
-def _check_there(path: str) -> bool:
-    """Whether to read a hub id from the cache alone. `UserError` for a folder or an id that holds no model.
-
-    transformers retries for most of a minute before it says that the hub cannot be reached, hence one request first.
-    """
-    if Path(path).is_dir():
-        if not (Path(path) / "config.json").is_file():
-            raise UserError(
-                f"the folder {path!r} has no config.json, so it is no model; give a model's own folder, "
-                "such as RUN/sft/model"
-            )
-        return False
-    try:
-        HfApi().model_info(path, timeout=5)
-        return False
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"no model folder {path!r}, and the hub has no model of that name (or a private one; log in to use it)"
-        ) from error
-    except Exception as error:  # which one depends on the HTTP client of the installed huggingface_hub
-        if isinstance(try_to_load_from_cache(path, "config.json"), str):
-            return True
-        raise UserError(
-            f"no model folder {path!r}, and the hub cannot be asked for a model of that name ({in_short(error)})"
-        ) from error
-
-
-def _side_file(path: str, name: str, offline: bool) -> Path | None:
-    """One of polythink's own files beside the weights, None where there is none."""
-    if Path(path).is_dir():
-        return file if (file := Path(path) / name).is_file() else None
-    try:
-        return Path(hf_hub_download(path, name, local_files_only=offline))
-    except EntryNotFoundError:
-        return None
 
 
 def _check_thoughts(path: str, settings: ModelSettings | None, thoughts_file: Path | None) -> None:
@@ -200,23 +146,6 @@ def _check_thoughts(path: str, settings: ModelSettings | None, thoughts_file: Pa
             f"{path!r} has {THOUGHTS_FILE}, but {lack}; restore that file (with `thoughts`, the number of embeddings), "
             "or delete the thought embeddings to use the model without them"
         )
-
-
-def _load_weights(path: str, dtype: str | None, offline: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    with _reading(path):
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=offline)
-        # attention: transformers takes SDPA where the model has it
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto", local_files_only=offline)
-    return model, tokenizer
-
-
-@contextmanager
-def _reading(path: str) -> Iterator[None]:
-    try:
-        with quietly():
-            yield
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError) as error:
-        raise UserError(f"cannot load a model from {path!r}: {in_short(error)}") from error
 
 
 def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None = None) -> None:
@@ -266,18 +195,6 @@ def writing_model(folder: Path) -> Iterator[None]:
 def with_settings(lm: LanguageModel, **changes: Any) -> LanguageModel:
     """The same weights and tokenizer under other settings."""
     return LanguageModel(lm.model, lm.tokenizer, replace(lm.settings, **changes))
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without the progress bars of transformers, which it draws even where there is no terminal."""
-    enabled = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            transformers_logging.enable_progress_bar()
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import textwrap
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
-from polythink.errors import UserError, did_you_mean
+from polythink.errors import UserError
 from polythink.run.folder import write_json
 from polythink.trace.dialect import Dialect, get_dialect
 from polythink.trace.dialect_file import from_plain, is_file, to_plain
@@ -95,21 +94,6 @@ def read_settings(path: Path) -> ModelSettings:
         return TypeAdapter(ModelSettings).validate_python(asdict(settings))  # a dataclass checks no types
     except (ValueError, TypeError) as error:
         raise UserError(f"{str(path)!r} is damaged ({in_short(error)}); correct it or save the model again") from error
-
-
-def check_path(path: str) -> None:
-    """`UserError` for a path that is no folder and cannot be a hub id. Makes no network request.
-
-    `runs/smok` has the form of a hub id; where there is a folder `runs`, it is taken for a mistyped path.
-    """
-    here = Path(path)
-    if here.is_dir():
-        return
-    if here.parent != Path() and here.parent.is_dir():
-        beside = [str(folder) for folder in here.parent.iterdir() if folder.is_dir()]
-        raise UserError(f"no model folder {path!r}{did_you_mean(path, beside) if beside else ''}")
-    if here.exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path):
-        raise UserError(f"no model folder {path!r}, and an id on the hub is of the form owner/name")
 
 
 def in_short(error: Exception) -> str:

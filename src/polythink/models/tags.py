@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import torch
 from tokenizers import AddedToken
@@ -12,16 +13,25 @@ from polythink.errors import UserError
 from polythink.trace.dialect import Dialect
 
 
-def tag_ids(tokenizer: PreTrainedTokenizerBase, dialect: Dialect) -> dict[str, int]:
-    """The id of each tag. `UserError` unless every tag is exactly one token, all of them different."""
-    if missing := missing_tags(tokenizer, dialect):
-        raise UserError(
-            f"the tokenizer does not hold {', '.join(missing)} as single tokens (dialect {dialect.name!r}); "
-            "set model.add_tags: true to add them with embedding rows of their own"
-        )
-    ids = {tag: _pieces(tokenizer, tag)[0] for tag in dialect.tags}
+def tag_ids(tokenizer: PreTrainedTokenizerBase, dialect: Dialect, needed: bool = True) -> dict[str, int]:
+    """The id of each tag, all of them different. `UserError` unless every tag is exactly one token.
+
+    Where they are not `needed`, a tag that is no single token has a negative number, which is no token's.
+    """
+    missing = missing_tags(tokenizer, dialect)
+    if missing and needed:
+        raise UserError(lacking(missing, dialect))
+    ids = {tag: -1 - i if tag in missing else _pieces(tokenizer, tag)[0] for i, tag in enumerate(dialect.tags)}
     assert len(set(ids.values())) == len(ids)
     return ids
+
+
+def lacking(missing: Iterable[str], dialect: Dialect) -> str:
+    """What is said of tags that are no tokens."""
+    return (
+        f"the tokenizer does not hold {', '.join(missing)} as single tokens (dialect {dialect.name!r}); "
+        "set model.add_tags: true to add them with embedding rows of their own"
+    )
 
 
 def missing_tags(tokenizer: PreTrainedTokenizerBase, dialect: Dialect) -> list[str]:
@@ -53,9 +63,19 @@ def add_tags(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dialect
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for table in tables.values():
-            scale = 0.1 * table.float().std().item()
+            scale = 0.1 * _spread(table)
             for tag in missing:
                 noise = scale * torch.randn(table.shape[1], generator=generator)
                 row = table[words[tag]].float().mean(0).cpu() + noise
                 table[tokenizer.convert_tokens_to_ids(tag)] = row.to(table.dtype).to(table.device)
     return missing
+
+
+def _spread(table: torch.Tensor, rows: int = 4096) -> float:
+    """The standard deviation of a table's numbers. In float64 and in parts: the same to the last bit wherever the table
+    lies in memory, without a copy of it."""
+    total = squares = 0.0
+    for part in table.split(rows):
+        part = part.double()
+        total, squares = total + part.sum().item(), squares + part.square().sum().item()
+    return ((squares - total**2 / table.numel()) / max(1, table.numel() - 1)) ** 0.5

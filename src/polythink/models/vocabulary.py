@@ -13,6 +13,7 @@ from polythink.models import tags
 from polythink.models.codec import Codec, end_tokens
 from polythink.models.forward import context_of
 from polythink.models.settings import ModelSettings, with_dialect
+from polythink.trace.modes import get_mode
 
 
 class Described(Protocol):
@@ -24,7 +25,11 @@ class Described(Protocol):
 
 @dataclass
 class Vocabulary:
-    """A tokenizer, and the dialect whose tags a model with it writes; the model itself may be elsewhere."""
+    """A tokenizer, and the dialect whose tags a model with it writes; the model itself may be elsewhere.
+
+    In a mode of one flat text the tokenizer may lack tags: such a model writes none of them (`absent_tags`), and there
+    is nothing that it could fork.
+    """
 
     model: Described
     tokenizer: PreTrainedTokenizerBase
@@ -32,7 +37,9 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         self.settings, self.dialect = with_dialect(self.settings)
-        self.tag_ids: dict[str, int] = tags.tag_ids(self.tokenizer, self.dialect)
+        needed = get_mode(self.settings.mode).isolated
+        self.tag_ids: dict[str, int] = tags.tag_ids(self.tokenizer, self.dialect, needed)
+        self.absent_tags = frozenset(tag for tag, id in self.tag_ids.items() if id < 0)
         if self.tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no end token; set its eos_token before using it here")
         self.ends: tuple[int, ...] = end_tokens(self.model, self.tokenizer, self.settings.chat)
@@ -46,6 +53,11 @@ class Vocabulary:
     def context(self) -> int:
         """The longest sequence of positions the model was made for."""
         return context_of(self.model.config)
+
+    def require_tags(self, text: str | None = None) -> None:
+        """`UserError` where the tokenizer lacks tags that a fork, or this text, is made of."""
+        if missing := [tag for tag in self.absent_tags if text is None or tag in text]:
+            raise UserError(tags.lacking(sorted(missing), self.dialect))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` as it stands: no special tokens, no space in front. See `Codec` for what is refused."""

@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError, did_you_mean
 from polythink.models.config import ModelConfig
-from polythink.models.settings import check_path
+from polythink.models.place import check_path
 from polythink.pipeline.arms import arm_of, split_arm
 from polythink.pipeline.checks import about, check_plan, notes
 from polythink.pipeline.plan import (

@@ -30,8 +30,9 @@ from transformers import (
 from polythink.errors import UserError
 from polythink.models.architectures import ARCHITECTURES
 from polythink.models.build import check_shape, with_options
-from polythink.models.lm import model_card, pick_device, quietly, to_device, writing_model
+from polythink.models.lm import model_card, pick_device, to_device, writing_model
 from polythink.models.settings import in_short
+from polythink.models.source import quietly
 from polythink.run.folder import write_text
 from polythink.text.config import TextModelConfig
 

@@ -95,6 +95,8 @@ class TraceEncoder:
         if spelled := self.lm.codec.spelled_controls(trace):
             message = f"the control token {spelled[0]!r} in a trace: the engine draws none inside of one"
             raise TraceError(message, "control_token", trace, trace.index(spelled[0]))
+        if self.lm.absent_tags:
+            self.lm.require_tags(trace)
         try:
             tree = parse(trace, self.lm.dialect)
         except TraceError:

@@ -59,7 +59,8 @@ class HttpRollouts:
             self.connection.model = self.served.model
             exact = config.logprobs == "exact"
             self._completions = Completions(self.connection, self.served.server, self.served.model, exact)
-            self.abilities = measure(self._completions, sorted(vocabulary.tag_ids.values())[:5], vocabulary.ends)
+            known = sorted(id for id in vocabulary.tag_ids.values() if id >= 0) or vocabulary.encode("a b c")
+            self.abilities = measure(self._completions, known[:5], vocabulary.ends)
             self._journal = None if journal is None else RolloutJournal(journal)
         except BaseException:
             self.connection.close()

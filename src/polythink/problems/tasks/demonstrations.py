@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from polythink.errors import UserError, did_you_mean
+from polythink.run.retry import CallError
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.render import render
 from polythink.trace.tree import Block, Plan, Trace
@@ -26,6 +27,10 @@ def split_of(key: str) -> str:
     """`train` or `heldout`: a hash of the key, so that a problem's split never changes."""
     share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % 100
     return "heldout" if share < HELDOUT_PERCENT else "train"
+
+
+class NotDemonstrable(UserError):
+    """A problem that its task cannot demonstrate, whereas others of its set may be."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Work:
     summary: str
     answer: str  # after the summary; "" where there is none
     closing: str = ""  # the summary in place of both, where the dialect has the answer in it
+    before: str = ""  # what stands before the block
 
 
 def write(work: Work, dialect: Dialect) -> str:
@@ -83,12 +89,14 @@ def write(work: Work, dialect: Dialect) -> str:
     )
     plan = dialect.plan and Plan(f" {work.goal}", outlines if dialect.plan.item[0] else ())
     paths = tuple(Trace((f"{heading} {text} ",)) for heading, text in zip(headings, work.paths, strict=True))
+    before = (f"{work.before} ",) if work.before else ()
     if dialect.answers_in_summary:
-        return render(Trace((Block(paths, _spaced(work.closing or work.summary), work.labels, plan),)), dialect)
+        block = Block(paths, _spaced(work.closing or work.summary), work.labels, plan)
+        return render(Trace((*before, block)), dialect)
     summary, rest = (work.summary, "") if dialect.summary else ("", f" {work.summary}")
     rest += f" {work.answer}" if work.answer else ""
     block = Block(paths, _spaced(summary), work.labels, plan)
-    return render(Trace((block, rest) if rest else (block,)), dialect)
+    return render(Trace((*before, block, rest) if rest else (*before, block)), dialect)
 
 
 def _spaced(text: str) -> Trace:
@@ -135,7 +143,10 @@ class DemonstrationTeacher:
     def __call__(self, problem: Problem, prompt: str, sample: int) -> str:
         rng = random.Random(f"{self.seed}/{problem.key}/{sample}")
         (style,) = rng.choices(list(self.styles), list(self.styles.values()))
-        return self.demonstrate(problem, style, rng)
+        try:
+            return self.demonstrate(problem, style, rng)
+        except NotDemonstrable as error:  # counted, as a response that a model's server did not give
+            raise CallError("not demonstrable", str(error), permanent=True) from None
 
     def demonstrate(self, problem: Problem, style: str, rng: random.Random) -> str:
         """A response in one of its styles. `UserError` for a problem that it cannot answer so."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,20 +12,36 @@ from polythink.problems.extract import final_part, said_answer, stated_answer
 from polythink.problems.grade import Grade
 from polythink.problems.published import published_answer, published_equal
 from polythink.problems.references import reference_answer
+from polythink.problems.tasks.demonstrations import STYLES, DemoStyle, NotDemonstrable
 from polythink.problems.tasks.task import Task
+from polythink.problems.tasks.worked import Ways, by_rule, demonstrate
 
 if TYPE_CHECKING:
     from polythink.problems.answers import Grader
     from polythink.problems.problem import Problem
+    from polythink.trace.dialect import Dialect
 
 
 class Math(Task):
     name = "math"
     about = "mathematics: answers are formulas, compared by value"
     by_value = True
+    styles = STYLES
+    demo_keys = ("style", "paths")
 
     def reference(self, row: Mapping[str, Any], column: str | None = None) -> tuple[str, str, bool]:
         return reference_answer(row, column)
+
+    def ways(self, problem: Problem, most: int) -> Ways:
+        """What the paths of a demonstration say, at most so many; `NotDemonstrable` where there is nothing to say."""
+        return by_rule(problem.solution, problem.question, problem.answer, most)
+
+    def demonstrate(self, problem: Problem, style: DemoStyle, rng: random.Random, dialect: Dialect) -> str:
+        try:
+            ways = self.ways(problem, max(2, style.draw_paths(rng)))
+        except NotDemonstrable as error:
+            raise NotDemonstrable(f"the problem {problem.key} {error}; a coldstart stage leaves it out") from None
+        return demonstrate(ways, problem.answer, style, rng, dialect)
 
     def grade(self, text: str, problem: Problem, grader: Grader) -> Grade:
         if grader.answers in ("published", "published_gsm8k"):

@@ -11,9 +11,10 @@ from polythink.problems.tasks.code import CODE
 from polythink.problems.tasks.countdown import COUNTDOWN
 from polythink.problems.tasks.math import MATH
 from polythink.problems.tasks.multiplication import MULTIPLICATION
+from polythink.problems.tasks.stories import STORIES
 from polythink.problems.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (MATH, COUNTDOWN, ATTRIBUTION, MULTIPLICATION, CODE)}
+TASKS: dict[str, Task] = {task.name: task for task in (MATH, STORIES, COUNTDOWN, ATTRIBUTION, MULTIPLICATION, CODE)}
 
 
 TEACHERS = tuple(task.name for task in TASKS.values() if task.styles)  # those that answer for a teacher, by a rule

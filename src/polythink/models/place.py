@@ -1,0 +1,64 @@
+"""Where a model is read from: a folder, a name on the hub, or a .gguf file. Importable without torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from polythink.errors import UserError, did_you_mean
+
+GGUF = ".gguf"
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # owner/name, or a name of the hub's early days
+_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+
+
+class ModelPlace(NamedTuple):
+    """A model's `folder` (or its name on the hub), and the name of the .gguf `file` in it, None without one."""
+
+    folder: str
+    file: str | None = None
+
+    @property
+    def local(self) -> bool:
+        return Path(self.folder).is_dir()
+
+
+def place_of(path: str) -> ModelPlace:
+    """The place that `FOLDER`, `OWNER/NAME`, `FILE.gguf` or `OWNER/NAME:FILE.gguf` names; whether it is there is not
+    looked at."""
+    here = Path(path)
+    if here.suffix.lower() != GGUF or here.is_dir():
+        return ModelPlace(path)
+    name, colon, file = path.partition(":")
+    if colon and HUB_NAME.fullmatch(name) and not here.is_file():
+        return ModelPlace(name, file)
+    return ModelPlace(str(here.parent), here.name)
+
+
+def check_path(path: str) -> None:
+    """`UserError` for a path that is no folder, no .gguf file, and cannot be a name on the hub. Makes no request.
+
+    `runs/smok` has the form of a hub name; where there is a folder `runs`, it is taken for a mistyped path.
+    """
+    here, place = Path(path), place_of(path)
+    if place.file and _PART.search(place.file):
+        raise UserError(
+            f"{path!r} is one part of a .gguf file; put the parts together (llama.cpp: `llama-gguf-split --merge "
+            "FIRST-PART WHOLE`), and give the whole"
+        )
+    if here.is_dir() or (place.file and (here.is_file() or path == f"{place.folder}:{place.file}")):
+        return
+    what = "no .gguf file" if place.file else "no model folder"
+    if here.parent.is_dir() and (place.file or here.parent != Path()):
+        wanted = gguf_files(here.parent) if place.file else [str(o) for o in here.parent.iterdir() if o.is_dir()]
+        raise UserError(f"{what} {path!r}{did_you_mean(path, wanted) if wanted else ''}")
+    if place.file:
+        raise UserError(f"{what} {path!r}: there is no folder {place.folder!r}")
+    if here.exists() or not HUB_NAME.fullmatch(path):
+        raise UserError(f"{what} {path!r}, and an id on the hub is of the form owner/name")
+
+
+def gguf_files(folder: str | Path) -> list[str]:
+    """The .gguf files in a folder, for a hint at them."""
+    return sorted(str(file) for file in Path(folder).iterdir() if file.suffix.lower() == GGUF)

@@ -1,0 +1,174 @@
+"""A model's files, read by transformers: from a folder, the hub, or a .gguf file, whose weights are de-quantised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+from transformers.utils import quantization_config
+
+from polythink.errors import UserError, install_extra
+from polythink.models import gguf
+from polythink.models.place import GGUF, ModelPlace, check_path, gguf_files, place_of
+from polythink.models.settings import in_short
+
+GgufConfig = getattr(quantization_config, "GgufConfig", None)  # of releases that can leave weights packed
+READING = (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError)
+# what transformers' reader of .gguf files raises besides, where a file is cut or lacks what a model needs
+READING_GGUF = (*READING, AttributeError, IndexError, TypeError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model is read from. `offline`: a name on the hub is read from the hub's cache alone."""
+
+    path: str  # as it was given
+    place: ModelPlace
+    offline: bool = False
+
+    @classmethod
+    def of(cls, path: str) -> Source:
+        """The source that the path names. `UserError` for one that is not there, or that holds no model."""
+        check_path(path)
+        place = place_of(path)
+        if place.file and find_spec("gguf") is None:
+            raise UserError(
+                f"reading {path!r} needs the package gguf; `pip install gguf` installs it, and so does "
+                f"{install_extra('gguf')}"
+            )
+        return cls(path, place, offline=not place.local and _only_cached(path, place))
+
+    def __post_init__(self) -> None:
+        if self.place.local and not (Path(self.place.folder) / (self.place.file or "config.json")).is_file():
+            found = gguf_files(self.place.folder)
+            hint = f"it holds {found[0]!r}: give that file" if found else (
+                "give a model's own folder, such as RUN/sft/model"
+            )  # fmt: skip
+            raise UserError(f"the folder {self.path!r} has no config.json, so it is no model; {hint}")
+
+    def side_file(self, name: str) -> Path | None:
+        """One of polythink's own files beside the weights, None where there is none. A .gguf file has none."""
+        if self.place.file:
+            return None
+        if self.place.local:
+            return file if (file := Path(self.place.folder) / name).is_file() else None
+        try:
+            return Path(hf_hub_download(self.place.folder, name, local_files_only=self.offline))
+        except EntryNotFoundError:
+            return None
+
+    def described(self) -> tuple[PreTrainedTokenizerBase, PreTrainedConfig, GenerationConfig]:
+        """Tokenizer, configuration, and how transformers would generate: what can be known without the weights."""
+        with self._reading():
+            tokenizer, config = self._tokenizer(), AutoConfig.from_pretrained(self.place.folder, **self._how)
+            if self.place.file:
+                gguf.not_quantised(config)
+                return tokenizer, config, GenerationConfig.from_model_config(config)
+            try:
+                generation = GenerationConfig.from_pretrained(self.place.folder, local_files_only=self.offline)
+            except OSError:  # no such file: what transformers makes of the shape
+                generation = GenerationConfig.from_model_config(config)
+            return tokenizer, config, generation
+
+    def read(self, dtype: str | None) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+        """Tokenizer and model, in that type; None: as saved, float32 for a .gguf file."""
+        dtype = dtype or ("float32" if self.place.file else "auto")
+        with self._reading():
+            tokenizer = self._tokenizer()
+            # attention: transformers takes SDPA where the model has it
+            model = AutoModelForCausalLM.from_pretrained(self.place.folder, dtype=dtype, **self._how, **self._whole())
+        if self.place.file:
+            gguf.not_quantised(model)
+            model.name_or_path = model.config.name_or_path = self.path
+        return tokenizer, model
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        tokenizer = AutoTokenizer.from_pretrained(self.place.folder, **self._how)
+        if self.place.file:
+            gguf.split_as_said(tokenizer, self._header(), self.path)
+        return tokenizer
+
+    def _header(self) -> dict[str, Any]:
+        folder, file = self.place
+        if self.place.local:
+            return gguf.read_header(Path(folder) / file)
+        return gguf.read_header(Path(hf_hub_download(folder, file, local_files_only=self.offline)))
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        return {"local_files_only": self.offline} | ({"gguf_file": self.place.file} if self.place.file else {})
+
+    def _whole(self) -> dict[str, Any]:
+        """What makes transformers de-quantise all weights, which newer releases would leave packed."""
+        if self.place.file is None or GgufConfig is None:
+            return {}
+        return {"quantization_config": GgufConfig(dequantize=True)}
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        errors, once = (READING_GGUF, gguf.read_once) if self.place.file else (READING, nullcontext)
+        try:
+            with quietly(), once():
+                yield
+        except errors as error:
+            raise UserError(f"cannot load a model from {self.path!r}: {in_short(error)}") from error
+
+
+def _only_cached(path: str, place: ModelPlace) -> bool:
+    """Whether to read a model of the hub from the cache alone. `UserError` for a name that holds no model.
+
+    transformers retries for most of a minute before it says that the hub cannot be reached, hence one request first.
+    """
+    try:
+        info = HfApi().model_info(place.folder, timeout=5)
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"no model folder {path!r}, and the hub has no model of that name (or a private one; log in to use it)"
+        ) from error
+    except Exception as error:  # which one depends on the HTTP client of the installed huggingface_hub
+        if isinstance(try_to_load_from_cache(place.folder, place.file or "config.json"), str):
+            return True
+        raise UserError(
+            f"no model folder {path!r}, and the hub cannot be asked for a model of that name ({in_short(error)})"
+        ) from error
+    _check_files(path, place, [file.rfilename for file in getattr(info, "siblings", None) or ()])
+    return False
+
+
+def _check_files(path: str, place: ModelPlace, files: list[str]) -> None:
+    """`UserError` for a model of the hub without the .gguf file, or with nothing but such files where none is named."""
+    there = sorted(name for name in files if name.lower().endswith(GGUF))
+    named = ", ".join(f"{place.folder}:{name}" for name in there[:8])
+    if place.file and files and place.file not in files:
+        raise UserError(f"the hub's {place.folder} has no file {place.file!r}; it has {named or 'no .gguf file'}")
+    if not place.file and there and "config.json" not in files:
+        raise UserError(f"the hub's {path!r} holds .gguf files alone; name one of them: {named}")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the progress bars of transformers, which it draws even where there is no terminal."""
+    enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers_logging.enable_progress_bar()
