@@ -121,13 +121,14 @@ def assert_saved(given: Path, folder: Path) -> None:
 # ---- every arm, with a model that has learnt the form: rewards differ ----
 
 GUESSES = "246"
+FEW = SMALL | {"batch": 4, "limit": 1, "samples": 2}
 TEACH = """
 name: taught
 chat: true
 model: {{path: {model}, add_tags: true}}
 stages:
   sft: {{kind: sft, data: [{{file: {rows}, prompt: none, weight: 2}}, {{file: {rows}, prompt: parallel, weight: 1}}],
-         steps: 200, batch: 16, micro_batch: 8, lr: 1e-2, schedule: cosine, loss_on: response, checkpoint_every: 200}}
+         steps: 120, batch: 16, micro_batch: 8, lr: 1e-2, schedule: cosine, loss_on: response, checkpoint_every: 120}}
 """
 
 
@@ -160,7 +161,7 @@ def test_every_arm_of_the_comparison_runs(taught, teacher, guessable, tmp_path, 
     folders: dict[str, Path] = {}
     for arm in VARIANTS:
         name = f"parallel-r1-qwen3-4b:{arm}"
-        plans = {plan.name: plan for plan in load_recipe(name, small(name, taught, teacher, SMALL)).plan()}
+        plans = {plan.name: plan for plan in load_recipe(name, small(name, taught, teacher, FEW)).plan()}
         for plan in plans.values():
             if plan.digest not in folders:
                 folder = tmp_path / f"{plan.name}-{plan.digest[:12]}"
@@ -186,7 +187,7 @@ def assert_learns(folder: Path, arm: str, plan) -> None:
 def test_arms_with_stages_of_their_own_run_in_two_processes(taught, teacher, guessable, tmp_path, arm, monkeypatch):
     monkeypatch.setenv("POLYTHINK_DATA", str(guessable))
     name, run = f"parallel-r1-qwen3-4b:{arm}", tmp_path / "run"
-    given = small(name, taught, teacher, SMALL | {"limit": 1})
+    given = small(name, taught, teacher, FEW)
     ended = together(2, program, tmp_path, "train", name, *given, "--out", str(run))
     assert [end.status for end in ended] == [0, 0], said(tmp_path, "err", 2)
     trained = [stage for stage in load_recipe(name).stages if stage in TRAINING]
