@@ -48,10 +48,11 @@ class Source:
         """The source that the path names. `UserError` for one that is not there, or that holds no model."""
         check_path(path)
         place = place_of(path)
-        if place.file and find_spec("gguf") is None:
+        needed = ("gguf", "accelerate") if place.file else ()
+        if lacking := [name for name in needed if find_spec(name) is None]:
             raise UserError(
-                f"reading {path!r} needs the package gguf; `pip install gguf` installs it, and so does "
-                f"{install_extra('gguf')}"
+                f"reading {path!r} needs {' and '.join(lacking)}; `pip install {' '.join(lacking)}` installs what is "
+                f"lacking, and so does {install_extra('gguf')}"
             )
         return cls(path, place, offline=not place.local and _only_cached(path, place))
 
@@ -100,9 +101,10 @@ class Source:
         return tokenizer, model
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
+        header = self._header() if self.place.file else None  # first: it says what is wrong with a file that is none
         tokenizer = AutoTokenizer.from_pretrained(self.place.folder, **self._how)
-        if self.place.file:
-            gguf.split_as_said(tokenizer, self._header(), self.path)
+        if header is not None:
+            gguf.split_as_said(tokenizer, header, self.path)
         return tokenizer
 
     def _header(self) -> dict[str, Any]:

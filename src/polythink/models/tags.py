@@ -56,14 +56,15 @@ def add_tags(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dialect
         return []
     spoken = {tag: "end " * ("/" in tag) + " ".join(re.findall(r"\w+", tag)).lower() for tag in missing}
     words = {tag: _pieces(tokenizer, text) or _pieces(tokenizer, tag) for tag, text in spoken.items()}
+    tables = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    scales = [0.1 * _spread(table) for table in tables]  # of the rows that there are: transformers draws new ones
     tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in missing])
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+    if len(tokenizer) > len(tables[0]):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # the rows are set below
-    tables = {id(t.weight): t.weight for t in (model.get_input_embeddings(), model.get_output_embeddings())}
+        tables = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for table in tables.values():
-            scale = 0.1 * _spread(table)
+        for table, scale in {id(table): (table, scale) for table, scale in zip(tables, scales, strict=True)}.values():
             for tag in missing:
                 noise = scale * torch.randn(table.shape[1], generator=generator)
                 row = table[words[tag]].float().mean(0).cpu() + noise
@@ -72,8 +73,7 @@ def add_tags(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dialect
 
 
 def _spread(table: torch.Tensor, rows: int = 4096) -> float:
-    """The standard deviation of a table's numbers. In float64 and in parts: the same to the last bit wherever the table
-    lies in memory, without a copy of it."""
+    """The standard deviation of a table's numbers, in float64 and in parts: without a copy of the table."""
     total = squares = 0.0
     for part in table.split(rows):
         part = part.double()

@@ -182,7 +182,7 @@ def check_teacher(plan: StagePlan, dialect: Dialect) -> None:
             with about("teacher.paths"):
                 dialect.draw_labels(teacher.paths, None)
         named = (name.partition(":")[0] for name in stage.problems)
-        if other := [name for name in named if name in sources() and task_of_set(name) is not task]:
+        if other := [name for name in named if name in sources() and (task_of_set(name) or get_task()) is not task]:
             raise UserError(f"the {task.name} teacher solves {task.name} problems, not those of {other[0]}")
         for problem in (load_problems(name, limit=1).problems[0] for name in stage.problems if task_of_set(name)):
             with about("teacher"):
