@@ -177,7 +177,8 @@ def assert_learns(folder: Path, arm: str, plan) -> None:
     """Some group's rewards differed, and the policy took a step; what is drawn is trained, but in published modes."""
     rows = read_jsonl(folder / "metrics.jsonl")
     assert any(row["zero_spread"] < 1 and row["grad_norm"] > 0 for row in rows), (arm, plan.name)
-    assert any(row["parallel_ratio"] > 0 for row in rows), (arm, plan.name)
+    if get_mode(plan.mode).isolated:  # otherwise the model would have to have learnt to write the tags itself
+        assert any(row["parallel_ratio"] > 0 for row in rows), (arm, plan.name)
     if get_mode(plan.mode).exact:
         assert all(row["logprob_gap"] < BFLOAT16 for row in rows), (arm, plan.name)
 
