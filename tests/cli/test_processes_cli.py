@@ -6,15 +6,13 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from helpers.program import HEAD
-from helpers.ranks import Ranks, free_port, program, said, together
+from helpers.ranks import Ranks, free_port, program, said, together, torchrun
 from helpers.run_folders import run_of
 from helpers.training import without_times
 from polythink.cli.runs import experiment
@@ -124,20 +122,6 @@ def test_texts_are_trained_in_one_process(monkeypatch):
 
 
 # ---- with torchrun: every process imports torch, which takes its time ----
-
-
-def torchrun(*arguments: object, nodes: tuple[int, int] = (1, 0), port: int = 0) -> subprocess.Popen:
-    """Two processes on this machine, or one of each of two nodes."""
-    count, node = nodes
-    where = ["--standalone", "--nproc-per-node", "2"]
-    if count > 1:
-        where = ["--nnodes", str(count), "--node-rank", str(node), "--nproc-per-node", "1",
-                 "--master-addr", "127.0.0.1", "--master-port", str(port)]  # fmt: skip
-    command = [sys.executable, "-m", "torch.distributed.run", *where, "-m", "polythink", "train"]
-    return subprocess.Popen(
-        [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
 
 
 def children(process: int) -> list[int]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -17,6 +18,7 @@ class ChatServer(ThreadingHTTPServer):
     """Answers a question with its recorded response, after the failures that are planned for it, one a request."""
 
     daemon_threads = True
+    request_queue_size = 128  # connections that a client opens at once
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -104,9 +106,9 @@ def chat(text: str | None, finish: str = "stop") -> dict:
     return {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}]}
 
 
-@pytest.fixture
-def server(monkeypatch) -> Iterator[ChatServer]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+@contextmanager
+def serving() -> Iterator[ChatServer]:
+    """A server at work in a thread, until the context closes."""
     with ChatServer() as running:
         thread = Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
@@ -114,3 +116,10 @@ def server(monkeypatch) -> Iterator[ChatServer]:
         running.closing.set()
         running.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def server(monkeypatch) -> Iterator[ChatServer]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as running:
+        yield running

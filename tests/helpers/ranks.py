@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,6 +107,20 @@ def program(folder: Path, *arguments: str) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def torchrun(*arguments: object, nodes: tuple[int, int] = (1, 0), port: int = 0, **more: Any) -> subprocess.Popen:
+    """`polythink train` under torchrun: two processes on this machine, or one of each of two nodes."""
+    count, node = nodes
+    where = ["--standalone", "--nproc-per-node", "2"]
+    if count > 1:
+        where = ["--nnodes", str(count), "--node-rank", str(node), "--nproc-per-node", "1",
+                 "--master-addr", "127.0.0.1", "--master-port", str(port)]  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", *where, "-m", "polythink", "train"]
+    return subprocess.Popen(
+        [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, **more,
+    )  # fmt: skip
 
 
 def said(folder: Path, name: str, world: int) -> list[str]:

@@ -6,23 +6,26 @@ random, so attention still matters and a wrong mask shows. Plans, blocks and blo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import LanguageModel
 
 WORDS = ("a", "b", "c", *(f"{i}:" for i in range(1, 17)))
+Table = Callable[[LanguageModel, int], Tensor]  # the model, V -> (V, V) logits of the next token after each
 
 
-def scribe(dialect: str, seed: int = 0, opens: float = 0.5, **shape) -> LanguageModel:
-    """`opens`: how much a word leans towards the tag that opens a block."""
+def scribe(dialect: str, seed: int = 0, opens: float = 0.5, table: Table | None = None, **shape) -> LanguageModel:
+    """`opens`: how much a word leans towards the tag that opens a block; `table`: instead of `follows`."""
     config = {"num_hidden_layers": 2, "hidden_size": 96, "tie_word_embeddings": False, **shape}
     lm = from_config(ModelConfig(**config), dialect, WORDS, seed=seed)
     size, vocabulary = lm.model.config.hidden_size, len(lm.tokenizer)
     assert vocabulary <= size
-    table = follows(lm, vocabulary, opens)
+    table = follows(lm, vocabulary, opens) if table is None else table(lm, vocabulary)
     with torch.no_grad():
         embedding, head = lm.model.get_input_embeddings().weight, lm.model.get_output_embeddings().weight
         for weight in lm.model.parameters():  # sharp attention
@@ -37,7 +40,7 @@ def scribe(dialect: str, seed: int = 0, opens: float = 0.5, **shape) -> Language
     return lm
 
 
-def follows(lm: LanguageModel, vocabulary: int, opens: float) -> torch.Tensor:
+def follows(lm: LanguageModel, vocabulary: int, opens: float) -> Tensor:
     """(V, V) logits of the next token after each."""
     d, id = lm.dialect, lm.tag_ids
     table = torch.full((vocabulary, vocabulary), -4.0)

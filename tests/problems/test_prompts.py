@@ -16,7 +16,7 @@ from polythink.trace.dialect import PARALLEL_R1
 def test_packaged_prompts():
     assert PROMPTS == (
         "code_parallel", "code_sequential", "countdown_parallel", "countdown_sequential", "none", "one_way",
-        "parallel", "parathinker", "sequential", "summary", "two_ways",
+        "one_way_shown", "parallel", "parathinker", "sequential", "summary", "two_ways", "two_ways_shown",
     )  # fmt: skip
     for name in PROMPTS:
         prompt = get_prompt(name)

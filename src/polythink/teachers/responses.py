@@ -2,6 +2,7 @@
 
 A response is whole if its `finish_reason` is `stop`. Its text is `content`: a string, or a list of parts of which the
 text parts are joined and the thinking parts are not. `reasoning_content` and `reasoning` are never part of a response.
+A server of ours shows no tags in them; asked to `return_events` it tells the segments, and they are the response.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def text_of(choice: dict[str, Any]) -> str:
     """
     message, finish = choice["message"], choice.get("finish_reason")
     thoughts = _text(message.get("reasoning_content") or message.get("reasoning"))
-    text = _joined(message.get("content"))
+    trace = _trace(choice)
+    text = _joined(message.get("content") if trace is None else trace)
     word, said = str(finish).lower(), f"finish_reason {finish!r}"[:100]  # "none" where the server does not say
     if word in CUT:
         raise TeacherError("truncated", said, permanent=True, text=text or thoughts or "")
@@ -42,6 +44,12 @@ def text_of(choice: dict[str, Any]) -> str:
     if refusal := _text(message.get("refusal")):
         raise TeacherError("refusal", one_line(refusal), permanent=True, refused=True, text=refusal)
     raise TeacherError("empty", said)
+
+
+def _trace(choice: dict[str, Any]) -> str | None:
+    """The trace with its tags, where `polythink serve` tells its segments; without what a join reads again."""
+    segments = (choice.get("polythink") or {}).get("segments")
+    return None if segments is None else "".join(part["text"] for part in segments if part["kind"] != "copy")
 
 
 def _joined(content: Any) -> str | None:
