@@ -9,7 +9,7 @@ from torch.nn.attention import flex_attention
 
 from helpers.device import DEVICE
 from helpers.layouts import VOCABULARY, sharp_model, some_layouts
-from helpers.tiny import family, tiny
+from helpers.tiny import family, thinker, tiny
 from polythink.errors import UserError
 from polythink.models import blocks, compiled, logprobs
 from polythink.models.batch import collate, pack
@@ -136,15 +136,20 @@ def test_compiled_pieces_of_the_loss(traced, bias):
     assert apart(found, right) < CLOSE
 
 
-def test_a_model_that_does_not_name_its_layers(traced):
+def test_models_that_are_not_compiled():
     lm = tiny()
+    with compiling(lm.model, False), compiling(None, True):
+        assert "forward" not in vars(layers_of(lm.model)[0])
+    with (
+        pytest.raises(UserError, match="thought embeddings make every layer another"),
+        compiling(thinker().model, True),
+    ):
+        pass
     lm.model._no_split_modules = None
     with (
         pytest.raises(UserError, match=r"compile: true compiles a model's layers.*set compile: false"),
         compiling(lm.model, True),
     ):
-        pass
-    with compiling(lm.model, False), compiling(None, True):
         pass
 
 

@@ -22,6 +22,7 @@ from torch._functorch import config as functorch_config
 
 from polythink.errors import UserError
 from polythink.models.forward import heeds_masks, unwrapped
+from polythink.models.thoughts import thoughts_of
 
 BACKEND = "inductor"  # of torch.compile
 VERSIONS = 64  # of one function: kinds of layers, with and without gradients, one row and several, lengths
@@ -54,18 +55,13 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
 def compiling(model: nn.Module | None, wanted: bool) -> Iterator[None]:
     """While this is entered, the layers' forwards are compiled ones, if that is `wanted`; None: no model.
 
-    `UserError` where the model does not say which its layers are.
+    `UserError` where the model does not say which its layers are, or has thought embeddings.
     """
     if model is None or not wanted:
         yield
         return
     heeds_masks(model)  # found out by a forward, which is not worth compiling
-    layers = layers_of(model)
-    if not layers:
-        raise UserError(
-            f"compile: true compiles a model's layers, and {model.config.model_type} does not say which these are "
-            "(_no_split_modules); set compile: false"
-        )
+    layers = _layers_to_compile(model)
     functions = _FORWARDS.setdefault(model, {})
     for layer in layers:
         layer.forward = partial(_forward, layer, _own(functions, _plain_forward(layer)))
@@ -75,6 +71,22 @@ def compiling(model: nn.Module | None, wanted: bool) -> Iterator[None]:
     finally:
         for layer in layers:
             del layer.forward
+
+
+def _layers_to_compile(model: nn.Module) -> list[nn.Module]:
+    layers, kind = layers_of(model), model.config.model_type
+    if not layers:
+        raise UserError(
+            f"compile: true compiles a model's layers, and {kind} does not say which these are (_no_split_modules); "
+            "set compile: false"
+        )
+    thoughts = thoughts_of(model)
+    if thoughts is not None and thoughts.table is not None:
+        raise UserError(
+            "compile: true makes one function of all layers, and thought embeddings make every layer another; set "
+            "compile: false"
+        )
+    return layers
 
 
 def _plain_forward(layer: nn.Module) -> Callable:
