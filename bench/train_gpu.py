@@ -181,7 +181,7 @@ def head_as(plain: bool) -> Iterator[None]:
         yield
         return
     for module in (sft, grpo_step):
-        module.head_options = lambda config: {**head_options(config), "fused": False}
+        module.head_options = lambda *given: {**head_options(*given), "fused": False}
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from torch import nn
 
 from polythink.models.batch import Batch, collate
 from polythink.models.blocks import attending, reads_blocks
-from polythink.models.compiled import compiling
+from polythink.models.compiled import compiling, is_compiled
 from polythink.models.lm import LanguageModel
 from polythink.trace.layout import Layout
 from polythink.train.config import TrainingConfig
@@ -30,6 +30,6 @@ def batch_of(
 
     Compiled layers get packed rows of one length, since every other length would be one more compilation.
     """
-    width = config.pack if config.compile and config.pack else 0
+    width = config.pack if config.pack and is_compiled(model) else 0
     numbered = contexts and fits(model)
     return collate(layouts, lm.pad, numbered, reads_blocks(model), width).to(lm.device)

@@ -141,7 +141,7 @@ def accumulate_gradient(
         batch = batch_of(config, lm, lm.model, [rows[i] for i in micro])
         with autocast(config, lm.device):
             wanted, logits_of = getattr(batch, config.loss_on), training_logits(lm.model, batch)
-            head = head_options(config)
+            head = head_options(config, lm.model)
             logprobs = token_logprobs(lm.model, batch, wanted=wanted, logits_of=logits_of, **head)
         micro_loss = -logprobs.sum() * counts / tokens
         (micro_loss * distributed.world_size()).backward()  # gradients are averaged over processes, not summed
