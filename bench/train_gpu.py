@@ -42,9 +42,9 @@ from polythink.train.kernels import kernels_of
 from polythink.train.optimiser import head_options, make_optimiser, update
 
 SMALL_LR = 1e-7  # the weights stay nearly what they are, and every part of the update runs
-FLEX = {"attention": "flex_attention"}
+FLEX = {"attention": "flex_attention", "compile": False}
 VARIANTS = {
-    "dense": {},
+    "dense": {"attention": "sdpa", "compile": False},
     "flex": FLEX,
     "flex, layers compiled": {**FLEX, "compile": True, "plain_head": True},
     "flex, compiled, 1 GB of logits": {**FLEX, "compile": True, "logits_memory_bytes": 1 << 30},
@@ -226,7 +226,7 @@ def part_grpo(run: Run) -> None:
         return lambda: update_policy(lm, config, groups, spread, optimiser, config.lr, None)
 
     packed = {"pack": 256 if run.tiny else 2048}
-    variants = {"dense": {}, "dense, packed": packed} | {
+    variants = {"dense": VARIANTS["dense"], "dense, packed": {**VARIANTS["dense"], **packed}} | {
         f"{k}, packed": {**v, **packed} for k, v in run.variants.items() if k not in ("dense", *EXTRA)
     }
     measure(run, "GRPO pass", variants, step_of, sum(map(len, layouts)), seen_share([pack(layouts[:13])]))
