@@ -21,30 +21,30 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
+from train_data import long_trace, rollouts, seen_share, sft_traces
+from train_table import report
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from polythink.bench.machine import describe, wait
 from polythink.bench.model import make
 from polythink.bench.shapes import CONTEXT, SHAPES
 from polythink.models import compiled
-from polythink.models.batch import masks, pack
+from polythink.models.batch import pack
 from polythink.models.lm import LanguageModel, checkpoint_activations
 from polythink.run.folder import write_json
-from polythink.run.table import markdown_table
-from polythink.trace.layout import Layout, Piece, lay_out
+from polythink.trace.layout import Layout
 from polythink.train import grpo_step, sft
 from polythink.train.adapters import add_adapters
 from polythink.train.config import PolicyConfig, SFTConfig
-from polythink.train.grpo_step import TrainItem, update_policy
+from polythink.train.grpo_step import update_policy
 from polythink.train.kernels import kernels_of
 from polythink.train.optimiser import head_options, make_optimiser, update
 
 SMALL_LR = 1e-7  # the weights stay nearly what they are, and every part of the update runs
-FLEX = {"attention": "flex_attention"}
+FLEX = {"attention": "flex_attention", "compile": False}
 VARIANTS = {
-    "dense": {},
+    "dense": {"attention": "sdpa", "compile": False},
     "flex": FLEX,
     "flex, layers compiled": {**FLEX, "compile": True, "plain_head": True},
     "flex, compiled, 1 GB of logits": {**FLEX, "compile": True, "logits_memory_bytes": 1 << 30},
@@ -114,60 +114,6 @@ class Run:
                 traceback.print_exc(limit=-12)
 
 
-# ---- data
-
-
-def trace(rng: np.random.Generator, words: int, prompt: int, main: int, blocks: int, paths: int, path: int,
-          summary: int) -> Layout:  # fmt: skip
-    """A structured trace: a prompt, then text and blocks of paths and their summaries in turn."""
-
-    def piece(kind: str, count: int, block: int = -1, number: int = 0) -> Piece:
-        drawn = rng.integers(words, size=count).tolist()
-        return Piece(kind, tuple(drawn), (kind != "prompt",) * count, block, number)
-
-    pieces = [piece("prompt", prompt)]
-    for block in range(blocks):
-        pieces.append(piece("main", main))
-        pieces += [piece("path", path, block, number) for number in range(1, paths + 1)]
-        pieces.append(piece("summary", summary, block))
-    return lay_out(pieces, "structured")
-
-
-def sft_traces(lm: LanguageModel, tiny: bool) -> list[Layout]:
-    """4 traces of 2,048 tokens: 256 of the prompt, two blocks of 4 paths."""
-    rng = np.random.default_rng(0)
-    sizes = (16, 8, 2, 4, 10, 8) if tiny else (256, 32, 2, 4, 200, 64)
-    return [trace(rng, lm.model.config.vocab_size, *sizes) for _ in range(4)]
-
-
-def long_trace(lm: LanguageModel, tiny: bool) -> list[Layout]:
-    """One trace of 16,384 tokens: a prompt of 512, four blocks of 4 paths."""
-    sizes = (16, 8, 4, 4, 10, 8) if tiny else (512, 128, 4, 4, 928, 128)
-    return [trace(np.random.default_rng(1), lm.model.config.vocab_size, *sizes)]
-
-
-def rollouts(lm: LanguageModel, tiny: bool) -> list[list[TrainItem]]:
-    """8 groups of 8 samples of 2 paths, 9,728 tokens together; log-probabilities near those of a random model."""
-    rng = np.random.default_rng(2)
-    sizes = (8, 1, 1, 2, 6, 4) if tiny else (48, 7, 1, 2, 32, 33)
-
-    def item(number: int) -> TrainItem:
-        layout = trace(rng, lm.model.config.vocab_size, *sizes)
-        drawn = np.full(len(layout), -np.log(lm.model.config.vocab_size), np.float32)
-        return TrainItem(layout, drawn, drawn, np.ones(len(layout), np.float32), 1.0 if number % 2 else -1.0)
-
-    return [[item(number) for number in range(8)] for _ in range(8)]
-
-
-def seen_share(layouts: list[Layout]) -> float:
-    """The share of the cells of the masks that are seen."""
-    cells = [masks(x.segment[None], x.sees[None]).mean() for x in layouts]
-    return float(np.mean(cells))
-
-
-# ---- measuring
-
-
 def emptied() -> None:
     gc.collect()
     if torch.cuda.is_available():
@@ -181,7 +127,7 @@ def head_as(plain: bool) -> Iterator[None]:
         yield
         return
     for module in (sft, grpo_step):
-        module.head_options = lambda config: {**head_options(config), "fused": False}
+        module.head_options = lambda *given: {**head_options(*given), "fused": False}
     try:
         yield
     finally:
@@ -232,9 +178,6 @@ def timed(step: tuple[bool, Callable], device: torch.device) -> float:
         return time.perf_counter() - started
 
 
-# ---- parts
-
-
 def sft_step(run: Run, lm: LanguageModel, layouts: list[Layout], optimiser, keys: dict) -> Callable[[], None]:
     """One step of supervised fine-tuning, as `train_sft` does it."""
     config = SFTConfig(steps=1, lr=SMALL_LR, batch=len(layouts), **keys)
@@ -283,7 +226,7 @@ def part_grpo(run: Run) -> None:
         return lambda: update_policy(lm, config, groups, spread, optimiser, config.lr, None)
 
     packed = {"pack": 256 if run.tiny else 2048}
-    variants = {"dense": {}, "dense, packed": packed} | {
+    variants = {"dense": VARIANTS["dense"], "dense, packed": {**VARIANTS["dense"], **packed}} | {
         f"{k}, packed": {**v, **packed} for k, v in run.variants.items() if k not in ("dense", *EXTRA)
     }
     measure(run, "GRPO pass", variants, step_of, sum(map(len, layouts)), seen_share([pack(layouts[:13])]))
@@ -346,7 +289,7 @@ def part_profile(run: Run) -> None:
     optimiser = make_optimiser(lm.model, SFTConfig(steps=1, lr=SMALL_LR))
     step = sft_step(run, lm, layouts, optimiser, dict(run.variants[run.fastest]))
     device = torch.device(run.device)
-    alone = [timed((False, step), device) for _ in range(4)][-1]
+    alone = min([timed((False, step), device) for _ in range(5)][2:])
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     with profile(activities=kinds) as found:
         step()
@@ -369,37 +312,6 @@ PARTS = {
     "sft-bf16": part_sft_bf16, "grpo": part_grpo, "lora-4b": part_lora_4b, "agree": part_agree,
     "profile": part_profile, "sft-autocast": part_sft_autocast,
 }  # fmt: skip
-
-
-# ---- the report
-
-
-def report(run: Run, machine: dict) -> str:
-    parts = [f"{machine['date']}, {machine['device']}, torch {machine['torch']}\n"]
-    head = ["part", "variant", "tokens", "seen", "first s", "ms", "lowest", "highest", "tokens/s", "peak GB"]
-    rows = [
-        [r["part"], r["variant"], r["tokens"], f"{r['seen']:.0%}", f"{r['first_s']:.1f}",
-         *(f"{r[k] * 1e3:.1f}" for k in ("s", "low_s", "high_s")), f"{r['tokens_per_s']:,.0f}",
-         "" if r["peak_gb"] is None else f"{r['peak_gb']:.1f}"]
-        for r in run.rows
-    ]  # fmt: skip
-    parts.append(markdown_table(head, rows))
-    if agree := run.found.get("agree"):
-        head = ["dtype", "variant", "loss", "gradient norm", "loss apart", "norm apart", "gradient apart"]
-        names = ("loss_apart", "norm_apart", "gradient_apart")
-        rows = [
-            [r["dtype"], r["variant"], f"{r['loss']:.6f}", f"{r['grad_norm']:.6g}", *(f"{r[n]:.1e}" for n in names)]
-            for r in agree
-        ]
-        parts.append("Against the dense mask, relative:\n\n" + markdown_table(head, rows))
-    if found := run.found.get("profile"):
-        head, rows = ["kernel", "ms", "calls"], [[k["kernel"], f"{k['ms']:.2f}", k["calls"]] for k in found["top"]]
-        parts.append(
-            f"{found['variant']}: a step {found['step_ms']:.1f} ms, {found['kernels']} kernels of together "
-            f"{found['kernels_ms']:.1f} ms, busy {found['busy']:.0%}\n\n" + markdown_table(head, rows)
-        )
-    parts += ["Failed:\n" + "\n".join(f"* {what}: {why}" for what, why in run.failed.items())] if run.failed else []
-    return "\n".join(parts)
 
 
 def main() -> None:

@@ -79,7 +79,7 @@ def test_flex_attention_is_refused_where_it_would_abort():
     with pytest.raises(UserError, match="runs on CUDA devices"), attending(lm.model, "flex_attention"):
         pass
     assert lm.model.config._attn_implementation == "sdpa"
-    with attending(lm.model, "sdpa"), attending(None, "flex_attention"):
+    with attending(lm.model, "sdpa"), attending(lm.model, "auto"), attending(None, "flex_attention"):
         assert lm.model.config._attn_implementation == "sdpa"
     with pytest.raises(UserError, match="needs attention 'sdpa', or 'flex_attention' with blocks"):
         token_logprobs(lm.model, collate(some_layouts(2), tables=True))

@@ -9,11 +9,11 @@ from torch.nn.attention import flex_attention
 
 from helpers.device import DEVICE
 from helpers.layouts import VOCABULARY, sharp_model, some_layouts
-from helpers.tiny import family, tiny
+from helpers.tiny import family, thinker, tiny
 from polythink.errors import UserError
 from polythink.models import blocks, compiled, logprobs
 from polythink.models.batch import collate, pack
-from polythink.models.compiled import compiling, layers_of
+from polythink.models.compiled import compiling, is_compiled, layers_of
 from polythink.models.lm import checkpoint_activations
 from polythink.models.logprobs import token_logprobs
 
@@ -34,7 +34,7 @@ def traced(monkeypatch):
 def flex_on_cpu(monkeypatch):
     """A backward of flex attention on a CPU, where torch has one and refuses it: traced, it is a dense one."""
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *args: None)
-    monkeypatch.setattr(blocks, "_check_flex", lambda model: None)
+    monkeypatch.setattr(blocks, "_why_not", lambda model: "")
     monkeypatch.setattr(logprobs, "check_attention", lambda model, device: None)
 
 
@@ -136,15 +136,23 @@ def test_compiled_pieces_of_the_loss(traced, bias):
     assert apart(found, right) < CLOSE
 
 
-def test_a_model_that_does_not_name_its_layers(traced):
+def test_models_that_are_not_compiled():
     lm = tiny()
+    with compiling(lm.model, False), compiling(lm.model, "auto"), compiling(None, True):
+        assert not is_compiled(lm.model), "auto: on CUDA"
+    with compiling(lm.model, True):
+        assert is_compiled(lm.model)
+    assert not is_compiled(lm.model)
+    with (
+        pytest.raises(UserError, match="thought embeddings make every layer another"),
+        compiling(thinker().model, True),
+    ):
+        pass
     lm.model._no_split_modules = None
     with (
         pytest.raises(UserError, match=r"compile: true compiles a model's layers.*set compile: false"),
         compiling(lm.model, True),
     ):
-        pass
-    with compiling(lm.model, False), compiling(None, True):
         pass
 
 

@@ -9,6 +9,7 @@ import torch
 
 from helpers.ranks import together
 from helpers.training import SHAPE, checkpointed, make_lm, mixture, sft_config, without_times
+from polythink.models import compiled
 from polythink.models.build import from_config
 from polythink.models.config import ModelConfig
 from polythink.models.lm import LanguageModel, checkpoint_activations, load
@@ -41,6 +42,8 @@ KINDS = {
     "thoughts": (thinker, "structured", {}),
     "thoughts-alone": (thinker, "structured", {"trainable": "thoughts"}),
     "thoughts-checkpointed": (lambda: thrifty(thinker()), "structured", {}),
+    "compiled": (make_lm, "structured", {"compile": True, "pack": 128}),
+    "compiled-pieces": (lambda: thrifty(make_lm()), "structured", {"compile": True, "logits_memory_bytes": 4000}),
     "eit": (lambda: make_lm(architecture="eit"), "structured", {}),
     "e_eit": (lambda: make_lm(architecture="e_eit"), "structured", {}),
     "partialformer": (lambda: make_lm(architecture="partialformer"), "structured", {}),
@@ -55,6 +58,7 @@ KINDS = {
 
 
 def train(names: list[str], folder: Path) -> None:
+    compiled.BACKEND = "eager"  # traced only; in the processes too
     for name in names:
         make, mode, keys = KINDS[name]
         lm, config = make(), sft_config(**{"steps": 2, "batch": 5, "micro_batch": 2, **keys})
@@ -67,7 +71,7 @@ ROUNDING = 1e-4
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("names", [list(KINDS)[:7], list(KINDS)[7:]])
+@pytest.mark.parametrize("names", [list(KINDS)[:7], list(KINDS)[7:11], list(KINDS)[11:]])
 def test_every_kind_of_model_learns_the_same(tmp_path, names):
     train(names, tmp_path / "one")
     ended = together(2, train, names, tmp_path / "two")

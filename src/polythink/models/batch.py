@@ -63,13 +63,15 @@ def to_multiple(batch: Batch, multiple: int) -> Batch:
     return replace(batch, mask=mask, **found)
 
 
-def collate(layouts: Sequence[Layout], pad_id: int = 0, contexts: bool = False, tables: bool = False) -> Batch:
-    """The batch of these layouts, one per row; with `contexts` those are numbered too.
+def collate(
+    layouts: Sequence[Layout], pad_id: int = 0, contexts: bool = False, tables: bool = False, width: int = 0
+) -> Batch:
+    """The batch of these layouts, one per row of at least `width` tokens; with `contexts` those are numbered too.
 
     With `tables` it holds the tables of the mask in place of the mask (`blocks.py`), and rows are whole blocks long.
     """
     assert layouts, "a batch needs at least one layout"
-    width = max(len(x) for x in layouts)
+    width = max(width, *(len(x) for x in layouts))
     shape = (len(layouts), -(-width // BLOCK) * BLOCK if tables else width)
     tokens, positions, previous = np.full(shape, pad_id), np.zeros(shape, np.int64), np.full(shape, -1)
     sampled, response, real = (np.zeros(shape, bool) for _ in range(3))
@@ -88,7 +90,7 @@ def collate(layouts: Sequence[Layout], pad_id: int = 0, contexts: bool = False, 
         tokens=tokens, positions=positions, mask=None if tables else masks(segment, sees)[:, None], previous=previous,
         sampled=sampled, response=response, real=real, path_ids=path_ids, query_scale=query_scale,
         segment=np.where(segment < 0, sees.shape[1] - 1, segment) if tables else None, sees=sees if tables else None,
-        contexts=number_contexts(layouts) if contexts else None,
+        contexts=number_contexts(layouts, shape[1]) if contexts else None,
     )  # fmt: skip
     return Batch(**{name: None if x is None else torch.from_numpy(x) for name, x in found.items()})
 
@@ -105,13 +107,13 @@ def masks(segment: np.ndarray, sees: np.ndarray) -> np.ndarray:
     return mask
 
 
-def number_contexts(layouts: Sequence[Layout]) -> np.ndarray:
+def number_contexts(layouts: Sequence[Layout], width: int = 0) -> np.ndarray:
     """(B, T) int64: the same number for tokens that a model cannot tell apart; -1 for padding.
 
     Such tokens, and all that they may attend to, agree in text, positions, path numbers and scales: the prompts and the
     common beginnings of several traces, and of paths that start together.
     """
-    numbers = np.full((len(layouts), max(len(x) for x in layouts)), -1)
+    numbers = np.full((len(layouts), max(width, *(len(x) for x in layouts))), -1)
     table: dict[tuple, int] = {}
     for row, layout in zip(numbers, layouts, strict=True):
         visible = (layout.sees @ np.bincount(layout.segment, minlength=len(layout.kinds))).tolist()

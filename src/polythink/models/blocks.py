@@ -88,12 +88,16 @@ def reads_blocks(model: nn.Module) -> bool:
 def attending(model: nn.Module | None, attention: str) -> Iterator[None]:
     """While this is entered, forwards and backward passes use flex attention, if that is asked for; None: no model.
 
-    `UserError` where it is, and the device or the model does not have it.
+    `attention` "auto": on CUDA, where the model has it. `UserError` where it is asked for and cannot be.
     """
-    if model is None or attention != FLEX or reads_blocks(model):
+    wanted = model is not None and attention in (FLEX, "auto") and not reads_blocks(model)
+    why_not = _why_not(model) if wanted else ""
+    if not wanted or (why_not and attention == "auto"):
         yield
         return
-    _check_flex(model)
+    if why_not:
+        raise UserError(f"attention: {FLEX} {why_not}")
+    plain_head(model)  # found out by a forward, as `heeds_masks` is: both with the model's usual attention
     before = model.config._attn_implementation
     model.set_attn_implementation(FLEX)
     try:
@@ -102,15 +106,16 @@ def attending(model: nn.Module | None, attention: str) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def _check_flex(model: nn.Module) -> None:
-    kind = model.config.model_type
-    if (device := next(model.parameters()).device).type != "cuda":
-        raise UserError(
-            f"attention: {FLEX} runs on CUDA devices, and the model is on {device.type!r}, where it would abort the "
-            "process; set attention: sdpa"
+def _why_not(model: nn.Module) -> str:
+    """Why this model cannot have flex attention now, and what to set instead; "" where it can."""
+    kind, device = model.config.model_type, next(model.parameters()).device.type
+    if device != "cuda":
+        return (
+            f"runs on CUDA devices, and the model is on {device!r}, where it would abort the process; set "
+            "attention: sdpa"
         )
     if not getattr(model, "_supports_flex_attn", False) or not heeds_masks(model):
-        raise UserError(f"{kind} has no attention of that kind; set attention: sdpa instead of {FLEX}")
+        return f"is not an attention that {kind} has; set attention: sdpa"
     if model.training and getattr(model.config, "attention_dropout", 0):
-        raise UserError(f"attention: {FLEX} knows no dropout, and {kind} is set to attention_dropout; set it to 0")
-    plain_head(model)  # found out by a forward, as `heeds_masks` is: both with the model's usual attention
+        return f"knows no dropout, and {kind} is set to attention_dropout; set it to 0"
+    return ""

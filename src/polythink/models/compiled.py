@@ -22,6 +22,7 @@ from torch._functorch import config as functorch_config
 
 from polythink.errors import UserError
 from polythink.models.forward import heeds_masks, unwrapped
+from polythink.models.thoughts import thoughts_of
 
 BACKEND = "inductor"  # of torch.compile
 VERSIONS = 64  # of one function: kinds of layers, with and without gradients, one row and several, lengths
@@ -50,23 +51,29 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if type(module).__name__.removeprefix("FSDP") in names]
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Whether the layers' forwards are compiled ones now."""
+    return any(getattr(vars(layer).get("forward"), "func", None) is _forward for layer in layers_of(model)[:1])
+
+
 @contextmanager
-def compiling(model: nn.Module | None, wanted: bool) -> Iterator[None]:
+def compiling(model: nn.Module | None, wanted: bool | str) -> Iterator[None]:
     """While this is entered, the layers' forwards are compiled ones, if that is `wanted`; None: no model.
 
-    `UserError` where the model does not say which its layers are.
+    `wanted` "auto": on CUDA, of models that can be. `UserError` where one is to be that cannot: it does not say which
+    its layers are, or has thought embeddings.
     """
     if model is None or not wanted:
         yield
         return
+    why_not = _why_not(model)
+    if wanted == "auto" and (why_not or next(model.parameters()).device.type != "cuda"):
+        yield
+        return
+    if why_not:
+        raise UserError(f"compile: true {why_not}; set compile: false")
     heeds_masks(model)  # found out by a forward, which is not worth compiling
-    layers = layers_of(model)
-    if not layers:
-        raise UserError(
-            f"compile: true compiles a model's layers, and {model.config.model_type} does not say which these are "
-            "(_no_split_modules); set compile: false"
-        )
-    functions = _FORWARDS.setdefault(model, {})
+    layers, functions = layers_of(model), _FORWARDS.setdefault(model, {})
     for layer in layers:
         layer.forward = partial(_forward, layer, _own(functions, _plain_forward(layer)))
     try:
@@ -75,6 +82,17 @@ def compiling(model: nn.Module | None, wanted: bool) -> Iterator[None]:
     finally:
         for layer in layers:
             del layer.forward
+
+
+def _why_not(model: nn.Module) -> str:
+    """Why the layers of a model are not compiled, the part of a sentence; "" where they can be."""
+    if not layers_of(model):
+        kind = model.config.model_type
+        return f"compiles a model's layers, and {kind} does not say which these are (_no_split_modules)"
+    thoughts = thoughts_of(model)
+    if thoughts is not None and thoughts.table is not None:
+        return "makes one function of all layers, and thought embeddings make every layer another"
+    return ""
 
 
 def _plain_forward(layer: nn.Module) -> Callable:

@@ -67,10 +67,10 @@ class TrainingConfig(OptimiserConfig):
     """Traces (with `pack`: rows) per forward and backward; bounds memory, changes no result but what dropout draws."""
     pack: int | None = Field(None, ge=2)
     """Pack several traces into rows of at most this many tokens; none: one trace per row."""
-    attention: Literal["sdpa", "flex_attention"] = "sdpa"
-    """Kernel of training forwards; flex_attention (CUDA) skips the blocks of a mask that no token sees: use pack."""
-    compile: bool = False
-    """Compile the layers and the loss of training forwards (torch.compile): some tens of seconds once, then faster."""
+    attention: Literal["auto", "sdpa", "flex_attention"] = "sdpa"
+    """Kernel of training forwards; flex_attention (CUDA) skips what no token sees: use pack; auto: where it runs."""
+    compile: bool | Literal["auto"] = False
+    """Compile layers and loss (torch.compile): some tens of seconds once, then faster; auto: on CUDA, where it runs."""
     logits_memory_bytes: int = Field(1 << 28, ge=1)
     """Most bytes of float32 logits at a time; more are computed in pieces, and again in the backward pass."""
     float32_head: bool = False

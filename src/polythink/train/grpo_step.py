@@ -17,8 +17,7 @@ from statistics import fmean
 import numpy as np
 import torch
 
-from polythink.models.batch import collate, pack, rows_within, unpacked
-from polythink.models.blocks import reads_blocks
+from polythink.models.batch import pack, rows_within, unpacked
 from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import token_logprobs
 from polythink.trace.layout import Layout
@@ -29,7 +28,7 @@ from polythink.train.config import PolicyConfig
 from polythink.train.dropout import without_dropout
 from polythink.train.flat import beginning, fits, training_logits
 from polythink.train.importance import RATIOS, importance_weights, ratio_metrics
-from polythink.train.kernels import kernels_of
+from polythink.train.kernels import batch_of, kernels_of
 from polythink.train.loss import k3_divergence, objective_loss, sequence_weights
 from polythink.train.optimiser import autocast, head_options, own_micro_batches, update
 from polythink.train.sharding import free
@@ -224,11 +223,11 @@ def forward(
     """
     rows = rows or [[i] for i in range(len(items))]
     layouts = [pack([items[i].layout for i in row]) if len(row) > 1 else items[row[0]].layout for row in rows]
-    batch = collate(layouts, lm.pad, contexts=fits(model), tables=reads_blocks(model)).to(lm.device)
+    batch = batch_of(config, lm, model, layouts, contexts=True)
     given = [np.concatenate([items[i].temperature for i in row]) for row in rows]
     temperature = along(batch.tokens, given, fill=1.0)
     with autocast(config, lm.device):
-        logits_of, head = training_logits(model, batch), head_options(config)
+        logits_of, head = training_logits(model, batch), head_options(config, model)
         values = token_logprobs(model, batch, temperature, batch.sampled, logits_of, **head)
     lengths = [len(s.layout) for s in items]
     return unpacked(values, rows, lengths), unpacked(batch.sampled, rows, lengths)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from polythink.errors import UserError
+from polythink.models.compiled import is_compiled
 from polythink.models.thoughts import thoughts_of
 from polythink.train import distributed
 from polythink.train.config import OptimiserConfig, TrainingConfig
@@ -120,10 +121,10 @@ def own_micro_batches(
     return distributed.own_rounds(micro_batches(lengths, size, together))
 
 
-def head_options(config: TrainingConfig) -> dict[str, Any]:
+def head_options(config: TrainingConfig, model: torch.nn.Module) -> dict[str, Any]:
     """How `token_logprobs` is to compute logits."""
     return {
-        "memory_bytes": config.logits_memory_bytes, "float32_head": config.float32_head, "fused": config.compile,
+        "memory_bytes": config.logits_memory_bytes, "float32_head": config.float32_head, "fused": is_compiled(model),
     }  # fmt: skip
 
 

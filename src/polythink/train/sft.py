@@ -15,8 +15,7 @@ from typing import Any
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.study import params_of, prompt_of
-from polythink.models.batch import collate, response_of
-from polythink.models.blocks import reads_blocks
+from polythink.models.batch import response_of
 from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import token_logprobs
 from polythink.problems.problem import Problem
@@ -34,7 +33,7 @@ from polythink.train.cost import cost_of
 from polythink.train.data import TraceEncoder
 from polythink.train.dropout import seeded
 from polythink.train.flat import training_logits
-from polythink.train.kernels import kernels_of
+from polythink.train.kernels import batch_of, kernels_of
 from polythink.train.mixture import Mixture, mixture_of_rows, pack_rows
 from polythink.train.optimiser import (
     autocast,
@@ -148,10 +147,10 @@ def accumulate_gradient(
     loss = 0.0
     parts = own_micro_batches([len(row) for row in rows], config.micro_batch)
     for number, (micro, counts) in enumerate(parts, 1):
-        batch = collate([rows[i] for i in micro], lm.pad, tables=reads_blocks(lm.model)).to(lm.device)
+        batch = batch_of(config, lm, lm.model, [rows[i] for i in micro])
         with autocast(config, lm.device):
             wanted, logits_of = getattr(batch, config.loss_on), training_logits(lm.model, batch)
-            head = head_options(config)
+            head = head_options(config, lm.model)
             logprobs = token_logprobs(lm.model, batch, wanted=wanted, logits_of=logits_of, **head)
         micro_loss = -logprobs.sum() * counts / tokens
         (micro_loss * distributed.world_size()).backward()  # gradients are averaged over processes, not summed
