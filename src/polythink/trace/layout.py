@@ -14,15 +14,18 @@ Axis legend: T tokens of the flat trace, S segments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import log
+from typing import Any
 
 import numpy as np
 
 from polythink.trace.modes import Mode, get_mode
 
 KINDS = ("prompt", "main", "path", "copy", "summary")
+SHORT = 256  # tokens: shapes of longer traces hardly ever come again
 
 
 @dataclass(frozen=True)
@@ -209,10 +212,22 @@ def lay_out(pieces: Sequence[Piece], mode: str | Mode, path_position_stride: int
     """
     mode = get_mode(mode) if isinstance(mode, str) else mode
     pieces = arrange(pieces, mode)
-    follows = wire(pieces, mode)
-    sees = closure(follows)
     if not mode.isolated:
         path_position_stride = trained_paths = 0
+    tokens = np.array([t for p in pieces for t in p.tokens], np.int64)
+    frames = tuple((p.kind, len(p.tokens), p.block, p.path, p.label) for p in pieces)
+    frame_of = _known_frame if len(tokens) <= SHORT else _frame
+    frame = frame_of(frames, mode, path_position_stride, trained_paths)
+    return Layout(tokens=tokens, sampled=np.array([f for p in pieces for f in p.sampled], bool), **frame)
+
+
+def _frame(
+    frames: tuple[tuple[str, int, int, int, int], ...], mode: Mode, path_position_stride: int, trained_paths: int
+) -> Mapping[str, Any]:
+    """What of a layout depends on the shape of its pieces alone: (kind, tokens, block, path, label) of each."""
+    pieces = [Piece(kind, (0,) * n, (False,) * n, *place) for kind, n, *place in frames]
+    follows = wire(pieces, mode)
+    sees = closure(follows)
     segment, position, previous = ([] for _ in range(3))
     end: list[tuple[int, int]] = []  # (S,) position and flat index of each segment's last token
     begun: set[tuple[int, int]] = set()  # chains
@@ -227,12 +242,10 @@ def lay_out(pieces: Sequence[Piece], mode: str | Mode, path_position_stride: int
         position += range(last_position + 1, last_position + 1 + n)
         previous += [last_index, *range(index, index + n - 1)]
         end.append((last_position + n, index + n - 1))
-    return Layout(
-        tokens=np.array([t for p in pieces for t in p.tokens], np.int64),
+    found = dict(
         segment=np.array(segment, np.int32),
         position=np.array(position, np.int32),
         previous=np.array(previous, np.int32),
-        sampled=np.array([f for p in pieces for f in p.sampled], bool),
         kinds=tuple(p.kind for p in pieces),
         paths=tuple(p.path for p in pieces),
         labels=tuple(p.label for p in pieces),
@@ -240,3 +253,9 @@ def lay_out(pieces: Sequence[Piece], mode: str | Mode, path_position_stride: int
         follows=follows,
         sees=sees,
     )
+    for array in (found[name] for name in ("segment", "position", "previous", "sees")):
+        array.flags.writeable = False  # they stand in many layouts
+    return found
+
+
+_known_frame = lru_cache(maxsize=1 << 12)(_frame)  # traces of one shape share their arrays

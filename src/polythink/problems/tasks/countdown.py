@@ -21,10 +21,10 @@ from __future__ import annotations
 import operator
 import random
 import re
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import lru_cache
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.problem import Problem
@@ -57,8 +57,7 @@ _STEP = re.compile(r"\s+([-+*])\s+(\d+)\s+=\s+\d+")
 _EQUATION = re.compile(r"(?<![\w.])(?<![-+*]\s)(?=(\d+)\s+([-+*])\s+(\d+)\s+=\s+(\d+)(?![\w]|\.\d))")
 
 
-@dataclass(frozen=True)
-class Chain:
+class Chain(NamedTuple):
     """One choice of operators. `values` are the results after each operator."""
 
     numbers: tuple[int, ...]
@@ -86,18 +85,13 @@ class Chain:
 @lru_cache(maxsize=1 << 14)
 def chains(numbers: tuple[int, ...]) -> tuple[Chain, ...]:
     """Every choice of operators whose values all lie in range."""
-    found = [Chain(numbers[:1], (), ())]
-    for number in numbers[1:]:
-        found = [longer for chain in found for longer in _extend(chain, number) if LOW <= longer.values[-1] <= HIGH]
-    return tuple(found)
-
-
-def _extend(chain: Chain, number: int) -> list[Chain]:
-    last = chain.values[-1] if chain.values else chain.numbers[0]
-    return [
-        Chain((*chain.numbers, number), (*chain.operators, op), (*chain.values, apply(last, number)))
-        for op, apply in OPERATORS.items()
-    ]
+    if len(numbers) == 1:
+        return (Chain(numbers, (), ()),)
+    return tuple(
+        Chain(numbers, (*begun.operators, op), (*begun.values, result))
+        for begun in chains(numbers[:-1])
+        for op, result in _results(begun.values[-1] if begun.values else numbers[0], numbers[-1])
+    )
 
 
 def problems(level: str, split: str, limit: int | None = None, seed: int = 0) -> tuple[Problem, ...]:
@@ -119,21 +113,45 @@ def _shuffled(level: str, split: str, seed: int) -> tuple[Problem, ...]:
 @lru_cache
 def _all_problems(level: str) -> tuple[Problem, ...]:
     found = []
-    for numbers in product(range(1, 10), repeat=LEVELS[level]):
-        by_target: dict[int, list[Chain]] = {}
-        for chain in chains(numbers):
-            by_target.setdefault(chain.values[-1], []).append(chain)
-        found += [_problem(level, target, ways[0]) for target, ways in sorted(by_target.items()) if len(ways) == 1]
+    for numbers, ways in _reached(LEVELS[level]).items():
+        by_target: dict[int, str] = {}
+        for value, expression in ways:  # "" where a second choice reaches it too
+            by_target[value] = "" if value in by_target else expression
+        found += [_problem(level, numbers, target, by_target[target]) for target in sorted(by_target)
+                  if by_target[target]]  # fmt: skip
     return tuple(found)
 
 
-def _problem(level: str, target: int, only: Chain) -> Problem:
-    name = f"countdown-{level}"
-    numbers = [str(number) for number in only.numbers]
-    key = f"{name}:{'.'.join(numbers)}>{target}"
-    return Problem(key, f"{' '.join(numbers)} -> {target}", only.expression, checker="countdown", source=name)
+def _reached(length: int) -> dict[tuple[int, ...], list[tuple[int, str]]]:
+    """Of all lists of that many numbers the value and the expression of every chain; `chains` is its slow twin."""
+    reached = {(number,): [(number, str(number))] for number in range(1, 10)}
+    values = product(range(LOW, HIGH + 1), range(1, 10))
+    steps = {given: [(result, f" {op} {given[1]}") for op, result in _results(*given)] for given in values}
+    for _ in range(length - 1):
+        reached = {
+            (*numbers, number): [
+                (result, begun + step) for value, begun in ways for result, step in steps[value, number]
+            ]
+            for numbers, ways in reached.items()
+            for number in range(1, 10)
+        }  # fmt: skip
+    return reached
 
 
+@lru_cache(maxsize=1 << 10)
+def _results(value: int, number: int) -> tuple[tuple[str, int], ...]:
+    """Each operator whose result is in range, and the result."""
+    found = ((op, apply(value, number)) for op, apply in OPERATORS.items())
+    return tuple((op, result) for op, result in found if LOW <= result <= HIGH)
+
+
+def _problem(level: str, numbers: tuple[int, ...], target: int, answer: str) -> Problem:
+    name, given = f"countdown-{level}", " ".join(map(str, numbers))
+    key = f"{name}:{given.replace(' ', '.')}>{target}"
+    return Problem(key, f"{given} -> {target}", answer, checker="countdown", source=name)
+
+
+@lru_cache(maxsize=1 << 14)
 def parse_question(question: str) -> tuple[tuple[int, ...], int]:
     """Numbers and target of `9 8 5 -> 5`."""
     if not is_question(question):
@@ -219,9 +237,12 @@ def _path(problem: Problem, style: DemoStyle, rng: random.Random, label: int) ->
     if label:
         first = strategy(label)
         everything = [chain for chain in everything if chain.operators[:2] == first] or everything
+    operators = tuple(problem.answer.split(" ")[1::2])
+    right = next((chain for chain in everything if chain.operators == operators), None)
+    if right and right.expression != problem.answer:
+        right = None
     tried: list[Chain] = []
     while len(tried) <= style.retries and not (tried and tried[-1].values[-1] == target):
-        right = next((chain for chain in everything if chain.expression == problem.answer), None)
         tried.append(right if right and rng.random() < style.p_right else rng.choice(everything))
     return tried
 
