@@ -12,7 +12,7 @@ from polythink.models.batch import collate, number_contexts
 from polythink.models.logprobs import logits_after, token_logprobs
 from polythink.models.thoughts import attach
 from polythink.trace.layout import lay_out
-from polythink.train import flat
+from polythink.train import flat, flat_ops
 from polythink.train.flat import LONGEST, beginning, fits, training_logits
 from polythink.train.optimiser import micro_batches
 
@@ -150,3 +150,22 @@ def test_long_rows_and_autocast_go_through_the_module() -> None:
     assert training_logits(model, long) is logits_after
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert training_logits(model, collate(alike())) is logits_after
+
+
+def test_attention_over_rows_in_order_is_the_same_without_gathering(monkeypatch):
+    torch.manual_seed(4)
+    rows, width = 3, 5
+    index = torch.arange(rows * width).view(rows, width)
+    mask = torch.zeros(rows, width, width).masked_fill_(torch.ones(width, width).triu(1).bool(), -torch.inf)
+    given = [torch.randn(rows * width, heads, 8, requires_grad=True) for heads in (4, 2, 2)]
+    grad = torch.randn(rows * width, 4, 8)
+
+    def found() -> list[torch.Tensor]:
+        out = flat_ops.Attend.apply(*given, index, index.flatten(), mask)
+        return [out, *torch.autograd.grad(out, given, grad)]
+
+    fast = found()
+    assert flat_ops._is_in_order(index.flatten(), rows * width)
+    assert not flat_ops._is_in_order(index.flip(0).flatten(), rows * width)
+    monkeypatch.setattr(flat_ops, "_is_in_order", lambda places, tokens: False)
+    assert all(map(torch.equal, fast, found()))

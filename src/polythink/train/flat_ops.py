@@ -119,26 +119,38 @@ class Attend(Function):
     @staticmethod
     def forward(ctx, q, k, v, index, first, mask):
         (rows, width), heads, places = index.shape, k.shape[1], index.flatten()
-        q, k, v = (_in_rows(x.index_select(0, places), rows, heads) for x in (q, k, v))
+        ctx.whole = _is_in_order(places, len(first))
+        if not ctx.whole:
+            q, k, v = (x.index_select(0, places) for x in (q, k, v))
+        q, k, v = (_in_rows(x, rows, heads) for x in (q, k, v))
         scores = q @ k.transpose(1, 2)
         scores.view(rows, heads, width, -1, width).add_(mask[:, None, :, None])
         weights = torch.softmax(scores, -1)
         ctx.save_for_backward(q, k, v, weights, index, first)
-        return _in_places(weights @ v, rows, width).index_select(0, first)
+        out = _in_places(weights @ v, rows, width)
+        return out if ctx.whole else out.index_select(0, first)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         q, k, v, weights, index, first = ctx.saved_tensors
         (rows, width), heads = index.shape, len(k) // len(index)
-        placed = grad.new_zeros(rows * width, *grad.shape[1:]).index_copy_(0, first, grad)
-        grad = _in_rows(placed, rows, heads)
+        if not ctx.whole:
+            grad = grad.new_zeros(rows * width, *grad.shape[1:]).index_copy_(0, first, grad)
+        grad = _in_rows(grad, rows, heads)
         grad_v = weights.transpose(1, 2) @ grad
         grad_scores = torch._softmax_backward_data(grad @ v.transpose(1, 2), weights, -1, weights.dtype)
-        grad_q = _in_places(grad_scores @ k, rows, width).index_select(0, first)  # in other places it is zero
-        grad_k = grad_scores.transpose(1, 2) @ q
-        grad_k, grad_v = (_summed(_in_places(x, rows, width), index, len(first)) for x in (grad_k, grad_v))
+        grads = grad_scores @ k, grad_scores.transpose(1, 2) @ q, grad_v
+        grad_q, grad_k, grad_v = (_in_places(x, rows, width) for x in grads)
+        if not ctx.whole:
+            grad_q = grad_q.index_select(0, first)  # in other places it is zero
+            grad_k, grad_v = (_summed(x, index, len(first)) for x in (grad_k, grad_v))
         return grad_q, grad_k, grad_v, None, None, None
+
+
+def _is_in_order(places: torch.Tensor, tokens: int) -> bool:
+    """Whether the rows are the list of tokens: none is padded, and none stands in two places."""
+    return len(places) == tokens and torch.equal(places, torch.arange(tokens))
 
 
 def _in_rows(x: torch.Tensor, rows: int, heads: int) -> torch.Tensor:
