@@ -67,17 +67,17 @@ def test_what_was_reached_and_what_was_not(gpu_table, monkeypatch, tmp_path, cap
         {**width, "contender": f"engine {n}", "over_floor_ratio": r} for n, r in (("fast", 1.05), ("flat", 9))
     )
     small = result(
-        case(
-            "1x8@512",
-            engine_flat=contender(80),
-            engine_fast=contender(1.5, 0.95),
-            continuous=contender(5) | {"about": "sdpa"},
-        ),
-        case("8x8@512", engine_fast=contender(3), continuous=contender(6) | {"about": "sdpa"}),
+        case("1x8@512", engine_flat=contender(80), engine_fast=contender(1.5, 0.95)),
+        case("8x8@512", engine_fast=contender(3)),
         widths=widths,
     )
+    stock = {"about": "sdpa"}
+    peers = result(
+        case("1x8@512", engine_fast=contender(1.5), continuous=contender(5) | stock),
+        case("8x8@512", engine_fast=contender(3), continuous=contender(6) | stock),
+    )
     sharing = result(case("1x8@8192", engine_fast=contender(1)), case("8x1@8192", engine_fast=contender(3)))
-    for name, data in {"small": small, "sharing": sharing, "drawing": {"s": 0.5}}.items():
+    for name, data in {"small": small, "peers": peers, "sharing": sharing, "drawing": {"s": 0.5}}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(data))
     (tmp_path / "parts.tsv").write_text("tests\t0\t40\nlarge\tout of time\t60\n")
     (tmp_path / "tests.log").write_text("......\n162 passed, 1 skipped in 40.1s\n")

@@ -47,8 +47,9 @@ def test_list_names_every_set_and_its_file(shared_data: Path, monkeypatch):
     problems, texts = listed.split("\n\n")
     assert "grammar" in texts
     assert [line.split()[1] for line in problems.splitlines()[2:]] == [
-        "gsm8k", "dapo", "math", "math500", "math300", "aime24", "aime25", "amc23", "countdown-mini", "countdown-easy",
-        "countdown-hard", "attribution", "multiply-easy", "multiply-hard", "code-mini",
+        "gsm8k", "dapo", "math", "math500", "math300", "aime24", "aime25", "amc23", "stories-one",
+        "stories-two", "stories-three", "countdown-mini", "countdown-easy", "countdown-hard", "attribution",
+        "multiply-easy", "multiply-hard", "code-mini",
     ]  # fmt: skip
 
 

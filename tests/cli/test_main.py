@@ -96,7 +96,7 @@ def test_the_shell_completes_commands_recipes_and_names(polythink, monkeypatch) 
         monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
         return polythink()[1].split()
 
-    assert complete("polythink", "exp") == ["experiment", "explain"]
+    assert complete("polythink", "exp") == ["experiment", "export", "explain"]
     assert "countdown-smoke" in complete("polythink", "train", "countdown-s")
     assert complete("polythink", "experiment", "countdown-e") == ["countdown-experiment"]
     assert complete("polythink", "data", "show", "gsm8k:te") == ["gsm8k:test"]

@@ -19,8 +19,9 @@ from polythink.engine.engine import Engine
 from polythink.engine.lean import cpu_ops
 from polythink.engine.lean.family import Unfit, describe
 from polythink.engine.params import SamplingParams
-from polythink.engine.selfcheck import _decoded, _masked
+from polythink.engine.selfcheck import _masked
 from polythink.engine.step import StepBatch
+from polythink.engine.tree_check import decoded_tree
 from polythink.errors import UserError
 from polythink.models.forward import evaluating
 
@@ -84,7 +85,7 @@ def furthest(backend, rollouts) -> float:
     found = []
     for layout in (rollout.layout() for rollout in rollouts):
         with evaluating(backend.lm.model):
-            a, b = (x.log_softmax(-1) for x in (_decoded(backend, layout), _masked(backend, layout)))
+            a, b = (x.log_softmax(-1) for x in (decoded_tree(backend, layout), _masked(backend, layout)))
         found.append((a - b).abs().max().item())
     return max(found)
 

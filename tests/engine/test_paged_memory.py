@@ -164,12 +164,12 @@ def test_pages_that_nobody_sees_are_not_read():
 
 
 def test_a_lone_trace_is_split_and_many_are_not():
-    cache = cache_of(programs=64)  # 32 items for each of the 2 key heads
+    cache = cache_of(programs=64)  # 32 items for each of the 2 key heads, half of them for a lone tile
     slot = fork(cache, 0, 2000, 8)
     cache.plan(tokens(0, slot, *range(1, 9)))
     pages = cache.works[None]._table()[:, 3]
-    assert 20 <= (pages > 0).sum() <= 32
-    assert pages.max() == 8  # two blocks
+    assert 10 <= (pages > 0).sum() <= 16
+    assert pages.max() == 12  # three blocks
     assert pages.sum() == 125 + 8
     cache = cache_of(programs=64)
     steps = []

@@ -12,7 +12,8 @@ from polythink.engine.backends.lean import LeanBackend
 from polythink.engine.backends.transformers import TransformersBackend
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
-from polythink.engine.selfcheck import _decoded, check
+from polythink.engine.selfcheck import check
+from polythink.engine.tree_check import decoded_tree
 from polythink.errors import UserError
 from polythink.models.logprobs import masked_logits
 from polythink.models.thoughts import Thoughts, attach, thoughts_of
@@ -143,24 +144,24 @@ def test_cached_steps_equal_one_forward(model_type, kind):
     for labels, trained in (((5,), 0), ((2, 9), 1), (tuple(range(9, 0, -1)), 4)):
         layout = trace(labels, trained)
         expected = forward(lm, layout)
-        assert furthest(_decoded(backend, layout), expected) < 1e-5 * expected.abs().max()
+        assert furthest(decoded_tree(backend, layout), expected) < 1e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("kind", ["flat", "padded"])
 def test_the_engine_hooks_a_model_for_its_first_scale(kind):
     lm, layout = make("qwen3", None), trace(trained=1)
     backend = TransformersBackend(lm, kind)
-    decoded = _decoded(backend, layout)
+    decoded = decoded_tree(backend, layout)
     assert lm.model.config._attn_implementation == "sdpa"
     assert furthest(decoded, by_hand(make("qwen3", None), layout)) < 1e-5 * decoded.abs().max()
     with pytest.raises(UserError, match="cannot take thought embeddings or a scale"):
-        _decoded(TransformersBackend(family("phi3"), kind), layout)
+        decoded_tree(TransformersBackend(family("phi3"), kind), layout)
 
 
 @pytest.mark.parametrize("kind", ["lean", "flat", "padded"])
 def test_the_engine_refuses_numbers_above_the_inventory(kind):
     with pytest.raises(UserError, match="path number 10 is above"):
-        _decoded(backend_of(make("qwen2"), kind), trace((1, 10)))
+        decoded_tree(backend_of(make("qwen2"), kind), trace((1, 10)))
 
 
 @pytest.mark.parametrize("kind", ["lean", "flat", "padded"])
@@ -173,7 +174,7 @@ def test_half_precision(kind):
     assert ((half - exact).square().mean().sqrt() / exact.std()) < 0.1
     backend = backend_of(lm, kind)
     check(backend)
-    assert ((_decoded(backend, trace(trained=1)) - half).square().mean().sqrt() / exact.std()) < 0.05
+    assert ((decoded_tree(backend, trace(trained=1)) - half).square().mean().sqrt() / exact.std()) < 0.05
 
 
 def test_forwards_in_half_precision_over_whole_weights_stay_in_half_precision():

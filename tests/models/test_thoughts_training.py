@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from helpers.device import DEVICE, collate, tensor
 from helpers.thoughts import INVENTORY, by_hand, fill, forward, furthest, make, trace
 from polythink.engine.backends.transformers import TransformersBackend
-from polythink.engine.selfcheck import _decoded
+from polythink.engine.tree_check import decoded_tree
 from polythink.errors import UserError
 from polythink.models.lm import LanguageModel, load, save, with_settings
 from polythink.models.logprobs import masked_logits, token_logprobs
@@ -129,7 +129,7 @@ def test_adapters_keep_them_working(model_type, tmp_path):
     assert thoughts_of(wrapped).table.grad.abs().max() > 0
     assert attach(wrapped, INVENTORY) is thoughts_of(wrapped)
     backend = TransformersBackend(lm, "flat")  # the model inside is the adapted one
-    assert furthest(_decoded(backend, layout), adapted) < 1e-5 * adapted.abs().max()
+    assert furthest(decoded_tree(backend, layout), adapted) < 1e-5 * adapted.abs().max()
     for adapter in (wrapped, lm.model):  # the wrapper, and the model in it
         with pytest.raises(UserError, match="merge_and_unload first"):
             save(dataclasses.replace(lm, model=adapter), tmp_path / "model")
