@@ -67,10 +67,10 @@ def furthest(a: torch.Tensor, b: torch.Tensor) -> float:
 def by_hand(lm: LanguageModel, layout: Layout, before_norm: bool = False) -> torch.Tensor:
     """Logits (T, V) from the weights, without any code of the model: eq. 4-7 of the paper, scaled scores."""
     model, size = lm.model, 8
-    label = tensor(layout.labels)[layout.segment]
-    scale = tensor(layout.scales)[layout.segment]
+    segment = tensor(layout.segment)
+    label, scale = tensor(layout.labels)[segment], tensor(layout.scales)[segment]
     frequency = 10_000 ** -(torch.arange(0, size, 2, device=DEVICE) / size)
-    angle = torch.from_numpy(layout.position).to(DEVICE)[:, None] * frequency
+    angle = tensor(layout.position)[:, None] * frequency
     cos, sin = (torch.cat([f(angle), f(angle)], dim=1)[:, None] for f in (torch.cos, torch.sin))
 
     def norm(module, x):
