@@ -235,16 +235,22 @@ def test_a_full_disk_in_the_middle_of_a_checkpoint_leaves_the_previous_one_whole
     assert_same(one / "sft", tmp_path)
 
 
-def silent(rank: int) -> None:
-    """One process stops in the middle, the other waits for it."""
+def silent(rank: int, late: bool) -> None:
+    """One process stops in the middle, the other waits for it. `late`: before their watches have met."""
     watch.EVERY, watch.SILENT = 0.05, 1.0
+    if late:
+        reach = watch.Watch._reach
+        watch.Watch._reach = lambda self: (time.sleep(0.5), reach(self))
     with distributed.processes():
         distributed.gathered(lambda: os.kill(os.getpid(), signal.SIGSTOP) if distributed.rank() == rank else None)
 
 
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.long)])
-def test_a_process_that_falls_silent_is_not_waited_for(rank):
-    ranks = Ranks(2, silent, rank)
+@pytest.mark.parametrize(
+    ("rank", "late"),
+    [(0, False), (0, True), *(pytest.param(1, late, marks=pytest.mark.long) for late in (False, True))],
+)
+def test_a_process_that_falls_silent_is_not_waited_for(rank, late):
+    ranks = Ranks(2, silent, rank, late)
     ranks.processes[1 - rank].join(LONG)
     assert ranks.processes[1 - rank].exitcode == watch.STATUS
     for process in ranks.processes:

@@ -25,30 +25,44 @@ class Watch:
     def __init__(self, rank: int, world: int, sentence: str) -> None:
         self.rank, self.sentence = rank, sentence
         self.next = (rank + 1) % world  # each watches one other: when one ends, the rest notices
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        self.store = dist.PrefixStore(
-            f"polythink/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}",
-            dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=SILENT), wait_for_workers=False),
-        )
+        self.store: dist.Store | None = None
+        self.met = threading.Event()  # the store has been reached, or never will be
         self.over = threading.Event()
         # looks at the other since it was last heard. Counted, not timed: a suspended job has heard nobody
         self.unheard = 0
         self.lock = threading.Lock()  # of the store, which one thread at a time may use
-        for work in (self._beat, self._judge):  # two: the store itself may fall silent
+        # two: the store itself may fall silent, while it is reached already
+        for work in (self._beat, self._judge):
             threading.Thread(target=work, name="watch", daemon=True).start()
 
     def leave(self) -> None:
         """Nobody need wait for this process any more."""
         self.over.set()
+        self.met.wait(SILENT)
         try:
             with self.lock:
-                self.store.add(f"left/{self.rank}", 1)
+                if self.store is not None:
+                    self.store.add(f"left/{self.rank}", 1)
         except (dist.DistError, RuntimeError):
             pass  # the process that keeps the store has ended before: nobody asks it any more
 
+    def _reach(self) -> None:
+        """Reach the store. Whoever keeps it and does not answer counts as silent, as `_judge` will say."""
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        try:
+            store = dist.TCPStore(
+                address, port, is_master=False, timeout=timedelta(seconds=SILENT), wait_for_workers=False
+            )
+            self.store = dist.PrefixStore(f"polythink/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        except (dist.DistError, RuntimeError):
+            pass
+        finally:
+            self.met.set()
+
     def _beat(self) -> None:
+        self._reach()
         last = -1
-        while not self.over.wait(EVERY):
+        while self.store is not None and not self.over.wait(EVERY):
             try:
                 with self.lock:
                     self.store.add(f"beat/{self.rank}", 1)
