@@ -264,7 +264,8 @@ def test_a_killed_call_goes_on_where_it_was(server, lm, tmp_path):
     assert found == expected
     rows = read_jsonl(file)
     assert len(rows) == n == len({row["key"] for row in rows})
-    counts = Counter(tuple(body["prompt"]) for body in server.requests)
+    # what the killed process was sending may arrive after it, without a whole body
+    counts = Counter(tuple(body.get("prompt", ())) for body in server.requests)
     assert counts[tuple(lm.encode("a b"))] == n - kept  # main texts begun
     server.requests.clear()
     assert rollouts(server, lm, n, seed=5, journal=file) == expected
