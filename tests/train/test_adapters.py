@@ -114,7 +114,7 @@ def test_refusals_are_one_sentence(monkeypatch):
     with pytest.raises(UserError, match=r"lora\.target_modules: Target modules .* not found"):
         add_adapters(make_lm(), TrainingConfig(lora={"target_modules": ["nowhere"]}), 0)
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(UserError, match=r"peft, which is not installed: pip install 'polythink\[lora\]'"):
+    with pytest.raises(UserError, match=r"peft, which is not installed; `pip install -e '\.\[lora\]'`"):
         add_adapters(make_lm(), TrainingConfig(lora={}), 0)
     assert add_adapters(make_lm(), TrainingConfig(), 0) is None
     save_adapters(None, None)

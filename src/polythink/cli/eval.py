@@ -10,7 +10,6 @@ import typer
 
 from polythink.cli import console
 from polythink.cli.model import (
-    OF_GGUF,
     Decoding,
     Model,
     ModelChoice,
@@ -21,6 +20,7 @@ from polythink.cli.model import (
     with_model_options,
 )
 from polythink.cli.options import Limit, complete_problems
+from polythink.engine.kinds import OF_GGUF
 from polythink.errors import UserError
 from polythink.evaluate.config import CompareConfig, TunnelConfig
 from polythink.evaluate.metrics import describe, show

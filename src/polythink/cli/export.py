@@ -11,7 +11,7 @@ import typer
 
 from polythink.cli import console
 from polythink.cli.model import Model, check_hub, find_model
-from polythink.errors import UserError
+from polythink.errors import UserError, install_extra
 from polythink.models.place import GGUF
 from polythink.run.output import check_out
 from polythink.trace.dialect import DIALECTS
@@ -44,7 +44,7 @@ def export(
     place = find_model(model)
     target = check_out(file, place, overwrite=overwrite, suffix=GGUF)
     if find_spec("gguf") is None:
-        raise UserError("writing a GGUF file needs the package gguf: pip install gguf")
+        raise UserError(f"writing a GGUF file needs the package gguf; {install_extra('gguf')} installs it")
     check_hub(place)
     console.announce(f"loading {place} ...")
     from polythink.models.lm import load

@@ -20,6 +20,7 @@ import typer
 
 from polythink.cli import console
 from polythink.cli.options import argument, complete_prompt
+from polythink.engine.kinds import BACKENDS, OF_GGUF
 from polythink.errors import UserError, did_you_mean
 from polythink.models.place import GGUF, check_path, gguf_files, place_of
 from polythink.models.settings import SETTINGS_FILE, ModelSettings, read_settings, with_dialect
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from polythink.engine.remote.config import RemoteConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
-BACKENDS = ("auto", "graphed", "lean", "flat", "padded", "recurrent", "llama_cpp", "llama_cpp_fast")
-OF_GGUF = ("llama_cpp", "llama_cpp_fast")  # run a .gguf file as it is
 
 Model = Annotated[
     str,

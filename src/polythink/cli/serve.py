@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from polythink.cli.model import (
-    OF_GGUF,
     Decoding,
     Model,
     ModelChoice,
@@ -21,6 +20,7 @@ from polythink.cli.model import (
     settle,
     with_model_options,
 )
+from polythink.engine.kinds import OF_GGUF
 from polythink.errors import UserError, install_extra
 from polythink.run.config import parse_config, read_text
 from polythink.serve.config import ServeConfig

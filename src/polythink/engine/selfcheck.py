@@ -20,6 +20,7 @@ from polythink.engine.backends.lean import LeanBackend
 from polythink.engine.backends.recurrent import RecurrentBackend
 from polythink.engine.backends.transformers import TransformersBackend
 from polythink.engine.chain_check import SelfCheckFailed, check_chains, logprob_error, plain, same
+from polythink.engine.kinds import BACKENDS, OF_GGUF, SHARED
 from polythink.engine.lean.family import Unfit
 from polythink.engine.llama.check import llama_backend
 from polythink.engine.tree_check import decoded_tree, tree
@@ -33,9 +34,6 @@ from polythink.trace.layout import Layout
 
 POSITIONS = 17  # of the tree that is checked: prompt, the longer path, join
 FAR = 1 << 20  # a position far enough for models that state no context
-SHARED = ("graphed", "lean", "flat", "padded")  # backends in which branches share keys and values
-KINDS = (*SHARED, "recurrent")
-OF_GGUF = ("llama_cpp", "llama_cpp_fast")  # run .gguf files as they are
 LLAMA = {"graphed": GraphedBackend, "lean": LeanBackend}
 
 
@@ -69,9 +67,8 @@ def choose_backend(lm: LanguageModel | Vocabulary, kind: str = "auto") -> LocalB
     A model that does not heed masks is tried with the recurrent backend alone, in its settings from fast to slow.
     `UserError` where none passes.
     """
-    known = ("auto", *KINDS, *OF_GGUF)
-    if kind not in known:
-        raise UserError(f"no backend {kind!r}{did_you_mean(kind, known)}")
+    if kind not in BACKENDS:
+        raise UserError(f"no backend {kind!r}{did_you_mean(kind, BACKENDS)}")
     if kind in OF_GGUF:
         return llama_backend(lm, fast=kind == OF_GGUF[1])
     if not isinstance(lm, LanguageModel):

@@ -24,19 +24,7 @@ from polythink.models.settings import ModelSettings, parse_settings
 
 log = logging.getLogger(__name__)
 
-NUMBERS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}  # formats of numbers by type of value, as `struct` writes them
+# formats of numbers by type of value, as `struct` writes them
 NUMBERS = dict(zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True))
 STRING, ARRAY = 8, 9
 SETTINGS_KEY = "polythink.settings"  # a model's polythink.json, in a file that this package wrote

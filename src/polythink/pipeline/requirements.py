@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from polythink.errors import UserError
+from polythink.errors import UserError, install_extra
 from polythink.models.place import check_path
 from polythink.pipeline.plan import Plan, StagePlan
 from polythink.pipeline.text import TextEvalConfig, TextPlan, TextStageConfig, sets_of
@@ -49,7 +49,7 @@ def check_requirements(plans: Sequence[Plan]) -> None:
     if missing:
         what = "; ".join(f"{need.module} for {need.does} in {', '.join(names)}" for need, names in missing.items())
         packages = " ".join(need.module for need in missing)
-        extra = ' (or "polythink[log]", which has all trackers)' * any(need.module in TRACKERS for need in missing)
+        extra = f" (or {install_extra('log')}, which has all trackers)" * any(n.module in TRACKERS for n in missing)
         hint = " (sets of problems are also read from the folder that POLYTHINK_DATA names)"
         raise UserError(
             f"not installed, and needed by stages of this recipe: {what}; pip install {packages}{extra}"

@@ -45,9 +45,6 @@ class Draw:
     seed: int
 
 
-Order = Train | Open | Draw
-
-
 class SharedEngine(Engine):
     """As `Engine`; with several processes `generate` in the first draws with all of them. Events of tokens are those of
     its own part alone."""

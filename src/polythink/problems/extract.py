@@ -9,6 +9,7 @@ docs/reference/answers.md shows both by examples.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from polythink.problems.notation import clean
 from polythink.trace.convert import ConversionError
@@ -115,17 +116,20 @@ def last_box(text: str) -> str | None:
     return found[1] if found else None
 
 
-def _last_box(text: str) -> tuple[int, str] | None:
+def boxes(text: str) -> Iterator[tuple[int, int, int]]:
+    """Of every balanced `\\boxed{..}`, by its end: where the command begins, and where its content begins and ends."""
     opened: list[re.Match[str]] = []
-    boxes: list[tuple[int, int, int]] = []  # start of the command, start and end of the content
     for match in _BRACES.finditer(text):
         if match[0][-1] == "{" and match[0] != r"\{":
             opened.append(match)
         elif match[0] == "}" and opened:
             opening = opened.pop()
             if len(opening[0]) > 1:
-                boxes.append((opening.start(), opening.end(), match.start()))
-    filled = ((start, clean(text[inside:end])) for start, inside, end in reversed(boxes))
+                yield opening.start(), opening.end(), match.start()
+
+
+def _last_box(text: str) -> tuple[int, str] | None:
+    filled = ((start, clean(text[inside:end])) for start, inside, end in reversed(list(boxes(text))))
     return next((box for box in filled if box[1]), None)
 
 

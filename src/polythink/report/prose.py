@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from polythink.problems.extract import boxes
+
 MOST_CHARACTERS = 20_000  # of one text; the rest of a longer one is counted
 FOLDED = 8  # lines that a folded text shows
 SPARE = 3  # lines that a text may have more, and is not folded
@@ -20,7 +22,6 @@ CHARACTER = 6.6  # pixels: mean width of one in prose
 PAGE = 1040  # pixels that a card has on a wide page
 WIDEST = 640  # pixels of the widest card
 
-_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)  # escaped braces do not count
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _MATH = re.compile(
     r"""\\\((?:(?!\\[()]).){1,2000}\\\)       # \( .. \)
@@ -140,14 +141,8 @@ def _spans(text: str, slips: Iterable[tuple[int, int]]) -> Iterator[Span]:
 
 def _boxes(text: str) -> Iterator[Span]:
     r"""Every closed `\boxed{...}`; what is shown is what stands in its braces."""
-    opened: list[re.Match[str]] = []
-    for match in _BRACES.finditer(text):
-        if match[0][-1] == "{" and match[0] != r"\{":
-            opened.append(match)
-        elif match[0] == "}" and opened:
-            opening = opened.pop()
-            if len(opening[0]) > 1:
-                inside = text[opening.end() : match.start()]
-                start = opening.end() + len(inside) - len(inside.lstrip())
-                end = max(start, opening.end() + len(inside.rstrip()))
-                yield Span(opening.start(), match.end(), start, end, '<span class="boxed">', "</span>")
+    for first, begin, end in boxes(text):
+        inside = text[begin:end]
+        start = begin + len(inside) - len(inside.lstrip())
+        shown = max(start, begin + len(inside.rstrip()))
+        yield Span(first, end + 1, start, shown, '<span class="boxed">', "</span>")

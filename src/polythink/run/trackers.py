@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator
 
-from polythink.errors import UserError
+from polythink.errors import UserError, install_extra
 from polythink.run.config import Config
 from polythink.run.folder import read_json, write_json
 from polythink.run.jsonl import JsonlWriter, read_jsonl
@@ -242,8 +242,8 @@ def opened(name: str, about: About) -> Tracker:
         return TRACKERS[name](about)
     except ImportError as error:
         raise UserError(
-            f'report_to: {name} needs a package that is not installed ({error}); pip install "polythink[log]", or '
-            "leave it out"
+            f"report_to: {name} needs a package that is not installed ({error}); {install_extra('log')} installs it, "
+            "or leave it out"
         ) from None
 
 

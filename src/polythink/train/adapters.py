@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from polythink.errors import UserError
+from polythink.errors import UserError, install_extra
 from polythink.models.lm import LanguageModel
 from polythink.train import distributed
 from polythink.train.config import TrainingConfig
@@ -34,7 +34,8 @@ def add_adapters(lm: LanguageModel, config: TrainingConfig, seed: int) -> Any:
         import peft
     except ImportError:
         raise UserError(
-            "lora trains adapters through the package peft, which is not installed: pip install 'polythink[lora]'"
+            "lora trains adapters through the package peft, which is not installed; "
+            f"{install_extra('lora')} installs it"
         ) from None
     keys = config.lora.model_dump(mode="json")
     with seeded(seed, 0, lm.device):

@@ -25,6 +25,7 @@ class Watch:
     def __init__(self, rank: int, world: int, sentence: str) -> None:
         self.rank, self.sentence = rank, sentence
         self.next = (rank + 1) % world  # each watches one other: when one ends, the rest notices
+        self.address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         self.store: dist.Store | None = None
         self.met = threading.Event()  # the store has been reached, or never will be
         self.over = threading.Event()
@@ -48,10 +49,9 @@ class Watch:
 
     def _reach(self) -> None:
         """Reach the store. Whoever keeps it and does not answer counts as silent, as `_judge` will say."""
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         try:
             store = dist.TCPStore(
-                address, port, is_master=False, timeout=timedelta(seconds=SILENT), wait_for_workers=False
+                *self.address, is_master=False, timeout=timedelta(seconds=SILENT), wait_for_workers=False
             )
             self.store = dist.PrefixStore(f"polythink/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         except (dist.DistError, RuntimeError):

@@ -1,8 +1,6 @@
 """llama.cpp through llama-cpp-python, at the level of batches: a file of weights, and a context that decodes.
 
-A context remembers tokens in cells. A cell has a position and the sequences that it belongs to; a token of a sequence
-reads the cells of that sequence up to its own position. Positions of a sequence are consecutive over the batches, but
-several cells may be at one position, which is what a join needs.
+A context is a memory of cells, as `memory.py` tells.
 
 Axis legend: N tokens of a batch, W wanted tokens, V vocabulary.
 """

@@ -20,15 +20,16 @@ Answers are numbers and graded as in mathematics (`math`).
 from __future__ import annotations
 
 import ast
-import operator
 import random
 import re
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.problem import Problem
+from polythink.problems.tasks.arithmetic import parsed, value
 from polythink.problems.tasks.demonstrations import SPLITS
 from polythink.problems.tasks.math import Math
 from polythink.problems.tasks.story_families import LEVELS
@@ -54,10 +55,6 @@ SETS = {
 }
 POOL = {"train": 6000, "heldout": 1500}  # problems of a level and split
 
-_OPERATORS = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Mod: operator.mod, ast.Gt: operator.gt,
-    ast.Lt: operator.lt,
-}  # fmt: skip
 _SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 _SLOT = re.compile(r"\{([^{}]+)\}|\[([^\[\]]+)\]")
 _NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
@@ -138,35 +135,21 @@ def _filled(slot: re.Match[str], words: Mapping[str, str], numbers: Mapping[str,
 
 def step(expression: str, numbers: Mapping[str, int]) -> str:
     """`6 * 4 = 24` of `a*b`: the outermost operation of an expression, with the values of its two sides."""
-    whole = _parsed(expression)
+    whole = parsed(expression)
     assert isinstance(whole, ast.BinOp), f"{expression} is no step of arithmetic"
-    one, other = _value(whole.left, numbers), _value(whole.right, numbers)
-    return f"{one} {_SIGNS[type(whole.op)]} {other} = {_value(whole, numbers)}"
+    one, other, result = (_whole(part, numbers) for part in (whole.left, whole.right, whole))
+    return f"{one} {_SIGNS[type(whole.op)]} {other} = {result}"
 
 
 def value_of(expression: str, numbers: Mapping[str, int]) -> int:
     """The value of a sum over the numbers of a problem; divisions must come out even."""
-    return int(_value(_parsed(expression), numbers))
+    return _whole(parsed(expression), numbers)
 
 
-@cache
-def _parsed(expression: str) -> ast.expr:
-    return ast.parse(expression, mode="eval").body
-
-
-def _value(node: ast.expr, numbers: Mapping[str, int]) -> int:
-    match node:
-        case ast.Constant():
-            return node.value
-        case ast.Name():
-            return numbers[node.id]
-        case ast.Compare():
-            return _OPERATORS[type(node.ops[0])](_value(node.left, numbers), _value(node.comparators[0], numbers))
-    one, other = _value(node.left, numbers), _value(node.right, numbers)
-    if isinstance(node.op, ast.Div):
-        assert one % other == 0, f"{one} / {other} does not come out even"
-        return one // other
-    return _OPERATORS[type(node.op)](one, other)
+def _whole(node: ast.expr, numbers: Mapping[str, int]) -> int:
+    found = Fraction(value(node, numbers))
+    assert found.denominator == 1, f"{ast.unparse(node)} does not come out even"
+    return int(found)
 
 
 class Stories(Math):

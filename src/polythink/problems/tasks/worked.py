@@ -17,14 +17,13 @@ A task whose problems have several worked solutions gives them as they are (`way
 
 from __future__ import annotations
 
-import ast
-import operator
 import random
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from polythink.problems.tasks import arithmetic
 from polythink.problems.tasks.demonstrations import DemoStyle, NotDemonstrable, Work, write
 from polythink.trace.dialect import Dialect
 
@@ -35,7 +34,6 @@ KNOWN = {*map(Fraction, (*range(13), 24, 30, 52, 60, 100, 365, "0.5", "0.1", "0.
 _STEP = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 _LAST = re.compile(r"\n?#### .*\Z", re.DOTALL)
-_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
 @dataclass(frozen=True)
@@ -237,15 +235,9 @@ def _worked_out(text: str, answer: Fraction) -> str | None:
 
 def _evaluate(text: str) -> Fraction | None:
     try:
-        return _value(ast.parse(text, mode="eval").body)
-    except (SyntaxError, ValueError, KeyError, AttributeError, ZeroDivisionError):
+        return arithmetic.value(arithmetic.parsed(text))
+    except arithmetic.ERRORS:
         return None
-
-
-def _value(node: ast.expr) -> Fraction:
-    if isinstance(node, ast.Constant):
-        return Fraction(str(node.value))
-    return _OPERATORS[type(node.op)](_value(node.left), _value(node.right))
 
 
 def _shown(value: Fraction | None) -> str:
