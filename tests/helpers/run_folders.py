@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from polythink.evaluate.metrics import compute_metrics, interval
 from polythink.evaluate.samples import sample_row
-from polythink.pipeline.recipe import load_recipe, run_recipe
+from polythink.pipeline.plan import StagePlan
+from polythink.pipeline.recipe import Recipe, load_recipe, run_recipe
+from polythink.pipeline.stage import run_stage
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.tasks.countdown import demonstrate, problems
@@ -28,6 +31,19 @@ def run_of(recipe: str, folder: Path) -> Path:
     (folder / "small.yaml").write_text(recipe)
     run_recipe(load_recipe(folder / "small.yaml"), folder / "run", log=lambda text: None)
     return folder / "run"
+
+
+def run_arm(recipe: Recipe, root: Path, folders: dict[str, Path]) -> Iterator[tuple[StagePlan, Path, bool]]:
+    """Run the stages of an arm that no arm before it had; each stage, its folder, and whether it ran now."""
+    plans = {plan.name: plan for plan in recipe.plan()}
+    for plan in plans.values():
+        is_new = plan.digest not in folders
+        if is_new:
+            folder = root / f"{plan.name}-{plan.digest[:12]}"
+            before = folders[plans[plan.previous].digest] if plan.previous else None
+            run_stage(plan, folder, before, resume=False, log=lambda line: None)
+            folders[plan.digest] = folder
+        yield plan, folders[plan.digest], is_new
 
 
 def rollout_of(text: str, problem: str = "p", sample: int = 0, mode: str = "structured") -> Rollout:

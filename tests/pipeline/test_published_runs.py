@@ -18,11 +18,10 @@ from transformers import AutoTokenizer
 from helpers.qwen import TURN_END, scaled_qwen3, texts_of
 from helpers.ranks import program, said, together, torchrun
 from helpers.real_data import TAUGHT, guessable_problems, real_problems, recorded_teacher, rows_of
-from helpers.run_folders import run_of
+from helpers.run_folders import run_arm, run_of
 from polythink.engine.params import SamplingParams
 from polythink.models.lm import load
 from polythink.pipeline.recipe import load_recipe
-from polythink.pipeline.stage import run_stage
 from polythink.problems.prompts import get_prompt
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl, write_jsonl
@@ -161,15 +160,10 @@ def test_every_arm_of_the_comparison_runs(taught, teacher, guessable, tmp_path, 
     folders: dict[str, Path] = {}
     for arm in VARIANTS:
         name = f"parallel-r1-qwen3-4b:{arm}"
-        plans = {plan.name: plan for plan in load_recipe(name, small(name, taught, teacher, FEW)).plan()}
-        for plan in plans.values():
-            if plan.digest not in folders:
-                folder = tmp_path / f"{plan.name}-{plan.digest[:12]}"
-                before = folders[plans[plan.previous].digest] if plan.previous else None
-                run_stage(plan, folder, before, resume=False, log=lambda line: None)
-                folders[plan.digest] = folder
-                if plan.stage.kind == "grpo":
-                    assert_learns(folder, arm, plan)
+        recipe = load_recipe(name, small(name, taught, teacher, FEW))
+        for plan, folder, is_new in run_arm(recipe, tmp_path, folders):
+            if is_new and plan.stage.kind == "grpo":
+                assert_learns(folder, arm, plan)
     assert len(folders) > 2 * len(VARIANTS)
 
 

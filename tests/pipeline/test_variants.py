@@ -6,10 +6,10 @@ from functools import cache
 
 import pytest
 
+from helpers.run_folders import run_arm
 from polythink.errors import UserError
 from polythink.pipeline.arms import load_experiment, split_arm
 from polythink.pipeline.recipe import Recipe, load_recipe
-from polythink.pipeline.stage import run_stage
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
 
@@ -176,14 +176,8 @@ def test_every_stage_of_every_tiny_arm_runs(tmp_path):
             if key in type(stage).model_fields
         ]
         recipe = load_recipe(f"parallel-r1-tiny:{arm}", short)
-        plans = {plan.name: plan for plan in recipe.plan()}
-        for plan in plans.values():
-            if plan.digest not in folders:
-                folder = tmp_path / f"{plan.name}-{plan.digest[:12]}"
-                before = folders[plans[plan.previous].digest] if plan.previous else None
-                run_stage(plan, folder, before, resume=False, log=lambda line: None)
-                folders[plan.digest] = folder
+        for plan, folder, _ in run_arm(recipe, tmp_path, folders):
             if plan.stage.kind in ("sft", "grpo"):
-                assert len(read_jsonl(folders[plan.digest] / "metrics.jsonl")) == 2, (arm, plan.name)
-            assert read_json(folders[plan.digest] / "result.json")
+                assert len(read_jsonl(folder / "metrics.jsonl")) == 2, (arm, plan.name)
+            assert read_json(folder / "result.json")
     assert len(folders) > 2 * len(VARIANTS)

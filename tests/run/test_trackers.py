@@ -16,7 +16,7 @@ from polythink.run.config import Config
 from polythink.run.jsonl import read_jsonl, write_jsonl
 from polythink.run.trackers import ReportTo, Trackers, identity, notes
 
-REASON = "{} is not installed; pip install 'polythink[log]'"
+REASON = "{} is not installed; pip install -e '.[log]' installs it"
 
 
 class Keys(Config):

@@ -84,7 +84,7 @@ class Generate:
 
 
 class Continuous:
-    """transformers' continuous batching, one request per path. It shares the pages of equal prompts by itself.
+    """transformers' continuous batching, one request per path.
 
     It takes a flash attention where one is installed, which it needs to be fast, and the model's own otherwise.
     """

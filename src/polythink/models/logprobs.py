@@ -26,8 +26,8 @@ from polythink.models.unfold import chain_logits
 Logits = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 # as `logits_after`, and as `scored_after` where a `Scoring` is given
 LogitsOf = Callable[[torch.nn.Module, Batch, torch.Tensor, torch.Tensor, Scoring | None], Logits | torch.Tensor]
-# torch's memory-efficient attention with a mask read what nobody wrote at 65 tokens, of 1 to 68: log-probabilities off
-# by 0.1 to 0.75, not in every run (torch 2.11, H200, float32; its math kernel was right). Multiples of this were right.
+# torch's memory-efficient attention with a bool mask was wrong at 65 tokens, log-probabilities by 0.1 to 0.75, not in
+# every run (torch 2.11, H200, float32; its math kernel was right). Of other lengths, multiples of this too, none was.
 ALIGNED = 8
 CHUNK_ELEMENTS = 1 << 26  # logits turned into float32 at a time: 256 MB
 
