@@ -106,7 +106,7 @@ def test_a_missing_package_is_said_before_the_first_step(monkeypatch, tmp_path):
         train(tmp_path, "wandb", 1, 1)
     recipe = load_recipe("countdown-smoke", ["report_to=wandb"])
     with pytest.raises(
-        UserError, match=r"wandb for report_to: wandb in .*sft.*; pip install wandb \(or \"polythink\[log"
+        UserError, match=r"wandb for report_to: wandb in .*sft.*; pip install wandb \(or `pip install -e '\.\[log\]'`"
     ):
         check_requirements(recipe.plan())
 
