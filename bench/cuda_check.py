@@ -25,9 +25,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from polythink.bench.cases import parse_case
 from polythink.bench.model import open_subject
 from polythink.engine.engine import Engine
+from polythink.engine.kinds import KINDS
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.reference import reference_generate
-from polythink.engine.selfcheck import KINDS
 from polythink.errors import UserError
 from polythink.models.batch import Batch, collate
 from polythink.models.build import from_config

@@ -21,7 +21,7 @@ from polythink.bench.profile import profile_kernels, profile_steps
 from polythink.bench.served import Vllm
 from polythink.bench.stock import Continuous, Generate
 from polythink.bench.timing import Contender, Run, Skipped, summarise
-from polythink.engine.selfcheck import KINDS
+from polythink.engine.kinds import KINDS
 from polythink.errors import UserError, did_you_mean
 from polythink.run.progress import Progress
 
