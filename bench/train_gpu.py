@@ -65,12 +65,14 @@ class Run:
     rows: list[dict] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     found: dict = field(default_factory=dict)
+    wanted: tuple[str, ...] = ()  # variants; empty: all
     shape: str = ""
     lm: LanguageModel | None = None
 
     @property
     def variants(self) -> dict[str, dict]:
-        return TINY_VARIANTS if self.tiny else VARIANTS
+        known = TINY_VARIANTS if self.tiny else VARIANTS
+        return {name: keys for name, keys in known.items() if not self.wanted or name in self.wanted}
 
     @property
     def fastest(self) -> str:
@@ -318,16 +320,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU, compiled without code generation")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
+    parser.add_argument(
+        "--variants", default="", help="of the model's forward, separated by semicolons; all if left out"
+    )
     parser.add_argument("--seconds", type=float, default=330, help="no part or variant begins after these")
     parser.add_argument("--steps", type=int, default=4, help="timed steps of a variant in each of two rounds")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     if unknown := set(options.only.split(",")) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
+    wanted = tuple(options.variants.split(";")) if options.variants else ()
+    if unknown := set(wanted) - set(TINY_VARIANTS if options.tiny else VARIANTS):
+        parser.error(f"no variant {', '.join(sorted(unknown))}; give some of: {'; '.join(VARIANTS)}")
     started = time.perf_counter()
     if options.tiny:
         compiled.BACKEND = "aot_eager"
-    run = Run(options.tiny, "cpu" if options.tiny else "cuda", started + options.seconds, options.steps)
+    run = Run(options.tiny, "cpu" if options.tiny else "cuda", started + options.seconds, options.steps, wanted=wanted)
     machine = describe(torch.device(run.device))
     for name in options.only.split(","):
         began = time.perf_counter()

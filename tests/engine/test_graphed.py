@@ -120,6 +120,17 @@ def test_a_trainers_update_is_seen():
     assert max(gaps(lm, engine.generate(requests(lm, 5), params, seed=7))) < TOLERANCE
 
 
+def test_autocast_has_no_say():
+    """Graphs would go on reading casts of weights that it frees when it ends."""
+    lm = tiny(seed=2)
+    engine = Engine(lm, max_num_seqs=3, backend=backend_of(lm))
+    for seed in (5, 6):
+        with torch.autocast(lm.device.type, dtype=torch.bfloat16):
+            found = engine.generate(requests(lm, 5), SamplingParams(paths=2, max_blocks=2, **BUDGETS), seed=seed)
+        assert max(gaps(lm, found)) < TOLERANCE
+    assert engine.backend.graphs.replayed
+
+
 def test_a_model_that_does_not_fit_any_more_is_refused():
     lm = tiny()
     engine = Engine(lm, backend=backend_of(lm))

@@ -107,7 +107,9 @@ def test_several_processes_hold_parts_and_what_is_gathered():
     }  # fmt: skip
     assert state_bytes(shape, replace(how, reshard=False))["gathered weights"] == 2000
     alone = state_bytes(shape, replace(how, processes=1, reference=False, trained=10))
-    assert alone == {"weights": 4000, "gradients": 40, "optimiser": 80, "weights in bfloat16": 2000}
+    state = {"weights": 4000, "gradients": 40, "optimiser": 80}
+    assert alone == state | {"weights in bfloat16": 2000, "whole copy to draw": 2000}
+    assert state_bytes(shape, replace(how, processes=1, reference=False, trained=10, compute_bytes=4)) == state
 
 
 @pytest.mark.parametrize(("dtype", "width"), DTYPES)

@@ -20,7 +20,7 @@ from polythink.rewards.combine import build_reward
 from polythink.rewards.terms import RewardInput
 from polythink.run.config import parse_config
 from polythink.run.jsonl import read_jsonl
-from polythink.train import grpo
+from polythink.train import grpo, sharding
 from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
 from polythink.train.data import TraceEncoder
 from polythink.train.grpo import asked_of, grade_and_reward, train_grpo
@@ -147,6 +147,7 @@ class Stopped(Exception):
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"old_logprobs": "engine"}, {"old_logprobs": "recomputed", "autocast": True}])
 def test_resumed_is_uninterrupted_bit_for_bit(taught, mini, tmp_path, monkeypatch, changes):
+    monkeypatch.setattr(sharding, "draws_from_copy", lambda lm, config: config.autocast)
     config = config_of(kl_coef=0.05, mini_batches=2, schedule="linear", drop_zero_spread=False, **changes)
     whole, parts, again = (taught_lm(taught) for _ in range(3))
     run(whole, config, mini, tmp_path / "whole")
@@ -231,3 +232,27 @@ def test_with_autocast_the_engine_draws_in_the_arithmetic_of_training(taught, mi
     alike, apart = (read_jsonl(tmp_path / name / "metrics.jsonl")[0]["logprob_gap_mean"] for name in ("alike", "apart"))
     assert apart > 1e-3, "bfloat16 must be at work"
     assert 0 < alike < apart / 2
+
+
+def test_rollouts_of_autocast_may_come_from_a_copy_in_bfloat16(taught, mini, tmp_path, monkeypatch):
+    """As one process does on CUDA. The copy follows the weights, which stay float32; what is trained is saved."""
+    monkeypatch.setattr(sharding, "draws_from_copy", lambda lm, config: config.autocast)
+    seen = []
+
+    def generate(engine, *args):
+        weight = engine.lm.model.get_input_embeddings().weight
+        seen.append((weight.dtype, weight.detach().clone()))
+        return real(engine, *args)
+
+    real = Engine.generate
+    monkeypatch.setattr(Engine, "generate", generate)
+    lm, config = taught_lm(taught), config_of(autocast=True, steps=3, drop_zero_spread=False)
+    before = weights_of(lm.model)
+    run(lm, config, mini, tmp_path)
+    (first, *_), (later, last) = seen[0], seen[-1]
+    assert first == later == torch.bfloat16
+    assert not torch.equal(last, seen[0][1])
+    assert {p.dtype for p in lm.model.parameters()} == {torch.float32}
+    assert not same_bits(weights_of(lm.model), before)
+    assert same_bits(weights_of(load(tmp_path / "model").model), weights_of(lm.model))
+    assert all(row["logprob_gap_mean"] < 0.05 for row in read_jsonl(tmp_path / "metrics.jsonl"))

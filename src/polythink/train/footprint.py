@@ -8,7 +8,8 @@ With N parameters of which n are trained, W processes, b bytes of a weight and c
     casts       N c                          autocast in one process keeps the weights in bfloat16 for the backward
     gathered    c (N - layers) + 2 c layer   several: what lies outside of layers, and the layer at work and the next;
                 c N                          without reshard_after_forward
-    whole copy  N c                          reinforcement learning in several processes draws from one on each
+    whole copy  N c                          reinforcement learning draws from one: in several processes, on each of
+                                             them; in one process with autocast, whose type is not the weights'
 
 Activations are what the backward needs of each token of a micro-batch, for layers as the Llama family has them in
 transformers (norms in float32, attention by SDPA, norms of queries and keys, whose few bytes others lack):
@@ -77,8 +78,8 @@ def state_bytes(shape: Shape, how: Training) -> dict[str, float]:
         inside = layer_parameters(shape)
         at_once = shape.parameters - max(0, shape.layers - 2) * inside if how.reshard else shape.parameters
         found["gathered weights"] = at_once * how.compute_bytes
-        if how.draws:
-            found["whole copy to draw"] = shape.parameters * how.compute_bytes
+    if how.draws and (how.processes > 1 or how.compute_bytes != how.weight_bytes):
+        found["whole copy to draw"] = shape.parameters * how.compute_bytes
     if how.reference:
         found["reference"] = shape.parameters * share
     return found

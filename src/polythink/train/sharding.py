@@ -3,7 +3,7 @@
 FSDP2 (`fully_shard`): each layer's weights are gathered for its forward and backward, and freed again. With `autocast`
 they are gathered in bfloat16, while the optimiser works on the float32 weights and gradients are added up in float32.
 The whole model stays beside it on every process, to draw rollouts and to be saved: `refresh` gathers the trained
-weights into it. In one process both are the same model.
+weights into it. In one process both are the same model, but on CUDA with `autocast` (`draws_from_copy`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from polythink.models.forward import heeds_masks
 from polythink.models.head import plain_head
@@ -30,15 +31,32 @@ def to_train(lm: LanguageModel, config: TrainingConfig, draws: bool = False) -> 
 
     `lm` then waits on the CPU, unless it `draws`: it does so in the type in which weights are gathered.
     """
-    if not dist.is_initialized():
+    if dist.is_initialized():
+        device = lm.device
+        trained = replace(lm, model=divided(lm, config))
+        if draws:
+            lm.model.to(device)
+    elif draws and draws_from_copy(lm, config):
+        trained = replace(lm, model=copied(lm))
+    else:
         return lm
-    device = lm.device
-    trained = replace(lm, model=divided(lm, config))
-    if draws:
-        lm.model.to(device)
-        for own in lm.model.parameters() if config.autocast else ():  # not buffers: rotary frequencies stay exact
-            own.data = own.data.to(torch.bfloat16)
+    for own in lm.model.parameters() if draws and config.autocast else ():  # not buffers: rotary frequencies stay exact
+        own.data = own.data.to(torch.bfloat16)
     return trained
+
+
+def draws_from_copy(lm: LanguageModel, config: TrainingConfig) -> bool:
+    """Whether one process keeps a copy in bfloat16 to draw from: where the engine's CUDA graphs would go on reading
+    the casts of weights that autocast makes, and frees when it ends."""
+    return config.autocast and lm.device.type == "cuda"
+
+
+def copied(lm: LanguageModel) -> nn.Module:
+    """A copy of the model, which reads thought embeddings of its own."""
+    model = copy.deepcopy(lm.model)
+    if lm.dialect.inventory:
+        attach(model, None)
+    return model
 
 
 def divided(lm: LanguageModel, config: TrainingConfig) -> nn.Module:
@@ -47,11 +65,9 @@ def divided(lm: LanguageModel, config: TrainingConfig) -> nn.Module:
     lm.model.to("cpu")
     for tensor in (*lm.model.parameters(), *lm.model.buffers()):
         dist.broadcast(tensor.detach(), 0)  # rows of tags that a model lacked are random
-    model = copy.deepcopy(lm.model)
-    heeds_masks(model)  # found out by a forward, and so are heads and hooks: before a forward takes all processes
+    model = copied(lm)
+    heeds_masks(model)  # found out by a forward, and so are heads: before a forward takes all processes
     plain_head(model)
-    if lm.dialect.inventory:
-        attach(model, None)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     types = (torch.bfloat16, torch.float32) if config.autocast else (None, None)
     policy = MixedPrecisionPolicy(*types)
@@ -91,7 +107,7 @@ def refresh(whole: LanguageModel, trained: LanguageModel) -> None:
     if whole is trained:
         return
     for own, divided in zip(whole.model.parameters(), trained.model.parameters(), strict=True):
-        own.copy_(divided.full_tensor())
+        own.copy_(divided.full_tensor() if isinstance(divided, DTensor) else divided)
     for own, other in zip(whole.model.buffers(), trained.model.buffers(), strict=True):
         own.copy_(other)
 

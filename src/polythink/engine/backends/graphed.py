@@ -2,7 +2,8 @@
 
 All that a step is told lies in columns that stay where they are (`Upload`), keys and values in pages, and results in
 two buffers; so the same launches serve every step of the same shapes, and a CUDA graph replays them. Numbers of tokens
-and of wanted tokens are padded to a few sizes. Without CUDA the same functions run one by one.
+and of wanted tokens are padded to a few sizes. Without CUDA the same functions run one by one. All is computed in the
+type of the weights: autocast has no say here.
 
 Axis legend: N tokens, W wanted ones, V vocabulary.
 """
@@ -111,7 +112,8 @@ class GraphedBackend(LeanBackend):
             self._addresses = found
         self.holding = self._holds = self._holds + 1
         try:
-            yield
+            with torch.autocast(self.lm.device.type, enabled=False):  # graphs would keep casts that it frees
+                yield
         finally:
             self.holding = 0
 
