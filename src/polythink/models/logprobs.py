@@ -46,10 +46,11 @@ def masked_logits(model, batch: Batch, columns: torch.Tensor | None = None) -> t
 def _forward(model, batch: Batch, columns: torch.Tensor | None) -> torch.Tensor:
     """What the model returns as logits, with the batch's mask, or with one of blocks where it has the tables of it."""
     width = batch.tokens.shape[1]
-    if batch.mask is not None and batch.tokens.is_cuda:
-        batch = to_multiple(batch, ALIGNED)
     mask = _mask(batch)
     check_forward(model, batch.positions, mask)
+    if batch.mask is not None and batch.tokens.is_cuda:
+        batch = to_multiple(batch, ALIGNED)
+        mask = batch.mask
     window = sliding_window(model.config)
     if window is not None and int(batch.positions.max()) >= window:
         kinds = getattr(model.config.get_text_config(), "layer_types", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Protocol
 
 import torch
@@ -80,7 +81,10 @@ class CudaCapture:
             graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
             try:
                 graph.result = function()
-            finally:
-                graph.capture_end()
+            except BaseException:  # a signal that ends the program, too
+                with suppress(RuntimeError):  # branches that have not come together: what has happened matters more
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         torch.cuda.current_stream(self.device).wait_stream(self.stream)
         return graph
