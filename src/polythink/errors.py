@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 MOST_NAMES = 60  # that a message lists: all of ours, not the hundreds of another library
@@ -26,3 +27,19 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def install_extra(extra: str) -> str:
     """The command that installs an extra. The package is on no index: a bare name there would be a stranger's."""
     return f"`pip install -e '.[{extra}]'` in a clone of polythink"
+
+
+def out_of_memory(error: RuntimeError) -> str | None:
+    """What to do where torch found no memory for a tensor, as one sentence; None for other errors.
+
+    torch has several classes of errors for it, some of which mean other things too: its words decide.
+    """
+    found = re.search(r"out of memory|can't allocate memory", str(error))
+    if found is None:
+        return None
+    place = "the GPU" if "CUDA" in str(error) else "the machine"
+    size = re.search(r"[Tt]ried? to allocate ([\d.]+ ?[a-zA-Z]+)", str(error))
+    return (
+        f"{place} has no memory left{f' for {size[1]} more' if size else ''}; training needs less with a smaller "
+        "micro_batch, drawing with a smaller max_num_seqs or with kv_cache_memory_bytes, an experiment with fewer --jobs"
+    )

@@ -296,6 +296,20 @@ def test_a_full_disk_is_one_line_and_status_2() -> None:
     assert (done.returncode, done.stderr) == (2, "polythink: /nowhere/file: No such file or directory\n")
 
 
+@pytest.mark.parametrize(("said", "sentence"), [  # as torch has said it
+    ("CUDA out of memory. Tried to allocate 122.00 MiB. GPU 0 has a total capacity of 79.18 GiB of which",
+     "the GPU has no memory left for 122.00 MiB more; training needs less with a smaller micro_batch"),
+    ("CUDA error: out of memory Search for `cudaErrorMemoryAllocation' in", "the GPU has no memory left; training"),
+    ("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 800 bytes.",
+     "the machine has no memory left for 800 bytes more; training"),
+])  # fmt: skip
+def test_memory_that_is_not_there_is_one_line_and_status_1(said: str, sentence: str) -> None:
+    done = polythink("try", code=WITH_COMMAND.format(body=f"raise RuntimeError({said!r})"))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"polythink: {sentence}")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_mistake_of_ours_keeps_its_traceback() -> None:
     done = polythink("try", code=WITH_COMMAND.format(body="assert False, 'a bug'"))
     assert done.returncode == 1

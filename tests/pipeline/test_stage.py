@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from platform import python_version
 
 import pytest
+import torch
 
 from helpers.training import SHAPE, checkpointed, killed, make_lm, same_bits, without_times
 from polythink.errors import UserError
@@ -306,6 +308,16 @@ def test_the_program_runs_a_stage(tmp_path, capsys):
     assert main([str(tmp_path / "spec.json")]) == 2
     assert "seed is missing" in capsys.readouterr().err
     assert main([]) == 2
+
+
+def test_a_stage_without_memory_says_what_needs_less(tmp_path, monkeypatch, capsys):
+    spec = {"plan": recipe_of(start=COLDSTART).plan()[0].model_dump(mode="json"), "folder": str(tmp_path / "out")}
+    write_json(tmp_path / "spec.json", spec)
+    monkeypatch.setattr("polythink.pipeline.stage.run_stage", lambda *args, **how: torch.empty(1 << 60))
+    assert main([str(tmp_path / "spec.json")]) == 1
+    assert re.fullmatch(
+        r"error: the machine has no memory left for \d+ bytes more; .*--jobs\n", capsys.readouterr().err
+    )
 
 
 def test_a_launcher_is_to_take_the_whole_recipe(tmp_path, monkeypatch, capsys):

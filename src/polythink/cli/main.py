@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    from polythink.errors import UserError
+    from polythink.errors import UserError, out_of_memory
 
     try:
         from polythink.cli.app import app
@@ -50,6 +50,11 @@ def _run() -> None:
         _stop(str(error), 2)
     except OSError as error:
         _stop(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error), 2)
+    except RuntimeError as error:
+        sentence = out_of_memory(error)
+        if sentence is None:
+            raise
+        _stop(sentence, 1)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from polythink.errors import UserError
+from polythink.errors import UserError, out_of_memory
 from polythink.pipeline.plan import NO_EFFECT, Plan, StagePlan
 from polythink.run.config import parse_config
 from polythink.run.folder import TEMPORARY, environment, read_json, sweep, write_json
@@ -195,6 +195,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        sentence = out_of_memory(error)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
