@@ -257,7 +257,7 @@ def test_requests_stream_through_a_small_budget():
 def test_ten_thousand_requests_stream_through_flat_memory(budget, rows, chunk, shape):
     """All end, none starves, and memory stays where it was after a tenth of them, with 64 MB for torch and Python."""
     engine, held = stream(10_000, budget, rows, chunk, **shape)
-    assert engine.preempted > 20  # so little memory that traces are run again
+    assert engine.preempted > 10  # so little memory that traces are run again
     assert engine.forwarded * engine.backend.slot_bytes > 5 * budget
     assert budget / 2 < engine.peak <= budget
     assert max(held[10:]) - max(held[:10]) < 64 << 20
