@@ -24,7 +24,7 @@ import torch
 from polythink.bench.cases import parse_case
 from polythink.bench.model import Subject, open_subject
 from polythink.bench.ours import OwnEngine
-from polythink.engine.backends import graphed
+from polythink.engine.backends import paged
 from polythink.engine.backends.graphed import GraphedBackend
 from polythink.engine.backends.transformers import TransformersBackend
 from polythink.engine.engine import Engine
@@ -137,7 +137,7 @@ class Watched(GraphedBackend):
 
     last = None
 
-    def _download(self, wide: int, wanted: int, likeliest: Likeliest | None) -> graphed.Flight:
+    def _download(self, wide: int, wanted: int, likeliest: Likeliest | None) -> paged.Flight:
         known = list(self.graphs._known.values())
         self.last = known[-1] if known else None
         return super()._download(wide, wanted, likeliest)

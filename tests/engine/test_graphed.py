@@ -12,9 +12,10 @@ import torch
 from helpers.replay import RecordedGraph, opaque
 from helpers.tiny import drawn, family, gaps, lean_towards, requests, thinker, tiny
 from polythink.engine import lockstep
-from polythink.engine.backends import graphed
-from polythink.engine.backends.graphed import GraphedBackend, padded
+from polythink.engine.backends import paged as backends
+from polythink.engine.backends.graphed import GraphedBackend
 from polythink.engine.backends.graphs import MOST_GRAPHS, Graphs
+from polythink.engine.backends.paged import padded
 from polythink.engine.engine import Engine
 from polythink.engine.lean.paged_ops import PagedOps
 from polythink.engine.paged import cache as paged
@@ -33,7 +34,7 @@ BUDGETS = {"max_main_tokens": 16, "max_path_tokens": 9, "max_summary_tokens": 6,
 def kernels(monkeypatch):
     """What runs as a Triton kernel on a GPU is one operation of a recorded graph."""
     monkeypatch.setattr(paged, "attend_pages_twin", opaque(paged.attend_pages_twin))
-    monkeypatch.setattr(graphed, "sample", opaque(graphed.sample))
+    monkeypatch.setattr(backends, "sample", opaque(backends.sample))
 
 
 def backend_of(lm, recorded: bool = True, look_ahead: bool = True) -> GraphedBackend:

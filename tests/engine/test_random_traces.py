@@ -19,8 +19,9 @@ import pytest
 from helpers.llama_memory import StandIn
 from helpers.random_cases import MODELS, model_of, random_requests
 from helpers.tiny import drawn, gaps
-from polythink.engine.backends.graphed import Flight, GraphedBackend
+from polythink.engine.backends.graphed import GraphedBackend
 from polythink.engine.backends.llama_cpp import LlamaCppBackend
+from polythink.engine.backends.paged import Flight
 from polythink.engine.engine import Engine
 from polythink.engine.params import SamplingParams
 from polythink.engine.reference import reference_generate
@@ -31,20 +32,21 @@ from polythink.trace.modes import MODES
 
 TOLERANCE = 1e-4  # of log-probabilities, float32; 1e-5 in practice
 ROUNDING = 1e-4  # a draw that is nearer than this to another token's (`exact_draw`) may come out as that one
-# which requests each backend can run
-BACKENDS: dict[str, Callable[[SamplingParams], bool]] = {
-    "lean": lambda params: True,
-    "flat": lambda params: True,
-    "padded": lambda params: True,
-    "recurrent": lambda params: not params.rules.joins_caches,
-    "ahead": lambda params: True,  # graphed, with look-ahead
+# which requests each backend can run, on a model of `MODELS`
+BACKENDS: dict[str, Callable[[SamplingParams, str], bool]] = {
+    "lean": lambda params, model: True,
+    "flat": lambda params, model: True,
+    "padded": lambda params, model: True,
+    "recurrent": lambda params, model: not params.rules.joins_caches,
+    "ahead": lambda params, model: True,  # graphed, with look-ahead
+    "captured": lambda params, model: model != "thoughts",
 }
 
 
-def in_sequences(params: SamplingParams) -> bool:
+def in_sequences(params: SamplingParams, model: str) -> bool:
     """No gaps between positions, no scaling: see `check_params` and `check_scaling` of the backend."""
-    joined = params.rules.isolated and not params.rules.rereads
-    return not params.stride and not (joined and params.length_scaling_above == 1 and params.paths > 1)
+    joined, most = params.rules.isolated and not params.rules.rereads, params.most_paths(model_of(model).dialect)
+    return not params.stride and not (joined and params.length_scaling_above == 1 and most > 1)
 
 
 LLAMA = {"llama_cpp": in_sequences}  # llama.cpp itself
@@ -139,19 +141,20 @@ def check(twin: Twin, number: int, many: int, found: Counter, backends=BACKENDS,
     rng = random.Random(number)
     model, rows, chunk = models[number % len(models)], rng.randint(1, many), rng.choice((1, 3, 512))
     wanted, each = random_requests(rng, model, many)
+    backends = {name: runs for name, runs in backends.items() if any(runs(params, model) for params in each)}
     traces = {}  # by backend and request
     for backend, runs in backends.items():
         engine, draws = engine_of(model, backend)
         engine.max_num_seqs, engine.prefill_chunk = rows, chunk
         draws.clear()
-        own = [i for i in range(many) if runs(each[i]) and accepted(engine, wanted[i], each[i], number)]
+        own = [i for i in range(many) if runs(each[i], model) and accepted(engine, wanted[i], each[i], number)]
         rollouts = engine.generate([wanted[i] for i in own], [each[i] for i in own], seed=number)
         traces |= {(backend, i): (rollout, dict(draws)) for i, rollout in zip(own, rollouts, strict=True)}
     for i in range(many):
         slow = twin.trace(model, wanted[i], each[i], number)
         for backend, runs in backends.items():
             fast, draws = traces.get((backend, i), (None, {}))
-            assert (fast is None) == (slow is None or not runs(each[i])), (number, i, backend, each[i])
+            assert (fast is None) == (slow is None or not runs(each[i], model)), (number, i, backend, each[i])
             if fast is not None:
                 found["compared"] += 1
                 compare(twin, fast, slow, draws, found, (number, i, backend, each[i]))
@@ -188,8 +191,10 @@ def compare(twin: Twin, fast, slow, draws: Draws, found: Counter, what) -> None:
 @pytest.mark.parametrize("part", range(2))
 def test_random_traces_agree_with_the_slow_twin(part, monkeypatch):
     twin, found = Twin(monkeypatch), Counter()
+    # the captured backend has the pages of one of the others and the forward of another: half of the traces are enough
+    backends = {name: runs for name, runs in BACKENDS.items() if part or name != "captured"}
     for number in range(7 * part, 7 * part + 7):
-        check(twin, number, 8, found)
+        check(twin, number, 8, found, backends)
     assert found["traces"] >= 50, found
     for what in ("main", "path", "copy", "summary", "structured", "reread", "sequential", "bounded", "nested"):
         assert found[what], found
@@ -218,13 +223,14 @@ def test_random_traces_agree_in_the_memory_of_sequences(monkeypatch):
 
 
 @pytest.mark.skipif(not find_spec("llama_cpp"), reason="llama-cpp-python is not installed: pip install it and gguf")
-@pytest.mark.parametrize("part", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.long) for part in (1, 2, 3))])
 def test_random_traces_agree_in_llama_cpp(part, monkeypatch):
     twin, found = Twin(monkeypatch), Counter()
-    for number in range(1000, 1007) if not part else range(2000, 2100):
+    for number in range(1000, 1007) if not part else range(1900 + 100 * part, 2000 + 100 * part):
         check(twin, number, 8, found, LLAMA, OF_LLAMA)
     assert found["compared"] >= (40 if not part else 600), found
-    assert found["parted by rounding"] <= 1 + 4 * part, found
+    assert found["parted by rounding"] <= (5 if part else 1), found
 
 
 def test_a_wrong_token_is_told_apart_from_rounding(monkeypatch):

@@ -12,6 +12,7 @@ from polythink.trace.layout import Layout
 
 DEVICE = torch.device(os.environ.get("POLYTHINK_TEST_DEVICE", "cpu"))
 FAST = "graphed" if DEVICE.type == "cuda" else "lean"  # what an engine takes for a model of the Llama family
+OTHER = "captured" if DEVICE.type == "cuda" else "flat"  # and for one of another family
 
 
 def collate(layouts: Sequence[Layout], pad_id: int = 0) -> batch.Batch:

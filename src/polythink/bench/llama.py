@@ -49,7 +49,7 @@ class LlamaCpp:
 
     def run(self, traces: Sequence[Trace], steps: int) -> Run:
         self.context.clear()
-        tokens, positions = self.read(traces)
+        tokens, positions = read_prompts(self.context, traces, self.subject.words[-1])
         sequences, all_of_them = np.arange(len(tokens)), np.ones(len(tokens), bool)
         clock = Clock()
         for step in range(steps + 1):
@@ -58,23 +58,24 @@ class LlamaCpp:
             clock.tick()
         return clock.run()
 
-    def read(self, traces: Sequence[Trace]) -> tuple[np.ndarray, np.ndarray]:
-        """Run the prompts and fork; the next token of each sequence, an ordinary one, and its position."""
-        positions, main = [], 0
-        for trace in traces:
-            prompt = np.array(trace.prompt)
-            for first in range(0, len(prompt), BATCH):
-                part = prompt[first : first + BATCH]
-                n = len(part)
-                self.context.decode(part, first + np.arange(n), np.full(n, main), np.zeros(n, bool))
-            for other in range(main + 1, main + trace.paths):
-                self.context.copy(main, other)
-            positions += [len(prompt)] * trace.paths
-            main += trace.paths
-        return np.full(main, self.subject.words[-1]), np.array(positions)
-
     def close(self) -> None:
         """Free the context; the model stays."""
         if self.context:
             self.context.close()
             self.context = None
+
+
+def read_prompts(context: Context, traces: Sequence[Trace], token: int) -> tuple[np.ndarray, np.ndarray]:
+    """Run the prompts and fork: the next token of each sequence, which is `token`, and its position."""
+    positions, main = [], 0
+    for trace in traces:
+        prompt = np.array(trace.prompt)
+        for first in range(0, len(prompt), BATCH):
+            part = prompt[first : first + BATCH]
+            n = len(part)
+            context.decode(part, first + np.arange(n), np.full(n, main), np.zeros(n, bool))
+        for other in range(main + 1, main + trace.paths):
+            context.copy(main, other)
+        positions += [len(prompt)] * trace.paths
+        main += trace.paths
+    return np.full(main, token), np.array(positions)

@@ -40,11 +40,12 @@ class Engine:
     """Samples traces from a language model, whose weights it shares with a trainer in the same process.
 
     At most `max_num_seqs` traces are live at once; prompts are run in chunks of `prefill_chunk` tokens. `backend` is
-    "graphed" (the Llama family on CUDA: pages, CUDA graphs, each step launched before the last is read), "lean" (the
-    same family anywhere: a plain forward of our own over the model's tensors), "flat" (the model itself
-    runs on one row of all tokens), "padded" (a (rows, branches) batch through the model's own
-    attention: slower, for models whose attention takes extras), "recurrent" (a cache for each branch: for models with
-    recurrent, linear or convolutional layers, in modes whose joins read flat text), or "auto": the first of them that
+    "graphed" (the Llama family on CUDA: pages, CUDA graphs, each step launched before the last is read), "captured"
+    (the same for other models: their own forward, where it launches the same in each call), "lean" (the Llama
+    family anywhere: a plain forward of our own over the model's tensors), "flat" (the model itself runs on one row
+    of all tokens), "padded" (a (rows, branches) batch through the model's own attention: slower, for models whose
+    attention takes extras), "recurrent" (a cache for each branch: for models with recurrent, linear or
+    convolutional layers, in modes whose joins read flat text), or "auto": the first of them that
     passes the self-check. A model that passes with none is refused with a `UserError`. "llama_cpp" runs a .gguf
     file as it is, in llama.cpp: `lm` is then a `Vocabulary`, from `load_vocabulary(FILE.gguf)`; "llama_cpp_fast" with
     flash attention and keys and values in float16, which changes log-probabilities (`backend.logprob_error`).

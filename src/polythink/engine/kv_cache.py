@@ -32,10 +32,25 @@ FIRST_SLOTS = 64  # a row's slots to begin with, where they double when a trace 
 ALIGNED = 1 << 12  # slots: rows at multiples of it begin at a page, whatever a slot takes
 
 
-class _Layer(CacheLayerMixin):
-    """One layer's keys and values, (C, H, D) each, made at the first write; zeroed, as a masked NaN is still NaN."""
+class StepLayer(CacheLayerMixin):
+    """A layer of a cache whose lengths are no model's affair: masks and positions are given."""
 
     is_sliding = False
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return query_length, 0
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    get_max_cache_shape = get_max_length  # its name in transformers up to 5.10
+
+
+class _Layer(StepLayer):
+    """One layer's keys and values, (C, H, D) each, made at the first write; zeroed, as a masked NaN is still NaN."""
 
     def __init__(self, cache: TreeKVCache) -> None:
         super().__init__()
@@ -55,6 +70,9 @@ class _Layer(CacheLayerMixin):
         if self.is_initialized:
             self.keys, self.values = (store.tensor for store in self.stores)
 
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.cache.capacity, 0
+
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
         """Write the step's keys and values (B, H, T, D) into their slots; returns what the attention is to read.
 
@@ -63,17 +81,6 @@ class _Layer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         return self.cache.write(self, key_states, value_states)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cache.capacity, 0
-
-    def get_seq_length(self) -> int:
-        return 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-    get_max_cache_shape = get_max_length  # its name in transformers up to 5.10
 
 
 class TreeKVCache(Cache):

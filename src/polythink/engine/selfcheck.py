@@ -15,8 +15,10 @@ from itertools import product
 import torch
 
 from polythink.engine.backends.base import LocalBackend, TorchBackend, lock_of
+from polythink.engine.backends.captured import CapturedBackend
 from polythink.engine.backends.graphed import GraphedBackend
 from polythink.engine.backends.lean import LeanBackend
+from polythink.engine.backends.paged import PagedBackend
 from polythink.engine.backends.recurrent import RecurrentBackend
 from polythink.engine.backends.transformers import TransformersBackend
 from polythink.engine.chain_check import SelfCheckFailed, check_chains, logprob_error, plain, same
@@ -34,7 +36,12 @@ from polythink.trace.layout import Layout
 
 POSITIONS = 17  # of the tree that is checked: prompt, the longer path, join
 FAR = 1 << 20  # a position far enough for models that state no context
-LLAMA = {"graphed": GraphedBackend, "lean": LeanBackend}
+PLAIN = "plain models of the Llama family"
+CHOOSY = {  # backends that do not take every model, and what they take
+    "graphed": (GraphedBackend, PLAIN),
+    "captured": (CapturedBackend, "models whose forward launches the same in each call"),
+    "lean": (LeanBackend, PLAIN),
+}
 
 
 def refuse_by_name(model) -> None:
@@ -103,8 +110,8 @@ def _candidates(lm: LanguageModel, kind: str) -> Iterator[TorchBackend]:
     with lock_of(lm.model):
         shared = kind in SHARED or (kind == "auto" and heeds_masks(lm.model))
     for name in SHARED if shared else ():
-        if name in LLAMA and kind in ("auto", name):
-            yield from _llama(lm, kind, name)
+        if name in CHOOSY and kind in ("auto", name):
+            yield from _choosy(lm, kind, name)
         elif kind in ("auto", name):
             yield TransformersBackend(lm, name)
     if kind in ("auto", "recurrent"):
@@ -112,19 +119,21 @@ def _candidates(lm: LanguageModel, kind: str) -> Iterator[TorchBackend]:
             yield RecurrentBackend(lm, stacks, pads, chunks)
 
 
-def _llama(lm: LanguageModel, kind: str, name: str) -> Iterator[TorchBackend]:
-    """A backend of the Llama family where the model fits: that most do not is no reason to speak of, unless it was
-    asked for. Graphs are for CUDA, with Triton."""
-    if kind == "auto" and name == "graphed" and (lm.device.type != "cuda" or find_spec("triton") is None):
+def _choosy(lm: LanguageModel, kind: str, name: str) -> Iterator[TorchBackend]:
+    """The backend where the model fits: that most do not is no reason to speak of, unless it was asked for."""
+    backend, takes = CHOOSY[name]
+    if kind == "auto" and issubclass(backend, PagedBackend) and not graphs_pay(lm):
         return
     try:
-        yield LLAMA[name](lm)
+        yield backend(lm)
     except Unfit as error:
         if kind == name:
-            raise UserError(
-                f"the {name} backend takes plain models of the Llama family, and this one has {error}; "
-                "use backend: auto"
-            ) from error
+            raise UserError(f"the {name} backend takes {takes}, and this one has {error}; use backend: auto") from error
+
+
+def graphs_pay(lm: LanguageModel) -> bool:
+    """They are for CUDA, with Triton."""
+    return lm.device.type == "cuda" and find_spec("triton") is not None
 
 
 def check(backend: TorchBackend) -> None:

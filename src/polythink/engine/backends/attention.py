@@ -7,6 +7,7 @@ of a row that are read, C all slots of the cache.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 
 import torch
@@ -18,9 +19,12 @@ from polythink.engine.kv_cache import TreeKVCache
 
 NAME = "polythink_tree"
 
-# The cache of the step that runs in this thread. A context variable, because not every model passes keyword arguments
-# of its forward down to its attention.
-CACHE: ContextVar[TreeKVCache] = ContextVar("polythink_cache")
+# query (N, G, D), key and value as the cache returned them, scaling, window -> (N, G, D)
+Read = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float | None, int | None], torch.Tensor]
+
+# The attention of the step that runs in this thread. A context variable, because not every model passes keyword
+# arguments of its forward down to its attention.
+READ: ContextVar[Read] = ContextVar("polythink_read")
 
 # What models hand to their attention beside the tensors and what makes no difference here.
 _HARMLESS = {"is_causal", "position_ids", "use_cache", "output_attentions", "output_hidden_states", "return_dict"}
@@ -37,16 +41,27 @@ def tree_attention(
     sliding_window: int | None = None,
     **extras,
 ) -> tuple[torch.Tensor, None]:
-    """`query` (1, G, N, D), `key` and `value` the cache's (1, H, C, D); returns (1, N, G, D).
+    """`query` (1, G, N, D), `key` and `value` as the cache returned them; returns (1, N, G, D).
 
     Refuses what it would otherwise drop silently: soft caps, attention sinks, biases, dropout.
     """
     dropped = sorted(k for k, v in extras.items() if k not in _HARMLESS and v is not None and v is not False)
     if dropped or dropout:
         raise NotImplementedError(f"attention with {', '.join(dropped) or 'dropout'}")
-    cache = CACHE.get()
-    cache.window_seen |= sliding_window is not None
-    return attend(cache, query[0].transpose(0, 1), key, value, scaling, sliding_window)[None], None
+    return READ.get()(query[0].transpose(0, 1), key, value, scaling, sliding_window)[None], None
+
+
+def attend_told(
+    cache: TreeKVCache,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """`attend` for a model's attention, which says itself whether it has a window."""
+    cache.window_seen |= window is not None
+    return attend(cache, query, key, value, scaling, window)
 
 
 def attend(

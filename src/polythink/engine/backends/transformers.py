@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import torch
+from transformers import Cache
 
 from polythink.engine.backends import attention
 from polythink.engine.backends.base import TorchBackend
+from polythink.engine.kinds import SHARED
 from polythink.engine.kv_cache import TreeKVCache
 from polythink.engine.step import StepBatch
 from polythink.models.forward import rendered
@@ -16,35 +19,38 @@ from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import sliding_window
 from polythink.models.thoughts import attach, forward_kwargs, thoughts_of
 
-KINDS = ("flat", "padded")
-
 
 class TransformersBackend(TorchBackend):
     """`kind` "flat": one row of all tokens, the engine's attention. "padded": a batch, the model's own attention."""
 
     def __init__(self, lm: LanguageModel, kind: str = "flat") -> None:
-        assert kind in (*KINDS, "lean"), kind
+        assert kind in SHARED, kind
         super().__init__(lm)
         attention.register()
         self.kind = kind
         self.window = sliding_window(self.config)
         self.cache: TreeKVCache | None = None
+        self._describe()
         self.clear()
+
+    def _describe(self) -> None:
+        """Read of the model what the cache depends on."""
 
     # --- the model and the cache
 
+    def _prepared(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.kind == "padded" else self._with_attention()
+
     @contextmanager
-    def _prepared(self) -> Iterator[None]:
+    def _with_attention(self) -> Iterator[None]:
         """With the engine's attention, as it was again afterwards."""
         model = self.lm.model
         implementation = model.config._attn_implementation
         try:
-            if self.kind != "padded":
-                model.set_attn_implementation(attention.NAME)
+            model.set_attn_implementation(attention.NAME)
             yield
         finally:
-            if self.kind != "padded":
-                model.set_attn_implementation(implementation)
+            model.set_attn_implementation(implementation)
 
     def clear(self) -> None:
         """Free the cache."""
@@ -103,30 +109,36 @@ class TransformersBackend(TorchBackend):
                 )  # (N,)
                 extras = {name: values.to(self.cache.device) for name, values in given.items()}
             wanted = torch.from_numpy(batch.wanted).to(self.cache.device)
-            token = attention.CACHE.set(self.cache)
+            token = attention.READ.set(partial(attention.attend_told, self.cache))
             try:
                 logits = (self._padded if self.kind == "padded" else self._flat)(wanted, extras)
             finally:
-                attention.CACHE.reset(token)
+                attention.READ.reset(token)
         assert len(logits) == len(wanted), "the model does not heed logits_to_keep"
         return logits
 
     def _flat(self, wanted: torch.Tensor, extras: dict[str, torch.Tensor]) -> torch.Tensor:
-        step = self.cache.now
         extras = {name: values[None] for name, values in extras.items()}
+        logits = self._flat_call(self.cache, self.cache.now.tokens, self.cache.now.positions, wanted, **extras)
+        if self.window is not None and not self.cache.window_seen:
+            raise NotImplementedError("attention with a sliding window that it is not told of")
+        return logits
+
+    def _flat_call(
+        self, cache: Cache, tokens: torch.Tensor, positions: torch.Tensor, wanted: torch.Tensor, **extras: torch.Tensor
+    ) -> torch.Tensor:
+        """The module's own forward on one row of tokens (N,): logits (W, V) after the `wanted` ones."""
         if self._keeps_logits:
             extras["logits_to_keep"] = wanted
         # any 4-D tensor makes the model leave masks alone; the real ones are in the cache's groups
         out = self.lm.model(
-            input_ids=step.tokens[None],
-            position_ids=step.positions[None],
-            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.cache.device),
+            input_ids=tokens[None],
+            position_ids=positions[None],
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tokens.device),
             use_cache=True,
-            **{self._cache_argument: self.cache},
+            **{self._cache_argument: cache},
             **extras,
         )
-        if self.window is not None and not self.cache.window_seen:
-            raise NotImplementedError("attention with a sliding window that it is not told of")
         return out.logits[0] if self._keeps_logits else out.logits[0, wanted]
 
     def _padded(self, wanted: torch.Tensor, extras: dict[str, torch.Tensor]) -> torch.Tensor:
