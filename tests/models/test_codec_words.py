@@ -30,7 +30,9 @@ def outcome(function, *given):
 def test_random_texts_are_read_and_written_as_by_the_tokenizer():
     codec, rng = tiny().codec, random.Random(0)
     words = [*codec._words, *DOUBTFUL]
-    assert len(codec._words) > 5 and "<Path>" in codec._words and "<|end|>" not in codec._words
+    assert len(codec._words) > 5
+    assert "<Path>" in codec._words
+    assert "<|end|>" not in codec._words
     plain = 0
     for _ in range(500):
         among = words if rng.random() < 0.5 else list(codec._words)
@@ -52,4 +54,5 @@ def test_what_is_not_known_words_with_one_space_between_goes_to_the_tokenizer(te
 
 def test_open_vocabularies_have_no_words_of_their_own():
     codec = model_of(byte_level()).codec
-    assert not codec._words and not codec._texts
+    assert not codec._words
+    assert not codec._texts

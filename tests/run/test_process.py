@@ -47,11 +47,13 @@ def test_what_was_imported_is_no_longer_looked_through_and_new_garbage_still_is(
 
     def work() -> None:
         settle()
-        assert gc.get_freeze_count() > 1000 and gc.get_threshold()[0] == NEW_OBJECTS
+        assert gc.get_freeze_count() > 1000
+        assert gc.get_threshold()[0] == NEW_OBJECTS
         most = 0
         for _ in range(2 * NEW_OBJECTS):
             Node()
             most = max(most, Node.alive)
-        assert NEW_OBJECTS / 4 < most <= NEW_OBJECTS + 1000 and Node.alive < NEW_OBJECTS + 1000
+        assert NEW_OBJECTS / 4 < most <= NEW_OBJECTS + 1000
+        assert Node.alive < NEW_OBJECTS + 1000
 
     assert forked(work) == 0

@@ -25,7 +25,8 @@ def test_loss_and_gradient_are_those_of_one_thread_to_the_last_bit(lm, mini):
     config = sft_config(micro_batch=4)  # three parts for two threads
     layouts, found = mixture(lm, config, mini).batch(0), []
     with side_by_side(lm.model, config) as pool:
-        assert pool is not None and torch.get_num_threads() == 1
+        assert pool is not None
+        assert torch.get_num_threads() == 1
         for own in (pool, None):
             lm.model.zero_grad(set_to_none=True)
             for _ in range(2):  # gradients add up
@@ -33,7 +34,8 @@ def test_loss_and_gradient_are_those_of_one_thread_to_the_last_bit(lm, mini):
             found.append((loss, tokens, gradients(lm.model).clone()))
     lm.model.zero_grad(set_to_none=True)
     assert torch.get_num_threads() == 2
-    assert found[0][:2] == found[1][:2] and torch.equal(found[0][2], found[1][2])
+    assert found[0][:2] == found[1][:2]
+    assert torch.equal(found[0][2], found[1][2])
 
 
 def test_a_stage_computes_the_same_with_one_core_and_with_two(mini, tmp_path):
@@ -45,7 +47,8 @@ def test_a_stage_computes_the_same_with_one_core_and_with_two(mini, tmp_path):
         weights.append(weights_of(lm.model))
         rows.append(without_times(read_jsonl(tmp_path / str(threads) / "metrics.jsonl")))
         assert torch.get_num_threads() == threads
-    assert same_bits(*weights) and rows[0] == rows[1]
+    assert same_bits(*weights)
+    assert rows[0] == rows[1]
 
 
 def test_parts_run_at_the_same_time_in_threads_of_one_core_each(lm):
@@ -66,7 +69,8 @@ def test_parts_run_at_the_same_time_in_threads_of_one_core_each(lm):
 @pytest.mark.parametrize("changes", [{"micro_batch": 12}, {"pack": 150}, {"autocast": True}])
 def test_where_it_would_not_pay_or_not_be_the_same_all_cores_take_each_part(lm, changes):
     with side_by_side(lm.model, sft_config(**changes)) as pool:
-        assert pool is None and torch.get_num_threads() == 2
+        assert pool is None
+        assert torch.get_num_threads() == 2
 
 
 def test_a_model_that_is_trained_by_its_own_forward_is_not_called_in_two_threads(lm):
