@@ -36,7 +36,7 @@ from polythink.train.config import SFTConfig
 from polythink.train.cost import cost_of
 from polythink.train.data import TraceEncoder
 from polythink.train.dropout import seeded
-from polythink.train.flat import training_logits
+from polythink.train.flat import read_once, training_logits
 from polythink.train.kernels import batch_of, kernels_of
 from polythink.train.mixture import Mixture, mixture_of_rows, pack_rows
 from polythink.train.optimiser import (
@@ -102,7 +102,7 @@ def train_sft(
             started = time.perf_counter()
             layouts = distributed.shared(lambda step=step: mixture.batch(step))
             kernels = kernels_of(config, trained.model)
-            with seeded(seed, step, trained.device, distributed.rank()), kernels:
+            with seeded(seed, step, trained.device, distributed.rank()), kernels, read_once(trained.model):
                 loss, tokens = accumulate_gradient(trained, config, layouts, bar, pool)
             lr = learning_rate(config, step, steps)
             norm = update(trained.model, optimiser, lr, config.max_grad_norm)
