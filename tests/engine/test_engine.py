@@ -180,6 +180,19 @@ def test_events_tell_the_whole_story():
             assert told == list(zip(segment.tokens, segment.sampled, strict=True))
 
 
+def test_with_done_only_the_same_is_drawn_and_only_ends_are_told():
+    lm = tiny()
+    told, ends = [], []
+    all_told = Engine(lm, max_num_seqs=3).generate(requests(lm, 12), SETTINGS[2], seed=3, on_event=told.append)
+    quick = Engine(lm, max_num_seqs=3)
+    rollouts = quick.generate(requests(lm, 12), SETTINGS[2], seed=3, on_event=ends.append, done_only=True)
+    assert [drawn(r) for r in rollouts] == [drawn(r) for r in all_told]
+    assert {e.kind for e in ends} == {"done"}
+    assert sorted(e.request for e in ends) == list(range(12))
+    assert all(e.rollout is rollouts[e.request] for e in ends)
+    assert len(told) > len(ends)
+
+
 def test_other_seeds_and_samples_differ():
     lm = tiny()
     wanted = [Request(tuple(lm.encode("a b")), "p", i) for i in range(6)]

@@ -44,14 +44,14 @@ class Stopped(Engine):
 
     left = 1 << 30
 
-    def generate(self, requests, params, seed=0, on_event=None, label=""):
+    def generate(self, requests, params, seed=0, on_event=None, label="", done_only=False):
         def watched(event) -> None:
             on_event(event)
             self.left -= event.kind == "done"
             if self.left == 0:
                 raise KeyboardInterrupt
 
-        return super().generate(requests, params, seed, watched if on_event else None, label)
+        return super().generate(requests, params, seed, watched if on_event else None, label, done_only)
 
 
 def engine(dialect: str = "parallel_r1", seed: int = 0) -> Stopped:

@@ -24,7 +24,7 @@ class CannedBackend(RolloutBackend):
     def decode(self, ids) -> str:
         return "".join(map(chr, ids))
 
-    def generate(self, requests, params, seed=0, on_event=None, label=""):
+    def generate(self, requests, params, seed=0, on_event=None, label="", done_only=False):
         self.asked.append((list(requests), params, seed))
         return [rollout_of(self.responses[r.problem][r.sample], r.problem, r.sample) for r in requests]
 
@@ -36,7 +36,7 @@ class RecordingEngine(Engine):
         super().__init__(*args, **named)
         self.calls: list[tuple] = []
 
-    def generate(self, requests, params, seed=0, on_event=None, label=""):
-        rollouts = super().generate(requests, params, seed, on_event, label)
+    def generate(self, requests, params, seed=0, on_event=None, label="", done_only=False):
+        rollouts = super().generate(requests, params, seed, on_event, label, done_only)
         self.calls.append((list(requests), params, seed, label, rollouts))
         return rollouts

@@ -8,12 +8,13 @@ import torch
 
 from helpers.layouts import VOCABULARY, block_of, draw, piece, sharp_model, some_layouts
 from helpers.tiny import family as tiny_family
+from polythink.engine.lean.family import Unfit, describe
 from polythink.models.batch import collate, number_contexts
 from polythink.models.logprobs import logits_after, token_logprobs
 from polythink.models.thoughts import attach
 from polythink.trace.layout import lay_out
 from polythink.train import flat, flat_ops
-from polythink.train.flat import LONGEST, beginning, fits, training_logits
+from polythink.train.flat import LONGEST, beginning, fits, plain_family, read_once, training_logits
 from polythink.train.optimiser import micro_batches
 
 TOLERANCE = 1e-5  # relative, float32
@@ -169,3 +170,20 @@ def test_attention_over_rows_in_order_is_the_same_without_gathering(monkeypatch)
     assert not flat_ops._is_in_order(index.flip(0).flatten(), rows * width)
     monkeypatch.setattr(flat_ops, "_is_in_order", lambda places, tokens: False)
     assert all(map(torch.equal, fast, found()))
+
+
+def test_a_model_is_read_once_while_it_is_trained_and_anew_after_that(monkeypatch) -> None:
+    model, read = sharp_model(), []
+    monkeypatch.setattr(flat, "describe", lambda own: read.append(own) or describe(own))
+    with read_once(model), read_once(model):
+        assert plain_family(model) is plain_family(model)
+        assert fits(model)
+    assert len(read) == 1
+    handle = model.model.layers[0].register_forward_hook(lambda *given: None)
+    with read_once(model):
+        assert not fits(model)
+        with pytest.raises(Unfit, match="hook"):
+            plain_family(model)
+    handle.remove()
+    assert fits(model)
+    assert len(read) == 3

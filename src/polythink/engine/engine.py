@@ -246,10 +246,12 @@ class Engine:
         seed: int = 0,
         on_event: OnEvent | None = None,
         label: str = "",
+        done_only: bool = False,
     ) -> list[Rollout]:
         """One finished rollout per request, in their order. `params` apply to all requests, or are one per request.
 
         `label` names a progress bar. Events carry the index into `requests`. May be called from its own `on_event`.
+        With `done_only` it is told of finished rollouts alone: a trace whose tokens are told one by one takes longer.
         """
         each = params_for_each(requests, params)
         index_of: dict[int, int] = {}  # by id
@@ -257,7 +259,7 @@ class Engine:
         with self.hold(), Progress(len(requests), label) as progress:
             try:
                 for i, (request, own) in enumerate(zip(requests, each, strict=True)):
-                    index_of[self.add(request, own, seed, stream=on_event is not None)] = i
+                    index_of[self.add(request, own, seed, stream=on_event is not None and not done_only)] = i
                 while len(rollouts) < len(requests):
                     self._advance()
                     for event in self._take_events(index_of):

@@ -38,8 +38,10 @@ class RolloutBackend(Protocol):
         seed: int = 0,
         on_event: OnEvent | None = None,
         label: str = "",
+        done_only: bool = False,
     ) -> list[Rollout]:
         """One finished rollout per request, in their order. `params` apply to all requests, or are one per request.
 
         Random streams are named by (seed, request.problem, request.sample, segment). `label` names a progress bar.
+        With `done_only` `on_event` needs to be told of finished rollouts alone.
         """

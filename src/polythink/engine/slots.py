@@ -23,6 +23,7 @@ def _reserves() -> bool:
 
 
 _RESERVES = _reserves()
+SMALL = 1 << 16  # bytes
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # not named before Python 3.13
 
 
@@ -69,8 +70,13 @@ class SlotTensor:
         self.tensor[target : target + count] = self.tensor[source : source + count]
 
     def release(self, start: int, count: int) -> None:
-        """Give the memory of a row back, from a page's first byte to the last page that it has touched."""
-        self._release(self._memory, start, count)
+        """Give the memory of a row back, from a page's first byte to the last page that it has touched.
+
+        That of a short row is kept for the next one in its place: for the system to clear its few pages takes longer
+        than to fill them.
+        """
+        if count * self.slot_bytes >= SMALL:
+            self._release(self._memory, start, count)
 
     def _release(self, memory: mmap.mmap | None, start: int, count: int) -> None:
         first = pages(start * self.slot_bytes)

@@ -106,7 +106,7 @@ class Study:
                 rollouts = self.backend.generate(
                     [requests[i] for i in missing], params, self.seed if seed is None else seed,
                     on_event=finishing.on_event if self.journal else None,
-                    label=f"{self.problems.name}, {label}" if label else self.problems.name,
+                    label=f"{self.problems.name}, {label}" if label else self.problems.name, done_only=True,
                 )  # fmt: skip
             except (KeyboardInterrupt, SystemExit):
                 self._say_what_is_kept(len(kept) + len(finishing.announced), len(requests))

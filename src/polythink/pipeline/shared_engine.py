@@ -62,20 +62,28 @@ class SharedEngine(Engine):
         seed: int = 0,
         on_event: OnEvent | None = None,
         label: str = "",
+        done_only: bool = False,
     ) -> list[Rollout]:
         world = distributed.world_size()
         if world == 1:
-            return super().generate(requests, params, seed, on_event, label)
+            return super().generate(requests, params, seed, on_event, label, done_only)
         each = params_for_each(requests, params)
         rollouts: list[Rollout] = []
         size = WAVES * self.max_num_seqs * world
         for begin in range(0, len(requests), size):
             order = Draw(list(requests[begin : begin + size]), each[begin : begin + size], seed)
             distributed.on_main(lambda order=order: order)
-            rollouts += self.part(order, begin, on_event, label)
+            rollouts += self.part(order, begin, on_event, label, done_only)
         return rollouts
 
-    def part(self, order: Draw, begin: int = 0, on_event: OnEvent | None = None, label: str = "") -> list[Rollout]:
+    def part(
+        self,
+        order: Draw,
+        begin: int = 0,
+        on_event: OnEvent | None = None,
+        label: str = "",
+        done_only: bool = False,
+    ) -> list[Rollout]:
         """All samples of an order, of which this process draws a part. `begin`: number of the first, for events."""
         own = distributed.own_run(range(len(order.requests)))
         before = Engine.forwarded.fget(self)
@@ -86,7 +94,7 @@ class SharedEngine(Engine):
         def drawn() -> tuple[list[Rollout], int]:
             found = super(SharedEngine, self).generate(
                 [order.requests[i] for i in own], [order.params[i] for i in own], order.seed,
-                told if on_event else None, label,
+                told if on_event else None, label, done_only,
             )  # fmt: skip
             return found, Engine.forwarded.fget(self) - before
 

@@ -24,6 +24,7 @@ from polythink.run.config import parse_config
 from polythink.run.folder import TEMPORARY, environment, read_json, sweep, write_json
 from polythink.run.launcher import launched
 from polythink.run.plain import changes, short
+from polythink.run.process import settle
 
 PLAN, RESULT, MODEL, LOCK = "stage.json", "result.json", "model", "lock"
 # files that say what a stage is about to do, or who does it
@@ -216,6 +217,7 @@ def _text_plan() -> type[Plan]:
 def run_as_program(arguments: Sequence[str]) -> int:
     """`main` as a process of its own, that ends normally when it is told to: files are closed and workers ended."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    settle()
     try:
         return main(arguments)
     except SystemExit as end:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from html import escape
 from typing import Any
 
@@ -141,8 +142,17 @@ def _other_reward_spans(stage: Stage, along: str = "steps") -> list[tuple[float,
 
 
 def chart(lines: Sequence[Line], panel: Panel, shaded: Sequence[tuple[float, float]] = ()) -> str:
-    """A small line chart as an SVG element. Lines with many steps are smoothed, over pale raw values."""
+    """A small line chart as an SVG element. Lines with many steps are smoothed, over pale raw values.
 
+    Arms share stages, and the report of each run shows their charts: each is drawn once.
+    """
+    series = ("steps", "values", "low", "high")
+    fixed = [replace(line, **{name: tuple(getattr(line, name)) for name in series}) for line in lines]
+    return _chart(tuple(fixed), panel, tuple(shaded))
+
+
+@lru_cache(maxsize=512)
+def _chart(lines: Sequence[Line], panel: Panel, shaded: Sequence[tuple[float, float]]) -> str:
     def draw(figure: Any) -> None:
         axes = figure.add_axes((0.12, 0.185, 0.86, 0.64))
         style_axes(axes, panel.title, panel.along)
@@ -192,7 +202,8 @@ def _draw(axes: Any, line: Line, smoothed: bool) -> None:
 
 def style_axes(axes: Any, title: str, along: str) -> None:
     """The common look of all charts: a title at the left, a grid of horizontal lines, nothing around it."""
-    axes.set_title(title, loc="left", x=-0.12, fontsize=9, color=INK, fontweight="bold", pad=11)
+    # y: where it stands anyway; without it matplotlib measures all labels to find that out, a quarter of a chart's time
+    axes.set_title(title, loc="left", x=-0.12, y=1.0, fontsize=9, color=INK, fontweight="bold", pad=11)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(SOFT)
     axes.tick_params(which="both", colors=SOFT, length=0, labelsize=7.5)

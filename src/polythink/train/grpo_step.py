@@ -26,7 +26,7 @@ from polythink.train import distributed
 from polythink.train.adapters import without_adapters
 from polythink.train.config import PolicyConfig
 from polythink.train.dropout import without_dropout
-from polythink.train.flat import beginning, fits, training_logits
+from polythink.train.flat import beginning, fits, read_once, training_logits
 from polythink.train.importance import RATIOS, importance_weights, ratio_metrics
 from polythink.train.kernels import batch_of, kernels_of
 from polythink.train.loss import k3_divergence, objective_loss, sequence_weights
@@ -123,7 +123,8 @@ def update_policy(
     zero_spread = zero_spread_P.tolist()
     kept = [g for g, zero in zip(groups, zero_spread, strict=True) if g and not (zero and config.drop_zero_spread)]
     parts = []
-    with without_dropout(lm.model), kernels_of(config, lm.model), kernels_of(config, reference):
+    kernels = kernels_of(config, lm.model), kernels_of(config, reference)
+    with without_dropout(lm.model), kernels[0], kernels[1], read_once(lm.model):
         if not kept:  # nothing to learn from; the gap is measured all the same
             nothing = dict.fromkeys(("loss", "grad_norm", "clip_fraction", "kl"))
             ratios = dict.fromkeys(RATIOS if config.importance_sampling_mode else ())

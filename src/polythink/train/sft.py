@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
@@ -32,7 +36,7 @@ from polythink.train.config import SFTConfig
 from polythink.train.cost import cost_of
 from polythink.train.data import TraceEncoder
 from polythink.train.dropout import seeded
-from polythink.train.flat import training_logits
+from polythink.train.flat import read_once, training_logits
 from polythink.train.kernels import batch_of, kernels_of
 from polythink.train.mixture import Mixture, mixture_of_rows, pack_rows
 from polythink.train.optimiser import (
@@ -46,6 +50,7 @@ from polythink.train.optimiser import (
 from polythink.train.precision import warn_of_rounding
 from polythink.train.sft_samples import Samples
 from polythink.train.sharding import finish, to_train
+from polythink.train.side_by_side import add_gradients, side_by_side
 
 
 def train_sft(
@@ -92,12 +97,13 @@ def train_sft(
         metrics = distributed.entered_on_main(stack, lambda: trackers.metrics())
         samples = distributed.entered_on_main(stack, lambda: trackers.samples()) if drawn else None
         bar = stack.enter_context(Progress(steps, distributed.shown("sft"), done))
+        pool = stack.enter_context(side_by_side(trained.model, config))
         for step in range(done, steps):
             started = time.perf_counter()
             layouts = distributed.shared(lambda step=step: mixture.batch(step))
             kernels = kernels_of(config, trained.model)
-            with seeded(seed, step, trained.device, distributed.rank()), kernels:
-                loss, tokens = accumulate_gradient(trained, config, layouts, bar)
+            with seeded(seed, step, trained.device, distributed.rank()), kernels, read_once(trained.model):
+                loss, tokens = accumulate_gradient(trained, config, layouts, bar, pool)
             lr = learning_rate(config, step, steps)
             norm = update(trained.model, optimiser, lr, config.max_grad_norm)
             row = {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": tokens}
@@ -134,25 +140,35 @@ def summarise(rows: Sequence[dict], data: Mixture) -> dict:
 
 
 def accumulate_gradient(
-    lm: LanguageModel, config: SFTConfig, layouts: Sequence[Layout], bar: Progress | None = None
+    lm: LanguageModel,
+    config: SFTConfig,
+    layouts: Sequence[Layout],
+    bar: Progress | None = None,
+    pool: Executor | None = None,
 ) -> tuple[float, int]:
     """Add the gradient of the batch's mean loss over tokens; returns that loss and the number of tokens.
 
     `layouts` are those of all processes. The mean is over the whole batch, so its division into micro-batches and over
-    processes does not change the result.
+    processes does not change the result, nor do the threads of a `pool` (`side_by_side.py`).
     """
     rows = pack_rows(layouts, config.pack) if config.pack else layouts
     scored = [count_scored(row, config.loss_on) for row in rows]
     rows, tokens = [row for row, own in zip(rows, scored, strict=True) if own], sum(scored)
     loss = 0.0
     parts = own_micro_batches([len(row) for row in rows], config.micro_batch)
-    for number, (micro, counts) in enumerate(parts, 1):
+
+    def loss_of(micro: Sequence[int], counts: bool) -> torch.Tensor:
         batch = batch_of(config, lm, lm.model, [rows[i] for i in micro])
         with autocast(config, lm.device):
             wanted, logits_of = getattr(batch, config.loss_on), training_logits(lm.model, batch)
             head = head_options(config, lm.model)
             logprobs = token_logprobs(lm.model, batch, wanted=wanted, logits_of=logits_of, **head)
-        micro_loss = -logprobs.sum() * counts / tokens
+        return -logprobs.sum() * counts / tokens
+
+    if pool is not None:
+        return sum(add_gradients(pool, lm.model, [partial(loss_of, *part) for part in parts])), tokens
+    for number, (micro, counts) in enumerate(parts, 1):
+        micro_loss = loss_of(micro, counts)
         (micro_loss * distributed.world_size()).backward()  # gradients are averaged over processes, not summed
         loss += micro_loss.item()
         if bar and number < len(parts):

@@ -125,6 +125,7 @@ class HttpRollouts:
         seed: int = 0,
         on_event: OnEvent | None = None,
         label: str = "",
+        done_only: bool = False,  # completions come whole: their other events cost nothing
     ) -> list[Rollout]:
         """One finished rollout per request, in their order. `params` apply to all requests, or are one per request.
 
