@@ -188,8 +188,9 @@ def compare(twin: Twin, fast, slow, draws: Draws, found: Counter, what) -> None:
 @pytest.mark.parametrize("part", range(2))
 def test_random_traces_agree_with_the_slow_twin(part, monkeypatch):
     twin, found = Twin(monkeypatch), Counter()
-    for number in range(7 * part, 7 * part + 7):
-        check(twin, number, 8, found)
+    for number in range(7 * part, 7 * part + 7):  # every model once
+        left_out = ("flat", "padded")[part]  # they are one backend with two masks: each is compared on every model
+        check(twin, number, 8, found, {name: runs for name, runs in BACKENDS.items() if name != left_out})
     assert found["traces"] >= 50, found
     for what in ("main", "path", "copy", "summary", "structured", "reread", "sequential", "bounded", "nested"):
         assert found[what], found
