@@ -59,7 +59,7 @@ def reread_layout(lm, paths: int, seed: int = 0) -> Layout:
     ("name", "params"),
     sweep(  # of a flat text one of each kind of kernels
         [(name, params) for name in FAMILIES for params in (FLAT, REREAD)],
-        [*((name, REREAD) for name in FAMILIES), *((name, FLAT) for name in ("qwen3_next", "mamba", "rwkv"))],
+        [*((name, REREAD) for name in FAMILIES), *((name, FLAT) for name in ("mamba", "rwkv"))],
     ),
     ids=lambda x: getattr(x, "mode", x),
 )

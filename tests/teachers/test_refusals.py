@@ -46,7 +46,7 @@ NO_CREDIT = [
 ]
 
 
-@pytest.mark.parametrize("act", NO_CREDIT)
+@pytest.mark.parametrize("act", sweep(NO_CREDIT, NO_CREDIT[::2]))
 def test_an_account_without_credit_stops_in_the_servers_words_and_the_rest_is_asked_later(server, tmp_path, act):
     chosen = record(server, 24)
     broken_after(server, 10, act)
