@@ -111,7 +111,8 @@ export class Drawing {
     this.laneOf(block, event);
     this.dirty.add(block);
     if (block.lanes.size > 1) return;
-    setTimeout(() => this.done || this.announce(`Fork into ${block.lanes.size} paths`), TOGETHER); // not after "Stopped"
+    // not after the end: the page says "Stopped" then
+    setTimeout(() => this.done || this.announce(`Fork into ${block.lanes.size} paths`), TOGETHER);
   }
 
   onJoin(event) {
