@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # POLYTHINK_TEST_DEVICE=cuda puts the models of tests/engine and tests/models there (tests/helpers/device.py). Without
 # it no GPU is seen, so that the tests are the same on every machine.
 if not os.environ.get("POLYTHINK_TEST_DEVICE", "cpu").startswith("cuda"):
@@ -19,12 +21,20 @@ if not os.environ.get("POLYTHINK_TEST_DEVICE", "cpu").startswith("cuda"):
 
 import pytest
 
+# Workers, and the interpreters that tests start, read what was compiled once; some images forbid to keep it.
+sys.dont_write_bytecode = False
+# What is imported and collected stays to the end: a quarter of the time of collecting tests went into looking through
+# it for cycles. From the first test on collections run as always, over what tests make.
+gc.disable()
+
 # A shell without job control starts background jobs with interruptions ignored, and programs inherit that: tests that
 # interrupt a program would wait in vain.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.freeze()
+    gc.enable()
     if "polythink.engine.selfcheck" in sys.modules:
         from helpers import checked
 

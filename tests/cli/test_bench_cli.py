@@ -8,7 +8,7 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 
-pytest.importorskip("torch")
+from polythink.bench import machine
 
 
 @pytest.fixture(scope="module")
@@ -17,12 +17,16 @@ def result(tmp_path_factory) -> dict:
     from polythink.cli.app import app
 
     file = tmp_path_factory.mktemp("bench") / "result.json"
+    patch = pytest.MonkeyPatch()
+    patch.setattr(machine, "COPY", {"cpu": 1 << 22})  # the true sizes are ten times the work of everything else
+    patch.setattr(machine, "PRODUCT", {"cpu": 128})
     command = (
         "bench decode tiny --cases 1x1,1x4,3xragged --prompt 24 --steps 4 --rounds 1 --threads 1 --device cpu "
         "--backends auto,padded --peers generate,continuous --json"
     )
     with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         app([*command.split(), "--out", str(file)], standalone_mode=False)
+    patch.undo()
     last = json.loads(out.getvalue().splitlines()[-1])
     assert json.loads(file.read_text()) == last
     assert "x floor" in out.getvalue()

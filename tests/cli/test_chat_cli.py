@@ -9,6 +9,7 @@ import re
 import select
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -161,6 +162,13 @@ class Terminal:
         before, self.text = self.text[: found.end()], self.text[found.end() :]
         return before
 
+    def wait_until_it_reads(self) -> None:
+        """After the prompt: readline shows it a moment before it waits for a key, and misses a Ctrl-C in between."""
+        end, stat = time.monotonic() + PATIENCE, Path(f"/proc/{self.pid}/stat")
+        while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < end, "the program does not wait for a line"
+            time.sleep(0.01)
+
     def status(self) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
@@ -185,10 +193,11 @@ def test_ctrl_c_stops_an_answer_and_a_second_one_leaves(plain):
     terminal = Terminal("chat", plain, "mode=sequential", "max_trace_tokens=4000", "max_main_tokens=4000", "top_k=1")
     terminal.wait_for("> ")
     terminal.type("hello\n")
-    terminal.wait_for(r"\x1b\[\?1049h")  # the live view has begun
+    terminal.wait_for(r"(?s)(\x1b\[H\w.*?){2}")  # two frames with the begin of an answer
     terminal.type("\x03")
     terminal.wait_for("stopped; this turn is not part of the conversation")
     terminal.wait_for("> ")
+    terminal.wait_until_it_reads()
     terminal.type("\x03")
     terminal.wait_for("interrupted")
     assert terminal.status() == 130

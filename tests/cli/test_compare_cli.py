@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.program import SHAPE
+from helpers.sweep import sweep
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import ModelSettings, save
 from polythink.problems.prompts import get_prompt
@@ -31,7 +32,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dialect", ["parathinker", "parallel_r1"])
+@pytest.mark.parametrize("dialect", sweep(["parathinker", "parallel_r1"], ["parathinker"]))
 def test_compare_prints_a_table_and_leaves_a_report(dialect, models, polythink, tmp_path) -> None:
     out = tmp_path / "out"
     status, printed, _ = polythink(

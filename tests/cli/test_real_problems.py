@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers.program import SHAPE
+from helpers.sweep import sweep
 from polythink.models.build import ModelConfig, from_config
 from polythink.models.lm import ModelSettings, save
 from polythink.problems.grade import VERDICTS
@@ -30,8 +31,13 @@ def models(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["structured", "sequential"])
-@pytest.mark.parametrize("stem", ["gsm8k_test", "aime24"])
+@pytest.mark.parametrize(
+    ("stem", "mode"),
+    sweep(
+        [(stem, mode) for stem in ("gsm8k_test", "aime24") for mode in ("structured", "sequential")],
+        [("gsm8k_test", "structured"), ("aime24", "sequential")],
+    ),
+)
 def test_twenty_problems_are_drawn_graded_and_reported(polythink, models, shared_data, tmp_path, stem, mode):
     command = ("eval", models / "bytes", f"mode={mode}", "--problems", shared_data / f"{stem}.parquet")
     status, out, err = polythink(*command, "--limit", 20, "--samples", 2, "--out", tmp_path)

@@ -9,6 +9,7 @@ import pytest
 
 from helpers.device import tensor
 from helpers.scribe import scribe
+from helpers.sweep import sweep
 from helpers.tiny import drawn, gaps
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
@@ -58,8 +59,13 @@ def test_the_engine_its_twin_and_one_masked_forward_agree(dialect, mode, paths):
     assert bool(kinds["copy"]) == MODES[mode].rereads
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("mode", ["structured", "reread"])
+@pytest.mark.parametrize(
+    ("dialect", "mode"),
+    sweep(
+        [(dialect, mode) for dialect in DIALECTS for mode in ("structured", "reread")],
+        [*((dialect, "reread") for dialect in DIALECTS), ("parallel_r1", "structured"), ("multiverse", "structured")],
+    ),
+)
 def test_a_path_is_what_it_would_be_alone_after_its_prefix(dialect, mode):
     """Plain causal calls on the tokens before it and its own, which know nothing of layouts; a reread summary too."""
     engine, checked = engine_of(dialect), Counter()

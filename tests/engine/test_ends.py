@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.sweep import sweep
 from helpers.tiny import drawn, gaps, lean_towards, requests, tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import SamplingParams
@@ -20,8 +21,13 @@ def two_ends(other: str, mode: str):
     return with_settings(lm)
 
 
-@pytest.mark.parametrize("other", ["<|pad|>", "b"])
-@pytest.mark.parametrize("mode", ["structured", "sequential"])
+@pytest.mark.parametrize(
+    ("mode", "other"),
+    sweep(
+        [(mode, other) for mode in ("structured", "sequential") for other in ("<|pad|>", "b")],
+        [("structured", "b"), ("sequential", "<|pad|>")],
+    ),
+)
 def test_every_end_token_ends_a_trace_in_all_backends(mode, other):
     lm, params = two_ends(other, mode), SamplingParams(mode=mode, **PARAMS)
     ends = set(lm.ends)

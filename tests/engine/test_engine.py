@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import pytest
 
 from helpers.device import FAST
+from helpers.sweep import sweep
 from helpers.tiny import drawn, family, gaps, lean_towards, requests, tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
@@ -33,7 +34,7 @@ def label(decoding: SamplingParams) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("decoding", SETTINGS, ids=label)
+@pytest.mark.parametrize("decoding", sweep(SETTINGS, [*SETTINGS[1:4], SETTINGS[6]]), ids=label)
 def test_logprobs_equal_one_masked_forward(decoding):
     lm = tiny()
     rollouts = Engine(lm, max_num_seqs=5).generate(requests(lm, 9), decoding, seed=3)
@@ -55,7 +56,7 @@ def test_a_branch_does_not_depend_on_its_batch_mates():
     lm = tiny()
     decoding, wanted = SETTINGS[2], requests(lm, 4)
     base = Engine(lm, max_num_seqs=4).generate(wanted, decoding, seed=3)
-    for rows, backend in ((1, "lean"), (3, "lean"), (1, "flat"), (2, "padded")):
+    for rows, backend in ((1, "lean"), (3, "flat"), (2, "padded")):
         other = Engine(lm, max_num_seqs=rows, backend=backend).generate(wanted, decoding, seed=3)
         assert [drawn(r) for r in other] == [drawn(r) for r in base], (rows, backend)
         a, b = ([x for r in rs for s in r.segments for x in s.logprobs] for rs in (base, other))
@@ -66,7 +67,7 @@ def test_a_branch_does_not_depend_on_its_batch_mates():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["lean", "flat", "padded"])
+@pytest.mark.parametrize("backend", sweep(["lean", "flat", "padded"], ["lean", "padded"]))
 def test_chunks_and_models_without_logits_to_keep_change_nothing(backend):
     lm = tiny()
     wanted = [Request(tuple(lm.encode("a b c c a b " * n)), "long", n) for n in (5, 1, 3)]
@@ -123,7 +124,7 @@ def test_budgets_hold_at_every_boundary(mode):
     most = {"main": 3, "path": 2, "summary": 1}
     budgets = {f"max_{kind}_tokens": tokens for kind, tokens in most.items()}
     engine, stops = Engine(lm, max_num_seqs=4), set()
-    for total in range(1, 26):
+    for total in (*range(1, 14), 16, 19, 20, 24, 25):
         decoding = SamplingParams(mode=mode, paths=2, max_blocks=total % 2 + 1, max_trace_tokens=total, **budgets)
         rollouts = engine.generate(requests(lm, 4), decoding, seed=total)
         if total < 9 or total % 4 == 0:
@@ -276,7 +277,13 @@ def test_half_precision_stays_close():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", ["llama", "qwen2", "mistral", "gemma3_text", "gpt2", "stablelm", "gemma2"])
+@pytest.mark.parametrize(
+    "model_type",
+    sweep(
+        ["llama", "qwen2", "mistral", "gemma3_text", "gpt2", "stablelm", "gemma2"],
+        ["mistral", "gpt2", "stablelm", "gemma2"],  # the lean ones: tests/engine/test_lean.py
+    ),
+)
 def test_other_families(model_type):
     """Among them a sliding window that our mask must contain, positions that are learned, and a soft cap (eager)."""
     changes = {
@@ -289,6 +296,6 @@ def test_other_families(model_type):
         auto = Engine(lm, max_num_seqs=4)
     assert auto.backend.kind == kind
     padded = Engine(lm, max_num_seqs=3, backend="padded")
-    wanted = requests(lm, 4)
-    fast, other = (e.generate(wanted, SETTINGS[1], seed=3) for e in (auto, padded))
+    wanted, decoding = requests(lm, 3), SETTINGS[1].model_copy(update={"max_trace_tokens": 60})
+    fast, other = (e.generate(wanted, decoding, seed=3) for e in (auto, padded))
     assert [drawn(r) for r in fast] == [drawn(r) for r in other]

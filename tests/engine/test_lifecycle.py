@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from helpers.device import tensor
+from helpers.sweep import sweep
 from helpers.tiny import drawn, family, gaps, requests, tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
@@ -76,7 +77,7 @@ def test_waiting_requests_hold_little_beside_their_prompts():
     assert held[2000] - held[10] < 500  # bytes a request, so less than a quarter of a byte a token
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, 512])
+@pytest.mark.parametrize("chunk", sweep([1, 2, 3, 512], [1, 3]))
 def test_prompts_read_in_chunks_give_the_same(chunk):
     lm = tiny()
     wanted = requests(lm, 4)

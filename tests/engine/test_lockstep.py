@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.sweep import sweep
 from helpers.tiny import drawn, requests, thinker, tiny
 from polythink.engine import lockstep
 from polythink.engine.engine import Engine
@@ -20,15 +21,22 @@ def told(rollouts) -> list:
     return [(drawn(r), [s.logprobs for s in r.segments]) for r in rollouts]
 
 
-@pytest.mark.parametrize("model", [tiny, thinker])
+EARLY = {"fork_at": 5, "join_when": "first", "path_position_stride": 20}
+
+
+EACH = ({}, {"mode": "sequential"}, {"mode": "reread"}, EARLY)
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [{}, {"mode": "sequential"}, {"mode": "reread"}, {"fork_at": 5, "join_when": "first", "path_position_stride": 20}],
-    ids=str,
+    ("model", "changes"),
+    sweep(
+        [(model, changes) for model in (tiny, thinker) for changes in EACH],
+        [(tiny, {}), (tiny, {"mode": "sequential"}), (tiny, {"mode": "reread"}), (thinker, EARLY)],
+    ),
 )
 def test_the_rollouts_are_those_of_the_rules_asked_token_by_token(model, changes, monkeypatch):
     lm = model(seed=3)
-    engine, wanted = Engine(lm, max_num_seqs=4), requests(lm, 5)
+    engine, wanted = Engine(lm, max_num_seqs=3), requests(lm, 4)
     params = PARAMS.model_copy(update=changes)
     monkeypatch.setattr(lockstep, "WORTH", NEVER)
     slow = engine.generate(wanted, params, seed=5)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.sweep import sweep
 from helpers.tiny import drawn, gaps, lean_towards, requests, tiny
 from polythink.engine import lockstep, lookahead
 from polythink.engine.backends.graphed import GraphedBackend
@@ -82,7 +83,11 @@ def engine_of(lm, **options) -> Engine:
     return engine
 
 
-@pytest.mark.parametrize("tight", [False, True])
+@pytest.mark.parametrize(
+    ("worth", "tight"),
+    sweep([(worth, tight) for worth in (1, NEVER) for tight in (False, True)], [(1, True), (NEVER, False)]),
+    indirect=["worth"],
+)
 def test_mixed_requests_draw_what_they_draw_without(guesses, lanes, worth, tight):
     """Prompts in chunks of 16. `tight`: in so little memory that traces are preempted in the middle of a guess."""
     lm = lean_towards(tiny(seed=2), {"<Parallel>": 1.0, "</Path>": 1.0, "</Summary>": 1.0})
@@ -140,7 +145,11 @@ def test_aborts_in_the_middle_of_a_guess_leave_the_others_alone(worth):
     assert engine.backend.cache.used_bytes == 0
 
 
-@pytest.mark.parametrize("rows", [2, 4])
+@pytest.mark.parametrize(
+    ("worth", "rows"),
+    sweep([(w, rows) for w in (1, NEVER) for rows in (2, 4)], [(1, 4), (NEVER, 2)]),
+    indirect=["worth"],
+)
 def test_nothing_is_launched_ahead_outside_a_hold_and_no_guess_outlives_one(guesses, lanes, worth, rows):
     """Weights that change between holds change the next token, as they do without look-ahead.
 
@@ -264,16 +273,22 @@ def test_lanes_are_launched_as_the_traces_would_be(monkeypatch):
             return launch(batch, source)
 
         engine.backend.launch = noted
-        rollouts = engine.generate(requests(lm, 8), PARAMS, seed=5)
-    assert min(guessed) > 50
+        rollouts = engine.generate(requests(lm, 4), PARAMS, seed=5)
+    assert min(guessed) > 20
     drawn_at = seen[0].keys() & seen[1].keys() & seen[2].keys()  # beside these are guesses past an end
     assert len(drawn_at) >= sum(sum(s.sampled) for rollout in rollouts for s in rollout.segments)
     for at in drawn_at:
         assert seen[0][at] == seen[1][at] == seen[2][at]
 
 
-@pytest.mark.parametrize("number", [0, pytest.param(3, marks=pytest.mark.long)])
-def test_steering_preemption_and_aborts_at_random(number, lanes, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "bounds"),
+    sweep(
+        [(number, bounds) for number in (0, 3) for bounds in (((1, 3),), ((NEVER, 64), (1, 3), (2, 64)))],
+        [(0, ((1, 3),))],
+    ),
+)
+def test_steering_preemption_and_aborts_at_random(number, bounds, lanes, monkeypatch):
     """With several bounds on what is kept; those that finish draw what they draw alone."""
     rng = random.Random(number)
     lm = lean_towards(tiny(seed=number), {"<Parallel>": rng.uniform(0, 2), "</Path>": rng.uniform(-2, 1)})
@@ -282,7 +297,7 @@ def test_steering_preemption_and_aborts_at_random(number, lanes, monkeypatch):
     plain = Engine(lm, max_num_seqs=8, backend="flat").generate(wanted, params, seed=number)
     pages = 30 * GraphedBackend(lm).cache.bytes_for(1)
     preempted = 0
-    for own, steps in ((NEVER, 64), (1, 3), (2, 64)):
+    for own, steps in bounds:
         monkeypatch.setattr(lockstep, "WORTH", own)
         monkeypatch.setattr(lockstep, "STEPS", steps)
         engine = engine_of(lm, max_num_seqs=6, prefill_chunk=rng.choice((3, 16)), kv_cache_memory_bytes=pages)
@@ -299,18 +314,25 @@ def test_steering_preemption_and_aborts_at_random(number, lanes, monkeypatch):
         assert engine.backend.cache.used_bytes == 0
     assert max(gaps(lm, list(done.values()))) < TOLERANCE
     assert preempted
-    assert sum(lanes) > 100
+    assert sum(lanes) > 40 * len(bounds)
 
 
-@pytest.mark.parametrize("controller", ["majority", "prune_and_deepen"])
+@pytest.mark.parametrize(
+    ("worth", "controller"),
+    sweep(
+        [(worth, name) for worth in (1, NEVER) for name in ("majority", "prune_and_deepen")],
+        [(1, "majority"), (1, "prune_and_deepen")],
+    ),
+    indirect=["worth"],
+)
 def test_lanes_stop_for_a_probe(controller, lanes, worth):
     """Paths that a controller asks about every third token, in a block that is forced."""
     lm = lean_towards(tiny(seed=3, num_hidden_layers=1), {"</Path>": 0.5})
     own = {"controller": controller, "probe_every": 3, "probe_patience": 1, "path_answer": "last", "fork_at": 4}
     params = PARAMS.model_copy(update={**own, "max_blocks": 1, "max_path_tokens": 15})
     params = SamplingParams.model_validate(params.model_dump())
-    plain = Engine(lm, max_num_seqs=4, backend="flat").generate(requests(lm, 8), params, seed=16)
-    assert [drawn(r) for r in engine_of(lm, max_num_seqs=4).generate(requests(lm, 8), params, seed=16)] == [
+    plain = Engine(lm, max_num_seqs=4, backend="flat").generate(requests(lm, 4), params, seed=16)
+    assert [drawn(r) for r in engine_of(lm, max_num_seqs=4).generate(requests(lm, 4), params, seed=16)] == [
         drawn(r) for r in plain
     ]
     reasons = {s.finish_reason for r in plain for s in r.segments if s.kind == "path"}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.sweep import sweep
 from helpers.tiny import drawn, gaps, requests, tiny
 from polythink.engine import kv_cache
 from polythink.engine.engine import Engine
@@ -25,6 +26,16 @@ def memory(request, monkeypatch):
     if request.param == "blocks":
         monkeypatch.setattr(kv_cache, "can_reserve", lambda device: False)
     return request.param
+
+
+PLACES = pytest.mark.parametrize(
+    ("memory", "backend"),
+    sweep(
+        [(memory, backend) for memory in ("reserved", "blocks") for backend in KINDS],
+        [("reserved", "padded"), ("blocks", "flat")],
+    ),
+    indirect=["memory"],
+)
 
 
 def change(**changes) -> SamplingParams:
@@ -79,7 +90,7 @@ class Watched(Engine):
         assert not live or not queued or max(live) < min(queued)  # whoever came first is served first
 
 
-@pytest.mark.parametrize("backend", KINDS)
+@PLACES
 def test_a_budget_is_kept_and_preempted_traces_go_on_as_they_were(memory, backend):
     lm = tiny()
     wanted, params = mixed(lm, 20)
@@ -124,7 +135,7 @@ def test_a_preempted_trace_is_run_again_in_chunks():
     assert max(gaps(lm, ordered)) < 1e-4
 
 
-@pytest.mark.parametrize("backend", KINDS)
+@PLACES
 def test_a_shared_prompt_is_read_once(memory, backend):
     lm = tiny()
     wanted = grouped(lm, 2, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.sweep import sweep
 from helpers.tiny import drawn, requests, thinker, tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
@@ -54,13 +55,25 @@ def test_a_context_without_room_for_the_summary_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes", [{"paths": 16}, {"paths": 4, "path_position_stride": "auto"}, {"paths": 3, "fork_at": 2}]
+    ("context", "changes"),
+    sweep(
+        [
+            (context, changes)
+            for changes in ({"paths": 16}, {"paths": 4, "path_position_stride": "auto"}, {"paths": 3, "fork_at": 2})
+            for context in (26, 30, 40)
+        ],
+        [
+            (26, {"paths": 16}),
+            (26, {"paths": 4, "path_position_stride": "auto"}),
+            (40, {"paths": 4, "path_position_stride": "auto"}),
+            (30, {"paths": 3, "fork_at": 2}),
+        ],
+    ),
 )
-@pytest.mark.parametrize("context", [26, 30, 40])
 def test_paths_share_the_positions_of_the_context(context, changes):
     """Together they may have more tokens than it has positions, and no position lies beyond it."""
     lm = thinker(seed=3, max_position_embeddings=context)
-    wanted = [Request(r.prompt[:3], r.problem, r.sample) for r in requests(lm, 6)]
+    wanted = [Request(r.prompt[:3], r.problem, r.sample) for r in requests(lm, 4)]
     longest = 5 if "path_position_stride" in changes else 30
     decoding = SamplingParams(**{**BUDGETS, "max_path_tokens": longest, **changes})
     try:

@@ -10,7 +10,8 @@ import torch
 
 from helpers.device import DEVICE, collate
 from helpers.layouts import block_of, draw, piece
-from helpers.recurrent import EACH, decoded, hybrid, step_of
+from helpers.recurrent import EACH, FAMILIES, decoded, hybrid, step_of
+from helpers.sweep import sweep
 from helpers.tiny import drawn, family, gaps, lean_towards, requests, tiny
 from polythink.engine.backends.caches import Row, measure, signature, stack, tensors_of
 from polythink.engine.backends.recurrent import RecurrentBackend
@@ -54,8 +55,14 @@ def reread_layout(lm, paths: int, seed: int = 0) -> Layout:
 # ---- exactness ----
 
 
-@pytest.mark.parametrize("params", [FLAT, REREAD], ids=lambda p: p.mode)
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize(
+    ("name", "params"),
+    sweep(  # of a flat text one of each kind of kernels
+        [(name, params) for name in FAMILIES for params in (FLAT, REREAD)],
+        [*((name, REREAD) for name in FAMILIES), *((name, FLAT) for name in ("mamba", "rwkv"))],
+    ),
+    ids=lambda x: getattr(x, "mode", x),
+)
 def test_what_is_drawn_is_what_is_trained(name, params):
     """Tokens as the slow twin draws them, log-probabilities as the training forward gives them."""
     lm = hybrid(name)
@@ -90,9 +97,12 @@ def test_blocks_in_paths_and_any_number_of_paths_are_exact():
 
 
 @pytest.mark.parametrize(
-    "paths", [pytest.param(1, marks=pytest.mark.long), 2, pytest.param(3, marks=pytest.mark.long), 8]
+    ("name", "paths"),
+    sweep(
+        [(name, paths) for name in FAMILIES for paths in (1, 2, 3, 8)],
+        [*((name, 2) for name in FAMILIES), ("qwen3_next", 8), ("mamba", 8)],
+    ),
 )
-@pytest.mark.parametrize("name", EACH)
 def test_forked_and_reread_logits_are_those_of_the_training_forward(name, paths):
     lm = hybrid(name)
     backend, layout = engine_of(lm).backend, reread_layout(lm, paths)
@@ -104,7 +114,7 @@ def test_forked_and_reread_logits_are_those_of_the_training_forward(name, paths)
     assert (found - logits[rows, columns]).abs().max() < 1e-4 * max(1, logits.abs().max())  # mamba's are large
 
 
-@pytest.mark.parametrize("name", ["qwen3_next", "mamba2"])
+@pytest.mark.parametrize("name", sweep(["qwen3_next", "mamba2"], ["qwen3_next"]))
 def test_stacked_branches_and_branches_alone_agree(name):
     """The slow twin of the batches: every branch on its own, token by token."""
     lm = hybrid(name)
@@ -129,7 +139,7 @@ def test_a_path_inside_a_trace_is_the_path_alone(name):
         assert (found[torch.from_numpy(layout.segment == segment)] - alone).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("name", ["qwen3_5_text", pytest.param("mamba", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", sweep(["qwen3_5_text", "mamba"], ["qwen3_5_text"]))
 def test_a_trace_does_not_depend_on_its_batch_or_on_chunks(name):
     lm = hybrid(name)
     wanted = requests(lm, 5)

@@ -7,6 +7,7 @@ import torch
 
 from helpers.device import DEVICE, FAST
 from helpers.scribe import scribe
+from helpers.sweep import sweep
 from helpers.tiny import family, gaps, requests, tiny
 from polythink.engine import selfcheck
 from polythink.engine.backends.lean import LeanBackend
@@ -181,8 +182,17 @@ def test_unknown_backend():
         Engine(tiny(), backend="flta")
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 0.05)])
-@pytest.mark.parametrize("backend", ["flat", "padded", "recurrent"])
+@pytest.mark.parametrize(
+    ("backend", "dtype", "bound"),
+    sweep(
+        [
+            (backend, *type_and_bound)
+            for backend in ("flat", "padded", "recurrent")
+            for type_and_bound in (("float32", 1e-5), ("bfloat16", 0.05))
+        ],
+        [("flat", "bfloat16", 0.05), ("padded", "float32", 1e-5), ("recurrent", "float32", 1e-5)],
+    ),
+)
 def test_the_self_check_measures_how_exact_log_probabilities_are(backend, dtype, bound):
     """The bound of each type; and what is measured on the tree is about what the tokens of rollouts show."""
     lm = scribe("parallel_r1", opens=1.5, dtype=dtype)
@@ -193,5 +203,5 @@ def test_the_self_check_measures_how_exact_log_probabilities_are(backend, dtype,
         return  # the same kernels on the same sizes: the same to the last bit
     assert error > 0
     params = SamplingParams(mode="reread", max_main_tokens=12, max_path_tokens=8, max_trace_tokens=80)
-    found = gaps(lm, engine.generate(requests(lm, 8), params, seed=3))
+    found = gaps(lm, engine.generate(requests(lm, 6), params, seed=3))
     assert error / 10 < sum(found) / len(found) < 10 * error

@@ -181,10 +181,10 @@ def test_cuts_are_counted_as_often_as_they_are_announced():
     params = SamplingParams(
         mode="sequential", max_main_tokens=6, max_path_tokens=2, max_summary_tokens=2, max_trace_tokens=24
     )
-    wanted, announced = requests(lm, 40), Counter()
+    wanted, announced = requests(lm, 20), Counter()
     rollouts = Engine(lm).generate(
         wanted, params, seed=2, on_event=lambda event: announced.update({event.request: event.kind == "cut"})
     )
-    assert [announced[i] for i in range(40)] == [r.truncated for r in rollouts]
+    assert [announced[i] for i in range(20)] == [r.truncated for r in rollouts]
     assert {r.stop for r in rollouts} == {"", "eos", "length", "trace_length"}  # between segments too
     assert [drawn(r) for r in rollouts] == [drawn(r) for r in reference_generate(lm, wanted, params, seed=2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.sweep import sweep
 from helpers.tiny import drawn, gaps, requests, tiny
 from polythink.engine.backends.graphed import GraphedBackend
 from polythink.engine.engine import Engine
@@ -20,7 +21,7 @@ def params_of(changes: dict) -> SamplingParams:
 
 @pytest.mark.parametrize(
     ("ahead", "bound"),
-    [(False, None), (True, 2), *(pytest.param(*case, marks=pytest.mark.long) for case in ((True, None), (False, 2)))],
+    sweep([(False, None), (True, 2), (True, None), (False, 2)], [(True, 2)]),
 )
 def test_what_was_drawn_stands_and_the_others_go_on(ahead, bound):
     lm = tiny(seed=2)

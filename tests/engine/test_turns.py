@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helpers.recurrent import hybrid
+from helpers.sweep import sweep
 from helpers.tiny import drawn, lean_towards, requests, tiny
 from polythink.engine.backends.graphed import GraphedBackend
 from polythink.engine.engine import Engine
@@ -72,7 +73,9 @@ def bounded_equals_unbounded(unbounded, n: int, kind: str, bound: int | None, ti
     assert (engine.preempted > 0) == tight
 
 
-@pytest.mark.parametrize(("kind", "bound", "tight"), [("lean", 1, False), ("ahead", 5, True)])
+@pytest.mark.parametrize(
+    ("kind", "bound", "tight"), sweep([("lean", 1, False), ("ahead", 5, True)], [("ahead", 5, True)])
+)
 def test_what_is_drawn_does_not_depend_on_the_bound(unbounded, kind, bound, tight):
     """Nor with preemption, nor looking ahead. Prompts, and what joins read again, come in chunks of 7."""
     bounded_equals_unbounded(unbounded, 7, kind, bound, tight)

@@ -12,6 +12,7 @@ import pytest
 
 from helpers.backends import CannedBackend
 from helpers.program import die, forked
+from helpers.sweep import sweep
 from polythink.engine.engine import Engine
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
@@ -89,11 +90,14 @@ def outcome(folder: Path) -> dict:
 
 @pytest.mark.parametrize(
     ("run", "dialect", "stops"),
-    [
-        (run_eval, "parallel_r1", (1, 5, 4)),  # in the samples, twice; then in the greedy responses
-        (run_compare, "parathinker:4", (4, 7, 9)),
-        (run_tunnel, "parathinker:4", (3, 8, 12)),
-    ],
+    sweep(
+        [
+            (run_eval, "parallel_r1", (1, 5, 4)),  # in the samples, twice; then in the greedy responses
+            (run_compare, "parathinker:4", (4, 7, 9)),
+            (run_tunnel, "parathinker:4", (3, 8, 12)),
+        ],
+        [(run_eval, "parallel_r1", (1, 5, 4)), (run_compare, "parathinker:4", (4, 7, 9))],
+    ),
 )
 def test_stopped_again_and_again_it_comes_to_what_it_does_at_once(tmp_path, run, dialect, stops) -> None:
     backend = engine(dialect)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from helpers.device import DEVICE, collate, tensor
+from helpers.sweep import sweep
 from helpers.thoughts import INVENTORY, by_hand, fill, forward, furthest, make, trace
 from helpers.tiny import family
 from polythink.engine.backends.lean import LeanBackend
@@ -135,8 +136,13 @@ def backend_of(lm, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", FAMILIES)
-@pytest.mark.parametrize("kind", ["lean", "flat", "padded"])
+@pytest.mark.parametrize(
+    ("kind", "model_type"),
+    sweep(
+        [(kind, name) for kind in ("lean", "flat", "padded") for name in FAMILIES],
+        [*(("lean", name) for name in FAMILIES), ("flat", FAMILIES[0]), ("padded", FAMILIES[-1])],
+    ),
+)
 def test_cached_steps_equal_one_forward(model_type, kind):
     lm = make(model_type)
     backend = backend_of(lm, kind)

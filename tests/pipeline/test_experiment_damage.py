@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from helpers import fake_recipe
+from helpers.sweep import sweep
 from polythink.errors import UserError
 from polythink.pipeline.arms import Experiment
 from polythink.pipeline.experiment import Outcome, run_experiment
@@ -69,7 +70,7 @@ def columns(tmp_path: Path) -> list[tuple[list[str], str]]:
     return [(c["arms"], c["after"]) for c in read_json(tmp_path / "out" / "table.json")["columns"]]
 
 
-@pytest.mark.parametrize("content", [[], 3, "text"])
+@pytest.mark.parametrize("content", sweep([[], 3, "text"], [[]]))
 def test_a_damaged_result_is_named_and_the_rest_is_in_the_table(tmp_path, again, content):
     write_json(stage(tmp_path, "eval_rl") / "result.json", content)
     outcome = again()

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from helpers.sweep import sweep
 from polythink.errors import UserError
 from polythink.pipeline.arms import Experiment, load_experiment
 from polythink.pipeline.experiment import resolve
 from polythink.pipeline.recipe import load_recipe
 from polythink.run.config import RECIPES, dump_yaml, find_recipe, load_yaml
 
-ROUNDS = pytest.mark.parametrize("rounds", [60, pytest.param(600, marks=pytest.mark.long)])
+ROUNDS = pytest.mark.parametrize("rounds", sweep([60, 600], [60]))
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 ARMS = {name for name in NAMES if "arms" in load_yaml(find_recipe(name))}
 VALUES = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.sweep import sweep
 from polythink.evaluate import head_file
 from polythink.models.architectures.counting import counted, total
 from polythink.models.build import architecture_config, new_tokenizer
@@ -22,11 +23,8 @@ FEW = (
 )  # fmt: skip
 
 
-LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("partialformer", "vanilla")]  # eit without its maps
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["qwen3", "eit", *LONG])
+@pytest.mark.slow  # the others are eit without its maps, and what every other recipe is run with
+@pytest.mark.parametrize("architecture", sweep(["qwen3", "eit", "partialformer", "vanilla"], ["eit"]))
 def test_the_smoke_recipe(architecture, tmp_path):
     """Its evaluation compares the heads, and the report draws them."""
     recipe = load_recipe("countdown-smoke" if architecture == "qwen3" else f"countdown-smoke-{architecture}", FEW)

@@ -166,7 +166,7 @@ GRPO = grpo(steps=10, checkpoint_every=2)
     [
         pytest.param(SFT, 12, False, id="sft"),
         pytest.param(SFT, 12, True, id="sft-fresh", marks=pytest.mark.long),
-        pytest.param(GRPO, 5, False, id="grpo"),
+        pytest.param(GRPO, 5, False, id="grpo", marks=pytest.mark.long),  # also: tests/train/test_dropout.py
         pytest.param(GRPO, 5, True, id="grpo-fresh", marks=pytest.mark.long),
     ],
 )

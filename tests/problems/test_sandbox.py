@@ -238,7 +238,7 @@ def agree(sandbox: Sandbox, source: str, seconds: float) -> None:
 @pytest.mark.slow
 def test_verdicts_are_those_of_a_fresh_interpreter(sandbox: Sandbox):
     rng = random.Random(0)
-    for source in {ordinary(rng).source for _ in range(60)}:
+    for source in {ordinary(rng).source for _ in range(25)}:
         agree(sandbox, source, PATIENT)
 
 

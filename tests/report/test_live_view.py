@@ -13,24 +13,44 @@ import termios
 
 import pytest
 
+from helpers.sweep import sweep
+
 PROGRAM = """
-import fcntl, struct, sys, termios, time
+import fcntl, struct, sys, termios, threading
 from polythink.engine.params import Event
 from polythink.report.terminal import LiveTrace, live_view
 
 paths, words, resize_to = int(sys.argv[1]), int(sys.argv[2]), eval(sys.argv[3])
-view = LiveTrace(lambda tokens: " ".join(f"w{token}" for token in tokens))
+
+
+class Watched(LiveTrace):
+    begun, changed = 0, threading.Condition()
+
+    def __rich_console__(self, console, options):
+        with self.changed:
+            self.begun += 1
+            self.changed.notify_all()
+        yield from super().__rich_console__(console, options)
+
+    def wait_for_a_frame(self):  # that shows what is there now: it is whole once the one after it has begun
+        with self.changed:
+            wanted = self.begun + 2
+            assert self.changed.wait_for(lambda: self.begun >= wanted, 60)
+
+
+view = Watched(lambda tokens: " ".join(f"w{token}" for token in tokens))
 with live_view(view) as screen:
     view.on_event(Event("token", 0, 0, -1, 0, 7))
     for word in range(words):
         for path in range(1, paths + 1):
             view.on_event(Event("token", 0, path, 0, path, 1000 * path + word))
-        if word % (words // 6) == 0:
-            time.sleep(0.15)  # some frames
+        if word % (words // 2) == words // 3:
+            view.wait_for_a_frame()
         if resize_to and word == words // 2:
             fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", *resize_to, 0, 0))
             sys.__stdout__.write("\\x1b[8;%d;%dt" % resize_to)  # tell the emulator
             sys.__stdout__.flush()
+            view.wait_for_a_frame()
     print("a warning", file=sys.stderr)
     view.on_event(Event("done", 0, 0, -1, 0))
 screen.print(view)
@@ -154,8 +174,10 @@ def check_end(terminal: Terminal, paths: int, words: int) -> None:
 SIZES = [(24, 80), (30, 40), (10, 80), (10, 28)]
 
 
-@pytest.mark.parametrize(("rows", "columns"), SIZES)
-@pytest.mark.parametrize("paths", [3, 8])
+@pytest.mark.parametrize(
+    ("rows", "columns", "paths"),
+    sweep([(*size, paths) for size in SIZES for paths in (3, 8)], [(24, 80, 3), (30, 40, 8), (10, 80, 8), (10, 28, 3)]),
+)
 def test_a_trace_taller_than_the_terminal_leaves_no_frames(rows: int, columns: int, paths: int) -> None:
     terminal = show(rows, columns, paths)
     check_end(terminal, paths, 150)

@@ -218,14 +218,14 @@ def test_the_page_of_published_rewards_names_every_key():
 
 @pytest.mark.slow
 def test_every_reward_is_its_formula_on_the_real_traces(shared_data, rewards):
-    texts = real_traces(shared_data)[::2]
+    texts = real_traces(shared_data)[::4]
     assert check_all(texts, rewards) == len(texts)
 
 
 @pytest.mark.slow
 def test_every_reward_is_its_formula_on_mutated_traces(shared_data, rewards):
     rng = random.Random(7)
-    texts = [mutate(text, rng) for text in real_traces(shared_data)]
+    texts = [mutate(text, rng) for text in real_traces(shared_data)[::2]]
     texts[::2] = [mutate(text, rng) for text in texts[::2]]
     assert check_all(texts, rewards) > 0.95 * len(texts)
     assert {well_formed(text) for text in texts} == {True, False}

@@ -11,6 +11,7 @@ import pytest
 
 from helpers.chat_server import ChatServer
 from helpers.coldstart import ask, last_rows, record
+from helpers.sweep import sweep
 from polythink.errors import UserError
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import get_prompt
@@ -45,9 +46,9 @@ NO_CREDIT = [
 ]
 
 
-@pytest.mark.parametrize("act", NO_CREDIT)
+@pytest.mark.parametrize("act", sweep(NO_CREDIT, NO_CREDIT[::2]))
 def test_an_account_without_credit_stops_in_the_servers_words_and_the_rest_is_asked_later(server, tmp_path, act):
-    chosen = record(server, 40)
+    chosen = record(server, 24)
     broken_after(server, 10, act)
     with pytest.raises(UserError, match="the account cannot pay for more requests") as stopped:
         ask(server, chosen, tmp_path)
@@ -59,9 +60,9 @@ def test_an_account_without_credit_stops_in_the_servers_words_and_the_rest_is_as
     server.acts = lambda number, request: None
     answered = set(last_rows(tmp_path))
     server.asked.clear()
-    assert ask(server, chosen, tmp_path)[0]["kept"] == 40
+    assert ask(server, chosen, tmp_path)[0]["kept"] == 24
     assert set(server.asked) == {p.question for p in chosen} - answered
-    assert server.asked.total() == 30
+    assert server.asked.total() == 14
 
 
 def test_a_busy_server_is_no_empty_account(server, tmp_path):
@@ -74,10 +75,18 @@ def test_a_busy_server_is_no_empty_account(server, tmp_path):
     assert line["retried"] == {"http_429": 2}
 
 
-@pytest.mark.parametrize("status", [400, 406, 413, 418, 422, 424, 431, 451, 498, 499])
-@pytest.mark.parametrize("before", [0, 10])
+STATUSES = (400, 406, 413, 418, 422, 424, 431, 451, 498, 499)
+
+
+@pytest.mark.parametrize(
+    ("status", "before"),
+    sweep(
+        [(status, before) for status in STATUSES for before in (0, 10)],
+        [*((status, 0) for status in STATUSES[::2]), *((status, 10) for status in STATUSES[1::2])],
+    ),
+)
 def test_a_refusal_of_every_request_stops_and_is_not_remembered(server, tmp_path, status, before):
-    chosen = record(server, 40)
+    chosen = record(server, 24)
     broken_after(server, before, error(status, "field max_tokens\n is not supported"))
     with pytest.raises(UserError, match="refused 5 problems in a row") as stopped:
         ask(server, chosen, tmp_path)
@@ -91,8 +100,8 @@ def test_a_refusal_of_every_request_stops_and_is_not_remembered(server, tmp_path
     assert line["kept"] == before
     server.acts = lambda number, request: None
     server.asked.clear()
-    assert ask(server, chosen, tmp_path)[0]["kept"] == 40
-    assert server.asked.total() == 40 - before
+    assert ask(server, chosen, tmp_path)[0]["kept"] == 24
+    assert server.asked.total() == 24 - before
     assert max(server.asked.values()) == 1
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import polythink.text.train as text
+from helpers.sweep import sweep
 from helpers.training import killed, same_bits, weights_of, without_times
 from polythink.errors import UserError
 from polythink.pipeline.recipe import load_recipe
@@ -157,7 +158,7 @@ def test_a_run_ends_with_the_mean_of_its_last_steps(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoder", [True, False])
+@pytest.mark.parametrize("encoder", sweep([True, False], [True]))
 def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, encoder):
     """With dropout, averaging and validation, stopped right after a checkpoint and between two."""
     config = config_of(average=2, average_every=2, label_smoothing=0.1, block=None if encoder else 7)

@@ -77,8 +77,8 @@ def test_the_pairs_of_the_benchmark_stay_what_they_are():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWN)
 def test_splits_are_disjoint(name):
-    sides = {split: {pair.source for pair in load_texts(f"{name}:{split}", 200)} for split in TEXTS[name].splits}
-    assert all(len(sources) == 200 for sources in sides.values()), "sources differ"
+    sides = {split: {pair.source for pair in load_texts(f"{name}:{split}", 100)} for split in TEXTS[name].splits}
+    assert all(len(sources) == 100 for sources in sides.values()), "sources differ"
     for split, sources in sides.items():
         assert not any(sources & other for key, other in sides.items() if key != split)
         assert {split_of(source) for source in sources} == {"test" if split == "long" else split}

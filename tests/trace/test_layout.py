@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from helpers.sweep import sweep
 from polythink.errors import UserError
 from polythink.trace import layout as layout_module
 from polythink.trace.dialect import PARALLEL_R1
@@ -174,7 +175,7 @@ def test_sampled_and_forced_tokens(mode):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", sweep(range(60), range(30)))
 def test_masks_positions_and_predecessors_equal_their_definitions(seed):
     text = random_trace(random.Random(seed))
     table, words = laid_out(text, prompt="p q r", end=True)

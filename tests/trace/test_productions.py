@@ -69,14 +69,14 @@ def check_mutated(text: str, dialect: Dialect) -> str:
 def test_published_dialects_on_random_traces_and_their_mutations(dialect: Dialect):
     rng = random.Random(5)
     blocks, reasons = 0, set()
-    for _ in range(250):
+    for _ in range(120):
         trace = random_trace(rng, dialect)
         text = check_round_trip(trace, dialect)
         blocks += sum(1 for _ in trace.walk())
         for _ in range(4):
             reasons.add(check_mutated(mutated(rng, text, dialect), dialect))
-    assert blocks > 60
-    assert len(reasons) > 15
+    assert blocks > 30
+    assert len(reasons) > 12
     assert "ok" in reasons
 
 

@@ -11,6 +11,7 @@ import torch
 
 from helpers.device import tensor
 from helpers.program import die, forked
+from helpers.sweep import sweep
 from helpers.training import checkpointed, make_lm, mixture, same_bits, sft_config, weights_of, without_times
 from polythink.engine.params import SamplingParams
 from polythink.models.lm import checkpoint_activations
@@ -43,8 +44,13 @@ def reinforced(lm, mini, folder, **changes):
     return read_jsonl(folder / "metrics.jsonl")
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("old", ["engine", "recomputed"])
+@pytest.mark.parametrize(
+    ("old", "checkpointing"),
+    sweep(
+        [(old, checkpointing) for old in ("engine", "recomputed") for checkpointing in (False, True)],
+        [("engine", True), ("recomputed", False)],
+    ),
+)
 def test_what_is_drawn_is_what_is_trained(mini, tmp_path, old, checkpointing):
     """At a tiny rate the policy stays the reference, so its divergence is nothing but dropout would have made it."""
     rows = reinforced(dropping(checkpointing), mini, tmp_path, lr=1e-12, kl_coef=0.1, mini_batches=3, old_logprobs=old)
@@ -174,7 +180,9 @@ def whole_run(kind: str, mini, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "update"), [("sft", "update"), ("grpo", "update_policy")])
+@pytest.mark.parametrize(
+    ("kind", "update"), sweep([("sft", "update"), ("grpo", "update_policy")], [("grpo", "update_policy")])
+)
 def test_killed_and_resumed_is_uninterrupted_bit_for_bit(mini, tmp_path, kind, update):
     """Killed between two checkpoints, in a process of its own, and again after going on from the first of them."""
     for call in (5, 5):  # before update 4, past the checkpoint of step 2; then at the last checkpoint

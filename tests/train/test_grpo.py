@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from helpers.sweep import sweep
 from helpers.training import make_lm, same_bits, weights_of, without_times
 from polythink.engine.engine import Engine
 from polythink.engine.params import SamplingParams
@@ -65,6 +66,9 @@ def taught_lm(taught):
     lm = make_lm()
     lm.model.load_state_dict(taught)
     return lm
+
+
+OTHERWISE = {"old_logprobs": "recomputed", "autocast": True}
 
 
 def run(lm, config, mini, folder, params=PARAMS, seed=0):
@@ -145,7 +149,7 @@ class Stopped(Exception):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{"old_logprobs": "engine"}, {"old_logprobs": "recomputed", "autocast": True}])
+@pytest.mark.parametrize("changes", sweep([{"old_logprobs": "engine"}, OTHERWISE], [OTHERWISE]))
 def test_resumed_is_uninterrupted_bit_for_bit(taught, mini, tmp_path, monkeypatch, changes):
     monkeypatch.setattr(sharding, "draws_from_copy", lambda lm, config: config.autocast)
     config = config_of(kl_coef=0.05, mini_batches=2, schedule="linear", drop_zero_spread=False, **changes)

@@ -9,6 +9,7 @@ from shutil import rmtree
 
 import pytest
 
+from helpers.sweep import sweep
 from helpers.training import make_lm, mixture, sft_config, without_times
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
@@ -34,9 +35,12 @@ def run(kind: str, mini, folder: Path, steps: int = 4) -> dict:
     return train_grpo(lm, config, mini, folder, prompt=get_prompt("countdown_parallel"), params=PARAMS)
 
 
-@pytest.mark.parametrize("kind", ["sft", "grpo"])
 @pytest.mark.parametrize(
-    ("kept", "first"), [(None, 1), ((), 1), ((1, 2, 3), 4), ((1, 3, 4), 2)], ids=["gone", "empty", "end", "middle"]
+    ("kind", "kept", "first"),
+    sweep(
+        [(kind, *rows) for kind in ("sft", "grpo") for rows in ((None, 1), ((), 1), ((1, 2, 3), 4), ((1, 3, 4), 2))],
+        [("sft", None, 1), ("sft", (), 1), ("sft", (1, 2, 3), 4), ("sft", (1, 3, 4), 2), ("grpo", (1, 3, 4), 2)],
+    ),
 )
 def test_metrics_that_are_gone_are_one_sentence(mini, tmp_path, kind, kept, first):
     """The checkpoint is at the last step, so no row would be written again."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.sweep import sweep
 from helpers.training import PROMPT, gradients, make_lm, mixture, same_bits, sft_config, weights_of, without_times
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
@@ -144,7 +145,7 @@ def stop_after(monkeypatch, steps: int):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [1, 4])
+@pytest.mark.parametrize("stop", sweep([1, 4], [4]))
 def test_resumed_is_uninterrupted_bit_for_bit(mini, tmp_path, monkeypatch, stop):
     config = sft_config(schedule="cosine", warmup=0.2)
     whole, parts = make_lm(), make_lm()

@@ -10,6 +10,7 @@ from transformers import GPT2Config, Qwen3Config
 
 from helpers.formulas import formula, published_macs
 from helpers.shapes import VARIANTS, make_config
+from helpers.sweep import sweep
 from polythink.cli import main
 from polythink.models.architectures import ARCHITECTURES, VanillaConfig
 from polythink.models.architectures.counting import OTHER, Count, counted, total
@@ -19,7 +20,7 @@ from polythink.models.architectures.counting import OTHER, Count, counted, total
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize(
     ("seq2seq", "tied"),
-    [(False, True), (True, False), *(pytest.param(b, b, marks=pytest.mark.long) for b in (True, False))],
+    sweep([(False, True), (True, False), (True, True), (False, False)], [(True, False)]),  # which has both stacks
 )
 def test_formula_is_count(name, seq2seq, tied):
     """Every module, parameters and multiply-accumulates, exactly."""

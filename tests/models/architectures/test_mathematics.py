@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from helpers.shapes import make, make_config, tokens
+from helpers.sweep import sweep
 from polythink.errors import UserError
 from polythink.models.architectures import ARCHITECTURES
 from polythink.models.architectures.attention import split
@@ -240,8 +241,13 @@ def test_folding_is_chosen_where_it_pays():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["causal", "seq2seq"])
-@pytest.mark.parametrize("name", ["eit", "eit-wide", "e_eit", "partialformer"])
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    sweep(
+        [(name, way) for name in ("eit", "eit-wide", "e_eit", "partialformer") for way in ("causal", "seq2seq")],
+        [("eit", "causal"), ("eit-wide", "seq2seq"), ("e_eit", "causal"), ("partialformer", "seq2seq")],
+    ),
+)
 def test_chunks_of_query_rows_change_nothing(name, backbone):
     """Outputs and gradients, with padding, and with dropout of the attention weights off."""
     ids, real = tokens(2, 11), torch.ones(2, 11, dtype=torch.long)

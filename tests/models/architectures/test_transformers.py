@@ -43,11 +43,19 @@ from transformers import (
 )
 
 from helpers.shapes import VARIANTS, VOCABULARY, make, make_config, tokens
+from helpers.sweep import sweep
 from polythink.models.architectures import ARCHITECTURES
 from polythink.models.architectures.calls import CACHE_NAME
 
 ALL = pytest.mark.parametrize("name", VARIANTS)
 BACKBONES = pytest.mark.parametrize("backbone", ["causal", "seq2seq"])
+PAIRS = pytest.mark.parametrize(  # every variant, half of them with an encoder
+    ("name", "backbone"),
+    sweep(
+        [(name, backbone) for name in VARIANTS for backbone in ("causal", "seq2seq")],
+        list(zip(VARIANTS, ["causal", "seq2seq"] * len(VARIANTS), strict=False)),
+    ),
+)
 AUTO = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
 
 
@@ -69,8 +77,7 @@ def batch(backbone: str, labels: bool = False) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@ALL
-@BACKBONES
+@PAIRS
 def test_saved_and_loaded(name, backbone, tmp_path):
     """safetensors, one copy of what is tied, and the automatic classes find the right one."""
     model = make(name, backbone)
@@ -98,8 +105,7 @@ def test_untied(backbone, tmp_path):
 
 
 @pytest.mark.slow
-@ALL
-@BACKBONES
+@PAIRS
 def test_every_weight_is_drawn(name, backbone, tmp_path):
     """Also those that a checkpoint lacks, which come as empty memory; two draws with one seed are one."""
     from safetensors.torch import load_file, save_file
@@ -180,9 +186,13 @@ def test_gradients_reach_every_weight(name, backbone):
 
 
 @pytest.mark.slow
-@ALL
-@BACKBONES
-@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize(
+    ("name", "backbone", "reentrant"),
+    sweep(
+        [(name, backbone, old) for name in VARIANTS for backbone in ("causal", "seq2seq") for old in (False, True)],
+        [*((name, "seq2seq", False) for name in VARIANTS), ("eit", "causal", True), ("partialformer", "seq2seq", True)],
+    ),
+)
 def test_gradient_checkpointing_changes_nothing(name, backbone, reentrant):
     model = make(name, backbone).train()
     expected = gradients(model, backbone)
@@ -195,8 +205,7 @@ def test_gradient_checkpointing_changes_nothing(name, backbone, reentrant):
 
 
 @pytest.mark.slow
-@ALL
-@BACKBONES
+@PAIRS
 def test_a_few_steps_lower_the_loss(name, backbone):
     model = make(name, backbone).train()
     optimiser, inputs = torch.optim.Adam(model.parameters(), lr=5e-3), batch(backbone, labels=True)
@@ -312,9 +321,20 @@ WAYS = {
 
 
 @pytest.mark.slow
-@ALL
-@BACKBONES
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("name", "backbone", "way"),
+    sweep(  # every model and every way
+        [(name, backbone, way) for name in VARIANTS for backbone in ("causal", "seq2seq") for way in WAYS],
+        [
+            *((name, backbone, next(iter(WAYS))) for name in VARIANTS for backbone in ("causal", "seq2seq")),
+            *(
+                (name, backbone, way)
+                for name, backbone in (("eit", "causal"), ("partialformer", "seq2seq"))
+                for way in WAYS
+            ),
+        ],
+    ),
+)
 def test_generated_with_and_without_cache(name, backbone, way):
     """The same tokens, with padded prompts of different lengths in the batch."""
     model, inputs = make(name, backbone), batch(backbone)

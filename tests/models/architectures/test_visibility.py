@@ -213,7 +213,7 @@ def test_the_engine_draws_what_its_slow_twin_draws(name, backend):
     lm = language_model(name)
     engine = Engine(lm, max_num_seqs=4)
     assert engine.backend.kind == backend
-    requests = [Request(tuple(lm.encode("a b c c a"[: 1 + 4 * (i % 3)])), f"p{i}", 0) for i in range(5)]
+    requests = [Request(tuple(lm.encode("a b c c a"[: 1 + 4 * (i % 3)])), f"p{i}", 0) for i in range(3)]
     decoding = SamplingParams(
         paths=2, max_blocks=2, max_main_tokens=8, max_path_tokens=4, max_summary_tokens=4, max_trace_tokens=50
     )

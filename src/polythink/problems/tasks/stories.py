@@ -23,13 +23,12 @@ import ast
 import random
 import re
 from collections.abc import Mapping
-from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.problem import Problem
-from polythink.problems.tasks.arithmetic import parsed, value
+from polythink.problems.tasks.arithmetic import exact, parsed
 from polythink.problems.tasks.demonstrations import SPLITS
 from polythink.problems.tasks.math import Math
 from polythink.problems.tasks.story_families import LEVELS
@@ -147,7 +146,7 @@ def value_of(expression: str, numbers: Mapping[str, int]) -> int:
 
 
 def _whole(node: ast.expr, numbers: Mapping[str, int]) -> int:
-    found = Fraction(value(node, numbers))
+    found = exact(node, numbers)
     assert found.denominator == 1, f"{ast.unparse(node)} does not come out even"
     return int(found)
 

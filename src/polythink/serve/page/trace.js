@@ -110,7 +110,9 @@ export class Drawing {
     const block = this.blocks.get(event.block) ?? this.addBlock(event.block, parent ?? this.main);
     this.laneOf(block, event);
     this.dirty.add(block);
-    if (block.lanes.size === 1) setTimeout(() => this.announce(`Fork into ${block.lanes.size} paths`), TOGETHER);
+    if (block.lanes.size > 1) return;
+    // not after the end: the page says "Stopped" then
+    setTimeout(() => this.done || this.announce(`Fork into ${block.lanes.size} paths`), TOGETHER);
   }
 
   onJoin(event) {

@@ -41,6 +41,7 @@ def split_of(source: str) -> str:
     raise AssertionError("the shares add up to less than 100")
 
 
+@lru_cache(maxsize=4)  # all pairs of a set take seconds, and a command may ask for them twice
 def generate_pairs(name: str, draw: Callable[[random.Random], Pair], split: str, limit: int) -> tuple[Pair, ...]:
     """The first `limit` pairs with distinct sources that `draw` yields for this split; always the same.
 
