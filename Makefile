@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export OMP_WAIT_POLICY := passive
 export GOMP_SPINCOUNT := 0
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo demo-lm smollm2 smoke test test-long test-newest check install clean
 

@@ -191,12 +191,8 @@ def compare(twin: Twin, fast, slow, draws: Draws, found: Counter, what) -> None:
 @pytest.mark.parametrize("part", range(2))
 def test_random_traces_agree_with_the_slow_twin(part, monkeypatch):
     twin, found = Twin(monkeypatch), Counter()
-    # flat and padded are one backend with two masks, captured has the pages of one and the forward of another: each is
-    # compared on every model, with half of the traces
-    left_out = (("flat", "captured"), ("padded",))[part]
-    backends = {name: runs for name, runs in BACKENDS.items() if name not in left_out}
     for number in range(7 * part, 7 * part + 7):  # every model once
-        check(twin, number, 8, found, backends)
+        check(twin, number, 8, found)
     assert found["traces"] >= 50, found
     for what in ("main", "path", "copy", "summary", "structured", "reread", "sequential", "bounded", "nested"):
         assert found[what], found
