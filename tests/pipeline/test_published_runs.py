@@ -121,7 +121,8 @@ def assert_saved(given: Path, folder: Path) -> None:
 # ---- every arm, with a model that has learnt the form: rewards differ ----
 
 GUESSES = "246"
-FEW = SMALL | {"batch": 4, "limit": 1, "samples": 2}
+FEW = {"steps": 2, "batch": 4, "prompts_per_step": 2, "group_size": 6, "limit": 1, "samples": 2, "checkpoint_every": 2}
+ROUNDED = 0.15  # nats: its logits are large, and from 8 to 16 neighbours in bfloat16 lie 1/16 apart; two may be rounded
 TEACH = """
 name: taught
 chat: true
@@ -155,12 +156,14 @@ def guessable(shared_data, tmp_path_factory) -> Path:
 
 
 @pytest.mark.long
-def test_every_arm_of_the_comparison_runs(taught, teacher, guessable, tmp_path, monkeypatch):
-    """Stages that arms have in common run once, as in an experiment. Rewards of one group differ, so all is trained."""
+@pytest.mark.parametrize("size", ["qwen3-4b", "qwen3-0.6b"])
+def test_every_arm_of_the_comparison_runs(taught, teacher, guessable, tmp_path, monkeypatch, size):
+    """Two steps of each stage; those that arms have in common run once, as in an experiment. Rewards of one group
+    differ, so all is trained."""
     monkeypatch.setenv("POLYTHINK_DATA", str(guessable))
     folders: dict[str, Path] = {}
     for arm in VARIANTS:
-        name = f"parallel-r1-qwen3-4b:{arm}"
+        name = f"parallel-r1-{size}:{arm}"
         recipe = load_recipe(name, small(name, taught, teacher, FEW))
         for plan, folder, is_new in run_arm(recipe, tmp_path, folders):
             if is_new and plan.stage.kind == "grpo":
@@ -175,7 +178,7 @@ def assert_learns(folder: Path, arm: str, plan) -> None:
     if get_mode(plan.mode).isolated:  # otherwise the model would have to have learnt to write the tags itself
         assert any(row["parallel_ratio"] > 0 for row in rows), (arm, plan.name)
     if get_mode(plan.mode).exact:
-        assert all(row["logprob_gap"] < BFLOAT16 for row in rows), (arm, plan.name)
+        assert all(row["logprob_gap"] < ROUNDED and row["mismatch_kl"] < 1e-4 for row in rows), (arm, plan.name)
 
 
 @pytest.mark.long
@@ -187,7 +190,7 @@ def test_arms_with_stages_of_their_own_run_in_two_processes(taught, teacher, gue
     ended = together(2, program, tmp_path, "train", name, *given, "--out", str(run))
     assert [end.status for end in ended] == [0, 0], said(tmp_path, "err", 2)
     trained = [stage for stage in load_recipe(name).stages if stage in TRAINING]
-    assert all(len(read_jsonl(run / stage / "metrics.jsonl")) == 3 for stage in trained)
+    assert all(len(read_jsonl(run / stage / "metrics.jsonl")) == FEW["steps"] for stage in trained)
     assert any(row["grad_norm"] > 0 for stage in trained[1:] for row in read_jsonl(run / stage / "metrics.jsonl"))
 
 

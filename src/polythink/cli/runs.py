@@ -96,9 +96,8 @@ def what_is_kept(plans: Sequence[Plan], folder: Path) -> str:
 
 def kept_steps(folder: Path) -> int:
     """The step of a stage's newest checkpoint, 0 without one. Its folder is named after the step."""
-    found = folder.glob("checkpoint/*-*")
-    whole = [path for path in found if any((path / name).is_file() for name in (".metadata", "trainer_state.json"))]
-    return max((int(path.name.rpartition("-")[2]) for path in whole if not path.name.startswith(".")), default=0)
+    found = [path for path in folder.glob("checkpoint/step-*") if (path / ".metadata").is_file()]
+    return max((int(path.name.rpartition("-")[2]) for path in found), default=0)
 
 
 def experiment(
