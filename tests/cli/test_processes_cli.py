@@ -108,7 +108,7 @@ def test_mistakes_are_said_once(recipe):
 def test_what_starts_processes_of_its_own_is_refused(monkeypatch):
     for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
         monkeypatch.setenv(name, str(value))
-    with pytest.raises(UserError, match="run it without torchrun"):
+    with pytest.raises(UserError, match=r"without torchrun, or give torchrun one arm: .* countdown-experiment:ARM"):
         experiment("countdown-experiment")
 
 

@@ -110,12 +110,16 @@ def experiment(
     """Compare recipes (arms) over seeds and print one table.
 
     Stages that arms have in common run once. Stopped at any moment, the same command goes on. Exit status 1 if a
-    stage failed.
+    stage failed. It starts processes of its own; for a model that takes several, torchrun trains one arm
+    (`polythink train FILE:ARM`).
 
     Example: polythink experiment countdown-experiment --out runs/countdown --jobs 2
     """
     if launched():
-        raise UserError("an experiment starts its own processes; run it without torchrun, or give torchrun one recipe")
+        raise UserError(
+            "an experiment starts its own processes; run it without torchrun, or give torchrun one arm: "
+            f"polythink train {file}:ARM"
+        )
     check_kind(file, experiment=True)
     from polythink.pipeline.arms import load_experiment
     from polythink.pipeline.experiment import run_experiment
