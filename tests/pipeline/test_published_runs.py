@@ -66,6 +66,7 @@ def teacher(shared_data):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3300)
 @pytest.mark.parametrize(
     ("name", "stages", "changed"),
     [
@@ -164,6 +165,7 @@ def ran() -> dict[str, Path]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)  # the first one teaches the model
 @pytest.mark.parametrize("size", ["qwen3-4b", "qwen3-0.6b"])
 @pytest.mark.parametrize("arm", VARIANTS)
 def test_every_arm_of_the_comparison_runs(taught, teacher, guessable, tmp_path, monkeypatch, ran, size, arm):

@@ -191,6 +191,7 @@ def test_every_arm_of_every_packaged_experiment_is_planned():
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", MADE_HERE)
 def test_every_stage_of_every_arm_runs(tmp_path, name):
     """Two steps of each; stages that arms have in common run once, as in an experiment."""

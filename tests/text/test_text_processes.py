@@ -107,6 +107,7 @@ stages:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)  # three launches
 def test_a_recipe_runs_under_a_launcher_and_resumes_to_the_same_bits(tmp_path):
     """With dropout, which differs from process to process. Kill -9 of the second: the first says one sentence."""
     (tmp_path / "small.yaml").write_text(RECIPE)
