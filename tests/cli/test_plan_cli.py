@@ -69,6 +69,13 @@ def test_keys_that_change_what_is_held():
     kept = planned("8xH100", "model.gradient_checkpointing=false")["rl_hard"]
     assert kept.memory["training"]["activations"] == plain.spared["activations"]
     assert kept.floors["training"] < plain.floors["training"]
+    compiled = planned("8xH100", "rl_hard.compile=true", "model.gradient_checkpointing=false")["rl_hard"]
+    assert compiled.memory["training"]["activations"] < kept.memory["training"]["activations"]
+    moved = planned("8xH100", "rl_hard.activation_offloading=true")["rl_hard"]
+    assert (
+        0 < moved.memory["training"]["activations, offloaded"] < plain.memory["training"]["activations, checkpointed"]
+    )
+    assert moved.spared.keys() == {"activations", "activations, checkpointed"}
     lora = planned("8xH100", "rl_hard.lora.r=1")["rl_hard"]
     assert lora.trained < SMALL.parameters / 1000
     assert lora.floors["training"] < plain.floors["training"]

@@ -7,9 +7,11 @@ from functools import cache
 import pytest
 
 from helpers.run_folders import run_arm
+from polythink.cli.recipes import packaged
 from polythink.errors import UserError
 from polythink.pipeline.arms import load_experiment, split_arm
 from polythink.pipeline.recipe import Recipe, load_recipe
+from polythink.pipeline.stage import TRAINS
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
 
@@ -152,32 +154,52 @@ def test_a_stage_like_another(tmp_path):
         load_recipe(file)
 
 
+# ---- what runs ----
+
+MADE_HERE = (
+    "parallel-r1-tiny", "countdown-experiment", "modes-experiment", "parathinker-experiment",
+    "parathinker-attribution-experiment", "parathinker-retries-experiment", "translation-grammar-experiment",
+)  # fmt: skip
+ELSEWHERE = ("parallel-r1-qwen3-0.6b", "parallel-r1-qwen3-4b", "smollm2-experiment")  # their model is not made here
+STEPS = 2
 SHORT = {
-    "steps": 2,
-    "batch": 4,
-    "prompts_per_step": 2,
-    "group_size": 2,
-    "limit": 8,
-    "samples": 1,
-    "checkpoint_every": 5,
-}
+    "steps": STEPS, "batch": 4, "micro_batch": 2, "batch_tokens": 60, "prompts_per_step": 2, "group_size": 2,
+    "checkpoint_every": 5, "average": 2, "average_every": 1, "max_new_tokens": 8,
+}  # fmt: skip
+ALSO = {"limit": 8, "valid_limit": 4, "samples": 1}  # where a recipe says nothing, too
+
+
+def shortened(name: str) -> list[str]:
+    """The overrides with which every stage of a recipe takes seconds."""
+    found = []
+    for stage, config in load_recipe(name).stages.items():
+        fields = type(config).model_fields
+        short = {key: value for key, value in SHORT.items() if getattr(config, key, None) is not None}
+        if getattr(config, "epochs", None) is not None:
+            short |= {"epochs": "null", "steps": STEPS}
+        found += [f"{stage}.{key}={value}" for key, value in (short | ALSO).items() if key in fields]
+    return found
+
+
+def test_every_arm_of_every_packaged_experiment_is_planned():
+    """And checked: a stage that could not do what it is told is refused by the plan."""
+    assert sorted(name for name, about in packaged().items() if about.experiment) == sorted(MADE_HERE + ELSEWHERE)
+    for name in (*MADE_HERE, *ELSEWHERE[:2]):  # the third has a test of its own, which takes seconds
+        for arm in load_experiment(name).arms:
+            *_, last = load_recipe(f"{name}:{arm}").stages.values()  # planned and checked as it is loaded
+            assert last.kind in ("sft", "eval", "text_eval", "compare", "tunnel")
 
 
 @pytest.mark.long
-def test_every_stage_of_every_tiny_arm_runs(tmp_path):
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", MADE_HERE)
+def test_every_stage_of_every_arm_runs(tmp_path, name):
     """Two steps of each; stages that arms have in common run once, as in an experiment."""
-    folders = {}
-    for arm in VARIANTS:
-        whole = load_recipe(f"parallel-r1-tiny:{arm}")
-        short = [
-            f"{name}.{key}={value}"
-            for name, stage in whole.stages.items()
-            for key, value in SHORT.items()
-            if key in type(stage).model_fields
-        ]
-        recipe = load_recipe(f"parallel-r1-tiny:{arm}", short)
-        for plan, folder, _ in run_arm(recipe, tmp_path, folders):
-            if plan.stage.kind in ("sft", "grpo"):
-                assert len(read_jsonl(folder / "metrics.jsonl")) == 2, (arm, plan.name)
+    folders, arms = {}, load_experiment(name).arms
+    for arm in arms:
+        arm = f"{name}:{arm}"
+        for plan, folder, _ in run_arm(load_recipe(arm, shortened(arm)), tmp_path, folders):
+            if plan.stage.kind in TRAINS:
+                assert len(read_jsonl(folder / "metrics.jsonl")) == STEPS, (arm, plan.name)
             assert read_json(folder / "result.json")
-    assert len(folders) > 2 * len(VARIANTS)
+    assert len(folders) > len(arms)

@@ -31,12 +31,13 @@ KNOWN = {  # models that recipes name on the hub, by shapes that are known here:
 REMEDIES = {  # of what is too large
     "keys and values": "set kv_cache_memory_bytes (rollouts then wait), or lower max_num_seqs",
     "activations": "set model.gradient_checkpointing: true, or lower micro_batch",
-    "activations, checkpointed": "lower micro_batch",
-    "logits": "lower micro_batch",
+    "activations, checkpointed": "lower micro_batch, or set activation_offloading: true",
+    "activations, offloaded": "lower micro_batch",
+    "logits": "lower micro_batch, or logits_memory_bytes",
 }
 PARTS = (
     "weights", "gradients", "optimiser", "weights in bfloat16", "gathered weights", "whole copy to draw", "reference",
-    "keys and values", "activations", "activations, checkpointed", "logits",
+    "keys and values", "activations", "activations, checkpointed", "activations, offloaded", "logits",
 )  # fmt: skip
 
 

@@ -96,9 +96,8 @@ def what_is_kept(plans: Sequence[Plan], folder: Path) -> str:
 
 def kept_steps(folder: Path) -> int:
     """The step of a stage's newest checkpoint, 0 without one. Its folder is named after the step."""
-    found = folder.glob("checkpoint/*-*")
-    whole = [path for path in found if any((path / name).is_file() for name in (".metadata", "trainer_state.json"))]
-    return max((int(path.name.rpartition("-")[2]) for path in whole if not path.name.startswith(".")), default=0)
+    found = [path for path in folder.glob("checkpoint/step-*") if (path / ".metadata").is_file()]
+    return max((int(path.name.rpartition("-")[2]) for path in found), default=0)
 
 
 def experiment(
@@ -111,12 +110,16 @@ def experiment(
     """Compare recipes (arms) over seeds and print one table.
 
     Stages that arms have in common run once. Stopped at any moment, the same command goes on. Exit status 1 if a
-    stage failed.
+    stage failed. It starts processes of its own; for a model that takes several, torchrun trains one arm
+    (`polythink train FILE:ARM`).
 
     Example: polythink experiment countdown-experiment --out runs/countdown --jobs 2
     """
     if launched():
-        raise UserError("an experiment starts its own processes; run it without torchrun, or give torchrun one recipe")
+        raise UserError(
+            "an experiment starts its own processes; run it without torchrun, or give torchrun one arm: "
+            f"polythink train {file}:ARM"
+        )
     check_kind(file, experiment=True)
     from polythink.pipeline.arms import load_experiment
     from polythink.pipeline.experiment import run_experiment

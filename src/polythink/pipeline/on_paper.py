@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from polythink.bench.devices import Device
+from polythink.bench.devices import DEVICES, Device
 from polythink.bench.floor import Machine, Shape
 from polythink.pipeline.plan import ColdstartConfig, EvalConfig, EvalStageBase, GRPOStage, SFTStage, StagePlan
 from polythink.trace.dialect import get_dialect
@@ -95,16 +95,24 @@ def sheet(plan: StagePlan, shape: Shape, place: Place) -> Sheet:
         found.floors["drawing"] = _drawn(shape, drawing, place, _weight_bytes_drawn(how), how.compute_bytes)
     rows = max(1, min(stage.micro_batch, -(-traces // place.count)))
     width = how.compute_bytes
-    names = ("activations", "activations, checkpointed")
-    kept = {name: activation_bytes(shape, rows * longest, width, name == names[1]) for name in names}
-    chosen = names[how.checkpointing]
-    logits = logits_bytes(shape, rows * columns, width, place.piece)
+    kept = {name: activation_bytes(shape, rows * longest, other) for name, other in ways(how).items()}
+    chosen = next(iter(kept))
+    logits = logits_bytes(shape, rows * columns, width, place.piece, stage.logits_memory_bytes)
     found.memory["training"] = state | {chosen: kept.pop(chosen), "logits": logits}
     found.spared = kept
     found.tokens = traces * mean
     flops = training_flops(shape, traces, mean, how, forwards) / place.count
     found.floors["training"] = flops / place.device.rate(width)
     return found
+
+
+def ways(how: Training) -> dict[str, Training]:
+    """How activations can be held, by the name of that part of the memory: first as they are, then otherwise."""
+    plain, again = (replace(how, checkpointing=on, offloading=False) for on in (False, True))
+    found = {"activations": plain, "activations, checkpointed": again}
+    if how.offloading:
+        return {"activations, offloaded": how, **found}
+    return dict(sorted(found.items(), key=lambda item: item[1] != how))
 
 
 def training_of(plan: StagePlan, shape: Shape, place: Place) -> Training:
@@ -120,9 +128,16 @@ def training_of(plan: StagePlan, shape: Shape, place: Place) -> Training:
     return Training(
         processes=place.count, weight_bytes=weight, compute_bytes=2 if stage.autocast else weight, trained=trained,
         reshard=stage.reshard_after_forward, checkpointing=plan.model.gradient_checkpointing,
+        compiled=_is_compiled(plan, place.device), offloading=stage.activation_offloading,
         draws=isinstance(stage, GRPOStage),
         reference=isinstance(stage, GRPOStage) and stage.kl_coef > 0 and not stage.lora,
     )  # fmt: skip
+
+
+def _is_compiled(plan: StagePlan, device: Device) -> bool:
+    """As in `models.compiled`: thought embeddings would make every layer another function."""
+    wanted = plan.stage.compile
+    return bool(wanted) and not plan.model.thought_embeddings and (wanted is True or device is not DEVICES["cpu"])
 
 
 def drawing_of(plan: StagePlan, traces: int, samples: int, at_once: int, place: Place, devices: int = 0) -> Drawing:

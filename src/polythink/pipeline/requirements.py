@@ -30,7 +30,6 @@ NEEDS = {  # what a stage does -> the module by which it does it
     "bleu": Need("sacrebleu", "BLEU"),
     "bpe": Need("sentencepiece", "tokenizer.kind: bpe"),
     "numbers": Need("num2words", "number words"),
-    "trainer": Need("accelerate", "training on texts"),
     "hub": Need("datasets", "sets of the hub"),
     **{name: Need(name, f"report_to: {name}") for name in TRACKERS},
 }
@@ -95,10 +94,8 @@ def _at_hand(name: str, stage: str) -> bool:
 
 
 def _text_needs(plan: TextPlan) -> Iterator[str]:
-    if isinstance(plan.stage, TextStageConfig):
-        yield "trainer"
-        if plan.tokenizer.kind == "bpe":
-            yield "bpe"
+    if isinstance(plan.stage, TextStageConfig) and plan.tokenizer.kind == "bpe":
+        yield "bpe"
     if isinstance(plan.stage, TextEvalConfig) and plan.task == "translation":
         yield "bleu"
     for name in sets_of(plan.stage):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from polythink.engine.selfcheck import choose_backend
-from polythink.errors import UserError
 from polythink.evaluate import head_file, heads
 from polythink.evaluate.compare import compare
 from polythink.evaluate.run import evaluate
@@ -207,14 +206,7 @@ def summary_of(found: dict[str, dict]) -> dict:
 
 
 def text(plan: TextPlan, folder: Path, previous: Path | None, log: Log) -> dict:
-    distributed.shared(refuse_texts)
     return train_stage(plan, folder, left_model(previous), log)
-
-
-def refuse_texts() -> None:
-    """`UserError` under a launcher, where every process would train a model of its own."""
-    if distributed.world_size() > 1:
-        raise UserError("recipes with a task train on plain text in one process; start them without torchrun")
 
 
 def text_evaluation(plan: TextPlan, folder: Path, previous: Path | None, log: Log) -> dict:

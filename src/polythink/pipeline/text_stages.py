@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from polythink.errors import UserError, install_extra
 from polythink.evaluate import head_file, heads
 from polythink.pipeline.plan import file_name
 from polythink.pipeline.text import TextEvalConfig, TextPlan, TextStageConfig
+from polythink.problems.problem import ProblemSet
 from polythink.run.folder import read_json
+from polythink.text.data.pairs import Pair
 from polythink.text.data.sets import load_texts
 from polythink.text.evaluate import encode_set, evaluate_texts
 from polythink.text.model import create_text_model, load_text_model, make_batch, save_text_model
 from polythink.text.tokenizers import train_tokenizer
+from polythink.text.train import train_text
+from polythink.train import distributed
 from polythink.train.data import stage_seed
 
 HEAD_TEXTS = 8  # pairs over which attention heads are compared
@@ -22,25 +25,26 @@ HEAD_TEXTS = 8  # pairs over which attention heads are compared
 def train_stage(plan: TextPlan, folder: Path, start: Path | None, log: Callable[[str], None]) -> dict:
     """Train the model in `start`, or a new one with a new tokenizer; returns the content of result.json.
 
-    `UserError` if accelerate, which transformers' trainer needs, is not installed.
+    Of several processes all train, and the first writes.
     """
-    try:
-        from polythink.text.train import train_text
-    except ImportError as error:
-        raise UserError(f"training on texts needs {install_extra('translation')}") from error
     stage = plan.stage
     assert isinstance(stage, TextStageConfig)
-    train, valid = load_texts(stage.data), load_texts(stage.valid, stage.valid_limit) if stage.valid else None
+
+    def loaded() -> tuple[ProblemSet[Pair], ProblemSet[Pair] | None]:
+        return load_texts(stage.data), load_texts(stage.valid, stage.valid_limit) if stage.valid else None
+
+    train, valid = distributed.shared(loaded)
     for note in train.notes:
         log(f"note on {train.name}: {note}")
     if start:
-        lm = load_text_model(start)
+        lm = distributed.shared(lambda: load_text_model(start))
     else:
         sides = ("source", "target") if plan.has_encoder else ("target",)
-        tokenizer = train_tokenizer(plan.tokenizer, (getattr(pair, side) for pair in train for side in sides))
-        lm = create_text_model(plan.model, tokenizer, plan.has_encoder, plan.seed)
+        texts = (getattr(pair, side) for pair in train for side in sides)
+        tokenizer = distributed.on_main(lambda: train_tokenizer(plan.tokenizer, texts))
+        lm = distributed.shared(lambda: create_text_model(plan.model, tokenizer, plan.has_encoder, plan.seed))
     summary = train_text(lm, stage, train, valid, folder, seed=stage_seed(plan.seed, plan.name))
-    save_text_model(lm, folder / "model")
+    distributed.on_main(lambda: save_text_model(lm, folder / "model"))
     return summary
 
 

@@ -29,6 +29,7 @@ from polythink.text.config import TASKS, TextEvalOptions
 from polythink.text.data.pairs import Pair
 from polythink.text.model import Example, TextModel, forward_losses, make_batch
 from polythink.text.scores import beyond_floats, score_rows
+from polythink.train import distributed
 from polythink.train.optimiser import micro_batches
 
 # ---- token ids ----
@@ -59,17 +60,27 @@ def losses(lm: TextModel, examples: Sequence[Example], tokens: int = 4096) -> li
     """-log p of each target, summed over its tokens. `tokens` per forward changes speed, not results."""
     lm.model.eval()
     found = [0.0] * len(examples)
-    order = sorted(range(len(examples)), key=lambda i: (-examples[i].longest, i))
-    for places in group_by_tokens(order, examples, tokens):
+    for places in of_like_length(examples, tokens):
         sums = forward_losses(lm, [examples[i] for i in places]).double().sum(1).tolist()
         for i, value in zip(places, sums, strict=True):
             found[i] = value
     return found
 
 
-def mean_loss(lm: TextModel, examples: Sequence[Example]) -> float:
-    """Nats per target token, over all targets."""
-    return sum(losses(lm, examples)) / sum(len(e.target) for e in examples)
+@torch.no_grad()
+def mean_loss(lm: TextModel, examples: Sequence[Example], tokens: int = 4096) -> float:
+    """Nats per target token, over all targets. Several processes call it together, and share out the forwards."""
+    lm.model.eval()
+    total = 0.0
+    for places, counts in distributed.own_rounds(of_like_length(examples, tokens)):
+        total += forward_losses(lm, [examples[i] for i in places]).double().sum().item() * counts
+    return sum(distributed.gathered(lambda: total)) / sum(len(e.target) for e in examples)
+
+
+def of_like_length(examples: Sequence[Example], tokens: int) -> list[list[int]]:
+    """All indices, longest examples first, in groups of at most `tokens` tokens."""
+    order = sorted(range(len(examples)), key=lambda i: (-examples[i].longest, i))
+    return group_by_tokens(order, examples, tokens)
 
 
 def group_by_tokens(order: Sequence[int], examples: Sequence[Example], tokens: int) -> list[list[int]]:

@@ -48,6 +48,10 @@ class TextModel:
     tokenizer: PreTrainedTokenizerFast
 
     @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
     def has_encoder(self) -> bool:
         return self.model.config.is_encoder_decoder
 
@@ -135,12 +139,12 @@ def make_batch(lm: TextModel, examples: Sequence[Example]) -> dict[str, torch.Te
     (B, 1 + T); as in transformers, its labels stand under the inputs, and the model shifts them itself.
     """
     config = lm.model.config
-    labels = _padded([e.target for e in examples], IGNORED).to(lm.model.device)
+    labels = _padded([e.target for e in examples], IGNORED).to(lm.device)
     start = torch.full_like(labels[:, :1], config.bos_token_id)
     read = torch.cat([start, labels.clamp(min=config.pad_token_id)], dim=1)
     if not lm.has_encoder:
         return {"input_ids": read, "labels": torch.cat([torch.full_like(start, IGNORED), labels], dim=1)}
-    source = _padded([e.source for e in examples], config.pad_token_id).to(lm.model.device)
+    source = _padded([e.source for e in examples], config.pad_token_id).to(lm.device)
     mask = source != config.pad_token_id
     return {"input_ids": source, "attention_mask": mask, "decoder_input_ids": read[:, :-1], "labels": labels}
 

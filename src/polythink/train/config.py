@@ -71,6 +71,8 @@ class TrainingConfig(OptimiserConfig):
     """Kernel of training forwards; flex_attention (CUDA) skips what no token sees: use pack; auto: where it runs."""
     compile: bool | Literal["auto"] = False
     """Compile layers and loss (torch.compile): some tens of seconds once, then faster; auto: on CUDA, where it runs."""
+    activation_offloading: bool = False
+    """Hold what forwards keep for the backward pass in the CPU's memory; on a CPU it is there, and nothing is moved."""
     logits_memory_bytes: int = Field(1 << 28, ge=1)
     """Most bytes of float32 logits at a time; more are computed in pieces, and again in the backward pass."""
     float32_head: bool = False

@@ -15,8 +15,12 @@ Activations are what the backward needs of each token of a micro-batch, for laye
 transformers (norms in float32, attention by SDPA, norms of queries and keys, whose few bytes others lack):
 
     layer       2 d (4 + 2 c) + (q + k) (4 + c) + (q + 2 k) c + 2 q c + 4 f c
-    all         layers x layer, or with checkpointing  layers x d c + layer
+    compiled    (2 d + 3 q + 3 k + 2 f) c + 4 (2 + 2 heads + groups)   the rest is computed again by the kernel that
+                reads it, at the budget of `models.compiled`; attention as flex has it
+    all         layers x layer, or with checkpointing  layers x d c + layer, or with offloading  layer
     logits      2 V c of each column          with their gradient; and 3 pieces in float32
+    in pieces   of M bytes where they would be more than M in float32: M + 4 V d + 4 d of each column, and in half
+                precision M / 2 + 2 V d more (`models.head`; models that change logits after the head have them whole)
 
 Time can be no less than the operations over the device's rate: per token 2 N forward, 4 N backward (2 N where only
 adapters are trained), 2 N for each further forward; attention a T / 2 in place of 2 N, a = 4 layers heads head_dim.
@@ -45,6 +49,8 @@ class Training:
     trained: int | None = None  # parameters; None: all
     reshard: bool = True
     checkpointing: bool = False
+    compiled: bool = False
+    offloading: bool = False
     draws: bool = False
     reference: bool = False  # a second model that is only compared with
 
@@ -85,25 +91,37 @@ def state_bytes(shape: Shape, how: Training) -> dict[str, float]:
     return found
 
 
-def layer_activations(shape: Shape, compute_bytes: int) -> int:
+def layer_activations(shape: Shape, compute_bytes: int, compiled: bool = False) -> int:
     """Bytes of one token that one layer keeps for its backward."""
     d, q, k, f, c = shape.hidden, shape.queries, shape.keys, shape.intermediate, compute_bytes
+    if compiled:
+        numbers = 2 + 2 * shape.heads + shape.kv_heads  # of norms and of attention's softmax
+        return (2 * d + 3 * q + 3 * k + 2 * f) * c + numbers * FLOAT32
     norms = 2 * d * (FLOAT32 + 2 * c) + (q + k) * (FLOAT32 + c)
     return norms + (q + 2 * k) * c + 2 * q * c + 4 * f * c
 
 
-def activation_bytes(shape: Shape, tokens: int, compute_bytes: int, checkpointing: bool) -> int:
-    """Bytes that a micro-batch of so many tokens keeps for its backward, logits left out."""
-    layer = layer_activations(shape, compute_bytes)
-    if checkpointing:
-        return tokens * (shape.layers * shape.hidden * compute_bytes + layer)
+def activation_bytes(shape: Shape, tokens: int, how: Training) -> int:
+    """Bytes on the device that a micro-batch of so many tokens keeps for its backward, logits left out."""
+    layer = layer_activations(shape, how.compute_bytes, how.compiled)
+    if how.offloading:
+        return tokens * layer
+    if how.checkpointing:
+        return tokens * (shape.layers * shape.hidden * how.compute_bytes + layer)
     return tokens * shape.layers * layer
 
 
-def logits_bytes(shape: Shape, columns: int, compute_bytes: int, piece: int) -> int:
-    """Bytes of the logits of so many columns with their gradient, and of the float32 pieces of at most `piece`."""
+def logits_bytes(shape: Shape, columns: int, compute_bytes: int, piece: int, most: int | None = None) -> int:
+    """Bytes of the logits of so many columns with their gradient, and of the float32 pieces of at most `piece`.
+
+    Where they would be more than `most` bytes in float32, those of the pieces in which they are computed.
+    """
     numbers = columns * shape.vocabulary
-    return 2 * numbers * compute_bytes + PIECES * min(piece, numbers) * FLOAT32
+    if most is None or numbers * FLOAT32 <= most:
+        return 2 * numbers * compute_bytes + PIECES * min(piece, numbers) * FLOAT32
+    head = shape.vocabulary * shape.hidden
+    half = most // 2 + 2 * head if compute_bytes == 2 else 0
+    return most + FLOAT32 * (head + columns * shape.hidden) + half
 
 
 def training_flops(shape: Shape, traces: float, length: float, how: Training, forwards: int = 0) -> float:

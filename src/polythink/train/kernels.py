@@ -1,9 +1,10 @@
-"""What a recipe says of how training forwards are computed: `attention`, `compile`, and the shape of batches."""
+"""What a recipe says of how training forwards are computed: `attention`, `compile`, where activations
+are held, and the shape of batches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from torch import nn
 
@@ -14,12 +15,14 @@ from polythink.models.lm import LanguageModel
 from polythink.trace.layout import Layout
 from polythink.train.config import TrainingConfig
 from polythink.train.flat import fits
+from polythink.train.offload import offloading
 
 
 @contextmanager
 def kernels_of(config: TrainingConfig, model: nn.Module | None) -> Iterator[None]:
     """While this is entered, the model's forwards are computed as the recipe says; None: no model."""
-    with attending(model, config.attention), compiling(model, config.compile):
+    moved = offloading(model) if config.activation_offloading and model is not None else nullcontext()
+    with attending(model, config.attention), compiling(model, config.compile), moved:
         yield
 
 

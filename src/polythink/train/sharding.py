@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -24,6 +26,15 @@ from polythink.models.head import plain_head
 from polythink.models.lm import LanguageModel
 from polythink.models.thoughts import attach
 from polythink.train.config import TrainingConfig
+
+
+class Trained(Protocol):
+    """A model with what belongs to it."""
+
+    model: nn.Module
+
+    @property
+    def device(self) -> torch.device: ...
 
 
 def to_train(lm: LanguageModel, config: TrainingConfig, draws: bool = False) -> LanguageModel:
@@ -52,27 +63,44 @@ def draws_from_copy(lm: LanguageModel, config: TrainingConfig) -> bool:
 
 
 def copied(lm: LanguageModel) -> nn.Module:
-    """A copy of the model, which reads thought embeddings of its own."""
+    """A copy of the model, hooked as it is."""
     model = copy.deepcopy(lm.model)
+    hook(lm, model)
+    return model
+
+
+def hook(lm: LanguageModel, model: nn.Module) -> None:
+    """Give a copy of the model the hooks that its dialect needs."""
     if lm.dialect.inventory:
         attach(model, None)
-    return model
 
 
 def divided(lm: LanguageModel, config: TrainingConfig) -> nn.Module:
     """A copy of the model, divided over all processes on their devices. `lm` is on the CPU afterwards."""
-    device = lm.device
-    lm.model.to("cpu")
-    for tensor in (*lm.model.parameters(), *lm.model.buffers()):
+
+    def ready(model: nn.Module) -> None:
+        heeds_masks(model)  # found out by a forward, and so are heads and hooks: before a forward takes all processes
+        plain_head(model)
+        hook(lm, model)
+
+    return divide(lm.model, config.autocast, config.reshard_after_forward, ready)
+
+
+def divide(
+    whole: nn.Module, autocast: bool, reshard: bool = True, ready: Callable[[nn.Module], None] = lambda model: None
+) -> nn.Module:
+    """As `divided`, of any model; `ready` does what has to be done before."""
+    device = next(whole.parameters()).device
+    whole.to("cpu")
+    for tensor in (*whole.parameters(), *whole.buffers()):
         dist.broadcast(tensor.detach(), 0)  # rows of tags that a model lacked are random
-    model = copied(lm)
-    heeds_masks(model)  # found out by a forward, and so are heads: before a forward takes all processes
-    plain_head(model)
+    model = copy.deepcopy(whole)
+    ready(model)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    types = (torch.bfloat16, torch.float32) if config.autocast else (None, None)
+    types = (torch.bfloat16, torch.float32) if autocast else (None, None)
     policy = MixedPrecisionPolicy(*types)
     for block in (*blocks_of(model), model):
-        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=config.reshard_after_forward)
+        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
     return model
 
 
@@ -102,7 +130,7 @@ def reference_of(lm: LanguageModel, config: TrainingConfig) -> nn.Module:
 
 
 @torch.no_grad()
-def refresh(whole: LanguageModel, trained: LanguageModel) -> None:
+def refresh(whole: Trained, trained: Trained) -> None:
     """Give the whole model the weights that are trained."""
     if whole is trained:
         return
@@ -112,7 +140,7 @@ def refresh(whole: LanguageModel, trained: LanguageModel) -> None:
         own.copy_(other)
 
 
-def finish(whole: LanguageModel, trained: LanguageModel) -> None:
+def finish(whole: Trained, trained: Trained) -> None:
     """After the training: the whole model as it was, on its device and in its type, with the trained weights."""
     if whole is not trained:
         whole.model.to(trained.device)
@@ -120,6 +148,13 @@ def finish(whole: LanguageModel, trained: LanguageModel) -> None:
             own.data = own.data.to(divided.dtype)
         refresh(whole, trained)
     whole.model.eval()
+
+
+@torch.no_grad()
+def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state of a model that may be divided, as one process has it."""
+    state = model.state_dict()
+    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in state.items()}
 
 
 def free(model: nn.Module) -> None:
