@@ -233,11 +233,18 @@ def tunnel_section(result: Mapping) -> str:
 
 def change(key: str, before: Mapping, after: Mapping, first: str, last: str) -> str:
     """From the first evaluation to the last as HTML, and whether their intervals overlap."""
-    said = f"{key} {show(key, before)} after {first}, <b>{show(key, after)}</b> after {last}"
+    name = METRICS[key].label if key in METRICS else key
+    said = f"{name} {show(key, before)} after {first}, <b>{show(key, after)}</b> after {last}"
     if not all(is_number(estimate.get(end)) for estimate in (before, after) for end in ("low", "high")):
         return said
-    apart = before["high"] < after["low"] or after["high"] < before["low"]
-    return f"{said}: {'the intervals do not overlap' if apart else 'intervals overlap, no difference shown'}"
+    return f"{said}: {'the intervals do not overlap' if apart(before, after) else 'intervals overlap, no difference shown'}"
+
+
+def apart(one: Mapping, other: Mapping) -> bool:
+    """Whether two estimates have intervals, and these do not overlap."""
+    if not all(is_number(estimate.get(end)) for estimate in (one, other) for end in ("low", "high")):
+        return False
+    return one["high"] < other["low"] or other["high"] < one["low"]
 
 
 def judged(key: str, difference: Mapping) -> str:
