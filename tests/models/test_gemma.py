@@ -7,15 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_head import Largest
 
 from helpers.device import DEVICE, FAST, tensor
 from helpers.gemma import CHAT, SPECIAL, WINDOW, real_file, tiny_model, tiny_tokenizer, write_gguf
+from helpers.layouts import some_layouts
 from helpers.tiny import gaps
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
+from polythink.models.batch import collate
 from polythink.models.gguf import passed_over, quick_reader
 from polythink.models.lm import load, load_vocabulary, with_settings
+from polythink.models.logprobs import token_logprobs
 from polythink.run.jsonl import read_rows
 from polythink.train.config import SFTConfig
 from polythink.train.sft import train_sft
@@ -176,6 +180,28 @@ def test_a_trace_longer_than_the_window_is_drawn_as_one_masked_forward_has_it(fo
         assert max(gaps(forking, found)) > 1e-2, "the window makes a difference"
     finally:
         config.sliding_window = WINDOW
+
+
+# ---- its vocabulary ----
+
+
+def test_no_step_makes_the_logits_of_a_whole_batch():
+    model = tiny_model(20_000)
+    batch = collate(some_layouts())
+    cells, table = batch.tokens.numel(), 4 * model.get_input_embeddings().weight.numel()
+    found = {}
+    for memory in (1 << 20, 1 << 40):
+        with Largest() as largest:
+            scored = token_logprobs(model, batch, memory_bytes=memory)
+            scored.sum().backward()
+        gradient = model.get_input_embeddings().weight.grad.clone()
+        model.zero_grad()
+        found[memory] = largest.bytes, scored, gradient
+    (small, *pieces), (large, *whole) = found.values()
+    assert small <= table < 4 * cells * 20_000 / 2, "no tensor is larger than the tied table and its gradient"
+    assert large > 2 * table
+    for part, right in zip(pieces, whole, strict=True):
+        torch.testing.assert_close(part, right, atol=1e-4 * right.abs().max().item(), rtol=0)
 
 
 # ---- sizes of Gemma 3 that differ ----

@@ -235,16 +235,19 @@ def change(key: str, before: Mapping, after: Mapping, first: str, last: str) -> 
     """From the first evaluation to the last as HTML, and whether their intervals overlap."""
     name = METRICS[key].label if key in METRICS else key
     said = f"{name} {show(key, before)} after {first}, <b>{show(key, after)}</b> after {last}"
-    if not all(is_number(estimate.get(end)) for estimate in (before, after) for end in ("low", "high")):
+    if not _with_intervals(before, after):
         return said
-    return f"{said}: {'the intervals do not overlap' if apart(before, after) else 'intervals overlap, no difference shown'}"
+    verdict = "the intervals do not overlap" if apart(before, after) else "intervals overlap, no difference shown"
+    return f"{said}: {verdict}"
 
 
 def apart(one: Mapping, other: Mapping) -> bool:
     """Whether two estimates have intervals, and these do not overlap."""
-    if not all(is_number(estimate.get(end)) for estimate in (one, other) for end in ("low", "high")):
-        return False
-    return one["high"] < other["low"] or other["high"] < one["low"]
+    return _with_intervals(one, other) and (one["high"] < other["low"] or other["high"] < one["low"])
+
+
+def _with_intervals(*estimates: Mapping) -> bool:
+    return all(is_number(estimate.get(end)) for estimate in estimates for end in ("low", "high"))
 
 
 def judged(key: str, difference: Mapping) -> str:
