@@ -61,6 +61,14 @@ def test_generate_takes_the_model_as_it_is_in_a_mode_of_flat_text(file):
     assert settle(str(file), ModelChoice(), ["mode=sequential"])[1].mode == "sequential"
 
 
+def test_a_prompt_after_the_changes_is_said_at_once(file):
+    done = polythink("generate", file, "max_main_tokens=8", "4 plus 5")
+    assert done.exit_code == 2
+    assert "the prompt stands before max_main_tokens=8 and other changes: polythink generate MODEL '4 plus 5'" in (
+        done.stderr.replace("\n", " ")
+    )
+
+
 def test_eval_of_the_plain_model(file, tmp_path):
     write_jsonl(tmp_path / "set.jsonl", [{"question": "4 + 5", "answer": "9"}, {"question": "1 + 1", "answer": "2"}])
     done = polythink(

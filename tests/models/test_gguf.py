@@ -16,10 +16,11 @@ from helpers.smollm2 import CHAT, SPECIAL, real_file, tiny_model, tiny_tokenizer
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
+from polythink.models import place as place_module
 from polythink.models import source as source_module
 from polythink.models.build import from_pretrained
 from polythink.models.config import ModelConfig
-from polythink.models.gguf import read_header
+from polythink.models.gguf_header import read_header
 from polythink.models.lm import load, load_vocabulary, save, with_settings
 from polythink.models.place import check_path, place_of
 
@@ -201,7 +202,7 @@ def test_an_architecture_that_transformers_cannot_read(tmp_path):
 
 
 def test_without_the_package_the_pip_line_is_said(file, monkeypatch):
-    monkeypatch.setattr(source_module, "find_spec", lambda name: None if name == "gguf" else find_spec(name))
+    monkeypatch.setattr(place_module, "find_spec", lambda name: None if name == "gguf" else find_spec(name))
     with pytest.raises(UserError, match=r"needs gguf; `pip install gguf` installs what is lacking"):
         load(file)
 

@@ -220,15 +220,19 @@ def test_a_right_path_is_explained_and_its_arithmetic_counted(report):
 
 
 def test_impressions_are_checked_against_the_intervals(tmp_path):
-    for name, (low, value, high) in {"a": (0.18, 0.24, 0.3), "b": (0.2, 0.29, 0.37)}.items():
+    for name, (low, value, high), ratio in (("a", (0.18, 0.24, 0.3), 0.9), ("b", (0.2, 0.29, 0.37), 0.0)):
         metrics = {
             "mean@4": {"value": value, "low": low, "high": high},
+            "parallel_ratio": {"value": ratio, "low": max(0.0, ratio - 0.1), "high": ratio},
+            "well_formed": {"value": 0.9, "low": 0.8, "high": 0.95 + ratio / 20},
             "bleu": {"value": 0.259, "low": 0.2, "high": 0.3},
         }
         write_json(tmp_path / name / "eval.json", {"problems": "x", "n": 1, "samples": 1, "metrics": metrics})
     write_json(tmp_path / "stages.json", [{"name": name, "kind": "eval"} for name in "ab"])
     text = outline(write_report(tmp_path)).text
     assert "24.0% [18.0, 30.0] after a, 29.0% [20.0, 37.0] after b: intervals overlap, no difference shown" in text
+    assert "no difference shown; parallel ratio 90.0% [80.0, 90.0] after a, 0.0% [0.0, 0.0] after b: the" in text
+    assert "well formed 90.0% [80.0, 99.5] after a" not in text, "nothing of what has not changed"
     assert "1 problem, 1 sample per problem" in text
     assert "25.9" in text, "a BLEU score"
     assert "25.9%" not in text

@@ -61,6 +61,7 @@ def test_sft_writes_adapters_and_a_merged_model(mini, tmp_path):
     train_sft(lm, config, mixture(lm, config, mini), tmp_path)
     merged = load(tmp_path / "model")
     assert same_bits(merged.model.state_dict(), weights_of(lm.model))
+    assert all(p.requires_grad for p in lm.model.parameters()), "it can be trained as a whole next"
     changed = {name for name, value in merged.model.state_dict().items() if not torch.equal(value, base[name])}
     assert changed
     assert all("proj" in name for name in changed), "embeddings, norms and head stay"

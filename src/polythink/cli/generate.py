@@ -60,6 +60,10 @@ def generate(
     keys = list(overrides or [])
     if file is not None and problem is not None:  # with --file the first free argument is a KEY=VALUE like the others
         problem, keys = None, [problem, *keys]
+    if file is None and _is_override(problem or "") and (late := [key for key in keys if "=" not in key]):
+        raise UserError(
+            f"the prompt stands before {problem} and other changes: polythink generate MODEL {late[0]!r} ..."
+        )
     texts = [text for text in read_prompts(problem, file, column) for _ in range(samples)]
     place = find_model(model)
     for key, value in (("paths", paths), ("temperature", temperature)):
@@ -89,6 +93,10 @@ def generate(
         if len(texts) > 1:
             print(f"# prompt {i // samples + 1}, sample {rollout.sample + 1}: {texts[i]}")
         print(rollout.text)
+
+
+def _is_override(text: str) -> bool:
+    return text.partition("=")[0].isidentifier() and "=" in text
 
 
 def say_truncated(rollouts: Sequence[Rollout], params: SamplingParams, engine: Engine) -> None:

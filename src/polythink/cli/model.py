@@ -22,7 +22,8 @@ from polythink.cli import console
 from polythink.cli.options import argument, complete_prompt
 from polythink.engine.kinds import BACKENDS, OF_GGUF
 from polythink.errors import UserError, did_you_mean
-from polythink.models.place import GGUF, check_path, gguf_files, place_of
+from polythink.models.gguf_header import settings_in
+from polythink.models.place import GGUF, check_packages, check_path, gguf_files, place_of
 from polythink.models.settings import SETTINGS_FILE, ModelSettings, read_settings, with_dialect
 from polythink.problems.prompts import get_prompt
 from polythink.run.config import apply_overrides, parse_config
@@ -99,6 +100,7 @@ def find_model(given: str) -> str:
             hint = hint if "did you mean" in hint else ", and a name on the hub is of the form owner/name"
             raise UserError(f"no model folder {given!r}{hint}")
         check_path(str(path))
+        check_packages(str(path))
         return str(path)
     folder = _model_folder(path)
     if (folder / "config.json").is_file():
@@ -169,8 +171,6 @@ def settings_of(model: str) -> ModelSettings:
     """What the model's folder or .gguf file says of its use, as far as it is on this machine."""
     place, file = place_of(model), Path(model) / SETTINGS_FILE
     if place.file and place.local:
-        from polythink.models.gguf import settings_in
-
         return settings_in(Path(model)) or ModelSettings()
     return read_settings(file) if file.is_file() else ModelSettings()
 

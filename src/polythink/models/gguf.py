@@ -1,93 +1,31 @@
-"""A .gguf file: what its header says, and what transformers' reader of such files leaves to be done.
+"""A .gguf file: what transformers' reader of such files leaves to be done.
 
-The reader de-quantises the weights. Here it is kept from asking for the same things again and again, and the tokenizer
-is given the rule by which the file says its text is split, where the reader does not know that rule.
+The reader de-quantises the weights. Here it is kept from asking for the same things again and again, it is told what it
+passes over in the header, and the tokenizer is given the rule by which the file says its text is split, where the
+reader does not know that rule.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import mmap
-import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from polythink.errors import UserError
-from polythink.models.settings import ModelSettings, parse_settings
-
 log = logging.getLogger(__name__)
 
-# formats of numbers by type of value, as `struct` writes them
-NUMBERS = dict(zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True))
-STRING, ARRAY = 8, 9
-SETTINGS_KEY = "polythink.settings"  # a model's polythink.json, in a file that this package wrote
-TOKENIZER_KEY = "tokenizer.huggingface.json"  # its tokenizer.json
-VERSIONS = (2, 3)
+TOKENIZER_KEY = "tokenizer.huggingface.json"  # a model's tokenizer.json, in a file that this package wrote
 # names that llama.cpp gives to rules of splitting: every digit alone and then as GPT-2, and as GPT-2
 DIGITS_ALONE = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
+GEMMA_27B_LAYERS = 62  # the one size of Gemma 3 whose scale of attention is not that of a head
 AS_GPT2 = ("gpt-2", "gpt2", "mpt", "olmo", "jais", "trillion", "default", "")
-
-
-def read_header(file: Path) -> dict[str, Any]:
-    """The file's keys and values; of a list its length. `UserError` for what is no .gguf file, or not all of one."""
-    try:
-        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return _header(content)
-    except (struct.error, ValueError) as error:  # an empty file cannot be mapped
-        raise UserError(f"{str(file)!r} is no whole .gguf file ({error}); fetch it again") from error
-    except OSError as error:
-        raise UserError(f"cannot read {str(file)!r}: {error.strerror}") from error
-
-
-def _header(content: mmap.mmap) -> dict[str, Any]:
-    magic, version, _, count = struct.unpack_from("<4sIQQ", content)
-    if magic != b"GGUF":
-        raise ValueError("it does not begin with GGUF")
-    if version not in VERSIONS:
-        raise ValueError(f"its version is {version}, versions {' and '.join(map(str, VERSIONS))} are read here")
-    found, at = {}, struct.calcsize("<4sIQQ")
-    for _ in range(count):
-        key, at = _string(content, at)
-        (kind,) = struct.unpack_from("<I", content, at)
-        found[key], at = _value(content, at + 4, kind)
-    return found
-
-
-def _string(content: mmap.mmap, at: int) -> tuple[str, int]:
-    (length,) = struct.unpack_from("<Q", content, at)
-    if at + 8 + length > len(content):
-        raise ValueError("it ends in the middle of its header")
-    return content[at + 8 : at + 8 + length].decode("utf-8", "replace"), at + 8 + length
-
-
-def _value(content: mmap.mmap, at: int, kind: int) -> tuple[Any, int]:
-    if kind == STRING:
-        return _string(content, at)
-    if kind == ARRAY:
-        of, count = struct.unpack_from("<IQ", content, at)
-        at += 12
-        if of in NUMBERS:
-            return count, at + count * struct.calcsize(f"<{NUMBERS[of]}")
-        for _ in range(count):
-            _, at = _value(content, at, of)
-        return count, at
-    if kind not in NUMBERS:
-        raise ValueError(f"its header holds a value of the unknown type {kind}")
-    (value,) = struct.unpack_from(f"<{NUMBERS[kind]}", content, at)
-    return value, at + struct.calcsize(f"<{NUMBERS[kind]}")
-
-
-def settings_in(file: Path) -> ModelSettings | None:
-    """The model's settings where this package wrote the file, None elsewhere."""
-    text = read_header(file).get(SETTINGS_KEY)
-    return None if text is None else parse_settings(text, f"{SETTINGS_KEY} in {file}")
 
 
 def own_tokenizer(header: dict[str, Any]) -> PreTrainedTokenizerFast | None:
@@ -108,26 +46,107 @@ def own_tokenizer(header: dict[str, Any]) -> PreTrainedTokenizerFast | None:
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Read the header once, and make the table of names once.
+    """Read the header once and quickly, and make the table of names once.
 
-    transformers asks `gguf` for the whole header (ten seconds where the vocabulary has 50,000 words) for the tokenizer,
-    the configuration and the weights, and for the same table of names for each module of the model.
+    transformers asks `gguf` for the whole header, and goes through it word by word, for the tokenizer, the
+    configuration and the weights: a minute each time where the vocabulary has 262,144 words. It also asks for the same
+    table of names for each module of the model.
     """
     import gguf
     from transformers import modeling_gguf_pytorch_utils as reading
     from transformers.utils import logging as transformers_logging
 
-    own = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
-    bar = getattr(reading, "tqdm", None)
-    for name, function in own.items():
-        setattr(gguf, name, lru_cache(function))
-    reading.tqdm = transformers_logging.tqdm  # the bar that can be switched off
+    mended = {
+        (gguf, "GGUFReader"): lru_cache(quick_reader()),
+        (gguf, "get_tensor_name_map"): lru_cache(gguf.get_tensor_name_map),
+        (reading, "load_gguf_checkpoint"): _described_once(reading.load_gguf_checkpoint),
+        (reading, "tqdm"): transformers_logging.tqdm,  # the bar that can be switched off
+    }
+    own = {(module, name): getattr(module, name, None) for module, name in mended}
+    for (module, name), function in mended.items():
+        setattr(module, name, function)
     try:
         yield
     finally:
-        reading.tqdm = bar
-        for name, function in own.items():
-            setattr(gguf, name, function)
+        for (module, name), function in own.items():
+            setattr(module, name, function)
+
+
+def _described_once(load: Callable[..., dict]) -> Callable[..., dict]:
+    """transformers' reader of a file; what it finds in the header alone is kept, and given to each caller anew."""
+    kept = lru_cache(load)
+
+    def read(gguf_checkpoint_path: str, return_tensors: bool = False, *more: Any, **options: Any) -> dict:
+        if return_tensors or more or options:
+            return load(gguf_checkpoint_path, return_tensors, *more, **options)
+        return deepcopy(kept(gguf_checkpoint_path))
+
+    return read
+
+
+def quick_reader() -> type:
+    """`gguf.GGUFReader`, with the same fields, but with lists read at one go.
+
+    The library's own makes several memory maps for each word of a vocabulary.
+    """
+    import gguf
+
+    kinds = gguf.GGUFValueType
+
+    class QuickReader(gguf.GGUFReader):
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list, list[int], list]:
+            if raw_type != kinds.ARRAY:
+                return super()._get_field_parts(orig_offs, raw_type)
+            of, length = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
+            kind, count = kinds(of[0]), int(length[0])
+            types = [kinds.ARRAY, kind] if count else [kinds.ARRAY]
+            if kind in self.gguf_scalar_to_np:
+                values = np.asarray(self._get(orig_offs + 12, self.gguf_scalar_to_np[kind], count))
+                return 12 + values.nbytes, [of, length, *values[:, None]], list(range(2, 2 + count)), types
+            if kind != kinds.STRING:
+                return super()._get_field_parts(orig_offs, raw_type)
+            parts, end = _strings(np.asarray(self.data), orig_offs + 12, count, length.dtype)
+            return end - orig_offs, [of, length, *parts], list(range(3, 3 + 2 * count, 2)), types
+
+    return QuickReader
+
+
+def _strings(content: np.ndarray, at: int, count: int, lengths: np.dtype) -> tuple[list[np.ndarray], int]:
+    """Length and bytes of each of a list's strings, and where the list ends."""
+    parts = []
+    for _ in range(count):
+        size = content[at : at + 8].view(lengths)
+        end = at + 8 + int(size[0])
+        parts += (size, content[at + 8 : end])
+        at = end
+    return parts, at
+
+
+def passed_over(header: dict[str, Any]) -> dict[str, Any]:
+    """Fields of the configuration that follow from the header, and that transformers' reader leaves at their defaults.
+
+    The size of a head, for some architectures: weights that do not fit the default get random values. For Gemma 3 also
+    the scale of attention, and the stretching of positions in the layers that see all of them; llama.cpp derives both
+    as it is done here.
+    """
+    architecture = header.get("general.architecture")
+
+    def said(key: str, default: Any = None) -> Any:
+        return header.get(f"{architecture}.{key}", default)
+
+    size = said("attention.key_length")
+    found = {} if size is None else {"head_dim": size}
+    if architecture == "gemma3":
+        large = said("block_count") == GEMMA_27B_LAYERS
+        scale = said("embedding_length") // said("attention.head_count") if large else size
+        found |= {} if scale is None else {"query_pre_attn_scalar": scale}
+        found["rope_parameters"] = {
+            "full_attention": {"rope_type": "default", "rope_theta": said("rope.freq_base", 1e6)},
+            "sliding_attention": {"rope_type": "default", "rope_theta": said("rope.freq_base_swa", 1e4)},
+        }
+        if (factor := said("rope.scaling.factor")) and said("rope.scaling.type", "linear") == "linear":
+            found["rope_parameters"]["full_attention"] |= {"rope_type": "linear", "factor": factor}
+    return found
 
 
 def not_quantised(model: PreTrainedModel | PreTrainedConfig) -> None:

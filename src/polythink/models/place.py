@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from polythink.errors import UserError, did_you_mean
+from polythink.errors import UserError, did_you_mean, install_extra
 
 GGUF = ".gguf"
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # owner/name, or a name of the hub's early days
@@ -57,6 +58,16 @@ def check_path(path: str) -> None:
         raise UserError(f"{what} {path!r}: there is no folder {place.folder!r}")
     if here.exists() or not HUB_NAME.fullmatch(path):
         raise UserError(f"{what} {path!r}, and an id on the hub is of the form owner/name")
+
+
+def check_packages(path: str) -> None:
+    """`UserError` for a .gguf file where what reads such files is not installed. Imports nothing of it."""
+    needed = ("gguf", "accelerate") if place_of(path).file else ()
+    if lacking := [name for name in needed if find_spec(name) is None]:
+        raise UserError(
+            f"reading {path!r} needs {' and '.join(lacking)}; `pip install {' '.join(lacking)}` installs what is "
+            f"lacking, and so does {install_extra('gguf')}"
+        )
 
 
 def gguf_files(folder: str | Path) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 from transformers.utils import quantization_config
 
-from polythink.errors import UserError, install_extra
+from polythink.errors import UserError
 from polythink.models import gguf
-from polythink.models.place import GGUF, ModelPlace, check_path, gguf_files, place_of
+from polythink.models.gguf_header import read_header, settings_in
+from polythink.models.place import GGUF, ModelPlace, check_packages, check_path, gguf_files, place_of
 from polythink.models.settings import SETTINGS_FILE, ModelSettings, in_short, read_settings
 
 GgufConfig = getattr(quantization_config, "GgufConfig", None)  # of releases that can leave weights packed
@@ -47,13 +47,8 @@ class Source:
     def of(cls, path: str) -> Source:
         """The source that the path names. `UserError` for one that is not there, or that holds no model."""
         check_path(path)
+        check_packages(path)
         place = place_of(path)
-        needed = ("gguf", "accelerate") if place.file else ()
-        if lacking := [name for name in needed if find_spec(name) is None]:
-            raise UserError(
-                f"reading {path!r} needs {' and '.join(lacking)}; `pip install {' '.join(lacking)}` installs what is "
-                f"lacking, and so does {install_extra('gguf')}"
-            )
         return cls(path, place, offline=not place.local and _only_cached(path, place))
 
     def __post_init__(self) -> None:
@@ -78,7 +73,7 @@ class Source:
     def settings(self) -> ModelSettings | None:
         """What the model's `polythink.json`, or its .gguf file, says of its use; None: neither does."""
         if self.place.file:
-            return gguf.settings_in(self.gguf_file)
+            return settings_in(self.gguf_file)
         file = self.side_file(SETTINGS_FILE)
         return None if file is None else read_settings(file)
 
@@ -89,8 +84,8 @@ class Source:
             config = AutoConfig.from_pretrained(self.place.folder, **self._how)
             if self.place.file:
                 gguf.not_quantised(config)
-                for name, size in self._heads().items():
-                    setattr(config, name, size)
+                for name, value in self._passed_over().items():
+                    setattr(config, name, value)
             generation = self._generation(config)
         _give_end(tokenizer, generation)
         return tokenizer, config, generation
@@ -108,7 +103,7 @@ class Source:
             tokenizer = self._tokenizer()
             # attention: transformers takes SDPA where the model has it
             model = AutoModelForCausalLM.from_pretrained(
-                self.place.folder, dtype=dtype, **self._how, **self._heads(), **self._whole()
+                self.place.folder, dtype=dtype, **self._how, **self._passed_over(), **self._whole()
             )
         if self.place.file:
             gguf.not_quantised(model)
@@ -126,7 +121,7 @@ class Source:
         return tokenizer
 
     def _header(self) -> dict[str, Any]:
-        return gguf.read_header(self.gguf_file)
+        return read_header(self.gguf_file)
 
     @property
     def gguf_file(self) -> Path | None:
@@ -144,16 +139,13 @@ class Source:
     def _how(self) -> dict[str, Any]:
         return {"local_files_only": self.offline} | ({"gguf_file": self.place.file} if self.place.file else {})
 
-    def _heads(self) -> dict[str, Any]:
-        """The size of a head as a .gguf file says it. transformers' reader passes over it for some architectures, and
-        gives weights that do not fit their own size random values."""
-        if self.place.file is None:
+    def _passed_over(self) -> dict[str, Any]:
+        """What a .gguf file says of the configuration, and transformers' reader does not take from it."""
+        found = gguf.passed_over(self._header()) if self.place.file else {}
+        if not found:
             return {}
-        header = self._header()
-        size = header.get(f"{header.get('general.architecture')}.attention.key_length")
-        if size is None or not hasattr(AutoConfig.from_pretrained(self.place.folder, **self._how), "head_dim"):
-            return {}
-        return {"head_dim": size}
+        config = AutoConfig.from_pretrained(self.place.folder, **self._how)
+        return {name: value for name, value in found.items() if hasattr(config, name)}
 
     def _whole(self) -> dict[str, Any]:
         """What makes transformers de-quantise all weights, which newer releases would leave packed."""

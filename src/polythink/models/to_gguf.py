@@ -18,7 +18,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from polythink.errors import UserError
 from polythink.models.codec import control_tokens
-from polythink.models.gguf import SETTINGS_KEY, TOKENIZER_KEY
+from polythink.models.gguf import TOKENIZER_KEY
+from polythink.models.gguf_header import SETTINGS_KEY
 from polythink.models.lm import LanguageModel
 from polythink.run.folder import atomic_write
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from polythink.errors import UserError, install_extra
-from polythink.models.place import check_path
+from polythink.models.place import check_packages, check_path
 from polythink.pipeline.plan import Plan, StagePlan
 from polythink.pipeline.text import TextEvalConfig, TextPlan, TextStageConfig, sets_of
 from polythink.problems.sets import DATA_FOLDER, SUFFIXES, get_source, local_file
@@ -40,6 +40,7 @@ def check_requirements(plans: Sequence[Plan]) -> None:
     installed."""
     for path in {plan.model.path for plan in plans if isinstance(plan, StagePlan) and plan.model.path}:
         check_path(path)
+        check_packages(path)
     missing: dict[Need, list[str]] = {}
     for plan in plans:
         for kind in dict.fromkeys(needs(plan)):

@@ -233,11 +233,21 @@ def tunnel_section(result: Mapping) -> str:
 
 def change(key: str, before: Mapping, after: Mapping, first: str, last: str) -> str:
     """From the first evaluation to the last as HTML, and whether their intervals overlap."""
-    said = f"{key} {show(key, before)} after {first}, <b>{show(key, after)}</b> after {last}"
-    if not all(is_number(estimate.get(end)) for estimate in (before, after) for end in ("low", "high")):
+    name = METRICS[key].label if key in METRICS else key
+    said = f"{name} {show(key, before)} after {first}, <b>{show(key, after)}</b> after {last}"
+    if not _with_intervals(before, after):
         return said
-    apart = before["high"] < after["low"] or after["high"] < before["low"]
-    return f"{said}: {'the intervals do not overlap' if apart else 'intervals overlap, no difference shown'}"
+    verdict = "the intervals do not overlap" if apart(before, after) else "intervals overlap, no difference shown"
+    return f"{said}: {verdict}"
+
+
+def apart(one: Mapping, other: Mapping) -> bool:
+    """Whether two estimates have intervals, and these do not overlap."""
+    return _with_intervals(one, other) and (one["high"] < other["low"] or other["high"] < one["low"])
+
+
+def _with_intervals(*estimates: Mapping) -> bool:
+    return all(is_number(estimate.get(end)) for estimate in estimates for end in ("low", "high"))
 
 
 def judged(key: str, difference: Mapping) -> str:

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from polythink.evaluate.metrics import METRICS, describe, general_key, show
-from polythink.report.findings import change, comparison_section, notes, tunnel_section
+from polythink.report.findings import apart, change, comparison_section, notes, tunnel_section
 from polythink.report.heads import heads_section
 from polythink.report.page import MANY_COLUMNS, counted, folded, grid, legend, page, section, switched, table, wide
 from polythink.report.plots import COLOURS, MORE_PANELS, PANELS, arms_chart, stage_chart
@@ -21,7 +21,8 @@ from polythink.run.folder import write_text
 from polythink.trace.modes import MODES
 from polythink.train.config import trained_inexactly
 
-HOLDS = "arithmetic of correct paths holds"  # a column of countdown, counted from the samples
+TOLD_IF_APART = ("parallel_ratio", "well_formed")  # besides accuracy: whether the form of traces has changed
+HOLDS = "arithmetic of correct paths holds"  # a column of tasks whose slips show, counted from the samples
 
 
 def write_report(run_folder: str | Path) -> Path:
@@ -140,15 +141,16 @@ def ordered(keys: Iterable[str]) -> list[str]:
 
 
 def _summary(by_set: Mapping[str, Sequence[tuple[str, dict]]]) -> str:
-    """From the first evaluation to the last: a line per problem set."""
+    """From the first evaluation to the last: a line per problem set, with what else has clearly changed."""
     lines = []
     for name, results in by_set.items():
         (first, a), (last, b) = results[0], results[-1]
         key = next((k for k in a.get("metrics", {}) if k.startswith("mean@") and k in b.get("metrics", {})), None)
         if key is None or len(results) < 2:
             continue
-        found = change(key, a["metrics"][key], b["metrics"][key], escape(first), escape(last))
-        lines.append(f"<p><b>{escape(name)}</b>: {found}.</p>")
+        keys = [key] + [k for k in TOLD_IF_APART if apart(*(r["metrics"].get(k) or {} for r in (a, b)))]
+        found = (change(k, a["metrics"][k], b["metrics"][k], escape(first), escape(last)) for k in keys)
+        lines.append(f"<p><b>{escape(name)}</b>: {'; '.join(found)}.</p>")
     return "".join(lines)
 
 

@@ -184,8 +184,8 @@ def _sample(row: dict) -> str:
     facts += ["truncated"] if _is_cut(row) else []
     stops = {reason: _reasons(row).count(reason) for reason in STOPPED}
     facts += [f"{n} path{'s' if n > 1 else ''} {reason}" for reason, n in stops.items() if n]
-    answers = [f"answer {row['answer']}"] if row.get("answer") else []
-    answers += [f"extracted {row['extracted']}"] if row.get("extracted") and verdict != "right" else []
+    answers = [f"correct answer {row['answer']}"] if row.get("answer") else []
+    answers += [f"its answer {row['extracted']}"] if row.get("extracted") and verdict != "right" else []
     step = [f"step {row['step']}"] if is_number(row.get("step")) else []
     line = escape(" · ".join([*step, *map(_short, answers), *facts]))
     facts_html = f'<span class="soft">{line}</span>'

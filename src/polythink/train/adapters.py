@@ -50,7 +50,7 @@ def save_adapters(wrapped: Any, folder: Path) -> None:
     if wrapped is None:
         return
     distributed.on_main(lambda: wrapped.save_pretrained(folder / "adapter"))
-    wrapped.merge_and_unload()
+    wrapped.merge_and_unload().requires_grad_(True)  # peft leaves it frozen: what trains it next would find nothing
 
 
 def merged(lm: LanguageModel, wrapped: Any) -> LanguageModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from functools import lru_cache
@@ -13,6 +14,10 @@ _OPERATORS = {
     ast.Mod: operator.mod, ast.Gt: operator.gt, ast.Lt: operator.lt,
 }  # fmt: skip
 ERRORS = (SyntaxError, ValueError, KeyError, AttributeError, ZeroDivisionError)  # of a text that is no arithmetic
+
+_NUMBER = r"\$?\d+(?:,\d{3})*(?:\.\d+)?"
+_EQUATION = re.compile(rf"(?<![\w.,$])({_NUMBER}(?: ?[-+*/] ?{_NUMBER})+) ?= ?({_NUMBER})(?!\w)")
+_GOES_ON = tuple("+-*/^%=(")  # a longer formula, of which an equation is a part
 
 
 @lru_cache(maxsize=1024)
@@ -42,3 +47,30 @@ def exact(node: ast.expr, names: Mapping[str, int]) -> int | Fraction | bool:
         return _OPERATORS[type(node.op)](one, other)
     found = Fraction(one, other)
     return found.numerator if found.denominator == 1 else found
+
+
+def false_results(text: str) -> list[tuple[int, int]]:
+    """Where the false results of a text's equations stand: `160` in `There are 12 * 14 = 160 pages at first.`
+
+    Only what is plainly false: an equation of numbers alone that is no part of a longer formula. The result of a
+    division, or of numbers with decimals, may be rounded or cut off.
+    """
+    return [
+        step.span(2)
+        for step in _EQUATION.finditer(text)
+        if _stands_alone(text, *step.span()) and _is_false(*step.groups())
+    ]
+
+
+def _stands_alone(text: str, start: int, end: int) -> bool:
+    return not text[:start].rstrip().endswith(_GOES_ON[:-1]) and not text[end:].lstrip().startswith(_GOES_ON)
+
+
+def _is_false(expression: str, result: str) -> bool:
+    expression, result = (re.sub("[$,]", "", part) for part in (expression, result))
+    places = len(result.partition(".")[2])
+    try:
+        off = abs(value(parsed(expression)) - Fraction(result))
+    except ERRORS:
+        return False
+    return off >= Fraction(1, 10**places) if set("/.") & set(expression) else off != 0

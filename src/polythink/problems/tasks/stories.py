@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.problem import Problem
-from polythink.problems.tasks.arithmetic import exact, parsed
+from polythink.problems.tasks.arithmetic import exact, false_results, parsed
 from polythink.problems.tasks.demonstrations import SPLITS
 from polythink.problems.tasks.math import Math
 from polythink.problems.tasks.story_families import LEVELS
@@ -155,6 +155,11 @@ class Stories(Math):
     name = "stories"
     about = "word problems in plain English; paths work the same answer out in different orders"
     sets = SETS
+    shows_slips = True
+    report_hint = (
+        "Word problems: a path is right if what it comes to, its last number, is the answer. False results on the way "
+        "are struck through and counted."
+    )
 
     def problems(self, name: str, split: str, limit: int | None = None, seed: int = 0) -> tuple[Problem, ...]:
         return problems(name.removeprefix("stories-"), split, limit, seed)
@@ -170,6 +175,9 @@ class Stories(Math):
             return stated
         numbers = _NUMBER.findall(path_content(text, grader.dialect)[0])
         return numbers[-1].replace(",", "") if numbers else None
+
+    def slips(self, text: str) -> list[tuple[int, int]]:
+        return false_results(text)
 
 
 STORIES = Stories()
