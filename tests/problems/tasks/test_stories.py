@@ -12,9 +12,9 @@ from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.sets import load_problems
 from polythink.problems.tasks.demonstrations import SPLITS, DemoStyle
-from polythink.problems.tasks.stories import POOL, STORIES, draw_words, fill, problems, step
+from polythink.problems.tasks.stories import POOL, STORIES, draw_numbers, draw_words, fill, problems, step, value_of
 from polythink.problems.tasks.story_families import LEVELS
-from polythink.problems.tasks.story_words import BOYS, GIRLS, HELDOUT_BOYS, HELDOUT_GIRLS
+from polythink.problems.tasks.story_words import BOYS, GIRLS, HELDOUT_BOYS, HELDOUT_GIRLS, Family
 from polythink.trace.dialect import DIALECTS, PARALLEL_R1
 from polythink.trace.parse import parse
 from polythink.trace.validity import check
@@ -43,7 +43,7 @@ def test_a_problem_and_its_solutions_by_hand() -> None:
     assert fill(family.tellings[0], drawn, numbers) == (
         "Anna buys 3 bags with 7 shells in each and gives 2 shells to Ben. How many shells does Anna have left?"
     )
-    assert [fill(way, drawn, numbers) for way in family.ways] == [
+    assert [fill(wordings[0], drawn, numbers) for wordings in family.ways] == [
         "There are 3 * 7 = 21 shells at first. Then 21 - 2 = 19 shells are left.",
         "Of one group 7 - 2 = 5 shells are left. The other 2 groups have 2 * 7 = 14 shells. Together that is "
         "14 + 5 = 19 shells.",
@@ -68,7 +68,9 @@ def test_every_solution_computes_what_it_says_and_ends_with_the_answer(level: st
                     assert EQUATION.search(way), way
                     assert grader.grade_path(f"<Path> {way} </Path>", problem) is True, way
                 assert not re.search(r"[{}\[\]|]|  ", problem.question + problem.solution), problem
-                assert not re.search(r"\b[01] [a-z]+s\b|(?<![\d ])-\d", problem.question), problem.question
+                assert not re.search(r"\b[01] [a-z]+s\b|(?<![\d ])-\d", f"{problem.question} {problem.solution}"), (
+                    problem
+                )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -96,16 +98,39 @@ def test_problems_are_the_same_every_time_and_shuffled_by_the_seed() -> None:
 
 
 RECORDED = (
-    "stories:one:train:groups:3082",
-    "Leo has 8 baskets with 8 muffins in each of them. How many muffins does Leo have?",
+    "stories:one:train:price:3033",
+    "Tom earns 12 dollars an hour. How many dollars does he earn in 7 hours?",
 )
 
 
-def test_every_family_has_tellings_to_learn_from_and_one_that_is_held_out() -> None:
+def test_every_family_has_many_tellings_to_learn_from_and_some_that_are_held_out() -> None:
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+    every = [telling for family in FAMILIES for telling in (*family.tellings, *family.heldout)]
+    assert len({telling.casefold() for telling in every}) == len(every)
+    assert all(telling.partition(" | ")[0].endswith("?") for telling in every)
     for family in FAMILIES:
-        assert len(set(family.tellings)) == len(family.tellings) >= 4
-        assert all(telling.partition(" | ")[0].endswith("?") for telling in family.tellings)
+        assert len(family.tellings) >= 9, family.name
+        assert len(family.heldout) >= 2, family.name
+        wordings = [wording for way in family.ways for wording in way]
+        assert len(set(wordings)) == len(wordings), family.name
+        assert min(map(len, family.ways)) >= 2, family.name
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_telling_gives_the_same_numbers_and_every_wording_comes_to_the_answer(family: Family) -> None:
+    rng = random.Random(0)
+    tellings = [telling.partition(" | ")[0] for telling in (*family.tellings, *family.heldout)]
+    slots = [set(re.findall(r"\{([a-z])\}", telling)) for telling in tellings]
+    assert all(found == slots[0] for found in slots)
+    for _ in range(12):
+        numbers, drawn = draw_numbers(family, rng), draw_words("train", rng) | {"unit": "things"}
+        given = {str(numbers[name]) for name in slots[0]}
+        for telling in tellings:
+            assert set(re.findall(r"\d+", fill(telling, drawn, numbers))) == given, telling
+        for wording in (wording for way in family.ways for wording in way):
+            text = fill(wording, drawn, numbers)
+            assert re.findall(r"\d+", text)[-1] == str(value_of(family.answer, numbers)), text
+            assert all(eval(f"{a} {sign} {b} == {c}") for a, sign, b, c in EQUATION.findall(text)), text
 
 
 def test_named_sets_and_mistakes() -> None:

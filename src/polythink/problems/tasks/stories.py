@@ -1,6 +1,6 @@
 """Word problems in plain English, for small language models: short stories with one, two or three steps of arithmetic.
 
-A problem is told from a family (`story_families`): its structure, one of several tellings, and names, things and
+A problem is told from a family (`story_families`): its structure, one of a dozen tellings, and names, things and
 numbers that are drawn. In the split `heldout` both the tellings and the people's names are ones that `train` never
 has, so what is right there is not remembered:
 
@@ -8,8 +8,9 @@ has, so what is right there is not remembered:
     solution   There are 5 groups of 6: 5 * 6 = 30.
                Count all but one first, 4 * 6 = 24, and then the last 6: 24 + 6 = 30.
 
-The reference solution has two paragraphs: two orders of computing the answer, each whole in itself. A demonstration
-with a block has a path for each; the summary says what they come to. A sequential one has one of them.
+The reference solution has two paragraphs: two orders of computing the answer, each whole in itself, in wordings that
+are drawn. A demonstration with a block has a path for each; the summary says what they come to. A sequential one has
+one of them.
 
     <Parallel><Path> There are .. 30. </Path><Path> Count .. 30. </Path></Parallel>
     <Summary> Both ways give 30. </Summary> Final Answer: 30
@@ -35,9 +36,13 @@ from polythink.problems.tasks.story_families import LEVELS
 from polythink.problems.tasks.story_words import (
     BOXES,
     BOYS,
+    COLORS,
+    DAYS,
     GIRLS,
     HELDOUT_BOYS,
     HELDOUT_GIRLS,
+    KIN,
+    MONTHS,
     THINGS,
     Family,
 )
@@ -81,7 +86,7 @@ def _all(level: str, split: str) -> tuple[Problem, ...]:
     number = 0
     while len(found) < POOL[split]:
         family = families[number % len(families)]
-        telling = rng.choice(family.tellings[:-1] if split == "train" else family.tellings[-1:])
+        telling = rng.choice(family.tellings if split == "train" else family.heldout)
         problem = _tell(f"{level}:{split}:{family.name}:{number}", level, family, telling, split, rng)
         found.setdefault(problem.question, problem)
         number += 1
@@ -91,22 +96,26 @@ def _all(level: str, split: str) -> tuple[Problem, ...]:
 def _tell(key: str, level: str, family: Family, telling: str, split: str, rng: random.Random) -> Problem:
     numbers, words = draw_numbers(family, rng), draw_words(split, rng)
     text, _, unit = telling.partition(" | ")
-    words["unit"] = unit or words["things"]
+    words["unit"] = fill(unit or "{things}", words, numbers)
     answer = value_of(family.answer, numbers)
-    solution = "\n".join(fill(way, words, numbers) for way in family.ways)
+    solution = "\n".join(fill(rng.choice(wordings), words, numbers) for wordings in family.ways)
     question = fill(text, words, numbers)
     return Problem(f"stories:{key}", question, str(answer), STORIES.name, f"stories-{level}", solution)
 
 
 def draw_words(split: str, rng: random.Random) -> dict[str, str]:
-    """What the slots for words hold: three people, a thing, a box."""
+    """What the slots for words hold (`story_words`): three people, a thing, a box and so on."""
     girls, boys = (GIRLS, BOYS) if split == "train" else (HELDOUT_GIRLS, HELDOUT_BOYS)
     first, *others = rng.sample([*girls, *boys], 3)
     he, his, him = ("she", "her", "her") if first in girls else ("he", "his", "him")
     words = {"A": first, "B": others[0], "C": others[1], "he": he, "He": he.capitalize(), "his": his, "him": him}
+    words["His"] = his.capitalize()
     words["thing"], words["things"] = rng.choice(THINGS).split()
     words["box"], words["boxes"] = rng.choice(BOXES).split()
-    return words
+    words["color"], words["hue"] = rng.sample(COLORS, 2)
+    day = rng.randrange(len(DAYS))
+    words["day"], words["next"] = DAYS[day], DAYS[(day + 1) % len(DAYS)]
+    return words | {"month": rng.choice(MONTHS), "kin": rng.choice(KIN)}
 
 
 def draw_numbers(family: Family, rng: random.Random) -> dict[str, int]:
