@@ -62,11 +62,8 @@ def test_generate_takes_the_model_as_it_is_in_a_mode_of_flat_text(file):
 
 
 def test_a_prompt_after_the_changes_is_said_at_once(file):
-    done = polythink("generate", file, "max_main_tokens=8", "4 plus 5")
-    assert done.exit_code == 2
-    assert "the prompt stands before max_main_tokens=8 and other changes: polythink generate MODEL '4 plus 5'" in (
-        done.stderr.replace("\n", " ")
-    )
+    with pytest.raises(UserError, match="the prompt stands before max_main_tokens=8 and other changes: .* '4 plus 5'"):
+        polythink("generate", file, "max_main_tokens=8", "4 plus 5")
 
 
 def test_eval_of_the_plain_model(file, tmp_path):
