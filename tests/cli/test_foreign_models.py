@@ -62,7 +62,7 @@ def test_generate_takes_the_model_as_it_is_in_a_mode_of_flat_text(file):
 
 
 def test_a_prompt_after_the_changes_is_said_at_once(file):
-    with pytest.raises(UserError, match="the prompt stands before max_main_tokens=8 and other changes: .* '4 plus 5'"):
+    with pytest.raises(UserError, match=r"the prompt stands before max_main_tokens=8 and other changes: .* '4 plus 5'"):
         polythink("generate", file, "max_main_tokens=8", "4 plus 5")
 
 
