@@ -60,7 +60,7 @@ class TrainingConfig(OptimiserConfig):
     """What all training on traces shares."""
 
     lora: LoraKeys | None = None
-    """Train adapters instead of the weights; the defaults are TRL's for reinforcement learning, with lr 5e-5."""
+    """Train adapters, not the weights nor rows of added tags; defaults are TRL's for RL, with lr 5e-5."""
     trainable: Literal["all", "thoughts"] = "all"
     """What is trained: all weights, or the thought embeddings alone."""
     micro_batch: int = Field(32, ge=1)
