@@ -19,6 +19,8 @@ import torch
 from tokenizers import AddedToken
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GemmaTokenizer
 
+from helpers.smollm2 import add_sizes
+
 FILE = "gemma-3-270m-q4_k_m.gguf"
 PLACE = Path(__file__).parents[2] / "runs" / "models" / FILE
 WINDOW = 8
@@ -94,12 +96,10 @@ def write_gguf(file: Path, model: Gemma3ForCausalLM, tokenizer: GemmaTokenizer, 
     config = model.config
     writer = gguf.GGUFWriter(file, "gemma3")
     writer.add_name("Tiny")
+    add_sizes(writer, config)
     for add, value in (
-        (writer.add_context_length, config.max_position_embeddings), (writer.add_embedding_length, config.hidden_size),
-        (writer.add_block_count, config.num_hidden_layers), (writer.add_feed_forward_length, config.intermediate_size),
-        (writer.add_head_count, config.num_attention_heads), (writer.add_head_count_kv, config.num_key_value_heads),
         (writer.add_key_length, config.head_dim), (writer.add_value_length, config.head_dim),
-        (writer.add_layer_norm_rms_eps, config.rms_norm_eps), (writer.add_sliding_window, config.sliding_window),
+        (writer.add_sliding_window, config.sliding_window),
         (writer.add_rope_freq_base, config.rope_parameters["full_attention"]["rope_theta"]),
         (writer.add_tokenizer_model, "llama"), (writer.add_tokenizer_pre, "default"), (writer.add_bos_token_id, 2),
         (writer.add_eos_token_id, 1), (writer.add_unk_token_id, 3), (writer.add_pad_token_id, 0),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,7 +17,10 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PLACE = Path(__file__).parents[2] / "runs" / "models" / FILE
@@ -87,6 +91,17 @@ NAMES = {  # of transformers -> of llama.cpp
 }  # fmt: skip
 
 
+def add_sizes(writer: GGUFWriter, config: PreTrainedConfig) -> None:
+    """What the headers of all families say of a model's shape."""
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+
+
 def write_gguf(
     file: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, packed: bool = False, rule: str = "smollm",
     chat: str | None = CHAT,
@@ -97,11 +112,9 @@ def write_gguf(
     config, backend = model.config, tokenizer.backend_tokenizer
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_name("Tiny")
+    add_sizes(writer, config)
     for add, value in (
-        (writer.add_context_length, config.max_position_embeddings), (writer.add_embedding_length, config.hidden_size),
-        (writer.add_block_count, config.num_hidden_layers), (writer.add_feed_forward_length, config.intermediate_size),
-        (writer.add_head_count, config.num_attention_heads), (writer.add_head_count_kv, config.num_key_value_heads),
-        (writer.add_rope_dimension_count, config.head_dim), (writer.add_layer_norm_rms_eps, config.rms_norm_eps),
+        (writer.add_rope_dimension_count, config.head_dim),
         (writer.add_rope_freq_base, config.rope_parameters["rope_theta"]), (writer.add_vocab_size, config.vocab_size),
         (writer.add_tokenizer_model, "gpt2"), (writer.add_tokenizer_pre, rule), (writer.add_bos_token_id, 1),
         (writer.add_eos_token_id, 2), (writer.add_unk_token_id, 0), (writer.add_pad_token_id, 2),
