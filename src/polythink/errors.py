@@ -38,7 +38,7 @@ def out_of_memory(error: RuntimeError) -> str | None:
     if found is None:
         return None
     place = "the GPU" if "CUDA" in str(error) else "the machine"
-    size = re.search(r"[Tt]ried? to allocate ([\d.]+ ?[a-zA-Z]+)", str(error))
+    size = re.search(r"[Tt]ried to allocate ([\d.]+ ?[a-zA-Z]+)", str(error))
     return (
         f"{place} has no memory left{f' for {size[1]} more' if size else ''}; training needs less with a smaller "
         "micro_batch, drawing with a smaller max_num_seqs or kv_cache_memory_bytes, an experiment with fewer --jobs"
