@@ -18,6 +18,7 @@ from polythink.train.flat import LONGEST, beginning, fits, plain_family, read_on
 from polythink.train.optimiser import micro_batches
 
 TOLERANCE = 1e-5  # relative, float32
+HALF = 0.05  # relative, bfloat16
 
 
 def alike(seed: int = 0, count: int = 6, mode: str = "structured"):
@@ -32,12 +33,13 @@ def alike(seed: int = 0, count: int = 6, mode: str = "structured"):
     return found
 
 
-def both(model, batch, temperature=1.0, wanted=None):
+def both(model, batch, temperature=1.0, wanted=None, autocast=False):
     """Log-probabilities and gradients of the flat forward and of its twin."""
     results = []
     for logits_of in (training_logits(model, batch), logits_after):
         model.zero_grad()
-        found = token_logprobs(model, batch, temperature, wanted, logits_of)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            found = token_logprobs(model, batch, temperature, wanted, logits_of)
         weight = torch.linspace(0.5, 1.5, found.numel()).view(found.shape)  # no two tokens count the same
         (found * weight).sum().backward()
         results.append((found.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}))
@@ -145,12 +147,24 @@ def test_what_is_left_out_goes_through_the_module(change) -> None:
     assert training_logits(model, batch) is logits_after
 
 
-def test_long_rows_and_autocast_go_through_the_module() -> None:
+def test_long_rows_go_through_the_module() -> None:
     model = sharp_model()
     long = collate([lay_out([piece("prompt", [1] * (LONGEST + 1))], "structured")])
     assert training_logits(model, long) is logits_after
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert training_logits(model, collate(alike())) is logits_after
+
+
+def test_under_autocast_products_are_in_bfloat16_and_no_further_from_float32_than_the_modules(monkeypatch) -> None:
+    model, batch = sharp_model(), collate(alike(), contexts=True)
+    (_, exact), _ = both(model, batch)
+    kinds, run = [], flat.run
+    monkeypatch.setattr(flat, "run", lambda *given: kinds.append(given[-1]) or run(*given))
+    (flats, flat_grads), (twins, twin_grads) = both(model, batch, autocast=True)
+    assert kinds == [torch.bfloat16]
+    assert 0 < (flats - twins).abs().max() < HALF * twins.abs().max()
+    own, module = (torch.cat([(g[n] - exact[n]).flatten() for n in exact]).norm() for g in (flat_grads, twin_grads))
+    whole = torch.cat([grad.flatten() for grad in exact.values()]).norm()
+    assert 0 < own <= 1.2 * module < HALF * whole
+    assert all(grad.dtype == torch.float32 for grad in flat_grads.values())
 
 
 def test_attention_over_rows_in_order_is_the_same_without_gathering(monkeypatch):

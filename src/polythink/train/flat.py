@@ -3,7 +3,8 @@
 The slow twin is `logprobs.logits_after`: one forward of the transformers module over padded rows. Here nothing is
 padded but inside of attention, the last layer's MLP runs for the scored tokens only, and tokens of the same context
 (`Batch.contexts`: the prompt and the common beginnings of a group's rollouts) are computed once. The parameters are the
-module's own. Logits and gradients are the twin's up to rounding.
+module's own. Logits and gradients are the twin's up to rounding. Under autocast the products with weights are of its
+type, as the twin's are, and what stands between them stays in float32.
 
 Left out, and so left to the module: models with thought embeddings, adapters, hooks, biases, windows or dropout, scaled
 queries, other types than float32, long rows (attention here holds all scores of a row).
@@ -36,7 +37,7 @@ _read: WeakKeyDictionary[torch.nn.Module, list[Family | Unfit]] = WeakKeyDiction
 
 def training_logits(model: torch.nn.Module, batch: Batch) -> LogitsOf:
     """How this batch gets the logits that are trained on: `logits_after`, or the same by a flat forward."""
-    if batch.tokens.device.type != "cpu" or batch.tokens.shape[1] > LONGEST or torch.is_autocast_enabled("cpu"):
+    if batch.tokens.device.type != "cpu" or batch.tokens.shape[1] > LONGEST:
         return logits_after
     if bool((batch.query_scale != 1).any()):
         return logits_after
@@ -133,7 +134,9 @@ def flat_logits(
     mask = torch.zeros(batch.mask[:, 0].shape).masked_fill_(~batch.mask[:, 0], -torch.inf)
     scored, column = torch.unique(index[rows, tokens], return_inverse=True)
     x = family.embedding(batch.tokens.flatten()[first])
-    hidden = run(family, x, batch.positions.flatten()[first], _reader(index, first, mask), scored)
+    kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    with torch.autocast("cpu", enabled=False):  # the casts are named here, for the gradients as well
+        hidden = run(family, x, batch.positions.flatten()[first], _reader(index, first, mask), scored, kind)
     if scoring is not None and scoring.in_pieces(model, len(scored)):
         return scoring(family.head, hidden[None], torch.zeros_like(column), column)
     return F.linear(hidden, family.head.weight)[None], torch.zeros_like(column), column
@@ -150,21 +153,25 @@ def _reader(index: torch.Tensor, first: torch.Tensor, mask: torch.Tensor) -> Cal
     return lambda q, k, v: Attend.apply(q, k, v, index, first, mask)
 
 
-def run(family: Family, x: torch.Tensor, positions: torch.Tensor, attend: Callable, scored: torch.Tensor):
-    """The last hidden states (C, E), normed, of the `scored` tokens, from the embeddings (N, E) at positions (N,)."""
+def run(family: Family, x: torch.Tensor, positions: torch.Tensor, attend: Callable, scored: torch.Tensor, kind):
+    """The last hidden states (C, E), normed, of the `scored` tokens, from the embeddings (N, E) at positions (N,).
+
+    Products with weights are of the dtype `kind`.
+    """
     tokens, delta = len(x), None
     rotary = family.rotaries[0]
     angle = positions[:, None, None].float() * rotary.frequencies.float()
     cos, sin = angle.cos() * rotary.stretch, angle.sin() * rotary.stretch
     for layer in family.layers:
         x, normed = AddNorm.apply(x, delta, *layer.before_attention)
-        q, k, v = Linears.apply(normed, layer.query.weight, layer.key.weight, layer.value.weight)
+        q, k, v = Linears.apply(kind, normed, layer.query.weight, layer.key.weight, layer.value.weight)
         q, k, v = (heads.view(tokens, -1, family.head_dim) for heads in (q, k, v))
         q = Turn.apply(q, *(layer.query_norm or (None, 0.0, 0.0)), cos * layer.scaling, sin * layer.scaling)
         k = Turn.apply(k, *(layer.key_norm or (None, 0.0, 0.0)), cos, sin)
         read = attend(q, k, v).view(tokens, -1)
         if layer is family.layers[-1]:  # no later layer reads the other tokens
             x, read = x.index_select(0, scored), read.index_select(0, scored)
-        x, normed = AddNorm.apply(x, F.linear(read, layer.out.weight), *layer.before_mlp)
-        delta = GatedMLP.apply(normed, layer.gate.weight, layer.up.weight, layer.down.weight)
+        (delta,) = Linears.apply(kind, read, layer.out.weight)
+        x, normed = AddNorm.apply(x, delta, *layer.before_mlp)
+        delta = GatedMLP.apply(kind, normed, layer.gate.weight, layer.up.weight, layer.down.weight)
     return AddNorm.apply(x, delta, *family.norm)[1]

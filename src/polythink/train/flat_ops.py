@@ -1,7 +1,9 @@
 """The pieces of the flat training forward, each with its gradient written out.
 
-Autograd would keep and pass over several tensors of the size of the stream for each of them; on a CPU these passes
-cost as much as the matrix products. Gradients are tested against autograd's of the transformers module.
+Products are of a given type, and what stands between them in that of the weights (float32). Casts to the type that
+something has already cost nothing. Autograd would keep and pass over several tensors of the size of the stream for each
+of them; on a CPU these passes cost as much as the matrix products. Gradients are tested against autograd's of the
+transformers module.
 
 Axis legend: N tokens, E hidden size, F size of the MLP, G query heads, H key and value heads, D head size; B rows and T
 tokens of the padded batch that attention reads.
@@ -38,39 +40,45 @@ class AddNorm(Function):
 
 
 class Linears(Function):
-    """x (N, E) times several weights (out, E): queries, keys and values."""
+    """x (N, E) times several weights (out, E): queries, keys and values. Products are of the type `kind`."""
 
     @staticmethod
-    def forward(ctx, x, *weights):
+    def forward(ctx, kind, x, *weights):
+        ctx.kinds = x.dtype, weights[0].dtype
+        x, *weights = (given.to(kind) for given in (x, *weights))
         ctx.save_for_backward(x, *weights)
-        return tuple(x @ weight.t() for weight in weights)
+        return tuple((x @ weight.t()).to(ctx.kinds[0]) for weight in weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):
-        x, *weights = ctx.saved_tensors
+        (x, *weights), (kind, weight_kind) = ctx.saved_tensors, ctx.kinds
+        grads = [grad.to(x.dtype) for grad in grads]
         grad_x = grads[0] @ weights[0]
         for grad, weight in zip(grads[1:], weights[1:], strict=True):
             grad_x.addmm_(grad, weight)
-        return grad_x, *(grad.t() @ x for grad in grads)
+        return None, grad_x.to(kind), *((grad.t() @ x).to(weight_kind) for grad in grads)
 
 
 class GatedMLP(Function):
-    """down(silu(gate(x)) * up(x)) of x (N, E), weights (F, E), (F, E) and (E, F)."""
+    """down(silu(gate(x)) * up(x)) of x (N, E), weights (F, E), (F, E) and (E, F). All of it is of the type `kind`."""
 
     @staticmethod
-    def forward(ctx, x, gate, up, down):
+    def forward(ctx, kind, x, gate, up, down):
+        ctx.kinds = x.dtype, gate.dtype
+        x, gate, up, down = (given.to(kind) for given in (x, gate, up, down))
         g, u = x @ gate.t(), x @ up.t()
         s = torch.sigmoid(g)
         silu = g.mul_(s)
         inner = silu * u
         ctx.save_for_backward(x, u, s, silu, inner, gate, up, down)
-        return inner @ down.t()
+        return (inner @ down.t()).to(ctx.kinds[0])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, u, s, silu, inner, gate, up, down = ctx.saved_tensors
+        (x, u, s, silu, inner, gate, up, down), (kind, weight_kind) = ctx.saved_tensors, ctx.kinds
+        grad = grad.to(x.dtype)
         grad_down = grad.t() @ inner
         grad_inner = grad @ down
         grad_u = grad_inner * silu
@@ -79,7 +87,8 @@ class GatedMLP(Function):
         grad_g = slope.mul_(grad_inner)
         grad_x = grad_g @ gate
         grad_x.addmm_(grad_u, up)
-        return grad_x, grad_g.t() @ x, grad_u.t() @ x, grad_down
+        of_weights = (grad_g.t() @ x, grad_u.t() @ x, grad_down)
+        return None, grad_x.to(kind), *(grad.to(weight_kind) for grad in of_weights)
 
 
 class Turn(Function):
