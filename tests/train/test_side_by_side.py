@@ -7,8 +7,10 @@ import threading
 import pytest
 import torch
 
+from helpers.tiny import family as tiny_family
 from helpers.training import PROMPT, gradients, make_lm, mixture, same_bits, sft_config, weights_of, without_times
 from polythink.run.jsonl import read_jsonl
+from polythink.train import sft
 from polythink.train.sft import accumulate_gradient, train_sft
 from polythink.train.side_by_side import add_gradients, side_by_side
 
@@ -72,6 +74,29 @@ def test_where_it_would_not_pay_or_not_be_the_same_all_cores_take_each_part(lm, 
     with side_by_side(lm.model, sft_config(**changes)) as pool:
         assert pool is None
         assert torch.get_num_threads() == 2
+
+
+def test_products_that_are_long_enough_are_shared_out_and_activations_of_one_part_are_held():
+    wide = tiny_family("llama", hidden_size=384, intermediate_size=512)
+    with side_by_side(wide.model, sft_config()) as pool:
+        assert pool is None
+
+
+def test_rows_that_go_through_the_module_are_not_taken_in_two_threads(lm, mini, monkeypatch):
+    config, threads = sft_config(micro_batch=4), set()
+    layouts = mixture(lm, config, mini).batch(0)
+    monkeypatch.setattr(sft, "LONGEST", max(map(len, layouts)) - 1)
+    score = sft.token_logprobs
+    monkeypatch.setattr(
+        sft, "token_logprobs", lambda *given, **more: threads.add(threading.get_ident()) or score(*given, **more)
+    )
+    with side_by_side(lm.model, config) as pool:
+        accumulate_gradient(lm, config, layouts, None, pool)
+        assert threads == {threading.get_ident()}
+        monkeypatch.setattr(sft, "LONGEST", max(map(len, layouts)))
+        accumulate_gradient(lm, config, layouts, None, pool)
+    assert len(threads) > 1
+    lm.model.zero_grad(set_to_none=True)
 
 
 def test_a_model_that_is_trained_by_its_own_forward_is_not_called_in_two_threads(lm):

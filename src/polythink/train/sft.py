@@ -36,7 +36,7 @@ from polythink.train.config import SFTConfig
 from polythink.train.cost import cost_of
 from polythink.train.data import TraceEncoder
 from polythink.train.dropout import seeded
-from polythink.train.flat import read_once, training_logits
+from polythink.train.flat import LONGEST, read_once, training_logits
 from polythink.train.kernels import batch_of, kernels_of
 from polythink.train.mixture import Mixture, mixture_of_rows, pack_rows
 from polythink.train.optimiser import (
@@ -149,7 +149,8 @@ def accumulate_gradient(
     """Add the gradient of the batch's mean loss over tokens; returns that loss and the number of tokens.
 
     `layouts` are those of all processes. The mean is over the whole batch, so its division into micro-batches and over
-    processes does not change the result, nor do the threads of a `pool` (`side_by_side.py`).
+    processes does not change the result, nor do the threads of a `pool` (`side_by_side.py`), which take what goes
+    through the flat forward.
     """
     rows = pack_rows(layouts, config.pack) if config.pack else layouts
     scored = [count_scored(row, config.loss_on) for row in rows]
@@ -165,7 +166,7 @@ def accumulate_gradient(
             logprobs = token_logprobs(lm.model, batch, wanted=wanted, logits_of=logits_of, **head)
         return -logprobs.sum() * counts / tokens
 
-    if pool is not None:
+    if pool is not None and max(map(len, rows), default=0) <= LONGEST:
         return sum(add_gradients(pool, lm.model, [partial(loss_of, *part) for part in parts])), tokens
     for number, (micro, counts) in enumerate(parts, 1):
         micro_loss = loss_of(micro, counts)

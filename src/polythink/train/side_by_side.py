@@ -1,8 +1,9 @@
 """The micro-batches of a step side by side on the cores of a CPU, one thread each, not all cores on each product.
 
 The products of a small model are too short to be shared out: waking a second thread costs as much as it saves. Whole
-forwards and backwards are not. The gradients are summed in the order of the micro-batches, so they are, to the last
-bit, those of one micro-batch after another in one thread: the slow twin, which is what one core computes.
+forwards and backwards are not, and their activations are few, of which there are as many as threads. The gradients are
+summed in the order of the micro-batches, so they are, to the last bit, those of one micro-batch after another in one
+thread: the slow twin, which is what one core computes.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ import torch
 
 from polythink.train import distributed
 from polythink.train.config import SFTConfig
-from polythink.train.flat import fits
+from polythink.train.flat import fits, plain_family
+
+SHORT = 1 << 17  # elements of a layer's largest matrix up to which its products are too short
 
 
 @contextmanager
 def side_by_side(model: torch.nn.Module, config: SFTConfig) -> Iterator[Executor | None]:
     """The threads for the micro-batches of a step, of one thread of torch each; None: one after another.
 
-    For models of the flat training forward, which changes nothing of the module, where there is work for all cores.
+    For small models of the flat training forward, which changes nothing of the module, where there is work for all
+    cores.
     """
     threads, parts = torch.get_num_threads(), -(-config.batch // config.micro_batch)
-    if not 1 < threads <= parts or config.pack or distributed.world_size() > 1 or not fits(model):
+    if not 1 < threads <= parts or config.pack or distributed.world_size() > 1 or not _is_small(model):
         yield None
         return
     torch.set_num_threads(1)  # of this thread, and of those that are begun from now on
@@ -34,6 +38,13 @@ def side_by_side(model: torch.nn.Module, config: SFTConfig) -> Iterator[Executor
             yield pool
     finally:
         torch.set_num_threads(threads)
+
+
+def _is_small(model: torch.nn.Module) -> bool:
+    if not fits(model):
+        return False
+    layers = plain_family(model).layers
+    return max(linear.weight.numel() for layer in layers for linear in (layer.query, layer.out, layer.gate)) <= SHORT
 
 
 def add_gradients(pool: Executor, model: torch.nn.Module, losses: Sequence[Callable[[], torch.Tensor]]) -> list[float]:
