@@ -72,10 +72,12 @@ class CudaCapture:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.pool = device, torch.cuda.graph_pool_handle()
-        # torch takes no pool again that no graph uses any more, as when all have been forgotten: this one stays
-        self._first = self._captured(lambda: torch.zeros(1, device=device))
+        self._first: Captured | None = None
 
     def __call__(self, function: Function) -> Captured:
+        if self._first is None:
+            # torch takes no pool again that no graph uses any more, as when all have been forgotten: this one stays
+            self._first = self._captured(lambda: torch.zeros(1, device=self.device))
         with suppress(torch.OutOfMemoryError):
             return self._captured(function)
         torch.cuda.empty_cache()  # memory that is kept for later cannot be given back during a capture
