@@ -85,7 +85,7 @@ fi
 workers=$([ $WORKERS -gt 0 ] && "$PYTHON" -c 'import xdist' 2>/dev/null && echo "--numprocesses $WORKERS --dist worksteal")
 side=()
 # shellcheck disable=SC2086
-POLYTHINK_TEST_DEVICE=$DEVICE part tests 140 "$PYTHON" -m pytest -v -m "not long" --timeout 90 $workers $TESTS & side+=($!)
+POLYTHINK_TEST_DEVICE=$DEVICE part tests 140 "$PYTHON" -m pytest -vv -m "not long" --timeout 90 $workers $TESTS & side+=($!)
 # shellcheck disable=SC2086
 part cuda_check 140 "$PYTHON" bench/cuda_check.py --device "$DEVICE" ${1:-} & side+=($!)
 # shellcheck disable=SC2086

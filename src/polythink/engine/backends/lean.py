@@ -17,7 +17,7 @@ from polythink.engine.lean.torch_ops import TorchOps
 from polythink.engine.step import StepBatch
 from polythink.models.lm import LanguageModel
 
-PACK_AFTER = 16  # steps of one hold with rows enough: packing the weights takes as long as five of them
+PACK_AFTER = 16  # steps of one hold with rows enough: packing the weights takes as long as five to thirteen of them
 
 
 class LeanBackend(TransformersBackend):
