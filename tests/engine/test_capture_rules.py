@@ -169,15 +169,22 @@ def test_an_error_of_ones_own_ends_the_capture(allocator):
     assert allocator.users == {capture.pool: 1}
 
 
-def test_memory_that_is_kept_for_later_is_given_back_for_a_capture(allocator):
-    capture = CudaCapture(DEVICE)
+@pytest.mark.parametrize("used", [False, True])
+def test_memory_that_is_kept_for_later_is_given_back_for_a_capture(used, allocator, monkeypatch):
+    capture, zeros = CudaCapture(DEVICE), torch.zeros
+
+    def allocated(*args, **options) -> torch.Tensor:
+        if allocator.underway:
+            allocator.allocate()
+        return zeros(*args, **options)
+
+    monkeypatch.setattr(torch, "zeros", allocated)
+    graphs = [capture(some)] if used else []
     allocator.cached = 1 << 30
-
-    def function() -> torch.Tensor:
-        allocator.allocate()
-        return some()
-
-    assert torch.equal(capture(function).result, some())
+    graphs.append(capture(some))
+    assert torch.equal(graphs[-1].result, zeros(1))
+    gc.collect()
+    assert allocator.users[capture.pool] == 1 + len(graphs)
 
     def too_large() -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")

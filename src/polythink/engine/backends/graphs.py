@@ -71,16 +71,20 @@ class CudaCapture:
     """Captures CUDA graphs that share one pool of memory, since they run one after another."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.pool = device, torch.cuda.graph_pool_handle()
+        self.device = device
         self._first: Captured | None = None
 
     def __call__(self, function: Function) -> Captured:
+        with suppress(torch.OutOfMemoryError):
+            return self._in_pool(function)
+        torch.cuda.empty_cache()  # memory that is kept for later cannot be given back during a capture
+        return self._in_pool(function)
+
+    def _in_pool(self, function: Function) -> Captured:
         if self._first is None:
             # torch takes no pool again that no graph uses any more, as when all have been forgotten: this one stays
+            self.pool = torch.cuda.graph_pool_handle()
             self._first = self._captured(lambda: torch.zeros(1, device=self.device))
-        with suppress(torch.OutOfMemoryError):
-            return self._captured(function)
-        torch.cuda.empty_cache()  # memory that is kept for later cannot be given back during a capture
         return self._captured(function)
 
     def _captured(self, function: Function) -> Captured:
@@ -105,7 +109,7 @@ class CudaCapture:
         """End a capture that has failed, so that others can begin and memory can be freed. Raises nothing.
 
         The end of a capture in which something forbidden was done fails itself. Up to torch 2.11 the allocator is then
-        left as if the capture went on (pytorch/pytorch#180395), and the next `empty_cache` ends the process.
+        left as if the capture went on, and the next `empty_cache` ends the process.
         """
         try:
             graph.capture_end()
