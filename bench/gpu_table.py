@@ -94,8 +94,15 @@ def read(folder: Path) -> tuple[dict[str, Any], list[list[str]], str]:
     file = folder / "parts.tsv"
     parts = list(csv.reader(file.read_text().splitlines(), delimiter="\t")) if file.is_file() else []
     log = folder / "tests.log"
-    counts = re.findall(r"^.*\d+ (?:passed|failed).*$", log.read_text() if log.is_file() else "", re.MULTILINE)
-    return results, parts, counts[-1].strip("= ") if counts else "not counted"
+    return results, parts, counted(log.read_text()) if log.is_file() else "not counted"
+
+
+def counted(log: str) -> str:
+    """What pytest said at its end, or how many tests had passed and failed where it did not get there."""
+    if ends := re.findall(r"^.*\d+ (?:passed|failed).*$", log, re.MULTILINE):
+        return ends[-1].strip("= ")
+    words = re.findall(r"\b(PASSED|FAILED|ERROR)\b", log)
+    return ", ".join(f"{words.count(w)} {w.lower()}" for w in ("PASSED", "FAILED", "ERROR")) + ", not to the end"
 
 
 def main() -> int:

@@ -150,12 +150,19 @@ def main() -> None:
     first = next(iter(found))
     for name, runs in found.items():
         wall, busy = (sorted(column) for column in zip(*runs, strict=True))
-        low, _, high = quantiles(wall, n=4, method="inclusive") if len(wall) > 1 else wall * 3
+        spread = [quantiles(x, n=4, method="inclusive") if len(x) > 1 else x * 3 for x in (wall, busy)]
         # rounds are compared within themselves: what else the machine does changes from one to the next
         ratios = [[x[i] / y[i] for x, y in zip(runs, found[first], strict=True)] for i in (0, 1)]
         result[name] = {"seconds": wall, "cpu_seconds": busy, "over_first": [median(r) for r in ratios]}
-        cells = [f"{median(wall):.1f} ({low:.1f}-{high:.1f})", f"{median(busy):.1f}", f"{total / median(wall):.0f}"]
-        rows.append([name, *cells, *(f"{median(r):.2f} ({min(r):.2f}-{max(r):.2f})" for r in ratios)])
+        cells = [f"{middle:.1f} ({low:.1f}-{high:.1f})" for low, middle, high in spread]
+        rows.append(
+            [
+                name,
+                *cells,
+                f"{total / median(wall):.0f}",
+                *(f"{median(r):.2f} ({min(r):.2f}-{max(r):.2f})" for r in ratios),
+            ]
+        )
     head = ["contender", "seconds", "CPU s", "tokens/s", f"seconds / {first}", f"CPU s / {first}"]
     print(markdown_table(head, rows))
     print(json.dumps({"bench": "ragged", **vars(options), "tokens_drawn": total, "contenders": result}))

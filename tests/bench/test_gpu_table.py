@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,47 @@ def test_the_script_is_whole_and_every_file_is_described() -> None:
     assert [
         file.name for file in bench.iterdir() if file.suffix in (".py", ".sh") and f"`{file.name}`" not in described
     ] == []
+
+
+def test_tests_that_did_not_end_are_counted(gpu_table, tmp_path) -> None:
+    (tmp_path / "tests.log").write_text(
+        "a.py::test_a PASSED [ 1%]\na.py::test_b FAILED [ 2%]\na.py::test_c PASSED [ 3%]\n"
+    )
+    assert gpu_table.read(tmp_path)[2] == "2 passed, 1 failed, 0 error, not to the end"
+
+
+STAND_IN = """#!/bin/bash
+# what a part found before it hung
+case "$*" in
+  *gpu_table*) exec {python} "$@" ;;
+  *cuda_check*) echo '| what | value |'; echo $$ >{out}/hung; exec sleep 600 ;;
+  *graph_check*) echo good ;;
+  *) exit 1 ;;
+esac
+"""
+
+
+def test_a_script_that_is_told_to_end_makes_the_table_and_leaves_no_process(tmp_path) -> None:
+    python = tmp_path / "python"
+    python.write_text(STAND_IN.format(python=sys.executable, out=tmp_path))
+    python.chmod(0o755)
+    env = os.environ | {"PYTHON": str(python), "OUT": str(tmp_path / "out"), "PARTS": "cuda_check graph_check"}
+    script = subprocess.Popen(["bash", str(ROOT / "bench" / "gpu.sh"), "--tiny"], env=env, stdout=subprocess.DEVNULL)
+    hung = tmp_path / "hung"
+    while not (hung.is_file() and hung.read_text().strip()):
+        assert script.poll() is None
+        time.sleep(0.05)
+    while not (tmp_path / "out" / "parts" / "parts.tsv").is_file():  # that of the other check
+        time.sleep(0.05)
+    script.terminate()
+    assert script.wait() == 1
+    text = (tmp_path / "out" / "summary.md").read_text()
+    assert "| graph_check | passed |" in " ".join(text.split())
+    assert "| what | value |" in text
+    while runs(hung.read_text().strip()):
+        time.sleep(0.05)
+
+
+def runs(process: str) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", process], capture_output=True, text=True, check=False).stdout
+    return bool(state.strip()) and not state.startswith("Z")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.device import OTHER
+from helpers.device import DEVICE, OTHER
 from helpers.replay import RecordedGraph, opaque
 from helpers.tiny import drawn, family, gaps, requests, thinker
 from polythink.engine import selfcheck
@@ -74,6 +74,31 @@ def test_a_captured_forward_draws_what_the_flat_backend_draws(name):
     assert max(gaps(lm, found)) < TOLERANCE
     assert backend.graphs.replayed > backend.graphs.ran
     assert lm.model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="graphs that are no recordings need a GPU")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_graphs_of_cuda_draw_what_the_flat_backend_draws(name):
+    lm = of(name)
+    backend = CapturedBackend(lm)
+    check(backend)
+    found = drawn_by(lm, backend)
+    assert [drawn(r) for r in found] == [drawn(r) for r in drawn_by(lm, "flat")]
+    assert max(gaps(lm, found)) < TOLERANCE
+    assert backend.graphs.replayed > backend.graphs.captured > 0
+
+
+def test_graphs_that_draw_keep_no_logits(monkeypatch):
+    """They would hold them as long as they live: 150 MB for 512 branches and a large vocabulary in bfloat16."""
+    lm = of("phi")
+    backend = backend_of(lm)
+    kept, run = [], backend.graphs.run
+    monkeypatch.setattr(backend.graphs, "run", lambda key, function: (kept.append(run(key, function)), kept[-1])[1])
+    drawn_by(lm, backend)
+    assert len(kept) > 5
+    assert {x.dim() for x in kept} == {1}
+    Engine(lm, backend=backend).generate(requests(lm, 1), PARAMS.model_copy(update={"top_k": 3}), seed=5)
+    assert kept[-1].shape[1] == lm.model.config.vocab_size  # top-k is the host's affair
 
 
 def overwrite(lm) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
@@ -96,7 +97,8 @@ def packing(monkeypatch):
     """Weights are packed from the second step of a hold on, however small they are."""
     monkeypatch.setattr(backend, "PACK_AFTER", 2)
     monkeypatch.setattr(cpu_ops, "LARGE", 1)
-    monkeypatch.setattr(cpu_ops, "TURNED_ROWS", 2)
+    for name in ("TURNED_ROWS", "TURNED_ROWS_WIDE"):
+        monkeypatch.setattr(cpu_ops, name, 2)
 
 
 # those without anything that another one lacks are long
@@ -132,6 +134,27 @@ def test_packed_weights_give_the_same(name, packing):
     flat = Engine(lm, max_num_seqs=4, backend="flat").generate(requests(lm, 3), PARAMS, seed=3)
     assert [drawn(r) for r in found] == [drawn(r) for r in flat]
     assert logprobs(found) == pytest.approx(logprobs(flat), abs=TOLERANCE)
+
+
+@pytest.mark.skipif(not cpu_ops.multiplies_bfloat16(torch.bfloat16), reason="a CPU that multiplies bfloat16")
+def test_bfloat16_is_packed_from_one_row_on(packing):
+    """As near to one masked float32 forward as without."""
+    lm = of("llama-biases")
+    lm.model.bfloat16()
+    exact = copy.deepcopy(lm)
+    exact.model.float()
+    worst = {}
+    for packs in (False, True):
+        engine = Engine(lm, max_num_seqs=1, backend="lean")
+        made, step = [], engine.backend._ops
+        engine.backend._ops = lambda batch, made=made, step=step: made.append(step(batch)) or made[-1]
+        with pytest.MonkeyPatch.context() as patch:
+            if not packs:
+                patch.setattr(backend, "PACK_AFTER", -1)
+            found = engine.generate(requests(lm, 3), PARAMS.model_copy(update={"paths": 1}), seed=3)
+        assert [ops.packed is not None for ops in made] == [False] + [packs] * (len(made) - 1)
+        worst[packs] = max(gaps(exact, found))
+    assert worst[True] < max(2 * worst[False], 0.02)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 8, 128, 129])

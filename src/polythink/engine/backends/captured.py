@@ -36,10 +36,14 @@ WAITS = {  # operations whose result decides what is launched next
     torch.ops.aten.nonzero.default,
     torch.ops.aten.masked_select.default,
     torch.ops.aten.equal.default,
+    torch.ops.aten._unique.default,
     torch.ops.aten._unique2.default,
+    torch.ops.aten.unique_dim.default,
+    torch.ops.aten.unique_consecutive.default,
+    torch.ops.aten.repeat_interleave.Tensor,
     torch.ops.aten.bincount.default,
 }
-INDEXING = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default}
+INDEXING = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default}
 COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 CHECKED = 4  # tokens of the forward that is looked at
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from typing import Protocol
 
 import torch
 
-from polythink.engine.lean.streams import side_streams, warm
+from polythink.engine.lean.streams import capture_stream
 
 MOST_GRAPHS = 96  # each holds its list of launches; the one not used for longest goes first
+_TURN = threading.Lock()  # captures of all threads share their streams
+_UNENDED: list[torch.cuda.CUDAGraph] = []  # of which torch's allocators still know when their capture has failed
 
 Function = Callable[[], torch.Tensor]
 
@@ -56,7 +59,7 @@ class Graphs:
         """Forget all graphs: some tensor has moved."""
         if self._known:
             self._known.clear()
-            self.capture = self.make()  # a pool of memory that no graph uses any more cannot be used again
+            self.capture = self.make()  # with a pool of its own, so that the memory of the one before goes back
 
     def _enter(self, key: Hashable, captured: Captured | None) -> None:
         while len(self._known) >= MOST_GRAPHS:
@@ -68,23 +71,50 @@ class CudaCapture:
     """Captures CUDA graphs that share one pool of memory, since they run one after another."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.pool = device, torch.cuda.graph_pool_handle()
-        self.stream = torch.cuda.Stream(device)
-        warm(self.stream)
-        side_streams(device)
+        self.device = device
+        self._first: Captured | None = None
 
     def __call__(self, function: Function) -> Captured:
+        with suppress(torch.OutOfMemoryError):
+            return self._in_pool(function)
+        torch.cuda.empty_cache()  # memory that is kept for later cannot be given back during a capture
+        return self._in_pool(function)
+
+    def _in_pool(self, function: Function) -> Captured:
+        if self._first is None:
+            # torch takes no pool again that no graph uses any more, as when all have been forgotten: this one stays
+            self.pool = torch.cuda.graph_pool_handle()
+            self._first = self._captured(lambda: torch.zeros(1, device=self.device))
+        return self._captured(function)
+
+    def _captured(self, function: Function) -> Captured:
         graph = torch.cuda.CUDAGraph()
-        self.stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self.stream):
-            # other threads may use CUDA meanwhile; torch.cuda.graph would also collect garbage and empty the allocator
-            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
-            try:
-                graph.result = function()
-            except BaseException:  # a signal that ends the program, too
-                with suppress(RuntimeError):  # branches that have not come together: what has happened matters more
+        with _TURN:
+            stream = capture_stream(self.device)
+            stream.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(stream):
+                # other threads may use CUDA meanwhile; torch.cuda.graph would also collect garbage and empty the
+                # allocator
+                graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+                try:
+                    graph.result = function()
                     graph.capture_end()
-                raise
-            graph.capture_end()
-        torch.cuda.current_stream(self.device).wait_stream(self.stream)
+                except BaseException:  # a signal that ends the program, too
+                    self._give_up(graph)
+                    raise
+            torch.cuda.current_stream(self.device).wait_stream(stream)
         return graph
+
+    def _give_up(self, graph: torch.cuda.CUDAGraph) -> None:
+        """End a capture that has failed, so that others can begin and memory can be freed. Raises nothing.
+
+        The end of a capture in which something forbidden was done fails itself. Up to torch 2.11 the allocator is then
+        left as if the capture went on, and the next `empty_cache` ends the process.
+        """
+        try:
+            graph.capture_end()
+        except RuntimeError:
+            with suppress(RuntimeError):  # it was told
+                torch._C._cuda_endAllocateToPool(self.device.index, self.pool)
+                _UNENDED.append(graph)
+                torch._C._cuda_releasePool(self.device.index, self.pool)

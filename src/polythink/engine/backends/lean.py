@@ -17,7 +17,7 @@ from polythink.engine.lean.torch_ops import TorchOps
 from polythink.engine.step import StepBatch
 from polythink.models.lm import LanguageModel
 
-PACK_AFTER = 16  # steps of one hold with rows enough: packing the weights takes as long as five of them
+PACK_AFTER = 16  # steps of one hold with rows enough: packing the weights takes as long as five to thirteen of them
 
 
 class LeanBackend(TransformersBackend):
@@ -69,9 +69,10 @@ class LeanBackend(TransformersBackend):
         dtype, more = self.lm.model.dtype, (self._vectors(batch), self._scale(batch))
         if self.cache.device.type != "cpu":
             return TorchOps(self.family, self.cache, dtype, *more)
-        if packing_pays(len(batch.token)):
+        if packing_pays(len(batch.token), dtype):
             self._steps += 1
-            if self._steps == PACK_AFTER and may_pack(self.family):
+            # under autocast products are of another type than the weights
+            if self._steps == PACK_AFTER and may_pack(self.family) and not torch.is_autocast_enabled("cpu"):
                 self._packed = Packed(self.family)
         return CPUOps(self.family, self.cache, dtype, self._packed, *more)
 

@@ -122,7 +122,8 @@ class PagedBackend(TransformersBackend):
 
     @contextmanager
     def _prepared(self) -> Iterator[None]:
-        with self._made_ready():
+        device = self.lm.device
+        with self._made_ready(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             try:
                 self._describe()
             except Unfit as error:
@@ -234,8 +235,10 @@ class PagedBackend(TransformersBackend):
         with self.hold():
             cuts = bool((batch.top_p < 1).any() or (batch.top_k > 0).any())
             size, wide = self._fill(batch, source)
-            key = (self.cache.plan(batch, size).key, wide, cuts, self._room)
-            logits = self._run(key, lambda: self._on_device(size, wide, draws=not cuts))
+            # a graph that returned logits would keep them for good: a gigabyte for seven graphs of 512 branches
+            shown = cuts or bool(batch.top.any())
+            key = (self.cache.plan(batch, size).key, wide, cuts, shown, self._room)
+            logits = self._run(key, lambda: self._on_device(size, wide, draws=not cuts, shown=shown))
             if cuts:
                 limits = (np.pad(x, (0, wide - len(x)), constant_values=off)
                           for x, off in ((batch.top_p, 1), (batch.top_k, 0)))  # fmt: skip
@@ -249,7 +252,7 @@ class PagedBackend(TransformersBackend):
         with self.hold():
             size, wide = self._fill(batch, None)
             key = (self.cache.plan(batch, size).key, wide, "logits", self._room)
-            logits = self._run(key, lambda: self._on_device(size, wide, draws=False))
+            logits = self._run(key, lambda: self._on_device(size, wide, draws=False, shown=True))
             return logits[: len(batch.wanted)].clone()
 
     def _fill(self, batch: StepBatch, source: np.ndarray | None) -> tuple[int, int]:
@@ -277,8 +280,9 @@ class PagedBackend(TransformersBackend):
             column[filled:length] = padding
         return size, wide
 
-    def _on_device(self, size: int, wide: int, draws: bool) -> torch.Tensor:
-        """Logits (W, V), and the draws from them in `sampled` and `out`: on tensors that stay where they are."""
+    def _on_device(self, size: int, wide: int, draws: bool, shown: bool) -> torch.Tensor:
+        """Logits (W, V) where they are to be shown, and the draws from them in `sampled` and `out`, which are returned
+        else: on tensors that stay where they are."""
         column = self.cache.upload.device
         self.cache.begin()
         source = column["source"][:size]
@@ -286,7 +290,7 @@ class PagedBackend(TransformersBackend):
         logits = self._forward(tokens, column["label"][:size].long(), column["wanted"][:wide].long())
         if draws and wide:
             self._draw(logits, 1.0, 0)
-        return logits
+        return logits if shown else self.out
 
     def _draw(self, logits: torch.Tensor, top_p: float | np.ndarray, top_k: int | np.ndarray) -> None:
         column, wide = self.cache.upload.device, len(logits)

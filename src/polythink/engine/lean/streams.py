@@ -1,19 +1,33 @@
-"""CUDA streams for branches of a graph."""
+"""CUDA streams of captures and of branches in a graph: the same for all captures, which take turns."""
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 
 import torch
 
+_WARM = threading.local()  # the devices whose streams are warm for this thread: libraries have a handle for each
+
 
 @cache
-def side_streams(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
-    """Two streams beside the one of a capture. Call this before a capture begins: see `warm`."""
-    streams = torch.cuda.Stream(device), torch.cuda.Stream(device)
-    for stream in streams:
-        warm(stream)
-    return streams
+def _streams(device: torch.device) -> tuple[torch.cuda.Stream, ...]:
+    return tuple(torch.cuda.Stream(device) for _ in range(3))
+
+
+def capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of a capture that is to begin in this thread, warm, as its side streams are."""
+    known = _WARM.__dict__.setdefault("devices", set())
+    if device not in known:
+        for stream in _streams(device):
+            warm(stream)
+        known.add(device)
+    return _streams(device)[0]
+
+
+def side_streams(device: torch.device) -> tuple[torch.cuda.Stream, ...]:
+    """Two streams beside the one of a capture."""
+    return _streams(device)[1:]
 
 
 def warm(stream: torch.cuda.Stream) -> None:
