@@ -10,7 +10,7 @@ from helpers.real_tokenizers import byte_level, model_of
 from helpers.tiny import tiny
 from polythink.errors import UserError
 
-SPACED = ("9  8", " 9", "9 ", "", "  ")
+SPACED = ("a  b", " a", "a ", "", "  ")
 DOUBTFUL = ("<Path>9", "9\n8", "9\t8", "9\u00a08", "9\x1c8", "zebra", "<|end|>", "9 <|pad|> 8")
 
 
