@@ -10,7 +10,8 @@ from helpers.real_tokenizers import byte_level, model_of
 from helpers.tiny import tiny
 from polythink.errors import UserError
 
-DOUBTFUL = ("<Path>9", "9  8", " 9", "9 ", "", "9\n8", "9\t8", "9\u00a08", "9\x1c8", "zebra", "<|end|>", "9 <|pad|> 8")
+SPACED = ("a  b", " a", "a ", "", "  ")
+DOUBTFUL = ("<Path>9", "9\n8", "9\t8", "9\u00a08", "9\x1c8", "zebra", "<|end|>", "9 <|pad|> 8")
 
 
 def slow(codec):
@@ -29,7 +30,7 @@ def outcome(function, *given):
 
 def test_random_texts_are_read_and_written_as_by_the_tokenizer():
     codec, rng = tiny().codec, random.Random(0)
-    words = [*codec._words, *DOUBTFUL]
+    words = [*codec._words, *SPACED, *DOUBTFUL]
     assert len(codec._words) > 5
     assert "<Path>" in codec._words
     assert "<|end|>" not in codec._words
@@ -46,10 +47,16 @@ def test_random_texts_are_read_and_written_as_by_the_tokenizer():
 
 
 @pytest.mark.parametrize("text", DOUBTFUL)
-def test_what_is_not_known_words_with_one_space_between_goes_to_the_tokenizer(text):
+def test_what_is_not_known_words_and_spaces_goes_to_the_tokenizer(text):
     codec = tiny().codec
     assert codec._by_words(text) is None
     assert outcome(codec.encode_prompt, text) == outcome(slow(codec).encode_prompt, text)
+
+
+@pytest.mark.parametrize("text", SPACED)
+def test_any_number_of_spaces_is_read_without_the_tokenizer(text):
+    codec = tiny().codec
+    assert codec._by_words(text) == slow(codec).encode(text)
 
 
 def test_open_vocabularies_have_no_words_of_their_own():

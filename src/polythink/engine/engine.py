@@ -279,12 +279,13 @@ class Engine:
 
     def _advance(self) -> None:
         live, lockstep = self.scheduler.live, self.scheduler.lockstep
+        plain = lockstep.entries  # these only go on
         try:
             running = self.scheduler.schedule()
             if not running:
                 return
             for row, state in running:
-                if state in lockstep:
+                if state in plain:
                     continue
                 for segment in state.opened:
                     self.backend.open(row, segment, state.follows[segment])
@@ -295,7 +296,7 @@ class Engine:
                 state.drew()
                 state.on_token(branch, token, logprob)
             for state in live.values():
-                if state not in lockstep and not state.undrawn:
+                if state not in plain and not state.undrawn:
                     state.join_if_ready()
         except BaseException:
             self.scheduler.drop_live()

@@ -124,7 +124,7 @@ class Lockstep:
         found: Drawn = []
         vain: list[tuple[int, int]] = []
         for entry in dict.fromkeys(self._owners[i] for i in np.flatnonzero(steers)):
-            at = np.flatnonzero(mine["row"] == entry.row)
+            at = np.arange(*np.searchsorted(mine["row"], (entry.row, entry.row + 1)))  # rows ascend
             self._leave(entry)
             entry.state.slot += len(at)
             if mine["follows"][at[0]] >= 0:

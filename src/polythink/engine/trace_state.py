@@ -181,8 +181,8 @@ class TraceState(Tokens):
         self.records.append(Segment(kind, block, path, label=label))
         self.follows.append(follows)
         self.labels.append(label)
-        self.scales.append(max((self.scales[f] for f in follows), default=1.0))
-        self.ends.append(max((self.ends[f] for f in follows), default=-1))
+        self.scales.append(max([self.scales[f] for f in follows], default=1.0))
+        self.ends.append(max([self.ends[f] for f in follows], default=-1))
         self.opened.append(len(self.records) - 1)
         return len(self.records) - 1
 

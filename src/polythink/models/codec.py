@@ -126,9 +126,12 @@ class Codec:
     # --- parts
 
     def _by_words(self, text: str) -> list[int] | None:
-        """The ids of a text of known words with one space between, read without the tokenizer; None for any other."""
+        """The ids of a text of known words with spaces between, read without the tokenizer; None for any other."""
+        words = self._words
+        if not words:
+            return None
         try:
-            return [self._words[word] for word in text.split(" ")]
+            return [words[word] for word in text.split(" ") if word]
         except KeyError:
             return None
 

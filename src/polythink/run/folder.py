@@ -32,6 +32,7 @@ PACKAGES = (
     "numpy",
     "pyarrow",
 )
+PLAIN = frozenset((int, str, bool, type(None)))  # types that JSON holds as they are
 
 
 # ---- whole files ----
@@ -98,6 +99,8 @@ def read_json(path: str | Path) -> Any:
 
 def to_jsonable(obj: Any) -> Any:
     """Data that JSON can hold: non-finite numbers become null, paths text, arrays and tensors numbers and lists."""
+    if type(obj) in PLAIN:  # most of what is written: ids of tokens, marks, words
+        return obj
     if isinstance(obj, float):
         return obj if math.isfinite(obj) else None
     if isinstance(obj, dict):

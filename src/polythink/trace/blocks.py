@@ -7,6 +7,7 @@ the open blocks lie on a stack, each knows how many complete blocks it holds, an
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from polythink.trace.dialect import PARALLEL_R1, Dialect
@@ -16,8 +17,13 @@ from polythink.trace.scan import Token, scan
 
 def complete_blocks(text: str, dialect: Dialect = PARALLEL_R1) -> int:
     """Number of outermost well-formed blocks, as `parse` would read each from its opening tag."""
+    return complete_among(scan(text, dialect), dialect)
+
+
+def complete_among(tokens: Iterable[Token], dialect: Dialect) -> int:
+    """`complete_blocks` of a text that has been scanned."""
     counter = _Counter(dialect)
-    for token in scan(text, dialect):
+    for token in tokens:
         counter.read(token)
     return counter.count
 

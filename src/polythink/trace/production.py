@@ -245,5 +245,7 @@ class Dialect:
 
     def heading(self, place: int, outline: str = "") -> str:
         """The text that is forced after the opening tag of the path at that place (from 1); `outline`: its outline."""
+        if not self.paths.heading:
+            return ""
         declared = DECLARED.match(outline)
         return self.paths.heading.replace(ID, re.sub(r"\s", "", declared[1]) if declared else str(place))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import nan
 
-from polythink.trace.blocks import complete_blocks
+from polythink.trace.blocks import complete_among
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.parse import first_block, parse
 from polythink.trace.render import render
 from polythink.trace.rollout import Rollout
-from polythink.trace.scan import scan
+from polythink.trace.scan import Token, scan
 from polythink.trace.tree import Trace
 from polythink.trace.validity import check
 
@@ -47,8 +47,8 @@ def statistics(trace: str | Trace, dialect: Dialect = PARALLEL_R1) -> TraceStati
 
 def depth(trace: Trace) -> int:
     """0 without a block, 1 with plain blocks, 2 with a block in a path or summary, ..."""
-    inside = (depth(t) for block in trace.blocks for t in (*block.paths, block.summary))
-    return 1 + max(inside, default=0) if trace.blocks else 0
+    blocks = trace.blocks
+    return 1 + max(depth(t) for block in blocks for t in (*block.paths, block.summary)) if blocks else 0
 
 
 def _words(trace: Trace, together: Callable[[list[int]], int]) -> int:
@@ -73,11 +73,11 @@ def rollout_statistics(rollout: Rollout, dialect: Dialect = PARALLEL_R1) -> dict
     their block ran, which are among the `truncated` segments.
     """
     text = rollout.text
-    verdict = check(text, "strict", dialect)
+    verdict, tokens = check(text, "strict", dialect), tuple(scan(text, dialect))
     return {
-        "blocks": count_blocks(text, dialect),
-        "complete_blocks": complete_blocks(text, dialect),
-        "paths": sum(token.kind == "path_open" for token in scan(text, dialect)),
+        "blocks": blocks_among(tokens, dialect),
+        "complete_blocks": complete_among(tokens, dialect),
+        "paths": sum(token.kind == "path_open" for token in tokens),
         "first_block": _first_block(rollout, dialect),
         "tokens": rollout.tokens,
         "read_again": sum(len(s.tokens) for s in rollout.segments if s.kind == "copy"),
@@ -96,7 +96,12 @@ def rollout_statistics(rollout: Rollout, dialect: Dialect = PARALLEL_R1) -> dict
 
 def count_blocks(text: str, dialect: Dialect = PARALLEL_R1) -> int:
     """Number of blocks that a text opens; where blocks begin with a path, the number of runs of adjacent paths."""
-    kinds = [token.kind for token in scan(text, dialect) if not token.text.isspace()]
+    return blocks_among(scan(text, dialect), dialect)
+
+
+def blocks_among(tokens: Iterable[Token], dialect: Dialect) -> int:
+    """`count_blocks` of a text that has been scanned."""
+    kinds = [token.kind for token in tokens if not token.text.isspace()]
     if dialect.opens_block != "path_open":
         return kinds.count(dialect.opens_block)
     return sum(kind == "path_open" and before != "path_close" for before, kind in pairwise(["", *kinds]))

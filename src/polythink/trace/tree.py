@@ -15,7 +15,7 @@ class Trace:
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The blocks of this level, in order (not those nested inside a path or summary)."""
-        return tuple(p for p in self.parts if isinstance(p, Block))
+        return tuple([p for p in self.parts if isinstance(p, Block)])
 
     def walk(self) -> Iterator[Block]:
         """Every block at every depth, outer before inner."""

@@ -24,6 +24,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 
 from polythink.engine.lean.family import Family, Layer, Unfit, describe
+from polythink.engine.lean.torch_ops import turns
 from polythink.models.batch import Batch
 from polythink.models.head import Scoring
 from polythink.models.logprobs import Logits, LogitsOf, check_forward, logits_after
@@ -160,8 +161,7 @@ def run(family: Family, x: torch.Tensor, positions: torch.Tensor, attend: Callab
     """
     tokens, delta = len(x), None
     rotary = family.rotaries[0]
-    angle = positions[:, None, None].float() * rotary.frequencies.float()
-    cos, sin = angle.cos() * rotary.stretch, angle.sin() * rotary.stretch
+    cos, sin = turns(rotary, positions[:, None].float(), x.dtype)
     for layer in family.layers:
         x, normed = AddNorm.apply(x, delta, *layer.before_attention)
         q, k, v = Linears.apply(kind, normed, layer.query.weight, layer.key.weight, layer.value.weight)

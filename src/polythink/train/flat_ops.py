@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch.autograd.function import Function, once_differentiable
 
+from polythink.engine.lean.torch_ops import rotate
+
 
 class AddNorm(Function):
     """x + delta (N, E), and that divided by its root mean square, times (weight + offset). `delta` None: nothing."""
@@ -94,7 +96,8 @@ class GatedMLP(Function):
 class Turn(Function):
     """Heads x (N, heads, D), each normalised with `weight` (D,) (None: they are not), then rotated.
 
-    `cos` and `sin` (N, 1, D / 2) turn the halves of a head against each other; a factor on both scales the result.
+    `cos` and `sin` (N, 1, D), the first half of sin < 0, turn the halves of a head against each other (`rotate`); a
+    factor on both scales the result.
     """
 
     @staticmethod
@@ -105,13 +108,13 @@ class Turn(Function):
             normed, weight = x * scale, weight + offset if offset else weight
             saved, x = (normed, scale, weight), normed * weight
         ctx.save_for_backward(cos, sin, *saved)
-        return _rotated(x, cos, sin, 1)
+        return rotate(x, cos, sin)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         cos, sin, *saved = ctx.saved_tensors
-        grad, grad_weight = _rotated(grad, cos, sin, -1), None
+        grad, grad_weight = rotate(grad, cos, -sin), None
         if saved:
             grad, grad_weight = _norm_gradients(grad, *saved)
         return grad, grad_weight, None, None, None, None
@@ -193,12 +196,3 @@ def _norm_gradients(grad, normed, scale, weight) -> tuple[torch.Tensor, torch.Te
     mean = (product @ weight).div_(-normed.shape[-1])[..., None]
     grad_weight = product.flatten(0, -2).sum(0)
     return torch.mul(grad, weight, out=product).addcmul_(normed, mean).mul_(scale), grad_weight
-
-
-def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, sign: int) -> torch.Tensor:
-    """The halves of each head turned by the angle, or with `sign` -1 turned back."""
-    half = x.shape[-1] // 2
-    out, a, b = torch.empty_like(x), x[..., :half], x[..., half:]
-    torch.mul(a, cos, out=out[..., :half]).addcmul_(b, sin, value=-sign)
-    torch.mul(b, cos, out=out[..., half:]).addcmul_(a, sin, value=sign)
-    return out

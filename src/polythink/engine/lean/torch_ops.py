@@ -37,7 +37,7 @@ class TorchOps:
         self.cache, self.vectors = cache, vectors
         self.scale = None if scale is None else scale[:, None, None]
         positions = (cache.now.positions if positions is None else positions)[:, None].float()
-        self.turns = [_turns(rotary, positions, dtype) for rotary in family.rotaries]
+        self.turns = [turns(rotary, positions, dtype) for rotary in family.rotaries]
 
     def add_norm(
         self, x: torch.Tensor, delta: torch.Tensor | None, weight: nn.Parameter, eps: float, offset: float
@@ -75,7 +75,7 @@ class TorchOps:
         return attention.attend(self.cache, q, *self.read, layer.scaling, layer.window)
 
     def gate(self, gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor:
-        return ACTIVATIONS[activation](gate) * up
+        return ACTIVATIONS[activation](gate).mul_(up)
 
 
 def norm(x: torch.Tensor, weight: nn.Parameter, eps: float, offset: float) -> torch.Tensor:
@@ -90,7 +90,7 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
-def _turns(rotary: Rotary, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def turns(rotary: Rotary, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosine and signed sine (N, 1, D) of the positions (N, 1) float32."""
     angle = positions * rotary.frequencies.float()
     cos, sin = angle.cos() * rotary.stretch, angle.sin() * rotary.stretch

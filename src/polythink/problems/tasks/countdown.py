@@ -105,21 +105,19 @@ def problems(level: str, split: str, limit: int | None = None, seed: int = 0) ->
 
 @lru_cache(maxsize=16)  # reading a recipe asks for them again and again
 def _shuffled(level: str, split: str, seed: int) -> tuple[Problem, ...]:
-    chosen = [problem for problem in _all_problems(level) if split_of(problem.key) == split]
-    random.Random(seed).shuffle(chosen)
-    return tuple(chosen)
-
-
-@lru_cache
-def _all_problems(level: str) -> tuple[Problem, ...]:
-    found = []
+    name, chosen = f"countdown-{level}", []
     for numbers, ways in _reached(LEVELS[level]).items():
         by_target: dict[int, str] = {}
         for value, expression in ways:  # "" where a second choice reaches it too
             by_target[value] = "" if value in by_target else expression
-        found += [_problem(level, numbers, target, by_target[target]) for target in sorted(by_target)
-                  if by_target[target]]  # fmt: skip
-    return tuple(found)
+        given = list(map(str, numbers))
+        question, head = f"{' '.join(given)} -> ", f"{name}:{'.'.join(given)}>"
+        for target in sorted(by_target):
+            key = f"{head}{target}"
+            if by_target[target] and split_of(key) == split:
+                chosen.append(Problem(key, f"{question}{target}", by_target[target], checker="countdown", source=name))
+    random.Random(seed).shuffle(chosen)
+    return tuple(chosen)
 
 
 def _reached(length: int) -> dict[tuple[int, ...], list[tuple[int, str]]]:
@@ -143,12 +141,6 @@ def _results(value: int, number: int) -> tuple[tuple[str, int], ...]:
     """Each operator whose result is in range, and the result."""
     found = ((op, apply(value, number)) for op, apply in OPERATORS.items())
     return tuple((op, result) for op, result in found if LOW <= result <= HIGH)
-
-
-def _problem(level: str, numbers: tuple[int, ...], target: int, answer: str) -> Problem:
-    name, given = f"countdown-{level}", " ".join(map(str, numbers))
-    key = f"{name}:{given.replace(' ', '.')}>{target}"
-    return Problem(key, f"{given} -> {target}", answer, checker="countdown", source=name)
 
 
 @lru_cache(maxsize=1 << 14)

@@ -24,9 +24,10 @@ def get_task(name: str | None = None) -> Task:
     """The task of that name (None: of problems that name none, `math`); `UserError` if there is none."""
     if name is None:
         return MATH
-    if name not in tuple(TASKS):  # it may come from a file, and be anything
-        raise UserError(f"no checker {name!r}{did_you_mean(str(name), TASKS)}")
-    return TASKS[name]
+    try:
+        return TASKS[name]
+    except (KeyError, TypeError):  # it may come from a file, and be anything
+        raise UserError(f"no checker {name!r}{did_you_mean(str(name), TASKS)}") from None
 
 
 def task_of(row: Mapping[str, Any]) -> Task:
