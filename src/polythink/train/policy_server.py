@@ -132,8 +132,8 @@ class PolicyServer:
         if not apart <= APART:
             raise UserError(
                 f"{server.name} says that it took the policy's weights, and it draws with others: its "
-                f"log-probabilities are {apart:.2g} nats a token from the policy's; it serves another model, or takes a "
-                "part of the weights only, as vLLM for CPUs does where embeddings are tied (docs/serve.md)"
+                f"log-probabilities are {apart:.2g} nats a token from the policy's; it serves another model, or takes "
+                "a part of the weights only, as vLLM for CPUs does where embeddings are tied (docs/serve.md)"
             )
 
     # ---- rollouts ----

@@ -43,15 +43,16 @@ def reload_weights(
 
 
 def version_of(connection: Connection, server: Server) -> str | None:
-    """The version of the weights that the server says it has; None where it does not say. `CallError` as any call."""
-    if not server.version_at:
-        return None
+    """The version of the weights that the server says it has; None where it does not say. Errors as in `json`."""
     answer = connection.send("GET", connection.at(server.version_at, root=True))
+    if answer.status_code == 404:  # older than that
+        return None
+    if answer.status_code != 200:
+        connection.refused(answer.status_code, answer.text, answer.headers)
     try:
-        told = answer.json()["weight_version"] if answer.status_code == 200 else None
+        return str(answer.json()["weight_version"])
     except (ValueError, LookupError, TypeError):
         raise CallError("malformed", connection.public(words_of(answer.text))) from None
-    return None if told is None else str(told)
 
 
 def _send(connection: Connection, step: Step) -> None:
