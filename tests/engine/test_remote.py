@@ -12,11 +12,12 @@ from collections import Counter
 
 import pytest
 
-from helpers.completions_server import completions_server, logits_after, logprobs_of
+from helpers.completions_server import DROPPED, completions_server, logits_after, logprobs_of
 from helpers.tiny import drawn, tiny
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.remote.completions import read
 from polythink.engine.remote.config import RemoteConfig
+from polythink.engine.remote.probe import Abilities
 from polythink.engine.remote.rollouts import HttpRollouts
 from polythink.errors import UserError
 from polythink.run.jsonl import read_jsonl
@@ -102,6 +103,13 @@ def test_a_server_that_ignores_stop_tokens_is_asked_in_chunks(server, lm):
     server.requests.clear()
     assert list(map(drawn, rollouts(server, lm, params=greedy, chunk=2))) == expected
     assert {body["max_tokens"] for body in server.requests} <= {1, 2}
+
+
+def test_tokens_of_the_same_text_are_told_apart(server, lm):
+    """As bytes are, each of which is half a letter: vLLM names the likeliest tokens by their text unless it is told."""
+    server.raw, server.cut, server.names = False, True, lambda token: "\N{REPLACEMENT CHARACTER}"
+    with client(server, lm) as backend:
+        assert backend.abilities == Abilities(stops=True, at_temperature=True, cut=True, greedy_at_one=True)
 
 
 @pytest.mark.parametrize(
@@ -306,6 +314,7 @@ def test_weights_are_reloaded_as_the_documentation_says(server, lm, tmp_path):
             ("/pause?mode=wait", {}),
             ("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(tmp_path)}}),
             ("/reset_prefix_cache", {}),
+            ("/update_weight_version", {"new_version": "1"}),
             ("/resume", {}),
         ]
         assert backend.generate(wanted(lm, 1), PARAMS)[0].weight_version == "1"
@@ -318,6 +327,9 @@ def test_weights_are_reloaded_as_the_documentation_says(server, lm, tmp_path):
         with pytest.raises(UserError, match="vLLM did not take the weights"):
             backend.reload(tmp_path)
         assert [path for path, _ in server.posted].count("/collective_rpc") == 1 + QUICK.retries
+        server.refuse["/resume"] = DROPPED  # vLLM ends where its workers fail
+        with pytest.raises(UserError, match=r"vLLM did not take the weights of .*: /collective_rpc: .*not now"):
+            backend.reload(tmp_path)
     server.owner, server.posted = "sglang", []
     with client(server, lm) as backend:
         backend.reload(tmp_path)
@@ -328,3 +340,15 @@ def test_weights_are_reloaded_as_the_documentation_says(server, lm, tmp_path):
     server.owner = "somebody"
     with client(server, lm) as backend, pytest.raises(UserError, match="no documented way to take new weights"):
         backend.reload(tmp_path)
+
+
+def test_a_vllm_that_was_started_again_is_noticed(server, lm, tmp_path):
+    """It has its first weights again, and says so; one that is too old to say it is taken at its word."""
+    with client(server, lm) as backend:
+        backend.reload(tmp_path)
+        assert backend.generate(wanted(lm, 1), PARAMS)[0].weight_version == "1"
+        server.weight_version = "default"
+        assert [r.weight_version for r in backend.generate(wanted(lm, 2), PARAMS)] == ["default", "default"]
+        server.weight_version = None
+        assert backend.reload(tmp_path) == "2"
+        assert backend.generate(wanted(lm, 1), PARAMS)[0].weight_version == "2"

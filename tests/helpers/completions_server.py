@@ -1,6 +1,9 @@
 """A completions server on loopback that is not ours: a table in place of a model, and failures on demand.
 
-The logits after a text depend on its last two tokens alone, so a test can compute every log-probability itself.
+The logits after a text depend on its last two tokens alone, so a test can compute every log-probability itself; with
+`logits` they are whatever a test wants. As "vllm" it answers as vLLM 0.32 was seen to: with the drawn token first
+among `top_logprobs`, which are named by id or by text, -9999 for tokens that are cut off, completions that end at the
+context, and the endpoints that take weights.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+DROPPED = -1  # in place of a status: the connection ends without an answer
 
 
 def logits_after(tokens: Sequence[int], vocabulary: int) -> list[float]:
@@ -44,11 +49,15 @@ class CompletionsServer(ThreadingHTTPServer):
         self.vocabulary, self.ends, self.owner, self.context = vocabulary, set(ends), owner, None
         self.raw, self.cut, self.stops, self.ids, self.logprobs, self.text_only = True, False, True, True, True, False
         self.version: str | None = None
+        self.logits: Callable[[list[int]], list[float]] = lambda text: logits_after(text, vocabulary)
+        self.names: Callable[[int], str] = lambda token: f"t{token}"  # their text, which several may share
+        self.takes: Callable[[str], None] = lambda folder: None  # what it does with the weights of a folder
+        self.weight_version: str | None = "default"  # None: a vLLM that is too old to say it
         self.models = ["m"]
         self.acts: Callable[[int, dict], str | None] = lambda number, body: None  # by the request's number, from 1
         self.requests: list[dict] = []
         self.posted: list[tuple[str, dict]] = []  # to other addresses
-        self.refuse: dict[str, int] = {}  # path -> status
+        self.refuse: dict[str, int] = {}  # path -> status, or `DROPPED`
         self.times: dict[str, list[float]] = defaultdict(list)
         self.closing, self.lock = threading.Event(), threading.Lock()
 
@@ -60,8 +69,9 @@ class CompletionsServer(ThreadingHTTPServer):
         rng, text, tokens, found, tops = random.Random(body.get("seed", 0)), list(body["prompt"]), [], [], []
         stops = self.ends | set(body.get("stop_token_ids", ()) if self.stops else ())
         warm = body["temperature"] or 1.0
-        for _ in range(body["max_tokens"]):
-            logits = logits_after(text, self.vocabulary)
+        room = body["max_tokens"] if self.context is None else self.context - len(text)
+        for _ in range(min(body["max_tokens"], room)):
+            logits = self.logits(text)
             own = logprobs_of(logits, warm)
             order = sorted(range(self.vocabulary), key=lambda i: -own[i])
             if body.get("top_k", -1) > 0:
@@ -70,14 +80,30 @@ class CompletionsServer(ThreadingHTTPServer):
             token = order[0] if greedy else rng.choices(order, [math.exp(own[i]) for i in order])[0]
             told = logprobs_of(logits) if self.raw else own
             if self.cut:
-                told = dict(zip(order, logprobs_of([logits[i] / warm for i in order]), strict=True))
+                left = dict(zip(order, logprobs_of([logits[i] / warm for i in order]), strict=True))
+                told = [left.get(i, -9999.0) for i in range(self.vocabulary)]
             text.append(token)
             tokens.append(token)
             found.append(told[token])
-            tops.append({f"t{i}": told[i] for i in order[: body.get("logprobs") or 0]})
+            ranked = sorted(range(self.vocabulary), key=lambda i: -told[i])[: body.get("logprobs") or 0]
+            name = "token_id:{}".format if body.get("return_tokens_as_token_ids") else self.names
+            tops.append({name(i): told[i] for i in (token, *ranked)})
             if token in stops:
                 break
         return self.answer(tokens, found, tops, "stop" if tokens[-1] in stops else "length", body)
+
+    def administer(self, path: str, body: dict) -> tuple[int, dict]:
+        """What vLLM's endpoints for weights answer; anything else is taken without a word."""
+        if path == "/collective_rpc":
+            self.takes(body["kwargs"]["weights_path"])
+            return 200, {"results": [None]}
+        if path == "/update_weight_version":
+            if self.weight_version is None:
+                return 404, {"detail": "Not Found"}
+            self.weight_version = body["new_version"]
+            return 200, {"success": True, "new_version": self.weight_version}
+        known = {"/pause": {"status": "paused"}, "/resume": {"status": "resumed"}}
+        return 200, {**known, "/reset_prefix_cache": {"success": True}}.get(path, {})
 
     def answer(self, tokens, logprobs, tops, finish, body) -> dict:
         choice = {"index": 0, "text": "", "finish_reason": finish, "logprobs": None}
@@ -104,6 +130,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        if self.path == "/weight_info":
+            told = self.server.weight_version
+            return self._send(*((404, {"detail": "Not Found"}) if told is None else (200, {"weight_version": told})))
         cards = [{"id": name, "owned_by": self.server.owner} for name in self.server.models]
         self._send(200, {"data": [card | {"max_model_len": self.server.context} for card in cards]})
 
@@ -111,8 +140,13 @@ class _Handler(BaseHTTPRequestHandler):
         server, body = self.server, json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
         if not self.path.endswith("/completions"):
             server.posted.append((self.path, body))
-            status = server.refuse.get(self.path.partition("?")[0], 200)
-            return self._send(status, {} if status == 200 else {"error": {"message": "not now"}})
+            path = self.path.partition("?")[0]
+            if (status := server.refuse.get(path)) == DROPPED:
+                self.close_connection = True
+                return None
+            if status:
+                return self._send(status, {"error": {"message": "not now"}})
+            return self._send(*server.administer(path, body))
         with server.lock:
             server.requests.append(body)
             number = len(server.requests)

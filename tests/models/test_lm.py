@@ -57,6 +57,8 @@ def test_a_saved_folder_loads_here_and_in_plain_transformers(lm, tmp_path):
     assert torch.equal(plain(ids).logits, lm.model(ids).logits)
     assert AutoTokenizer.from_pretrained(tmp_path / "model")("one <Path>").input_ids == lm.encode("one <Path>")
     assert "`parallel_r1`" in (tmp_path / "model" / "README.md").read_text()
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "model").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"], "a server that runs as another user reads it too"
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "llama", "gemma3_text", "vanilla", "partialformer"])

@@ -194,6 +194,8 @@ def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None =
     weights = {name: x for name, x in lm.model.state_dict().items() if not name.startswith(f"{MODULE_NAME}.")}
     with writing_model(folder):
         lm.model.save_pretrained(folder, state_dict=weights)
+        for file in folder.glob("*.safetensors"):  # written for our own user alone, whatever the umask says
+            file.chmod((folder / "config.json").stat().st_mode & 0o777)
         lm.tokenizer.save_pretrained(folder)
         if settings.thoughts:
             save_thoughts(thoughts, folder)

@@ -24,16 +24,22 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from polythink.engine.params import SamplingParams
+import torch
+
+from polythink.engine.params import Request, SamplingParams
 from polythink.engine.remote.rollouts import HttpRollouts
 from polythink.errors import UserError
+from polythink.models.batch import collate
 from polythink.models.lm import LanguageModel, save
+from polythink.models.logprobs import token_logprobs
 from polythink.run.folder import folder_lock, os_errors, sweep
 from polythink.run.retry import CallError
 from polythink.trace.rollout import Rollout
 from polythink.train import distributed
 from polythink.train.adapters import merged
 from polythink.train.config import GRPOConfig
+from polythink.train.dropout import without_dropout
+from polythink.train.optimiser import autocast
 from polythink.train.own_engine import Asked
 
 log = logging.getLogger(__name__)
@@ -102,9 +108,31 @@ class PolicyServer:
         finally:
             shutil.rmtree(new, ignore_errors=True)
         self._backend.reload(place, str(step))
+        self._check_taken()
         for other in self.folder.glob("policy-*"):
             if other != place:
                 shutil.rmtree(other)
+
+    def _check_taken(self) -> None:
+        """`UserError` where the server does not draw with what it was given, whatever it says.
+
+        vLLM 0.32 on a CPU keeps the old output matrix of a model whose embeddings are tied. Our own server names its
+        weights, and the engine checks itself.
+        """
+        server = self._backend.served.server
+        if server.names_streams:
+            return
+        prompt = tuple(self.encode_prompt("1 + 1") or self._backend.known)
+        params = SamplingParams(mode="sequential", temperature=1.0, max_main_tokens=16, max_trace_tokens=16)
+        found = self._backend.generate([Request(prompt, "handed over", sample) for sample in range(4)], params)
+        apart = apart_from(self.lm, self.config, found)
+        if not apart <= self.keys.max_gap:
+            raise UserError(
+                f"{server.name} says that it took the policy's weights, and its log-probabilities are {apart:.2g} nats "
+                f"a token from the policy's (rollouts.max_gap: {self.keys.max_gap:g}): it serves another model, or "
+                "takes a part of the weights only, as vLLM for CPUs does where embeddings are tied (docs/serve.md), or "
+                "its arithmetic is coarse, for which max_gap can be set higher"
+            )
 
     # ---- rollouts ----
 
@@ -146,6 +174,18 @@ class PolicyServer:
     def describe(self, step: int) -> dict:
         """Of a step's row: the weights that drew it, and how many updates the policy was ahead of them."""
         return {"weight_version": self.version, "staleness": step - self.version}
+
+
+@torch.no_grad()
+def apart_from(lm: LanguageModel, config: GRPOConfig, rollouts: Sequence[Rollout]) -> float:
+    """The mean of |recorded log-probability - the model's own| over the sampled tokens of rollouts at temperature 1."""
+    batch = collate([rollout.layout() for rollout in rollouts]).to(lm.device)
+    with without_dropout(lm.model), autocast(config, lm.device):
+        own = token_logprobs(lm.model, batch, wanted=batch.sampled)
+    recorded = [
+        x for r in rollouts for s in r.segments for x, drawn in zip(s.logprobs, s.sampled, strict=True) if drawn
+    ]
+    return (own[batch.sampled].cpu() - torch.tensor(recorded)).abs().mean().item()
 
 
 def fill(future: Future, work: Callable[[], Any]) -> None:

@@ -21,6 +21,8 @@ class RolloutsConfig(RemoteConfig):
     """Steps after which the server takes the policy's weights; it also does after each checkpoint."""
     max_staleness: int = Field(0, ge=0)
     """Most steps that the policy may be ahead of the weights that drew; 1: a step draws while the last one trains."""
+    max_gap: float = Field(0.05, gt=0)
+    """Nats a token that the server's log-probabilities may be from the policy's after it has taken the weights."""
 
     @property
     def draws_ahead(self) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from polythink.engine.remote.servers import SERVERS, Server
+from polythink.engine.remote.servers import SERVERS, Server, Step
 from polythink.errors import UserError
 from polythink.run.http import Connection
 from polythink.run.retry import CallError
+from polythink.run.server_words import words_of
 
 
 def reload_weights(
@@ -29,19 +30,38 @@ def reload_weights(
         known = ", ".join(each.name for each in SERVERS.values() if each.reload)
         raise UserError(f"{connection.where} has no documented way to take new weights; {known} have one")
     steps = server.reload(str(Path(folder).expanduser().absolute()), version)
-    for number, (method, path, body) in enumerate(steps):
+    for number, step in enumerate(steps):
         try:
-            call(partial(_send, connection, method, path, body))
+            call(partial(_send, connection, step))
         except (CallError, UserError) as error:
             if number and number < len(steps) - 1:
-                last_method, last_path, _ = steps[-1]
-                connection.send(last_method, connection.at(last_path, root=True))
+                with suppress(CallError):  # it may have ended: vLLM does where weights cannot be loaded
+                    connection.send("POST", connection.at(steps[-1].path, root=True))
             raise UserError(
-                f"{server.name} did not take the weights of {folder}: {path.partition('?')[0]}: {error}"
+                f"{server.name} did not take the weights of {folder}: {step.path.partition('?')[0]}: {error}"
             ) from None
 
 
-def _send(connection: Connection, method: str, path: str, body: dict[str, Any] | None) -> None:
-    answer = connection.json(body or {}, method, connection.at(path, root=True))
+def version_of(connection: Connection, server: Server) -> str | None:
+    """The version of the weights that the server says it has; None where it does not say. Errors as in `json`."""
+    answer = connection.send("GET", connection.at(server.version_at, root=True))
+    if answer.status_code == 404:  # older than that
+        return None
+    if answer.status_code != 200:
+        connection.refused(answer.status_code, answer.text, answer.headers)
+    try:
+        return str(answer.json()["weight_version"])
+    except (ValueError, LookupError, TypeError):
+        raise CallError("malformed", connection.public(words_of(answer.text))) from None
+
+
+def _send(connection: Connection, step: Step) -> None:
+    where = connection.at(step.path, root=True)
+    if step.newer:
+        answer = connection.send("POST", where, step.body)
+        if answer.status_code not in (200, 404):
+            connection.refused(answer.status_code, answer.text, answer.headers)
+        return
+    answer = connection.json(step.body or {}, "POST", where)
     if isinstance(answer, dict) and answer.get("success") is False:
-        raise CallError("refused", str(answer.get("message", "")), permanent=True)
+        raise CallError("refused", str(answer.get("message") or answer), permanent=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from polythink.engine.engine import STATES
 from polythink.engine.params import Event, OnEvent, Request, SamplingParams, params_for_each
@@ -22,7 +23,7 @@ from polythink.engine.remote.completions import Completions, connect
 from polythink.engine.remote.config import RemoteConfig, check_drawable
 from polythink.engine.remote.journal import RolloutJournal, key_of
 from polythink.engine.remote.probe import find_model, measure
-from polythink.engine.remote.reload import reload_weights
+from polythink.engine.remote.reload import reload_weights, version_of
 from polythink.engine.remote.trace import Ask, Drawn, RemoteTrace
 from polythink.engine.tag_ids import TagIds
 from polythink.errors import UserError
@@ -31,10 +32,12 @@ from polythink.models.tags import tag_ids
 from polythink.models.vocabulary import Vocabulary
 from polythink.run.pool import run_jobs
 from polythink.run.progress import Progress
-from polythink.run.retry import repeated
+from polythink.run.retry import CallError, repeated
 from polythink.trace.dialect import get_dialect
 from polythink.trace.production import Dialect
 from polythink.trace.rollout import Rollout
+
+Result = TypeVar("Result")
 
 
 class HttpRollouts:
@@ -60,7 +63,8 @@ class HttpRollouts:
             exact = config.logprobs == "exact"
             self._completions = Completions(self.connection, self.served.server, self.served.model, exact)
             known = sorted(id for id in vocabulary.tag_ids.values() if id >= 0) or vocabulary.encode("a b c")
-            self.abilities = measure(self._completions, known[:5], vocabulary.ends)
+            self.known = known[:5]  # tokens that the model has
+            self.abilities = measure(self._completions, self.known, vocabulary.ends)
             self._journal = None if journal is None else RolloutJournal(journal)
         except BaseException:
             self.connection.close()
@@ -108,15 +112,31 @@ class HttpRollouts:
         in its own words, or cannot be reached after all retries.
         """
         version = version or str(int(self.weight_version or 0) + 1)
-
-        def call(send: Callable[[], None]) -> None:
-            tried = repeated(send, self.config.retry, threading.Event(), self._reached)
-            if tried.error is not None:
-                raise tried.error
-
-        reload_weights(self.connection, self.served.server, folder, version, call)
+        reload_weights(self.connection, self.served.server, folder, version, self._repeat)
         self.weight_version = version
         return version
+
+    def _repeat(self, call: Callable[[], Result]) -> Result:
+        """What a call gives, made again where that may help. `CallError` after all retries."""
+        tried = repeated(call, self.config.retry, threading.Event(), self._reached)
+        if tried.error is not None:
+            raise tried.error
+        return tried.result
+
+    def _as_told(self, rollouts: list[Rollout]) -> list[Rollout]:
+        """The rollouts with the version that the server says it has after them, where it does not say so with each.
+
+        A server that was started again meanwhile has another version than that of the last reload.
+        """
+        if not self.weight_version or not self.served.server.version_at:
+            return rollouts
+        try:
+            told = self._repeat(lambda: version_of(self.connection, self.served.server))
+        except CallError as error:
+            raise UserError(f"{self.connection.where} does not say which weights it has: {error}") from error
+        if told in (None, self.weight_version):
+            return rollouts
+        return [replace(rollout, weight_version=told) for rollout in rollouts]
 
     def generate(
         self,
@@ -140,7 +160,7 @@ class HttpRollouts:
             with closing(run_jobs(call, call.ask, call.record, self.config.concurrency)) as done:
                 for _ in done:
                     pass
-        return [call.rollouts[i] for i in range(len(requests))]
+        return self._as_told([call.rollouts[i] for i in range(len(requests))])
 
     def check(self, params: SamplingParams) -> None:
         """`UserError` for parameters that cannot be drawn from this server."""
