@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch._dynamo.utils import counters
-from torch.nn.attention import flex_attention
 
 from helpers.device import DEVICE
+from helpers.flex import flex_on_cpu  # noqa: F401
 from helpers.layouts import VOCABULARY, sharp_model, some_layouts
 from helpers.tiny import family, thinker, tiny
 from polythink.errors import UserError
-from polythink.models import blocks, compiled, logprobs
+from polythink.models import blocks, compiled
 from polythink.models.batch import collate, pack
 from polythink.models.compiled import compiling, is_compiled, layers_of
 from polythink.models.lm import checkpoint_activations
@@ -28,14 +28,6 @@ def traced(monkeypatch):
     counters.clear()
     yield lambda: counters["stats"]["unique_graphs"]
     torch._dynamo.reset()
-
-
-@pytest.fixture
-def flex_on_cpu(monkeypatch):
-    """A backward of flex attention on a CPU, where torch has one and refuses it: traced, it is a dense one."""
-    monkeypatch.setattr(flex_attention, "_validate_device", lambda *args: None)
-    monkeypatch.setattr(blocks, "_why_not", lambda model: "")
-    monkeypatch.setattr(logprobs, "check_attention", lambda model, device: None)
 
 
 def run(model, layouts, tables=False, **options):

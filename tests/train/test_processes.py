@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 import signal
 import sys
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.program import die
 from helpers.ranks import LONG, Ranks, together
+from helpers.sweep import sweep
 from helpers.training import PROMPT, make_lm, mixture, sft_config, without_times
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
@@ -298,5 +301,41 @@ def test_a_killed_process_ends_the_other_and_both_go_on_later(one, tmp_path, kin
     assert ended[rank].status == -signal.SIGKILL
     other = ended[1 - rank]
     assert (other.status, other.said) == (2, distributed.LOST)
+    assert all(end.status == 0 for end in together(2, RUNS[kind], tmp_path))
+    assert_same(one / kind, tmp_path)
+
+
+# events of Python's profiler between the meeting of the processes and the end of five steps, of each process at least
+EVENTS = {"sft": 200_000, "grpo": 200_000}
+
+
+def dies(rank: int, event: int, kind: str, folder: Path) -> int:
+    """A run that one process leaves by kill -9 at that call or return of a function; how many it has seen, otherwise.
+
+    Nothing of it depends on the machine's speed: it may be in the middle of a step, of a collective or of a file.
+    """
+    seen = 0
+
+    def count(*_) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == event and distributed.rank() == rank:
+            die()
+
+    with distributed.processes():
+        sys.setprofile(count)
+        RUNS[kind](folder)
+        sys.setprofile(None)
+    return seen
+
+
+@pytest.mark.parametrize("moment", sweep(range(20), [0]))
+def test_kill_minus_nine_at_random_moments(one, tmp_path, moment):
+    """The other says one sentence and ends; both go on later to the numbers of a run that nobody killed."""
+    kind, rank = ("sft", "grpo")[moment // 2 % 2], moment % 2
+    event = random.Random(moment).randrange(EVENTS[kind])
+    ended = together(2, dies, rank, event, kind, tmp_path)
+    assert ended[rank].status == -signal.SIGKILL, f"killed at event {event}: {ended}"
+    assert (ended[1 - rank].status, ended[1 - rank].said) == (2, distributed.LOST), event
     assert all(end.status == 0 for end in together(2, RUNS[kind], tmp_path))
     assert_same(one / kind, tmp_path)
