@@ -7,7 +7,6 @@ import torch
 from torch._dynamo.utils import counters
 
 from helpers.device import DEVICE
-from helpers.flex import flex_on_cpu  # noqa: F401
 from helpers.layouts import VOCABULARY, sharp_model, some_layouts
 from helpers.tiny import family, thinker, tiny
 from polythink.errors import UserError
@@ -72,6 +71,38 @@ def test_flex_attention_in_compiled_layers(traced, flex_on_cpu, packed):
     with blocks.attending(model, "flex_attention"), compiling(model, True):
         assert apart(run(model, layouts, tables=True), right) < CLOSE
     assert traced() == 1
+
+
+@pytest.mark.long
+def test_flex_attention_over_batches_of_many_shapes(traced, flex_on_cpu):
+    """Rows, widths and numbers of segments become variables; layers computed again; two steps, each of which enters."""
+    model, layouts = sharp_model().train(), some_layouts(6)
+    batches = [layouts[:4], [pack(layouts * 4), pack(layouts[:3] * 5)], [pack(layouts * 2)], [pack(layouts[:2] * 9)]]
+    assert len({len(row) // 128 for batch in batches for row in batch}) > 2
+    right = [run(model, batch) for batch in batches]
+    checkpoint_activations(model)
+    for _ in range(2):
+        with blocks.attending(model, "flex_attention"), compiling(model, True):
+            for batch, one in zip(batches, right, strict=True):
+                assert apart(run(model, batch, tables=True), one) < CLOSE
+    assert traced() <= 4, "one row is another case than several"
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_flex_attention_is_computed_in_the_type_of_autocast(traced, flex_on_cpu, monkeypatch, autocast):
+    """As SDPA: queries and keys come as float32 there, over float32 weights, and values as bfloat16."""
+    model, seen = sharp_model(), []
+    batch = collate(some_layouts(2), tables=True)
+
+    def stub(module, query, key, value, mask, **more):
+        seen.append({x.dtype for x in (query, key, value)})
+        return torch.zeros_like(query).transpose(1, 2), None
+
+    monkeypatch.setattr(blocks, "flex_attention_forward", stub)
+    with blocks.attending(model, "flex_attention"), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        token_logprobs(model, batch)
+    assert seen == [{torch.bfloat16 if autocast else torch.float32}] * len(layers_of(model))
+    assert blocks.ALL_ATTENTION_FUNCTIONS[blocks.FLEX] is not blocks._attend, "afterwards as before"
 
 
 @pytest.mark.long

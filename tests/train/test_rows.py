@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.flex import allow_flex, flex_on_cpu  # noqa: F401
+from helpers.flex import allow_flex
 from helpers.ranks import together
 from helpers.training import PROMPT, gradients, make_lm, mixture, sft_config, without_times
 from polythink.models.lm import checkpoint_activations

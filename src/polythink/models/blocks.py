@@ -112,7 +112,7 @@ def attending(model: nn.Module | None, attention: str) -> Iterator[None]:
 
 def _attend(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask, **more):
     """Flex attention of transformers in the type that autocast asks for, as SDPA is: over float32 weights norms and
-    rotation make queries and keys float32 and leave values in bfloat16, which torch itself mends in newer releases only.
+    rotation make queries and keys float32 beside values in bfloat16, which torch itself mends in newer releases only.
     """
     if torch.is_autocast_enabled(kind := query.device.type):
         query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
