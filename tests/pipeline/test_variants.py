@@ -177,7 +177,8 @@ def shortened(name: str) -> list[str]:
         short = {key: value for key, value in SHORT.items() if getattr(config, key, None) is not None}
         if getattr(config, "epochs", None) is not None:
             short |= {"epochs": "null", "steps": STEPS}
-        found += [f"{stage}.{key}={value}" for key, value in (short | ALSO).items() if key in fields]
+        also = ALSO | {"samples": max(getattr(config, "best_of", None) or (1,))}
+        found += [f"{stage}.{key}={value}" for key, value in (short | also).items() if key in fields]
     return found
 
 
