@@ -29,6 +29,7 @@ from polythink.train import distributed, watch
 from polythink.train.config import GRPOConfig
 from polythink.train.grpo import train_grpo
 from polythink.train.sft import train_sft
+from polythink.train.shards import Writer
 
 PARAMS = SamplingParams(
     paths=2, max_blocks=1, max_main_tokens=12, max_path_tokens=6, max_summary_tokens=4, max_trace_tokens=40
@@ -219,17 +220,24 @@ def test_a_folder_that_is_in_use_ends_all(tmp_path):
 
 
 def without_room(rank: int, folder: Path) -> None:
-    """The disk of one process is full, as far as the program can tell."""
+    """The disk of one process is full when it writes its part of a checkpoint, as far as the program can tell."""
+    write = Writer.write_data
+
+    def full(self, *given):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
+        return write(self, *given)
+
     with distributed.processes():
         if distributed.rank() == rank:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
+            Writer.write_data = full
         run_sft(folder, 5)
 
 
 @pytest.mark.long
-def test_a_full_disk_in_the_middle_of_a_checkpoint_leaves_the_previous_one_whole(one, tmp_path):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_full_disk_in_the_middle_of_a_checkpoint_leaves_the_previous_one_whole(one, tmp_path, rank):
     run_sft(tmp_path, 2)
-    first, second = together(2, without_room, 1, tmp_path)
+    first, second = together(2, without_room, rank, tmp_path)
     place = tmp_path / "checkpoint"
     assert (first.status, first.said) == (2, f"cannot write {place / 'step-000004'}: File too large")
     assert (second.status, second.said) == (2, "")
