@@ -88,6 +88,24 @@ def test_flex_attention_over_batches_of_many_shapes(traced, flex_on_cpu):
     assert traced() <= 4, "one row is another case than several"
 
 
+@pytest.mark.long
+def test_flex_attention_in_compiled_layers_under_autocast(traced, flex_on_cpu):
+    """As far from float32 as dense masks are under autocast, and no further from them."""
+    model, layouts = sharp_model().train(), [pack(some_layouts(6)[:3]), pack(some_layouts(6)[3:])]
+    checkpoint_activations(model)
+    exact = run(model, layouts)
+    with torch.autocast("cpu", torch.bfloat16):
+        dense = run(model, layouts)
+        with blocks.attending(model, "flex_attention"), compiling(model, True):
+            found = run(model, layouts, tables=True)
+    assert traced() >= 1
+    assert apart({"": found[""]}, {"": dense[""]}) < 2 * apart({"": dense[""]}, {"": exact[""]})
+    norm = torch.stack([exact[name].norm() for name in exact if name]).norm()
+    off = [torch.stack([(a[name] - b[name]).norm() for name in exact if name]).norm() / norm
+           for a, b in ((found, exact), (dense, exact))]  # fmt: skip
+    assert off[0] < 1.5 * off[1], off
+
+
 @pytest.mark.parametrize("autocast", [True, False])
 def test_flex_attention_is_computed_in_the_type_of_autocast(traced, flex_on_cpu, monkeypatch, autocast):
     """As SDPA: queries and keys come as float32 there, over float32 weights, and values as bfloat16."""
