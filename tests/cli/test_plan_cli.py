@@ -8,7 +8,7 @@ from polythink.bench.devices import DEVICES, machine
 from polythink.bench.floor import Shape
 from polythink.cli.on_paper import shape_of_recipe, verdict
 from polythink.errors import UserError
-from polythink.pipeline.on_paper import Place, sheets
+from polythink.pipeline.on_paper import Forward, Place, sheets
 from polythink.pipeline.recipe import load_recipe
 
 SMALL = Shape(4_022_000_000, 0, 36, 2560, 9728, 32, 8, 128, 151_936)
@@ -30,10 +30,12 @@ DRAWS = ("rl_easy", "rl_hard", "eval", "eval_math")
 BOUNDS = [f"{stage}.kv_cache_memory_bytes" for stage in DRAWS]  # that the recipe sets
 
 
-def planned(name: str, *overrides: str, recipe: str = "parallel-r1-seen-qwen3-4b", length: int | None = None):
+def planned(
+    name: str, *overrides: str, recipe: str = "parallel-r1-seen-qwen3-4b", length: int | None = None, bounds=BOUNDS
+):
     count, _, device = machine(name)
     given = {text.partition("=")[0] for text in overrides}
-    plan = load_recipe(recipe, [*overrides, *(f"{key}=null" for key in BOUNDS if key not in given)]).plan()
+    plan = load_recipe(recipe, [*overrides, *(f"{key}=null" for key in bounds if key not in given)]).plan()
     return {s.name: s for s in sheets(plan, SMALL, Place(count, device, 256, length, 1))}
 
 
@@ -69,8 +71,8 @@ def test_keys_that_change_what_is_held():
     kept = planned("8xH100", "model.gradient_checkpointing=false")["rl_hard"]
     assert kept.memory["training"]["activations"] == plain.spared["activations"]
     assert kept.floors["training"] < plain.floors["training"]
-    compiled = planned("8xH100", "rl_hard.compile=true", "model.gradient_checkpointing=false")["rl_hard"]
-    assert compiled.memory["training"]["activations"] < kept.memory["training"]["activations"]
+    eager = planned("8xH100", "rl_hard.compile=false", "model.gradient_checkpointing=false")["rl_hard"]
+    assert kept.memory["training"]["activations"] < eager.memory["training"]["activations"]
     moved = planned("8xH100", "rl_hard.activation_offloading=true")["rl_hard"]
     assert (
         0 < moved.memory["training"]["activations, offloaded"] < plain.memory["training"]["activations, checkpointed"]
@@ -85,6 +87,20 @@ def test_keys_that_change_what_is_held():
     assert short.floors["drawing"] < plain.floors["drawing"] / 5
     forked = planned("8xH100", "mode=structured")["rl_hard"]
     assert forked.floors["drawing"] < plain.floors["drawing"], "fewer steps for as many tokens"
+
+
+def test_what_a_forward_of_training_is():
+    """`auto` on a GPU: flex attention, compiled layers, rows of several traces that are as long as the longest one."""
+    sft, rl = (planned("8xH100")[stage].forward for stage in ("sft", "rl_hard"))
+    assert sft == Forward(1, 4096, True, "flex_attention", True)
+    assert rl == Forward(2, 3328, True, "flex_attention", True), "3,000 after a prompt of 256, in whole steps"
+    assert planned("cpu")["sft"].forward == Forward(1, 4096, False, "sdpa", False)
+    assert planned("8xH100", "sft.pack=8192")["sft"].forward.tokens == 8192
+    assert planned("8xH100", "sft.pack=null")["sft"].forward == Forward(1, 4096, False, "flex_attention", True)
+    numbered = planned("8xH100", "rl_hard.pack=8192")["rl_hard"]
+    assert numbered.memory["training"]["logits"] > planned("8xH100")["rl_hard"].memory["training"]["logits"]
+    thoughts = planned("8xH100", "sft.compile=auto", recipe="parathinker-deepseek-1.5b", bounds=())["sft"].forward
+    assert thoughts == Forward(1, 28_672, True, "flex_attention", False), "thought embeddings are not compiled"
 
 
 def test_what_is_too_much_is_said_with_what_to_do():
@@ -108,6 +124,7 @@ def test_the_command(polythink):
     assert status == 0
     assert "countdown-smoke on 1 x cpu: 64 GB" in shown
     assert "|    base |     sft | after_sft | rl_easy | rl_hard |   final |" in shown
+    assert "| attention                | sdpa        | sdpa        | sdpa        |" in shown
     assert "traces of 60 tokens" in shown
     assert shown.rstrip().endswith("what the runtime itself needs left aside.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.flex import flex_on_cpu  # noqa: F401
 from helpers.layouts import sharp_model
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch._dynamo.utils import counters
-from torch.nn.attention import flex_attention
 
 from helpers.device import DEVICE
 from helpers.layouts import VOCABULARY, sharp_model, some_layouts
 from helpers.tiny import family, thinker, tiny
 from polythink.errors import UserError
-from polythink.models import blocks, compiled, logprobs
+from polythink.models import blocks, compiled
 from polythink.models.batch import collate, pack
 from polythink.models.compiled import compiling, is_compiled, layers_of
 from polythink.models.lm import checkpoint_activations
@@ -28,14 +27,6 @@ def traced(monkeypatch):
     counters.clear()
     yield lambda: counters["stats"]["unique_graphs"]
     torch._dynamo.reset()
-
-
-@pytest.fixture
-def flex_on_cpu(monkeypatch):
-    """A backward of flex attention on a CPU, where torch has one and refuses it: traced, it is a dense one."""
-    monkeypatch.setattr(flex_attention, "_validate_device", lambda *args: None)
-    monkeypatch.setattr(blocks, "_why_not", lambda model: "")
-    monkeypatch.setattr(logprobs, "check_attention", lambda model, device: None)
 
 
 def run(model, layouts, tables=False, **options):
@@ -80,6 +71,56 @@ def test_flex_attention_in_compiled_layers(traced, flex_on_cpu, packed):
     with blocks.attending(model, "flex_attention"), compiling(model, True):
         assert apart(run(model, layouts, tables=True), right) < CLOSE
     assert traced() == 1
+
+
+@pytest.mark.long
+def test_flex_attention_over_batches_of_many_shapes(traced, flex_on_cpu):
+    """Rows, widths and numbers of segments become variables; layers computed again; two steps, each of which enters."""
+    model, layouts = sharp_model().train(), some_layouts(6)
+    batches = [layouts[:4], [pack(layouts * 4), pack(layouts[:3] * 5)], [pack(layouts * 2)], [pack(layouts[:2] * 9)]]
+    assert len({len(row) // 128 for batch in batches for row in batch}) > 2
+    right = [run(model, batch) for batch in batches]
+    checkpoint_activations(model)
+    for _ in range(2):
+        with blocks.attending(model, "flex_attention"), compiling(model, True):
+            for batch, one in zip(batches, right, strict=True):
+                assert apart(run(model, batch, tables=True), one) < CLOSE
+    assert traced() <= 4, "one row is another case than several"
+
+
+@pytest.mark.long
+def test_flex_attention_in_compiled_layers_under_autocast(traced, flex_on_cpu):
+    """As far from float32 as dense masks are under autocast, and no further from them."""
+    model, layouts = sharp_model().train(), [pack(some_layouts(6)[:3]), pack(some_layouts(6)[3:])]
+    checkpoint_activations(model)
+    exact = run(model, layouts)
+    with torch.autocast("cpu", torch.bfloat16):
+        dense = run(model, layouts)
+        with blocks.attending(model, "flex_attention"), compiling(model, True):
+            found = run(model, layouts, tables=True)
+    assert traced() >= 1
+    assert apart({"": found[""]}, {"": dense[""]}) < 2 * apart({"": dense[""]}, {"": exact[""]})
+    norm = torch.stack([exact[name].norm() for name in exact if name]).norm()
+    off = [torch.stack([(a[name] - b[name]).norm() for name in exact if name]).norm() / norm
+           for a, b in ((found, exact), (dense, exact))]  # fmt: skip
+    assert off[0] < 1.5 * off[1], off
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_flex_attention_is_computed_in_the_type_of_autocast(traced, flex_on_cpu, monkeypatch, autocast):
+    """As SDPA: queries and keys come as float32 there, over float32 weights, and values as bfloat16."""
+    model, seen = sharp_model(), []
+    batch = collate(some_layouts(2), tables=True)
+
+    def stub(module, query, key, value, mask, **more):
+        seen.append({x.dtype for x in (query, key, value)})
+        return torch.zeros_like(query).transpose(1, 2), None
+
+    monkeypatch.setattr(blocks, "flex_attention_forward", stub)
+    with blocks.attending(model, "flex_attention"), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        token_logprobs(model, batch)
+    assert seen == [{torch.bfloat16 if autocast else torch.float32}] * len(layers_of(model))
+    assert blocks.ALL_ATTENTION_FUNCTIONS[blocks.FLEX] is not blocks._attend, "afterwards as before"
 
 
 @pytest.mark.long

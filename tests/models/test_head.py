@@ -98,8 +98,10 @@ def test_a_frozen_head_gets_no_gradient() -> None:
     check(run(model, batch, 1 << 40), pieces)
 
 
-def test_plain_rows_of_a_recurrent_model() -> None:
-    model = family("qwen3_next", vocab_size=VOCABULARY, **FAMILIES["qwen3_next"]).model
+@pytest.mark.parametrize("kind", ["qwen3_next", "mamba2"])
+def test_plain_rows_of_a_recurrent_model(kind) -> None:
+    """Mamba asks its head for the type of its weight."""
+    model = family(kind, vocab_size=VOCABULARY, **FAMILIES[kind]).model
     batch = collate(some_layouts(1))
     whole, pieces = run(model, batch, 1 << 40), run(model, batch, SMALL)
     assert plain_head(model)

@@ -107,13 +107,26 @@ OPTIONS = {
 }  # fmt: skip
 
 # What is ours: recipe -> stage -> key -> our value. A published recipe says of each in its header or beside the key.
+ROWS = {"pack": "auto", "attention": "auto", "compile": "auto"}  # on a GPU; on a CPU nothing of it is done
 OURS = {
     "parallel-r1-seen-qwen3-4b": {
         "coldstart": {"rule": "reference", "right_only": True, "samples": 1},
+        "sft": ROWS,
+        "rl_easy": ROWS,
+        "rl_hard": ROWS,
         "": {"mode": "sequential", "prompt": "parallel"},
     },
-    "parallel-r1-unseen-qwen3-4b": {"coldstart": {"rule": "stack", "right_only": True}, "": {"mode": "structured"}},
-    "parathinker-deepseek-1.5b": {"teach": {"limit": 6200, "samples": 6, "right_only": False}},
+    "parallel-r1-seen-qwen3-0.6b": {"sft": ROWS, "rl_easy": ROWS, "rl_hard": ROWS},
+    "parallel-r1-unseen-qwen3-4b": {
+        "coldstart": {"rule": "stack", "right_only": True},
+        "": {"mode": "structured"},
+        "sft": ROWS,
+        "rl_hard": ROWS,
+    },
+    "parathinker-deepseek-1.5b": {
+        "teach": {"limit": 6200, "samples": 6, "right_only": False},
+        "sft": {"pack": "auto", "attention": "auto"},
+    },
     "lm-wikitext103-partialformer": {"train": {"lr": 5e-4, "betas": (0.9, 0.98)}, "test": {"block": 2048}},
 }
 
@@ -177,6 +190,7 @@ def header(name: str) -> str:
     [
         ("parallel-r1-seen-qwen3-4b", "cold start There all 7,473 traces, whatever their form"),
         ("parallel-r1-seen-qwen3-4b", "SFT loss There the mean over each trace"),
+        ("parallel-r1-seen-qwen3-4b", "rows There every trace is a row of its own, padded to 4,096 tokens"),
         ("parallel-r1-seen-qwen3-4b", "RL loss There the mean over tokens of a micro-batch of two"),
         ("parallel-r1-seen-qwen3-4b", "grading The answer after the last join"),
         ("parallel-r1-unseen-qwen3-4b", "end of a path An end token that a path draws is replaced by </Path> there"),

@@ -189,6 +189,7 @@ def assert_learns(folder: Path, arm: str, plan) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)  # alone it teaches the model too
 @pytest.mark.parametrize("arm", ["unseen-scaffold", "unseen-lora", "seen-published", "unseen-path-credit"])
 def test_arms_with_stages_of_their_own_run_in_two_processes(taught, teacher, guessable, tmp_path, arm, monkeypatch):
     monkeypatch.setenv("POLYTHINK_DATA", str(guessable))

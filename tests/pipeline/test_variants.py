@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import pytest
@@ -177,7 +178,11 @@ def shortened(name: str) -> list[str]:
         short = {key: value for key, value in SHORT.items() if getattr(config, key, None) is not None}
         if getattr(config, "epochs", None) is not None:
             short |= {"epochs": "null", "steps": STEPS}
-        found += [f"{stage}.{key}={value}" for key, value in (short | ALSO).items() if key in fields]
+        weights = [source.weight for source in getattr(config, "data", ()) if getattr(source, "weight", None)]
+        if weights:  # every source gives a trace to a batch
+            short["batch"] = max(short["batch"], math.ceil(sum(weights) / min(weights)))
+        also = ALSO | {"samples": max(getattr(config, "best_of", None) or (1,))}
+        found += [f"{stage}.{key}={value}" for key, value in (short | also).items() if key in fields]
     return found
 
 

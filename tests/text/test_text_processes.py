@@ -80,6 +80,16 @@ def test_a_checkpoint_of_two_is_resumed_by_one(one, two):
     assert_same(one / "pairs", two / "begun")
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_of_two_is_resumed_by_three_and_theirs_by_one(one, tmp_path, kind):
+    assert [end.status for end in together(2, run, tmp_path, kind, 2)] == [0, 0]
+    ended = together(3, run, tmp_path, kind, 4)
+    assert [end.status for end in ended] == [0, 0, 0], ended
+    run(tmp_path, kind)
+    assert_same(one / kind, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("parts", "processes", "expected"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 import signal
 import sys
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.program import die
 from helpers.ranks import LONG, Ranks, together
+from helpers.sweep import sweep
 from helpers.training import PROMPT, make_lm, mixture, sft_config, without_times
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
@@ -26,6 +29,7 @@ from polythink.train import distributed, watch
 from polythink.train.config import GRPOConfig
 from polythink.train.grpo import train_grpo
 from polythink.train.sft import train_sft
+from polythink.train.shards import Writer
 
 PARAMS = SamplingParams(
     paths=2, max_blocks=1, max_main_tokens=12, max_path_tokens=6, max_summary_tokens=4, max_trace_tokens=40
@@ -216,17 +220,24 @@ def test_a_folder_that_is_in_use_ends_all(tmp_path):
 
 
 def without_room(rank: int, folder: Path) -> None:
-    """The disk of one process is full, as far as the program can tell."""
+    """The disk of one process is full when it writes its part of a checkpoint, as far as the program can tell."""
+    write = Writer.write_data
+
+    def full(self, *given):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
+        return write(self, *given)
+
     with distributed.processes():
         if distributed.rank() == rank:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
+            Writer.write_data = full
         run_sft(folder, 5)
 
 
 @pytest.mark.long
-def test_a_full_disk_in_the_middle_of_a_checkpoint_leaves_the_previous_one_whole(one, tmp_path):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_full_disk_in_the_middle_of_a_checkpoint_leaves_the_previous_one_whole(one, tmp_path, rank):
     run_sft(tmp_path, 2)
-    first, second = together(2, without_room, 1, tmp_path)
+    first, second = together(2, without_room, rank, tmp_path)
     place = tmp_path / "checkpoint"
     assert (first.status, first.said) == (2, f"cannot write {place / 'step-000004'}: File too large")
     assert (second.status, second.said) == (2, "")
@@ -298,5 +309,43 @@ def test_a_killed_process_ends_the_other_and_both_go_on_later(one, tmp_path, kin
     assert ended[rank].status == -signal.SIGKILL
     other = ended[1 - rank]
     assert (other.status, other.said) == (2, distributed.LOST)
+    assert all(end.status == 0 for end in together(2, RUNS[kind], tmp_path))
+    assert_same(one / kind, tmp_path)
+
+
+# Calls and returns of functions in each process after they have met: 400 thousand until the checkpoint is looked for,
+# a million more until the first one is written, 1.8 million until training is over; then the first process saves.
+BEGUN, KEPT, OVER = 400_000, 1_350_000, (2_700_000, 1_800_000)
+
+
+def dies(rank: int, event: int, kind: str, folder: Path) -> int:
+    """A run that one process leaves by kill -9 at that call or return of a function; how many it has seen, otherwise.
+
+    Nothing of it depends on the machine's speed: it may be in the middle of a step, of a collective or of a file.
+    """
+    seen = 0
+
+    def count(*_) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == event and distributed.rank() == rank:
+            die()
+
+    with distributed.processes():
+        sys.setprofile(count)
+        RUNS[kind](folder)
+        sys.setprofile(None)
+    return seen
+
+
+@pytest.mark.parametrize("moment", sweep(range(20), [0]))
+def test_kill_minus_nine_at_random_moments(one, tmp_path, moment):
+    """The other says one sentence and ends; both go on later to the numbers of a run that nobody killed."""
+    kind, rank = ("sft", "grpo")[moment // 2 % 2], moment % 2
+    where = (KEPT, OVER[rank]) if moment // 4 % 2 == 0 else (BEGUN, KEPT)
+    event = random.Random(moment).randrange(*where)
+    ended = together(2, dies, rank, event, kind, tmp_path)
+    assert ended[rank].status == -signal.SIGKILL, f"killed at event {event}: {ended}"
+    assert (ended[1 - rank].status, ended[1 - rank].said) == (2, distributed.LOST), event
     assert all(end.status == 0 for end in together(2, RUNS[kind], tmp_path))
     assert_same(one / kind, tmp_path)

@@ -59,6 +59,8 @@ def print_plan(recipe: Recipe | TextRecipe, name: str, prompt: int, length: int 
         f"{device.bfloat16 / 1e12:.3g} TFLOP/s in bfloat16, {device.float32 / 1e12:.3g} in float32 ({device.source})\n"
     )
     print(f"GB on each device, for traces at their longest\n\n{memory_table(found)}")
+    if forwards := forward_table(found):
+        print(f"A forward of training\n\n{forwards}")
     print(f"The least time, {_lengths(prompt, length)}\n\n{time_table(found)}")
     print(verdict(found, count, key, device))
 
@@ -113,6 +115,19 @@ def memory_table(found: Sequence[Sheet]) -> str:
         *(_row(f"peak: {p}", found, lambda sheet, p=p: _giga(sheet.peak(p))) for p in ("drawing", "training")),
     ]
     return markdown_table(["", *(sheet.name for sheet in found)], rows)
+
+
+def forward_table(found: Sequence[Sheet]) -> str:
+    """What computes the forwards of training, and how large they are; "" where nothing is trained."""
+    own = [(sheet.name, sheet.forward) for sheet in found if sheet.forward]
+    rows = [
+        ["rows", *(str(run.rows) for _, run in own)],
+        ["tokens of a row, at most", *(f"{run.tokens:,}" for _, run in own)],
+        ["traces of a row", *("several" if run.packed else "1" for _, run in own)],
+        ["attention", *(run.attention for _, run in own)],
+        ["layers and loss", *("compiled" if run.compiled else "as they are" for _, run in own)],
+    ]
+    return markdown_table(["", *(name for name, _ in own)], rows) if own else ""
 
 
 def time_table(found: Sequence[Sheet]) -> str:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from torch.nn.attention.flex_attention import BlockMask
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from polythink.errors import UserError
 from polythink.models.batch import BLOCK
@@ -98,12 +100,23 @@ def attending(model: nn.Module | None, attention: str) -> Iterator[None]:
     if why_not:
         raise UserError(f"attention: {FLEX} {why_not}")
     plain_head(model)  # found out by a forward, as `heeds_masks` is: both with the model's usual attention
-    before = model.config._attn_implementation
+    before, function = model.config._attn_implementation, ALL_ATTENTION_FUNCTIONS[FLEX]
     model.set_attn_implementation(FLEX)
+    ALL_ATTENTION_FUNCTIONS[FLEX] = _attend
     try:
         yield
     finally:
+        ALL_ATTENTION_FUNCTIONS[FLEX] = function
         model.set_attn_implementation(before)
+
+
+def _attend(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask, **more):
+    """Flex attention of transformers in the type that autocast asks for, as SDPA is: over float32 weights norms and
+    rotation make queries and keys float32 beside values in bfloat16, which torch itself mends in newer releases only.
+    """
+    if torch.is_autocast_enabled(kind := query.device.type):
+        query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
+    return flex_attention_forward(module, query, key, value, mask, **more)
 
 
 def _why_not(model: nn.Module) -> str:

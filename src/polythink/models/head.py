@@ -190,11 +190,17 @@ def _working_type(hidden: torch.Tensor) -> torch.dtype:
 
 
 class _Replaced(nn.Module):
-    """Stands where the head was. It is no part of this module, so that no one takes it for a part of the model."""
+    """Stands where the head was. It is no part of this module, so that no one takes it for a part of the model, but
+    what a model's forward asks the head for, such as the type of its weight (Mamba), is the head's.
+    """
 
-    def __init__(self, call) -> None:
+    def __init__(self, call, head: nn.Module) -> None:
         super().__init__()
         self.call = call
+        self.__dict__["head"] = head
+
+    def __getattr__(self, name: str):
+        return getattr(self.__dict__["head"], name)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.call(hidden)
@@ -218,7 +224,7 @@ def _replaced(model: nn.Module, head: nn.Module, call) -> Iterator[None]:
     owner, name = next(
         (owner, name) for owner in unwrapped(model).modules() for name, child in owner._modules.items() if child is head
     )
-    owner._modules[name] = _Replaced(call)
+    owner._modules[name] = _Replaced(call, head)
     try:
         yield
     finally:

@@ -25,9 +25,11 @@ from polythink.train.footprint import (
     state_bytes,
     training_flops,
 )
+from polythink.train.rows import row_tokens
 
 IN_TRAINING = ("gradients", "weights in bfloat16", "gathered weights")  # not there while rollouts are drawn
 WIDTHS = {"float32": 4, "bfloat16": 2}
+FLEX = "flex_attention"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,17 @@ class Place:
     piece: int  # logits that are turned into float32 at a time
 
 
+@dataclass(frozen=True)
+class Forward:
+    """What one forward of training is at its largest, and what computes it."""
+
+    rows: int
+    tokens: int  # of a row
+    packed: bool  # several traces in a row
+    attention: str
+    compiled: bool
+
+
 @dataclass
 class Sheet:
     """What is found out of a stage. Bytes and seconds are those of one device."""
@@ -50,6 +63,7 @@ class Sheet:
     trained: int = 0
     memory: dict[str, dict[str, float]] = field(default_factory=dict)  # phase -> its parts, which are there together
     spared: dict[str, float] = field(default_factory=dict)  # what would be there if activations were (not) kept
+    forward: Forward | None = None  # of training
     tokens: float = 0.0  # of a step, over all devices
     floors: dict[str, float] = field(default_factory=dict)  # of a step
     steps: int | None = None
@@ -76,16 +90,15 @@ def sheet(plan: StagePlan, shape: Shape, place: Place) -> Sheet:
     state = state_bytes(shape, how)
     found = Sheet(plan.name, shape.parameters, how.of(shape))
     if isinstance(stage, SFTStage):
-        most = stage.pack or stage.max_tokens
-        traces, longest, columns, forwards = stage.batch, most, most, 0
-        mean = min(most, place.prompt + place.length) if place.length else stage.max_tokens
+        traces, prompt, longest, forwards = stage.batch, 0, stage.max_tokens, 0
+        mean = min(longest, place.prompt + place.length) if place.length else longest
         found.steps = stage.steps
     else:
         assert isinstance(stage, GRPOStage)
         traces = stage.prompts_per_step * stage.group_size
-        columns = plan.decoding.max_trace_tokens
-        longest = place.prompt + columns
-        mean = place.prompt + min(columns, place.length or columns)
+        prompt, budget = place.prompt, plan.decoding.max_trace_tokens
+        longest = prompt + budget
+        mean = prompt + min(budget, place.length or budget)
         forwards = (stage.old_logprobs == "recomputed") + bool(stage.kl_coef)
         found.steps = stage.steps
         drawing = drawing_of(plan, traces, stage.group_size, stage.max_num_seqs, place)
@@ -93,17 +106,26 @@ def sheet(plan: StagePlan, shape: Shape, place: Place) -> Sheet:
         kept = {name: value for name, value in state.items() if name not in IN_TRAINING}
         found.memory["drawing"] = kept | {"keys and values": cache}
         found.floors["drawing"] = _drawn(shape, drawing, place, _weight_bytes_drawn(how), how.compute_bytes)
-    rows = max(1, min(stage.micro_batch, -(-traces // place.count)))
+    run = found.forward = forward_of(plan, traces, longest, place)
     width = how.compute_bytes
-    kept = {name: activation_bytes(shape, rows * longest, other) for name, other in ways(how).items()}
+    kept = {name: activation_bytes(shape, run.rows * run.tokens, other) for name, other in ways(how).items()}
     chosen = next(iter(kept))
-    logits = logits_bytes(shape, rows * columns, width, place.piece, stage.logits_memory_bytes)
+    columns = run.rows * (run.tokens - prompt)  # every trace has a prompt
+    logits = logits_bytes(shape, columns, width, place.piece, stage.logits_memory_bytes)
     found.memory["training"] = state | {chosen: kept.pop(chosen), "logits": logits}
     found.spared = kept
     found.tokens = traces * mean
     flops = training_flops(shape, traces, mean, how, forwards) / place.count
     found.floors["training"] = flops / place.device.rate(width)
     return found
+
+
+def forward_of(plan: StagePlan, traces: int, longest: int, place: Place) -> Forward:
+    """The largest forward of a stage that trains on so many traces of `longest` tokens at most."""
+    stage, attention = plan.stage, _attention(plan, place.device)
+    width = row_tokens(stage.pack, longest, attention == FLEX)
+    rows = max(1, min(stage.micro_batch, -(-traces // place.count)))
+    return Forward(rows, max(width, longest), bool(width), attention, _is_compiled(plan, place.device))
 
 
 def ways(how: Training) -> dict[str, Training]:
@@ -132,6 +154,12 @@ def training_of(plan: StagePlan, shape: Shape, place: Place) -> Training:
         draws=isinstance(stage, GRPOStage),
         reference=isinstance(stage, GRPOStage) and stage.kl_coef > 0 and not stage.lora,
     )  # fmt: skip
+
+
+def _attention(plan: StagePlan, device: Device) -> str:
+    """As in `models.blocks`: flex attention runs on CUDA."""
+    wanted = plan.stage.attention
+    return wanted if wanted != "auto" else "sdpa" if device is DEVICES["cpu"] else FLEX
 
 
 def _is_compiled(plan: StagePlan, device: Device) -> bool:

@@ -64,11 +64,11 @@ class TrainingConfig(OptimiserConfig):
     trainable: Literal["all", "thoughts"] = "all"
     """What is trained: all weights, or the thought embeddings alone."""
     micro_batch: int = Field(32, ge=1)
-    """Traces (with `pack`: rows) per forward and backward; bounds memory, changes no result but what dropout draws."""
-    pack: int | None = Field(None, ge=2)
-    """Pack several traces into rows of at most this many tokens; none: one trace per row."""
+    """Traces (where packed: rows) per forward and backward; bounds memory, changes no result but what dropout draws."""
+    pack: Annotated[int, Field(ge=2)] | Literal["auto"] | None = "auto"
+    """Several traces in rows of so many tokens; auto: of the longest trace's, with flex_attention; none: one trace."""
     attention: Literal["auto", "sdpa", "flex_attention"] = "sdpa"
-    """Kernel of training forwards; flex_attention (CUDA) skips what no token sees: use pack; auto: where it runs."""
+    """Kernel of training forwards; flex_attention (CUDA) skips what no token sees; auto: where it runs."""
     compile: bool | Literal["auto"] = False
     """Compile layers and loss (torch.compile): some tens of seconds once, then faster; auto: on CUDA, where it runs."""
     activation_offloading: bool = False

@@ -28,7 +28,7 @@ from polythink.train.config import PolicyConfig
 from polythink.train.dropout import without_dropout
 from polythink.train.flat import beginning, fits, read_once, training_logits
 from polythink.train.importance import RATIOS, importance_weights, ratio_metrics
-from polythink.train.kernels import batch_of, kernels_of
+from polythink.train.kernels import batch_of, kernels_of, row_width
 from polythink.train.loss import k3_divergence, objective_loss, sequence_weights
 from polythink.train.optimiser import autocast, head_options, own_micro_batches, update
 from polythink.train.sharding import free
@@ -130,7 +130,7 @@ def update_policy(
             ratios = dict.fromkeys(RATIOS if config.importance_sampling_mode else ())
             return {**nothing, **measure_gap(lm, config, next(filter(None, groups), [])), **ratios}
         if config.old_logprobs == "recomputed":
-            kept = [recompute(lm, config, group) for group in kept]
+            kept = recompute_groups(lm, config, kept)
         kept, corrected = correct(kept, config)
         for mini_batch in divide(kept, config.mini_batches):
             part = accumulate_gradient(lm, config, [s for group in mini_batch for s in group], reference)
@@ -158,9 +158,10 @@ def accumulate_gradient(
     items = [s for s in items if s.tokens]
     weights = sequence_weights([s.tokens for s in items], config.loss_type, config.loss_length)
     sums = {"loss": 0.0, "tokens": 0, "clipped": 0, "kl": 0.0, "gap_sum": 0.0, "gap_max": 0.0, "mismatch_kl": 0.0}
+    width = row_width(config, lm.model, [s.layout for s in items])
     for micro, rows, counts in own_rows(lm, config, items, together=True):
         own = [items[i] for i in micro]
-        new, sampled = forward(lm.model, lm, config, own, rows)
+        new, sampled = forward(lm.model, lm, config, own, rows, width)
         old, drawn = along(new, [s.old for s in own]), along(new, [s.drawn for s in own])
         advantage = along(new, [s.along() for s in own])
         weight = new.new_tensor([weights[i] for i in micro])[:, None]
@@ -169,7 +170,7 @@ def accumulate_gradient(
             loss = loss * along(new, [s.weight for s in own])
         if reference is not None:
             with torch.no_grad(), without_adapters(reference, reference is lm.model):
-                at_start, _ = forward(reference, lm, config, own, rows)
+                at_start, _ = forward(reference, lm, config, own, rows, width)
             divergence = k3_divergence(new, at_start)
             loss = loss + config.kl_coef * divergence
             sums["kl"] += divergence.detach()[sampled].sum().item() * counts
@@ -198,8 +199,8 @@ def own_rows(
     """
     lengths = [len(s.layout) for s in items]
     rows, beginnings = [[i] for i in range(len(items))], None
-    if config.pack:
-        rows = rows_within(lengths, config.pack)
+    if width := row_width(config, lm.model, [s.layout for s in items]):
+        rows = rows_within(lengths, width)
     elif together and fits(lm.model):
         beginnings = [beginning(s.layout) for s in items]
     found = []
@@ -217,14 +218,16 @@ def forward(
     config: PolicyConfig,
     items: Sequence[TrainItem],
     rows: Sequence[Sequence[int]] | None = None,
+    width: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities (S, T) of the tokens at their sampling temperatures, and (S, T) bool: which were sampled.
 
     One row for each of the items, which stand in the `rows` (indices) of the forward; none: each in a row of its own.
+    `width`: how long packed rows are (`batch_of`).
     """
     rows = rows or [[i] for i in range(len(items))]
     layouts = [pack([items[i].layout for i in row]) if len(row) > 1 else items[row[0]].layout for row in rows]
-    batch = batch_of(config, lm, model, layouts, contexts=True)
+    batch = batch_of(lm, model, layouts, width, contexts=True)
     given = [np.concatenate([items[i].temperature for i in row]) for row in rows]
     temperature = along(batch.tokens, given, fill=1.0)
     with autocast(config, lm.device):
@@ -242,13 +245,25 @@ def along(like: torch.Tensor, arrays: Sequence[np.ndarray], fill: float = 0.0) -
     return torch.from_numpy(padded).to(like.device)
 
 
+def recompute_groups(
+    lm: LanguageModel, config: PolicyConfig, groups: Sequence[list[TrainItem]]
+) -> list[list[TrainItem]]:
+    """`recompute` of each group; where rows are packed of all at once, so that rows and processes are full."""
+    items = [item for group in groups for item in group]
+    if not row_width(config, lm.model, [s.layout for s in items]):
+        return [recompute(lm, config, group) for group in groups]
+    found = iter(recompute(lm, config, items))
+    return [[next(found) for _ in group] for group in groups]
+
+
 @torch.no_grad()
 def recompute(lm: LanguageModel, config: PolicyConfig, items: Sequence[TrainItem]) -> list[TrainItem]:
     """The items with old log-probabilities from a training forward instead of the engine."""
     result = list(items)
     found: dict[int, np.ndarray] = {}
+    width = row_width(config, lm.model, [s.layout for s in items])
     for micro, rows, counts in own_rows(lm, config, items):
-        values, _ = forward(lm.model, lm, config, [items[i] for i in micro], rows)
+        values, _ = forward(lm.model, lm, config, [items[i] for i in micro], rows, width)
         if counts:
             found |= {i: row[: len(items[i].layout)] for i, row in zip(micro, values.cpu().numpy(), strict=True)}
     free(lm.model)

@@ -16,6 +16,7 @@ from polythink.trace.layout import Layout
 from polythink.train.config import TrainingConfig
 from polythink.train.flat import fits
 from polythink.train.offload import offloading
+from polythink.train.rows import row_tokens
 
 
 @contextmanager
@@ -26,13 +27,21 @@ def kernels_of(config: TrainingConfig, model: nn.Module | None) -> Iterator[None
         yield
 
 
+def row_width(config: TrainingConfig, model: nn.Module, layouts: Sequence[Layout]) -> int:
+    """Tokens of the rows that these traces, those of all processes, share in forwards of the model; 0: one trace each.
+
+    To be asked while `kernels_of` is entered, which says what attention there is.
+    """
+    return row_tokens(config.pack, max(map(len, layouts)), reads_blocks(model))
+
+
 def batch_of(
-    config: TrainingConfig, lm: LanguageModel, model: nn.Module, layouts: Sequence[Layout], contexts: bool = False
+    lm: LanguageModel, model: nn.Module, layouts: Sequence[Layout], width: int = 0, contexts: bool = False
 ) -> Batch:
     """The batch as the model's forward takes it now, on the device.
 
-    Compiled layers get packed rows of one length, since every other length would be one more compilation.
+    Where something is compiled, layers or flex attention alone, packed rows are padded to `width`: every other length
+    would be one more compilation.
     """
-    width = config.pack if config.pack and is_compiled(model) else 0
-    numbered = contexts and fits(model)
-    return collate(layouts, lm.pad, numbered, reads_blocks(model), width).to(lm.device)
+    blocks, numbered = reads_blocks(model), contexts and fits(model)
+    return collate(layouts, lm.pad, numbered, blocks, width if blocks or is_compiled(model) else 0).to(lm.device)

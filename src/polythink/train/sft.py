@@ -37,7 +37,7 @@ from polythink.train.cost import cost_of
 from polythink.train.data import TraceEncoder
 from polythink.train.dropout import seeded
 from polythink.train.flat import LONGEST, read_once, training_logits
-from polythink.train.kernels import batch_of, kernels_of
+from polythink.train.kernels import batch_of, kernels_of, row_width
 from polythink.train.mixture import Mixture, mixture_of_rows, pack_rows
 from polythink.train.optimiser import (
     autocast,
@@ -152,14 +152,15 @@ def accumulate_gradient(
     processes does not change the result, nor do the threads of a `pool` (`side_by_side.py`), which take what goes
     through the flat forward.
     """
-    rows = pack_rows(layouts, config.pack) if config.pack else layouts
+    width = row_width(config, lm.model, layouts)
+    rows = pack_rows(layouts, width) if width else layouts
     scored = [count_scored(row, config.loss_on) for row in rows]
     rows, tokens = [row for row, own in zip(rows, scored, strict=True) if own], sum(scored)
     loss = 0.0
     parts = own_micro_batches([len(row) for row in rows], config.micro_batch)
 
     def loss_of(micro: Sequence[int], counts: bool) -> torch.Tensor:
-        batch = batch_of(config, lm, lm.model, [rows[i] for i in micro])
+        batch = batch_of(lm, lm.model, [rows[i] for i in micro], width)
         with autocast(config, lm.device):
             wanted, logits_of = getattr(batch, config.loss_on), training_logits(lm.model, batch)
             head = head_options(config, lm.model)

@@ -29,7 +29,8 @@ def side_by_side(model: torch.nn.Module, config: SFTConfig) -> Iterator[Executor
     cores.
     """
     threads, parts = torch.get_num_threads(), -(-config.batch // config.micro_batch)
-    if not 1 < threads <= parts or config.pack or distributed.world_size() > 1 or not _is_small(model):
+    packed = config.pack not in (None, "auto")  # which packs on CUDA alone
+    if not 1 < threads <= parts or packed or distributed.world_size() > 1 or not _is_small(model):
         yield None
         return
     torch.set_num_threads(1)  # of this thread, and of those that are begun from now on
