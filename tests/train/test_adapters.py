@@ -118,4 +118,4 @@ def test_refusals_are_one_sentence(monkeypatch):
     with pytest.raises(UserError, match=r"peft, which is not installed; `pip install -e '\.\[lora\]'`"):
         add_adapters(make_lm(), TrainingConfig(lora={}), 0)
     assert add_adapters(make_lm(), TrainingConfig(), 0) is None
-    save_adapters(None, None)
+    save_adapters(make_lm(), TrainingConfig(), None, None)
