@@ -94,6 +94,21 @@ def test_rows_are_those_of_peft(kind):
     assert tied == (kind != "untied")
 
 
+def test_rows_of_a_model_in_half_precision_are_kept_in_float32():
+    model = make_lm().model.to(torch.bfloat16)
+    before = logits(model).detach()
+    rows = train_rows(model, [3, 5])
+    assert rows.embedding.dtype == torch.float32
+    assert torch.equal(logits(model), before)
+    shifted(model)
+    changed = logits(model).detach()
+    assert changed.dtype == torch.bfloat16
+    rows.merge(model)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(logits(model), changed, atol=0.03, rtol=0.03)
+    assert (changed - before).abs().max() > 0.1
+
+
 @pytest.mark.parametrize("options", [{}, {"float32_head": True}])
 def test_logits_in_pieces_know_the_rows(options):
     """Without whole logits: the same log-probabilities and gradients, of the rows and of everything else."""

@@ -56,11 +56,10 @@ class TagRows(nn.Module):
     @torch.no_grad()
     def merge(self, model: nn.Module) -> None:
         """Add them to the tables of the model that holds them, and take them out of it."""
-        embedding, head = layers = _layers(model)
-        embedding.weight[self.ids_K] += self.embedding.to(embedding.weight)
-        if self.head is not None:
-            head.weight[self.ids_K] += self.head.to(head.weight)
-        for layer in layers:
+        layers = _layers(model)
+        for layer, changes in zip(layers, (self.embedding, self.head), strict=True):
+            if changes is not None:
+                layer.weight[self.ids_K] = (layer.weight[self.ids_K] + changes).to(layer.weight.dtype)
             for key, hook in list(layer._forward_hooks.items()):
                 if getattr(hook, "__self__", None) is self:
                     del layer._forward_hooks[key]

@@ -9,6 +9,7 @@ format (adapter/), without the tables that these are rows of, and, added to the 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,8 +43,8 @@ def add_adapters(lm: LanguageModel, config: TrainingConfig, seed: int) -> Any:
             f"{install_extra('lora')} installs it"
         ) from None
     keys = config.lora.model_dump(mode="json", exclude={"train_tags"})
-    with seeded(seed, 0, lm.device):
-        try:
+    with seeded(seed, 0, lm.device), warnings.catch_warnings(action="ignore", category=FutureWarning):
+        try:  # peft asks transformers by names that it gives up: no news to a user
             wrapped = peft.get_peft_model(lm.model, peft.LoraConfig(task_type="CAUSAL_LM", **keys))
         except ValueError as error:
             raise UserError(f"lora.target_modules: {str(error).splitlines()[0]}") from None
