@@ -80,6 +80,12 @@ def test_a_model_that_is_trained_by_its_own_forward_is_not_called_in_two_threads
     handle.remove()
 
 
+def test_a_large_model_has_its_gradients_once(lm, monkeypatch):
+    monkeypatch.setattr("polythink.train.side_by_side.MOST_PARAMETERS", lm.model.num_parameters() - 1)
+    with side_by_side(lm.model, sft_config()) as pool:
+        assert pool is None
+
+
 def test_an_error_in_a_part_is_raised(lm):
     def fails() -> torch.Tensor:
         raise RuntimeError("told")

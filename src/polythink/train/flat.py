@@ -1,12 +1,12 @@
-"""The training forward of the Llama family on a CPU: the tokens of a batch in one list, each held once.
+"""The training forward of the Llama family (Gemma 3 too) on a CPU: the tokens of a batch in one list, each held once.
 
 The slow twin is `logprobs.logits_after`: one forward of the transformers module over padded rows. Here nothing is
 padded but inside of attention, the last layer's MLP runs for the scored tokens only, and tokens of the same context
 (`Batch.contexts`: the prompt and the common beginnings of a group's rollouts) are computed once. The parameters are the
 module's own. Logits and gradients are the twin's up to rounding.
 
-Left out, and so left to the module: models with thought embeddings, adapters, hooks, biases, windows or dropout, scaled
-queries, other types than float32, long rows (attention here holds all scores of a row).
+Left out, and so left to the module: models with thought embeddings, adapters, hooks, biases or dropout, scaled queries,
+positions beyond a window, other types than float32, long rows (attention here holds all scores of a row).
 
 Axis legend: B rows, T tokens of a row, N tokens of the list, C of them with logits, V vocabulary.
 """
@@ -22,12 +22,12 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 
-from polythink.engine.lean.family import Family, Layer, Unfit, describe
+from polythink.engine.lean.family import Family, Layer, Norm, Rotary, Unfit, describe
 from polythink.models.batch import Batch
 from polythink.models.head import Scoring
 from polythink.models.logprobs import Logits, LogitsOf, check_forward, logits_after
 from polythink.trace import layout as traces
-from polythink.train.flat_ops import AddNorm, Attend, GatedMLP, Linears, Turn
+from polythink.train.flat_ops import AddNorm, Attend, GatedMLP, GeluMLP, Linears, Turn
 
 LONGEST = 512  # tokens of a row
 # what was found of the models that are read once; also by the threads that train them
@@ -43,6 +43,8 @@ def training_logits(model: torch.nn.Module, batch: Batch) -> LogitsOf:
     try:
         family = plain_family(model)
     except Unfit:
+        return logits_after
+    if any(layer.window and int(batch.positions.max()) >= layer.window for layer in family.layers):
         return logits_after
     return partial(flat_logits, family)
 
@@ -98,8 +100,8 @@ def _plain_family(model: torch.nn.Module) -> Family:
     family = describe(model)
     if family.thoughts is not None:
         raise Unfit("thought embeddings")
-    if family.activation != "silu" or family.cap is not None or len(family.rotaries) != 1:
-        raise Unfit("an MLP, logits or positions that the flat training forward does not compute")
+    if family.cap is not None:
+        raise Unfit("logits that the flat training forward does not compute")
     if model.training and getattr(model.config, "attention_dropout", 0):
         raise Unfit("dropout")
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
@@ -107,14 +109,13 @@ def _plain_family(model: torch.nn.Module) -> Family:
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         raise Unfit("another type than float32")
     if any(map(_is_special, family.layers)) or family.head.bias is not None or family.head._forward_hooks:
-        raise Unfit("biases, windows or more norms")
+        raise Unfit("biases, or positions that are not rotated")
     return family
 
 
 def _is_special(layer: Layer) -> bool:
     linears = (layer.query, layer.key, layer.value, layer.out, layer.gate, layer.up, layer.down)
-    more = (layer.window, layer.after_attention, layer.after_mlp, *(linear.bias for linear in linears))
-    return layer.rotary is None or any(x is not None for x in more)
+    return layer.rotary is None or any(linear.bias is not None for linear in linears)
 
 
 def flat_logits(
@@ -153,10 +154,9 @@ def _reader(index: torch.Tensor, first: torch.Tensor, mask: torch.Tensor) -> Cal
 def run(family: Family, x: torch.Tensor, positions: torch.Tensor, attend: Callable, scored: torch.Tensor):
     """The last hidden states (C, E), normed, of the `scored` tokens, from the embeddings (N, E) at positions (N,)."""
     tokens, delta = len(x), None
-    rotary = family.rotaries[0]
-    angle = positions[:, None, None].float() * rotary.frequencies.float()
-    cos, sin = angle.cos() * rotary.stretch, angle.sin() * rotary.stretch
+    turns = [_turns(rotary, positions) for rotary in family.rotaries]
     for layer in family.layers:
+        cos, sin = turns[layer.rotary]
         x, normed = AddNorm.apply(x, delta, *layer.before_attention)
         q, k, v = Linears.apply(normed, layer.query.weight, layer.key.weight, layer.value.weight)
         q, k, v = (heads.view(tokens, -1, family.head_dim) for heads in (q, k, v))
@@ -165,6 +165,25 @@ def run(family: Family, x: torch.Tensor, positions: torch.Tensor, attend: Callab
         read = attend(q, k, v).view(tokens, -1)
         if layer is family.layers[-1]:  # no later layer reads the other tokens
             x, read = x.index_select(0, scored), read.index_select(0, scored)
-        x, normed = AddNorm.apply(x, F.linear(read, layer.out.weight), *layer.before_mlp)
-        delta = GatedMLP.apply(normed, layer.gate.weight, layer.up.weight, layer.down.weight)
+        x, normed = AddNorm.apply(
+            x, _normed(F.linear(read, layer.out.weight), layer.after_attention), *layer.before_mlp
+        )
+        delta = _normed(_mlp(family.activation, normed, layer), layer.after_mlp)
     return AddNorm.apply(x, delta, *family.norm)[1]
+
+
+def _turns(rotary: Rotary, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine (N, 1, D / 2) of the angles at these positions (N,)."""
+    angle = positions[:, None, None].float() * rotary.frequencies.float()
+    return angle.cos() * rotary.stretch, angle.sin() * rotary.stretch
+
+
+def _normed(x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
+    return x if norm is None else AddNorm.apply(x, None, *norm)[1]
+
+
+def _mlp(activation: str, x: torch.Tensor, layer: Layer) -> torch.Tensor:
+    weights = layer.gate.weight, layer.up.weight, layer.down.weight
+    if activation == "silu":
+        return GatedMLP.apply(x, *weights)
+    return GeluMLP.apply(x, *weights, "tanh" if activation == "gelu_tanh" else "none")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch.autograd.function import Function, once_differentiable
+from torch.nn.functional import gelu
 
 
 class AddNorm(Function):
@@ -80,6 +81,33 @@ class GatedMLP(Function):
         grad_x = grad_g @ gate
         grad_x.addmm_(grad_u, up)
         return grad_x, grad_g.t() @ x, grad_u.t() @ x, grad_down
+
+
+class GeluMLP(Function):
+    """down(gelu(gate(x)) * up(x)) of x (N, E), weights (F, E), (F, E) and (E, F).
+
+    What gelu gives is computed again in the backward pass: models that have it have a large F and a small E.
+    """
+
+    @staticmethod
+    def forward(ctx, x, gate, up, down, approximate):
+        g, u = x @ gate.t(), x @ up.t()
+        ctx.save_for_backward(x, g, u, gate, up, down)
+        ctx.approximate = approximate
+        return gelu(g, approximate=approximate).mul_(u) @ down.t()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, g, u, gate, up, down = ctx.saved_tensors
+        inner = gelu(g, approximate=ctx.approximate)
+        grad_down = grad.t() @ (inner * u)
+        grad_inner = grad @ down
+        grad_u = inner.mul_(grad_inner)
+        grad_g = torch.ops.aten.gelu_backward(grad_inner.mul_(u), g, approximate=ctx.approximate)
+        grad_x = grad_g @ gate
+        grad_x.addmm_(grad_u, up)
+        return grad_x, grad_g.t() @ x, grad_u.t() @ x, grad_down, None
 
 
 class Turn(Function):

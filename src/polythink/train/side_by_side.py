@@ -17,6 +17,8 @@ from polythink.train import distributed
 from polythink.train.config import SFTConfig
 from polythink.train.flat import fits
 
+MOST_PARAMETERS = 200_000_000  # each thread holds gradients of its own, and products of larger models are long enough
+
 
 @contextmanager
 def side_by_side(model: torch.nn.Module, config: SFTConfig) -> Iterator[Executor | None]:
@@ -25,7 +27,9 @@ def side_by_side(model: torch.nn.Module, config: SFTConfig) -> Iterator[Executor
     For models of the flat training forward, which changes nothing of the module, where there is work for all cores.
     """
     threads, parts = torch.get_num_threads(), -(-config.batch // config.micro_batch)
-    if not 1 < threads <= parts or config.pack or config.autocast or distributed.world_size() > 1 or not fits(model):
+    small = sum(parameter.numel() for parameter in model.parameters()) <= MOST_PARAMETERS
+    one = distributed.world_size() == 1
+    if not 1 < threads <= parts or config.pack or config.autocast or not (one and small and fits(model)):
         yield None
         return
     torch.set_num_threads(1)  # of this thread, and of those that are begun from now on
