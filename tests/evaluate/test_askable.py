@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from helpers.backends import CannedBackend
@@ -80,6 +82,11 @@ def test_refused_before_anything_is_sampled_or_written_if_that_is_wanted(tmp_pat
         evaluate(backend, SET, prompt=SHORT, overlong_prompts="drop", out=tmp_path / "out", log=silent)
     with pytest.raises(UserError, match="none of the 1 problems of sums can be asked: 'b'"):
         evaluate(backend, ProblemSet("sums", SET.problems[1:2]), prompt=SHORT, out=tmp_path / "out", log=silent)
+    alike = ProblemSet("sums", (SET.problems[1], replace(SET.problems[1], key="d")))
+    with pytest.raises(
+        UserError, match="none of the 2 problems of sums can be asked: 'b', like the others: the prompt"
+    ):
+        evaluate(backend, alike, prompt=SHORT, out=tmp_path / "out", log=silent)
     assert not backend.asked
     assert not (tmp_path / "out").exists()
 

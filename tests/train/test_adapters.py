@@ -29,10 +29,11 @@ def logits(lm) -> torch.Tensor:
     return lm.model(torch.tensor([lm.encode("1 2 -> 3 :")])).logits.detach()
 
 
-def test_new_adapters_change_nothing_and_are_all_that_is_trained():
+def test_new_adapters_change_nothing_and_are_all_that_is_trained(recwarn):
     lm = make_lm()
     before = logits(lm)
     wrapped = add_adapters(lm, TrainingConfig(lora={"r": 2}), seed=0)
+    assert not recwarn.list, "what peft asks transformers for is no news to a user"
     assert torch.equal(logits(lm), before)
     trained = {name for name, p in lm.model.named_parameters() if p.requires_grad}
     assert trained
@@ -118,4 +119,4 @@ def test_refusals_are_one_sentence(monkeypatch):
     with pytest.raises(UserError, match=r"peft, which is not installed; `pip install -e '\.\[lora\]'`"):
         add_adapters(make_lm(), TrainingConfig(lora={}), 0)
     assert add_adapters(make_lm(), TrainingConfig(), 0) is None
-    save_adapters(None, None)
+    save_adapters(make_lm(), TrainingConfig(), None, None)

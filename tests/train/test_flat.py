@@ -65,12 +65,26 @@ def test_values_and_gradients_are_those_of_the_module(mode: str, shared: bool) -
     check(both(model, batch, temperature, batch.sampled))
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen3", "mistral"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "mistral", "gemma", "gemma3_text"])
 def test_other_families_and_shapes(model_type: str) -> None:
-    changes = {"sliding_window": None} if model_type == "mistral" else {}
+    changes = {"head_dim": 8} if model_type.startswith("gemma") else {}
     model = tiny_family(model_type, vocab_size=VOCABULARY, **changes).model
     assert fits(model)
-    check(both(model, collate(some_layouts())))
+    batch = collate(some_layouts())
+    assert training_logits(model, batch) is not logits_after
+    check(both(model, batch))
+
+
+@pytest.mark.parametrize("window", [4, 64])
+def test_positions_beyond_a_window_are_left_to_the_module(window: int) -> None:
+    kinds = ["sliding_attention", "full_attention"]
+    model = tiny_family(
+        "gemma3_text", vocab_size=VOCABULARY, head_dim=8, sliding_window=window, layer_types=kinds
+    ).model
+    batch = collate(some_layouts())
+    assert 4 <= int(batch.positions.max()) < 64
+    assert (training_logits(model, batch) is logits_after) == (window == 4)
+    check(both(model, batch))
 
 
 def test_tied_embeddings() -> None:

@@ -76,7 +76,7 @@ def test_where_it_would_not_pay_or_not_be_the_same_all_cores_take_each_part(lm, 
         assert torch.get_num_threads() == 2
 
 
-def test_products_that_are_long_enough_are_shared_out_and_activations_of_one_part_are_held():
+def test_products_that_are_long_enough_are_shared_out_and_gradients_held_once():
     wide = tiny_family("llama", hidden_size=384, intermediate_size=512)
     with side_by_side(wide.model, sft_config()) as pool:
         assert pool is None

@@ -85,6 +85,8 @@ def askable(
     named = [f"{key!r}: {reason}" for key, reason in dropped.items()]
     shown = "; ".join(named[:3]) + (f"; and {len(named) - 3} more" if len(named) > 3 else "")
     total = len(kept) + len(dropped)
+    if not kept and total > 1 and len(set(dropped.values())) == 1:  # one fault, and not of the problems
+        shown = f"{next(iter(dropped))!r}, like the others: {next(iter(dropped.values()))}"
     if not kept:
         raise UserError(f"none of the {total} problems of {name} can be asked: {shown}")
     if overlong_prompts == "refuse":

@@ -9,7 +9,8 @@ head's weight, a piece and a piece's share of that gradient once more, at 2 byte
 
 Left out: models that change logits after the head (a cap, a factor); these get whole logits.
 
-Axis legend: N scored tokens, B rows and C columns of hidden states, R rows of a piece, E hidden size, V vocabulary.
+Axis legend: N scored tokens, B rows and C columns of hidden states, R rows of a piece, E hidden size, V vocabulary,
+K tokens whose rows are trained beside the head.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from polythink.errors import UserError
 from polythink.models.compiled import compiled
 from polythink.models.forward import evaluating, unwrapped
+from polythink.models.tag_rows import rows_behind
 
 LOGITS_MEMORY_BYTES = 1 << 28
 
@@ -66,7 +68,8 @@ class Scoring:
             rows = max(1, self.memory_bytes // (4 * len(head.weight)))
             kind = torch.float32 if self.float32 else _working_type(hidden)
             how = rows, kind, self.fused
-            return HeadLogprobs.apply(hidden, head.weight, head.bias, self.tokens, self.temperature, *how)
+            more = _trained_rows(head, hidden, kind)
+            return HeadLogprobs.apply(hidden, head.weight, head.bias, self.tokens, self.temperature, *how, *more)
         rows = max(1, self.memory_bytes // (4 * head.out_features))
         parts = zip(*(x.split(rows) for x in (hidden, self.tokens, self.temperature)), strict=True)
         return torch.cat([checkpoint(_through, head, *part, use_reentrant=False) for part in parts])
@@ -77,35 +80,39 @@ class HeadLogprobs(Function):
 
     `hidden` (N, E), `weight` (V, E), `bias` (V,) or None, `tokens` (N,), `temperature` (N,); `rows` at a time, with
     products of the type `kind` and everything else in float32. `fused`: compiled, so that a piece is read once and no
-    float32 copy of it is written.
+    float32 copy of it is written. `more` (N, K) is added to the logits of the tokens `ids` (K,) before the division.
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, tokens, temperature, rows, kind, fused):
+    def forward(ctx, hidden, weight, bias, tokens, temperature, rows, kind, fused, more=None, ids=None):
         norm = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         picked = torch.empty_like(norm)
         with torch.autocast(hidden.device.type, enabled=False):
             cast = weight.to(kind)
             for span in _spans(len(hidden), rows):
-                piece = hidden[span], cast, bias, temperature[span], tokens[span]
+                piece = hidden[span], cast, bias, ids, _part(more, span), temperature[span], tokens[span]
                 norm[span], picked[span] = _run(_normalised, fused, *piece)
-        ctx.save_for_backward(hidden, weight, bias, tokens, temperature, norm)
+        ctx.save_for_backward(hidden, weight, bias, tokens, temperature, norm, more, ids)
         ctx.rows, ctx.kind, ctx.fused = rows, kind, fused
         return picked.sub_(norm)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        hidden, weight, bias, tokens, temperature, norm = ctx.saved_tensors
+        hidden, weight, bias, tokens, temperature, norm, more, ids = ctx.saved_tensors
         own_hidden, own_weight, own_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if own_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if own_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if own_bias else None
+        grad_more = None if more is None else torch.empty_like(more)
         with torch.autocast(hidden.device.type, enabled=False):
             cast, factor = weight.to(ctx.kind), grad.float() / temperature
             for span in _spans(len(hidden), ctx.rows):
-                given = hidden[span], cast, bias, temperature[span], tokens[span], norm[span], factor[span], ctx.fused
+                given = hidden[span], cast, bias, ids, _part(more, span), temperature[span]
+                given += tokens[span], norm[span], factor[span], ctx.fused
                 piece, of_bias = _run(_gradient, ctx.fused, *given)
+                if more is not None:
+                    grad_more[span] = piece.index_select(1, ids).float()
                 if own_bias:
                     grad_bias += of_bias
                 if own_hidden:
@@ -114,34 +121,40 @@ class HeadLogprobs(Function):
                     _add_product(grad_weight, piece.t(), hidden[span].to(ctx.kind))
                 del piece  # before the next one is made
         grads = (x if x is None else x.to(like.dtype) for x, like in ((grad_weight, weight), (grad_bias, bias)))
-        return grad_hidden, *grads, None, None, None, None, None
+        return grad_hidden, *grads, None, None, None, None, None, grad_more, None
 
 
 def _spans(count: int, rows: int) -> list[slice]:
     return [slice(begin, begin + rows) for begin in range(0, count, rows)]
 
 
-def _logits(hidden, weight, bias, temperature) -> torch.Tensor:
+def _part(more: torch.Tensor | None, span: slice) -> torch.Tensor | None:
+    return None if more is None else more[span]
+
+
+def _logits(hidden, weight, bias, ids, more, temperature) -> torch.Tensor:
     """(R, V) float32, divided by the temperature; the caller's own, to change in place."""
     logits = (hidden.to(weight.dtype) @ weight.t()).float()
     if bias is not None:
         logits += bias
+    if more is not None:
+        logits.index_add_(1, ids, more)
     return logits.div_(temperature[:, None])
 
 
-def _normalised(hidden, weight, bias, temperature, tokens) -> tuple[torch.Tensor, torch.Tensor]:
+def _normalised(hidden, weight, bias, ids, more, temperature, tokens) -> tuple[torch.Tensor, torch.Tensor]:
     """(R,) and (R,): the logarithm of the softmax's denominator, and the logit of each token."""
-    logits = _logits(hidden, weight, bias, temperature)
+    logits = _logits(hidden, weight, bias, ids, more, temperature)
     picked = logits.gather(1, tokens[:, None])[:, 0]
     most = logits.amax(1)
     return logits.sub_(most[:, None]).exp_().sum(1).log_().add_(most), picked
 
 
 def _gradient(
-    hidden, weight, bias, temperature, tokens, norm, factor, fused
+    hidden, weight, bias, ids, more, temperature, tokens, norm, factor, fused
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(R, V) gradient of the logits, factor x (1 for the token - softmax); and its sum over rows if there is a bias."""
-    piece = _logits(hidden, weight, bias, temperature)
+    piece = _logits(hidden, weight, bias, ids, more, temperature)
     piece = piece.sub_(norm[:, None]).exp_().mul_(-factor[:, None])
     if fused:  # a comparison is part of one kernel, a scatter is not
         columns = torch.arange(len(weight), device=weight.device)
@@ -152,10 +165,10 @@ def _gradient(
 
 
 def _run(function: Callable, fused: bool, *piece):
-    """The function of a piece; compiled if `fused`, for any number of rows, which all have but weight and bias."""
+    """The function of a piece; compiled if `fused`, for any number of rows, which all have but weight, bias and ids."""
     if not fused:
         return function(*piece)
-    hidden, _, _, *others = piece
+    hidden, _, _, _, *others = piece
     for tensor in (hidden, *others):
         if isinstance(tensor, torch.Tensor):
             torch._dynamo.maybe_mark_dynamic(tensor, 0)
@@ -177,8 +190,17 @@ def _through(head: nn.Module, hidden, tokens, temperature) -> torch.Tensor:
 
 
 def _is_linear(head: nn.Module) -> bool:
-    """A linear layer and nothing else: no subclass, no adapter, no hook."""
-    return type(head) is nn.Linear and not head._forward_hooks and not head._forward_pre_hooks
+    """A linear layer and nothing else: no subclass, no adapter, no hook but that of rows that are trained."""
+    hooks = [hook for hook in head._forward_hooks.values() if rows_behind(hook) is None]
+    return type(head) is nn.Linear and not hooks and not head._forward_pre_hooks
+
+
+def _trained_rows(head: nn.Module, hidden: torch.Tensor, kind: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """What rows that are trained (`tag_rows.py`) add to logits (N, K), and of which tokens (K,); () where none are."""
+    for rows in map(rows_behind, head._forward_hooks.values()):
+        if rows is not None and rows.enabled:
+            return rows.logits(hidden, kind), rows.ids_K
+    return ()
 
 
 def _working_type(hidden: torch.Tensor) -> torch.dtype:

@@ -105,6 +105,7 @@ def load(
         add_tags = get_mode(settings.mode).isolated or len(tags.missing_tags(tokenizer, rules)) < len(rules.tags)
     if add_tags and (added := tags.add_tags(model, tokenizer, rules)):
         log.warning("%s: added the tags %s with untrained embeddings: train it%s", path, _few(added), as_it_is)
+        settings = replace(settings, new_tags=(*settings.new_tags, *added))
     if foreign:
         _say_thinking(path, tokenizer, settings)
     lm = LanguageModel(model, tokenizer, settings)

@@ -36,6 +36,7 @@ class ModelSettings:
     trained_paths: int = 0  # most paths of a block in training; above it the engine scales attention (0: unknown)
     efforts: dict[str, int] = field(default_factory=dict)  # paths per block by `reasoning_effort`, where a server asks
     thoughts: int = 0  # number of path numbers with a thought embedding; the embeddings are in a file of their own
+    new_tags: tuple[str, ...] = ()  # tags whose rows in the tables of tokens were added and never trained
     # the production of a dialect that a YAML file declared, as that file says it (`trace.dialect_file`); {}: published
     production: dict[str, Any] = field(default_factory=dict)
 
@@ -83,7 +84,7 @@ def with_dialect(settings: ModelSettings) -> tuple[ModelSettings, Dialect]:
 
 def write_settings(path: Path, settings: ModelSettings) -> None:
     """Write the settings to this file, what few models have only where there is some."""
-    rare = ("production", "efforts", "chat_template_kwargs")
+    rare = ("production", "efforts", "chat_template_kwargs", "new_tags")
     write_json(path, {name: x for name, x in asdict(settings).items() if name not in rare or x})
 
 

@@ -81,7 +81,7 @@ class Vocabulary:
         spells some is read as ordinary characters.
         """
         if self.settings.chat and not self.tokenizer.chat_template:
-            raise UserError("chat: true, but the tokenizer has no chat template; set chat: false")
+            raise UserError("chat: true, but the tokenizer has no chat template; set chat: false, --no-chat")
         around = self.settings.prompt if template is None else template
         return self.codec.encode_prompt(text, around, self.settings.chat, bool(self.settings.bos))
 

@@ -1,4 +1,4 @@
-"""The training forward of the Llama family on a CPU: the tokens of a batch in one list, each held once.
+"""The training forward of the Llama family (Gemma 3 too) on a CPU: the tokens of a batch in one list, each held once.
 
 The slow twin is `logprobs.logits_after`: one forward of the transformers module over padded rows. Here nothing is
 padded but inside of attention, the last layer's MLP runs for the scored tokens only, and tokens of the same context
@@ -6,8 +6,8 @@ padded but inside of attention, the last layer's MLP runs for the scored tokens 
 module's own. Logits and gradients are the twin's up to rounding. Under autocast the products with weights are of its
 type, as the twin's are, and what stands between them stays in float32.
 
-Left out, and so left to the module: models with thought embeddings, adapters, hooks, biases, windows or dropout, scaled
-queries, other types than float32, long rows (attention here holds all scores of a row).
+Left out, and so left to the module: models with thought embeddings, adapters, hooks, biases or dropout, scaled queries,
+positions beyond a window, other types than float32, long rows (attention here holds all scores of a row).
 
 Axis legend: B rows, T tokens of a row, N tokens of the list, C of them with logits, V vocabulary.
 """
@@ -23,13 +23,13 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 
-from polythink.engine.lean.family import Family, Layer, Unfit, describe
+from polythink.engine.lean.family import Family, Layer, Norm, Unfit, describe
 from polythink.engine.lean.torch_ops import turns
 from polythink.models.batch import Batch
 from polythink.models.head import Scoring
 from polythink.models.logprobs import Logits, LogitsOf, check_forward, logits_after
 from polythink.trace import layout as traces
-from polythink.train.flat_ops import AddNorm, Attend, GatedMLP, Linears, Turn
+from polythink.train.flat_ops import AddNorm, Attend, GatedMLP, GeluMLP, Linears, Turn
 
 LONGEST = 512  # tokens of a row
 # what was found of the models that are read once; also by the threads that train them
@@ -45,6 +45,8 @@ def training_logits(model: torch.nn.Module, batch: Batch) -> LogitsOf:
     try:
         family = plain_family(model)
     except Unfit:
+        return logits_after
+    if any(layer.window and int(batch.positions.max()) >= layer.window for layer in family.layers):
         return logits_after
     return partial(flat_logits, family)
 
@@ -100,8 +102,8 @@ def _plain_family(model: torch.nn.Module) -> Family:
     family = describe(model)
     if family.thoughts is not None:
         raise Unfit("thought embeddings")
-    if family.activation != "silu" or family.cap is not None or len(family.rotaries) != 1:
-        raise Unfit("an MLP, logits or positions that the flat training forward does not compute")
+    if family.cap is not None:
+        raise Unfit("logits that the flat training forward does not compute")
     if model.training and getattr(model.config, "attention_dropout", 0):
         raise Unfit("dropout")
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
@@ -109,14 +111,13 @@ def _plain_family(model: torch.nn.Module) -> Family:
     if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
         raise Unfit("another type than float32")
     if any(map(_is_special, family.layers)) or family.head.bias is not None or family.head._forward_hooks:
-        raise Unfit("biases, windows or more norms")
+        raise Unfit("biases, or positions that are not rotated")
     return family
 
 
 def _is_special(layer: Layer) -> bool:
     linears = (layer.query, layer.key, layer.value, layer.out, layer.gate, layer.up, layer.down)
-    more = (layer.window, layer.after_attention, layer.after_mlp, *(linear.bias for linear in linears))
-    return layer.rotary is None or any(x is not None for x in more)
+    return layer.rotary is None or any(linear.bias is not None for linear in linears)
 
 
 def flat_logits(
@@ -160,9 +161,9 @@ def run(family: Family, x: torch.Tensor, positions: torch.Tensor, attend: Callab
     Products with weights are of the dtype `kind`.
     """
     tokens, delta = len(x), None
-    rotary = family.rotaries[0]
-    cos, sin = turns(rotary, positions[:, None].float(), x.dtype)
+    turned = [turns(rotary, positions[:, None].float(), x.dtype) for rotary in family.rotaries]
     for layer in family.layers:
+        cos, sin = turned[layer.rotary]
         x, normed = AddNorm.apply(x, delta, *layer.before_attention)
         q, k, v = Linears.apply(kind, normed, layer.query.weight, layer.key.weight, layer.value.weight)
         q, k, v = (heads.view(tokens, -1, family.head_dim) for heads in (q, k, v))
@@ -172,6 +173,17 @@ def run(family: Family, x: torch.Tensor, positions: torch.Tensor, attend: Callab
         if layer is family.layers[-1]:  # no later layer reads the other tokens
             x, read = x.index_select(0, scored), read.index_select(0, scored)
         (delta,) = Linears.apply(kind, read, layer.out.weight)
-        x, normed = AddNorm.apply(x, delta, *layer.before_mlp)
-        delta = GatedMLP.apply(kind, normed, layer.gate.weight, layer.up.weight, layer.down.weight)
+        x, normed = AddNorm.apply(x, _normed(delta, layer.after_attention), *layer.before_mlp)
+        delta = _normed(_mlp(family.activation, kind, normed, layer), layer.after_mlp)
     return AddNorm.apply(x, delta, *family.norm)[1]
+
+
+def _normed(x: torch.Tensor, norm: Norm | None) -> torch.Tensor:
+    return x if norm is None else AddNorm.apply(x, None, *norm)[1]
+
+
+def _mlp(activation: str, kind: torch.dtype, x: torch.Tensor, layer: Layer) -> torch.Tensor:
+    weights = layer.gate.weight, layer.up.weight, layer.down.weight
+    if activation == "silu":
+        return GatedMLP.apply(kind, x, *weights)
+    return GeluMLP.apply(kind, x, *weights, "tanh" if activation == "gelu_tanh" else "none")

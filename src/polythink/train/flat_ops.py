@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import torch
 from torch.autograd.function import Function, once_differentiable
+from torch.nn.functional import gelu
 
 from polythink.engine.lean.torch_ops import rotate
 
@@ -91,6 +92,35 @@ class GatedMLP(Function):
         grad_x.addmm_(grad_u, up)
         of_weights = (grad_g.t() @ x, grad_u.t() @ x, grad_down)
         return None, grad_x.to(kind), *(grad.to(weight_kind) for grad in of_weights)
+
+
+class GeluMLP(Function):
+    """down(gelu(gate(x)) * up(x)) of x (N, E), weights (F, E), (F, E) and (E, F). All of it is of the type `kind`.
+
+    What gelu gives is computed again in the backward pass: models that have it have a large F and a small E.
+    """
+
+    @staticmethod
+    def forward(ctx, kind, x, gate, up, down, approximate):
+        ctx.kinds, ctx.approximate = (x.dtype, gate.dtype), approximate
+        x, gate, up, down = (given.to(kind) for given in (x, gate, up, down))
+        g, u = x @ gate.t(), x @ up.t()
+        ctx.save_for_backward(x, g, u, gate, up, down)
+        return (gelu(g, approximate=approximate).mul_(u) @ down.t()).to(ctx.kinds[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (x, g, u, gate, up, down), (kind, weight_kind) = ctx.saved_tensors, ctx.kinds
+        grad, inner = grad.to(x.dtype), gelu(g, approximate=ctx.approximate)
+        grad_down = grad.t() @ (inner * u)
+        grad_inner = grad @ down
+        grad_u = inner.mul_(grad_inner)
+        grad_g = torch.ops.aten.gelu_backward(grad_inner.mul_(u), g, approximate=ctx.approximate)
+        grad_x = grad_g @ gate
+        grad_x.addmm_(grad_u, up)
+        of_weights = (grad_g.t() @ x, grad_u.t() @ x, grad_down)
+        return None, grad_x.to(kind), *(grad.to(weight_kind) for grad in of_weights), None
 
 
 class Turn(Function):

@@ -120,7 +120,7 @@ def train_grpo(
                 distributed.on_main(lambda: metrics.sync())
                 save_checkpoint(folder / "checkpoint", step + 1, policy.model, optimiser)
         finish(lm, policy)
-        save_adapters(adapters, folder)
+        save_adapters(lm, config, adapters, folder)
         distributed.on_main(lambda: save(lm, folder / "model"))
         skipped = len(given) - len(asked)
         return distributed.on_main(lambda: summarise(read_jsonl(folder / "metrics.jsonl"), config, skipped))

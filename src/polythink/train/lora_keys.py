@@ -18,3 +18,5 @@ class LoraKeys(Config):
     """Share of an adapter's inputs that are dropped."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """The layers that have one: names, or all linear layers but the head."""
+    train_tags: bool | None = None
+    """Train the rows of the dialect's tags in the embedding and the head too; none: of those never trained yet."""

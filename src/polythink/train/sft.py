@@ -117,7 +117,7 @@ def train_sft(
                 distributed.on_main(lambda: metrics.sync())
                 save_checkpoint(folder / "checkpoint", step + 1, trained.model, optimiser)
         finish(lm, trained)
-        save_adapters(adapters, folder)
+        save_adapters(lm, config, adapters, folder)
         if lm.dialect.inventory:  # with more paths than this the engine scales attention
             trained_paths = max(mixture.most_paths, lm.settings.trained_paths)
             lm.settings = replace(lm.settings, trained_paths=trained_paths)

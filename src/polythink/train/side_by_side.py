@@ -1,9 +1,9 @@
 """The micro-batches of a step side by side on the cores of a CPU, one thread each, not all cores on each product.
 
 The products of a small model are too short to be shared out: waking a second thread costs as much as it saves. Whole
-forwards and backwards are not, and their activations are few, of which there are as many as threads. The gradients are
-summed in the order of the micro-batches, so they are, to the last bit, those of one micro-batch after another in one
-thread: the slow twin, which is what one core computes.
+forwards and backwards are not; and what each thread holds of its own, activations and gradients, is small. The
+gradients are summed in the order of the micro-batches, so they are, to the last bit, those of one micro-batch after
+another in one thread: the slow twin, which is what one core computes.
 """
 
 from __future__ import annotations
