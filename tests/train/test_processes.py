@@ -291,28 +291,6 @@ def test_a_suspended_process_does_not_hold_its_own_silence_against_the_others(mo
     assert capsys.readouterr().err == "polythink: silent\n"
 
 
-def killed_at(ranks: Ranks, rank: int, folder: Path, step: int) -> None:
-    """Kill -9 as soon as the metrics of a step are written."""
-    end = time.monotonic() + 120
-    while not (folder / "metrics.jsonl").is_file() or len(read_jsonl(folder / "metrics.jsonl")) < step:
-        assert time.monotonic() < end
-        time.sleep(0.002)
-    os.kill(ranks.processes[rank].pid, signal.SIGKILL)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(("kind", "rank"), [("sft", 0), ("grpo", 1)])
-def test_a_killed_process_ends_the_other_and_both_go_on_later(one, tmp_path, kind, rank):
-    ranks = Ranks(2, RUNS[kind], tmp_path)
-    killed_at(ranks, rank, tmp_path, 3)
-    ended = ranks.wait()
-    assert ended[rank].status == -signal.SIGKILL
-    other = ended[1 - rank]
-    assert (other.status, other.said) == (2, distributed.LOST)
-    assert all(end.status == 0 for end in together(2, RUNS[kind], tmp_path))
-    assert_same(one / kind, tmp_path)
-
-
 # Calls and returns of functions in each process after they have met: 400 thousand until the checkpoint is looked for,
 # a million more until the first one is written, 1.8 million until training is over; then the first process saves.
 BEGUN, KEPT, OVER = 400_000, 1_350_000, (2_700_000, 1_800_000)
