@@ -7,7 +7,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo demo-lm smollm2 smoke test test-long test-newest check install clean
 
-demo: install  ## cold start, SFT, RL on easy then hard problems, evaluation; three arms, one table (about 18 processor minutes)
+demo: install  ## cold start, SFT, RL on easy then hard problems, evaluation; three arms, one table (8 to 18 processor minutes)
 	$(BIN)/polythink experiment countdown-experiment --out runs/demo
 
 demo-lm: smollm2  ## a real language model learns to think in parallel: SFT, RL, evaluation on word problems
@@ -19,7 +19,7 @@ smollm2: install  ## SmolLM2-135M-Instruct (Apache-2.0, 98 MB) into runs/models,
 smoke: install  ## every stage once, small (under 2 minutes)
 	$(BIN)/polythink train countdown-smoke --out runs/smoke
 
-test: install  ## the whole test suite (about ten minutes on two cores)
+test: install  ## the whole test suite (seven to ten minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-long: install  ## thousands of random traces and queued requests: what `make test` does a part of
