@@ -99,8 +99,8 @@ def test_every_stage_of_the_gpu_recipe_runs(machine: Path, tmp_path: Path, monke
 
 @pytest.mark.long
 def test_fine_tuning_on_real_traces_runs(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = run_short(str(TRACES), machine, tmp_path / "run", monkeypatch, "sft.batch=2", "sft.epochs=null")
-    assert (list(found), found["sft"]["dropped"]) == (["sft", "after_sft"], {})
+    found = run_short(str(TRACES), machine, tmp_path / "run", monkeypatch, "sft.batch=3")
+    assert (list(found), found["sft"]["dropped"]) == (["coldstart", "sft", "after_sft"], {})
 
 
 def test_a_recipe_can_be_read_without_its_weights_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
