@@ -19,7 +19,7 @@ smollm2: install  ## SmolLM2-135M-Instruct (Apache-2.0, 98 MB) into runs/models,
 smoke: install  ## every stage once, small (under 2 minutes)
 	$(BIN)/polythink train countdown-smoke --out runs/smoke
 
-test: install  ## the whole test suite (seven to ten minutes on two cores)
+test: install  ## the whole test suite (five to ten minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-long: install  ## thousands of random traces and queued requests: what `make test` does a part of
