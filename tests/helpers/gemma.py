@@ -19,7 +19,7 @@ import torch
 from tokenizers import AddedToken
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GemmaTokenizer
 
-from helpers.smollm2 import add_sizes
+from polythink.models.to_gguf import add_sizes
 
 FILE = "gemma-3-270m-q4_k_m.gguf"
 PLACE = Path(__file__).parents[2] / "runs" / "models" / FILE

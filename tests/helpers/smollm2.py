@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,10 +16,9 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-if TYPE_CHECKING:
-    from gguf import GGUFWriter
+from polythink.models.to_gguf import NAMES, add_sizes
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PLACE = Path(__file__).parents[2] / "runs" / "models" / FILE
@@ -82,24 +80,6 @@ def tiny_model(vocabulary: int, seed: int = 0) -> LlamaForCausalLM:
             if parameter.ndim > 1:
                 parameter.mul_(4)
     return model
-
-
-NAMES = {  # of transformers -> of llama.cpp
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-}  # fmt: skip
-
-
-def add_sizes(writer: GGUFWriter, config: PreTrainedConfig) -> None:
-    """What the headers of all families say of a model's shape."""
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
 
 
 def write_gguf(

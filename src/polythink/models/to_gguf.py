@@ -105,18 +105,23 @@ def check_form(config: PreTrainedConfig) -> None:
         )
 
 
-def _shape(writer: GGUFWriter, config: PreTrainedConfig) -> None:
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+def add_sizes(writer: GGUFWriter, config: PreTrainedConfig) -> None:
+    """What the headers of all families say of a model's shape."""
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+
+
+def _shape(writer: GGUFWriter, config: PreTrainedConfig) -> None:
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    add_sizes(writer, config)
     writer.add_key_length(head)
     writer.add_value_length(head)
     writer.add_rope_dimension_count(head)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
 

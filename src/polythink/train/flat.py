@@ -160,7 +160,9 @@ def _reader(index: torch.Tensor, first: torch.Tensor, mask: torch.Tensor) -> Cal
     return lambda q, k, v: Attend.apply(q, k, v, index, first, mask)
 
 
-def run(family: Family, x: torch.Tensor, positions: torch.Tensor, attend: Callable, scored: torch.Tensor, kind):
+def run(
+    family: Family, x: torch.Tensor, positions: torch.Tensor, attend: Callable, scored: torch.Tensor, kind: torch.dtype
+) -> torch.Tensor:
     """The last hidden states (C, E), normed, of the `scored` tokens, from the embeddings (N, E) at positions (N,).
 
     Products with weights are of the dtype `kind`.
