@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from polythink.engine.backends.transformers import TransformersBackend
-from polythink.engine.lean.cpu_ops import CPUOps, Packed, may_pack, packing_pays
+from polythink.engine.lean.cpu_ops import CPUOps, Packed, may_pack, packing_pays, product_dtype
 from polythink.engine.lean.family import Family, Unfit, describe
 from polythink.engine.lean.forward import forward
 from polythink.engine.lean.torch_ops import TorchOps
@@ -69,11 +69,12 @@ class LeanBackend(TransformersBackend):
         dtype, more = self.lm.model.dtype, (self._vectors(batch), self._scale(batch))
         if self.cache.device.type != "cpu":
             return TorchOps(self.family, self.cache, dtype, *more)
-        if packing_pays(len(batch.token), dtype):
+        if packing_pays(len(batch.token), product_dtype(dtype)):
             self._steps += 1
-            # under autocast products are of another type than the weights
-            if self._steps == PACK_AFTER and may_pack(self.family) and not torch.is_autocast_enabled("cpu"):
-                self._packed = Packed(self.family)
+            kind = product_dtype(dtype)
+            after = PACK_AFTER if kind == dtype else 1  # autocast casts the weights anew in every step
+            if self._steps == after and may_pack(self.family):
+                self._packed = Packed(self.family, kind)
         return CPUOps(self.family, self.cache, dtype, self._packed, *more)
 
     def _vectors(self, batch: StepBatch) -> torch.Tensor | None:

@@ -31,20 +31,22 @@ MOST_PACKED = 1 << 30  # bytes: larger models are not packed
 class Packed:
     """A copy of the weights in the order in which oneDNN reads them; products of the same input are one.
 
-    It does not follow the weights: to be made anew whenever they may have changed.
+    In `dtype`, to which inputs are cast too, as autocast does. It does not follow the weights: to be made anew whenever
+    they may have changed.
     """
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         self.found: dict[int, tuple[torch.Tensor, torch.Tensor | None, list[int]]] = {}  # by id of the first weight
         for linears in _together(family):
             weights, biases = zip(*linears, strict=True)
-            weight = torch.ops.mkldnn._reorder_linear_weight(torch.cat(weights), 32)
-            bias = None if biases[0] is None else torch.cat(biases)
+            weight = torch.ops.mkldnn._reorder_linear_weight(torch.cat(weights).to(dtype), 32)
+            bias = None if biases[0] is None else torch.cat(biases).to(dtype)
             self.found[id(weights[0])] = weight, bias, [len(w) for w in weights]
 
     def products(self, x: torch.Tensor, linears: Sequence[Linear]) -> Sequence[torch.Tensor]:
         weight, bias, sizes = self.found[id(linears[0].weight)]
-        out = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        out = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), weight, bias, "none", [], "")
         return out.split(sizes, -1) if len(sizes) > 1 else (out,)
 
 
@@ -56,15 +58,21 @@ class CPUOps(TorchOps):
         self.packed = packed
 
     def linear(self, x: torch.Tensor, weight: nn.Parameter, bias: nn.Parameter | None) -> torch.Tensor:
-        if not 1 < len(x) <= FEW_ROWS or weight.numel() < LARGE or multiplies_bfloat16(x.dtype):
+        if not 1 < len(x) <= FEW_ROWS or weight.numel() < LARGE or multiplies_bfloat16(product_dtype(x.dtype)):
             return F.linear(x, weight, bias)
         out = torch.mm(weight, x.t()).t().contiguous()
         return out if bias is None else out.add_(bias)
 
     def linears(self, x: torch.Tensor, linears: Sequence[Linear]) -> Sequence[torch.Tensor]:
-        if self.packed is not None and packing_pays(len(x), x.dtype):
+        dtype = product_dtype(x.dtype)
+        if self.packed is not None and self.packed.dtype == dtype and packing_pays(len(x), dtype):
             return self.packed.products(x, linears)
         return super().linears(x, linears)
+
+
+def product_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of products with weights of that one: autocast's inside it."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else dtype
 
 
 @cache
@@ -89,12 +97,13 @@ def packing_pays(rows: int, dtype: torch.dtype) -> bool:
 def may_pack(family: Family) -> bool:
     """Are the weights such that packing them pays, and are the means there?"""
     weight = family.head.weight
-    if weight.device.type != "cpu" or packs_from(weight.dtype) is None or not torch.backends.mkldnn.is_available():
+    dtype = product_dtype(weight.dtype)
+    if weight.device.type != "cpu" or packs_from(dtype) is None or not torch.backends.mkldnn.is_available():
         return False
     weights = [linear.weight for linears in _together(family) for linear in linears]
     if any(w.dtype != weight.dtype for w in weights):
         return False
-    return min(w.numel() for w in weights) >= LARGE and sum(w.nbytes for w in weights) <= MOST_PACKED
+    return min(w.numel() for w in weights) >= LARGE and sum(w.numel() for w in weights) * dtype.itemsize <= MOST_PACKED
 
 
 def _together(family: Family) -> Iterator[tuple[Linear, ...]]:
