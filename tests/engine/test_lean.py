@@ -137,22 +137,24 @@ def test_packed_weights_give_the_same(name, packing):
 
 
 @pytest.mark.skipif(not cpu_ops.multiplies_bfloat16(torch.bfloat16), reason="a CPU that multiplies bfloat16")
-def test_bfloat16_is_packed_from_one_row_on(packing):
-    """As near to one masked float32 forward as without."""
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_is_packed_from_one_row_on(autocast, packing):
+    """As near to one masked float32 forward as without. Under autocast, whose products are the same, at once."""
     lm = of("llama-biases")
-    lm.model.bfloat16()
     exact = copy.deepcopy(lm)
-    exact.model.float()
+    if not autocast:
+        lm.model.bfloat16()
+        exact.model.load_state_dict(lm.model.state_dict())
     worst = {}
     for packs in (False, True):
         engine = Engine(lm, max_num_seqs=1, backend="lean")
         made, step = [], engine.backend._ops
         engine.backend._ops = lambda batch, made=made, step=step: made.append(step(batch)) or made[-1]
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             if not packs:
-                patch.setattr(backend, "PACK_AFTER", -1)
+                patch.setattr(backend, "may_pack", lambda family: False)
             found = engine.generate(requests(lm, 3), PARAMS.model_copy(update={"paths": 1}), seed=3)
-        assert [ops.packed is not None for ops in made] == [False] + [packs] * (len(made) - 1)
+        assert [ops.packed is not None for ops in made] == [packs and autocast] + [packs] * (len(made) - 1)
         worst[packs] = max(gaps(exact, found))
     assert worst[True] < max(2 * worst[False], 0.02)
 

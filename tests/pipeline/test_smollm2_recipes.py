@@ -31,12 +31,12 @@ TRACE = (
     "</Summary> Final Answer: 26"
 )
 TRACES = Path(__file__).parents[2] / "docs" / "scripts" / "smollm2-traces.yaml"
-ARMS = {  # arm -> mode, prompt, rollouts per problem, reward of the last stage of reinforcement learning
-    "sequential": ("sequential", "one_way", 8, "accuracy"),
-    "sequential_tokens": ("sequential", "one_way", 16, "accuracy"),
-    "parallel": ("structured", "two_ways", 8, "accuracy"),
-    "alternating": ("structured", "two_ways", 8, "alternating"),
-    "scaffold": ("structured", "two_ways", 8, ""),
+ARMS = {  # arm -> mode, prompt, rollouts per problem in times of those of `parallel`
+    "sequential": ("sequential", "one_way", 1),
+    "sequential_tokens": ("sequential", "one_way", 2),
+    "parallel": ("structured", "two_ways", 1),
+    "alternating": ("structured", "two_ways", 1),
+    "scaffold": ("structured", "two_ways", 1),
 }
 
 
@@ -111,18 +111,26 @@ def test_a_recipe_can_be_read_without_its_weights_and_not_run(tmp_path: Path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_arms_change_what_their_names_say() -> None:
-    assert load_experiment("smollm2-experiment").arms.keys() == ARMS.keys()
-    digests = set()
-    for arm, (mode, prompt, group, reward) in ARMS.items():
-        recipe = load_recipe(f"smollm2-experiment:{arm}")
+@pytest.mark.parametrize(("name", "trained"), [("smollm2-experiment", "rl_hard"), ("smollm2-cpu-experiment", "rl_easy")])
+def test_arms_change_what_their_names_say(name: str, trained: str) -> None:
+    assert load_experiment(name).arms.keys() == ARMS.keys()
+    stages, digests = {}, set()
+    for arm, (mode, prompt, _) in ARMS.items():
+        recipe = load_recipe(f"{name}:{arm}")
         plans = {plan.name: plan for plan in recipe.plan()}
-        for stage in ("after_sft", "rl_hard", "final"):
+        for stage in ("after_sft", trained, "final"):
             assert (plans[stage].mode, plans[stage].prompt) == (mode, prompt), (arm, stage)
-        assert "rl_easy" not in plans
-        assert recipe.stages["rl_hard"].group_size == group
-        assert recipe.stages["rl_hard"].reward.name == reward
+        assert [stage.kind for stage in recipe.stages.values()].count("grpo") == 1
+        stages[arm] = recipe.stages[trained]
         digests.add(plans["sft"].digest)
     assert len(digests) == 1  # all arms begin with one fine-tuned model
-    switch = load_recipe("smollm2-experiment:scaffold").stages["rl_hard"].reward.switch
-    assert [(phase.steps, phase.reward.name) for phase in switch] == [(20, "alternating"), (None, "accuracy")]
+    plain = stages["parallel"]
+    assert plain.reward.name == "accuracy"
+    for arm, (*_, times) in ARMS.items():  # and are trained alike, but for this
+        assert stages[arm].group_size == times * plain.group_size
+        changed = {"reward": plain.reward, "group_size": plain.group_size, "mode": plain.mode, "prompt": plain.prompt}
+        assert stages[arm].model_copy(update=changed) == plain, arm
+        assert (stages[arm].reward == plain.reward) == (arm not in ("alternating", "scaffold"))
+    first, then = stages["scaffold"].reward.switch
+    assert (first.steps, first.reward) == (plain.steps // 2, stages["alternating"].reward)
+    assert (then.steps, then.reward) == (None, plain.reward)
