@@ -23,8 +23,9 @@ LENGTH_DEPENDENT = ("dynamic", "longrope")
 CACHE_NAMES = ("cache", "past_key_values", "cache_params", "state")
 
 # Root mean square difference allowed between two ways to compute the same logits, as a share of their standard
-# deviation; a wrong table is off by far more.
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+# deviation. On random tokens rounding is up to 0.06 in a real model of 30 layers (SmolLM2, bfloat16); there a position
+# that is off by one makes 0.29, a sibling that is seen 0.25.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 2e-2}
 
 _HEEDS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 

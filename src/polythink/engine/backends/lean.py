@@ -34,6 +34,7 @@ class LeanBackend(TransformersBackend):
         self._warned = False
         self._steps = 0  # of this hold that packed weights would be faster in
         self._packed: Packed | None = None  # of this hold: weights are not trained while it lasts
+        self._asked: torch.dtype | None = None  # whether they may be packed for products of this type
 
     @contextmanager
     def _prepared(self) -> Iterator[None]:
@@ -46,7 +47,7 @@ class LeanBackend(TransformersBackend):
             try:
                 yield
             finally:
-                self._steps, self._packed = 0, None
+                self._steps, self._packed, self._asked = 0, None, None
 
     def _description(self) -> tuple[Family | None, str]:
         try:
@@ -72,9 +73,10 @@ class LeanBackend(TransformersBackend):
         if packing_pays(len(batch.token), product_dtype(dtype)):
             self._steps += 1
             kind = product_dtype(dtype)
-            after = PACK_AFTER if kind == dtype else 1  # autocast casts the weights anew in every step
-            if self._steps == after and may_pack(self.family):
-                self._packed = Packed(self.family, kind)
+            after = PACK_AFTER if kind == dtype else 2  # autocast casts the weights anew in every step
+            if self._steps >= after and self._asked != kind:
+                self._asked = kind
+                self._packed = Packed(self.family, kind) if may_pack(self.family) else None
         return CPUOps(self.family, self.cache, dtype, self._packed, *more)
 
     def _vectors(self, batch: StepBatch) -> torch.Tensor | None:
