@@ -62,6 +62,17 @@ def test_all_layers_are_one_compilation(traced):
     assert traced() == 2
 
 
+def test_a_model_that_is_compiled_already_stays_as_it_is():
+    """With adapters the policy is its own reference, and both are to be compiled."""
+    model = sharp_model()
+    with compiling(model, True):
+        compiled = [layer.forward for layer in layers_of(model)]
+        with compiling(model, True):
+            assert [layer.forward for layer in layers_of(model)] == compiled
+        assert is_compiled(model)
+    assert not is_compiled(model)
+
+
 @pytest.mark.parametrize("packed", [pytest.param(False, marks=pytest.mark.long), True], ids=["rows", "packed"])
 def test_flex_attention_in_compiled_layers(traced, flex_on_cpu, packed):
     model, layouts = sharp_model(), some_layouts(6)

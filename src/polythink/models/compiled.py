@@ -60,10 +60,11 @@ def is_compiled(model: nn.Module) -> bool:
 def compiling(model: nn.Module | None, wanted: bool | str) -> Iterator[None]:
     """While this is entered, the layers' forwards are compiled ones, if that is `wanted`; None: no model.
 
-    `wanted` "auto": on CUDA, of models that can be. `UserError` where one is to be that cannot: it does not say which
+    A model whose layers are compiled already stays as it is: with adapters the policy is its own reference. `wanted`
+    "auto": on CUDA, of models that can be. `UserError` where one is to be that cannot: it does not say which
     its layers are, or has thought embeddings.
     """
-    if model is None or not wanted:
+    if model is None or not wanted or is_compiled(model):
         yield
         return
     why_not = _why_not(model)
