@@ -102,9 +102,19 @@ def test_weights_stay_and_small_tensors_stay():
     ] * 2
     pack, unpack = (moving(least=64).pack_hook, moving().unpack_hook)
     small, large = torch.ones(15), torch.arange(16.0).view(4, 4).t()
-    assert pack(small) == (small, None)
-    held, device = pack(large)
+    assert pack(small)[:2] == (small, None)
+    held, device, shape = pack(large)
     assert held is not large
     assert device == large.device
     assert held.stride() == large.stride()
-    assert torch.equal(unpack((held, device)), large)
+    assert torch.equal(unpack((held, device, shape)), large)
+
+
+def test_what_was_expanded_is_moved_once():
+    """A mask that attention has expanded to all heads."""
+    mask = torch.arange(32.0).view(2, 1, 4, 4).expand(2, 16, 4, 4)
+    hooks = moving(least=64)
+    held, device, shape = hooks.pack_hook(mask)
+    assert held.nbytes == 32 * 4
+    assert torch.equal(hooks.unpack_hook((held, device, shape)), mask)
+    assert hooks.unpack_hook((held, device, shape)).stride() == mask.stride()

@@ -23,20 +23,29 @@ def offloading(model: nn.Module) -> AbstractContextManager:
 
 
 def moving(least: int = SMALL) -> saved_tensors_hooks:
-    """Hooks that move tensors of at least `least` bytes, but not weights, which stay where they are anyway."""
+    """Hooks that move tensors of at least `least` bytes, but not weights, which stay where they are anyway.
 
-    def pack(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.device | None]:
-        if tensor.nbytes < least or is_weight(tensor):
-            return tensor, None
+    Casts of weights that autocast makes are not known as such, and move.
+    """
+
+    def pack(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.device | None, torch.Size]:
+        own = unexpanded(tensor)
+        if own.nbytes < least or is_weight(tensor):
+            return tensor, None, tensor.shape
         on_gpu = tensor.device.type == "cuda"
-        held = torch.empty_like(tensor, device=CPU, pin_memory=on_gpu)
-        return held.copy_(tensor, non_blocking=on_gpu), tensor.device
+        held = torch.empty_like(own, device=CPU, pin_memory=on_gpu)
+        return held.copy_(own, non_blocking=on_gpu), tensor.device, tensor.shape
 
-    def unpack(packed: tuple[torch.Tensor, torch.device | None]) -> torch.Tensor:
-        held, device = packed
-        return held if device is None else held.to(device, non_blocking=True)
+    def unpack(packed: tuple[torch.Tensor, torch.device | None, torch.Size]) -> torch.Tensor:
+        held, device, shape = packed
+        return held if device is None else held.to(device, non_blocking=True).expand(shape)
 
     return saved_tensors_hooks(pack, unpack)
+
+
+def unexpanded(tensor: torch.Tensor) -> torch.Tensor:
+    """Without the repetitions of axes that were expanded: a mask of all heads is one, and takes the memory of one."""
+    return tensor[tuple(slice(1) if stride == 0 else slice(None) for stride in tensor.stride())]
 
 
 def is_weight(tensor: torch.Tensor) -> bool:
