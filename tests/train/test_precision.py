@@ -31,18 +31,18 @@ STEP = 2.0**-8  # between two bfloat16 from 0.5 to 1
 def test_share_by_hand(values, lr, share):
     model = torch.nn.Linear(4, 1, bias=False, dtype=torch.bfloat16)
     model.weight.data = torch.tensor([values], dtype=torch.bfloat16)
-    assert share_that_stands_still(model, lr) == share
+    assert share_that_stands_still(model.parameters(), lr) == share
     model.float()
-    assert share_that_stands_still(model, lr) == 0
+    assert share_that_stands_still(model.parameters(), lr) == 0
     model.requires_grad_(False)
-    assert share_that_stands_still(model, lr) == 0
+    assert share_that_stands_still(model.parameters(), lr) == 0
 
 
 @pytest.mark.parametrize(("lr", "still"), [(1e-6, 0.95), (1e-5, 0.6)])
 def test_the_measure_is_what_a_step_does(mini, tmp_path, lr, still):
     lm, config = make_lm(), sft_config(steps=1, lr=lr, max_grad_norm=0, weight_decay=0)
     lm.model.bfloat16()
-    expected, before = share_that_stands_still(lm.model, lr), weights_of(lm.model)
+    expected, before = share_that_stands_still(lm.model.parameters(), lr), weights_of(lm.model)
     train_sft(lm, config, mixture(lm, config, mini), tmp_path)
     after = weights_of(lm.model)
     names = [name for name, _ in lm.model.named_parameters()]
@@ -72,3 +72,13 @@ def test_it_is_said_before_the_first_step(mini, tmp_path, caplog, kind, dtype, l
         assert "at lr 2e-06" in found[0]
         assert "which are bfloat16" in found[0]
         assert "model.dtype: float32" in found[0]
+
+
+def test_frozen_weights_are_not_spoken_of(mini, tmp_path, caplog):
+    """Adapters are float32 beside weights in bfloat16, which stay as they are."""
+    pytest.importorskip("peft", reason="needs the package peft (pip install peft)")
+    lm = make_lm(dtype="bfloat16")
+    config = sft_config(steps=1, lr=2e-6, lora={"r": 2, "lora_alpha": 4})
+    with caplog.at_level(logging.WARNING):
+        train_sft(lm, config, mixture(lm, config, mini), tmp_path)
+    assert "rounds to nothing" not in caplog.text

@@ -82,6 +82,8 @@ def train_grpo(
         stack.enter_context(distributed.processes())
         given = distributed.shared(lambda: checked(lm, config, problems, params))
         adapters = add_adapters(lm, config, seed)
+        if distributed.is_main():
+            warn_of_rounding(lm.model, config.lr, config.trainable)
         reference = reference_of(lm, config) if config.kl_coef and not adapters else None
         policy = to_train(lm, config, draws=config.rollouts is None)
         if config.kl_coef and adapters:
@@ -133,10 +135,8 @@ def checked(lm: LanguageModel, config: GRPOConfig, problems: Problems, params: S
     check_credit(config.credit, params.mode)
     for mode in (params.mode, config.train_mode or params.mode):
         check_joins(lm.model, mode)
-    if distributed.is_main():
-        if inexact := trained_inexactly(params.mode, config.train_mode):
-            log.warning("%s", inexact)
-        warn_of_rounding(lm.model, config.lr)
+    if distributed.is_main() and (inexact := trained_inexactly(params.mode, config.train_mode)):
+        log.warning("%s", inexact)
     return given
 
 

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 import torch
+
+from polythink.models.thoughts import thoughts_of
 
 log = logging.getLogger(__name__)
 MUCH = 0.5  # share of the weights that stand still, from which on it is said
 
 
 @torch.no_grad()
-def share_that_stands_still(model: torch.nn.Module, lr: float) -> float:
+def share_that_stands_still(parameters: Iterable[torch.nn.Parameter], lr: float) -> float:
     """The share of the trained weights that an update of `lr`, about the largest of an AdamW step, does not change."""
     still = total = 0
-    for p in model.parameters():
+    for p in parameters:
         if p.requires_grad:
             still += int(((p + lr == p) & (p - lr == p)).sum())
             total += p.numel()
     return still / max(1, total)
 
 
-def warn_of_rounding(model: torch.nn.Module, lr: float) -> None:
-    """Say before the first step that most of the model would not be trained."""
-    share = share_that_stands_still(model, lr)
+def warn_of_rounding(model: torch.nn.Module, lr: float, trainable: str = "all") -> None:
+    """Say before the first step that most of what is trained would not be.
+
+    For the model with its adapters, if it has any; with `trainable` "thoughts" the table of these is all that counts.
+    """
+    thoughts = thoughts_of(model) if trainable == "thoughts" else None
+    parameters = list(model.parameters()) if thoughts is None else [p for p in [thoughts.table] if p is not None]
+    share = share_that_stands_still(parameters, lr)
     if share < MUCH:
         return
-    dtypes = {p.dtype for p in model.parameters() if p.requires_grad}
+    dtypes = {p.dtype for p in parameters if p.requires_grad}
     names = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
     wider = dtypes != {torch.float32}
     remedy = "set model.dtype: float32 (with autocast: true the arithmetic stays bfloat16), or raise lr"

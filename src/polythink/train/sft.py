@@ -84,9 +84,9 @@ def train_sft(
     with ExitStack() as stack:
         stack.enter_context(distributed.processes())
         mixture, steps = distributed.shared(opened)
-        if distributed.is_main():
-            warn_of_rounding(lm.model, config.lr)
         adapters = add_adapters(lm, config, seed)
+        if distributed.is_main():
+            warn_of_rounding(lm.model, config.lr, config.trainable)
         trained = to_train(lm, config, draws=bool(problems))
         drawn = problems and distributed.shared(lambda: Samples.of(stack, lm, config, problems, prompt, params, seed))
         optimiser = make_optimiser(trained.model, config, config.trainable)
