@@ -43,7 +43,7 @@ def generate(
     column: Annotated[str | None, typer.Option(help="Its column; question, problem or prompt if left out.")] = None,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses to each prompt.")] = 1,
     paths: Annotated[int | None, typer.Option(min=1, help="Paths in each block.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy; paths: path_temperature=0.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="Another seed samples another response.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per response and line.")] = False,
     choice: ModelChoice = ModelChoice(),
