@@ -111,7 +111,9 @@ def test_a_recipe_can_be_read_without_its_weights_and_not_run(tmp_path: Path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "trained"), [("smollm2-experiment", "rl_hard"), ("smollm2-cpu-experiment", "rl_easy")])
+@pytest.mark.parametrize(
+    ("name", "trained"), [("smollm2-experiment", "rl_hard"), ("smollm2-cpu-experiment", "rl_easy")]
+)
 def test_arms_change_what_their_names_say(name: str, trained: str) -> None:
     assert load_experiment(name).arms.keys() == ARMS.keys()
     stages, digests = {}, set()
