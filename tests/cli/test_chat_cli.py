@@ -76,6 +76,9 @@ def test_commands_change_how_the_next_answer_is_drawn(lm):
     assert talk.obey("/mode sequential") == "mode=sequential"
     assert talk.obey("/mode") == "mode=sequential"
     assert talk.obey("/temperature 0") == "temperature=0.0"
+    assert talk.obey("/path_temperature 0") == "path_temperature=0.0"
+    assert talk.params.path_temperature == 0
+    assert talk.obey("/path_temperature null") == "path_temperature=None"
     assert talk.obey("/seed 7") == "seed=7"
     assert talk.seed == 7
     assert len(talk.obey("/help").splitlines()) == len(COMMANDS)

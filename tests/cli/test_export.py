@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
 from helpers.tiny import tiny
+from polythink.cli import generate as generate_module
 from polythink.models.lm import load, save
 
 pytest.importorskip("gguf", reason="gguf is not installed: pip install gguf")
@@ -45,3 +48,12 @@ def test_what_cannot_be_is_refused_in_a_sentence(arguments, why, polythink, tmp_
     assert status == 2
     assert why in err
     assert err.count("\n") == 1
+
+
+def test_a_lacking_llama_cpp_is_said_before_anything_is_read(polythink, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + (3).to_bytes(4, "little") + bytes(16))
+    monkeypatch.setattr(generate_module, "open_engine", None)
+    status, _, err = polythink("generate", tmp_path / "model.gguf", "a b", "--backend", "llama_cpp")
+    assert status == 2
+    assert "--backend llama_cpp needs llama-cpp-python, which is not installed" in err

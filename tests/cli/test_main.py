@@ -210,6 +210,17 @@ WITHOUT_TORCH = [
     (["generate", "used", "9 8 5 -> 5"], "used holds no model"),
     (["generate", "model", ""], "the prompt is empty"),
     (["generate", "model"], "give a prompt, or --file FILE"),
+    (["generate", "model", "paths=3"], "paths=3 is a change, and there is no prompt; give the prompt first, or - to"),
+    (["generate", "model", "paths=3", "top_k=2"], "paths=3 is a change, and there is no prompt"),
+    (
+        ["generate", "model", "paths=3", "9", "8", "top_k=2"],
+        "stands before paths=3 and other changes: polythink generate MODEL '9 8' ...",
+    ),
+    (["generate", "model", "1", "+", "1?"], "put the prompt in quotes: polythink generate MODEL '1 + 1?'"),
+    (
+        ["generate", "model", "if", "x=3", "so?", "paths=3"],
+        "put the prompt in quotes: polythink generate MODEL 'if x=3 so?' ...",
+    ),
     (["generate", "model", "x", "pahts=3"], "did you mean 'paths'?"),
     (["generate", "model", "x", "--paths", "3", "paths=2"], "--paths and paths=... are the same setting"),
     (["generate", "model", "x", "--prompt", "paralell"], "did you mean 'parallel'?"),

@@ -78,6 +78,17 @@ def test_the_tokenizer_is_that_of_the_model(plain, tokenizer):
     assert vocabulary.encode_prompt(QUESTION) == plain.encode_prompt(QUESTION)
 
 
+def test_without_weights_here_tags_are_added_by_an_export_or_not_at_all(file, model, tokenizer, tmp_path):
+    said = rf"does not hold <Parallel> .* llama.cpp .*`polythink export {file} FILE.gguf` .* --mode sequential"
+    with pytest.raises(UserError, match=said):
+        load_vocabulary(file)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"a server's model cannot .* model.add_tags: true, and serve .* sequential"):
+        load_vocabulary(tmp_path, mode="reread")
+    assert load_vocabulary(tmp_path, mode="sequential").absent_tags
+
+
 def test_packed_weights_are_unpacked_and_saved_as_an_ordinary_model(packed, model, tmp_path):
     lm = load(packed)
     name = "model.layers.1.mlp.down_proj.weight"

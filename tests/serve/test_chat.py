@@ -135,9 +135,10 @@ def test_the_effort_is_the_width(client):
         details = response.usage.completion_tokens_details
         assert (details.reasoning_tokens > 0) == (paths > 0)
         assert details.critical_path_tokens <= response.usage.completion_tokens
-    response = ask(client, extra={**extra, "paths": 3}, reasoning_effort="high")
-    assert "Path 3:" in response.choices[0].message.reasoning
-    assert "Path 4:" not in response.choices[0].message.reasoning
+    for effort in ("high", "none"):
+        response = ask(client, extra={**extra, "paths": 3}, reasoning_effort=effort)
+        assert "Path 3:" in response.choices[0].message.reasoning
+        assert "Path 4:" not in response.choices[0].message.reasoning
 
 
 def test_a_thinking_budget_closes_paths_and_is_counted(client):

@@ -13,6 +13,8 @@ import pytest
 from polythink.models.build import ModelConfig, new_tokenizer
 from polythink.problems.tasks.table import get_task
 from polythink.serve.chat import ChatRequest
+from polythink.serve.completions import CompletionRequest
+from polythink.serve.fields import Steering
 from polythink.serve.responses import ResponsesRequest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
@@ -42,5 +44,18 @@ def test_the_model_of_make_smoke_knows_the_words():
 
 @pytest.mark.parametrize("request_model", [ChatRequest, ResponsesRequest])
 def test_the_page_names_the_fields_that_mean_nothing_or_are_refused(request_model):
-    common = {"priority", "request_id", "stream_options"}  # vLLM's, and options of streams
-    assert all(f"`{name}`" in PAGE for name in (request_model.ignored | set(request_model.refused)) - common)
+    assert all(f"`{name}`" in PAGE for name in request_model.ignored | set(request_model.refused))
+
+
+def test_the_page_says_which_api_ignores_a_field():
+    found = {"completions": set(), "chat": set(), "responses": set()}
+    for by, names in re.findall(r"^- by ([a-z ]+): (.*?)(?=^- |\n\n)", PAGE, re.DOTALL | re.MULTILINE):
+        for api in found if by == "all three" else by.split(" and "):
+            found[api] |= set(re.findall(r"`([a-z_]+)`", names.partition("and a message's")[0]))
+    assert found["completions"] == CompletionRequest.ignored
+    assert found["chat"] == ChatRequest.ignored
+    assert found["responses"] == ResponsesRequest.ignored | {"metadata"}  # which it says again
+
+
+def test_the_page_names_the_fields_that_say_how_a_trace_is_drawn():
+    assert all(f"`{name}`" in PAGE for name in Steering.model_fields)

@@ -138,7 +138,14 @@ Command = tuple[str, Callable[[Conversation, str], str]]
 COMMANDS: dict[str, Command] = {
     "paths": ("/paths N: paths in each block", lambda talk, value: talk.change("paths", value)),
     "mode": ("/mode NAME: structured, reread or sequential", lambda talk, value: talk.change("mode", value)),
-    "temperature": ("/temperature X: 0 is greedy", lambda talk, value: talk.change("temperature", value)),
+    "temperature": (
+        "/temperature X: 0 is greedy, but several paths are still sampled: see /path_temperature",
+        lambda talk, value: talk.change("temperature", value),
+    ),
+    "path_temperature": (
+        "/path_temperature X: of paths; null: as /temperature, 1.0 where that is 0",
+        lambda talk, value: talk.change("path_temperature", value),
+    ),
     "seed": ("/seed N: another seed draws other answers", lambda talk, value: talk.reseed(value)),
     "reset": ("/reset: forget what was said", lambda talk, value: talk.reset()),
     "help": ("/help: this list", lambda talk, value: "\n".join(text for text, _ in COMMANDS.values())),

@@ -60,7 +60,7 @@ def evaluate(
         str, typer.Option("--overlong", metavar="skip|refuse", help="Prompts that do not fit.")
     ] = "skip",
     answers: Annotated[str, typer.Option(metavar="RULE", help=f"Read: {', '.join(ANSWER_RULES)}.")] = "strict",
-    greedy: Annotated[bool, typer.Option("--greedy", help="One greedy response too.")] = False,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Sample one at temperature 0 too.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Compare ways to answer.")] = False,
     tunnel: Annotated[bool, typer.Option("--tunnel", help="Look for tunnel vision.")] = False,
     heads: Annotated[bool, typer.Option("--heads", help="Compare attention heads too.")] = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +44,9 @@ def generate(
     column: Annotated[str | None, typer.Option(help="Its column; question, problem or prompt if left out.")] = None,
     samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Responses to each prompt.")] = 1,
     paths: Annotated[int | None, typer.Option(min=1, help="Paths in each block.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0 is greedy, but several paths are still sampled (path_temperature).")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="Another seed samples another response.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per response and line.")] = False,
     choice: ModelChoice = ModelChoice(),
@@ -60,10 +63,8 @@ def generate(
     keys = list(overrides or [])
     if file is not None and problem is not None:  # with --file the first free argument is a KEY=VALUE like the others
         problem, keys = None, [problem, *keys]
-    if file is None and _is_override(problem or "") and (late := [key for key in keys if "=" not in key]):
-        raise UserError(
-            f"the prompt stands before {problem} and other changes: polythink generate MODEL {late[0]!r} ..."
-        )
+    if file is None and problem not in (None, "-"):
+        check_prompt([problem, *keys])
     texts = [text for text in read_prompts(problem, file, column) for _ in range(samples)]
     place = find_model(model)
     for key, value in (("paths", paths), ("temperature", temperature)):
@@ -95,8 +96,21 @@ def generate(
         print(rollout.text)
 
 
-def _is_override(text: str) -> bool:
-    return text.partition("=")[0].isidentifier() and "=" in text
+def check_prompt(given: Sequence[str]) -> None:
+    """`UserError` for arguments after MODEL that begin with a change, or among which a prompt lies in pieces."""
+    from polythink.engine.params import SamplingParams
+
+    changes = [text for text in given if "=" in text and text.partition("=")[0] in SamplingParams.model_fields]
+    words = [text for text in given if text not in changes]
+    whole = shlex.quote(" ".join(words))
+    if not words:
+        raise UserError(
+            f"{given[0]} is a change, and there is no prompt; give the prompt first, or - to read standard input"
+        )
+    if given[0] in changes:
+        raise UserError(f"the prompt stands before {given[0]} and other changes: polythink generate MODEL {whole} ...")
+    if any("=" not in text for text in given[1:]):
+        raise UserError(f"put the prompt in quotes: polythink generate MODEL {whole}{' ...' * bool(changes)}")
 
 
 def say_truncated(rollouts: Sequence[Rollout], params: SamplingParams, engine: Engine) -> None:

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 from urllib.parse import urlsplit
@@ -165,6 +166,11 @@ def check_of_gguf(model: str, choice: ModelChoice) -> None:
     for name in ("device", "dtype"):
         if getattr(choice, name) is not None:
             raise UserError(f"--{name} is of a model in torch, and --backend {choice.backend} runs it in llama.cpp")
+    if find_spec("llama_cpp") is None:
+        raise UserError(
+            f"--backend {choice.backend} needs llama-cpp-python, which is not installed: pip install llama-cpp-python; "
+            "or leave the option out"
+        )
 
 
 def settings_of(model: str) -> ModelSettings:

@@ -85,6 +85,11 @@ def serve(
         "weights_folder": None if weights_folder is None else str(weights_folder.absolute()),
     }  # fmt: skip
     config = parse_config(ServeConfig, {key: value for key, value in given.items() if value is not None}, "serve")
+    if choice.backend in OF_GGUF:
+        raise UserError(
+            f"--backend {choice.backend} answers in generate, chat and eval; polythink serve runs models in torch: "
+            "leave the option out (a .gguf file is de-quantised then)"
+        )
     place = find_model(model)
     params, choice = settle(place, choice, overrides or [])
     serve_model(place, choice, params, config, served_model_name or name_of(model, place))
@@ -97,11 +102,6 @@ def serve_model(place: str, choice: ModelChoice, params: SamplingParams, config:
 
     from polythink.serve.run import bind, run
 
-    if choice.backend in OF_GGUF:
-        raise UserError(
-            f"--backend {choice.backend} answers in generate, chat and eval; polythink serve runs models in torch: "
-            "leave the option out (a .gguf file is de-quantised then)"
-        )
     with bind(config) as listener:  # before the model is loaded: a port that is taken is known at once
         engine = open_engine(place, choice, max_step_branches=config.max_step_branches)
 

@@ -63,7 +63,7 @@ class SamplingParams(Config):
     summary_prefix: str = ""
     """Forced text with which every summary begins."""
     temperature: float = Field(1.0, ge=0)
-    """Sampling temperature; 0 is greedy."""
+    """Sampling temperature; 0 is greedy, but several paths are still sampled: see `path_temperature`."""
     path_temperature: float | None = Field(None, ge=0)
     """Temperature of paths; None: `temperature`, or 1.0 where that is 0 and there are several paths."""
     top_p: float = Field(1.0, gt=0, le=1)

@@ -155,14 +155,26 @@ def load_vocabulary(
 ) -> Vocabulary:
     """What `load` knows of a model but its weights, which a server has. The same arguments, the same settings.
 
-    `UserError` where a tag is no token of its own: a server's model cannot be given one.
+    `UserError` where a mode forks and a tag is no token of its own: such a model cannot be given one here.
     """
     changes = _changes(dialect, mode, prompt, chat, chat_template_kwargs)
     source = Source.of(str(path_or_hub_id))
     tokenizer, config, generation = source.described()
     settings = source.settings() or ModelSettings(chat=bool(tokenizer.chat_template))
+    settings, rules = with_dialect(replace(settings, **changes))
+    if get_mode(settings.mode).isolated and (missing := tags.missing_tags(tokenizer, rules)):
+        remedy = (
+            f"and a file in llama.cpp cannot be given them: `polythink export {path_or_hub_id} FILE.gguf` writes one "
+            "with them, untrained"
+            if source.place.file
+            else "and a server's model cannot be given them: train it with model.add_tags: true, and serve the result"
+        )
+        raise UserError(
+            f"the tokenizer of {str(path_or_hub_id)!r} does not hold {_few(missing)} as single tokens "
+            f"(dialect {rules.name!r}), {remedy}; or add --mode sequential, which needs none"
+        )
     described = SimpleNamespace(config=config, generation_config=generation, gguf_file=source.gguf_file)
-    return Vocabulary(described, tokenizer, replace(settings, **changes))
+    return Vocabulary(described, tokenizer, settings)
 
 
 def _check_thoughts(path: str, settings: ModelSettings | None, thoughts_file: Path | None) -> None:

@@ -158,7 +158,7 @@ class EvalConfig(EvalStageBase):
     samples: int = Field(8, ge=1)
     """Responses per problem: the k of mean@k, pass@k and maj@k."""
     greedy: bool = False
-    """One more response at temperature 0."""
+    """One more response at temperature 0; several paths are still sampled: see `path_temperature`."""
     best_of: tuple[int, ...] = ()
     """Also the accuracy of choosing one of n samples, for these n."""
     prompts: tuple[Place, ...] = ()

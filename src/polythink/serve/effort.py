@@ -32,10 +32,10 @@ def params_with(
     if effort not in efforts:
         hint = did_you_mean(effort[:40], efforts)
         raise ApiError(400, f"{field} is {effort[:40]!r}{hint}", field)
+    if body.paths is not None:
+        return params_of(body, service, max_tokens)
     width = min(efforts[effort], dialect.inventory or efforts[effort])
     if width == 0:
         return params_of(body.model_copy(update={"thinking_budget": 0}), service, max_tokens)
-    if body.paths is not None:
-        return params_of(body, service, max_tokens)
     params = params_of(body.model_copy(update={"paths": width}), service, max_tokens)
     return params.model_copy(update={"max_paths": width}) if dialect.declares_paths else params

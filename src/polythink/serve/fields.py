@@ -42,7 +42,9 @@ class Steering(Body):
     seed: Seed | None = None
     """The same seed and request give the same response; left out, a new one is drawn."""
     temperature: float | None = Field(None, ge=0, le=100)
-    """Sampling temperature; 0 is greedy."""
+    """Sampling temperature, of paths too; 0 is greedy, but several paths are still sampled: see `path_temperature`."""
+    path_temperature: float | None = Field(None, ge=0, le=100)
+    """Temperature of paths; left out, that of `temperature`, or at 0 the model's own for paths, 1.0 if it has none."""
     top_p: float | None = Field(None, gt=0, le=1)
     """Sample from the smallest set of tokens with this probability mass."""
     top_k: int | None = Field(None, ge=-1, le=MOST)
@@ -60,8 +62,9 @@ class Steering(Body):
         return any(getattr(self, name) is not None for name in _BLOCKS)
 
 
-_BLOCKS = ("paths", "max_path_tokens", "max_blocks", "fork_at", "join_when", "mode", "thinking_budget")
-_TAKEN = ("paths", "max_path_tokens", "max_blocks", "fork_at", "join_when", "mode", "temperature", "top_p")
+_TAKEN_OF_BLOCKS = ("paths", "max_path_tokens", "max_blocks", "fork_at", "join_when", "mode", "path_temperature")
+_BLOCKS = (*_TAKEN_OF_BLOCKS, "thinking_budget")
+_TAKEN = (*_TAKEN_OF_BLOCKS, "temperature", "top_p")
 
 
 def params_of(steering: Steering, service: Service, max_tokens: int | None) -> SamplingParams:
@@ -72,6 +75,8 @@ def params_of(steering: Steering, service: Service, max_tokens: int | None) -> S
     """
     settings = service.lm.settings
     data = {**settings.decoding, "mode": settings.mode}
+    if steering.temperature:  # of all sampled tokens; at 0 paths are sampled as the model says, not hotter
+        data.pop("path_temperature", None)
     data |= {name: value for name in _TAKEN if (value := getattr(steering, name)) is not None}
     if steering.top_k is not None:
         data["top_k"] = max(steering.top_k, 0)

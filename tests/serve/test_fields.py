@@ -1,0 +1,52 @@
+"""The fields of a request over the model's own settings, without a server."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from polythink.models.settings import ModelSettings
+from polythink.serve.completions import CompletionRequest
+from polythink.serve.config import ServeConfig
+from polythink.serve.effort import params_with
+from polythink.serve.fields import Steering, params_of
+from polythink.trace.dialect import PARALLEL_R1
+
+
+def service(**decoding: float) -> SimpleNamespace:
+    lm = SimpleNamespace(settings=ModelSettings(decoding=decoding), dialect=PARALLEL_R1)
+    return SimpleNamespace(lm=lm, config=ServeConfig())
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "path"),
+    [
+        ({}, {"temperature": 0}, 1.0),  # greedy paths would be copies
+        ({}, {"temperature": 0, "paths": 1}, 0),
+        ({}, {"temperature": 0, "path_temperature": 0}, 0),
+        ({}, {"temperature": 0.3}, 0.3),
+        ({"path_temperature": 0.9}, {}, 0.9),
+        ({"path_temperature": 0.9}, {"temperature": 0.3}, 0.3),  # a temperature is of all sampled tokens
+        ({"path_temperature": 0.6}, {"temperature": 0}, 0.6),  # colder is asked for, not hotter
+        ({"path_temperature": 0}, {"temperature": 0}, 0),
+        ({"path_temperature": 0.9}, {"temperature": 0.3, "path_temperature": 0.7}, 0.7),
+        ({"temperature": 0.5}, {"path_temperature": 0.7}, 0.7),
+    ],
+)
+def test_the_temperature_of_paths(own, asked, path):
+    params = params_of(Steering(**asked), service(**own), None)
+    assert params.temperature_of("path") == path
+    assert params.temperature == asked.get("temperature", own.get("temperature", 1.0))
+
+
+def test_a_temperature_of_paths_asks_for_paths():
+    assert CompletionRequest(prompt="a", path_temperature=0.5).steers
+    assert not CompletionRequest(prompt="a", temperature=0.5).steers
+
+
+def test_paths_win_over_every_effort():
+    for effort in ("none", "high"):
+        params = params_with(effort, Steering(paths=3), service(), None)
+        assert (params.paths, params.max_blocks) == (3, 4)
+    assert params_with("none", Steering(), service(), None).max_blocks == 0
