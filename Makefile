@@ -17,7 +17,7 @@ smollm2: install  ## SmolLM2-135M-Instruct (Apache-2.0, 98 MB) into runs/models,
 	$(BIN)/python docs/fetch_smollm2.py runs/models
 
 smoke: install  ## every stage once, small (under 2 minutes)
-	$(BIN)/polythink train countdown-smoke --out runs/smoke
+	$(BIN)/polythink train countdown-smoke --out runs/smoke $(if $(wildcard runs/smoke),--resume)
 
 test: install  ## the whole test suite (five to ten minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -1,9 +1,11 @@
-"""README and CONTRIBUTING say what is there: the scripts, the list of rooms, every command and option that is shown."""
+"""README, CONTRIBUTING and Makefile: the scripts, the list of rooms, every command and option that is shown."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,15 @@ def test_a_command_of_the_readme_exists_with_its_options(line: str) -> None:
         command = command.commands[words.pop(0)]
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     assert {word.partition("=")[0] for word in words if re.match("--?[a-zA-Z]", word)} <= known
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_goes_on_with_a_run_that_is_there(tmp_path: Path) -> None:
+    for target, folder in (("smoke", "smoke"), ("demo-lm", "smollm2")):
+        say = ("make", "--dry-run", "-f", str(ROOT / "Makefile"), "--old-file=install", "--old-file=smollm2", target)
+        for begun in (False, True):
+            if begun:
+                (tmp_path / "runs" / folder).mkdir(parents=True)
+            said = subprocess.run(say, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+            assert f"--out runs/{folder}" in said
+            assert ("--resume" in said) == begun
