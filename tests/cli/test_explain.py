@@ -88,3 +88,7 @@ def test_the_name_of_a_list_explains_all_that_is_in_it() -> None:
     assert shown.count("trained: as drawn") == sum(mode.exact for mode in MODES.values())
     multiverse = "<Parallel><Goal>..<Outline>..</Outline><Outline>..</Outline></Goal><Path>..</Path><Path>..</Path>"
     assert multiverse in "\n".join(entries(list(TOPICS["dialects"]())))
+
+
+def test_lora_says_that_the_learning_rate_is_set_apart(polythink) -> None:
+    assert "lr stays as it is: TRL's defaults for RL go with 5e-5" in " ".join(polythink("explain", "lora")[1].split())

@@ -60,7 +60,7 @@ class TrainingConfig(OptimiserConfig):
     """What all training on traces shares."""
 
     lora: LoraKeys | None = None
-    """Train adapters (and the rows of new tags), not the weights; defaults are TRL's for RL, with lr 5e-5."""
+    """Train adapters (and rows of new tags), not the weights; lr stays as it is: TRL's defaults for RL go with 5e-5."""
     trainable: Literal["all", "thoughts"] = "all"
     """What is trained: all weights, or the thought embeddings alone."""
     micro_batch: int = Field(32, ge=1)

@@ -11,9 +11,9 @@ class LoraKeys(Config):
     """Adapters that are trained in place of the model's own weights (LoRA, through peft, under its names)."""
 
     r: int = Field(1, ge=1)
-    """Rank of the adapters."""
+    """Rank of the adapters; the default is TRL's for RL."""
     lora_alpha: float = Field(32.0, gt=0)
-    """Their scale times r."""
+    """Their scale times r; the default is TRL's for RL."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of an adapter's inputs that are dropped."""
     target_modules: str | tuple[str, ...] = "all-linear"
