@@ -16,12 +16,16 @@ class UserError(Exception):
     """
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` if a known name is close to `name`, otherwise `; known: ` and the list of names."""
+def did_you_mean(name: str, known: Iterable[str], before: str = "") -> str:
+    """`; did you mean 'x'?` if a known name is close to `name`, otherwise `; known: ` and the list of names.
+
+    `before` is shown before each, such as the folder that they are in; it makes no name closer to another.
+    """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     more = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known[:MOST_NAMES])}{more}"
+    shown = [before + name for name in close or known[:MOST_NAMES]]
+    return f"; did you mean {shown[0]!r}?" if close else f"; known: {', '.join(shown)}{more}"
 
 
 def install_extra(extra: str) -> str:

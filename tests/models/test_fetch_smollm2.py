@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from helpers import gemma, smollm2
+from polythink.errors import UserError
+from polythink.models.place import FETCHED, check_path
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "fetch_smollm2.py"
 PARTS = ("wei", "ght", "s", "!")
@@ -92,3 +94,15 @@ def test_what_cannot_be_used_is_said_and_not_kept(script, tmp_path, content, sai
 def test_tests_look_where_the_script_writes(helper):
     assert Path("runs/models") / helper.FILE == helper.PLACE.relative_to(Path(__file__).parents[2])
     assert '"runs/models"' in SCRIPT.read_text()
+
+
+def test_a_missing_file_of_the_script_is_answered_with_the_script(script, tmp_path):
+    assert set(FETCHED) == {weights.file for weights in script.MODELS.values()}
+    (tmp_path / "other.gguf").touch()
+    for name, weights in script.MODELS.items():
+        argument = "" if name == "smollm2" else f" {name}"
+        for folder in (tmp_path, tmp_path / "none"):
+            with pytest.raises(
+                UserError, match=f"; `python docs/fetch_smollm2.py {folder}{argument}` in a clone of poly"
+            ):
+                check_path(str(folder / weights.file))

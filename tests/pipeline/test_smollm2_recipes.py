@@ -14,6 +14,7 @@ from polythink.errors import UserError
 from polythink.pipeline.arms import load_experiment
 from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.problems.sets import DATA_FOLDER, load_problems
+from polythink.run.config import RECIPES
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl, write_jsonl
 
@@ -106,9 +107,18 @@ def test_fine_tuning_on_real_traces_runs(machine: Path, tmp_path: Path, monkeypa
 def test_a_recipe_can_be_read_without_its_weights_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe("smollm2-cpu")
-    with pytest.raises(UserError, match=f"no .gguf file 'runs/models/{FILE}': there is no folder 'runs/models'"):
+    with pytest.raises(UserError) as error:
         run_recipe(recipe, tmp_path / "run", log=lambda text: None)
+    assert str(error.value) == (
+        f"no .gguf file 'runs/models/{FILE}': there is no folder 'runs/models'; `python docs/fetch_smollm2.py "
+        "runs/models` in a clone of polythink fetches it"
+    )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("file", [*sorted(RECIPES.glob("*smollm2*.yaml")), TRACES], ids=lambda file: file.stem)
+def test_every_recipe_of_the_model_says_where_it_comes_from(file: Path) -> None:
+    assert "python docs/fetch_smollm2.py runs/models" in file.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from polythink.cli.options import argument, complete_prompt
 from polythink.engine.kinds import BACKENDS, OF_GGUF
 from polythink.errors import UserError, did_you_mean
 from polythink.models.gguf_header import settings_in
-from polythink.models.place import GGUF, check_packages, check_path, gguf_files, place_of
+from polythink.models.place import GGUF, check_packages, check_path, gguf_files, model_folders, place_of
 from polythink.models.settings import SETTINGS_FILE, ModelSettings, read_settings, with_dialect
 from polythink.problems.prompts import get_prompt
 from polythink.run.config import apply_overrides, parse_config
@@ -97,7 +97,7 @@ def find_model(given: str) -> str:
     path = Path(given).expanduser()
     if not path.is_dir():
         if not path.exists() and path == Path(path.name) and path.suffix.lower() != GGUF:
-            hint = did_you_mean(given, (folder.name for folder in Path().iterdir() if folder.is_dir()))
+            hint = did_you_mean(given, model_folders(Path()))
             hint = hint if "did you mean" in hint else ", and a name on the hub is of the form owner/name"
             raise UserError(f"no model folder {given!r}{hint}")
         check_path(str(path))

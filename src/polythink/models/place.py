@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,9 @@ from polythink.errors import UserError, did_you_mean, install_extra
 
 GGUF = ".gguf"
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # owner/name, or a name of the hub's early days
+# a model that a recipe of ours names -> what fetches it
+FETCHED = {"SmolLM2-135M-Instruct.Q4_1.gguf": "python docs/fetch_smollm2.py {folder}",
+           "gemma-3-270m-q4_k_m.gguf": "python docs/fetch_smollm2.py {folder} gemma"}  # fmt: skip
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 
 
@@ -51,11 +55,15 @@ def check_path(path: str) -> None:
     if here.is_dir() or (place.file and (here.is_file() or path == f"{place.folder}:{place.file}")):
         return
     what = "no .gguf file" if place.file else "no model folder"
+    fetch = FETCHED.get(place.file or "", "").format(folder=place.folder)
+    how = f"; `{fetch}` in a clone of polythink fetches it" if fetch else ""
     if here.parent.is_dir() and (place.file or here.parent != Path()):
-        wanted = gguf_files(here.parent) if place.file else [str(o) for o in here.parent.iterdir() if o.is_dir()]
-        raise UserError(f"{what} {path!r}{did_you_mean(path, wanted) if wanted else ''}")
+        wanted = [Path(file).name for file in gguf_files(here.parent)] if place.file else model_folders(here.parent)
+        before = "" if here.parent == Path() else f"{here.parent}{os.sep}"
+        hint = did_you_mean(here.name, wanted, before) if wanted else f", and no other in {str(here.parent)!r}"
+        raise UserError(f"{what} {path!r}{how or hint}")
     if place.file:
-        raise UserError(f"{what} {path!r}: there is no folder {place.folder!r}")
+        raise UserError(f"{what} {path!r}: there is no folder {place.folder!r}{how}")
     if here.exists() or not HUB_NAME.fullmatch(path):
         raise UserError(f"{what} {path!r}, and an id on the hub is of the form owner/name")
 
@@ -68,6 +76,12 @@ def check_packages(path: str) -> None:
             f"reading {path!r} needs {' and '.join(lacking)}; `pip install {' '.join(lacking)}` installs what is "
             f"lacking, and so does {install_extra('gguf')}"
         )
+
+
+def model_folders(folder: str | Path) -> list[str]:
+    """The names of the folders in a folder that hold a model or a run, for a hint at them."""
+    held = ("config.json", "model", "stages.json")
+    return sorted(o.name for o in Path(folder).iterdir() if any(os.path.exists(o / name) for name in held))
 
 
 def gguf_files(folder: str | Path) -> list[str]:
