@@ -45,19 +45,27 @@ EPILOG = """Begin with: polythink train countdown-smoke --out runs/smoke
 
 Exit status: 0 success, 1 something was found wrong (an invalid trace, a failed stage), 2 a mistake in what was given,
 130 interrupted (Ctrl-C)."""
+IN_TRAINING = (
+    "training runs on the GPU where there is one (CUDA_VISIBLE_DEVICES= before the command: on none), in the type that "
+    "the recipe's key model.dtype says"
+)
 
 
 class Command(TyperCommand):
-    """A command that says what to do about `--seed=5` and `--rl.steps 5`, where KEY=VALUE is meant."""
+    """A command that says what to do about `--seed=5` and `--rl.steps 5`, where KEY=VALUE is meant, and about options
+    that other commands have."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         takes_keys = any(parameter.metavar == "KEY=VALUE" for parameter in self.params)
         known = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
-        for given, following in zip(args, [*args[1:], ""], strict=False) if takes_keys else ():
+        for given, following in zip(args, [*args[1:], ""], strict=False):
             if given == "--":
                 break
             name, equals, _ = given.partition("=")
-            if re.fullmatch(r"--?[A-Za-z_][\w.-]*", name) and name not in known and (equals or "." in name):
+            if name in ("--device", "--dtype") and self.name in ("train", "experiment"):
+                raise UserError(f"{self.name} has no option {name}: {IN_TRAINING}")
+            is_key = takes_keys and name not in known and (equals or "." in name)
+            if is_key and re.fullmatch(r"--?[A-Za-z_][\w.-]*", name):
                 meant = given.lstrip("-") + ("" if equals else f"={following or 'VALUE'}")
                 raise UserError(f"no option {name}; if a key is meant: keys go without dashes: {meant}")
         return super().parse_args(ctx, args)
