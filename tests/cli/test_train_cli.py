@@ -41,6 +41,19 @@ def test_nothing_is_run_without_them_and_a_dry_run_says_so(polythink, monkeypatc
     assert "sacrebleu" in err
 
 
+def test_a_dry_run_looks_into_the_files_that_the_recipe_names(polythink, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("name: own\nstages: {a: {kind: eval, problems: [own.jsonl]}}")
+    (tmp_path / "own.jsonl").write_text('{"q": "1+1", "answer": "2"}')
+    for option in ("--dry-run", "--quiet"):  # and the run itself
+        status, _, err = polythink("train", "own.yaml", option)
+        assert status == 2
+        assert (
+            "stages.a.problems: row 0 of own has no question: needed is a column question or problem or prompt" in err
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own.jsonl", "own.yaml"]
+
+
 # ---- paths in the home folder ----
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from polythink.errors import UserError
@@ -72,6 +74,8 @@ def lacking(monkeypatch, *modules: str) -> None:
         ("translation-numbers", [], "num2words", "num2words for number words"),
         ("translation-wmt14-ende-eit", [], "datasets", "datasets for sets of the hub in train"),
         ("countdown-smoke", ["final.problems=[gsm8k]"], "datasets", "datasets for sets of the hub in final"),
+        ("parallel-r1-tiny:unseen-lora", [], "peft", "peft for lora in rl_hard; "),
+        ("countdown-smoke", ["sft.lora={}", "rl_easy.lora={r: 2}"], "peft", "peft for lora in sft, rl_easy; "),
     ],
 )
 def test_a_package_that_a_late_stage_needs_is_asked_for_first(monkeypatch, name, overrides, missing, said):
@@ -107,3 +111,85 @@ def test_a_module_that_is_hidden_counts_as_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
     assert not requirements.installed("yaml")
     assert not requirements.installed("no_such_module_anywhere")
+
+
+# ---- the user's own files ----
+
+OWN = """
+name: own
+model: {path: Qwen/Qwen3-0.6B}
+stages:
+  sft: {kind: sft, data: [{file: traces.jsonl, columns: {trace: response}}], epochs: 2, sample_problems: [asked.jsonl]}
+  rl: {kind: grpo, problems: [problems.jsonl], reward: accuracy, steps: 50}
+  eval: {kind: eval, problems: [test.parquet, gsm8k]}
+"""
+PROBLEM = '{"question": "1+1", "answer": "2"}\n'
+FILES = {
+    "own.yaml": OWN, "traces.jsonl": '{"question": "1+1", "response": "2"}\n', "asked.jsonl": PROBLEM,
+    "problems.jsonl": PROBLEM, "gsm8k_test.jsonl": PROBLEM,
+}  # fmt: skip
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder with a recipe, and files of every kind that it names."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    pq.write_table(pa.Table.from_pylist([{"question": "1+1", "answer": "2"}]), tmp_path / "test.parquet")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POLYTHINK_DATA", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("traces.jsonl", "", "stages.sft.data: traces.jsonl holds no rows; every row needs a text question and a text"),
+        (
+            "traces.jsonl",
+            '{"question": "1+1", "respons": "2"}',
+            "stages.sft.data: traces.jsonl, line 1: no column 'resp",
+        ),
+        (
+            "traces.jsonl",
+            '{"query": "1+1", "response": "2"}',
+            "stages.sft.data: traces.jsonl, row 1: every row needs a",
+        ),
+        ("traces.jsonl", '{"question": "1+1", "response": 2}', "row 1: every row needs a text trace; here it is 2"),
+        ("asked.jsonl", '{"q": "1+1", "answer": "2"}', "stages.sft.sample_problems: row 0 of asked has no question"),
+        ("problems.jsonl", "", "stages.rl.problems: problems holds no problems"),
+        (
+            "problems.jsonl",
+            PROBLEM + '{"question": "1+2", "a": "3"}',
+            "stages.rl.problems: row 1 of problems has no ans",
+        ),
+        ("test.parquet", "", "stages.eval.problems: cannot read test.parquet: "),
+        ("gsm8k_test.jsonl", '{"q": "1+1", "a": "2"}', "stages.eval.problems: row 0 of gsm8k has no question"),
+    ],
+)
+def test_a_file_that_a_late_stage_could_not_use_is_said_first(own, file, text, said):
+    plans = load_recipe("own.yaml").plan()
+    check_requirements(plans)
+    (own / file).write_text(text)
+    with pytest.raises(UserError) as error:
+        check_requirements(plans)
+    assert said in str(error.value)
+
+
+def test_a_file_of_texts_is_looked_into_as_well(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "valid.tsv").write_text("\t\na\tb\n")  # an empty pair is dropped, not refused
+    recipe = load_recipe("translation-grammar", ["train.valid=valid.tsv"])
+    lacking(monkeypatch)
+    check_requirements(recipe.plan())
+    for text, said in (("", "valid.tsv has no pairs"), ("a b\n", "valid.tsv, line 1: must be source, tab, target")):
+        (tmp_path / "valid.tsv").write_text(text)
+        with pytest.raises(UserError, match=f"^stages.train.data: {said}"):
+            check_requirements(recipe.plan())
+
+
+def test_a_file_is_read_once_however_many_stages_name_it(own, monkeypatch):
+    read = []
+    monkeypatch.setattr(requirements, "load_problems", lambda name: read.append(name))
+    check_requirements(load_recipe("own.yaml", ["eval.problems=[problems.jsonl, asked.jsonl]"]).plan())
+    assert read == ["asked.jsonl", "problems.jsonl"]

@@ -1,22 +1,24 @@
-"""What this machine must have for a recipe to run to its end: packages beyond the core, and data that is at hand.
+"""What this machine must have for a recipe to run to its end: packages beyond the core, and data that can be read.
 
 Asked before the first stage and by `--dry-run`; reading a recipe does not need it. Imports without torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from polythink.errors import UserError, install_extra
 from polythink.models.place import check_packages, check_path
+from polythink.pipeline.checks import about
 from polythink.pipeline.plan import Plan, StagePlan
 from polythink.pipeline.text import TextEvalConfig, TextPlan, TextStageConfig, sets_of
-from polythink.problems.sets import DATA_FOLDER, SUFFIXES, get_source, local_file
+from polythink.problems.sets import DATA_FOLDER, SUFFIXES, get_source, load_problems, local_file
 from polythink.run.trackers import TRACKERS
-from polythink.text.data.sets import find_texts, is_file
+from polythink.text.data.sets import check_first_pair, find_texts, is_file
+from polythink.train.stored import check_first_row
 
 
 class Need(NamedTuple):
@@ -31,13 +33,14 @@ NEEDS = {  # what a stage does -> the module by which it does it
     "bpe": Need("sentencepiece", "tokenizer.kind: bpe"),
     "numbers": Need("num2words", "number words"),
     "hub": Need("datasets", "sets of the hub"),
+    "lora": Need("peft", "lora"),
     **{name: Need(name, f"report_to: {name}") for name in TRACKERS},
 }
 
 
 def check_requirements(plans: Sequence[Plan]) -> None:
-    """`UserError` for a model that is not there, and one that names every package which a stage needs and which is not
-    installed."""
+    """`UserError` for a model that is not there, one that names every package which a stage needs and which is not
+    installed, and one for a file that its stage could not read."""
     for path in {plan.model.path for plan in plans if isinstance(plan, StagePlan) and plan.model.path}:
         check_path(path)
         check_packages(path)
@@ -55,6 +58,41 @@ def check_requirements(plans: Sequence[Plan]) -> None:
             f"not installed, and needed by stages of this recipe: {what}; pip install {packages}{extra}"
             + hint * (NEEDS["hub"] in missing)
         )
+    check_files(plans)
+
+
+def check_files(plans: Sequence[Plan]) -> None:
+    """`UserError` for a file of problems, traces or texts that its stage could not use: hours may pass until it asks.
+
+    Problems are all read, as the stage will; of traces and texts the first row alone, for they may be large.
+    """
+    seen: set[tuple[Callable, str]] = set()  # stages, and arms of an experiment, share files
+    for plan in plans:
+        for key, given, check in _files(plan):
+            if (check, str(given)) not in seen:
+                seen.add((check, str(given)))
+                with about(f"stages.{plan.name}.{key}"):
+                    check(given)
+
+
+def _files(plan: Plan) -> Iterator[tuple[str, Any, Callable[[Any], object]]]:
+    """The files that a stage reads: the key that names each, what it says, and what is asked of the file."""
+    stage: Any = plan.stage
+    if isinstance(plan, TextPlan):
+        yield from (("data", name, check_first_pair) for name in sets_of(stage) if is_file(name))
+        return
+    for key in ("problems", "sample_problems"):
+        yield from ((key, name, load_problems) for name in getattr(stage, key, ()) if _in_file(name))
+    yield from (("data", source, check_first_row) for source in getattr(stage, "data", ()) if source.file is not None)
+
+
+def _in_file(name: str) -> bool:
+    """Whether a problem set is a file, or a named set that lies in the data folder."""
+    if Path(name).suffix.lower() in SUFFIXES:
+        return True
+    base, _, split = name.partition(":")
+    source = get_source(base)
+    return local_file(source, split or source.splits[0]) is not None
 
 
 def installed(module: str) -> bool:
@@ -72,6 +110,8 @@ def needs(plan: Plan) -> Iterator[str]:
         yield from _text_needs(plan)
     elif isinstance(plan, StagePlan):
         stage: Any = plan.stage
+        if getattr(stage, "lora", None):
+            yield "lora"
         sources = getattr(stage, "data", ())
         named = (*getattr(stage, "problems", ()), *getattr(stage, "sample_problems", ()))
         for name in (*named, *(source.problems for source in sources if source.problems)):
@@ -83,7 +123,7 @@ def _at_hand(name: str, stage: str) -> bool:
     """Whether a named problem set is made here or lies in the data folder; `UserError` if it is nowhere."""
     base, _, split = name.partition(":")
     source = get_source(base)
-    if source.task or local_file(source, split or source.splits[0]):
+    if source.task or _in_file(name):
         return True
     if not source.repo:
         file = f"{source.file_stem(split or source.splits[0])}{SUFFIXES[0]}"

@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from polythink.engine.params import SamplingParams
-from polythink.errors import UserError, did_you_mean
+from polythink.errors import UserError
 from polythink.models.forward import check_joins, heeds_masks
 from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import window_limit
@@ -30,9 +30,9 @@ from polythink.trace.statistics import depth
 from polythink.trace.tokens import headings_of, opening_end, pieces_of
 from polythink.trace.tree import Trace
 from polythink.train.config import DataConfig
+from polythink.train.stored import check_row
 
 log = logging.getLogger(__name__)
-ROW_FIELDS = ("question", "trace")
 
 
 def stage_seed(seed: int, stage: str) -> int:
@@ -247,16 +247,6 @@ def encode_rows(
     if own:
         log.warning("%s: %d of %d traces cannot be trained on: %s", where, own.total(), len(rows), what)
     return StoredTraces(layouts, seed, encode.mode)
-
-
-def check_row(row: Mapping[str, Any], where: str) -> None:
-    """`UserError` for a row that lacks a text, with the nearest of the columns that it has."""
-    for name in ROW_FIELDS:
-        if not isinstance(row.get(name), str):
-            has = f"; here it is {row[name]!r:.50}" if name in row else did_you_mean(name, row)
-            raise UserError(f"{where}: every row needs a text {name}{has}")
-    if not isinstance(row.get("prompt"), str | None):
-        raise UserError(f"{where}: prompt is the name of a prompt or a file, not {row['prompt']!r:.50}")
 
 
 def fault_of(layout: Layout, max_tokens: int, positions: int) -> tuple[str, str]:

@@ -112,6 +112,12 @@ def check_texts(name_or_files: str, where: str) -> None:
         raise UserError(f"{where}: {error}") from None
 
 
+def check_first_pair(name: str) -> None:
+    """`UserError` for files of texts that hold none, or whose first row is none; the others are not looked at."""
+    if next(iter(_file_pairs(name)), None) is None:
+        raise UserError(f"{name} has no pairs")
+
+
 def find_texts(name: str) -> tuple[str, TextSource, str]:
     """The set, its source and the split that a name refers to; nothing is loaded."""
     base, _, split = name.partition(":")
