@@ -146,3 +146,12 @@ def test_arms_change_what_their_names_say(name: str, trained: str) -> None:
     first, then = stages["scaffold"].reward.switch
     assert (first.steps, first.reward) == (plain.steps // 2, stages["alternating"].reward)
     assert (then.steps, then.reward) == (None, plain.reward)
+
+
+def test_seeds_of_parathinker_share_the_responses_of_the_teacher() -> None:
+    (arm,) = load_experiment("parathinker-smollm2-experiment").arms
+    name, file = f"parathinker-smollm2-experiment:{arm}", f"model.path=runs/models/{FILE}"  # its own is made by a run
+    recipes = [load_recipe(name, [f"seed={k}", file]) for k in (0, 1)]
+    plans = [{plan.name: plan.digest for plan in recipe.plan()} for recipe in recipes]
+    assert [list(plan) for plan in plans] == [["coldstart", "sft", "compare"]] * 2
+    assert [plans[0][name] == plans[1][name] for name in plans[0]] == [True, False, False]

@@ -163,6 +163,7 @@ MADE_HERE = (
 )  # fmt: skip
 ELSEWHERE = (  # their model is not made here
     "parallel-r1-qwen3-0.6b", "parallel-r1-qwen3-4b", "smollm2-experiment", "smollm2-cpu-experiment",
+    "parathinker-smollm2-experiment",
 )  # fmt: skip
 STEPS = 2
 SHORT = {
