@@ -238,6 +238,14 @@ def test_with_autocast_the_engine_draws_in_the_arithmetic_of_training(taught, mi
     assert 0 < alike < apart / 2
 
 
+def test_with_autocast_the_engine_is_checked_in_that_arithmetic(taught):
+    """So that a run says what its rollouts are off by."""
+    lm = taught_lm(taught)
+    exact, rounded = (OwnEngine.of(lm, config_of(autocast=on)).engine.backend.logprob_error for on in (False, True))
+    assert exact < 1e-5
+    assert rounded > 1e-4
+
+
 def test_rollouts_of_autocast_may_come_from_a_copy_in_bfloat16(taught, mini, tmp_path, monkeypatch):
     """As one process does on CUDA. The copy follows the weights, which stay float32; what is trained is saved."""
     monkeypatch.setattr(sharding, "draws_from_copy", lambda lm, config: config.autocast)

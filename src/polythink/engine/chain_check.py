@@ -13,7 +13,7 @@ import torch
 
 from polythink.engine.backends.base import TorchBackend
 from polythink.engine.step import StepBatch
-from polythink.models.forward import TOLERANCE, difference, evaluating
+from polythink.models.forward import TOLERANCE, difference, evaluating, product_dtype
 from polythink.models.thoughts import forward_kwargs
 
 
@@ -64,7 +64,8 @@ def check_chains(backend: TorchBackend) -> None:
     """Raises `SelfCheckFailed` unless decoding gives what each chain gives in one plain forward, whatever the paths
     beside it and the traces in other rows are, and however the prompt is cut into chunks."""
     lm = backend.lm
-    dtype, vocabulary = lm.model.dtype, lm.model.config.get_text_config().vocab_size
+    vocabulary = lm.model.config.get_text_config().vocab_size
+    dtype = product_dtype(lm.model.dtype, lm.device.type)  # autocast's where it is checked under that
     ids = torch.randint(vocabulary, (40,), generator=torch.Generator().manual_seed(0)).tolist()
     cuts = [0, 5, 9, 12, 16, 19, 23]
     prompt, first, second, copy, join, other = (ids[begin:end] for begin, end in pairwise(cuts))

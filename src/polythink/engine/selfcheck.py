@@ -28,7 +28,7 @@ from polythink.engine.llama.check import llama_backend
 from polythink.engine.tree_check import decoded_tree, tree
 from polythink.errors import UserError, did_you_mean
 from polythink.models.batch import collate
-from polythink.models.forward import context_of, evaluating, heeds_masks, rotary_switch
+from polythink.models.forward import context_of, evaluating, heeds_masks, product_dtype, rotary_switch
 from polythink.models.lm import LanguageModel
 from polythink.models.thoughts import forward_kwargs, thoughts_of
 from polythink.models.vocabulary import Vocabulary
@@ -142,7 +142,8 @@ def check(backend: TorchBackend) -> None:
     if not backend.joins_caches:
         check_chains(backend)
         return
-    dtype, vocabulary = lm.model.dtype, lm.model.config.get_text_config().vocab_size
+    vocabulary = lm.model.config.get_text_config().vocab_size
+    dtype = product_dtype(lm.model.dtype, lm.device.type)  # autocast's where it is checked under that
     ids = torch.randint(vocabulary, (25,), generator=torch.Generator().manual_seed(0)).tolist()
     prompt, first, second, join, other = ids[:7], ids[7:12], ids[12:15], ids[15:20], ids[20:25]
     with evaluating(lm.model):

@@ -19,7 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from polythink.errors import UserError
 from polythink.models.batch import BLOCK
-from polythink.models.forward import heeds_masks
+from polythink.models.forward import heeds_masks, product_dtype
 from polythink.models.head import plain_head
 
 FLEX = "flex_attention"  # its name in transformers
@@ -114,8 +114,8 @@ def _attend(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: to
     """Flex attention of transformers in the type that autocast asks for, as SDPA is: over float32 weights norms and
     rotation make queries and keys float32 beside values in bfloat16, which torch itself mends in newer releases only.
     """
-    if torch.is_autocast_enabled(kind := query.device.type):
-        query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
+    if torch.is_autocast_enabled(device := query.device.type):
+        query, key, value = (x.to(product_dtype(x.dtype, device)) for x in (query, key, value))
     return flex_attention_forward(module, query, key, value, mask, **more)
 
 

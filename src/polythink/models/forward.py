@@ -132,6 +132,11 @@ def _heeds_masks(model: nn.Module) -> bool:
     return difference(beside[0], beside[1]) < tolerance / 10 and difference(beside[0], alone) < tolerance
 
 
+def product_dtype(dtype: torch.dtype, device: str = "cpu") -> torch.dtype:
+    """The type of products of tensors of that one on a kind of device: autocast's inside it."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
+
+
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
     """Root mean square difference of two tensors of logits, as a share of the second's standard deviation."""
     return ((a.float() - b.float()).square().mean().sqrt() / b.float().std()).item()

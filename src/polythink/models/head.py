@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from polythink.errors import UserError
 from polythink.models.compiled import compiled
-from polythink.models.forward import evaluating, unwrapped
+from polythink.models.forward import evaluating, product_dtype, unwrapped
 from polythink.models.tag_rows import rows_behind
 
 LOGITS_MEMORY_BYTES = 1 << 28
@@ -66,7 +66,7 @@ class Scoring:
         hidden = hidden[at, columns]
         if _is_linear(head):
             rows = max(1, self.memory_bytes // (4 * len(head.weight)))
-            kind = torch.float32 if self.float32 else _working_type(hidden)
+            kind = torch.float32 if self.float32 else product_dtype(hidden.dtype, hidden.device.type)
             how = rows, kind, self.fused
             more = _trained_rows(head, hidden, kind)
             return HeadLogprobs.apply(hidden, head.weight, head.bias, self.tokens, self.temperature, *how, *more)
@@ -201,11 +201,6 @@ def _trained_rows(head: nn.Module, hidden: torch.Tensor, kind: torch.dtype) -> t
         if rows is not None and rows.enabled:
             return rows.logits(hidden, kind), rows.ids_K
     return ()
-
-
-def _working_type(hidden: torch.Tensor) -> torch.dtype:
-    kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
 # --- the head's place in the model

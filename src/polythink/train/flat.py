@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from polythink.engine.lean.family import Family, Layer, Norm, Unfit, describe
 from polythink.engine.lean.torch_ops import turns
 from polythink.models.batch import Batch
+from polythink.models.forward import product_dtype
 from polythink.models.head import Scoring
 from polythink.models.logprobs import Logits, LogitsOf, check_forward, logits_after
 from polythink.trace import layout as traces
@@ -141,7 +142,7 @@ def flat_logits(
     mask = torch.zeros(batch.mask[:, 0].shape).masked_fill_(~batch.mask[:, 0], -torch.inf)
     scored, column = torch.unique(index[rows, tokens], return_inverse=True)
     x = family.embedding(batch.tokens.flatten()[first])
-    kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    kind = product_dtype(x.dtype)
     with torch.autocast("cpu", enabled=False):  # the casts are named here, for the gradients as well
         hidden = run(family, x, batch.positions.flatten()[first], _reader(index, first, mask), scored, kind)
     if scoring is not None and scoring.in_pieces(model, len(scored)):

@@ -15,6 +15,7 @@ from polythink.models.lm import LanguageModel
 from polythink.trace.rollout import Rollout
 from polythink.train import distributed
 from polythink.train.config import GRPOConfig, sampled_inexactly
+from polythink.train.optimiser import autocast
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,8 @@ class OwnEngine:
 
     @classmethod
     def of(cls, lm: LanguageModel, config: GRPOConfig) -> OwnEngine:
-        engine = Engine(lm, config.max_num_seqs, kv_cache_memory_bytes=config.kv_cache_memory_bytes)
+        with autocast(config, lm.device):  # it draws in this arithmetic, so that is what it is checked in
+            engine = Engine(lm, config.max_num_seqs, kv_cache_memory_bytes=config.kv_cache_memory_bytes)
         note = sampled_inexactly(engine.backend.logprob_error, config.importance_sampling_mode)
         if note and distributed.is_main():
             log.warning("%s", note)

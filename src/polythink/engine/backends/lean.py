@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from polythink.engine.backends.transformers import TransformersBackend
-from polythink.engine.lean.cpu_ops import CPUOps, Packed, may_pack, packing_pays, product_dtype
+from polythink.engine.lean.cpu_ops import CPUOps, Packed, may_pack, packing_pays
 from polythink.engine.lean.family import Family, Unfit, describe
 from polythink.engine.lean.forward import forward
 from polythink.engine.lean.torch_ops import TorchOps
 from polythink.engine.step import StepBatch
+from polythink.models.forward import product_dtype
 from polythink.models.lm import LanguageModel
 
 PACK_AFTER = 16  # steps of one hold with rows enough: packing the weights takes as long as five to thirteen of them

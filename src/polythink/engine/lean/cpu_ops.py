@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from polythink.engine.kv_cache import TreeKVCache
 from polythink.engine.lean.family import Family, Linear
 from polythink.engine.lean.torch_ops import TorchOps
+from polythink.models.forward import product_dtype
 
 TURNED_ROWS = 8  # up to so many rows packed weights save too little: as much as `(weight @ x.T).T` takes, or 0.9 of it
 TURNED_ROWS_WIDE = 3  # and so many with registers of 512 bits: of 4 rows they take 0.4 to 0.85 of it, of 8 0.5 to 0.65
@@ -68,11 +69,6 @@ class CPUOps(TorchOps):
         if self.packed is not None and self.packed.dtype == dtype and packing_pays(len(x), dtype):
             return self.packed.products(x, linears)
         return super().linears(x, linears)
-
-
-def product_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type of products with weights of that one: autocast's inside it."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else dtype
 
 
 @cache
