@@ -220,6 +220,9 @@ def test_which_rows_are_trained(mini, tmp_path):
         config = sft_config(steps=1, **changes)
         train_sft(lm, config, mixture(lm, config, mini), tmp_path / name)
         assert load(tmp_path / name / "model").settings.new_tags == left
+    lm, config = with_settings(make_lm(), new_tags=("<Path>", "<think1>")), sft_config(steps=1, lora={"r": 2})
+    train_sft(lm, config, mixture(lm, config, mini), tmp_path / "another")
+    assert lm.settings.new_tags == ("<think1>",), "a tag of another dialect still waits"
     saved = json.loads((tmp_path / "not" / "adapter" / "adapter_config.json").read_text())
     assert set(saved["trainable_token_indices"]) == {"model.embed_tokens"}, "new rows are in no other file"
 

@@ -84,7 +84,8 @@ def save_adapters(lm: LanguageModel, config: TrainingConfig, wrapped: Any, folde
         if ids:
             distributed.on_main(lambda: _add_rows(lm, ids, place))
     if trained:
-        lm.settings = replace(lm.settings, new_tags=())
+        waiting = tuple(tag for tag in lm.settings.new_tags if tag not in lm.dialect.tags)  # another dialect's
+        lm.settings = replace(lm.settings, new_tags=waiting)
 
 
 def _add_rows(lm: LanguageModel, ids: list[int], folder: Path) -> None:
