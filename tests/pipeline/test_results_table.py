@@ -159,6 +159,12 @@ def test_without_the_first_arm_or_the_same_problems_there_is_no_difference(tmp_p
     assert columns(runs, "a")[1].differences["easy"] == {}
 
 
+def test_a_gain_over_several_seeds_is_of_the_same_problems_or_none(tmp_path) -> None:
+    runs = [evaluated(tmp_path, "a", seed, grid(0.3, seed, 10), position=-2) for seed in (0, 1)]
+    runs += [evaluated(tmp_path, "a", seed, grid(0.5, seed)) for seed in (0, 1)]
+    assert columns(runs, "a")[1].gains["easy"] == {}
+
+
 def test_arms_that_share_an_evaluation_share_its_column(tmp_path) -> None:
     shared = evaluated(tmp_path, "a", 0, grid(0.1, 0), position=-2)
     also = Evaluated("b", 0, -2, shared.stage, "sft", shared.folder, 5.0)

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from polythink.evaluate.metrics import Estimate, Metric, compute_metrics, describe, difference, read_measures, show
-from polythink.report.findings import judged
+from polythink.report.findings import judged, on_other_problems
 from polythink.report.page import page, wide
 from polythink.run.folder import read_json, write_json, write_text
 from polythink.run.jsonl import read_jsonl
@@ -126,13 +126,18 @@ def results(runs: Sequence[Evaluated]) -> Estimates:
 
 
 def differences(runs: Sequence[Evaluated], others: Sequence[Evaluated]) -> Estimates:
-    """`runs` minus `others`: seed by seed, or problem by problem where both have one evaluation; others left out."""
+    """`runs` minus `others`: seed by seed, or problem by problem where both have one evaluation; others left out.
+
+    Nothing where the problems are not the same: a set that was cut elsewhere is another set.
+    """
 
     def compare(name: str, metric: str) -> Estimate | None:
         ours, theirs = ({run.seed: run for run in side if name in run.sets} for side in (runs, others))
         pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
         values = [[run.sets[name]["metrics"].get(metric, {}).get("value") for run in pair] for pair in pairs]
         if not pairs or any(value is None for pair in values for value in pair):
+            return None
+        if any(on_other_problems(*(run.sets[name] for run in pair)) for pair in pairs):
             return None
         if not (measured_once(runs) and measured_once(others)):
             return over_seeds([a - b for a, b in values])
