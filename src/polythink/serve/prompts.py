@@ -22,12 +22,12 @@ class Spelling:
 
     def __init__(self, lm: LanguageModel) -> None:
         self.decode, self.decoding = lm.decode, Decoding(lm.codec)
-        self._tokenizer, self._known = lm.tokenizer, {}
+        self._codec, self._known = lm.codec, {}
 
     def of(self, id: int) -> str:
-        """One token by itself, control tokens too."""
+        """One token by itself, control tokens too. Its own space in front is a part of it: "▁a" is not "a"."""
         if id not in self._known:
-            self._known[id] = self._tokenizer.decode([id], skip_special_tokens=False)
+            self._known[id] = self._codec.spell([id])
         return self._known[id]
 
 
