@@ -5,13 +5,16 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
+from tokenizers.pre_tokenizers import ByteLevel
 
-from helpers.real_tokenizers import EOS, byte_level, model_of, sentencepiece
+from helpers.real_tokenizers import CHAT, EOS, byte_level, model_of, sentencepiece
+from helpers.served import served
 from polythink.models.lm import LanguageModel
+from polythink.serve.detokenise import ALPHABET
 from polythink.serve.prompts import Spelling
 
 TOKENIZERS = {
-    "bytes": byte_level,
+    "bytes": lambda: byte_level(chat=CHAT),
     "sentencepiece first": lambda: sentencepiece("first"),
     "sentencepiece always": lambda: sentencepiece("always"),
     "sentencepiece prepend": lambda: sentencepiece("prepend"),
@@ -26,6 +29,12 @@ def lm_of(name: str) -> LanguageModel:
 @cache
 def spelling_of(name: str) -> Spelling:
     return Spelling(lm_of(name))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with served(lambda: lm_of("bytes"), tmp_path_factory.mktemp("served"), max_num_seqs=4) as running:
+        yield running
 
 
 # ---- one by one ----
@@ -46,3 +55,32 @@ def test_tokens_that_differ_have_texts_that_differ(name):
 def test_a_token_keeps_the_space_that_it_begins_with(name):
     spelling, id_of = spelling_of(name), lm_of(name).tokenizer.convert_tokens_to_ids
     assert [spelling.of(id_of(piece)) for piece in ("▁a", "a", "▁")] == [" a", "a", " "]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_the_bytes_of_tokens_are_those_of_their_text(name):
+    """Characters of two to four tokens, and the character that stands for broken ones."""
+    spelling, text = spelling_of(name), "aé 漢😀 \ufffd."
+    own = [bytes(spelling.bytes_of(id)) for id in lm_of(name).codec.encode(text)]
+    assert b"".join(own) == text.encode()
+    assert b"\xc3" in own, "a part of a character has its own byte"
+
+
+def test_the_alphabet_of_bytes_is_the_tokenizers():
+    assert set(ALPHABET) == set(ByteLevel.alphabet())
+    assert [ALPHABET[char] for char in "AĠĊé"] == [ord("A"), ord(" "), ord("\n"), 0xE9]
+
+
+def test_a_part_of_a_character_has_bytes_in_both_apis(server):
+    """A random model over bytes draws few whole characters."""
+    usual = {"seed": 1, "mode": "sequential", "top_logprobs": 2}
+    chat = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 24, "logprobs": True}
+    response = {"input": "a", "max_output_tokens": 24, "include": ["message.output_text.logprobs"]}
+    with server.http() as http:
+        choice = http.post("/v1/chat/completions", json=usual | chat).json()["choices"][0]
+        output = http.post("/v1/responses", json=usual | response).json()["output"]
+    for told in (choice["logprobs"]["content"], output[-1]["content"][0]["logprobs"]):
+        broken = [token for token in told if token["token"] == "\ufffd"]
+        assert broken
+        assert all(len(token["bytes"]) == 1 and token["bytes"][0] >= 0x80 for token in broken)
+        assert all(top["bytes"] for token in told for top in token["top_logprobs"])

@@ -30,6 +30,11 @@ class Spelling:
             self._known[id] = self._codec.spell([id])
         return self._known[id]
 
+    def bytes_of(self, id: int) -> list[int] | None:
+        """The bytes of one token, of a part of a character too; None where its tokenizer does not tell them."""
+        raw = self.decoding.raw(id, self.of(id))
+        return None if raw is None else list(raw)
+
 
 @dataclass
 class Prompt:
