@@ -11,7 +11,7 @@ from helpers.real_tokenizers import CHAT, EOS, byte_level, model_of, sentencepie
 from helpers.served import served
 from polythink.models.lm import LanguageModel
 from polythink.serve.detokenise import ALPHABET
-from polythink.serve.prompts import Spelling
+from polythink.serve.prompts import Prompt, Spelling
 
 TOKENIZERS = {
     "bytes": lambda: byte_level(chat=CHAT),
@@ -84,3 +84,41 @@ def test_a_part_of_a_character_has_bytes_in_both_apis(server):
         assert broken
         assert all(len(token["bytes"]) == 1 and token["bytes"][0] >= 0x80 for token in broken)
         assert all(top["bytes"] for token in told for top in token["top_logprobs"])
+
+
+# ---- as they go on ----
+
+ECHOED = {
+    ("bytes", "a b"): ["", "a", " ", "b"],
+    ("bytes", " a"): ["", " ", "a"],
+    ("bytes", "é<eos>b"): ["", "", "é", "<eos>", "b"],
+    ("bytes", "<bos>a"): ["<bos>", "a"],
+    ("sentencepiece first", "a b"): ["", "a", " b"],
+    ("sentencepiece first", " a"): ["", " a"],
+    ("sentencepiece first", "A<eos>b"): ["", "", "A", "<eos>", "b"],
+    ("sentencepiece always", "a b"): ["", "a", " b"],
+    ("sentencepiece prepend", "a b"): ["", "a", " b"],
+    ("sentencepiece prepend", " a"): ["", "", " a"],
+    ("sentencepiece prepend", "<bos>a"): ["<bos>", "a"],
+    ("sentencepiece prepend", "<eos> a<bos>b"): ["", "<eos>", "", " a", "<bos>", "b"],
+}
+
+
+@pytest.mark.parametrize(("name", "text"), ECHOED)
+def test_the_tokens_of_a_text_are_laid_over_it(name, text):
+    """BOS and a space that the tokenizer puts in front take no room in it."""
+    ids = lm_of(name).codec.encode_raw(text, bos=True)
+    assert [token.text for token in Prompt(tuple(ids), text).tokens(spelling_of(name))] == ECHOED[name, text]
+
+
+def test_an_echo_has_its_offsets_and_what_follows_begins_after_it(server):
+    body = {"prompt": "a é b", "max_tokens": 3, "echo": True, "logprobs": 1, "seed": 1}
+    with server.http() as http:
+        choice = http.post("/v1/completions", json=body).json()["choices"][0]
+        ids = {"prompt": lm_of("bytes").codec.encode_raw("a é b", bos=True)}
+        by_ids = http.post("/v1/completions", json=body | ids).json()["choices"][0]
+    assert choice["text"].startswith("a é b")
+    assert choice["logprobs"]["tokens"][:2] == ["<bos>", "a"]
+    assert choice["logprobs"]["text_offset"][:8] == [0, 0, 1, 2, 2, 3, 4, 5]
+    assert by_ids["text"].startswith("<bos>a é b"), "of ids, the text is theirs"
+    assert by_ids["logprobs"]["text_offset"][:8] == [0, 5, 6, 7, 7, 8, 9, 10]
