@@ -16,6 +16,7 @@ from helpers.tiny import drawn, requests, tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
+from polythink.models.lm import with_settings
 from polythink.serve.config import ServeConfig
 from polythink.serve.service import Busy, Interrupted, Service, Wanted
 
@@ -369,6 +370,27 @@ def test_what_can_never_be_sampled_is_refused_at_once_and_leaves_nothing():
 
     pages = backend(small(), "graphed").cache.bytes_for(1)
     serving(test, engine=engine_of(small(), 4, "graphed", kv_cache_memory_bytes=40 * pages))
+
+
+def test_a_model_that_cannot_scale_is_served_and_refuses_what_needs_it():
+    engine, asked = engine_of(with_settings(tiny(), trained_paths=2)), []
+
+    def refuse() -> None:
+        asked.append(1)
+        raise UserError("it cannot scale")
+
+    engine.backend.check_scaling = refuse
+
+    async def test(service):
+        one = requests(service.lm, 1)[0]
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"it cannot scale; or set length_scaling_above: 0"):
+                service.submit([Wanted(one, PARAMS)])
+        for changes in ({"paths": 2}, {"mode": "reread"}, {"mode": "sequential", "fork_at": None}):
+            await read(service.submit([Wanted(one, PARAMS.model_copy(update=changes))]))
+        assert asked == [1], "later requests would wait for the model to be free"
+
+    serving(test, engine=engine)
 
 
 def test_keys_take_turns_in_the_queue():

@@ -72,7 +72,7 @@ class Service:
     async def start(self) -> None:
         """Begin to serve."""
         if self.lm.settings.trained_paths:  # ask now, so that no request waits for the model to be free
-            self.engine.check_scaling()
+            self.engine.cannot_scale()
         self._loop = asyncio.get_running_loop()
         self._idle.set()
         self._worker.thread.start()
