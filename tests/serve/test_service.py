@@ -469,7 +469,14 @@ def test_stopping_ends_what_does_not_finish_in_time_with_a_clear_error():
         one = Wanted(requests(service.lm, 1)[0], long)
         generations = [service.submit([one]) for _ in range(3)]  # one of them has no row
         await anext(generations[0])
+        changing = asyncio.create_task(service.change(lambda: None, "2"))
+        await asyncio.sleep(0)
         await service.stop(0.0)
+        with pytest.raises(Interrupted, match="shutting down"):
+            await asyncio.wait_for(changing, 30)
+        with pytest.raises(Busy, match="stopped") as late:
+            await asyncio.wait_for(service.change(lambda: None, "2"), 30)
+        assert late.value.status == 503
         for generation in generations:
             with pytest.raises(Interrupted, match="shutting down") as found:
                 await read(generation)
@@ -500,19 +507,32 @@ def test_a_fault_in_the_thread_itself_is_told(monkeypatch):
         service = Service(engine_of(small()), config(), "tiny")
         await service.start()
 
+        begun, asked = threading.Event(), threading.Event()
+
         def broken(*_) -> None:
+            begun.set()
+            asked.wait(30)
             raise AssertionError("a fault of ours")
 
         monkeypatch.setattr(service._worker, "_turn", broken)
         monkeypatch.setattr(service._worker, "_fail", broken)
         monkeypatch.setattr(threading, "excepthook", lambda _: None)
-        generation = service.submit([Wanted(requests(small(), 1)[0], PARAMS)])
-        with pytest.raises(Interrupted, match="AssertionError"):
-            await read(generation)
+        one, none = Wanted(requests(small(), 1)[0], PARAMS), lambda: None
+        generations = [service.submit([one])]
+        await asyncio.to_thread(begun.wait, 30)
+        generations.append(service.submit([one]))
+        changing = asyncio.create_task(service.change(none, "2"))
+        await asyncio.sleep(0)
+        asked.set()
+        for told in (*map(read, generations), changing):
+            with pytest.raises(Interrupted, match="AssertionError"):
+                await asyncio.wait_for(told, 30)
         await asyncio.to_thread(service._worker.thread.join)
         assert service.state == "failed"
         with pytest.raises(Busy, match="failed"):
-            service.submit([Wanted(requests(small(), 1)[0], PARAMS)])
+            service.submit([one])
+        with pytest.raises(Busy, match="failed"):
+            await asyncio.wait_for(service.change(none, "2"), 30)
         await service.stop(1.0)
 
     asyncio.run(test())
