@@ -9,9 +9,12 @@ import pytest
 
 from helpers.training import SHAPE
 from polythink.errors import UserError
+from polythink.pipeline.arms import Experiment
+from polythink.pipeline.experiment import run_experiment
 from polythink.pipeline.recipe import Recipe, run_recipe
+from polythink.pipeline.schedule import Job, _failure
 from polythink.pipeline.stage import run_stage
-from polythink.run.config import parse_config
+from polythink.run.config import dump_yaml, parse_config
 from polythink.run.folder import read_json, write_json
 from polythink.run.jsonl import write_jsonl
 
@@ -80,6 +83,31 @@ def test_a_stage_refused_after_others_leaves_them(run, tmp_path):
     assert not (run / "three").exists()
     run_recipe(recipe_of(**stages, three=EVAL), run, resume=True, log=quiet)
     assert (run / "three" / "result.json").exists()
+
+
+def test_an_arm_whose_stage_is_refused_says_why_and_the_others_end(tmp_path, monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    asking = {"kind": "coldstart", "problems": ["countdown-mini:train"], "limit": 2}
+    teachers = {
+        "good": {"kind": "countdown", "styles": {"parallel": 1}},
+        "bad": {"kind": "endpoint", "url": "http://localhost:1/v1", "model": "m", "key_env": "NO_SUCH_KEY"},
+    }
+    for name, teacher in teachers.items():
+        (tmp_path / f"{name}.yaml").write_text(
+            dump_yaml(recipe_of(ask={**asking, "teacher": teacher}).model_dump(mode="json"))
+        )
+    arms = {name: {"recipe": str(tmp_path / f"{name}.yaml")} for name in ("bad", "good")}
+    trial = parse_config(Experiment, {"name": "trial", "seeds": [0], "jobs": 2, "arms": arms}, "trial")
+    for _ in range(2):  # the second time with what the first has left
+        (failure,) = run_experiment(trial, tmp_path / "out").failures
+        assert failure.startswith("stage ask of bad-seed0 ended with status 2; the end of ")
+        assert "\n    error: the environment variable NO_SUCH_KEY should hold the endpoint's key" in failure
+    assert len(list(tmp_path.glob("out/stages/ask-*/result.json"))) == 1
+
+
+def test_the_failure_of_a_stage_whose_log_is_gone_is_told_without_it(tmp_path):
+    job = Job("ask", "0" * 64, None, {}, tmp_path / "gone", ("a",))
+    assert _failure(job, 2).endswith("log.txt:\n    (it wrote nothing)")
 
 
 # ---- another recipe ----

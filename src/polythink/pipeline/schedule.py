@@ -193,6 +193,9 @@ def _failure(job: Job, status: int, lines: int = 15) -> str:
     """What went wrong with a stage, and the last lines that it wrote."""
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     how = f"ended without {RESULT}" if status == 0 else how
-    tail = (job.folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+    try:
+        tail = (job.folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+    except OSError:  # gone: one stage's fault, no reason to end the others
+        tail = []
     output = "".join(f"\n    {line}" for line in tail) or "\n    (it wrote nothing)"
     return f"stage {job.name} of {', '.join(job.runs)} {how}; the end of {job.folder / LOG}:{output}"

@@ -28,7 +28,8 @@ from polythink.run.process import settle
 
 PLAN, RESULT, MODEL, LOCK = "stage.json", "result.json", "model", "lock"
 # files that say what a stage is about to do, or who does it
-SAID_BEFORE = (PLAN, LOCK, "spec.json", "log.txt", "environment.json", "settings.json")
+SCHEDULES = (LOCK, "spec.json", "log.txt")  # an experiment's schedule writes them, and shows the end of the log
+SAID_BEFORE = (PLAN, *SCHEDULES, "environment.json", "settings.json")
 TRAINS = ("sft", "grpo", "text")  # kinds of stages that leave a model
 Log = Callable[[str], None]
 
@@ -112,7 +113,7 @@ def clear_unbegun(folder: Path, whole: bool) -> None:
     if (folder / PLAN).is_file() and not has_begun(folder):
         sweep(folder)
         for path in files_in(folder):
-            if path.name != LOCK:  # held by an experiment's schedule
+            if path.relative_to(folder).as_posix() not in SCHEDULES:
                 path.unlink()
         remove_empty(folder, whole)
 
