@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -86,8 +87,10 @@ class Schedule:
                     return
                 time.sleep(0.05)
         finally:
-            self._stop()
-            self._nursery.close()
+            try:
+                self._stop()
+            finally:
+                self._nursery.close()
 
     def _advance(self) -> None:
         """Decide about every job that waits."""
@@ -148,7 +151,8 @@ class Schedule:
         for number, patience in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, None)):
             for running in self._running.values():
                 if running.process.poll() is None:
-                    os.killpg(running.process.pid, number)
+                    with suppress(ProcessLookupError):  # it has ended since
+                        os.killpg(running.process.pid, number)
             for running in self._running.values():
                 try:
                     running.process.wait(patience)
