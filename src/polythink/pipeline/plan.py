@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeFloat, model_validator
 from polythink.engine.params import SamplingParams
 from polythink.evaluate.config import CompareConfig, TunnelConfig
 from polythink.models.config import ModelConfig
+from polythink.pipeline.identity import counted
 from polythink.problems.problem import AnswerRule
 from polythink.problems.prompts import Overlong, get_prompt
 from polythink.problems.sets import SUFFIXES
@@ -29,13 +30,6 @@ from polythink.trace.dialect_file import is_file
 from polythink.trace.modes import MODES
 from polythink.trace.validity import RULES
 from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
-
-# keys of a stage that its plan holds resolved, and keys that change how it runs but not what comes out of it
-RESOLVED = ("mode", "prompt", "decoding", "seed")
-NO_EFFECT = (
-    "checkpoint_every", "log_samples", "concurrency", "max_num_seqs", "kv_cache_memory_bytes", "reshard_after_forward",
-    "logits_memory_bytes", "report_to", "sample_problems",
-)  # fmt: skip
 
 
 class StageConfig(Config):
@@ -207,11 +201,7 @@ class Plan(Config):
 
     def with_digest(self, previous: str | None) -> Self:
         """The plan with its identity: a hash of its content, the files it names, and the previous stage's digest."""
-        content = self.model_dump(mode="json", exclude={"digest"})
-        for key in RESOLVED + NO_EFFECT:
-            content["stage"].pop(key, None)
-        if server := content["stage"].get("rollouts"):  # not where it is and how it is asked
-            content["stage"]["rollouts"] = {key: server[key] for key in ("kind", "reload_every", "max_staleness")}
+        content = counted(self.model_dump(mode="json"))
         identity = digest({"plan": content, "inputs": self.inputs(), "previous": previous})
         return self.model_copy(update={"digest": identity})
 

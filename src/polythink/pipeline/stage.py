@@ -19,7 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from polythink.errors import UserError, out_of_memory
-from polythink.pipeline.plan import NO_EFFECT, Plan, StagePlan
+from polythink.pipeline.identity import counted
+from polythink.pipeline.plan import Plan, StagePlan
 from polythink.run.config import parse_config
 from polythink.run.folder import TEMPORARY, environment, read_json, sweep, write_json
 from polythink.run.launcher import launched
@@ -129,9 +130,10 @@ def remove_empty(folder: Path, whole: bool) -> None:
 
 def differences(found: dict, plan: Plan, most: int = 4) -> str:
     """In words, the keys and files in which a stage that was run differs from the plan of one that is to be run."""
-    found_changes = changes(found.get("plan") or {}, plan.model_dump(mode="json"))
-    own = {re.sub(r"^stage\.", f"{plan.name}.", key): change for key, change in found_changes.items()
-           if key.rpartition(".")[2] not in ("digest", *NO_EFFECT)}  # fmt: skip
+    was = found.get("plan")
+    readable = isinstance(was, dict) and all(isinstance(was.get(key), dict) for key in ("stage", "model"))
+    found_changes = changes(counted(was) if readable else {}, counted(plan.model_dump(mode="json")))
+    own = {re.sub(r"^stage\.", f"{plan.name}.", key): change for key, change in found_changes.items()}
     said = [f"{key}: {short(before, 40)} -> {short(now, 40)}" for key, (before, now) in own.items()]
     inputs = found.get("inputs") or {}
     said += [f"{name} has changed" for name, value in plan.inputs().items() if inputs.get(name, value) != value]
