@@ -12,6 +12,7 @@ from polythink.pipeline.stage import run_stage
 from polythink.pipeline.text import TextRecipe
 from polythink.run.config import parse_config
 from polythink.run.folder import write_json
+from polythink.run.jsonl import write_jsonl
 
 EASY = ["countdown-easy:train"]
 SFT = {"kind": "sft", "steps": 2, "data": [{"problems": EASY[0], "weight": 1}]}
@@ -30,6 +31,22 @@ def text_identity(micro_batch: int, **dropout: float) -> str:
     data = {"name": "t", "task": "translation", "model": model, "stages": {"one": stage}}
     (plan,) = parse_config(TextRecipe, data, "t").plan()
     return plan.digest
+
+
+# ---- files ----
+
+
+def test_the_content_of_a_set_in_the_data_folder_counts(tmp_path, monkeypatch):
+    evaluation = {"kind": "eval", "problems": ["gsm8k", "gsm8k:train"]}
+    elsewhere = identity(evaluation)
+    monkeypatch.setenv("POLYTHINK_DATA", str(tmp_path))
+    assert identity(evaluation) == elsewhere, "neither lies there"
+    found = []
+    for split, answer in (("test", "1"), ("test", "2"), ("train", "1"), ("other", "1")):
+        write_jsonl(tmp_path / f"gsm8k_{split}.jsonl", [{"question": "1 + 0", "answer": answer}])
+        found.append(identity(evaluation))
+    assert len({elsewhere, *found}) == 4
+    assert found[2] == found[3], "a file that no set is read from"
 
 
 # ---- less memory ----

@@ -17,7 +17,7 @@ from polythink.models.config import ModelConfig
 from polythink.pipeline.identity import counted
 from polythink.problems.problem import AnswerRule
 from polythink.problems.prompts import Overlong, get_prompt
-from polythink.problems.sets import SUFFIXES
+from polythink.problems.sets import SUFFIXES, file_of_set
 from polythink.problems.tasks.demonstrations import DemonstrationTeacher
 from polythink.problems.tasks.table import TEACHERS, get_task
 from polythink.rewards.functions import source_of
@@ -239,12 +239,15 @@ class StagePlan(Plan):
         if assemble := getattr(stage, "assemble", None):
             prompts |= {assemble.prompt, assemble.summary_prompt}
         prompts |= {getattr(stage, "sequential_prompt", None)} - {None}
-        files = {name for name in getattr(stage, "problems", ()) if Path(name).suffix.lower() in SUFFIXES}
+        problems = getattr(stage, "problems", ())
+        files = {name for name in problems if Path(name).suffix.lower() in SUFFIXES}
+        sets = {name: file for name in {*problems} - files if (file := file_of_set(name))}  # in POLYTHINK_DATA
         files |= {source.file for source in sources if source.file}
         files |= {self.dialect} if is_file(self.dialect) else set()
         files |= {self.model.path} if self.model.path else set()  # a folder comes before a hub id, also in `load`
         hashes = {f"prompt {name}": get_prompt(name).hash for name in prompts}
         hashes |= {name: hash_of_path(name) for name in files if Path(name).exists()}
+        hashes |= {f"set {name}": hash_of_path(file) for name, file in sets.items()}
         functions = [*self.decoding.functions(), *(stage.reward.functions() if isinstance(stage, GRPOConfig) else ())]
         for function in functions:
             if source := source_of(function):
