@@ -49,6 +49,39 @@ def test_the_content_of_a_set_in_the_data_folder_counts(tmp_path, monkeypatch):
     assert found[2] == found[3], "a file that no set is read from"
 
 
+# ---- what a cold start reads ----
+
+COLDSTART = {
+    "kind": "coldstart", "problems": EASY, "teacher": {"kind": "countdown", "styles": {"parallel": 1}},
+}  # fmt: skip
+
+
+def test_a_cold_start_is_the_same_whatever_model_comes_after_it(tmp_path):
+    plain = identity(COLDSTART)
+    write_json(tmp_path / "config.json", {})
+    for model in ({"hidden_size": 64}, {"path": str(tmp_path)}, {"gradient_checkpointing": True}):
+        assert identity(COLDSTART, model) == plain
+    for keys in ({"mode": "sequential"}, {"chat": True}, {"decoding": {"paths": 3, "temperature": 0.5}}):
+        assert identity(COLDSTART, **keys) == plain
+        assert identity(SFT, **keys) != identity(SFT)
+    for keys in ({"seed": 1}, {"prompt": "countdown_sequential"}, {"dialect": "parathinker"}):
+        assert identity(COLDSTART, **keys) != plain
+    assert identity(COLDSTART | {"rule": "stack"}) != plain
+    assembled = [COLDSTART | {"assemble": {"prompt": prompt}} for prompt in ("sequential", "countdown_sequential")]
+    assert len({plain, *(identity(stage, dialect="parathinker") for stage in assembled)}) == 3
+
+
+def test_a_teacher_is_the_same_wherever_it_is_asked():
+    def asking(**keys: Any) -> str:
+        teacher = {"kind": "endpoint", "url": "http://localhost:8000/v1", "model": "m"} | keys
+        return identity(COLDSTART | {"teacher": teacher})
+
+    for keys in ({"url": "http://other:9/v1"}, {"timeout": 1}, {"time_limit": 1}, {"key_env": "A", "key_header": "b"}):
+        assert asking(**keys) == asking()
+    for keys in ({"model": "n"}, {"temperature": 0.5}, {"max_tokens": 9}, {"extra": {"top_p": 0.5}}):
+        assert asking(**keys) != asking()
+
+
 # ---- less memory ----
 
 

@@ -15,18 +15,25 @@ NO_EFFECT = (
     "logits_memory_bytes", "activation_offloading", "report_to", "sample_problems",
 )  # fmt: skip
 ABOUT = ("digest", "planned_inputs")  # keys of a plan that say which one it is
+UNREAD = {"coldstart": ("model", "mode", "chat", "decoding")}  # keys of a plan that a kind of stage has no use for
 
 
 def counted(plan: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a plan (`model_dump`) without what changes how its stage runs, but not what comes out of it."""
-    content = {key: value for key, value in plan.items() if key not in ABOUT}
+    unread = UNREAD.get(plan["stage"].get("kind"), ())
+    content = {key: value for key, value in plan.items() if key not in (*ABOUT, *unread)}
     stage = {key: value for key, value in plan["stage"].items() if key not in RESOLVED + NO_EFFECT}
     if server := stage.get("rollouts"):  # not where it is and how it is asked
         stage["rollouts"] = _only(server, "kind", "reload_every", "max_staleness")
     if not _draws_dropout(plan):  # otherwise every forward draws its own
         stage.pop("micro_batch", None)
+    if (teacher := stage.get("teacher") or {}).get(
+        "kind"
+    ) == "endpoint":  # as what it says of itself (`Endpoint.about`)
+        stage["teacher"] = _only(teacher, "kind", "model", "temperature", "max_tokens", "extra")
     content["stage"] = stage
-    content["model"] = {key: value for key, value in plan["model"].items() if key != "gradient_checkpointing"}
+    if "model" in content:
+        content["model"] = {key: value for key, value in plan["model"].items() if key != "gradient_checkpointing"}
     return content
 
 

@@ -244,12 +244,14 @@ class StagePlan(Plan):
         sets = {name: file for name in {*problems} - files if (file := file_of_set(name))}  # in POLYTHINK_DATA
         files |= {source.file for source in sources if source.file}
         files |= {self.dialect} if is_file(self.dialect) else set()
-        files |= {self.model.path} if self.model.path else set()  # a folder comes before a hub id, also in `load`
+        has_model = not isinstance(stage, ColdstartConfig)
+        if has_model and self.model.path:
+            files |= {self.model.path}  # a folder comes before a hub id, also in `load`
         hashes = {f"prompt {name}": get_prompt(name).hash for name in prompts}
         hashes |= {name: hash_of_path(name) for name in files if Path(name).exists()}
         hashes |= {f"set {name}": hash_of_path(file) for name, file in sets.items()}
-        functions = [*self.decoding.functions(), *(stage.reward.functions() if isinstance(stage, GRPOConfig) else ())]
-        for function in functions:
+        functions = stage.reward.functions() if isinstance(stage, GRPOConfig) else ()
+        for function in (*functions, *(self.decoding.functions() if has_model else ())):
             if source := source_of(function):
                 hashes[f"function {function}"] = hash_of_path(source)
         return hashes
