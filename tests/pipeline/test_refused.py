@@ -9,11 +9,13 @@ import pytest
 
 from helpers.training import SHAPE
 from polythink.errors import UserError
+from polythink.pipeline import runners
 from polythink.pipeline.arms import Experiment
 from polythink.pipeline.experiment import run_experiment
+from polythink.pipeline.plan import hash_of_path
 from polythink.pipeline.recipe import Recipe, run_recipe
 from polythink.pipeline.schedule import Job, _failure
-from polythink.pipeline.stage import run_stage
+from polythink.pipeline.stage import main, run_stage
 from polythink.run.config import dump_yaml, parse_config
 from polythink.run.folder import read_json, write_json
 from polythink.run.jsonl import write_jsonl
@@ -138,6 +140,41 @@ def test_the_file_that_has_changed_is_named(tmp_path):
     write_jsonl(rows, [{"question": "9 7 -> 16", "trace": TRACE}])
     with pytest.raises(UserError, match=r"rows\.jsonl has changed"):
         run_recipe(recipe, tmp_path / "run", resume=True, log=quiet)
+
+
+@pytest.mark.parametrize("change", [True, False], ids=["changed", "gone"])
+def test_a_file_that_changes_after_it_was_planned_is_not_used_under_the_old_digest(tmp_path, monkeypatch, change):
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "run"
+    write_jsonl(rows, [{"question": "9 8 -> 17", "answer": "9 + 8", "checker": "countdown"}])
+    recipe = recipe_of(one=sft(), two={**EVAL, "problems": [str(rows)]})
+    train = runners.RUNNERS["sft"]
+
+    def edited_meanwhile(*args):
+        if change:
+            write_jsonl(rows, [{"question": "9 7 -> 16", "answer": "9 + 7", "checker": "countdown"}])
+        else:
+            rows.unlink()
+        return train(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(runners.RUNNERS, "sft", edited_meanwhile)
+        with pytest.raises(UserError, match=r"rows\.jsonl has changed since the stage two was planned; run the same"):
+            run_recipe(recipe, out, log=quiet)
+    assert not (out / "two").exists()
+    if change:
+        run_recipe(recipe, out, resume=True, log=quiet)
+        assert read_json(out / "two" / "stage.json")["inputs"][str(rows)] == hash_of_path(rows)
+
+
+def test_the_process_of_a_stage_is_told_what_its_files_were(tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    write_jsonl(rows, [{"question": "9 8 -> 17", "trace": TRACE}])
+    (plan,) = recipe_of(one=sft(data=[{"file": str(rows)}])).plan()
+    write_json(tmp_path / "spec.json", {"plan": plan.model_dump(mode="json"), "folder": str(tmp_path / "one")})
+    write_jsonl(rows, [{"question": "9 7 -> 16", "trace": TRACE}])
+    assert main([str(tmp_path / "spec.json")]) == 2
+    assert "rows.jsonl has changed since the stage one was planned" in capsys.readouterr().err
+    assert not (tmp_path / "one").exists()
 
 
 # ---- a model that is gone ----

@@ -198,12 +198,14 @@ class Plan(Config):
     """The nearest earlier stage that is not an evaluation."""
     digest: str = ""
     """Identity: the same content, files and predecessors give the same digest."""
+    planned_inputs: dict[str, str] = Field(default_factory=dict)
+    """What `inputs()` said when the digest was made."""
 
     def with_digest(self, previous: str | None) -> Self:
         """The plan with its identity: a hash of its content, the files it names, and the previous stage's digest."""
-        content = counted(self.model_dump(mode="json"))
-        identity = digest({"plan": content, "inputs": self.inputs(), "previous": previous})
-        return self.model_copy(update={"digest": identity})
+        content, inputs = counted(self.model_dump(mode="json")), self.inputs()
+        identity = digest({"plan": content, "inputs": inputs, "previous": previous})
+        return self.model_copy(update={"digest": identity, "planned_inputs": inputs})
 
     def inputs(self) -> dict[str, str]:
         """Hashes of the files and prompts that the plan names, by name."""

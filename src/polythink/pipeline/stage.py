@@ -40,8 +40,8 @@ def run_stage(
 ) -> dict:
     """Run a stage, or return the result of one that is done. `previous` is the folder of the stage `plan.previous`.
 
-    Raises `UserError` where the folder holds another stage, or an unfinished one and `resume` is not set. A stage that
-    is refused before it has done anything leaves nothing.
+    Raises `UserError` where the folder holds another stage, or an unfinished one and `resume` is not set, and where a
+    file that it reads is not what was planned. A stage that is refused before it has done anything leaves nothing.
     """
     folder = Path(folder)
     is_new = not folder.exists()
@@ -52,11 +52,13 @@ def run_stage(
 
     if state == "begun" and not resume:
         raise UserError(f"{folder} holds an unfinished stage; resume it, or give another folder")
+    check_inputs(plan)
     sweep(folder)
     before = os.path.relpath(previous, folder) if previous else None
     attempts = read_json(folder / PLAN).get("attempts", []) if (folder / PLAN).exists() else []
     write_json(folder / PLAN, {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest, "previous": before,
-                               "plan": plan.model_dump(mode="json"), "inputs": plan.inputs(),
+                               "plan": plan.model_dump(mode="json", exclude={"planned_inputs"}),
+                               "inputs": plan.planned_inputs,
                                "attempts": [*attempts, environment()]})  # fmt: skip
     try:
         summary = run(plan, folder, Path(previous) if previous else None, log)
@@ -76,6 +78,16 @@ def read_result(folder: Path) -> dict:
             f"{folder / RESULT} is damaged: it should hold a mapping; delete {folder} to run the stage again"
         )
     return found
+
+
+def check_inputs(plan: Plan) -> None:
+    """`UserError` where a file that the stage reads is not what its digest stands for: hours may lie between."""
+    then, now = plan.planned_inputs, plan.inputs()
+    if changed := [name for name in {**then, **now} if then.get(name) != now.get(name)]:
+        have = "has" if len(changed) == 1 else "have"
+        raise UserError(
+            f"{', '.join(changed)} {have} changed since the stage {plan.name} was planned; run the same command again"
+        )
 
 
 # ---- what a folder holds ----
@@ -136,7 +148,7 @@ def differences(found: dict, plan: Plan, most: int = 4) -> str:
     own = {re.sub(r"^stage\.", f"{plan.name}.", key): change for key, change in found_changes.items()}
     said = [f"{key}: {short(before, 40)} -> {short(now, 40)}" for key, (before, now) in own.items()]
     inputs = found.get("inputs") or {}
-    said += [f"{name} has changed" for name, value in plan.inputs().items() if inputs.get(name, value) != value]
+    said += [f"{name} has changed" for name, value in plan.planned_inputs.items() if inputs.get(name, value) != value]
     more = f", and {len(said) - most} more" if len(said) > most else ""
     return ", ".join(said[:most]) + more if said else "the stages before it, or a file that it reads, have changed"
 
