@@ -9,9 +9,14 @@ import pytest
 
 from helpers.training import SHAPE
 from polythink.errors import UserError
+from polythink.pipeline import runners
+from polythink.pipeline.arms import Experiment
+from polythink.pipeline.experiment import run_experiment
+from polythink.pipeline.plan import hash_of_path
 from polythink.pipeline.recipe import Recipe, run_recipe
-from polythink.pipeline.stage import run_stage
-from polythink.run.config import parse_config
+from polythink.pipeline.schedule import Job, _failure
+from polythink.pipeline.stage import main, run_stage
+from polythink.run.config import dump_yaml, parse_config
 from polythink.run.folder import read_json, write_json
 from polythink.run.jsonl import write_jsonl
 
@@ -82,6 +87,31 @@ def test_a_stage_refused_after_others_leaves_them(run, tmp_path):
     assert (run / "three" / "result.json").exists()
 
 
+def test_an_arm_whose_stage_is_refused_says_why_and_the_others_end(tmp_path, monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    asking = {"kind": "coldstart", "problems": ["countdown-mini:train"], "limit": 2}
+    teachers = {
+        "good": {"kind": "countdown", "styles": {"parallel": 1}},
+        "bad": {"kind": "endpoint", "url": "http://localhost:1/v1", "model": "m", "key_env": "NO_SUCH_KEY"},
+    }
+    for name, teacher in teachers.items():
+        (tmp_path / f"{name}.yaml").write_text(
+            dump_yaml(recipe_of(ask={**asking, "teacher": teacher}).model_dump(mode="json"))
+        )
+    arms = {name: {"recipe": str(tmp_path / f"{name}.yaml")} for name in ("bad", "good")}
+    trial = parse_config(Experiment, {"name": "trial", "seeds": [0], "jobs": 2, "arms": arms}, "trial")
+    for _ in range(2):  # the second time with what the first has left
+        (failure,) = run_experiment(trial, tmp_path / "out").failures
+        assert failure.startswith("stage ask of bad-seed0 ended with status 2; the end of ")
+        assert "\n    error: the environment variable NO_SUCH_KEY should hold the endpoint's key" in failure
+    assert len(list(tmp_path.glob("out/stages/ask-*/result.json"))) == 1
+
+
+def test_the_failure_of_a_stage_whose_log_is_gone_is_told_without_it(tmp_path):
+    job = Job("ask", "0" * 64, None, {}, tmp_path / "gone", ("a",))
+    assert _failure(job, 2).endswith("log.txt:\n    (it wrote nothing)")
+
+
 # ---- another recipe ----
 
 
@@ -110,6 +140,41 @@ def test_the_file_that_has_changed_is_named(tmp_path):
     write_jsonl(rows, [{"question": "9 7 -> 16", "trace": TRACE}])
     with pytest.raises(UserError, match=r"rows\.jsonl has changed"):
         run_recipe(recipe, tmp_path / "run", resume=True, log=quiet)
+
+
+@pytest.mark.parametrize("change", [True, False], ids=["changed", "gone"])
+def test_a_file_that_changes_after_it_was_planned_is_not_used_under_the_old_digest(tmp_path, monkeypatch, change):
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "run"
+    write_jsonl(rows, [{"question": "9 8 -> 17", "answer": "9 + 8", "checker": "countdown"}])
+    recipe = recipe_of(one=sft(), two={**EVAL, "problems": [str(rows)]})
+    train = runners.RUNNERS["sft"]
+
+    def edited_meanwhile(*args):
+        if change:
+            write_jsonl(rows, [{"question": "9 7 -> 16", "answer": "9 + 7", "checker": "countdown"}])
+        else:
+            rows.unlink()
+        return train(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(runners.RUNNERS, "sft", edited_meanwhile)
+        with pytest.raises(UserError, match=r"rows\.jsonl has changed since the stage two was planned; run the same"):
+            run_recipe(recipe, out, log=quiet)
+    assert not (out / "two").exists()
+    if change:
+        run_recipe(recipe, out, resume=True, log=quiet)
+        assert read_json(out / "two" / "stage.json")["inputs"][str(rows)] == hash_of_path(rows)
+
+
+def test_the_process_of_a_stage_is_told_what_its_files_were(tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    write_jsonl(rows, [{"question": "9 8 -> 17", "trace": TRACE}])
+    (plan,) = recipe_of(one=sft(data=[{"file": str(rows)}])).plan()
+    write_json(tmp_path / "spec.json", {"plan": plan.model_dump(mode="json"), "folder": str(tmp_path / "one")})
+    write_jsonl(rows, [{"question": "9 7 -> 16", "trace": TRACE}])
+    assert main([str(tmp_path / "spec.json")]) == 2
+    assert "rows.jsonl has changed since the stage one was planned" in capsys.readouterr().err
+    assert not (tmp_path / "one").exists()
 
 
 # ---- a model that is gone ----

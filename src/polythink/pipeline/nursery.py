@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -121,7 +123,10 @@ class Nursery:
 
 
 def serve(connection: socket.socket, imports: str) -> None:
-    """Fork for every request until the parent is gone, with this module imported."""
+    """Fork for every request until the parent is gone, with this module imported. What it asked in vain is not begun.
+
+    It may be gone before the import is done, interrupted in its first seconds.
+    """
     try:
         import_module(imports)
     except Exception:
@@ -140,7 +145,7 @@ def serve(connection: socket.socket, imports: str) -> None:
                 _tell_ended(connection)
                 continue
             request, files, _, _ = socket.recv_fds(connection, LINE, 2)
-            if not request:
+            if not request or _is_gone(connection):
                 return
             _fork(connection, **json.loads(request), log=files[0], lock=files[1], close=(ended, wake))
             for file in files:
@@ -158,20 +163,34 @@ def _tell_ended(connection: socket.socket) -> None:
         _say(connection, pid=pid, status=os.waitstatus_to_exitcode(status))
 
 
+def _is_gone(connection: socket.socket) -> bool:
+    """Whether the parent has closed its end; its requests can be read all the same."""
+    hung_up = select.poll()
+    hung_up.register(connection, 0)  # a broken line is told unasked
+    return bool(hung_up.poll(0))
+
+
 def _say(connection: socket.socket, **said: int) -> None:
-    connection.sendall(json.dumps(said).encode() + b"\n")
+    with suppress(BrokenPipeError):  # the parent has gone since: reading says so
+        connection.sendall(json.dumps(said).encode() + b"\n")
 
 
 def _fork(connection: socket.socket, spec: str, threads: int, log: int, lock: int, close: tuple[int, ...]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
+    ready, begun = os.pipe()
     pid = os.fork()
     if pid:
+        os.close(begun)
+        os.read(ready, 1)  # until the stage has a session, and so a group that the schedule can end
+        os.close(ready)
         _say(connection, pid=pid)
         return
     status = 1
     try:
         os.setsid()  # Ctrl-C reaches the stage and its children through the schedule
+        for file in (ready, begun):
+            os.close(file)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         connection.close()

@@ -14,9 +14,10 @@ from pydantic import Field, NonNegativeFloat, model_validator
 from polythink.engine.params import SamplingParams
 from polythink.evaluate.config import CompareConfig, TunnelConfig
 from polythink.models.config import ModelConfig
+from polythink.pipeline.identity import counted
 from polythink.problems.problem import AnswerRule
 from polythink.problems.prompts import Overlong, get_prompt
-from polythink.problems.sets import SUFFIXES
+from polythink.problems.sets import SUFFIXES, file_of_set
 from polythink.problems.tasks.demonstrations import DemonstrationTeacher
 from polythink.problems.tasks.table import TEACHERS, get_task
 from polythink.rewards.functions import source_of
@@ -29,13 +30,6 @@ from polythink.trace.dialect_file import is_file
 from polythink.trace.modes import MODES
 from polythink.trace.validity import RULES
 from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
-
-# keys of a stage that its plan holds resolved, and keys that change how it runs but not what comes out of it
-RESOLVED = ("mode", "prompt", "decoding", "seed")
-NO_EFFECT = (
-    "checkpoint_every", "log_samples", "concurrency", "max_num_seqs", "kv_cache_memory_bytes", "reshard_after_forward",
-    "logits_memory_bytes", "report_to", "sample_problems",
-)  # fmt: skip
 
 
 class StageConfig(Config):
@@ -204,16 +198,14 @@ class Plan(Config):
     """The nearest earlier stage that is not an evaluation."""
     digest: str = ""
     """Identity: the same content, files and predecessors give the same digest."""
+    planned_inputs: dict[str, str] = Field(default_factory=dict)
+    """What `inputs()` said when the digest was made."""
 
     def with_digest(self, previous: str | None) -> Self:
         """The plan with its identity: a hash of its content, the files it names, and the previous stage's digest."""
-        content = self.model_dump(mode="json", exclude={"digest"})
-        for key in RESOLVED + NO_EFFECT:
-            content["stage"].pop(key, None)
-        if server := content["stage"].get("rollouts"):  # not where it is and how it is asked
-            content["stage"]["rollouts"] = {key: server[key] for key in ("kind", "reload_every", "max_staleness")}
-        identity = digest({"plan": content, "inputs": self.inputs(), "previous": previous})
-        return self.model_copy(update={"digest": identity})
+        content, inputs = counted(self.model_dump(mode="json")), self.inputs()
+        identity = digest({"plan": content, "inputs": inputs, "previous": previous})
+        return self.model_copy(update={"digest": identity, "planned_inputs": inputs})
 
     def inputs(self) -> dict[str, str]:
         """Hashes of the files and prompts that the plan names, by name."""
@@ -249,14 +241,19 @@ class StagePlan(Plan):
         if assemble := getattr(stage, "assemble", None):
             prompts |= {assemble.prompt, assemble.summary_prompt}
         prompts |= {getattr(stage, "sequential_prompt", None)} - {None}
-        files = {name for name in getattr(stage, "problems", ()) if Path(name).suffix.lower() in SUFFIXES}
+        problems = getattr(stage, "problems", ())
+        files = {name for name in problems if Path(name).suffix.lower() in SUFFIXES}
+        sets = {name: file for name in {*problems} - files if (file := file_of_set(name))}  # in POLYTHINK_DATA
         files |= {source.file for source in sources if source.file}
         files |= {self.dialect} if is_file(self.dialect) else set()
-        files |= {self.model.path} if self.model.path else set()  # a folder comes before a hub id, also in `load`
+        has_model = not isinstance(stage, ColdstartConfig)
+        if has_model and self.model.path:
+            files |= {self.model.path}  # a folder comes before a hub id, also in `load`
         hashes = {f"prompt {name}": get_prompt(name).hash for name in prompts}
         hashes |= {name: hash_of_path(name) for name in files if Path(name).exists()}
-        functions = [*self.decoding.functions(), *(stage.reward.functions() if isinstance(stage, GRPOConfig) else ())]
-        for function in functions:
+        hashes |= {f"set {name}": hash_of_path(file) for name, file in sets.items()}
+        functions = stage.reward.functions() if isinstance(stage, GRPOConfig) else ()
+        for function in (*functions, *(self.decoding.functions() if has_model else ())):
             if source := source_of(function):
                 hashes[f"function {function}"] = hash_of_path(source)
         return hashes

@@ -15,7 +15,7 @@ from polythink.models.place import check_packages, check_path
 from polythink.pipeline.checks import about
 from polythink.pipeline.plan import Plan, StagePlan
 from polythink.pipeline.text import TextEvalConfig, TextPlan, TextStageConfig, sets_of
-from polythink.problems.sets import DATA_FOLDER, SUFFIXES, get_source, load_problems, local_file
+from polythink.problems.sets import DATA_FOLDER, SUFFIXES, file_of_set, get_source, load_problems
 from polythink.run.trackers import TRACKERS
 from polythink.text.data.sets import check_first_pair, find_texts, is_file
 from polythink.train.stored import check_first_row
@@ -88,11 +88,7 @@ def _files(plan: Plan) -> Iterator[tuple[str, Any, Callable[[Any], object]]]:
 
 def _in_file(name: str) -> bool:
     """Whether a problem set is a file, or a named set that lies in the data folder."""
-    if Path(name).suffix.lower() in SUFFIXES:
-        return True
-    base, _, split = name.partition(":")
-    source = get_source(base)
-    return local_file(source, split or source.splits[0]) is not None
+    return Path(name).suffix.lower() in SUFFIXES or file_of_set(name) is not None
 
 
 def installed(module: str) -> bool:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -86,8 +87,10 @@ class Schedule:
                     return
                 time.sleep(0.05)
         finally:
-            self._stop()
-            self._nursery.close()
+            try:
+                self._stop()
+            finally:
+                self._nursery.close()
 
     def _advance(self) -> None:
         """Decide about every job that waits."""
@@ -148,7 +151,8 @@ class Schedule:
         for number, patience in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, None)):
             for running in self._running.values():
                 if running.process.poll() is None:
-                    os.killpg(running.process.pid, number)
+                    with suppress(ProcessLookupError):  # it has ended since
+                        os.killpg(running.process.pid, number)
             for running in self._running.values():
                 try:
                     running.process.wait(patience)
@@ -193,6 +197,9 @@ def _failure(job: Job, status: int, lines: int = 15) -> str:
     """What went wrong with a stage, and the last lines that it wrote."""
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     how = f"ended without {RESULT}" if status == 0 else how
-    tail = (job.folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+    try:
+        tail = (job.folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+    except OSError:  # gone: one stage's fault, no reason to end the others
+        tail = []
     output = "".join(f"\n    {line}" for line in tail) or "\n    (it wrote nothing)"
     return f"stage {job.name} of {', '.join(job.runs)} {how}; the end of {job.folder / LOG}:{output}"

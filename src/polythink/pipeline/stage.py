@@ -19,7 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from polythink.errors import UserError, out_of_memory
-from polythink.pipeline.plan import NO_EFFECT, Plan, StagePlan
+from polythink.pipeline.identity import counted
+from polythink.pipeline.plan import Plan, StagePlan
 from polythink.run.config import parse_config
 from polythink.run.folder import TEMPORARY, environment, read_json, sweep, write_json
 from polythink.run.launcher import launched
@@ -28,7 +29,8 @@ from polythink.run.process import settle
 
 PLAN, RESULT, MODEL, LOCK = "stage.json", "result.json", "model", "lock"
 # files that say what a stage is about to do, or who does it
-SAID_BEFORE = (PLAN, LOCK, "spec.json", "log.txt", "environment.json", "settings.json")
+SCHEDULES = (LOCK, "spec.json", "log.txt")  # an experiment's schedule writes them, and shows the end of the log
+SAID_BEFORE = (PLAN, *SCHEDULES, "environment.json", "settings.json")
 TRAINS = ("sft", "grpo", "text")  # kinds of stages that leave a model
 Log = Callable[[str], None]
 
@@ -38,8 +40,8 @@ def run_stage(
 ) -> dict:
     """Run a stage, or return the result of one that is done. `previous` is the folder of the stage `plan.previous`.
 
-    Raises `UserError` where the folder holds another stage, or an unfinished one and `resume` is not set. A stage that
-    is refused before it has done anything leaves nothing.
+    Raises `UserError` where the folder holds another stage, or an unfinished one and `resume` is not set, and where a
+    file that it reads is not what was planned. A stage that is refused before it has done anything leaves nothing.
     """
     folder = Path(folder)
     is_new = not folder.exists()
@@ -50,11 +52,13 @@ def run_stage(
 
     if state == "begun" and not resume:
         raise UserError(f"{folder} holds an unfinished stage; resume it, or give another folder")
+    check_inputs(plan)
     sweep(folder)
     before = os.path.relpath(previous, folder) if previous else None
     attempts = read_json(folder / PLAN).get("attempts", []) if (folder / PLAN).exists() else []
     write_json(folder / PLAN, {"name": plan.name, "kind": plan.stage.kind, "digest": plan.digest, "previous": before,
-                               "plan": plan.model_dump(mode="json"), "inputs": plan.inputs(),
+                               "plan": plan.model_dump(mode="json", exclude={"planned_inputs"}),
+                               "inputs": plan.planned_inputs,
                                "attempts": [*attempts, environment()]})  # fmt: skip
     try:
         summary = run(plan, folder, Path(previous) if previous else None, log)
@@ -74,6 +78,16 @@ def read_result(folder: Path) -> dict:
             f"{folder / RESULT} is damaged: it should hold a mapping; delete {folder} to run the stage again"
         )
     return found
+
+
+def check_inputs(plan: Plan) -> None:
+    """`UserError` where a file that the stage reads is not what its digest stands for: hours may lie between."""
+    then, now = plan.planned_inputs, plan.inputs()
+    if changed := [name for name in {**then, **now} if then.get(name) != now.get(name)]:
+        have = "has" if len(changed) == 1 else "have"
+        raise UserError(
+            f"{', '.join(changed)} {have} changed since the stage {plan.name} was planned; run the same command again"
+        )
 
 
 # ---- what a folder holds ----
@@ -112,7 +126,7 @@ def clear_unbegun(folder: Path, whole: bool) -> None:
     if (folder / PLAN).is_file() and not has_begun(folder):
         sweep(folder)
         for path in files_in(folder):
-            if path.name != LOCK:  # held by an experiment's schedule
+            if path.relative_to(folder).as_posix() not in SCHEDULES:
                 path.unlink()
         remove_empty(folder, whole)
 
@@ -128,12 +142,13 @@ def remove_empty(folder: Path, whole: bool) -> None:
 
 def differences(found: dict, plan: Plan, most: int = 4) -> str:
     """In words, the keys and files in which a stage that was run differs from the plan of one that is to be run."""
-    found_changes = changes(found.get("plan") or {}, plan.model_dump(mode="json"))
-    own = {re.sub(r"^stage\.", f"{plan.name}.", key): change for key, change in found_changes.items()
-           if key.rpartition(".")[2] not in ("digest", *NO_EFFECT)}  # fmt: skip
+    was = found.get("plan")
+    readable = isinstance(was, dict) and all(isinstance(was.get(key), dict) for key in ("stage", "model"))
+    found_changes = changes(counted(was) if readable else {}, counted(plan.model_dump(mode="json")))
+    own = {re.sub(r"^stage\.", f"{plan.name}.", key): change for key, change in found_changes.items()}
     said = [f"{key}: {short(before, 40)} -> {short(now, 40)}" for key, (before, now) in own.items()]
     inputs = found.get("inputs") or {}
-    said += [f"{name} has changed" for name, value in plan.inputs().items() if inputs.get(name, value) != value]
+    said += [f"{name} has changed" for name, value in plan.planned_inputs.items() if inputs.get(name, value) != value]
     more = f", and {len(said) - most} more" if len(said) > most else ""
     return ", ".join(said[:most]) + more if said else "the stages before it, or a file that it reads, have changed"
 

@@ -133,6 +133,13 @@ def local_file(source: Source, split: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+def file_of_set(name: str) -> Path | None:
+    """The file that `load_problems` reads for a name `NAME` or `NAME:SPLIT`; None where it is made, or from the hub."""
+    base, _, split = name.partition(":")
+    source = get_source(base)
+    return local_file(source, split or source.splits[0])
+
+
 def _split(name: str, source: Source, split: str | None) -> str:
     if split and split not in source.splits:
         raise UserError(f"{name} has no split {split!r}{did_you_mean(split, source.splits)}")
