@@ -152,6 +152,19 @@ def test_the_gain_is_over_the_first_evaluation_of_the_same_arm(tmp_path) -> None
     assert labels[:4] == ["mean@4", "gain", "pass@4", "gain"]
 
 
+def test_an_accuracy_of_one_sample_has_its_difference_too(tmp_path) -> None:
+    runs = [evaluated(tmp_path, arm, 0, grid(share, 0)) for arm, share in (("a", 0.2), ("b", 0.7))]
+    for run, value in zip(runs, (0.25, 0.5), strict=True):
+        name = run.folder / "eval-easy.json"
+        more = {key: {"value": value, "low": None, "high": None} for key in ("greedy", "best_of_4")}
+        found = json.loads(name.read_text())
+        write_json(name, found | {"metrics": more | found["metrics"]})
+        write_jsonl(run.folder / "greedy-easy.jsonl", samples(grid(value, 0)[:, :1]))
+    labels = [row[1] for row in make_table("t", "a", runs).rows]
+    assert labels[labels.index("greedy") + 1] == labels[labels.index("best_of_4") + 1] == "difference"
+    assert "difference" not in labels[labels.index("tokens") :]
+
+
 def test_without_the_first_arm_or_the_same_problems_there_is_no_difference(tmp_path) -> None:
     (alone,) = columns([evaluated(tmp_path, "b", 0, grid(0.3, 0))], "a")
     assert alone.differences["easy"] == {}
