@@ -172,6 +172,30 @@ def test_without_the_first_arm_or_the_same_problems_there_is_no_difference(tmp_p
     assert columns(runs, "a")[1].differences["easy"] == {}
 
 
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"problem_hash": "a1"}, {"problem_hash": "a1"}, True),
+        ({"problem_hash": "a1"}, {"problem_hash": "b2"}, False),
+        ({"provenance": {"problems": "v1/easy.jsonl"}}, {"provenance": {"problems": "v1/easy.jsonl"}}, True),
+        ({"provenance": {"problems": "v1/easy.jsonl"}}, {"provenance": {"problems": "v2/easy.jsonl"}}, False),
+        ({"provenance": {"problems": "e", "limit": 40}}, {"provenance": {"problems": "e", "limit": None}}, False),
+        ({}, {"n": 30}, False),  # of an older version
+    ],
+)
+def test_only_the_same_problems_have_a_difference(tmp_path, seeds, one, other, same) -> None:
+    """Two sets may have one name in the table: that of their file, or one set under two limits."""
+    runs = [evaluated(tmp_path, arm, seed, grid(0.3, seed)) for arm in "ab" for seed in seeds]
+    for run in runs:
+        file = run.folder / "eval-easy.json"
+        write_json(file, json.loads(file.read_text()) | {"problems": "easy"} | (one if run.arm == "a" else other))
+    table = make_table("t", "a", runs)
+    assert ("mean@4" in table.columns[1].differences["easy"]) == same
+    assert ("Not the same problems in every evaluation: easy;" in table.caption) == (not same)
+    assert ("difference" in [row[1] for row in table.rows]) == same
+
+
 def test_arms_that_share_an_evaluation_share_its_column(tmp_path) -> None:
     shared = evaluated(tmp_path, "a", 0, grid(0.1, 0), position=-2)
     also = Evaluated("b", 0, -2, shared.stage, "sft", shared.folder, 5.0)

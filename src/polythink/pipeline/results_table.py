@@ -7,7 +7,7 @@ seed by seed. The caption says which. The gain of an arm is the paired differenc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from math import inf, isnan, nan, sqrt
@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from polythink.evaluate.metrics import SCORES, Estimate, describe, difference, general_key, show
-from polythink.pipeline.evaluated import Evaluated
+from polythink.pipeline.evaluated import Evaluated, asked
 from polythink.report.findings import judged
 from polythink.report.page import page, wide
 from polythink.run.folder import read_json, write_json, write_text
@@ -82,13 +82,18 @@ def results(runs: Sequence[Evaluated]) -> Estimates:
 
 
 def differences(runs: Sequence[Evaluated], others: Sequence[Evaluated]) -> Estimates:
-    """`runs` minus `others`: seed by seed, or problem by problem where both have one evaluation; others left out."""
+    """`runs` minus `others`: seed by seed, or problem by problem where both have one evaluation; others left out.
+
+    So are those that were not asked the same problems.
+    """
 
     def compare(name: str, metric: str) -> Estimate | None:
         ours, theirs = ({run.seed: run for run in side if name in run.sets} for side in (runs, others))
         pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
         values = [[run.sets[name]["metrics"].get(metric, {}).get("value") for run in pair] for pair in pairs]
         if not pairs or any(value is None for pair in values for value in pair):
+            return None
+        if any(asked(a.sets[name]) != asked(b.sets[name]) for a, b in pairs):
             return None
         if not (measured_once(runs) and measured_once(others)):
             return over_seeds([a - b for a, b in values])
@@ -230,11 +235,18 @@ def make_table(name: str, first_arm: str, evaluated: Sequence[Evaluated], wanted
     found = columns(evaluated, first_arm)
     seeds = tuple(sorted({run.seed for run in evaluated}))
     problems: dict[str, dict[int, list[str]]] = {}  # set -> number of problems -> stages with that number
+    asked_of: dict[str, set[Hashable]] = {}
     for run in evaluated:
         for problem_set, data in run.sets.items():
+            asked_of.setdefault(problem_set, set()).add(asked(data))
             stages = problems.setdefault(problem_set, {}).setdefault(data["n"], [])
             stages += [run.stage] * (run.stage not in stages)
     text = caption(seeds, first_arm, problems) if evaluated else "Nothing was evaluated."
+    if several := [name for name, found_of in asked_of.items() if len(found_of) > 1]:
+        text += (
+            f" Not the same problems in every evaluation: {', '.join(several)}; between two that were asked different "
+            "problems there is no difference or gain."
+        )
     measured = {metric for column in found for by_metric in column.results.values() for metric in by_metric}
     if missing := [metric for metric in wanted if metric not in measured]:
         text += f" Asked for and not measured: {', '.join(missing)}."
