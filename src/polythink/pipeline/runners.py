@@ -55,7 +55,8 @@ from polythink.train.sft import train_sft
 def starting_model(plan: StagePlan, previous: Path | None) -> LanguageModel:
     """The model of the nearest earlier stage that left one, otherwise the recipe's; with the plan's settings."""
     left = left_model(previous)
-    lm = load(left) if left else first_model(plan.model, plan.dialect, plan.seed, plan.mode)
+    seed = plan.seed if plan.model_seed is None else plan.model_seed
+    lm = load(left) if left else first_model(plan.model, plan.dialect, seed, plan.mode)
     if plan.model.gradient_checkpointing:
         checkpoint_activations(lm.model)
     prompt = get_prompt(plan.prompt)
