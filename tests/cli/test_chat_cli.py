@@ -112,6 +112,24 @@ def test_a_turn_that_cannot_be_drawn_is_not_said(lm):
     assert talk.said == []
 
 
+def test_a_cut_answer_is_told_and_an_empty_one_is_not_said(lm, capsys):
+    talk = Conversation(Engine(lm), SamplingParams(mode="sequential", max_main_tokens=8, max_trace_tokens=60))
+    assert talk.answer("hello", draw)
+    assert "note: truncated segments: 1 by max_main_tokens=8" in capsys.readouterr().err
+    said = list(talk.said)
+    assert len(said) == 2
+    talk.params = SamplingParams(**{**SMALL, "fork_at": 0, "max_path_tokens": 30, "max_trace_tokens": 23})
+    assert talk.answer("and then?", draw) == ""
+    err = capsys.readouterr().err
+    assert "max_trace_tokens=23" in err
+    assert "note: the answer is empty; this turn is not part of the conversation" in err
+    assert talk.said == said
+    talk.params = SamplingParams(mode="sequential", max_trace_tokens=1)
+    with pytest.raises(UserError, match=r"nothing could be sampled; .*max_trace_tokens=1"):
+        talk.answer("and then?", draw)
+    assert talk.said == said
+
+
 def test_lines_in_and_answers_out(polythink, monkeypatch, plain):
     given = b"hello\n\n/paths 3\n//slash\n\xff\xfe\n/pths\nlast\n/quit\nnever\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))

@@ -94,6 +94,26 @@ def test_requests_wait_for_sequences():
         engine.generate(wanted[:1], PARAMS.model_copy(update={"paths": 16}))
 
 
+@pytest.mark.parametrize("before", [0, 2])
+def test_requests_that_need_all_sequences_share_no_prompt(before):
+    """Nor wait for ever; also not for a prompt that is kept for them after narrower ones have read it."""
+    lm = tiny()
+    engine = engine_of(lm)
+    engine.backend.most_sequences = engine._steps.most_sequences = 20
+    prompt, wide = tuple(lm.encode("a b c")) * 6, PARAMS.model_copy(update={"paths": 15})
+    for sample in range(before):
+        engine.add(Request(prompt, "p", sample), PARAMS)
+    ids = [engine.add(Request(prompt, "p", sample), wide) for sample in (5, 6)]
+    found, steps = {}, 0
+    while engine.unfinished:
+        found |= {event.request: event.rollout for event in engine.step() if event.kind == "done"}
+        steps += 1
+        assert steps < 500, "it waits for ever"
+    assert engine.backend.source.peak <= 20
+    alone = Engine(lm).generate([Request(prompt, "p", sample) for sample in (5, 6)], wide)
+    assert all_drawn(found[id] for id in ids) == all_drawn(alone)
+
+
 def test_a_budget_of_bytes_preempts_and_draws_the_same():
     lm = tiny()
     engine = engine_of(lm, kv_cache_memory_bytes=256 * 64)  # 256 cells of the stand-in

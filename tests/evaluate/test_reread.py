@@ -18,6 +18,7 @@ from polythink.models.lm import LanguageModel
 from polythink.problems.problem import Problem, ProblemSet
 from polythink.problems.tasks.countdown import VOCABULARY, problems
 from polythink.run.jsonl import read_jsonl
+from polythink.trace.modes import MODES
 from polythink.trace.rollout import Rollout
 
 SHAPE = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16, intermediate_size=64)
@@ -140,6 +141,21 @@ def test_a_mode_that_reads_paths_again_by_itself_has_no_second_method_for_it() -
     params = PARAMS.model_copy(update={"mode": "reread"})
     found = compare(CannedBackend({"p": [TEXT] * 8}), PROBLEM, PLAIN, params=params, log=quiet)
     assert "reread" not in {row["method"] for row in found["methods"]}
+
+
+@pytest.mark.parametrize("mode", [name for name, mode in MODES.items() if mode.rereads])
+def test_sequential_responses_of_the_same_tokens_are_not_paid_for_what_is_read_again(mode, tmp_path) -> None:
+    params, four = PARAMS.model_copy(update={"mode": mode}), OPTIONS.model_copy(update={"paths": (4,)})
+    lm = from_config(ModelConfig(**SHAPE), "parallel_r1", VOCABULARY, 0)
+    result = compare(RecordingEngine(lm), EASY, four, params=params, seed=3, out=tmp_path, log=quiet)
+    rows = {row["method"]: row for row in result["methods"]}
+    drawn, alone = (read_jsonl(tmp_path / f"samples-{pool}.jsonl") for pool in ("parallel-4", "sequential"))
+    each = rows["sequential"]["tokens"]["value"]
+    own = sum(row["tokens"] - row["read_again"] for row in drawn) / len(drawn)
+    whole = sum(row["tokens"] for row in drawn) / len(drawn)
+    assert rows["parallel"]["tokens"]["value"] == pytest.approx(own)
+    assert rows["sequential_tokens"]["responses"] == max(1, int(own / each)) < int(whole / each)
+    assert len(alone) >= len(EASY) * rows["sequential_tokens"]["responses"]
 
 
 def test_paths_have_the_same_budgets_in_both() -> None:

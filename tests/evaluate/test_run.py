@@ -206,3 +206,16 @@ def test_what_is_read_as_an_answer_is_a_rule_and_both_counts_are_kept(answers, v
         assert any("1 of 4 responses state the correct answer in a form that only the rule lenient" in s for s in said)
     with pytest.raises(UserError, match="no rule 'lax'"):
         evaluate(backend, [Problem("p", "2+3", "5")], prompt=PROMPT, params=SamplingParams(), answers="lax")
+
+
+@pytest.mark.parametrize("first", ["math", "countdown"])
+def test_both_rules_are_counted_over_the_problems_that_have_them(first, tmp_path) -> None:
+    sums, chain = Problem("p", "2+3", "5"), Problem("c", "9 8 5 -> 5", "9 - 8 * 5", checker="countdown")
+    problems = [sums, chain] if first == "math" else [chain, sums]
+    backend, said = CannedBackend({"p": SAID, "c": ["no idea"] * 4}), []
+    result = evaluate(
+        backend, problems, prompt=PROMPT, params=SamplingParams(), samples=4, out=tmp_path, log=said.append
+    )
+    assert result["right"] == {"strict": 2, "lenient": 3}
+    assert result["verdicts"] == {"unparsed": 6, "right": 2}
+    assert any("1 of 4 responses to mathematics state the correct answer in a form that" in line for line in said)

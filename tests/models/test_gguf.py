@@ -145,6 +145,7 @@ def test_the_header_is_that_which_its_own_library_reads(file):
 
 def test_without_tags_the_engine_writes_what_generate_writes(plain):
     assert len(plain.absent_tags) == 6
+    assert not plain.opens_blocks
     assert len(plain.tokenizer) == plain.model.get_input_embeddings().weight.shape[0], "nothing was added"
     params = SamplingParams(mode="sequential", temperature=0, max_main_tokens=24, max_trace_tokens=24)
     prompts = [plain.encode_prompt(text) for text in (QUESTION, "4 + 5", "end")]

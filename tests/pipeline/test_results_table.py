@@ -196,6 +196,12 @@ def test_only_the_same_problems_have_a_difference(tmp_path, seeds, one, other, s
     assert ("difference" in [row[1] for row in table.rows]) == same
 
 
+def test_a_gain_over_several_seeds_is_of_the_same_problems_or_none(tmp_path) -> None:
+    runs = [evaluated(tmp_path, "a", seed, grid(0.3, seed, 10), position=-2) for seed in (0, 1)]
+    runs += [evaluated(tmp_path, "a", seed, grid(0.5, seed)) for seed in (0, 1)]
+    assert columns(runs, "a")[1].gains["easy"] == {}
+
+
 def test_arms_that_share_an_evaluation_share_its_column(tmp_path) -> None:
     shared = evaluated(tmp_path, "a", 0, grid(0.1, 0), position=-2)
     also = Evaluated("b", 0, -2, shared.stage, "sft", shared.folder, 5.0)

@@ -37,6 +37,7 @@ ROWS = [
     method("oracle", 4, 0.7, difference=estimate(-0.2), seconds=None, forwarded=None),
     method("parallel", 1, 0.4, summary_right=estimate(None)),
 ]
+GAINS = {"sequential@1": 0.1, "sequential@4": 0.2, "oracle@4": -0.2, "fewer@4": 0.1}
 COMPARED = {
     "kind": "compare", "problems": "hard", "n": 10, "samples": 2, "paths": [1, 4], "notes": ["it is <small>"],
     "methods": ROWS,
@@ -44,7 +45,8 @@ COMPARED = {
         f"{row['method']}{ending}@{row['paths']}": row[key]
         for row in ROWS
         for key, ending in (("accuracy", ""), ("tokens", ".tokens"), ("critical_path", ".critical_path"))
-    },
+    }
+    | {f"gain_{name}": estimate(gain) for name, gain in GAINS.items()},
 }  # fmt: skip
 
 WAYS = {"paths1": 1, "paths4": 4, "majority4": 4, "sequential": 1}
@@ -124,15 +126,20 @@ def test_an_interval_without_ends_is_drawn_as_a_point() -> None:
     assert lines["parallel"].values == [0.5]
 
 
-def test_intervals_that_overlap_show_no_difference() -> None:
+def test_intervals_that_overlap_decide_nothing_and_a_paired_difference_does() -> None:
     def at(low: float, value: float, high: float) -> dict:
         return {"value": value, "low": low, "high": high}
 
     before = at(0.18, 0.24, 0.30)
     assert change("mean@4", before, at(0.21, 0.29, 0.37), "sft", "rl") == (
-        "mean@4 24.0% [18.0, 30.0] after sft, <b>29.0% [21.0, 37.0]</b> after rl: "
-        "intervals overlap, no difference shown"
+        "mean@4 24.0% [18.0, 30.0] after sft, <b>29.0% [21.0, 37.0]</b> after rl: intervals overlap"
     )
+    for gain, verdict in (
+        (at(0.02, 0.05, 0.08), "+5.0 points [+2.0, +8.0]"),
+        (at(-0.01, 0.05, 0.1), "+5.0 points [-1.0, +10.0], no difference shown"),
+    ):
+        said = change("mean@4", before, at(0.21, 0.29, 0.37), "sft", "rl", gain)
+        assert said.endswith(f"after rl: on the same problems {verdict}")
     for other in (at(0.31, 0.4, 0.5), at(0.01, 0.1, 0.17)):
         assert change("mean@4", before, other, "sft", "rl").endswith("the intervals do not overlap")
     assert "overlap" not in change("mean@4", before, {"value": 0.5, "low": None, "high": None}, "sft", "rl")
@@ -144,4 +151,7 @@ def test_intervals_that_overlap_show_no_difference() -> None:
 
 def test_a_comparison_says_first_what_its_differences_show() -> None:
     html = comparison_section(COMPARED)
-    assert "With 4 paths, parallel minus each other way: oracle " in html
+    said = re.search(r"<p>With 4 paths, parallel minus each other way: (.*?)\.</p>", html)[1]
+    assert said.split("; ") == [
+        "oracle -20.0 points [-25.0, -15.0]", "sequential +20.0 points [+15.0, +25.0]"
+    ], "one response too, whose row is that of one path"  # fmt: skip

@@ -230,8 +230,8 @@ def test_impressions_are_checked_against_the_intervals(tmp_path):
         write_json(tmp_path / name / "eval.json", {"problems": "x", "n": 1, "samples": 1, "metrics": metrics})
     write_json(tmp_path / "stages.json", [{"name": name, "kind": "eval"} for name in "ab"])
     text = outline(write_report(tmp_path)).text
-    assert "24.0% [18.0, 30.0] after a, 29.0% [20.0, 37.0] after b: intervals overlap, no difference shown" in text
-    assert "no difference shown; parallel ratio 90.0% [80.0, 90.0] after a, 0.0% [0.0, 0.0] after b: the" in text
+    assert "24.0% [18.0, 30.0] after a, 29.0% [20.0, 37.0] after b: intervals overlap; " in text
+    assert "overlap; parallel ratio 90.0% [80.0, 90.0] after a, 0.0% [0.0, 0.0] after b: the" in text
     assert "well formed 90.0% [80.0, 99.5] after a" not in text, "nothing of what has not changed"
     assert "1 problem, 1 sample per problem" in text
     assert "25.9" in text, "a BLEU score"

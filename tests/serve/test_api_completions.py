@@ -158,6 +158,16 @@ def test_several_prompts_of_both_kinds(client, lm):
     assert [c.text for c in by_text] == [c.text for c in by_ids] == [c.text for c in alone]
 
 
+def test_a_prompt_that_comes_again_is_answered_anew(client, lm):
+    ids = lm.encode("a b")
+    told = [c.text for c in ask(client, prompt=["a b", "c c c", "a b"], n=2, max_tokens=8).choices]
+    assert told[:2] + told[4:] == [c.text for c in ask(client, prompt="a b", n=4, max_tokens=8).choices]
+    assert told[2:4] == [c.text for c in ask(client, prompt="c c c", n=2, max_tokens=8).choices]
+    again = [c.text for c in ask(client, prompt=[ids] * 4, sample=3, max_tokens=8).choices]
+    assert again == [c.text for c in ask(client, prompt=ids, n=4, sample=3, max_tokens=8).choices]
+    assert len({*told[:2], *told[4:]}) == 4
+
+
 # ---- the prompt's own log-probabilities ----
 
 

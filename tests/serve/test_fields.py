@@ -14,8 +14,8 @@ from polythink.serve.fields import Steering, params_of
 from polythink.trace.dialect import PARALLEL_R1
 
 
-def service(**decoding: float) -> SimpleNamespace:
-    lm = SimpleNamespace(settings=ModelSettings(decoding=decoding), dialect=PARALLEL_R1)
+def service(*, opens_blocks: bool = True, **decoding: float) -> SimpleNamespace:
+    lm = SimpleNamespace(settings=ModelSettings(decoding=decoding), dialect=PARALLEL_R1, opens_blocks=opens_blocks)
     return SimpleNamespace(lm=lm, config=ServeConfig())
 
 
@@ -50,3 +50,9 @@ def test_paths_win_over_every_effort():
         params = params_with(effort, Steering(paths=3), service(), None)
         assert (params.paths, params.max_blocks) == (3, 4)
     assert params_with("none", Steering(), service(), None).max_blocks == 0
+
+
+def test_a_model_without_tags_may_write_as_much_main_text_as_is_asked_for():
+    asked = Steering(mode="sequential")
+    assert params_of(asked, service(opens_blocks=False), 5000).max_main_tokens == 5000
+    assert params_of(asked, service(), 5000).max_main_tokens == 2048  # beside blocks that it may open

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import pytest
 from pydantic import ValidationError
@@ -32,8 +32,11 @@ from polythink.trace.validity import check
 PROMPT = (3,)
 
 
-def spelling_of(dialect: Dialect) -> Spelling:
+def spelling_of(dialect: Dialect, known: Container[str] | None = None) -> Spelling:
+    """`known`: the tags that the tokenizer has; None: all."""
     codec, ids, end = bytes_of(dialect)
+    if known is not None:
+        ids = {tag: id if tag in known else -1 - i for i, (tag, id) in enumerate(ids.items())}
     tags = TagIds.of(dialect, ids, [end], codec.encode, codec.decode)
     return Spelling(tags, {id: tag for tag, id in ids.items()})
 
@@ -233,6 +236,16 @@ def test_without_thinking_all_is_content_at_once():
     kinds = [[d.kind for d in linear.add(u.event, u.text)] for u in updates]
     assert ["content"] in kinds[:2]
     assert not any("reasoning" in each for each in kinds)
+
+
+@pytest.mark.parametrize("dialect", PUBLISHED, ids=lambda d: d.name)
+def test_a_model_without_tags_is_told_as_it_writes(dialect):
+    params, codec = SamplingParams(mode="sequential"), bytes_of(dialect)[0]
+    events = [(Event("token", 0, 1, -1, 0, codec.encode(text)[0]), text) for text in "abc"]
+    without = Linear(spelling_of(dialect, ()), params)
+    assert [[(d.kind, d.text) for d in without.add(*each)] for each in events] == [[("content", x)] for x in "abc"]
+    one = Linear(spelling_of(dialect, dialect.first_tags[-1:]), params)  # of numbered ones one is enough
+    assert not any(one.add(*each) for each in events)
 
 
 def test_the_whole_form_by_hand():

@@ -16,6 +16,7 @@ from helpers.tiny import drawn, requests, tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
+from polythink.models.lm import with_settings
 from polythink.serve.config import ServeConfig
 from polythink.serve.service import Busy, Interrupted, Service, Wanted
 
@@ -371,6 +372,27 @@ def test_what_can_never_be_sampled_is_refused_at_once_and_leaves_nothing():
     serving(test, engine=engine_of(small(), 4, "graphed", kv_cache_memory_bytes=40 * pages))
 
 
+def test_a_model_that_cannot_scale_is_served_and_refuses_what_needs_it():
+    engine, asked = engine_of(with_settings(tiny(), trained_paths=2)), []
+
+    def refuse() -> None:
+        asked.append(1)
+        raise UserError("it cannot scale")
+
+    engine.backend.check_scaling = refuse
+
+    async def test(service):
+        one = requests(service.lm, 1)[0]
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"it cannot scale; or set length_scaling_above: 0"):
+                service.submit([Wanted(one, PARAMS)])
+        for changes in ({"paths": 2}, {"mode": "reread"}, {"mode": "sequential", "fork_at": None}):
+            await read(service.submit([Wanted(one, PARAMS.model_copy(update=changes))]))
+        assert asked == [1], "later requests would wait for the model to be free"
+
+    serving(test, engine=engine)
+
+
 def test_keys_take_turns_in_the_queue():
     """One key has many requests waiting; another one's first is next."""
     lm = endless()
@@ -447,7 +469,14 @@ def test_stopping_ends_what_does_not_finish_in_time_with_a_clear_error():
         one = Wanted(requests(service.lm, 1)[0], long)
         generations = [service.submit([one]) for _ in range(3)]  # one of them has no row
         await anext(generations[0])
+        changing = asyncio.create_task(service.change(lambda: None, "2"))
+        await asyncio.sleep(0)
         await service.stop(0.0)
+        with pytest.raises(Interrupted, match="shutting down"):
+            await asyncio.wait_for(changing, 30)
+        with pytest.raises(Busy, match="stopped") as late:
+            await asyncio.wait_for(service.change(lambda: None, "2"), 30)
+        assert late.value.status == 503
         for generation in generations:
             with pytest.raises(Interrupted, match="shutting down") as found:
                 await read(generation)
@@ -478,19 +507,32 @@ def test_a_fault_in_the_thread_itself_is_told(monkeypatch):
         service = Service(engine_of(small()), config(), "tiny")
         await service.start()
 
+        begun, asked = threading.Event(), threading.Event()
+
         def broken(*_) -> None:
+            begun.set()
+            asked.wait(30)
             raise AssertionError("a fault of ours")
 
         monkeypatch.setattr(service._worker, "_turn", broken)
         monkeypatch.setattr(service._worker, "_fail", broken)
         monkeypatch.setattr(threading, "excepthook", lambda _: None)
-        generation = service.submit([Wanted(requests(small(), 1)[0], PARAMS)])
-        with pytest.raises(Interrupted, match="AssertionError"):
-            await read(generation)
+        one, none = Wanted(requests(small(), 1)[0], PARAMS), lambda: None
+        generations = [service.submit([one])]
+        await asyncio.to_thread(begun.wait, 30)
+        generations.append(service.submit([one]))
+        changing = asyncio.create_task(service.change(none, "2"))
+        await asyncio.sleep(0)
+        asked.set()
+        for told in (*map(read, generations), changing):
+            with pytest.raises(Interrupted, match="AssertionError"):
+                await asyncio.wait_for(told, 30)
         await asyncio.to_thread(service._worker.thread.join)
         assert service.state == "failed"
         with pytest.raises(Busy, match="failed"):
-            service.submit([Wanted(requests(small(), 1)[0], PARAMS)])
+            service.submit([one])
+        with pytest.raises(Busy, match="failed"):
+            await asyncio.wait_for(service.change(none, "2"), 30)
         await service.stop(1.0)
 
     asyncio.run(test())

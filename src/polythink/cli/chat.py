@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from polythink.cli import console
-from polythink.cli.generate import watch
+from polythink.cli.generate import say_truncated, watch
 from polythink.cli.model import Decoding, Model, ModelChoice, find_model, open_engine, settle, with_model_options
 from polythink.errors import UserError, did_you_mean
 from polythink.run.plain import LARGEST
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from polythink.trace.rollout import Rollout
 
 MARK = "> "
+EMPTY = "the answer is empty; this turn is not part of the conversation"
 AWAY = "it answers each turn alone: {why}, so it cannot be told what was said before"
 
 
@@ -96,7 +97,11 @@ class Conversation:
         engine = self.engine
         request = Request(tuple(self.prompt(text)), f"turn {len(self.said) // 2}")
         rollout = show(engine, request, self.params, self.seed)
+        say_truncated([rollout], self.params, engine)
         content = shown(rollout, Spelling.of(engine.lm)).content.strip()
+        if not (content or self.alone):
+            console.note(EMPTY)
+            return ""
         self.said += [{"role": "user", "content": text}, {"role": "assistant", "content": content}]
         return content
 

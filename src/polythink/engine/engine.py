@@ -84,7 +84,7 @@ class Engine:
             self.prefill_chunk = lm.context
         self._steps: Steps = (LookAhead if self.backend.looks_ahead else Steps)(self.backend)
         self._added = 0
-        self._scales = False  # the backend has been asked, and can scale attention
+        self._cannot_scale: str | None = None  # see `cannot_scale`; None: the backend has not been asked
         if kv_cache_memory_bytes is not None and not self.backend.slot_bytes:
             raise UserError(
                 f"kv_cache_memory_bytes={kv_cache_memory_bytes}: the {self.backend.kind} backend, which "
@@ -323,21 +323,22 @@ class Engine:
         above = params.length_scaling_above
         trained = self.lm.settings.trained_paths if above is None else above
         paths = params.most_paths(dialect or self.dialect)
-        if params.rules.isolated and not params.rules.rereads and 0 < trained < paths:
-            try:
-                self.check_scaling()
-            except UserError as error:
-                raise UserError(
-                    f"{error}; or set length_scaling_above: 0, and the join of {paths} paths, more than "
-                    f"{trained}, is not scaled"
-                ) from error
+        if params.rules.isolated and not params.rules.rereads and 0 < trained < paths and (why := self.cannot_scale()):
+            raise UserError(
+                f"{why}; or set length_scaling_above: 0, and the join of {paths} paths, more than {trained}, is not "
+                "scaled"
+            )
         return trained
 
-    def check_scaling(self) -> None:
-        """`UserError` where the model cannot scale its attention. A backend that can is asked once."""
-        if not self._scales:
-            self.backend.check_scaling()
-        self._scales = True
+    def cannot_scale(self) -> str:
+        """Why the model cannot scale its attention; "" where it can. The backend is asked once."""
+        if self._cannot_scale is None:
+            try:
+                self.backend.check_scaling()
+                self._cannot_scale = ""
+            except UserError as error:
+                self._cannot_scale = str(error)
+        return self._cannot_scale
 
     def _tags_for(self, dialect: str, prefix: str) -> TagIds:
         if (dialect, prefix) not in self._tags:

@@ -225,7 +225,7 @@ class Scheduler:
             prefix = self._prefix_for(state)
             new = 1 if prefix and state.request.prompt not in self.prefixes else 0
             if not self._free_sequences(state.most_sequences + new) or not self._fits(state, prefix):
-                if self.live or not self._drop_idle(state.request.prompt):
+                if self.live or not self._drop_idle(state.request.prompt if prefix else ()):
                     break
                 continue
             self.queued.popleft()
@@ -263,6 +263,9 @@ class Scheduler:
         prompt, size = state.request.prompt, len(state.request.prompt) - 1
         worth = size >= MIN_PREFIX and self._waiting[prompt] > 1 and len(self.prefixes) < self.max_num_seqs
         if prompt not in self.prefixes and not worth:
+            return 0
+        most = self.backend.most_sequences
+        if most is not None and state.most_sequences + 1 > most:  # alone it leaves none for the prompt
             return 0
         if self.memory is not None:
             own = self.backend.bytes_for(state.most_slots - size, size, state.most_segments)

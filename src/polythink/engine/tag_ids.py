@@ -105,6 +105,11 @@ class TagIds:
         return None if self.dialect.runtime_forks else self.opens
 
     @property
+    def opens_blocks(self) -> bool:
+        """Can a token begin a block? Not where the tokenizer lacks every tag that one may begin with."""
+        return any(id >= 0 for id in (self.label_of if self.opens is None else (self.opens,)))
+
+    @property
     def after_paths(self) -> int:
         """How many tokens the runtime writes after the paths, the closing tag of a truncated summary among them."""
         return len(self.join) + len(self.finish) + (self.summary is not None)

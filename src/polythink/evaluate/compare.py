@@ -22,6 +22,7 @@ from polythink.evaluate.methods import (
     METHODS,
     Result,
     in_sequence,
+    own_tokens,
     read_again,
     reduce_samples,
     sequential_budget,
@@ -169,8 +170,8 @@ def _sequential(
 
     size = max(options.samples, *parallel)
     pool = draw(1, size)
-    each = sum(row["tokens"] for row in pool.rows) / len(pool.rows)
-    tokens = {paths: mean_over(by_problem(s.rows), lambda row: row["tokens"]) for paths, s in parallel.items()}
+    each = sum(map(own_tokens, pool.rows)) / len(pool.rows)
+    tokens = {paths: mean_over(by_problem(s.rows), own_tokens) for paths, s in parallel.items()}
     paid = {paths: max(1, int(metric.value / each)) for paths, metric in tokens.items()}
     if max(paid.values()) > size:
         pool += draw(1, max(paid.values()), size)

@@ -113,7 +113,7 @@ class Result:
 def reduce_samples(name: str, paths: int, samples: Samples, k: int = 1) -> Result:
     """The method `name` at `paths` paths, where one answer takes k of a problem's samples.
 
-    Tokens are those of the text: what a join reads again is no part of it. It costs forwarded tokens and seconds.
+    What a join reads again is no part of its tokens (`own_tokens`); it costs forwarded tokens and seconds.
     """
     method = METHODS[name]
     groups = by_problem(samples.rows, map(Answered, samples.rows, samples.paths))
@@ -121,8 +121,7 @@ def reduce_samples(name: str, paths: int, samples: Samples, k: int = 1) -> Resul
     def cost(group: Sequence[Answered], key: str) -> list[float]:
         if method.among_paths:
             return [getattr(sample.paths, key) for sample in group]
-        again = "read_again" if key == "tokens" else ""
-        return [sample.row[key] - sample.row.get(again, 0) for sample in group]
+        return [own_tokens(sample.row) if key == "tokens" else sample.row[key] for sample in group]
 
     def has_right_path(sample: Answered) -> bool:
         return sample.paths.block and any(sample.paths.right)
@@ -139,6 +138,11 @@ def reduce_samples(name: str, paths: int, samples: Samples, k: int = 1) -> Resul
         )
     each = [None if method.among_paths else k * x / len(samples.rows) for x in (samples.seconds, samples.forwarded)]
     return Result(name, paths, k, metrics, *each)
+
+
+def own_tokens(row: dict) -> int:
+    """The tokens that a response costs in a comparison: those of its text, without what a join reads again."""
+    return row["tokens"] - row.get("read_again", 0)
 
 
 # ---- sampling parameters ----

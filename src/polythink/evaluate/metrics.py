@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import comb, isfinite
 from pathlib import Path
 from typing import Any
@@ -251,8 +251,10 @@ def few_cases_note(found: Mapping[str, Metric]) -> str | None:
 # ---- from rows of samples.jsonl ----
 
 
-def compute_metrics(rows: Sequence[dict], best_of: Sequence[int] = ()) -> dict[str, Metric]:
-    """Every metric of graded samples (rows of samples.jsonl), in the order of `METRICS`.
+def compute_metrics(
+    rows: Sequence[dict], best_of: Sequence[int] = (), wanted: Iterable[str] = METRICS
+) -> dict[str, Metric]:
+    """Every metric of graded samples (rows of samples.jsonl) that is `wanted`, in the order of `METRICS`.
 
     Every problem has the same number k of samples. Each n of `best_of` adds `best_of_n`: by the samples' own marks (a
     row's `marked`, True or False), or by majority where the task has no marks.
@@ -263,17 +265,19 @@ def compute_metrics(rows: Sequence[dict], best_of: Sequence[int] = ()) -> dict[s
     (k,) = sizes
     amounts = ["right_lines"] * all("right_lines" in row for row in rows) + ["tokens", "critical_path", "truncated"]
     amounts += [reason for reason in STOPPED if any(row.get(reason) for row in rows)]
-    return {
-        f"mean@{k}": measure(groups, lambda group: mean_at_k(list(map(is_right, group)))),
-        f"pass@{k}": measure(groups, lambda group: pass_at_k(k, sum(map(is_right, group)), k)),
-        f"maj@{k}": measure(groups, lambda group: vote(group, k)),
-        **{f"best_of_{n}": measure(groups, lambda group, n=n: mark_or_vote(group, n)) for n in best_of},
-        "parallel_ratio": share(groups, lambda row: row["complete_blocks"] > 0),
-        "well_formed": share(groups, lambda row: row["well_formed"]),
-        "right_path": share(groups, _has_right_path, lambda row: row["blocks"] > 0),
-        "summary_right": share(groups, lambda row: _has_right_path(row) and is_right(row), _has_right_path),
-        **{key: share(groups, lambda row, key=key: row[key]) for key in amounts},
+    found = {
+        f"mean@{k}": partial(measure, groups, lambda group: mean_at_k(list(map(is_right, group)))),
+        f"pass@{k}": partial(measure, groups, lambda group: pass_at_k(k, sum(map(is_right, group)), k)),
+        f"maj@{k}": partial(measure, groups, lambda group: vote(group, k)),
+        **{f"best_of_{n}": partial(measure, groups, lambda group, n=n: mark_or_vote(group, n)) for n in best_of},
+        "parallel_ratio": partial(share, groups, lambda row: row["complete_blocks"] > 0),
+        "well_formed": partial(share, groups, lambda row: row["well_formed"]),
+        "right_path": partial(share, groups, _has_right_path, lambda row: row["blocks"] > 0),
+        "summary_right": partial(share, groups, lambda row: _has_right_path(row) and is_right(row), _has_right_path),
+        **{key: partial(share, groups, lambda row, key=key: row[key]) for key in amounts},
     }
+    wanted = set(wanted)
+    return {key: measured() for key, measured in found.items() if general_key(key) in wanted}
 
 
 def by_problem(rows: Sequence[dict], items: Iterable[Any] | None = None) -> dict[str, list[Any]]:

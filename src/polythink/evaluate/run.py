@@ -59,10 +59,10 @@ def evaluate(
     With `resume` an unfinished evaluation of the same question in `out` goes on, and the result is the same as without
     the interruption; a finished one is returned as it is. Problems that cannot be asked (`samples.fitting`) are skipped
     and counted, or refused with `overlong_prompts="refuse"`. `answers`, one of `ANSWER_RULES`, says what is read as an
-    answer; the result counts correct responses under both `strict` and `lenient`. `about` holds keys of `provenance`
-    that only the caller knows: model, problems, limit. `UserError` for a set that is empty or cannot be asked at all,
-    for numbers of samples that cannot be, and for an `out` that holds an evaluation or, with `resume`, that of another
-    question.
+    answer; the result counts correct responses to mathematics under both `strict` and `lenient`. `about` holds keys of
+    `provenance` that only the caller knows: model, problems, limit. `UserError` for a set that is empty or cannot be
+    asked at all, for numbers of samples that cannot be, and for an `out` that holds an evaluation or, with `resume`,
+    that of another question.
     """
     if samples < 1:
         raise UserError(f"samples must be 1 or more, not {samples}")
@@ -88,10 +88,12 @@ def _measured(study: Study, samples: int, greedy: bool, best_of: Sequence[int]) 
         greedy_rows = study.draw(study.requests(1), cold, "greedy").rows
         study.write_rows("greedy", greedy_rows)
         found["greedy"] = compute_metrics(greedy_rows)["mean@1"]
-    right = {rule: sum(row[rule] == "right" for row in rows) for rule in ("strict", "lenient") if rule in rows[0]}
+    ruled = [row for row in rows if "strict" in row]  # a set may mix tasks, and not all have these rules
+    right = {rule: sum(row[rule] == "right" for row in ruled) for rule in ("strict", "lenient") if ruled}
     if len(set(right.values())) == 2:
+        which = "" if len(ruled) == len(rows) else " to mathematics"
         study.note(
-            f"{right['lenient'] - right['strict']} of {len(rows)} responses state the correct answer in a form that "
-            f"only the rule lenient reads; this is {study.grader.answers}"
+            f"{right['lenient'] - right['strict']} of {len(ruled)} responses{which} state the correct answer in a form "
+            f"that only the rule lenient reads; this is {study.grader.answers}"
         )
     return study.conclude(found, right=right, verdicts=dict(Counter(row["verdict"] for row in rows).most_common()))

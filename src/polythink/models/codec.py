@@ -70,6 +70,10 @@ class Codec:
         ids = [int(i) for i in ids if i not in self.dropped]
         if self._texts and all(i in self._texts for i in ids):
             return " ".join([self._texts[i] for i in ids])
+        return self.spell(ids)
+
+    def spell(self, ids: Sequence[int]) -> str:
+        """The text of `ids` with all control tokens, end and padding too, and with the space that it begins with."""
         if self.exact is not self.own:
             return self.exact.decode(ids, skip_special_tokens=False)
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -51,6 +51,11 @@ class Vocabulary:
             self.settings = replace(self.settings, bos=bool(self.codec.head))
 
     @property
+    def opens_blocks(self) -> bool:
+        """Can a token begin a block? Not where the tokenizer lacks every tag that one may begin with."""
+        return not self.absent_tags.issuperset(self.dialect.first_tags)
+
+    @property
     def context(self) -> int:
         """The longest sequence of positions the model was made for."""
         return context_of(self.model.config)

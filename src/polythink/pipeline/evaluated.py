@@ -47,8 +47,8 @@ class Evaluated:
 def asked(data: Mapping[str, Any]) -> Hashable:
     """Which problems a result is of. The name of its file does not tell: two folders may each have a test.jsonl."""
     about = data.get("provenance") or {}
-    named = about.get("problems") or data.get("problems"), about.get("limit", data.get("n"))
-    return data.get("problem_hash") or named
+    named = about.get("problems") or data.get("problems"), about.get("limit")
+    return data.get("problem_hash") or named, data.get("n")  # some of them may have been skipped
 
 
 def _metrics_of(folder: Path, name: str, metrics: Iterable[str]) -> dict[str, Metric]:

@@ -84,7 +84,7 @@ def results(runs: Sequence[Evaluated]) -> Estimates:
 def differences(runs: Sequence[Evaluated], others: Sequence[Evaluated]) -> Estimates:
     """`runs` minus `others`: seed by seed, or problem by problem where both have one evaluation; others left out.
 
-    So are those that were not asked the same problems.
+    Nothing where the problems are not the same: a set that was cut elsewhere is another set.
     """
 
     def compare(name: str, metric: str) -> Estimate | None:

@@ -231,19 +231,30 @@ def tunnel_section(result: Mapping) -> str:
 # ---- what the intervals allow to say ----
 
 
-def change(key: str, before: Mapping, after: Mapping, first: str, last: str) -> str:
-    """From the first evaluation to the last as HTML, and whether their intervals overlap."""
+def change(key: str, before: Mapping, after: Mapping, first: str, last: str, gain: Mapping | None = None) -> str:
+    """From the first evaluation to the last as HTML, and what this shows.
+
+    `gain` is the paired difference, where it is known. Without it the intervals are compared; that they overlap does
+    not say that there is no difference.
+    """
     name = METRICS[key].label if key in METRICS else key
     said = f"{name} {show(key, before)} after {first}, <b>{show(key, after)}</b> after {last}"
+    if gain:
+        return f"{said}: on the same problems {judged(key, gain)}"
     if not _with_intervals(before, after):
         return said
-    verdict = "the intervals do not overlap" if apart(before, after) else "intervals overlap, no difference shown"
-    return f"{said}: {verdict}"
+    return f"{said}: {'the intervals do not overlap' if apart(before, after) else 'intervals overlap'}"
 
 
 def apart(one: Mapping, other: Mapping) -> bool:
     """Whether two estimates have intervals, and these do not overlap."""
     return _with_intervals(one, other) and (one["high"] < other["low"] or other["high"] < one["low"])
+
+
+def on_other_problems(one: Mapping, other: Mapping) -> bool:
+    """Whether two results on one set are known to be of different problems: of a part of it, or another edition."""
+    facts = [(one.get(key), other.get(key)) for key in ("n", "problem_hash")]
+    return any(None not in pair and pair[0] != pair[1] for pair in facts)
 
 
 def _with_intervals(*estimates: Mapping) -> bool:
@@ -254,18 +265,21 @@ def judged(key: str, difference: Mapping) -> str:
     """A difference with its interval in words: `+3.1 points [-1.2, 7.4], no difference shown`."""
     value, _, ends = show(key, difference, sign="+").partition(" ")
     unit = " points" if describe(key).unit == "percent" else ""
-    verdict = ""
-    if is_number(difference.get("low")) and is_number(difference.get("high")):
-        verdict = "" if difference["low"] > 0 or difference["high"] < 0 else ", no difference shown"
+    verdict = ", no difference shown" if _with_intervals(difference) and not shown(difference) else ""
     return f"{value}{unit} {ends}".strip() + verdict
+
+
+def shown(difference: Mapping) -> bool:
+    """Whether a difference has an interval, and 0 is not in it."""
+    return _with_intervals(difference) and (difference["low"] > 0 or difference["high"] < 0)
 
 
 def _comparison_headline(result: Mapping) -> str:
     """Parallel against every other way at the largest number of paths, differences on the same problems."""
     most = max((row["paths"] for row in result["methods"]), default=0)
-    rows = [row for row in result["methods"] if row["paths"] == most and row.get("difference")]
-    said = "; ".join(f"{METHODS[r['method']].heading} {judged('accuracy', r['difference'])}" for r in rows)
-    return f"<p>With {counted(most, 'path')}, parallel minus each other way: {escape(said)}.</p>" if rows else ""
+    gains = {name: result["metrics"].get(f"gain_{name}@{most}") for name in METHODS}  # a row at 1 path may hold for all
+    said = "; ".join(f"{METHODS[name].heading} {judged('accuracy', gain)}" for name, gain in gains.items() if gain)
+    return f"<p>With {counted(most, 'path')}, parallel minus each other way: {escape(said)}.</p>" if said else ""
 
 
 # ---- common parts ----

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from polythink.evaluate.metrics import METRICS, describe, general_key, show
-from polythink.report.findings import apart, change, comparison_section, notes, tunnel_section
+from polythink.evaluate.metrics import METRICS, Metric, compute_metrics, describe, difference, general_key, show
+from polythink.report.findings import apart, change, comparison_section, notes, on_other_problems, shown, tunnel_section
 from polythink.report.heads import heads_section
 from polythink.report.page import MANY_COLUMNS, counted, folded, grid, legend, page, section, switched, table, wide
 from polythink.report.plots import COLOURS, MORE_PANELS, PANELS, arms_chart, stage_chart
@@ -21,7 +21,7 @@ from polythink.run.folder import write_text
 from polythink.trace.modes import MODES
 from polythink.train.config import trained_inexactly
 
-TOLD_IF_APART = ("parallel_ratio", "well_formed")  # besides accuracy: whether the form of traces has changed
+TOLD_IF_SHOWN = ("parallel_ratio", "well_formed")  # besides accuracy: whether the form of traces has changed
 HOLDS = "arithmetic of correct paths holds"  # a column of tasks whose slips show, counted from the samples
 
 
@@ -100,7 +100,7 @@ def _results(stages: Sequence[Stage]) -> str:
     for stage in stages:
         for name, result in stage.evals.items():
             rows = stage.samples(name)
-            held = {"held_paths": held_paths(rows), "hints": task_hints(rows)}
+            held = {"held_paths": held_paths(rows), "hints": task_hints(rows), "measured": _measured(result, rows)}
             by_set.setdefault(result.get("problems") or name or "problems", []).append((stage.name, result | held))
     if not by_set and any(stage.findings for stage in stages):
         return ""
@@ -114,8 +114,12 @@ def _results(stages: Sequence[Stage]) -> str:
     def row(stage: str, result: Mapping) -> list[str]:
         return [stage, *(_cell(key, result) for key in columns), *([_share(result["held_paths"])] if holds else [])]
 
+    def caption(name: str, results: Sequence[tuple[str, dict]]) -> str:
+        sizes = _sizes(results)
+        return f"{name}: {', '.join(sizes)}" if len(sizes) == 1 else name  # several stand beside the stages
+
     body = "".join(
-        table((head, [row(stage, result) for stage, result in _labelled(results)]), f"{name}: {_size(results[0][1])}")
+        table((head, [row(stage, result) for stage, result in _labelled(results)]), caption(name, results))
         for name, results in by_set.items()
     )
     meaning = " ".join(f"<b>{escape(m.label)}</b>: {escape(m.meaning)}" for m in columns.values() if m.meaning)
@@ -141,17 +145,46 @@ def ordered(keys: Iterable[str]) -> list[str]:
 
 
 def _summary(by_set: Mapping[str, Sequence[tuple[str, dict]]]) -> str:
-    """From the first evaluation to the last: a line per problem set, with what else has clearly changed."""
+    """From the first evaluation to the last: a line per problem set, with what else has clearly changed.
+
+    Problem by problem where the samples of both are there, otherwise by their intervals; evaluations of different
+    problems are not compared.
+    """
     lines = []
     for name, results in by_set.items():
         (first, a), (last, b) = results[0], results[-1]
         key = next((k for k in a.get("metrics", {}) if k.startswith("mean@") and k in b.get("metrics", {})), None)
         if key is None or len(results) < 2:
             continue
-        keys = [key] + [k for k in TOLD_IF_APART if apart(*(r["metrics"].get(k) or {} for r in (a, b)))]
-        found = (change(k, a["metrics"][k], b["metrics"][k], escape(first), escape(last)) for k in keys)
+        asked = [{problem for metric in r["measured"].values() for problem in metric.keys} for r in (a, b)]
+        if on_other_problems(a, b) or (all(asked) and asked[0] != asked[1]):
+            said = f"{first} and {last} were measured on different problems, so their numbers are not compared"
+            lines.append(f"<p><b>{escape(name)}</b>: {escape(said)}.</p>")
+            continue
+        gains = _gains(a, b, (key, *TOLD_IF_SHOWN))
+        ends = {k: [r["metrics"].get(k) or {} for r in (a, b)] for k in (key, *TOLD_IF_SHOWN)}
+        told = [key] + [k for k in TOLD_IF_SHOWN if (shown(gains[k]) if k in gains else apart(*ends[k]))]
+        found = (change(k, *ends[k], escape(first), escape(last), gains.get(k)) for k in told)
         lines.append(f"<p><b>{escape(name)}</b>: {'; '.join(found)}.</p>")
     return "".join(lines)
+
+
+def _measured(result: Mapping, rows: Sequence[dict]) -> dict[str, Metric]:
+    """What `_summary` compares, problem by problem, where all samples of an evaluation are there."""
+    whole = rows and len(rows) == result.get("n", 0) * (result.get("samples") or 0)
+    return compute_metrics(rows, wanted=("mean@k", *TOLD_IF_SHOWN)) if whole else {}
+
+
+def _gains(a: Mapping, b: Mapping, keys: Sequence[str]) -> dict[str, Mapping]:
+    """The paired differences b - a, of the metrics that the samples of both give."""
+    one, other = a["measured"], b["measured"]
+    both = [key for key in keys if key in one and key in other and one[key].keys == other[key].keys]
+    return {key: vars(difference(other[key], one[key])) for key in both}
+
+
+def _sizes(results: Iterable[tuple[str, dict]]) -> list[str]:
+    """The different sizes of the evaluations of one set."""
+    return list(dict.fromkeys(_size(result) for _, result in results))
 
 
 def _size(result: dict) -> str:
@@ -161,10 +194,15 @@ def _size(result: dict) -> str:
 
 
 def _labelled(results: Sequence[tuple[str, dict]]) -> list[tuple[str, dict]]:
-    """The stages' names, with the prompt's name where the set was evaluated with several prompts."""
-    prompts = [(result.get("prompt") or {}).get("name", "") for _, result in results]
-    several = len(set(prompts)) > 1
-    return [(f"{s}, prompt {p}" if several else s, result) for (s, result), p in zip(results, prompts, strict=True)]
+    """The stages' names, with the prompt's name and the size where these are not the same for all."""
+    prompts = {(result.get("prompt") or {}).get("name", "") for _, result in results}
+    sizes = _sizes(results)
+
+    def label(stage: str, result: Mapping) -> str:
+        prompt = (result.get("prompt") or {}).get("name", "")
+        return ", ".join([stage, *[f"prompt {prompt}"] * (len(prompts) > 1), *[_size(result)] * (len(sizes) > 1)])
+
+    return [(label(stage, result), result) for stage, result in results]
 
 
 def _cell(key: str, result: Mapping) -> str:

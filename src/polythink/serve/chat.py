@@ -280,9 +280,7 @@ class Choice:
         return {**self._token(event.token, event.logprob), "top_logprobs": top}
 
     def _token(self, id: int, logprob: float) -> dict[str, Any]:
-        text = self.tokens.of(id)
-        own = None if "\ufffd" in text else list(text.encode())  # a part of a character is no text
-        return {"token": text, "logprob": max(logprob, LEAST), "bytes": own}
+        return {"token": self.tokens.of(id), "logprob": max(logprob, LEAST), "bytes": self.tokens.bytes_of(id)}
 
 
 def _token_ids(rollout: Rollout) -> list[int]:

@@ -10,7 +10,8 @@ but not in the text.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Depends, Request
@@ -25,7 +26,7 @@ from polythink.serve.body import Body, parsed
 from polythink.serve.choices import Choice
 from polythink.serve.fields import MOST, Steering, check_model, key_of, new_id, now, params_of, seed_of
 from polythink.serve.generation import Generation, Wanted
-from polythink.serve.prompts import Spelling, read_prompts
+from polythink.serve.prompts import Prompt, Spelling, read_prompts
 from polythink.serve.sse import collect, events, unless_gone
 from polythink.serve.told import Piece, usage
 from polythink.trace.modes import SEQUENTIAL
@@ -91,7 +92,7 @@ class CompletionRequest(Steering):
     max_tokens: int | None = Field(None, ge=0, le=MOST)
     """Most tokens of a response; 16 if left out, or for a trace with blocks what the model's settings say."""
     n: int = Field(1, ge=1, le=1024)
-    """Responses to each prompt: samples 0 to n - 1, or from `sample` on."""
+    """Responses to each prompt: samples 0 to n - 1, or from `sample` on; a prompt that comes again goes on counting."""
     stop: Annotated[list[str], BeforeValidator(stop_texts)] = []  # noqa: RUF012 (pydantic copies it)
     """The text ends before any of these strings."""
     stop_token_ids: list[int] = Field([], max_length=1024)
@@ -202,7 +203,7 @@ class Job:
         plain = None if body.steers else Continuation(segment, body.drawn)
         wanted = [
             Wanted(
-                TraceRequest(prompt.ids, body.problem, body.sample + number, plain=plain),
+                TraceRequest(prompt.ids, body.problem, sample, plain=plain),
                 self.params,
                 self.seed,
                 tuple(body.stop),
@@ -210,10 +211,18 @@ class Job:
                 body.logprobs or 0,
                 stream=body.stream or body.logprobs is not None or body.return_events,
             )
-            for prompt in self.prompts
-            for number in range(body.n)
+            for prompt, sample in self._samples()
         ]
         return self.service.submit(wanted, key, self.service.config.timeout_s)
+
+    def _samples(self) -> Iterator[tuple[Prompt, int]]:
+        """Each response's prompt and number: a prompt that comes again goes on counting, or its texts would be the
+        same again, since the random numbers do not depend on the prompt."""
+        following: Counter[tuple[int, ...]] = Counter()
+        for prompt in self.prompts:
+            for _ in range(self.body.n):
+                yield prompt, self.body.sample + following[prompt.ids]
+                following[prompt.ids] += 1
 
     def whole(self, generation: Generation | None) -> dict[str, Any]:
         """The response that is not streamed."""

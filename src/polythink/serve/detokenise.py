@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _BROKEN = "\ufffd"  # what stands for bytes that are no character, or not yet
+# the character that stands for each byte in ByteLevel pieces (GPT-2's): itself where it can be seen
+_SEEN = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+_UNSEEN = [byte for byte in range(256) if byte not in _SEEN]
+ALPHABET = {chr(byte): byte for byte in _SEEN} | {chr(256 + i): byte for i, byte in enumerate(_UNSEEN)}
 MOST_BYTES = 4  # of a character: it lies in at most so many tokens
 TRIALS = 16  # random sequences of tokens that a tokenizer is tried on
 
@@ -33,7 +37,9 @@ class Decoding:
 
     def __init__(self, codec: Codec) -> None:
         self.decode, self.dropped = codec.decode, codec.dropped
-        fallback = codec.exact is not None and "ByteFallback" in json.dumps(_state(codec.exact.decoder))
+        self._exact = codec.exact
+        self._rules = "" if codec.exact is None else json.dumps(_state(codec.exact.decoder))
+        fallback = "ByteFallback" in self._rules
         vocabulary = codec.exact.get_vocab(with_added_tokens=False) if fallback else {}
         self.bytes = frozenset(id for piece, id in vocabulary.items() if _BYTE.fullmatch(piece))
         self._alone: dict[int, str] = {}
@@ -47,6 +53,22 @@ class Decoding:
         if token not in self._alone:
             self._alone[token] = self.decode([token])
         return self._alone[token]
+
+    def raw(self, token: int, text: str) -> bytes | None:
+        """The bytes of one token whose text by itself is `text`; None where the vocabulary does not tell them.
+
+        A part of a character has no text: its bytes are read from the vocabulary's piece.
+        """
+        if _BROKEN not in text:
+            return text.encode()
+        piece = None if self._exact is None else self._exact.id_to_token(token)
+        if piece is None:
+            return None
+        if "ByteFallback" in self._rules and _BYTE.fullmatch(piece):
+            return bytes.fromhex(piece[3:5])
+        if "ByteLevel" in self._rules and all(char in ALPHABET for char in piece):
+            return bytes(ALPHABET[char] for char in piece)
+        return text.encode()  # it spells the broken character itself
 
     def _agrees(self, tokens: list[int]) -> bool:
         segment = Detokeniser(self)

@@ -87,7 +87,7 @@ def params_of(steering: Steering, service: Service, max_tokens: int | None) -> S
     params = parse_config(SamplingParams, data, "request")
     most = min(params.max_trace_tokens, service.config.max_tokens)
     params = params.model_copy(update={"max_trace_tokens": most})
-    if not params.max_blocks:  # all is main text, and the runtime never forks
+    if not (params.max_blocks and service.lm.opens_blocks):  # all is main text, and the runtime never forks
         never = most if service.lm.dialect.runtime_forks else None
         params = params.model_copy(update={"max_main_tokens": most, "fork_at": never})
     if steering.thinking_budget:

@@ -224,6 +224,8 @@ class Growing:
         """May a further block come in this text? Never wrongly no."""
         if text.ended or text.blocks >= self.params.max_blocks or not self._nests(text):
             return False
+        if not self.tags.opens_blocks:
+            return False
         if not self.isolated or not self.tags.dialect.runtime_forks:
             return True
         at = 0 if self.params.fork_at is None else self.params.fork_at

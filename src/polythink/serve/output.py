@@ -70,8 +70,8 @@ class Output:
         return [{**token, "top_logprobs": top} for token, top in own]
 
     def _token(self, id: int, logprob: float) -> dict[str, Any]:
-        text = self.tokens.of(id)
-        return {"token": text, "logprob": max(logprob, LEAST), "bytes": [] if "\ufffd" in text else list(text.encode())}
+        own = self.tokens.bytes_of(id) or []  # the API knows no null here
+        return {"token": self.tokens.of(id), "logprob": max(logprob, LEAST), "bytes": own}
 
     # --- events
 

@@ -22,13 +22,18 @@ class Spelling:
 
     def __init__(self, lm: LanguageModel) -> None:
         self.decode, self.decoding = lm.decode, Decoding(lm.codec)
-        self._tokenizer, self._known = lm.tokenizer, {}
+        self._codec, self._known = lm.codec, {}
 
     def of(self, id: int) -> str:
-        """One token by itself, control tokens too."""
+        """One token by itself, control tokens too. Its own space in front is a part of it: "▁a" is not "a"."""
         if id not in self._known:
-            self._known[id] = self._tokenizer.decode([id], skip_special_tokens=False)
+            self._known[id] = self._codec.spell([id])
         return self._known[id]
+
+    def bytes_of(self, id: int) -> list[int] | None:
+        """The bytes of one token, of a part of a character too; None where its tokenizer does not tell them."""
+        raw = self.decoding.raw(id, self.of(id))
+        return None if raw is None else list(raw)
 
 
 @dataclass
@@ -40,14 +45,31 @@ class Prompt:
     scores: Scores | None = None
 
     def tokens(self, spelling: Spelling) -> list[Token]:
-        """Its tokens with the text that each completes; the first has no log-probability."""
+        """Its tokens with the part of `text` that each completes; the first has no log-probability."""
         detokeniser = Detokeniser(spelling.decoding)
         found = [Token(id, detokeniser.add(id), None) for id in self.ids]
         found[-1].text += detokeniser.end()
+        if "".join(token.text for token in found) != self.text:
+            self._lay_over_the_text(found, spelling)
         if self.scores is not None:
             for token, logprob, top in zip(found[1:], self.scores.logprobs[1:], self.scores.top[1:], strict=True):
                 token.logprob, token.top = logprob, top
         return found
+
+    def _lay_over_the_text(self, found: Sequence[Token], spelling: Spelling) -> None:
+        """Give the tokens their parts of a text that the tokenizer has changed, from the right, where both end.
+
+        What it has put in is no part of the text: BOS in front, SentencePiece's space there and after control tokens.
+        A control token that the text spells is.
+        """
+        end = len(self.text)
+        for token in reversed(found):
+            own = spelling.of(token.id) if token.id in spelling.decoding.dropped else token.text
+            if own.startswith(" ") and not self.text.endswith(own, 0, end) and self.text.endswith(own[1:], 0, end):
+                own = own[1:]
+            start = max(end - len(own), 0)
+            token.text, end = self.text[start:end], start
+        found[0].text = self.text[:end] + found[0].text
 
 
 def read_prompts(

@@ -14,7 +14,7 @@ from polythink.engine.scoring import Scores
 from polythink.errors import UserError
 from polythink.serve.following import Follower
 from polythink.serve.generation import Busy, Generation, Interrupted, Update, Wanted
-from polythink.serve.worker import TOO_LONG, Job, News, ScoreJob, Worker
+from polythink.serve.worker import TOO_LONG, Change, Job, News, ScoreJob, Worker
 
 if TYPE_CHECKING:
     from polythink.serve.config import ServeConfig
@@ -72,7 +72,7 @@ class Service:
     async def start(self) -> None:
         """Begin to serve."""
         if self.lm.settings.trained_paths:  # ask now, so that no request waits for the model to be free
-            self.engine.check_scaling()
+            self.engine.cannot_scale()
         self._loop = asyncio.get_running_loop()
         self._idle.set()
         self._worker.thread.start()
@@ -146,8 +146,10 @@ class Service:
     async def change(self, change: Callable[[], None], weight_version: str) -> None:
         """Change the model in the worker's thread while no trace is live: what runs finishes first, all else waits.
 
-        Requests that begin afterwards have this `weight_version`. What `change` raises is raised here.
+        Requests that begin afterwards have this `weight_version`. What `change` raises is raised here; `Busy` where the
+        server closes or its thread has ended, `Interrupted` where that happens before the change.
         """
+        self._check_serving()
         loop = self._loop
         done: asyncio.Future[None] = loop.create_future()
 
@@ -160,7 +162,10 @@ class Service:
                 self._worker.weight_version = weight_version
                 loop.call_soon_threadsafe(done.set_result, None)
 
-        self._worker.send(lambda: self._worker.change(work))
+        def fail(error: Interrupted) -> None:
+            loop.call_soon_threadsafe(done.set_exception, error)
+
+        self._worker.send(lambda: self._worker.change(Change(work, fail)))
         await asyncio.shield(done)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
@@ -179,12 +184,15 @@ class Service:
         state = self.engine.prepare(wanted.request, wanted.params, wanted.seed, stream, wanted.top_logprobs)
         return Follower(index, wanted, state, self._worker.decoding)
 
+    def _check_serving(self) -> None:
+        if self.state != "serving":
+            raise Busy(f"the server is {self.state}; try again later", max(self.config.drain_s, 1.0), 503)
+
     def _check_free(self, traces: int, key: str = "") -> None:
         """`Busy` unless so many traces can be taken now."""
         if traces < 1:
             raise UserError("a request needs at least one trace")
-        if self.state != "serving":
-            raise Busy(f"the server is {self.state}; try again later", max(self.config.drain_s, 1.0), 503)
+        self._check_serving()
         most, limit = self.engine.max_num_seqs + self.config.max_queue, self.config.max_requests_per_key
         if traces > most:
             raise UserError(f"a request of {traces} traces; this server runs and queues {most} in all, ask for fewer")

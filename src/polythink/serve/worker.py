@@ -7,6 +7,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from polythink.engine.engine import Engine
@@ -47,6 +48,14 @@ class News:
 
 
 @dataclass(eq=False)
+class Change:
+    """Other weights of the model. `fail` is called in the worker's thread where `work` will not be."""
+
+    work: Callable[[], None]
+    fail: Callable[[Interrupted], None]
+
+
+@dataclass(eq=False)
 class ScoreJob:
     """A prompt to be scored; `tell` is called in the worker's thread with the scores or what went wrong."""
 
@@ -73,7 +82,7 @@ class Worker:
         self._of: dict[int, tuple[Job, Follower]] = {}  # by id in the engine
         self._news: dict[Job, News] = {}
         self._scores: deque[ScoreJob] = deque()  # the first is being read
-        self._changes: deque[Callable[[], None]] = deque()  # to the model, each while no trace is live
+        self._changes: deque[Change] = deque()  # to the model, each while no trace is live
         self.weight_version = ""
         self._commands: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
@@ -122,7 +131,7 @@ class Worker:
             self._scores.remove(job)
             self.engine.scheduler.end_score(job.scoring)
 
-    def change(self, change: Callable[[], None]) -> None:
+    def change(self, change: Change) -> None:
         """Do this once no trace is live: what has a row finishes first, all others wait for it."""
         self._changes.append(change)
 
@@ -134,6 +143,7 @@ class Worker:
         for score in list(self._scores):
             self.end_score(score)
             score.tell(error)
+        self._fail_changes(error)
         self._closing = True
 
     # --- the thread
@@ -144,7 +154,12 @@ class Worker:
         except BaseException as error:
             log.exception("the engine's thread has ended; the server must be started again")
             told = _told(error)
+            while self._commands:  # what was asked for meanwhile fails too
+                with suppress(Exception):
+                    self._obey()
             self._fail_scores(error)
+            self._fail_changes(told)
+            self._hand_over()
             self.deliver([News(job, finished=True, lost=job.left, error=told) for job in self._jobs])
             raise
 
@@ -159,7 +174,7 @@ class Worker:
                         self._turn()
                         self._obey()
                 if self._may_change():  # outside of `hold`, in which weights stay as they are
-                    self._changes.popleft()()
+                    self._changes.popleft().work()
             except Exception as error:  # the model cannot be made ready, or a fault of ours: the service goes on
                 self._fail(list(self._jobs), error)
                 self._fail_scores(error)
@@ -256,6 +271,11 @@ class Worker:
         """What is scored has failed."""
         while self._scores:
             self._scores.popleft().tell(_told(error))
+
+    def _fail_changes(self, told: Interrupted) -> None:
+        """The model will not be changed any more."""
+        while self._changes:
+            self._changes.popleft().fail(told)
 
     # --- what has happened
 

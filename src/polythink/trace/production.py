@@ -149,7 +149,14 @@ class Dialect:
     @cached_property
     def first_tag(self) -> str:
         """The tag that a block begins with; of numbered paths that of number 1."""
-        return self.opening.text if self.opening else self.plan.open if self.plan else self.path_tags(1)[0]
+        return self.first_tags[0]
+
+    @cached_property
+    def first_tags(self) -> tuple[str, ...]:
+        """The tags that a block may begin with: several where it begins with a path, and those have numbers."""
+        if self.opening or self.plan:
+            return (self.opening.text if self.opening else self.plan.open,)
+        return tuple(self.path_tags(n)[0] for n in range(1, max(self.inventory, 1) + 1))
 
     @cached_property
     def pair(self) -> tuple[str, ...]:
