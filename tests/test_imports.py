@@ -36,6 +36,7 @@ LIGHT_MODULES = (  # of the other rooms: what reads and checks a recipe
     "polythink.models.settings", "polythink.pipeline.plan",
     "polythink.pipeline.recipe", "polythink.pipeline.stage", "polythink.pipeline.experiment", "polythink.train.config",
     "polythink.pipeline.schedule", "polythink.pipeline.board", "polythink.pipeline.results_table",
+    "polythink.pipeline.evaluated",
     "polythink.pipeline.curves", "polythink.pipeline.on_paper", "polythink.train.footprint",
     "polythink.serve.page", "polythink.serve.show",
 )  # fmt: skip

@@ -10,7 +10,8 @@ import torch
 from helpers.real_tokenizers import byte_level, model_of
 from helpers.tiny import family, tiny
 from polythink.errors import UserError
-from polythink.models.lm import LanguageModel, load, load_vocabulary
+from polythink.models.gguf_header import read_header
+from polythink.models.lm import LanguageModel, load, load_vocabulary, with_settings
 from polythink.models.to_gguf import splitting, write_lm
 
 pytest.importorskip("gguf", reason="gguf is not installed: pip install gguf")
@@ -53,6 +54,27 @@ def test_the_tokenizer_with_all_that_it_does(tmp_path):
     assert again.decode(again.encode(TEXT)) == TEXT
     assert (again.ends, again.pad, again.settings, again.tag_ids) == (lm.ends, lm.pad, lm.settings, lm.tag_ids)
     assert again.tokenizer.chat_template == chat
+
+
+@pytest.mark.parametrize(("dtype", "named"), [("float16", 1), ("bfloat16", 32), ("float32", 0)])
+def test_the_weights_keep_their_type(dtype, named, tmp_path):
+    lm = family("llama", head_dim=8)
+    lm.model.to(getattr(torch, dtype))
+    write_lm(lm, tmp_path / "model.gguf")
+    again, bytes_each = load(tmp_path / "model.gguf").model.state_dict(), {"float32": 4}.get(dtype, 2)
+    assert all(torch.equal(weight.float(), again[name]) for name, weight in lm.model.state_dict().items())
+    assert read_header(tmp_path / "model.gguf")["general.file_type"] == named
+    kept = sum(p.numel() for p in lm.model.parameters() if p.dim() > 1) * bytes_each
+    assert kept < (tmp_path / "model.gguf").stat().st_size < kept + 20_000
+
+
+def test_a_response_ends_where_it_ended(tmp_path):
+    lm = model_of(byte_level())
+    lm.model.generation_config.eos_token_id = [lm.eos, lm.tokenizer.convert_tokens_to_ids("<end_of_turn>")]
+    lm = with_settings(lm)
+    write_lm(lm, tmp_path / "model.gguf")
+    assert len(lm.ends) == 2
+    assert load(tmp_path / "model.gguf").ends == load_vocabulary(tmp_path / "model.gguf").ends == lm.ends
 
 
 def test_what_has_no_form_is_refused_in_a_sentence(tmp_path):

@@ -8,10 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from helpers.smollm2 import tiny_model, tiny_tokenizer
 from polythink.errors import UserError
 from polythink.pipeline import requirements
-from polythink.pipeline.recipe import load_recipe
+from polythink.pipeline.recipe import load_recipe, run_recipe
 from polythink.pipeline.requirements import check_requirements
+from polythink.run.config import dump_yaml
+from polythink.run.folder import read_json, write_text
 
 LATE = [
     ("countdown-smoke", ["decoding.top_p=0.9"], "stages.rl_easy: decoding: reinforcement learning samples from"),
@@ -193,3 +196,40 @@ def test_a_file_is_read_once_however_many_stages_name_it(own, monkeypatch):
     monkeypatch.setattr(requirements, "load_problems", lambda name: read.append(name))
     check_requirements(load_recipe("own.yaml", ["eval.problems=[problems.jsonl, asked.jsonl]"]).plan())
     assert read == ["asked.jsonl", "problems.jsonl"]
+
+
+# ---- a model from elsewhere, whose tokenizer knows no tags ----
+
+
+@pytest.fixture
+def foreign(tmp_path) -> str:
+    """A recipe in flat text alone, over such a model."""
+    tokenizer = tiny_tokenizer()
+    tiny_model(len(tokenizer)).save_pretrained(tmp_path / "hub")
+    tokenizer.save_pretrained(tmp_path / "hub")
+    rl = {"kind": "grpo", "problems": ["countdown-easy:train"], "steps": 1, "prompts_per_step": 2, "group_size": 2}
+    final = {"kind": "eval", "problems": ["countdown-easy"], "limit": 2, "samples": 1}
+    whole = {
+        "name": "flat", "mode": "sequential", "model": {"path": str(tmp_path / "hub")},
+        "decoding": {"max_main_tokens": 8}, "stages": {"rl": {**rl, "reward": "accuracy"}, "final": final},
+    }  # fmt: skip
+    write_text(tmp_path / "flat.yaml", dump_yaml(whole))
+    return str(tmp_path / "flat.yaml")
+
+
+def test_a_recipe_in_flat_text_needs_no_tags(foreign, tmp_path):
+    run_recipe(load_recipe(foreign), tmp_path / "out", log=lambda text: None)
+    assert read_json(tmp_path / "out" / "final" / "result.json")["evaluations"]["countdown-easy"]["mean@1"] == 0
+    assert "<Path>" not in (tmp_path / "out" / "rl" / "model" / "tokenizer.json").read_text()
+
+
+def test_tags_that_a_late_stage_needs_are_asked_for_first(foreign, tmp_path):
+    """The first stage, in flat text, would run to its end without them."""
+    lacks = r"^stages\.final: the tokenizer does not hold <Parallel>.* set model\.add_tags: true"
+    mixed = load_recipe(foreign, ["final.mode=structured"])
+    with pytest.raises(UserError, match=lacks):
+        run_recipe(mixed, tmp_path / "out", log=lambda text: None)
+    assert not (tmp_path / "out").exists()
+    check_requirements(load_recipe(foreign, ["final.mode=structured", "model.add_tags=true"]).plan())
+    with pytest.raises(UserError, match=r"does not hold <Parallel>"):  # as before: by the first stage itself
+        run_recipe(load_recipe(foreign, ["mode=structured"]), tmp_path / "out", log=lambda text: None)

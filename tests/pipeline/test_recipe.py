@@ -12,6 +12,7 @@ import yaml
 from polythink.errors import UserError
 from polythink.pipeline.plan import StagePlan
 from polythink.pipeline.recipe import Recipe, load_recipe
+from polythink.pipeline.runners import starting_model
 from polythink.run.config import RECIPES, dump_yaml, load_yaml, parse_config
 from polythink.run.jsonl import write_jsonl
 from polythink.trace.dialect import get_dialect
@@ -263,3 +264,23 @@ def test_the_content_of_a_dialect_file_is_part_of_every_digest(small, tmp_path):
     file.write_text("name: mine")
     with pytest.raises(UserError, match="has no 'block'"):
         load_recipe(small, [f"dialect={file}"])
+
+
+def test_what_is_measured_before_training_is_what_is_trained(tmp_path):
+    """An evaluation's own seed is of its sampling: the weights are drawn with the seed of the training."""
+    check = SMALL["stages"]["check"] | {"limit": 1, "samples": 1, "seed": 0}
+    whole = {**SMALL, "seed": 1, "stages": {"before": check, "base": SMALL["stages"]["base"], "after": check}}
+    shape = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 1}
+
+    def planned(**changes) -> dict[str, StagePlan]:
+        return {plan.name: plan for plan in parse_config(Recipe, whole | {"model": shape} | changes, "small").plan()}
+
+    plans = planned()
+    assert [plan.model_seed for plan in plans.values()] == [1, None, None]
+    assert plans["before"].digest != planned(seed=2)["before"].digest, "another model"
+    first, trained = (starting_model(plans[name], None).model.state_dict() for name in ("before", "base"))
+    assert all(first[name].equal(trained[name]) for name in trained)
+    for changes in ({"seed": 0}, {"model": {"path": str(tmp_path)}}):  # nothing else is drawn: as it was
+        plan = planned(**changes)["before"]
+        assert "model_seed" not in plan.model_dump()
+    assert plan.digest == planned(model={"path": str(tmp_path)}, seed=2)["before"].digest, "measured once for all seeds"

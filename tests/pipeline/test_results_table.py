@@ -152,11 +152,48 @@ def test_the_gain_is_over_the_first_evaluation_of_the_same_arm(tmp_path) -> None
     assert labels[:4] == ["mean@4", "gain", "pass@4", "gain"]
 
 
+def test_an_accuracy_of_one_sample_has_its_difference_too(tmp_path) -> None:
+    runs = [evaluated(tmp_path, arm, 0, grid(share, 0)) for arm, share in (("a", 0.2), ("b", 0.7))]
+    for run, value in zip(runs, (0.25, 0.5), strict=True):
+        name = run.folder / "eval-easy.json"
+        more = {key: {"value": value, "low": None, "high": None} for key in ("greedy", "best_of_4")}
+        found = json.loads(name.read_text())
+        write_json(name, found | {"metrics": more | found["metrics"]})
+        write_jsonl(run.folder / "greedy-easy.jsonl", samples(grid(value, 0)[:, :1]))
+    labels = [row[1] for row in make_table("t", "a", runs).rows]
+    assert labels[labels.index("greedy") + 1] == labels[labels.index("best_of_4") + 1] == "difference"
+    assert "difference" not in labels[labels.index("tokens") :]
+
+
 def test_without_the_first_arm_or_the_same_problems_there_is_no_difference(tmp_path) -> None:
     (alone,) = columns([evaluated(tmp_path, "b", 0, grid(0.3, 0))], "a")
     assert alone.differences["easy"] == {}
     runs = [evaluated(tmp_path, "a", 0, grid(0.3, 0)), evaluated(tmp_path, "c", 0, grid(0.3, 0, problems=30))]
     assert columns(runs, "a")[1].differences["easy"] == {}
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"problem_hash": "a1"}, {"problem_hash": "a1"}, True),
+        ({"problem_hash": "a1"}, {"problem_hash": "b2"}, False),
+        ({"provenance": {"problems": "v1/easy.jsonl"}}, {"provenance": {"problems": "v1/easy.jsonl"}}, True),
+        ({"provenance": {"problems": "v1/easy.jsonl"}}, {"provenance": {"problems": "v2/easy.jsonl"}}, False),
+        ({"provenance": {"problems": "e", "limit": 40}}, {"provenance": {"problems": "e", "limit": None}}, False),
+        ({}, {"n": 30}, False),  # of an older version
+    ],
+)
+def test_only_the_same_problems_have_a_difference(tmp_path, seeds, one, other, same) -> None:
+    """Two sets may have one name in the table: that of their file, or one set under two limits."""
+    runs = [evaluated(tmp_path, arm, seed, grid(0.3, seed)) for arm in "ab" for seed in seeds]
+    for run in runs:
+        file = run.folder / "eval-easy.json"
+        write_json(file, json.loads(file.read_text()) | {"problems": "easy"} | (one if run.arm == "a" else other))
+    table = make_table("t", "a", runs)
+    assert ("mean@4" in table.columns[1].differences["easy"]) == same
+    assert ("Not the same problems in every evaluation: easy;" in table.caption) == (not same)
+    assert ("difference" in [row[1] for row in table.rows]) == same
 
 
 def test_a_gain_over_several_seeds_is_of_the_same_problems_or_none(tmp_path) -> None:

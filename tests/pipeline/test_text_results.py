@@ -9,7 +9,7 @@ import pytest
 from polythink.pipeline.arms import Experiment
 from polythink.pipeline.experiment import collect, evaluations, resolve
 from polythink.pipeline.recipe import load_recipe
-from polythink.pipeline.results_table import make_table
+from polythink.pipeline.results_table import headlines, make_table
 from polythink.run.config import parse_config
 from polythink.run.folder import write_json
 from polythink.run.jsonl import write_jsonl
@@ -60,4 +60,13 @@ def test_the_table_of_two_architectures(tmp_path, seeds):
     assert differences["exact"].value == pytest.approx(0.5 + 0.125 * (len(seeds) - 1))
     assert ("bleu" in differences) == (len(seeds) > 1), "one seed: BLEU is no ratio of sums, pair by pair"
     assert " 2 [2, 2] " in table.markdown
+    below = [row[1:] for row in table.rows]
+    assert [row[0] for row in below if row[0] != "seconds"] == (
+        ["exact", "difference", "bleu", "difference", "loss", "difference"]
+        if len(seeds) > 1
+        else ["exact", "difference", "bleu", "loss", "difference"]
+    )
+    assert below[1][2].startswith("+50.0 [" if len(seeds) == 1 else "+62.5 [")
+    assert [row for row in below if row[0] == "difference"][-1][2].startswith("-0.5")
+    assert ", difference to the first arm: eit +" in headlines(table.columns)[0]
     assert "25.0%" in table.markdown

@@ -114,15 +114,18 @@ def check_shape(config: PreTrainedConfig, auto: type = AutoModelForCausalLM) -> 
         raise UserError(f"cannot make a {config.model_type!r} of that shape: {in_short(error)}") from error
 
 
-def from_pretrained(config: ModelConfig, dialect: str, seed: int = 0) -> LanguageModel:
+def from_pretrained(config: ModelConfig, dialect: str, seed: int = 0, mode: str | None = None) -> LanguageModel:
     """The model at `config.path` (see `load`) in this dialect, with thought embeddings if the configuration wants them.
 
-    `seed` draws new thought embeddings. Tags are added on request only. `UserError` for thought embeddings that the
-    configuration would drop.
+    `seed` draws new thought embeddings. Tags are added on request only; a `mode` of flat text needs none. `UserError`
+    for thought embeddings that the configuration would drop.
     """
     assert config.path is not None
     told = config.chat_template_kwargs or None  # None: what the folder's polythink.json says
-    lm = load(config.path, dialect=dialect, dtype=config.dtype, add_tags=config.add_tags, chat_template_kwargs=told)
+    lm = load(
+        config.path, dialect=dialect, mode=mode, dtype=config.dtype, add_tags=config.add_tags,
+        chat_template_kwargs=told,
+    )  # fmt: skip
     if config.thought_embeddings is False and lm.settings.thoughts:
         raise UserError(
             f"model.thought_embeddings: false, but {config.path!r} has {lm.settings.thoughts} of them and was trained "

@@ -15,7 +15,7 @@ class ModelConfig(Config):
     path: Place | None = None
     """Folder or hub id of the model to start from; null: a random model of the shape below."""
     add_tags: bool = False
-    """Add the dialect's tags that the tokenizer lacks, each with an embedding row of its own."""
+    """Add the dialect's tags that the tokenizer lacks, with an embedding row each; mode sequential needs none."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """What the chat template of `path` is told besides the messages, such as {enable_thinking: false} for Qwen3."""
     architecture: str = "qwen3"

@@ -17,7 +17,15 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, pre_tokenizers
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from polythink.models.gguf_header import ENDS_KEY
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +47,12 @@ def own_tokenizer(header: dict[str, Any]) -> PreTrainedTokenizerFast | None:
     found = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
     found.chat_template = header.get("tokenizer.chat_template")
     return found
+
+
+def end_as_said(generation: GenerationConfig, header: dict[str, Any]) -> None:
+    """Let a response end with any token that ended one where the file was written: a file has no generation config."""
+    if ENDS_KEY in header:
+        generation.eos_token_id = json.loads(header[ENDS_KEY])
 
 
 # ---- transformers' reader ----

@@ -15,6 +15,7 @@ NUMBERS = dict(zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True))
 STRING, ARRAY = 8, 9
 VERSIONS = (2, 3)
 SETTINGS_KEY = "polythink.settings"  # a model's polythink.json, in a file that this package wrote
+ENDS_KEY = "polythink.ends"  # the ids of all tokens that end a response, there too: llama.cpp's form has room for one
 
 
 def read_header(file: Path) -> dict[str, Any]:

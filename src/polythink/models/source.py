@@ -94,7 +94,10 @@ class Source:
         if self.place.file is None:
             with suppress(OSError):  # no such file: what transformers makes of the shape
                 return GenerationConfig.from_pretrained(self.place.folder, local_files_only=self.offline)
-        return GenerationConfig.from_model_config(config)
+        generation = GenerationConfig.from_model_config(config)
+        if self.place.file:
+            gguf.end_as_said(generation, self._header())
+        return generation
 
     def read(self, dtype: str | None) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         """Tokenizer and model, in that type; None: as saved, float32 for a .gguf file."""
@@ -107,6 +110,7 @@ class Source:
             )
         if self.place.file:
             gguf.not_quantised(model)
+            gguf.end_as_said(model.generation_config, self._header())
             model.name_or_path = model.config.name_or_path = self.path
         _give_end(tokenizer, model.generation_config)
         return tokenizer, model

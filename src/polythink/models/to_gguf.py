@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from polythink.errors import UserError
 from polythink.models.codec import control_tokens
 from polythink.models.gguf import TOKENIZER_KEY
-from polythink.models.gguf_header import SETTINGS_KEY
+from polythink.models.gguf_header import ENDS_KEY, SETTINGS_KEY
 from polythink.models.lm import LanguageModel
 from polythink.run.folder import atomic_write
 
@@ -51,6 +51,7 @@ def write_lm(lm: LanguageModel, file: Path) -> None:
     def words(writer: GGUFWriter, config: PreTrainedConfig) -> None:
         of_tokenizer(writer, config, lm.tokenizer)
         writer.add_string(SETTINGS_KEY, json.dumps(asdict(lm.settings)))
+        writer.add_string(ENDS_KEY, json.dumps(lm.ends))
 
     write_gguf(lm.model, file, words)
 
@@ -68,8 +69,7 @@ def write_gguf(model: torch.nn.Module, file: Path, words: Words | None = None) -
     with atomic_write(file) as target:
         writer = gguf.GGUFWriter(target, ARCHITECTURES[config.model_type])
         _shape(writer, config)
-        float32 = all(weight.dtype == torch.float32 for weight in model.parameters())
-        writer.add_file_type(gguf.LlamaFileType.ALL_F32 if float32 else gguf.LlamaFileType.MOSTLY_BF16)
+        writer.add_file_type(_file_type({weight.dtype for weight in model.parameters()}))
         (words or no_words)(writer, config)
         for name, weight in model.state_dict().items():
             if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -77,6 +77,8 @@ def write_gguf(model: torch.nn.Module, file: Path, words: Words | None = None) -
             values = _in_place(name, weight.detach().cpu(), config)
             if values.dim() == 1 or values.dtype == torch.float32:
                 writer.add_tensor(_renamed(name), values.float().contiguous().numpy())
+            elif values.dtype == torch.float16:
+                writer.add_tensor(_renamed(name), values.contiguous().numpy())
             else:  # numpy has no bfloat16: its bytes
                 raw = values.to(torch.bfloat16).contiguous().view(torch.uint8).numpy()
                 writer.add_tensor(_renamed(name), raw, raw_dtype=kinds.BF16)
@@ -84,6 +86,16 @@ def write_gguf(model: torch.nn.Module, file: Path, words: Words | None = None) -
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
+
+
+def _file_type(dtypes: set[torch.dtype]) -> int:
+    """What the header calls the type of most weights."""
+    import gguf
+
+    kinds = gguf.LlamaFileType
+    if dtypes == {torch.float32}:
+        return kinds.ALL_F32
+    return kinds.MOSTLY_F16 if torch.float16 in dtypes else kinds.MOSTLY_BF16
 
 
 def check_form(config: PreTrainedConfig) -> None:

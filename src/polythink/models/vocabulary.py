@@ -65,7 +65,8 @@ class Vocabulary:
         if missing := sorted(tag for tag in self.absent_tags if text is None or tag in text):
             raise UserError(
                 f"the model was loaded as it is, without {', '.join(missing)} (dialect {self.dialect.name!r}), and can "
-                "neither fork nor learn them; load it in a mode that forks, or with add_tags=True"
+                "neither fork nor learn them; load it in a mode that forks, or with add_tags=True (in a "
+                "recipe model.add_tags: true)"
             )
 
     def encode(self, text: str) -> list[int]:

@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING
 from polythink.errors import UserError
 from polythink.pipeline.arms import Experiment
 from polythink.pipeline.board import Board
+from polythink.pipeline.evaluated import KINDS, Evaluated
 from polythink.pipeline.experiment_report import write_reports
 from polythink.pipeline.requirements import check_requirements
-from polythink.pipeline.results_table import KINDS, Evaluated, make_table
+from polythink.pipeline.results_table import make_table
 from polythink.pipeline.schedule import RESULT, Job, Schedule
 from polythink.pipeline.stage import LOCK, read_result
 from polythink.run.config import dump_yaml

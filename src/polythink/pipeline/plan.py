@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, model_validator
+from pydantic import Field, NonNegativeFloat, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from polythink.engine.params import SamplingParams
 from polythink.evaluate.config import CompareConfig, TunnelConfig
@@ -229,6 +229,16 @@ class StagePlan(Plan):
     """Prompt name or file."""
     decoding: SamplingParams
     """Sampling parameters, with the recipe's and the stage's keys merged."""
+    model_seed: Seed | None = None
+    """Seed of the first model's random weights where the stage does not train it; none: the stage's."""
+
+    @model_serializer(mode="wrap")
+    def _model_seed_if_any(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without one the plan is as it was before there was this key, and so is its digest."""
+        found = plain(self)
+        if found.get("model_seed", 0) is None:
+            del found["model_seed"]
+        return found
 
     def inputs(self) -> dict[str, str]:
         """Hashes of the prompts, files and Python functions that the plan names: by content, not by name alone.

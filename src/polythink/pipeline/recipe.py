@@ -39,6 +39,7 @@ from polythink.pipeline.plan import (
 from polythink.pipeline.requirements import check_requirements
 from polythink.pipeline.stage import (
     LOCK,
+    TRAINS,
     Log,
     check_folder,
     check_models,
@@ -117,8 +118,17 @@ class Recipe(Config):
         mode = stage.mode or self.mode
         return {
             "dialect": self.dialect, "mode": mode, "chat": self.chat, "prompt": stage.prompt or self.prompt,
-            "decoding": self._decoding(name, stage, mode),
+            "decoding": self._decoding(name, stage, mode), "model_seed": self._model_seed(stage, earlier),
         }  # fmt: skip
+
+    def _model_seed(self, stage: Stage, earlier: Sequence[StagePlan]) -> int | None:
+        """The seed of the model that a stage measures before any training, where the stage's own would draw another."""
+        drawn = self.model.path is None or self.model.thought_embeddings
+        if not drawn or not isinstance(stage, EvalStageBase) or any(plan.stage.kind in TRAINS for plan in earlier):
+            return None
+        first = next((one.seed for one in self.stages.values() if one.kind in TRAINS), None)
+        seed, own = (self.seed if given is None else given for given in (first, stage.seed))
+        return seed if seed != own else None
 
     def _decoding(self, name: str, stage: Stage, mode: str) -> SamplingParams:
         keys = self.decoding | stage.decoding

@@ -18,6 +18,8 @@ from polythink.pipeline.text import TextEvalConfig, TextPlan, TextStageConfig, s
 from polythink.problems.sets import DATA_FOLDER, SUFFIXES, file_of_set, get_source, load_problems
 from polythink.run.trackers import TRACKERS
 from polythink.text.data.sets import check_first_pair, find_texts, is_file
+from polythink.trace.dialect import get_dialect
+from polythink.trace.modes import get_mode
 from polythink.train.stored import check_first_row
 
 
@@ -40,7 +42,7 @@ NEEDS = {  # what a stage does -> the module by which it does it
 
 def check_requirements(plans: Sequence[Plan]) -> None:
     """`UserError` for a model that is not there, one that names every package which a stage needs and which is not
-    installed, and one for a file that its stage could not read."""
+    installed, and one for a file that its stage could not read, or tags that its model has not."""
     for path in {plan.model.path for plan in plans if isinstance(plan, StagePlan) and plan.model.path}:
         check_path(path)
         check_packages(path)
@@ -59,6 +61,7 @@ def check_requirements(plans: Sequence[Plan]) -> None:
             + hint * (NEEDS["hub"] in missing)
         )
     check_files(plans)
+    check_tags(plans)
 
 
 def check_files(plans: Sequence[Plan]) -> None:
@@ -73,6 +76,32 @@ def check_files(plans: Sequence[Plan]) -> None:
                 seen.add((check, str(given)))
                 with about(f"stages.{plan.name}.{key}"):
                     check(given)
+
+
+def check_tags(plans: Sequence[Plan]) -> None:
+    """`UserError` for a model without the tags of a stage that forks, where a stage before it does not need them.
+
+    The first stage itself refuses a model that it cannot use; what it does not need would be missed hours later.
+    """
+    kinds: dict[tuple[str, str], dict[bool, StagePlan]] = {}  # model and dialect -> whether tags are needed -> a stage
+    for plan in plans:
+        as_it_is = isinstance(plan, StagePlan) and plan.model.path and not plan.model.add_tags
+        if as_it_is and plan.stage.kind != "coldstart":
+            kinds.setdefault((plan.model.path, plan.dialect), {}).setdefault(_forks(plan), plan)
+    for (path, dialect), by_need in kinds.items():
+        if len(by_need) == 2:
+            from polythink.models.source import Source  # with torch: for such recipes only
+            from polythink.models.tags import tag_ids
+
+            tokenizer, *_ = Source.of(path).described()
+            with about(f"stages.{by_need[True].name}"):
+                tag_ids(tokenizer, get_dialect(dialect))
+
+
+def _forks(plan: StagePlan) -> bool:
+    """Whether the stage draws or reads traces whose tags must be tokens of their own."""
+    modes = {plan.mode, *(source.mode for source in getattr(plan.stage, "data", ()) if source.mode)}
+    return any(get_mode(mode).isolated for mode in modes)
 
 
 def _files(plan: Plan) -> Iterator[tuple[str, Any, Callable[[Any], object]]]:

@@ -7,21 +7,19 @@ seed by seed. The caption says which. The gain of an arm is the paired differenc
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from math import inf, isnan, nan, sqrt
 from pathlib import Path
 from statistics import mean, stdev
 
-from polythink.evaluate.metrics import Estimate, Metric, compute_metrics, describe, difference, read_measures, show
-from polythink.report.findings import judged, on_other_problems
+from polythink.evaluate.metrics import SCORES, Estimate, describe, difference, general_key, show
+from polythink.pipeline.evaluated import Evaluated, asked
+from polythink.report.findings import judged
 from polythink.report.page import page, wide
 from polythink.run.folder import read_json, write_json, write_text
-from polythink.run.jsonl import read_jsonl
 from polythink.run.table import html_table, markdown_table
-from polythink.text.scores import text_measures
 
 # two-sided 95% quantiles of Student's t for 1..30 degrees of freedom
 T_95 = (
@@ -29,50 +27,8 @@ T_95 = (
     2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484,
     2.0452, 2.0423,
 )  # fmt: skip
-KINDS = ("eval", "compare", "tunnel")  # stages that measure; the names of their files begin with the kind
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """One finished evaluation stage of one run."""
-
-    arm: str
-    seed: int
-    position: int  # -1 is the run's last evaluation, -2 the one before it
-    stage: str
-    after: str  # name of the training stage whose model was evaluated
-    folder: Path
-    seconds: float  # spent in all training stages up to that model
-    gap: float | None = None  # `logprob_gap`, the largest of its reinforcement learning; None without any
-    mismatch_kl: float | None = None  # the mean of it over the stages of reinforcement learning
-
-    @functools.cached_property
-    def sets(self) -> dict[str, dict]:
-        """The results by problem set (its name in file names), in the order of the recipe."""
-        files = [(kind, path) for kind in KINDS for path in sorted(self.folder.glob(f"{kind}-*.json"))]
-        found = {path.stem.removeprefix(f"{kind}-"): read_json(path) for kind, path in files}
-        order = list(read_json(self.folder / "result.json").get("evaluations", ()))
-        return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
-
-    @functools.cached_property
-    def metrics(self) -> dict[str, dict[str, Metric]]:
-        """The metrics on each set, problem by problem."""
-        return {name: _metrics_of(self.folder, name, data["metrics"]) for name, data in self.sets.items()}
-
-
-def _metrics_of(folder: Path, name: str, metrics: Iterable[str]) -> dict[str, Metric]:
-    if (own := folder / f"measures-{name}.jsonl").is_file():
-        return read_measures(own)
-    rows = read_jsonl(folder / f"samples-{name}.jsonl")
-    if rows and "reference" in rows[0]:
-        return text_measures(rows)
-    best_of = [int(metric.removeprefix("best_of_")) for metric in metrics if metric.startswith("best_of_")]
-    found = compute_metrics(rows, best_of)
-    if (greedy := folder / f"greedy-{name}.jsonl").is_file():
-        found["greedy"] = compute_metrics(read_jsonl(greedy))["mean@1"]
-    return found
-
-
+# besides those of several samples (mean@8): metrics whose difference and gain are shown
+ACCURACIES = ("greedy", "best_of_k", "exact", *SCORES, "loss")
 Estimates = dict[str, dict[str, Estimate]]  # problem set -> metric -> estimate
 
 
@@ -137,7 +93,7 @@ def differences(runs: Sequence[Evaluated], others: Sequence[Evaluated]) -> Estim
         values = [[run.sets[name]["metrics"].get(metric, {}).get("value") for run in pair] for pair in pairs]
         if not pairs or any(value is None for pair in values for value in pair):
             return None
-        if any(on_other_problems(*(run.sets[name] for run in pair)) for pair in pairs):
+        if any(asked(a.sets[name]) != asked(b.sets[name]) for a, b in pairs):
             return None
         if not (measured_once(runs) and measured_once(others)):
             return over_seeds([a - b for a, b in values])
@@ -240,7 +196,7 @@ class Table:
 
 
 def headlines(found: Sequence[Column]) -> list[str]:
-    """Per problem set, the accuracy of each arm minus the first arm's, after the last stage, and whether it shows."""
+    """Per problem set, accuracy (or loss) of each arm minus the first arm's, after the last stage; whether it shows."""
     last = [column for column in found if column.position == -1 and column.differences]
     names = dict.fromkeys(name for column in last for name in column.differences)
     lines = []
@@ -248,7 +204,7 @@ def headlines(found: Sequence[Column]) -> list[str]:
         said = []
         for column in last:
             by_metric = column.differences.get(name, {})
-            metric = next((m for m in by_metric if m.startswith(("mean@", "exact", "bleu"))), None)
+            metric = next((m for m in by_metric if m.startswith(("mean@", "exact", "bleu", "rouge", "loss"))), None)
             if metric:
                 said.append(f"{', '.join(column.arms)} {judged(metric, vars(by_metric[metric]))} ({metric})")
         lines += [f"{name}, difference to the first arm: {'; '.join(said)}."] if said else []
@@ -279,11 +235,18 @@ def make_table(name: str, first_arm: str, evaluated: Sequence[Evaluated], wanted
     found = columns(evaluated, first_arm)
     seeds = tuple(sorted({run.seed for run in evaluated}))
     problems: dict[str, dict[int, list[str]]] = {}  # set -> number of problems -> stages with that number
+    asked_of: dict[str, set[Hashable]] = {}
     for run in evaluated:
         for problem_set, data in run.sets.items():
+            asked_of.setdefault(problem_set, set()).add(asked(data))
             stages = problems.setdefault(problem_set, {}).setdefault(data["n"], [])
             stages += [run.stage] * (run.stage not in stages)
     text = caption(seeds, first_arm, problems) if evaluated else "Nothing was evaluated."
+    if several := [name for name, found_of in asked_of.items() if len(found_of) > 1]:
+        text += (
+            f" Not the same problems in every evaluation: {', '.join(several)}; between two that were asked different "
+            "problems there is no difference or gain."
+        )
     measured = {metric for column in found for by_metric in column.results.values() for metric in by_metric}
     if missing := [metric for metric in wanted if metric not in measured]:
         text += f" Asked for and not measured: {', '.join(missing)}."
@@ -312,7 +275,7 @@ def caption(seeds: Sequence[int], first_arm: str, problems: Mapping[str, Mapping
 
 
 def table_rows(found: Sequence[Column], wanted: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: a row per set and metric, with difference and gain below an accuracy; then the seconds."""
+    """Head and rows: a row per set and metric, with difference and gain below an accuracy or loss; then the seconds."""
     head = ["problems", "metric", *_titles(found)]
     rows: list[list[str]] = []
     for name in dict.fromkeys(name for column in found for name in column.results):
@@ -325,7 +288,7 @@ def table_rows(found: Sequence[Column], wanted: Sequence[str] = ()) -> tuple[lis
             label = ""
             for kind in ("differences", "gains"):
                 cells = [_cell(metric, getattr(column, kind).get(name, {}).get(metric), "+") for column in found]
-                if "@" in metric and any(cells):
+                if ("@" in metric or general_key(metric) in ACCURACIES) and any(cells):
                     rows.append(["", kind.removesuffix("s"), *cells])
     rows.append(["", "seconds", *(f"{column.seconds:.0f}" for column in found)])
     for label, key in (("logprob_gap", "gap"), ("mismatch_kl", "mismatch_kl")):

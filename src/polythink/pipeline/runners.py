@@ -55,7 +55,8 @@ from polythink.train.sft import train_sft
 def starting_model(plan: StagePlan, previous: Path | None) -> LanguageModel:
     """The model of the nearest earlier stage that left one, otherwise the recipe's; with the plan's settings."""
     left = left_model(previous)
-    lm = load(left) if left else first_model(plan.model, plan.dialect, plan.seed)
+    seed = plan.seed if plan.model_seed is None else plan.model_seed
+    lm = load(left) if left else first_model(plan.model, plan.dialect, seed, plan.mode)
     if plan.model.gradient_checkpointing:
         checkpoint_activations(lm.model)
     prompt = get_prompt(plan.prompt)
@@ -65,13 +66,13 @@ def starting_model(plan: StagePlan, previous: Path | None) -> LanguageModel:
     )  # fmt: skip
 
 
-def first_model(config: ModelConfig, dialect: str, seed: int) -> LanguageModel:
-    """The recipe's own model, refused before anything is trained if it cannot fork and join."""
+def first_model(config: ModelConfig, dialect: str, seed: int, mode: str | None = None) -> LanguageModel:
+    """The recipe's own model, refused before anything is trained if it cannot do what the mode asks of it."""
     fresh = config.path is None
     lm = (
         from_config(config, dialect, words_of(config.tokenizer), seed)
         if fresh
-        else from_pretrained(config, dialect, seed)
+        else from_pretrained(config, dialect, seed, mode)
     )
     choose_backend(lm)
     return lm

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from polythink.errors import UserError
 from polythink.pipeline.plan import (
@@ -40,6 +40,18 @@ class TextStageConfig(TextConfig):
     """Pairs of the validation set; all if left out."""
     seed: Seed | None = None
     """Seed of weights, order and dropout; the recipe's if left out."""
+
+    @model_validator(mode="after")
+    def _measures_with_a_set(self) -> TextStageConfig:
+        if self.valid or "valid" in self.model_fields_set:  # valid: null switches off what an extended recipe measures
+            return self
+        for key in ("valid_limit", "validate_every"):
+            if self._is_chosen(key):
+                raise ValueError(
+                    f"{key}: {getattr(self, key)} is about the validation loss, and no set is named to measure it on; "
+                    f"set valid, or leave {key} out"
+                )
+        return self
 
 
 class TextEvalConfig(TextEvalOptions):

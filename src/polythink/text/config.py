@@ -102,6 +102,34 @@ class TextConfig(OptimiserConfig):
             raise ValueError("give either batch (examples) or batch_tokens")
         return self
 
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> TextConfig:
+        """By values, not by what was written: the recipe in a run's folder holds every key."""
+        if self.batch and self.accumulate > 1:
+            raise ValueError(
+                f"accumulate: {self.accumulate} counts forwards of batch_tokens, and batch: {self.batch} is all that a "
+                f"step reads; set batch: {self.batch * self.accumulate} for larger steps, and leave accumulate out"
+            )
+        if self.batch_tokens and self._is_chosen("micro_batch"):
+            raise ValueError(
+                f"micro_batch: {self.micro_batch} divides a batch of examples, and batch_tokens: {self.batch_tokens} "
+                "is the size of a forward; lower batch_tokens to save memory, and leave micro_batch out"
+            )
+        if self.block and self._is_chosen("max_tokens"):
+            raise ValueError(
+                f"max_tokens: {self.max_tokens} drops long pairs, and running text in blocks of {self.block} tokens "
+                "(block) has none; leave max_tokens out"
+            )
+        if self.average_every and self.average == 1:
+            raise ValueError(
+                f"average_every: {self.average_every} spaces the checkpoints that are averaged, and average: 1 takes "
+                "the last alone; set average to 2 or more, or leave average_every out (null)"
+            )
+        return self
+
+    def _is_chosen(self, key: str) -> bool:
+        return getattr(self, key) != type(self).model_fields[key].default
+
 
 class TextEvalOptions(Config):
     """How a model is measured."""
