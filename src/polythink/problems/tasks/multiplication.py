@@ -236,6 +236,10 @@ class Multiplication(Task):
         """The same number, its digits written together or apart."""
         return _is_number(given) and number(given) == number(reference)
 
+    def vote(self, answer: str) -> str:
+        digits = "".join(answer.split())
+        return digits.lstrip("0") or "0" if _is_number(answer) else digits
+
     def path_answer(self, text: str, problem: Problem, grader: Grader) -> str | None:
         return path_answer(path_content(text, grader.dialect)[0])
 
