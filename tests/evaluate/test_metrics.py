@@ -28,6 +28,8 @@ from polythink.evaluate.metrics import (
     show,
     write_measures,
 )
+from polythink.problems.tasks.countdown import COUNTDOWN
+from polythink.problems.tasks.math import MATH
 
 
 def mean(values) -> float:
@@ -76,7 +78,7 @@ def test_maj_at_k_is_the_mean_vote_over_all_subsets():
             expected = float(
                 sum(map(vote, combinations(samples, k)), Fraction(0)) / len(list(combinations(samples, k)))
             )
-            assert maj_at_k(votes, [r for _, r in samples], k) == pytest.approx(expected, abs=1e-12)
+            assert maj_at_k(votes, [r for _, r in samples], k, by_value=False) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -215,9 +217,10 @@ def test_best_of_goes_by_the_chains_own_mark_where_there_is_one():
 
 
 def test_votes_are_compared_without_layout():
-    assert normalise(" $1 , 2$. ") == normalise("1,2")
-    assert normalise(None) is None
-    assert normalise("  ") is None
+    assert normalise(" $1,2$. ", MATH) == normalise("1,2", MATH)
+    assert normalise(None, MATH) is None
+    assert normalise("  ", MATH) is None
+    assert normalise("  8  / 4 ", COUNTDOWN) == "8 / 4"
 
 
 def test_every_problem_has_the_same_number_of_samples():

@@ -9,9 +9,10 @@ import pytest
 from polythink.evaluate import voting
 from polythink.evaluate.metrics import compute_metrics, vote
 from polythink.evaluate.samples import Paths
-from polythink.evaluate.voting import maj_at_k, one_answer_each
+from polythink.evaluate.voting import maj_at_k, normalise, one_answer_each
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
+from polythink.problems.tasks.table import get_task
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,31 @@ def test_right_answers_of_one_problem_are_one_answer_whatever_their_spelling() -
     assert [row["verdict"] for row in rows] == ["right", "right", "wrong", "wrong", "wrong"]
     assert vote(rows, 5) == 0
     assert vote(rows[:4], 4) == 1 / 2
+
+
+@pytest.mark.parametrize(
+    ("checker", "answers", "expected"),
+    [
+        ("math", ["1 1/2", "3/2", "2", "2"], 1 / 2),
+        ("math", ["100, 200", "200, 100", "7", "7"], 1 / 2),
+        ("math", [r"\$36", "36", "7", "7"], 1 / 2),
+        ("math", [r"1\text{ hundred}", "100", "99", "99"], 1 / 2),
+        ("multiplication", ["0 4 0 8", "4 0 8", "4 1 8", "4 1 8"], 1 / 2),
+        ("multiplication", ["408", "4 0 8", "0 4 1 8", "4 1 8", "418"], 0),
+        ("code", ["if x:\n    a()\nb()", "if x:\n    a()\n    b()", "c()"], 1 / 3),  # white space counts there
+    ],
+)
+def test_votes_are_counted_as_their_task_compares_answers(checker, answers, expected) -> None:
+    """The first two are right; of the programs only the first."""
+    right = [i < (1 if checker == "code" else 2) for i in range(len(answers))]
+    rows = [
+        {"verdict": "right" if r else "wrong", "extracted": text, "checker": checker}
+        for text, r in zip(answers, right, strict=True)
+    ]
+    assert vote(rows, len(rows)) == pytest.approx(expected)
+    task = get_task(checker)
+    paths = Paths(tuple(normalise(a, task) for a in answers), tuple(right), None, 1, 1, by_value=task.by_value)
+    assert paths.majority == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("checker", ["countdown", "attribution"])

@@ -124,6 +124,11 @@ def test_the_text_parts_of_a_chat_turn_are_the_question(tmp_path: Path):
     assert problem.question == "What is 1 + 1?"
 
 
+def test_the_formula_of_the_last_sentence_is_the_reference():
+    for last in ("Final Answer: $5$ apples", r"Answer: Sam has \(5\).", "The answer is $5$ apples."):
+        assert reference_answer({"answer": f"We add 2 and 3. \n{last}"})[0] == "5"
+
+
 PROSE = "We add 2 and 3 and obtain 5, so there are 5 apples."
 
 

@@ -293,13 +293,10 @@ def is_right(row: dict) -> bool:
 
 
 def vote(group: Sequence[dict], k: int) -> float:
-    """maj@k of one problem's rows. Correct answers all equal the reference, so they are votes for one answer."""
-    votes, right = [normalise(row["extracted"]) for row in group], list(map(is_right, group))
-    by_value = get_task(group[0].get("checker")).by_value
-    if by_value and any(right):
-        reference = min(vote or "" for vote, r in zip(votes, right, strict=True) if r)
-        votes = [reference if r else vote for vote, r in zip(votes, right, strict=True)]
-    return maj_at_k(votes, right, k, by_value)
+    """maj@k of one problem's rows."""
+    task = get_task(group[0].get("checker"))
+    votes, right = [normalise(row["extracted"], task) for row in group], list(map(is_right, group))
+    return maj_at_k(votes, right, k, task.by_value)
 
 
 def mark_or_vote(group: Sequence[dict], k: int) -> float:

@@ -213,11 +213,11 @@ def paths_of(row: dict, rollout: Rollout, problem: Problem, grader: Grader) -> P
     if not found:
         marked = (row["marked"],) if "marked" in row else None
         cost = row["tokens"], row["critical_path"]
-        return Paths((normalise(row["extracted"]),), (is_right(row),), marked, *cost, block=False)
+        return Paths((normalise(row["extracted"], problem.task),), (is_right(row),), marked, *cost, block=False)
     marked = tuple(problem.task.marked(path["text"]) for path in found)
     head = replace(rollout, segments=rollout.segments[: fork_end(rollout)])
     return Paths(
-        votes=tuple(normalise(grader.path_answer(path["text"], problem)) for path in found),
+        votes=tuple(normalise(grader.path_answer(path["text"], problem), problem.task) for path in found),
         right=tuple(path["right"] is True for path in found),
         marked=None if None in marked else marked,
         tokens=head.tokens,

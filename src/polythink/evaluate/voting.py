@@ -9,13 +9,14 @@ from itertools import combinations
 from math import comb
 
 from polythink.problems.equality import compare
+from polythink.problems.tasks.task import Task
 
 MAX_COMPARED = 100  # spellings that are compared with each other: the most frequent ones, so that the cost is bounded
 
 
-def normalise(answer: str | None) -> str | None:
-    """An extracted answer as a vote: without white space, `$` and a final point; None if nothing is left."""
-    return "".join((answer or "").split()).replace("$", "").rstrip(".") or None
+def normalise(answer: str | None, task: Task) -> str | None:
+    """An extracted answer as a vote, spelt as its task counts it; None if nothing is left."""
+    return task.vote(answer or "") or None
 
 
 def maj_at_k(votes: Sequence[str | None], right: Sequence[bool], k: int, by_value: bool = True) -> float:
@@ -44,12 +45,14 @@ def maj_at_k(votes: Sequence[str | None], right: Sequence[bool], k: int, by_valu
 def one_answer_each(votes: Sequence[str | None], right: Sequence[bool]) -> list[str | None]:
     """The votes with one spelling for each value, whatever their order.
 
-    Two correct answers are the same unless they are two different numbers; two wrong ones are the same if their
-    spelling or their number is (`problems.equality.compare`); a correct and a wrong one never are. What equals a third
-    answer is equal. Of more than MAX_COMPARED spellings only the most frequent are compared.
+    Correct answers all equal the reference, so they are one; two wrong ones are the same if their spelling or their
+    number is (`problems.equality.compare`); a correct and a wrong one never are. What equals a third answer is equal.
+    Of more than MAX_COMPARED spellings only the most frequent are compared.
     """
+    correct = {vote for vote, r in zip(votes, right, strict=True) if r and vote is not None}
+    reference = min(correct, default=None)
+    votes = [reference if vote in correct else vote for vote in votes]
     sizes = Counter(vote for vote in votes if vote is not None)
-    correct = {vote for vote, r in zip(votes, right, strict=True) if r}
     found = {vote: vote for vote in sizes}  # a spelling -> the spelling that stands for its value
 
     def standing_for(vote: str) -> str:
@@ -60,16 +63,15 @@ def one_answer_each(votes: Sequence[str | None], right: Sequence[bool]) -> list[
     first = sorted(sizes, key=lambda vote: (-sizes[vote], vote))[:MAX_COMPARED]
     for one, other in combinations(first, 2):
         a, b = standing_for(one), standing_for(other)
-        if a != b and (one in correct) == (other in correct) and _same(*sorted((one, other)), one in correct):
+        if a != b and not correct & {one, other} and _same(*sorted((one, other))):
             found[max(a, b)] = min(a, b)
     return [None if vote is None else standing_for(vote) for vote in votes]
 
 
 @lru_cache(maxsize=1 << 16)
-def _same(one: str, other: str, correct: bool) -> bool:
-    """Whether two answers that are both correct, or both wrong, have one value."""
-    found = compare(one, other)
-    return found is not False if correct else found is True
+def _same(one: str, other: str) -> bool:
+    """Whether two wrong answers have one value, as far as that shows without algebra."""
+    return compare(one, other) is True
 
 
 def _draws_not_above(sizes: Sequence[int], silent: int, k: int, t: int) -> Counter[int]:

@@ -24,6 +24,11 @@ AGREE = 30  # digits on which they must agree: closed forms that do are equal
 
 _TYPESETTING = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
+# The grammar adds two numbers beside each other up, as in 3 1/2. An index is none of them: \log_2 8, 2^3 4.
+_BESIDE = re.compile(  # 3 4, 3{4}, {3}4
+    r"(?<![_^\d.])(?<![_^]-)\d[\d.]*(?: \{? ?|\{ ?)\.?\d|(?<![\w}\]^_])[{\[]\d[\d.]*[}\]] ?\{?\d"
+)
+_TIMES = re.compile(r"(?:(?<![_^\d.])\d[\d.]*|\)) ?(?=\(\.?\d[\d.]*\))|\) ?(?=\.?\d)")  # 2(3), (2)(3), (2) 3
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
 
 
@@ -41,7 +46,9 @@ def equal(given: str, reference: str) -> bool:
 
 def _read(formula: str, complex_: bool) -> Any:
     """The formula as a sympy object, None if it cannot be read."""
-    text = normalize_latex(formula, _TYPESETTING)
+    if _BESIDE.search(formula):
+        return None
+    text = normalize_latex(_TIMES.sub(lambda m: m[0] + r"\cdot ", formula), _TYPESETTING)
     parts = re.split(r"(?<![\\<>!])=", text)
     attempts = [text, parts[-1]] if len(parts) > 2 and not re.search("[,;]", text) else [text]
     for attempt in attempts:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
 from polythink.problems.notation import plain
+from polythink.problems.parts import Parts, depth_of, parts_of, sides_of, split
 from polythink.problems.quantity import Number, Reading, is_product, read
 
 MAX_ANSWER = 4000  # characters in plain notation; a longer answer is right only if it is spelt like the reference
@@ -29,12 +29,12 @@ _BASES |= {"ten": "10", "twelve": "12", "sixteen": "16", "bin": "2", "oct": "8",
 _CLOCK = re.compile(r"(\d{1,2})(?::([0-5]\d))?(?: ?(?:\\text ?\{ ?)?([ap])\.? ?m\b\.? ?\}?)?", re.IGNORECASE)
 _RATIO = re.compile(r"(\d+(?:\.\d+)?) ?: ?(\d+(?:\.\d+)?)")
 _NAMED = re.compile(  # x =, x_1 =, f(x) =, P(A) =, \angle ABC =, (x, y) =, \text{area} =, x \in
-    r"((?:\\[A-Za-z]+ ?)?(?:[A-Za-z]|\\[A-Za-z]+)?[A-Z]{0,3}(?:_ ?(?:\w|\{[^{}]*\}))?'*(?: ?\([\w, \\]*\))?"
+    r"((?! ?\([^()]*(?<![\w{])\d)(?:\\[A-Za-z]+ ?)?"  # (2, 3) names nothing
+    r"(?:[A-Za-z]|\\[A-Za-z]+)?[A-Z]{0,3}(?:_ ?(?:\w|\{[^{}]*\}))?'*(?: ?\([\w, \\]*\))?"
     r"|\([A-Za-z](?:, ?[A-Za-z])*\)|\\text ?\{[^{}]*\}) ?(?:=|\\in(?![A-Za-z])) ?(.+)"
 )
+_LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z]|°")  # that is no command; degrees are not read as radians
 _RELATION = re.compile(r"[=<>]|\\(?:[lgn]eq|in)(?![A-Za-z])")
-_AND = re.compile(r" ?\\text ?\{ ?,? ?(?:and|or) ?,? ?\} ?| (?:and|or) |\\(?:lor|land|vee|wedge)(?![A-Za-z])")
-_OPEN, _CLOSE = "([{", ")]}"
 
 
 # ---- the questions that others ask ----
@@ -68,19 +68,13 @@ def spelling(answer: str) -> str:
 # ---- answers with parts ----
 
 
-@dataclass(frozen=True)
-class Parts:
-    """An answer as its parts. `brackets`: "" for a list or a set, whose order does not count, else as in `[)`."""
-
-    brackets: str
-    items: tuple[str, ...]
-
-
 def _same(one: str, other: str, algebra: Algebra) -> bool | None:
     if _spelling(one) == _spelling(other):
         return True
     one, other = _without_names(one, other)
-    first, second = _parts(one), _parts(other)
+    if _one_equation(one, other):
+        return _stated(one, other, algebra)
+    first, second = parts_of(one), parts_of(other)
     if not first.brackets and not second.brackets and len(first.items) == len(second.items) == 1:
         return _single(first.items[0], second.items[0], algebra)
     if first.brackets != second.brackets:
@@ -135,62 +129,6 @@ def _all(answers: Sequence[bool | None]) -> bool | None:
     return None if undecided else True
 
 
-@lru_cache(maxsize=16384)
-def _parts(s: str) -> Parts:
-    """A list `a, b`, a set, a pair, an interval as its items; anything else is one item."""
-    inside, brackets = _inside(s)
-    if brackets == "{}" and re.search(r"[:|]|\\mid", inside):  # a set that is described
-        return Parts("", (s,))
-    if not brackets and (read(s).number or "\\begin" in s):
-        return Parts("", (s,))
-    items = [item for item in _split(inside) if item]
-    if brackets not in ("", "{}") and len(items) < 2:
-        return Parts("", (inside,) if brackets == "()" else (s,))
-    if brackets in ("", "{}"):
-        items = [sign for item in items for sign in _signs(item)] if len(items) < 50 else items
-        return Parts("", tuple(items) or (s,))
-    return Parts(brackets, tuple(items))
-
-
-def _inside(s: str) -> tuple[str, str]:
-    """What one pair of brackets around all of `s` holds, and the pair; `s` and "" if there is none."""
-    body = s.replace(r"\{", "{").replace(r"\}", "}").replace(r"\langle", "(").replace(r"\rangle", ")")
-    if len(body) < 2 or body[0] not in _OPEN or body[-1] not in _CLOSE or (body[0] == "{") != (body[-1] == "}"):
-        return s, ""
-    depth = 0
-    for place, ch in enumerate(body):
-        depth += (ch in _OPEN) - (ch in _CLOSE)
-        if depth == 0 and place < len(body) - 1:
-            return s, ""
-    cut = {"\\": 2, "(": 1, "[": 1, "{": 1}
-    start = 7 if s.startswith(r"\langle") else cut[s[0]]
-    end = 7 if s.endswith(r"\rangle") else 2 if s.endswith(r"\}") else 1
-    return s[start : len(s) - end].strip(), body[0] + body[-1]
-
-
-def _split(s: str) -> list[str]:
-    """The items between commas, semicolons, `and` and `or` that stand in no brackets."""
-    s = _AND.sub(" , ", s)
-    items, depth, start, escaped = [], 0, 0, False
-    for place, ch in enumerate(s):
-        if not escaped or ch in "{}":
-            depth += (ch in _OPEN) - (ch in _CLOSE)
-        if ch in ",;" and depth == 0 and not escaped:
-            items.append(s[start:place].strip())
-            start = place + 1
-        escaped = ch == "\\" and not escaped
-    return [*items, s[start:].strip()]
-
-
-def _signs(item: str) -> list[str]:
-    r"""`a \pm b` as its two values."""
-    if r"\pm" not in item and r"\mp" not in item:
-        return [item]
-    upper = item.replace(r"\pm", "+").replace(r"\mp", "-")
-    lower = item.replace(r"\pm", "-").replace(r"\mp", "+")
-    return [re.sub(r"^\s*\+\s*", "", sign) for sign in (upper, lower)]
-
-
 def _without_names(one: str, other: str) -> tuple[str, str]:
     """`x = 5` and `5` as `5` and `5`; names stay where both have different ones, or where the other is a relation."""
     first, second = _name(one), _name(other)
@@ -204,15 +142,44 @@ def _without_names(one: str, other: str) -> tuple[str, str]:
 
 def _name(s: str) -> tuple[str, str] | None:
     found = _NAMED.fullmatch(s) if s.count("=") + len(re.findall(r"\\in(?![A-Za-z])", s)) == 1 else None
-    if not found or not found[1].strip() or re.search(r"[<>]|\\[lgn]eq", s) or len(_split(s)) > 1:
+    if not found or not found[1].strip() or re.search(r"[<>]|\\[lgn]eq", s) or len(split(s)) > 1:
         return None
     return found[1], found[2]
+
+
+# ---- equations ----
+
+
+def _one_equation(one: str, other: str) -> bool:
+    equations = len(sides_of(one)) > 1, len(sides_of(other)) > 1
+    return equations[0] != equations[1] and max(depth_of(one), depth_of(other)) <= MAX_DEPTH
+
+
+def _stated(one: str, other: str, algebra: Algebra) -> bool | None:
+    """Whether an equation states the other formula: it is its last side, and the equation names it or is true.
+
+    In a chain the sides without letters must agree: `V = lwh = 60`, `x = 2 + 2 = 4`.
+    """
+    sides, formula = (sides_of(one), other) if len(sides_of(one)) > 1 else (sides_of(other), one)
+    *first, value = sides[1:] if _is_name(sides[0]) else sides
+    checked = first if len(sides) == 2 else [side for side in first if not _LETTER.search(side)]
+    return _all(_same(side, against, algebra) for side, against in [(value, formula), *((c, value) for c in checked)])
+
+
+def _is_name(side: str) -> bool:
+    r"""Whether a side names what is asked for: f(2), m + n, [ABC], \sin A, but not 2x, x^2, \sqrt{x} or -x."""
+    letters = re.sub(r"_ ?(?:\w|\{[^{}]*\})|\^ ?\{ ?-1 ?\}(?= ?\()", "", side)  # an index; an inverse function
+    for _ in range(3):  # f(g(2))
+        letters = re.sub(r"(?<=[fghpqA-Z]) ?\([^()]*\)", "", letters)
+    return not re.search(r"[\d^|]|^-|\\(?:sqrt|ln|log|exp)(?![A-Za-z])", letters) or bool(_NAMED.fullmatch(side + "=1"))
 
 
 # ---- single formulas ----
 
 
 def _single(given: str, reference: str, algebra: Algebra) -> bool | None:
+    if _one_equation(given, reference):  # it stood alone in brackets
+        return _stated(given, reference, algebra)
     for rule in (_bases, _clocks):
         told = rule(given, reference)
         if told is not None:
@@ -226,21 +193,13 @@ def _single(given: str, reference: str, algebra: Algebra) -> bool | None:
         return True
     if one.words or other.words:
         return _words_equal(one, other, algebra)
-    if max(_depth(given), _depth(reference)) > MAX_DEPTH:
+    if max(depth_of(given), depth_of(reference)) > MAX_DEPTH:
         return False
     if one.percent and not other.percent:
         return _either(algebra(one.body, other.body), lambda: algebra(rf"\frac{{{one.body}}}{{100}}", other.body))
     if other.percent and not one.percent:
         return _either(algebra(one.body, other.body), lambda: algebra(one.body, rf"\frac{{{other.body}}}{{100}}"))
     return algebra(one.body, other.body)
-
-
-def _depth(s: str) -> int:
-    depth = deepest = 0
-    for ch in s:
-        depth += (ch in _OPEN) - (ch in _CLOSE)
-        deepest = max(deepest, depth)
-    return deepest
 
 
 def _either(first: bool | None, second: Callable[[], bool | None]) -> bool | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from polythink.problems.notation import clean
+from polythink.problems.notation import bare, clean
 from polythink.trace.convert import ConversionError
 from polythink.trace.dialect import PARALLEL_R1, Dialect
 from polythink.trace.production import NUMBER
@@ -28,6 +28,11 @@ _SAID = (  # what comes before an answer that is stated less formally; the answe
     re.compile(r"(?:最终)?答案\s*(?:是|为|[:：])+"),
 )
 _NEXT = re.compile(r"[.!?](?=\s+[A-Z])|,\s+(?=(?:so|because|since|as|which|but)\b)")
+_FORMULA = re.compile(  # $$..$$, $..$ (no closing $ before a digit: `$5-$10` is money), \(..\), \[..\]
+    r"(?<!\\)\$\$([^$]+)\$\$|(?<![\\$])\$(?![\s$])([^$]+)(?<![\s\\])\$(?![\d$])"
+    r"|(?<!\\)\\\((.+?)\\\)|(?<!\\)\\\[(.+?)\\\]"
+)
+_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2}|[^\W\d_A-Za-z]")  # words beside a formula, rather than signs or names
 _UNBRACED = re.compile(r"\\boxed\s+([^\s{}\\$.,;]+)")
 
 
@@ -102,8 +107,7 @@ def said_answer(text: str) -> str | None:
     """The answer stated in one of the less formal forms, for a text in which `stated_answer` finds none."""
     marks = [mark for form in _SAID for mark in form.finditer(text)]
     for mark in sorted(marks, key=lambda mark: mark.end(), reverse=True):
-        lines = (clean(line) for line in text[mark.end() : mark.end() + MAX_LINE].splitlines())
-        answer = _sentence(_essence(next(filter(None, lines), "")))
+        answer = _sentence(_first_line(text[mark.end() : mark.end() + MAX_LINE]))
         if answer and r"\boxed" not in answer:
             return answer
     unbraced = _UNBRACED.findall(text)
@@ -137,21 +141,30 @@ def _last_line(text: str) -> tuple[int, str] | None:
     """The last `Final Answer:` followed by something, on its own line or on the next that is not empty."""
     end = len(text)
     for mark in reversed(list(_FINAL.finditer(text))):
-        lines = (clean(line) for line in text[mark.end() : end].splitlines())
-        answer = _essence(next(filter(None, lines), ""))
+        answer = _first_line(text[mark.end() : end])
         if answer and r"\boxed" not in answer:  # boxes are read by `_last_box`; one never closed is no answer
             return mark.start(), answer
         end = mark.start()
     return None
 
 
+def _first_line(text: str) -> str:
+    """What the first line says that says something; "" without one. Its delimiters are read before they are cut."""
+    lines = (bare(line) for line in text.splitlines())
+    return _essence(next((line for line in lines if clean(line)), ""))
+
+
 def _essence(line: str) -> str:
     """The formula of a line that is a sentence with exactly one formula, otherwise the line."""
     if len(line) > MAX_LINE:
-        return line
+        return clean(line)
     line = re.sub(r"^(?:the\s+)?(?:final\s+)?answer\s+is\s*:?\s*", "", line, flags=re.IGNORECASE)
-    formulas = re.findall(r"(?<![\\$])\$(?![\s$])([^$]+)(?<![\s\\])\$|\\\((.+?)\\\)", line)
-    return clean("".join(formulas[0])) if len(formulas) == 1 else clean(line)
+    formulas = list(_FORMULA.finditer(line))
+    if len(formulas) != 1:
+        return clean(line)
+    inside, before, after = formulas[0][formulas[0].lastindex], line[: formulas[0].start()], line[formulas[0].end() :]
+    # Signs beside it belong to the answer: `-$5$`, `x = $5$`, `$5$\%`.
+    return clean(inside if _PROSE.search(f"{before} {after}") else f"{before}{inside}{after}")
 
 
 def _sentence(line: str) -> str:

@@ -74,7 +74,9 @@ _SAME = {  # commands that say the same, or nothing ("")
 }  # fmt: skip
 _ROMAN = re.compile(r"\\(?:mathrm|operatorname)\s*\{\s*([^{}]*?)\s*\}")
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|pi|infinity|lim"
-_FUNCTION = re.compile(rf"(?<![\\A-Za-z{{])({_FUNCTIONS})(?![A-Za-z])")
+_ARGUMENT = r"\s*(?:[\\({^_\d]|[A-Za-z](?![A-Za-z]))"  # what follows a function, and no unit: `30 sec` are seconds
+_FUNCTION = re.compile(rf"(?<![\\A-Za-z{{])(?!sec(?!{_ARGUMENT}))({_FUNCTIONS})(?![A-Za-z])")
+_UPRIGHT_UNIT = re.compile(rf"(?<=\d)( ?)\\(min|sec)(?!{_ARGUMENT})(?![A-Za-z])")  # 60~\mathrm{min}
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|sec|csc|cot)(?![A-Za-z])")
 _DEGREE = re.compile(r"\s*\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\}|°|\{\s*°\s*\})")
 _GROUPS = re.compile(r"(?<=\d)(?:\{\s*,\s*\}|,\s*\\!\s*|\\[,;: ]|~)(?=\d{3}(?!\d))")  # 1{,}234, 1,\!234, 1\,234
@@ -97,6 +99,11 @@ def plain(answer: str) -> str:
         s = _ascii(s)
     s = _GROUPS.sub("", s)
     return " ".join((_latex(s) if "\\" in s or "~" in s else _words(s)).split())
+
+
+def bare(line: str) -> str:
+    """A line without white space, markdown and end tokens around it; its math delimiters stay."""
+    return (_END_TOKEN.sub("", line) if "<" in line else line).strip(" \t\r\n\xa0*_`\ufeff\u200b")
 
 
 def clean(answer: str) -> str:
@@ -143,15 +150,15 @@ def _ascii(s: str) -> str:
 def _latex(s: str) -> str:
     s = re.sub(r"\\text\s*\{\s*([-+]?[\d.,]*)\s*\}", r"\1", s)  # \text{17} is 17
     s = re.sub(r"\\(?:left|right)\s*\.", " ", s.replace(r"\!", ""))
-    s = re.sub(r"(\\\\)|\\[,;:> ]|~", lambda m: m[1] or " ", s)  # a new row stays
+    s = re.sub(r"(\\\\)|\\[,;:> ()]|~", lambda m: m[1] or " ", s)  # a new row stays
     s = _ROMAN.sub(_roman, s)
     s = _COMMAND.sub(lambda m: _SAME.get(m[1], m[0]), s)
     s = _REPEATING.sub(_repeating, _DEGREE.sub("°", " ".join(s.split())))
     s = re.sub(r"(\\(?:frac|sqrt|text|overline))\s+(?=[\w{(\\\[])", r"\1", re.sub(r"\}\s+\{", "}{", s))
-    s = re.sub(r"\\frac(\d)(?=[\d{])", r"\\frac{\1}", s)
-    s = re.sub(r"(\\frac\{[^{}]*\})(\d)", r"\1{\2}", s)
+    s = re.sub(r"\\frac(\d) ?(?=[\d{])", r"\\frac{\1}", s)
+    s = re.sub(r"(\\frac\{[^{}]*\}) ?(\d)", r"\1{\2}", s)
     s = re.sub(r"\\frac([A-Za-z])(?=[\d{A-Za-z])", r"\\frac{\1}", re.sub(r"(\\frac\{[^{}]*\})([A-Za-z])", r"\1{\2}", s))
-    s = _words(s)
+    s = _words(_UPRIGHT_UNIT.sub(r"\1\\text{\2}", s))
     if "°" in s and _TRIGONOMETRIC.search(s):
         s = re.sub(r"(\d+(?:\.\d+)?|[A-Za-z])°", r"(\\frac{\1\\pi}{180})", s)
     return s

@@ -47,8 +47,8 @@ _PART = {  # `quarters` are coins, `seconds` are time
     "millionth": 10**6, "billionth": 10**9,
 }  # fmt: skip
 _CHANGING = """squared cubed factorial choose over or and to through until by pi root sqrt mod modulo base plus
-    minus multiplied divided percent infinity sin cos tan sec csc cot arcsin arccos arctan sinh cosh tanh log ln exp lim
-    max min gcd lcm det if when where unless but not except only am pm noon midnight x y z i e"""
+    minus multiplied divided percent infinity sin cos tan csc cot arcsin arccos arctan sinh cosh tanh log ln exp lim
+    max gcd lcm det if when where unless but not except only am pm noon midnight x y z i e"""
 _CHANGES = frozenset(_CHANGING.split())  # words that change the number that they follow, or begin another
 _LETTERS = frozenset("mgslhtdLNJWVAKCF")  # that are units when set as text
 _UNITS = {
@@ -68,7 +68,7 @@ _UNITS = {
     **dict.fromkeys(["ml", "milliliter", "milliliters", "millilitres"], "ml"),
     **dict.fromkeys(["l", "liter", "liters", "litre", "litres"], "l"),
     **dict.fromkeys(["s", "sec", "secs", "second", "seconds"], "s"),
-    **dict.fromkeys(["mins", "minute", "minutes"], "minute"),
+    **dict.fromkeys(["min", "mins", "minute", "minutes"], "minute"),
     **dict.fromkeys(["h", "hr", "hrs", "hour", "hours"], "h"),
     **dict.fromkeys(["day", "days"], "day"),
     **dict.fromkeys(["week", "weeks"], "week"),

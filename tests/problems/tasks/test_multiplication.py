@@ -237,6 +237,12 @@ def test_a_path_is_right_if_it_states_a_partial_product(path: str, right: bool |
         assert grader.grade_path(path, ASKED) is right
 
 
+def test_a_response_that_loops_through_thousands_of_digits_is_wrong() -> None:
+    with Grader() as grader:
+        assert grader.grade("\\boxed{ " + "1 " * 5000 + "}", ASKED).verdict == "wrong"
+        assert grader.grade_path("x : " + "1 " * 5000, ASKED) is False
+
+
 def test_partial_products_are_those_of_neighbouring_digits() -> None:
     assert partial_products(3, 12) == {3 * 2, 3 * 10, 3 * 12}
     assert 3 * 102 not in partial_products(3, 142)

@@ -143,6 +143,9 @@ class Code(Task):
         """Whether two programs are the same but for comments and empty lines. What they do is not compared."""
         return normal(given) == normal(reference)
 
+    def vote(self, answer: str) -> str:
+        return normal(answer)
+
     def path_answer(self, text: str, problem: Problem, grader: Grader) -> str | None:
         program = last_block(path_content(text, grader.dialect)[0])
         return None if program is None else normal(program)

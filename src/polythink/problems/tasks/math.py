@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from polythink.problems.equality import same
 from polythink.problems.extract import final_part, said_answer, stated_answer
 from polythink.problems.grade import Grade
+from polythink.problems.notation import plain
 from polythink.problems.published import published_answer, published_equal
 from polythink.problems.references import reference_answer
 from polythink.problems.tasks.demonstrations import STYLES, DemoStyle, NotDemonstrable
@@ -54,6 +55,9 @@ class Math(Task):
 
     def equal(self, given: str, reference: str, grader: Grader) -> bool | None:
         return same(given, reference, grader.algebra())
+
+    def vote(self, answer: str) -> str:
+        return plain(answer)
 
     def readings(self, text: str, problem: Problem, grade: Grade, grader: Grader) -> dict[str, str]:
         if grader.answers not in ("strict", "lenient"):

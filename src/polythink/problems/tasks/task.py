@@ -118,6 +118,10 @@ class Task:
         """Whether two answers are equal; None if that could not be decided in time."""
         return same_tokens(given, reference)
 
+    def vote(self, answer: str) -> str:
+        """An answer as it is counted in a majority vote: what `equal` takes for the same answer is one vote."""
+        return " ".join(answer.split())
+
     def readings(self, text: str, problem: Problem, grade: Grade, grader: Grader) -> dict[str, str]:
         """The verdicts on a graded response under the rules `strict` and `lenient`; none where those do not apply."""
         return {}
