@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt, model_validator
@@ -69,6 +69,13 @@ class TunnelConfig(Config):
 def asked_of(options: Config, kind: type[Config]) -> dict[str, Any]:
     """The options that results depend on, JSON-ready: all of this kind but how many responses are drawn at once."""
     return options.model_dump(mode="json", include=kind.model_fields.keys() - ENGINE_KEYS)
+
+
+def problems_of(result: Mapping[str, Any]) -> Hashable:
+    """Which problems a result is of. The name of its file does not tell: two folders may each have a test.jsonl."""
+    about = result.get("provenance") or {}
+    named = about.get("problems") or result.get("problems"), about.get("limit")
+    return result.get("problem_hash") or named, result.get("n")  # some of them may have been skipped
 
 
 def numbers_of_paths(given: Sequence[int], mode: str, dialect: Dialect) -> tuple[list[int], list[str]]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from polythink.evaluate.metrics import Metric, compute_metrics, read_measures
 from polythink.run.folder import read_json
@@ -42,13 +41,6 @@ class Evaluated:
     def metrics(self) -> dict[str, dict[str, Metric]]:
         """The metrics on each set, problem by problem."""
         return {name: _metrics_of(self.folder, name, data["metrics"]) for name, data in self.sets.items()}
-
-
-def asked(data: Mapping[str, Any]) -> Hashable:
-    """Which problems a result is of. The name of its file does not tell: two folders may each have a test.jsonl."""
-    about = data.get("provenance") or {}
-    named = about.get("problems") or data.get("problems"), about.get("limit")
-    return data.get("problem_hash") or named, data.get("n")  # some of them may have been skipped
 
 
 def _metrics_of(folder: Path, name: str, metrics: Iterable[str]) -> dict[str, Metric]:

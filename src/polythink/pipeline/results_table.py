@@ -14,8 +14,9 @@ from math import inf, isnan, nan, sqrt
 from pathlib import Path
 from statistics import mean, stdev
 
+from polythink.evaluate.config import problems_of
 from polythink.evaluate.metrics import SCORES, Estimate, describe, difference, general_key, show
-from polythink.pipeline.evaluated import Evaluated, asked
+from polythink.pipeline.evaluated import Evaluated
 from polythink.report.findings import judged
 from polythink.report.page import page, wide
 from polythink.run.folder import read_json, write_json, write_text
@@ -93,7 +94,7 @@ def differences(runs: Sequence[Evaluated], others: Sequence[Evaluated]) -> Estim
         values = [[run.sets[name]["metrics"].get(metric, {}).get("value") for run in pair] for pair in pairs]
         if not pairs or any(value is None for pair in values for value in pair):
             return None
-        if any(asked(a.sets[name]) != asked(b.sets[name]) for a, b in pairs):
+        if any(problems_of(a.sets[name]) != problems_of(b.sets[name]) for a, b in pairs):
             return None
         if not (measured_once(runs) and measured_once(others)):
             return over_seeds([a - b for a, b in values])
@@ -238,7 +239,7 @@ def make_table(name: str, first_arm: str, evaluated: Sequence[Evaluated], wanted
     asked_of: dict[str, set[Hashable]] = {}
     for run in evaluated:
         for problem_set, data in run.sets.items():
-            asked_of.setdefault(problem_set, set()).add(asked(data))
+            asked_of.setdefault(problem_set, set()).add(problems_of(data))
             stages = problems.setdefault(problem_set, {}).setdefault(data["n"], [])
             stages += [run.stage] * (run.stage not in stages)
     text = caption(seeds, first_arm, problems) if evaluated else "Nothing was evaluated."

@@ -251,12 +251,6 @@ def apart(one: Mapping, other: Mapping) -> bool:
     return _with_intervals(one, other) and (one["high"] < other["low"] or other["high"] < one["low"])
 
 
-def on_other_problems(one: Mapping, other: Mapping) -> bool:
-    """Whether two results on one set are known to be of different problems: of a part of it, or another edition."""
-    facts = [(one.get(key), other.get(key)) for key in ("n", "problem_hash")]
-    return any(None not in pair and pair[0] != pair[1] for pair in facts)
-
-
 def _with_intervals(*estimates: Mapping) -> bool:
     return all(is_number(estimate.get(end)) for estimate in estimates for end in ("low", "high"))
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from polythink.evaluate.config import problems_of
 from polythink.evaluate.metrics import METRICS, Metric, compute_metrics, describe, difference, general_key, show
-from polythink.report.findings import apart, change, comparison_section, notes, on_other_problems, shown, tunnel_section
+from polythink.report.findings import apart, change, comparison_section, notes, shown, tunnel_section
 from polythink.report.heads import heads_section
 from polythink.report.page import MANY_COLUMNS, counted, folded, grid, legend, page, section, switched, table, wide
 from polythink.report.plots import COLOURS, MORE_PANELS, PANELS, arms_chart, stage_chart
@@ -157,7 +158,7 @@ def _summary(by_set: Mapping[str, Sequence[tuple[str, dict]]]) -> str:
         if key is None or len(results) < 2:
             continue
         asked = [{problem for metric in r["measured"].values() for problem in metric.keys} for r in (a, b)]
-        if on_other_problems(a, b) or (all(asked) and asked[0] != asked[1]):
+        if problems_of(a) != problems_of(b) or (all(asked) and asked[0] != asked[1]):
             said = f"{first} and {last} were measured on different problems, so their numbers are not compared"
             lines.append(f"<p><b>{escape(name)}</b>: {escape(said)}.</p>")
             continue

@@ -69,11 +69,11 @@ class LeanBackend(TransformersBackend):
 
     def _ops(self, batch: StepBatch) -> TorchOps:
         dtype, more = self.lm.model.dtype, (self._vectors(batch), self._scale(batch))
+        kind = product_dtype(dtype)
         if self.cache.device.type != "cpu":
             return TorchOps(self.family, self.cache, dtype, *more)
-        if packing_pays(len(batch.token), product_dtype(dtype)):
+        if packing_pays(len(batch.token), kind):
             self._steps += 1
-            kind = product_dtype(dtype)
             after = PACK_AFTER if kind == dtype else 2  # autocast casts the weights anew in every step
             if self._steps >= after and self._asked != kind:
                 self._asked = kind
