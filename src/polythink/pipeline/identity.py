@@ -27,9 +27,8 @@ def counted(plan: Mapping[str, Any]) -> dict[str, Any]:
         stage["rollouts"] = _only(server, "kind", "reload_every", "max_staleness")
     if not _draws_dropout(plan):  # otherwise every forward draws its own
         stage.pop("micro_batch", None)
-    if (teacher := stage.get("teacher") or {}).get(
-        "kind"
-    ) == "endpoint":  # as what it says of itself (`Endpoint.about`)
+    teacher = stage.get("teacher") or {}
+    if teacher.get("kind") == "endpoint":  # as what it says of itself (`Endpoint.about`)
         stage["teacher"] = _only(teacher, "kind", "model", "temperature", "max_tokens", "extra")
     content["stage"] = stage
     if "model" in content:
