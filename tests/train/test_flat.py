@@ -161,14 +161,6 @@ def test_what_is_left_out_goes_through_the_module(change) -> None:
     assert training_logits(model, batch) is logits_after
 
 
-def test_under_autocast_what_was_drawn_goes_through_the_module() -> None:
-    model, batch = sharp_model(), collate(alike())
-    assert training_logits(model, batch, drawn=True) is not logits_after
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert training_logits(model, batch, drawn=True) is logits_after
-        assert training_logits(model, batch) is not logits_after
-
-
 def test_long_rows_go_through_the_module() -> None:
     model = sharp_model()
     long = collate([lay_out([piece("prompt", [1] * (LONGEST + 1))], "structured")])

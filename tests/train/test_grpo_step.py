@@ -13,7 +13,10 @@ from helpers.sweep import sweep
 from helpers.training import gradients, make_lm
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
+from polythink.models.logprobs import logits_after
+from polythink.train import grpo_step
 from polythink.train.config import PolicyConfig
+from polythink.train.flat import training_logits
 from polythink.train.grpo_step import (
     accumulate_gradient,
     correct,
@@ -28,6 +31,12 @@ from polythink.train.grpo_step import (
 from polythink.train.optimiser import autocast, make_optimiser
 
 BUDGETS = dict(paths=3, max_blocks=2, max_main_tokens=20, max_path_tokens=9, max_summary_tokens=5, max_trace_tokens=90)
+ones = torch.ones(2, 4)
+
+
+def module_logits(model, batch):
+    """In place of `training_logits`: the transformers module, whatever the batch."""
+    return logits_after
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +75,8 @@ def test_what_was_drawn_is_what_is_trained(setting):
 
 
 @pytest.mark.parametrize("backend", sweep(["lean", "flat", "padded"], ["lean"]))
-def test_autocast_on_both_sides_leaves_rounding_alone(setting, backend):
+def test_autocast_on_both_sides_leaves_rounding_alone(setting, backend, monkeypatch):
+    monkeypatch.setattr(grpo_step, "training_logits", module_logits)  # rounds in the same places
     lm, _, rollouts = setting
     config, engine = PolicyConfig(autocast=True), Engine(lm, max_num_seqs=8, backend=backend)
     requests = [Request(r.prompt, r.problem, r.sample) for r in rollouts]
@@ -75,9 +85,21 @@ def test_autocast_on_both_sides_leaves_rounding_alone(setting, backend):
         with autocast(PolicyConfig(autocast=drawn_with), lm.device):
             again = engine.generate(requests, SamplingParams(path_temperature=0.8, **BUDGETS))
         assert any(s.kind == "summary" for r in again for s in r.segments)
-        gaps[drawn_with] = measure_gap(lm, config, flat(to_items(again, torch.ones(2, 4), None)))["logprob_gap_mean"]
+        gaps[drawn_with] = measure_gap(lm, config, flat(to_items(again, ones, None)))["logprob_gap_mean"]
     assert gaps[True] < gaps[False] / 2
     assert gaps[False] > 1e-4, "bfloat16 must be at work"
+
+
+def test_under_autocast_the_flat_forward_is_about_as_near_to_what_was_drawn_as_the_module(setting, monkeypatch):
+    lm, _, rollouts = setting
+    config, engine, gaps = PolicyConfig(autocast=True), Engine(lm, max_num_seqs=8, backend="lean"), []
+    requests = [Request(r.prompt, r.problem, r.sample) for r in rollouts]
+    with autocast(config, lm.device):
+        items = flat(to_items(engine.generate(requests, SamplingParams(path_temperature=0.8, **BUDGETS)), ones, None))
+    for way in (training_logits, module_logits):
+        monkeypatch.setattr(grpo_step, "training_logits", way)
+        gaps.append(measure_gap(lm, config, items)["logprob_gap_mean"])
+    assert 0 < gaps[0] < 3 * gaps[1], "each rounds in its own places: 0.0006 and 0.0003 nats"
 
 
 def test_a_wrong_temperature_or_layout_shows_as_a_gap(setting):

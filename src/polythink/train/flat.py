@@ -4,7 +4,8 @@ The slow twin is `logprobs.logits_after`: one forward of the transformers module
 padded but inside of attention, the last layer's MLP runs for the scored tokens only, and tokens of the same context
 (`Batch.contexts`: the prompt and the common beginnings of a group's rollouts) are computed once. The parameters are the
 module's own. Logits and gradients are the twin's up to rounding. Under autocast the products with weights are of its
-type, as the twin's are, and what stands between them stays in float32, so that single values are rounded otherwise.
+type and what attention reads is rounded to it, as in the twin; scores and what else stands between the products stay
+in float32, so that single values are rounded otherwise.
 
 Left out, and so left to the module: models with thought embeddings, adapters, hooks, biases or dropout, scaled queries,
 positions beyond a window, other types than float32, long rows (attention here holds all scores of a row).
@@ -37,14 +38,9 @@ LONGEST = 512  # tokens of a row
 _read: WeakKeyDictionary[torch.nn.Module, list[Family | Unfit]] = WeakKeyDictionary()
 
 
-def training_logits(model: torch.nn.Module, batch: Batch, drawn: bool = False) -> LogitsOf:
-    """How this batch gets the logits that are trained on: `logits_after`, or the same by a flat forward.
-
-    `drawn`: what the engine drew. Under autocast that is left to the module, which rounds as the engine does.
-    """
+def training_logits(model: torch.nn.Module, batch: Batch) -> LogitsOf:
+    """How this batch gets the logits that are trained on: `logits_after`, or the same by a flat forward."""
     if batch.tokens.device.type != "cpu" or batch.tokens.shape[1] > LONGEST:
-        return logits_after
-    if drawn and torch.is_autocast_enabled("cpu"):
         return logits_after
     if bool((batch.query_scale != 1).any()):
         return logits_after
@@ -177,6 +173,7 @@ def run(
         q, k, v = (heads.view(tokens, -1, family.head_dim) for heads in (q, k, v))
         q = Turn.apply(q, *(layer.query_norm or (None, 0.0, 0.0)), cos * layer.scaling, sin * layer.scaling)
         k = Turn.apply(k, *(layer.key_norm or (None, 0.0, 0.0)), cos, sin)
+        q, k = (heads.to(kind).to(x.dtype) for heads in (q, k))  # as a cache of keys and values of that type has them
         read = attend(q, k, v).view(tokens, -1)
         if layer is family.layers[-1]:  # no later layer reads the other tokens
             x, read = x.index_select(0, scored), read.index_select(0, scored)

@@ -231,7 +231,7 @@ def forward(
     given = [np.concatenate([items[i].temperature for i in row]) for row in rows]
     temperature = along(batch.tokens, given, fill=1.0)
     with autocast(config, lm.device):
-        logits_of, head = training_logits(model, batch, drawn=True), head_options(config, model)
+        logits_of, head = training_logits(model, batch), head_options(config, model)
         values = token_logprobs(model, batch, temperature, batch.sampled, logits_of, **head)
     lengths = [len(s.layout) for s in items]
     return unpacked(values, rows, lengths), unpacked(batch.sampled, rows, lengths)
