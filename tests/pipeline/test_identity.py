@@ -49,6 +49,12 @@ def test_the_content_of_a_set_in_the_data_folder_counts(tmp_path, monkeypatch):
     assert found[2] == found[3], "a file that no set is read from"
 
 
+def test_the_type_that_a_model_is_measured_in_counts_where_it_is_another():
+    evaluation = {"kind": "eval", "problems": EASY}
+    saved, half = (identity(evaluation | given) for given in ({}, {"dtype": "bfloat16"}))
+    assert identity(evaluation | {"dtype": None}) == saved != half
+
+
 # ---- what a cold start reads ----
 
 COLDSTART = {

@@ -49,6 +49,25 @@ def whole(tmp_path_factory):
     return recipe, out
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_stage_may_measure_in_another_type(trained, tmp_path) -> None:
+    sft = {
+        "kind": "sft",
+        "steps": 1,
+        "batch": 1,
+        "micro_batch": 1,
+        "data": [{"problems": "countdown-mini:train", "weight": 1}],
+    }
+    measure = {"kind": "eval", "problems": PROBLEMS[:1], "limit": 2, "samples": 1}
+    stages = {"train": sft} if trained else {}
+    recipe = recipe_of(**stages, saved=measure, half=measure | {"dtype": "bfloat16"})
+    run_recipe(recipe, tmp_path / "run", log=quiet)
+    label = PROBLEMS[0].replace(":", "-")
+    found = [read_json(tmp_path / "run" / name / f"eval-{label}.json")["provenance"] for name in ("saved", "half")]
+    assert [about["dtype"] for about in found] == ["float32", "bfloat16"]
+    assert found[0]["weights"] != found[1]["weights"]
+
+
 def test_a_recipe_can_compare(whole) -> None:
     _, out = whole
     assert {p.name for p in (out / "against").glob("compare-*.json")} == {

@@ -25,6 +25,8 @@ def counted(plan: Mapping[str, Any]) -> dict[str, Any]:
     stage = {key: value for key, value in plan["stage"].items() if key not in RESOLVED + NO_EFFECT}
     if server := stage.get("rollouts"):  # not where it is and how it is asked
         stage["rollouts"] = _only(server, "kind", "reload_every", "max_staleness")
+    if stage.get("dtype", 0) is None:  # a key that there has not always been: without it a stage is what it was
+        del stage["dtype"]
     if not _draws_dropout(plan):  # otherwise every forward draws its own
         stage.pop("micro_batch", None)
     teacher = stage.get("teacher") or {}

@@ -195,7 +195,7 @@ def _of_evaluation(plan: StagePlan, shape: Shape, place: Place) -> Sheet:
     """An evaluation runs in the first process. Its step is what the engine draws at once: how many problems there are
     is not known before they are read.
     """
-    stage, width = plan.stage, WIDTHS[plan.model.dtype]
+    stage, width = plan.stage, WIDTHS[plan.stage.dtype or plan.model.dtype]
     found = Sheet(plan.name, shape.parameters)
     samples = stage.samples if isinstance(stage, EvalConfig) else 1
     at_once = getattr(stage, "max_num_seqs", samples)

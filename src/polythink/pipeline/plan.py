@@ -142,6 +142,8 @@ class EvalStageBase(StageConfig):
     """Problems that do not fit the context or cannot be read: skip and count them, or refuse the set."""
     answers: AnswerRule = "strict"
     """What is read as an answer (docs/reference/answers.md); lenient for models that were not trained here."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of the weights while it is measured; none: as the model was saved. Trained with autocast: bfloat16 fits."""
 
 
 class EvalConfig(EvalStageBase):

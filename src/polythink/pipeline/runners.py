@@ -56,7 +56,10 @@ def starting_model(plan: StagePlan, previous: Path | None) -> LanguageModel:
     """The model of the nearest earlier stage that left one, otherwise the recipe's; with the plan's settings."""
     left = left_model(previous)
     seed = plan.seed if plan.model_seed is None else plan.model_seed
-    lm = load(left) if left else first_model(plan.model, plan.dialect, seed, plan.mode)
+    dtype, own = getattr(plan.stage, "dtype", None), plan.model
+    if dtype and not left:
+        own = own.model_copy(update={"dtype": dtype})
+    lm = load(left, dtype=dtype) if left else first_model(own, plan.dialect, seed, plan.mode)
     if plan.model.gradient_checkpointing:
         checkpoint_activations(lm.model)
     prompt = get_prompt(plan.prompt)
