@@ -24,8 +24,9 @@ from polythink.problems.tasks.countdown import VOCABULARY, problems
 from polythink.run.config import parse_config
 from polythink.run.folder import write_json
 from polythink.run.jsonl import JsonlWriter
-from polythink.train.config import DataConfig, SFTConfig
+from polythink.train.config import SFTConfig
 from polythink.train.data import TraceEncoder
+from polythink.train.data_keys import DataConfig
 from polythink.train.mixture import Mixture, make_mixture
 from polythink.train.shards import Reader
 

@@ -21,8 +21,8 @@ from polythink.run.jsonl import read_jsonl
 from polythink.teachers.assemble import Assembler, Solutions
 from polythink.trace.dialect import get_dialect
 from polythink.trace.parse import TraceError
-from polythink.train.config import DataConfig
 from polythink.train.data import Demonstrations, TraceEncoder
+from polythink.train.data_keys import DataConfig
 
 SMALL = [
     "model.hidden_size=32", "model.num_hidden_layers=2", "model.num_attention_heads=2", "model.head_dim=16",

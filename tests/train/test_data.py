@@ -19,8 +19,8 @@ from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.run.config import parse_config
 from polythink.run.jsonl import read_rows, write_jsonl
 from polythink.trace.parse import TraceError
-from polythink.train.config import DataConfig
 from polythink.train.data import TraceEncoder, encode_rows, epoch_index
+from polythink.train.data_keys import DataConfig
 from polythink.train.mixture import pack_rows, split_by_weight
 
 

@@ -15,8 +15,9 @@ from polythink.models.logprobs import token_logprobs
 from polythink.problems.prompts import Prompt
 from polythink.trace.modes import MODES
 from polythink.trace.parse import TraceError
-from polythink.train.config import DataConfig, SFTConfig
+from polythink.train.config import SFTConfig
 from polythink.train.data import StoredTraces, TraceEncoder, encode_rows, fault_of
+from polythink.train.data_keys import DataConfig
 from polythink.train.sft import accumulate_gradient, count_scored
 
 BARE = Prompt("bare", "{problem}")

@@ -17,8 +17,8 @@ from polythink.models.config import ModelConfig
 from polythink.models.lm import LanguageModel
 from polythink.problems.prompts import Prompt
 from polythink.run.jsonl import read_rows, write_jsonl
-from polythink.train.config import DataConfig
 from polythink.train.data import TraceEncoder, encode_rows
+from polythink.train.data_keys import DataConfig
 from polythink.train.sft import train_sft
 
 BARE = Prompt("bare", "{problem}")

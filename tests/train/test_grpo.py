@@ -23,8 +23,9 @@ from polythink.rewards.terms import RewardInput
 from polythink.run.config import parse_config
 from polythink.run.jsonl import read_jsonl
 from polythink.train import grpo, grpo_step, sharding
-from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
+from polythink.train.config import GRPOConfig, SFTConfig
 from polythink.train.data import TraceEncoder
+from polythink.train.data_keys import DataConfig
 from polythink.train.grpo import asked_of, grade_and_reward, train_grpo
 from polythink.train.grpo_rows import describe
 from polythink.train.mixture import make_mixture

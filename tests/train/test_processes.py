@@ -61,6 +61,7 @@ RUNS = {"sft": run_sft, "grpo": run_grpo}
 EXTRAS = {  # everything that takes further forwards
     "kl_coef": 0.1, "old_logprobs": "recomputed", "importance_sampling_mode": "token_truncate", "mini_batches": 2,
     "loss_type": "sequence-mean", "reshard_after_forward": False, "pack": 80, "logits_memory_bytes": 4000,
+    "pass_rate": {"samples": 3, "at_least": 0, "problems": 7},
 }  # fmt: skip
 
 

@@ -38,7 +38,8 @@ from polythink.teachers.assemble import Assembler
 from polythink.trace.dialect import DIALECTS, NUMBER, Dialect, get_dialect
 from polythink.trace.modes import SEQUENTIAL, get_mode
 from polythink.trace.validity import check_rule
-from polythink.train.config import DataConfig, check_credit, check_sampling, trained_inexactly
+from polythink.train.config import check_credit, check_sampling, trained_inexactly
+from polythink.train.data_keys import DataConfig
 
 
 def check_plan(plan: StagePlan) -> None:

@@ -14,6 +14,7 @@ NO_EFFECT = (
     "checkpoint_every", "log_samples", "concurrency", "max_num_seqs", "kv_cache_memory_bytes", "reshard_after_forward",
     "logits_memory_bytes", "activation_offloading", "report_to", "sample_problems",
 )  # fmt: skip
+NEWER = ("dtype", "pass_rate")  # keys that there have not always been: without them a stage is what it was
 ABOUT = ("digest", "planned_inputs")  # keys of a plan that say which one it is
 UNREAD = {"coldstart": ("model", "mode", "chat", "decoding")}  # keys of a plan that a kind of stage has no use for
 
@@ -25,8 +26,7 @@ def counted(plan: Mapping[str, Any]) -> dict[str, Any]:
     stage = {key: value for key, value in plan["stage"].items() if key not in RESOLVED + NO_EFFECT}
     if server := stage.get("rollouts"):  # not where it is and how it is asked
         stage["rollouts"] = _only(server, "kind", "reload_every", "max_staleness")
-    if stage.get("dtype", 0) is None:  # a key that there has not always been: without it a stage is what it was
-        del stage["dtype"]
+    stage = {key: value for key, value in stage.items() if key not in NEWER or value is not None}
     if not _draws_dropout(plan):  # otherwise every forward draws its own
         stage.pop("micro_batch", None)
     teacher = stage.get("teacher") or {}

@@ -29,7 +29,8 @@ from polythink.trace.dialect import Dialect
 from polythink.trace.dialect_file import is_file
 from polythink.trace.modes import MODES
 from polythink.trace.validity import RULES
-from polythink.train.config import DataConfig, GRPOConfig, SFTConfig
+from polythink.train.config import GRPOConfig, SFTConfig
+from polythink.train.data_keys import DataConfig
 
 
 class StageConfig(Config):

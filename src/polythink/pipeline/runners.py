@@ -43,8 +43,8 @@ from polythink.teachers.endpoint import Endpoint
 from polythink.teachers.rows import check_kept, show_table
 from polythink.trace.dialect import get_dialect
 from polythink.train import distributed
-from polythink.train.config import DataConfig
 from polythink.train.data import TraceEncoder, stage_seed
+from polythink.train.data_keys import DataConfig
 from polythink.train.grpo import train_grpo
 from polythink.train.mixture import Mixture, make_mixture
 from polythink.train.sft import train_sft

@@ -29,7 +29,7 @@ from polythink.trace.parse import TraceError, nested_block, parse
 from polythink.trace.statistics import depth
 from polythink.trace.tokens import headings_of, opening_end, pieces_of
 from polythink.trace.tree import Trace
-from polythink.train.config import DataConfig
+from polythink.train.data_keys import DataConfig
 from polythink.train.stored import check_row
 
 log = logging.getLogger(__name__)

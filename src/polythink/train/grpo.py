@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from polythink.models.forward import check_joins
 from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import window_limit
 from polythink.problems.answers import Grader
+from polythink.problems.grade import Grade
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt
 from polythink.rewards.combine import Reward, build_reward
@@ -48,6 +50,8 @@ from polythink.train.grpo_step import MISMATCH, TrainItem, to_items, update_poli
 from polythink.train.loss import group_advantages
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser
 from polythink.train.own_engine import Asked, OwnEngine
+from polythink.train.pass_rate import sometimes_solved
+from polythink.train.pass_rate_key import PassRateConfig
 from polythink.train.policy_server import PolicyServer
 from polythink.train.precision import warn_of_rounding
 from polythink.train.sharding import finish, reference_of, refresh, to_train
@@ -55,6 +59,8 @@ from polythink.train.sharding import finish, reference_of, refresh, to_train
 log = logging.getLogger(__name__)
 
 MORE = 7_919  # added to the seed of the problems that a step asks after its first batch
+BEFORE = -1  # the step that is none: what is drawn before the first
+WAVES = 4  # times `max_num_seqs` rollouts are drawn at once to measure pass rates
 
 
 def train_grpo(
@@ -104,6 +110,9 @@ def train_grpo(
         bar = stack.enter_context(Progress(config.steps, distributed.shown("grpo"), done))
         shown = ("reward", "accuracy", *(MISMATCH if trained_inexactly(params.mode, config.train_mode) else ()))
         drawing = Drawing(source, asked, config, prompt, params, seed, grader, reward)
+        if config.pass_rate:
+            refresh(lm, policy)
+            drawing = drawing.chosen(config.pass_rate, folder)
         for step in range(done, config.steps):
             started = time.perf_counter()
             refresh(lm, policy)
@@ -196,6 +205,26 @@ class Drawing:
     grader: Grader
     reward: Reward
 
+    def chosen(self, wanted: PassRateConfig, folder: Path) -> Drawing:
+        """With the problems that the model solves sometimes, and without the others."""
+        at_once = max(1, WAVES * self.config.max_num_seqs // wanted.samples)
+        kept = sometimes_solved(self.problems, wanted, partial(self.solved, wanted.samples), folder, self.seed, at_once)
+        return replace(self, problems=kept)
+
+    def solved(self, samples: int, problems: Sequence[Problem]) -> list[int]:
+        """How many of so many rollouts of each problem are right, before the first step."""
+        self.source.update(0)
+        draws = self.seed * 1_000_003 + BEFORE
+        # each problem by itself, so that its samples do not depend on what else is asked
+        each = [asked_of(self.source, [problem], samples, self.prompt, self.params, draws) for problem in problems]
+        requests, params = (
+            list(chain.from_iterable(getattr(a, name) for a in each)) for name in ("requests", "params")
+        )
+        with autocast(self.config, self.source.lm.device):
+            rollouts = self.source.draw(Asked(requests, params, draws))
+        right = [found.verdict == "right" for found in grade(rollouts, repeated(problems, samples), self.grader)]
+        return [sum(right[i : i + samples]) for i in range(0, len(right), samples)]
+
     def step(self, step: int) -> tuple:
         """All that a step draws (`draw_step`). A server has the policy by then, and goes on with the next step's."""
         self.source.update(step)
@@ -260,17 +289,26 @@ def asked_of(
     return Asked(requests, each, seed)
 
 
+def repeated(problems: Sequence[Problem], times: int) -> list[Problem]:
+    """The problem of each rollout, of so many rollouts per problem."""
+    return [problem for problem in problems for _ in range(times)]
+
+
+def grade(rollouts: Sequence[Rollout], asked: Sequence[Problem], grader: Grader) -> list[Grade]:
+    """The grades of the rollouts, `asked` the problem of each; every process grades a part of them."""
+    texts = distributed.own_run([(r.text, problem) for r, problem in zip(rollouts, asked, strict=True)])
+    return distributed.joined(lambda: grader.grade_many(texts))
+
+
 def grade_and_reward(
     rollouts: list[Rollout], problem_P: Sequence[Problem], grader: Grader, reward: Reward, step: int
 ) -> GradedBatch:
     """The rollouts with their grades and rewards. `step` counts from 1, as reward schedules do.
 
-    Each process grades a part of them; the first gives all rewards, since a reward of the user's may be of any kind.
+    The first process gives all rewards, since a reward of the user's may be of any kind.
     """
-    group_size = len(rollouts) // len(problem_P)
-    asked = [problem for problem in problem_P for _ in range(group_size)]
-    texts = distributed.own_run([(r.text, problem) for r, problem in zip(rollouts, asked, strict=True)])
-    grades = distributed.joined(lambda: grader.grade_many(texts))
+    asked = repeated(problem_P, len(rollouts) // len(problem_P))
+    grades = grade(rollouts, asked, grader)
     terms = distributed.on_main(
         lambda: [
             reward.terms(

@@ -16,8 +16,9 @@ from polythink.models.batch import pack, rows_within
 from polythink.problems.problem import Problem
 from polythink.run.jsonl import read_rows
 from polythink.trace.layout import Layout
-from polythink.train.config import DataConfig, SFTConfig
+from polythink.train.config import SFTConfig
 from polythink.train.data import Demonstrations, StoredTraces, TraceEncoder, encode_rows
+from polythink.train.data_keys import DataConfig
 
 
 @dataclass(frozen=True)

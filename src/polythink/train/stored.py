@@ -7,7 +7,7 @@ from typing import Any
 
 from polythink.errors import UserError, did_you_mean
 from polythink.run.jsonl import read_rows
-from polythink.train.config import DataConfig
+from polythink.train.data_keys import DataConfig
 
 ROW_FIELDS = ("question", "trace")
 
