@@ -116,6 +116,17 @@ def test_steps_over_http_are_those_of_this_process(server, weights, here, tmp_pa
 
 
 @pytest.mark.long  # importing peft takes seconds
+def test_pass_rates_are_measured_with_the_policys_weights(server, weights, tmp_path):
+    changes = {"steps": 1, "pass_rate": {"samples": 2, "at_least": 0, "problems": 3}}
+    run(config_of(**changes), tmp_path / "here")
+    run(config_of(keys_of(server, weights), **changes), tmp_path / "there")
+    rates = [read_jsonl(tmp_path / place / "pass_rates.jsonl") for place in ("here", "there")]
+    assert rates[0] == rates[1]
+    assert len(rates[0]) == 3
+    assert texts_of(tmp_path / "there") == texts_of(tmp_path / "here")
+    assert [row["weight_version"] for row in rows_of(tmp_path / "there")] == [0]
+
+
 def test_adapters_are_added_to_what_the_server_is_given(server, weights, tmp_path):
     changes = {"lora": {"r": 2}, "steps": 2, "lr": 1e-2}
     run(config_of(**changes), tmp_path / "here")
