@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from polythink.problems.tasks import countdown
 from polythink.problems.tasks.arithmetic import false_results
 from polythink.problems.tasks.stories import STORIES
 
@@ -42,6 +43,10 @@ def test_what_is_plainly_false(text, false):
 )  # fmt: skip
 def test_what_is_not(text):
     assert not found(text)
+
+
+def test_numbers_that_python_refuses_to_read_are_passed_over():
+    assert countdown.slips(f"1 + 1 = 3 ; 1 + 1 = {'9' * 5000} ; {'9' * 5000} + 1 = 2") == [(8, 9)]
 
 
 def test_reports_on_stories_show_them():

@@ -54,7 +54,7 @@ VOCABULARY: tuple[str, ...] = (
 _CHAIN = re.compile(r"\s*(?:<\w+>\s*)?(?:[\d.]+:\s+)?(\d+)((?:\s+[-+*]\s+\d+\s+=\s+\d+)+)(?:\s+(ok|no))?(?![^\s<])")
 _STEP = re.compile(r"\s+([-+*])\s+(\d+)\s+=\s+\d+")
 # `a op b = c`, found at every a: c may begin the next equation. `1 + 2 + 3 = 6` is not read as `2 + 3 = 6`
-_EQUATION = re.compile(r"(?<![\w.])(?<![-+*]\s)(?=(\d+)\s+([-+*])\s+(\d+)\s+=\s+(\d+)(?![\w]|\.\d))")
+_EQUATION = re.compile(r"(?<![\w.])(?<![-+*]\s)(?=(\d{1,99})\s+([-+*])\s+(\d{1,99})\s+=\s+(\d{1,99})(?![\w]|\.\d))")
 
 
 class Chain(NamedTuple):
