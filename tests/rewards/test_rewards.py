@@ -188,6 +188,11 @@ def test_the_outermost_rule_holds_and_one_of_ones_own_is_strict():
     assert value(build_reward("tiered"), "loose right") == 1.2
     assert value(build_reward({"preset": "tiered", "rule": "strict"}), "loose right") == -1
     assert value(build_reward({"preset": "alternating", "rule": "strict"}), "loose right", step=9) == -1
+    strict = {"preset": "alternating", "rule": "strict"}
+    nested = {"switch": [{"steps": 30, "reward": strict}, {"reward": "tiered"}]}
+    assert value(build_reward(nested), "loose right", step=9) == -1
+    assert value(build_reward(nested), "loose right", step=31) == 1.2
+    assert value(build_reward({**nested, "rule": "reference"}), "loose right", step=9) == 1.2
     cases = {"cases": [{"when": ["well_formed"], "value": 1}]}
     assert value(build_reward(cases), "loose right") == 0
     assert value(build_reward(cases), "block right") == 1

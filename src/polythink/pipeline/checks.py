@@ -205,9 +205,10 @@ def check_reward(plan: StagePlan, dialect: Dialect) -> None:
 
 
 def _rules(reward: RewardConfig, outer: str | None = None) -> Iterator[str]:
-    """The rules by which its conditions judge a response; the outermost that is given holds."""
+    """The rules by which its conditions and terms judge a response; the outermost that is given holds."""
     rule = outer or reward.rule
     conditions = {name for part in (*reward.cases, *reward.add) for name in part.when}
+    conditions |= {added.term for added in reward.add if isinstance(added.term, str)}
     if conditions & {"well_formed", "malformed"}:
         yield rule or "strict"
     for phase in reward.cycle + reward.switch:

@@ -136,7 +136,7 @@ class RewardConfig(Config):
         return self
 
     def at(self, step: int) -> RewardConfig:
-        """The cases that hold at `step` (from 1)."""
+        """The cases that hold at `step` (from 1), under the rule of the outermost schedule that gives one."""
         assert step >= 1, "steps count from 1"
         phases = self.cycle or self.switch
         if not phases:
@@ -150,15 +150,10 @@ class RewardConfig(Config):
                 left = order[left]
         for phase in phases:
             if phase.steps is None or left < phase.steps:
-                return phase.reward.at(step)
+                found = phase.reward.at(step)
+                return found.model_copy(update={"rule": self.rule}) if self.rule else found
             left -= phase.steps
         raise AssertionError("a schedule covers every step")
-
-    def rule_at(self, step: int) -> str:
-        """The validity rule that holds at `step`: the outermost that is given."""
-        if self.rule or not (self.cycle or self.switch):
-            return self.rule or "strict"
-        return self.at(step).rule or "strict"
 
     def least(self) -> float:
         """The least value of its cases, in any phase; added terms and functions are not counted."""
@@ -191,8 +186,8 @@ class Reward:
 
         `grade` holds further fields of `RewardInput`: answered, extracted, question, answer.
         """
-        now, rule = self.config.at(step), self.config.rule_at(step)
-        given = RewardInput(rollout, right, step=step, rule=rule, dialect=self.dialect, **grade)
+        now = self.config.at(step)
+        given = RewardInput(rollout, right, step=step, rule=now.rule or "strict", dialect=self.dialect, **grade)
         if now.function:
             parts = {name_of(now.function): call(now.function, given)}
         else:

@@ -50,7 +50,7 @@ from polythink.train.grpo_step import MISMATCH, TrainItem, to_items, update_poli
 from polythink.train.loss import group_advantages
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser
 from polythink.train.own_engine import Asked, OwnEngine
-from polythink.train.pass_rate import sometimes_solved
+from polythink.train.pass_rate import Rate, sometimes_solved
 from polythink.train.pass_rate_key import PassRateConfig
 from polythink.train.policy_server import PolicyServer
 from polythink.train.precision import warn_of_rounding
@@ -112,7 +112,7 @@ def train_grpo(
         drawing = Drawing(source, asked, config, prompt, params, seed, grader, reward)
         if config.pass_rate:
             refresh(lm, policy)
-            drawing = drawing.chosen(config.pass_rate, folder)
+            drawing = drawing.chosen(config.pass_rate, folder, trained=done > 0)
         for step in range(done, config.steps):
             started = time.perf_counter()
             refresh(lm, policy)
@@ -205,16 +205,18 @@ class Drawing:
     grader: Grader
     reward: Reward
 
-    def chosen(self, wanted: PassRateConfig, folder: Path) -> Drawing:
-        """With the problems that the model solves sometimes, and without the others."""
-        at_once = max(1, WAVES * self.config.max_num_seqs // wanted.samples)
-        kept = sometimes_solved(self.problems, wanted, partial(self.solved, wanted.samples), folder, self.seed, at_once)
+    def chosen(self, wanted: PassRateConfig, folder: Path, trained: bool) -> Drawing:
+        """With the problems that the model solves sometimes, and without the others. `trained`: after some steps."""
+        at_once, measure = max(1, WAVES * self.config.max_num_seqs // wanted.samples), partial(self.solved, wanted)
+        kept = sometimes_solved(
+            self.problems, wanted, measure, folder, seed=self.seed, at_once=at_once, trained=trained
+        )
         return replace(self, problems=kept)
 
-    def solved(self, samples: int, problems: Sequence[Problem]) -> list[int]:
-        """How many of so many rollouts of each problem are right, before the first step."""
+    def solved(self, wanted: PassRateConfig, problems: Sequence[Problem]) -> list[Rate]:
+        """How often each problem is solved, before the first step."""
         self.source.update(0)
-        draws = self.seed * 1_000_003 + BEFORE
+        samples, draws = wanted.samples, self.seed * 1_000_003 + BEFORE
         # each problem by itself, so that its samples do not depend on what else is asked
         each = [asked_of(self.source, [problem], samples, self.prompt, self.params, draws) for problem in problems]
         requests, params = (
@@ -222,8 +224,9 @@ class Drawing:
         )
         with autocast(self.config, self.source.lm.device):
             rollouts = self.source.draw(Asked(requests, params, draws))
-        right = [found.verdict == "right" for found in grade(rollouts, repeated(problems, samples), self.grader)]
-        return [sum(right[i : i + samples]) for i in range(0, len(right), samples)]
+        grades = grade(rollouts, repeated(problems, samples), self.grader)
+        own = [grades[i : i + samples] for i in range(0, len(grades), samples)]
+        return [Rate(sum(g.verdict == "right" for g in found), sum(g.decided for g in found)) for found in own]
 
     def step(self, step: int) -> tuple:
         """All that a step draws (`draw_step`). A server has the policy by then, and goes on with the next step's."""

@@ -8,11 +8,13 @@ range of pass rates are not asked again. The rates are those of the model that t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from polythink.errors import UserError
 from polythink.problems.problem import Problem
+from polythink.run.config import digest
 from polythink.run.jsonl import JsonlWriter, read_jsonl
 from polythink.run.progress import Progress
 from polythink.train import distributed
@@ -20,55 +22,102 @@ from polythink.train.data import epoch_index
 from polythink.train.pass_rate_key import PassRateConfig
 
 log = logging.getLogger(__name__)
-FILE = "pass_rates.jsonl"  # in the stage's folder: a row {problem, right, samples} of each problem that was measured
+FILE = (
+    "pass_rates.jsonl"  # in the stage's folder: a row {problem, right, graded, samples, id} of each that was measured
+)
+
+
+class Rate(NamedTuple):
+    """How many of a problem's responses are right, and how many were graded in time."""
+
+    right: int
+    graded: int
+
+
+Measure = Callable[[Sequence[Problem]], list[Rate]]
 
 
 def sometimes_solved(
     problems: Sequence[Problem],
     config: PassRateConfig,
-    measure: Callable[[Sequence[Problem]], list[int]],
+    measure: Measure,
     folder: Path,
+    *,
     seed: int,
     at_once: int,
+    trained: bool = False,
 ) -> list[Problem]:
     """The problems whose pass rate is in the range, in their order.
 
-    `measure` gives for each of some problems how many of `config.samples` responses are right; all processes call it
-    together, for `at_once` problems at a time. What was measured is kept in `folder`: a stage that was stopped measures
-    the rest. `UserError` where no problem is left.
+    `measure` gives the rates of some problems over `config.samples` responses to each; all processes call it together,
+    for `at_once` problems at a time. What was measured is kept in `folder`: a stage that was stopped measures the rest.
+    `UserError` where no problem is left, and where a model that is `trained` already would be measured.
     """
     count = len(problems) if config.problems is None else min(config.problems, len(problems))
     chosen = [problems[i] for i in sorted(epoch_index(len(problems), seed, n) for n in range(count))]
-    path = folder / FILE
-    right: dict[str, int] = distributed.on_main(lambda: dict(known(path)))
-    missing = [problem for problem in chosen if problem.key not in right]
+    ids, path = [identity(problem) for problem in chosen], folder / FILE
+    rates: dict[str, Rate] = distributed.on_main(lambda: known(path, config.samples))
+    missing = [n for n in range(count) if ids[n] not in rates]
+    if trained and missing:
+        raise UserError(
+            f"{path} lacks {len(missing)} of {count} problems, whose pass rates are those of the model that the stage "
+            "began with; put the file back, or delete the checkpoint beside it to begin again"
+        )
     with Progress(count, distributed.shown("pass rates"), count - len(missing)) as bar:
         for begin in range(0, len(missing), at_once):
             part = missing[begin : begin + at_once]
-            found = dict(zip((problem.key for problem in part), measure(part), strict=True))
-            distributed.on_main(lambda found=found: keep(path, found, config.samples))
-            right |= found
+            found = dict(zip(part, measure([chosen[n] for n in part]), strict=True))
+            rows = [row_of(chosen[n], ids[n], rate, config.samples) for n, rate in found.items()]
+            distributed.on_main(lambda rows=rows: keep(path, rows))
+            rates |= {ids[n]: rate for n, rate in found.items()}
             bar.advance(len(part))
-    kept = [p for p in chosen if config.at_least <= right[p.key] / config.samples <= config.at_most]
-    easier = sum(right[p.key] > config.at_most * config.samples for p in chosen)
+    kept = distributed.on_main(lambda: in_range([rates[own] for own in ids], config, folder))
+    return [chosen[n] for n in kept]
+
+
+def in_range(rates: Sequence[Rate], config: PassRateConfig, folder: Path) -> list[int]:
+    """The numbers of those in the range, which the log is told of. `UserError` where none is."""
+    shares = [rate.right / rate.graded if rate.graded else None for rate in rates]
+    kept = [n for n, share in enumerate(shares) if share is not None and config.at_least <= share <= config.at_most]
+    lower, higher = (
+        sum(share is not None and beyond(share) for share in shares)
+        for beyond in (lambda share: share < config.at_least, lambda share: share > config.at_most)
+    )
+    late = sum(config.samples - rate.graded for rate in rates)
     what = (
-        f"{len(kept)} of {count} problems have a pass rate from {config.at_least:g} to {config.at_most:g} over "
-        f"{config.samples} samples; {count - len(kept) - easier} have a lower one, {easier} a higher one"
+        f"{len(kept)} of {len(rates)} problems have a pass rate from {config.at_least:g} to {config.at_most:g} over "
+        f"{config.samples} samples; {lower} have a lower one, {higher} a higher one"
+        + (f"; {late} responses were not graded in time and do not count" if late else "")
     )
     if not kept:
-        raise UserError(f"{what}: none is left to train on; widen the range, or take other problems")
-    if distributed.is_main():
-        log.warning("%s", what)
+        raise UserError(
+            f"{what}: none is left to train on; take a wider range or other problems, in another folder or after "
+            f"deleting {folder}"
+        )
+    log.warning("%s", what)
     return kept
 
 
-def known(path: Path) -> Iterable[tuple[str, int]]:
-    """Of each problem that was measured before: its key, and how many responses were right."""
-    return [(row["problem"], row["right"]) for row in read_jsonl(path)] if path.exists() else []
+# ---- the file ----
 
 
-def keep(path: Path, right: dict[str, int], samples: int) -> None:
-    with JsonlWriter(path) as rows:
-        for key, count in right.items():
-            rows.write({"problem": key, "right": count, "samples": samples})
-        rows.sync()
+def identity(problem: Problem) -> str:
+    """Tells problems apart: keys do so within a set only, and a stage may ask several."""
+    return digest([problem.source, problem.key, problem.question, problem.answer, problem.checker])[:16]
+
+
+def row_of(problem: Problem, identity: str, rate: Rate, samples: int) -> dict:
+    return {"problem": problem.key, **rate._asdict(), "samples": samples, "id": identity}
+
+
+def known(path: Path, samples: int) -> dict[str, Rate]:
+    """What was measured before, by identity, over as many samples."""
+    rows: Sequence[Mapping] = read_jsonl(path) if path.exists() else []
+    return {row["id"]: Rate(row["right"], row["graded"]) for row in rows if row["samples"] == samples}
+
+
+def keep(path: Path, rows: Sequence[dict]) -> None:
+    with JsonlWriter(path) as file:
+        for row in rows:
+            file.write(row)
+        file.sync()
