@@ -32,6 +32,8 @@ def test_a_model_is_exported_and_is_the_same(polythink, tmp_path):
     ("arguments", "why"),
     [
         (("export", "{model}", "{folder}/model.bin"), "must end in .gguf"),
+        (("export", "{model}", "{file}"), "model.gguf exists; give another FILE.gguf, or add --overwrite"),
+        (("export", "{model}", "{folder}/q.gguf", "--quantize", "q9_0"), "llama.cpp writes no type 'q9_0'; did you"),
         (("generate", "{model}", "a b", "--backend", "llama_cpp"), "runs a .gguf file; `polythink export"),
         (("generate", "{model}", "a b", "--backend", "lama_cpp"), "no backend 'lama_cpp'; did you mean 'llama_cpp'?"),
         (("generate", "{file}", "a b", "--backend", "llama_cpp", "--dtype", "float32"), "--dtype is of a model in"),
@@ -48,6 +50,16 @@ def test_what_cannot_be_is_refused_in_a_sentence(arguments, why, polythink, tmp_
     assert status == 2
     assert why in err
     assert err.count("\n") == 1
+
+
+def test_a_lacking_llama_cpp_is_said_of_the_option_that_needs_it(polythink, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    save(tiny(), tmp_path / "model")
+    for kind, why in (("Q8_0", "--quantize Q8_0 needs llama-cpp-python, which is not"), ("q9_0", "no type 'q9_0'")):
+        status, _, err = polythink("export", tmp_path / "model", tmp_path / "q.gguf", "--quantize", kind)
+        assert status == 2
+        assert why in err
+        assert "backend" not in err
 
 
 def test_a_lacking_llama_cpp_is_said_before_anything_is_read(polythink, tmp_path, monkeypatch):

@@ -81,3 +81,10 @@ def test_keys_from_a_file_are_those_of_its_lines(tmp_path):
     file = tmp_path / "keys"
     file.write_text("one\n\n two \n")
     assert serve.read_keys(None, file) == ("one", "two")
+
+
+@pytest.mark.parametrize(("most", "said"), [("5", "--max-tokens 5 bounds every response"), ("5000", ""), (None, "")])
+def test_a_bound_below_the_models_own_is_said_at_the_start(folder, monkeypatch, most, said):
+    monkeypatch.setattr(serve, "serve_model", lambda *given: None)
+    err = invoke(app, "serve", folder, *([] if most is None else ["--max-tokens", most])).stderr
+    assert said in err if said else not err

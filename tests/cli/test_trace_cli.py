@@ -207,6 +207,15 @@ def test_show_writes_the_drawing_to_a_file(traces, tmp_path):
     assert ">0 + 1<" in (tmp_path / "row.svg").read_text()
 
 
+def test_show_writes_no_drawing_under_a_name_of_something_else(traces, tmp_path):
+    with pytest.raises(UserError, match=r"trace\.png: the name must end in \.svg"):
+        run("show", traces(GOOD), "--svg", tmp_path / "trace.png")
+    linked = tmp_path / "linked.svg"
+    linked.symlink_to(source := traces(GOOD))
+    with pytest.raises(UserError, match=r"is the file that is read, .*; give another --svg"):
+        run("show", source, "--svg", linked, "--overwrite")
+
+
 def test_show_finds_the_column_with_a_block(shared_data):
     file = shared_data / "parallel_gsm8k.parquet"
     row = pyarrow.parquet.read_table(file)["trace"][3].as_py()
@@ -321,7 +330,7 @@ def test_an_existing_file_is_replaced_only_when_asked(traces, tmp_path):
     assert "<think1>left way</think1>" in out.read_text()
     drawing = tmp_path / "trace.svg"
     drawing.write_text("mine")
-    with pytest.raises(UserError, match=r"trace\.svg exists"):
+    with pytest.raises(UserError, match=r"trace\.svg exists; give another --svg, or"):
         run("show", source, "--svg", drawing)
     assert run("show", source, "--svg", drawing, "--overwrite").exit_code == 0
     assert "drawn to" in run("show", source, "--svg", tmp_path / "new.svg").stdout

@@ -102,7 +102,7 @@ def test_files_with_broken_places(tmp_path, rounds) -> None:
         ("base.betas=[x]", 'stages.base.betas.0 must be a number, got "x"'),
         ("base.betas=[0.1, 0.2, 0.3]", "stages.base.betas must have at most 2 items"),
         ("base.betas=[0.9, 1]", "stages.base.betas.1 must be less than 1, got 1"),
-        ("base.betas=[true, 0]", "stages.base.betas must be a number, got [true, 0]"),
+        ("base.betas=[true, 0]", "stages.base.betas.0 must be a number, got true"),
         ("seed=9223372036854775808", "whole number 9223372036854775808 is too large"),
         ("base.seed=-7", "stages.base.seed must be greater than or equal to 0, got -7"),
         ("seed=" + "7" * 5000, "a number too long to read"),

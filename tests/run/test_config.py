@@ -45,6 +45,7 @@ class Grpo(Config):
     terms: tuple[Term, ...] = ()
     clip: float | None = None
     prompt: int | str = "none"
+    also: str | Term | list[Term | str] = "none"
     log: bool = True
 
     @model_validator(mode="after")
@@ -114,6 +115,13 @@ def sft(**keys: object) -> dict:
         (stage(log="perhaps"), 'stages.rl.log must be true or false, got "perhaps"'),
         (stage(terms={}), "stages.rl.terms must be a list, got {}"),
         (stage(prompt=[1]), "stages.rl.prompt must be a whole number or text, got [1]"),
+        (stage(also=3), "stages.rl.also must be text or a mapping or a list, got 3"),
+        (stage(also={"name": 3}), "stages.rl.also.name must be text, got 3"),
+        (stage(also={}), "stages.rl.also.name is missing"),
+        (stage(also={"nme": "a"}), "unknown key stages.rl.also.nme"),
+        (stage(also=["a", {"name": "a"}, {"name": "a", "weight": "b"}]), "stages.rl.also.2.weight must be a number"),
+        (stage(also=["a", 3]), "stages.rl.also.1 must be a mapping or text, got 3"),
+        (sft(mix=[1, True]), "stages.a.mix.1 must be a number, got true"),
         (stage(steps=3), "stages.rl: steps must be even"),
         ({"name": 3, "seed": "x"}, "name must be text, got 3 (and 1 more mistake)"),
         ([], "the whole must be a mapping, got []"),

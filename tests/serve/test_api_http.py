@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
 import time
+from collections import Counter
 from contextlib import ExitStack
 
 import httpx
 import openai
 import pytest
 import torch
+from starlette.datastructures import URL
+from starlette.requests import Request
 
 from helpers.served import Served, program_of, served, start
 from helpers.tiny import tiny
 from polythink.models.lm import LanguageModel, with_settings
+from polythink.serve.config import ServeConfig
+from polythink.serve.guard import Guard
 
 KEYS = ("first-key", "second-key")
 KEY = {"authorization": "Bearer second-key"}
@@ -76,6 +82,23 @@ def test_a_key_is_needed_for_all_but_health_and_the_page(server):
         assert client.models.retrieve("tiny").max_model_len == 4096
         with pytest.raises(openai.NotFoundError, match="no model 'other'"):
             client.models.retrieve("other")
+
+
+@pytest.mark.parametrize("host", ["x", "x/page/", "x/page/?", "x/page/#", "x/health?"])
+def test_a_host_header_opens_no_route(host, monkeypatch):
+    """The path that is routed decides: in some versions of starlette the URL of a request is what its Host spells."""
+    monkeypatch.setattr(Request, "url", URL(f"http://{host}/v1/completions"))
+    sent = []
+
+    async def route(scope, receive, send):
+        raise AssertionError("the request has passed the guard without a key")
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": [(b"host", host.encode())]}
+    asyncio.run(Guard(route, ServeConfig(api_keys=KEYS), Counter())(scope, None, send))
+    assert sent[0]["status"] == 401
 
 
 def test_browsers_of_other_sites_are_told_nothing_unless_asked(http):

@@ -6,17 +6,20 @@ from types import SimpleNamespace
 
 import pytest
 
+from polythink.errors import UserError
 from polythink.models.settings import ModelSettings
 from polythink.serve.completions import CompletionRequest
 from polythink.serve.config import ServeConfig
 from polythink.serve.effort import params_with
 from polythink.serve.fields import Steering, params_of
-from polythink.trace.dialect import PARALLEL_R1
+from polythink.trace.dialect import PARALLEL_R1, Dialect, get_dialect
 
 
-def service(*, opens_blocks: bool = True, **decoding: float) -> SimpleNamespace:
-    lm = SimpleNamespace(settings=ModelSettings(decoding=decoding), dialect=PARALLEL_R1, opens_blocks=opens_blocks)
-    return SimpleNamespace(lm=lm, config=ServeConfig())
+def service(
+    *, opens_blocks: bool = True, dialect: Dialect = PARALLEL_R1, most: int | None = None, **decoding: float
+) -> SimpleNamespace:
+    lm = SimpleNamespace(settings=ModelSettings(decoding=decoding), dialect=dialect, opens_blocks=opens_blocks)
+    return SimpleNamespace(lm=lm, config=ServeConfig(max_tokens=most))
 
 
 @pytest.mark.parametrize(
@@ -56,3 +59,42 @@ def test_a_model_without_tags_may_write_as_much_main_text_as_is_asked_for():
     asked = Steering(mode="sequential")
     assert params_of(asked, service(opens_blocks=False), 5000).max_main_tokens == 5000
     assert params_of(asked, service(), 5000).max_main_tokens == 2048  # beside blocks that it may open
+
+
+@pytest.mark.parametrize(
+    ("own", "most", "asked", "given"),
+    [
+        (140_000, None, None, 140_000),  # the model's own settings are not cut unless the server was told to
+        (140_000, None, 100_000, 100_000),
+        (140_000, None, 140_001, None),
+        (140_000, 1000, None, 1000),
+        (140_000, 1000, 1001, None),
+        (500, None, None, 500),
+        (500, None, 65_536, 65_536),
+        (500, None, 65_537, None),
+        (500, 1000, None, 500),
+    ],
+)
+def test_the_most_tokens_of_a_trace(own, most, asked, given):
+    served = service(max_trace_tokens=own, most=most)
+    if given is None:
+        with pytest.raises(UserError, match=f"max_tokens={asked} is more than the {most or max(own, 65_536)} that"):
+            params_of(Steering(), served, asked)
+    else:
+        assert params_of(Steering(), served, asked).max_trace_tokens == given
+
+
+@pytest.mark.parametrize(
+    ("dialect", "effort", "asked", "most"),
+    [
+        ("multiverse", None, {}, 8),
+        ("multiverse", None, {"paths": 3}, 3),
+        ("multiverse", "low", {}, 2),
+        ("multiverse", "low", {"paths": 12}, 12),
+        ("multiverse", "low", {"paths": 3, "mode": "sequential"}, 8),  # there it would end the response
+        ("parallel_r1", "low", {}, 8),  # the runtime forks
+    ],
+)
+def test_where_the_model_declares_its_paths_they_are_bounded(dialect, effort, asked, most):
+    served = service(dialect=get_dialect(dialect), max_paths=8)
+    assert params_with(effort, Steering(**asked), served, None).max_paths == most

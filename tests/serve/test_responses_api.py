@@ -17,7 +17,9 @@ from polythink.models.lm import with_settings
 from polythink.serve.config import ServeConfig
 from polythink.serve.errors import ApiError
 from polythink.serve.growing import Spelling
+from polythink.serve.items import Change, Item
 from polythink.serve.messages import prompt_of
+from polythink.serve.output import Output
 from polythink.serve.prompts import Spelling as TokenSpelling
 from polythink.serve.responses import Job, ResponsesRequest, turns_of
 from polythink.serve.service import Interrupted, Service
@@ -123,6 +125,32 @@ def test_the_clients_own_accumulator_reads_the_stream(client):
         final = stream.get_final_response()
     assert final.output_text == ask(client).output_text != ""
     assert [item.type for item in final.output] == ["reasoning"] * 5 + ["message"]
+
+
+def test_token_ids_come_with_the_whole_trace(server, client):
+    body = {"input": "2 + 2?", "seed": SEED, **BLOCK, "return_token_ids": True}
+    with server.http() as http:
+        whole = http.post("/v1/responses", json=body).json()
+    chat = client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "2 + 2?"}], seed=SEED,
+                                          extra_body={**BLOCK, "return_token_ids": True})  # fmt: skip
+    assert whole["token_ids"] == chat.choices[0].token_ids != []
+    assert whole["prompt_token_ids"] == chat.prompt_token_ids != []
+    *before, last = raw_events(server, return_token_ids=True)
+    assert {name: last["response"][name] for name in ("token_ids", "prompt_token_ids")} == {
+        name: whole[name] for name in ("token_ids", "prompt_token_ids")
+    }
+    assert not any("token_ids" in event.get("response", ()) for event in before)
+    assert "token_ids" not in ask(client).model_extra
+
+
+def test_an_item_that_opens_is_in_progress_also_in_the_last_step():
+    """What comes after a join is held while a block may follow: a message may open when the response is over."""
+    item = Item("message", 0, text="a")
+    output = Output(TokenSpelling(thinker()), logprobs=False, marks=False)
+    (_, added), *_ = output.events(Change("open", item), "incomplete")
+    item.closed = True
+    *_, (_, done) = output.events(Change("close", item), "incomplete")
+    assert [event["item"]["status"] for event in (added, done)] == ["in_progress", "incomplete"]
 
 
 def test_paths_grow_at_once(client):
@@ -234,6 +262,16 @@ REFUSED = {
     "json": ({"text": {"format": {"type": "json_object"}}}, "answers are text"),
     "a call": ({"input": [{"type": "function_call", "name": "f"}]}, "use message or reasoning"),
     "an image": ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "reads text alone"),
+    "a call with its fields": (
+        {"input": [{"role": "user", "content": "a"}, {"type": "function_call", "call_id": "c", "arguments": "{}"}]},
+        "input.1.type is 'function_call'; use message or reasoning",
+    ),
+    "a content": ({"input": [{"role": "user", "content": 5}]}, "input.0.content must be text or a list, got 5"),
+    "a field": ({"input": [{"role": "user", "content": "a", "foo": 1}]}, "unknown key input.0.foo"),
+    "a text for a part": (
+        {"input": [{"role": "user", "content": ["a"]}]},
+        'input.0.content.0 must be a mapping, got "a"',
+    ),
     "nothing": ({"input": []}, "input is empty"),
     "background": ({"background": True}, "nothing is stored"),
 }

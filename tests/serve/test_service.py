@@ -372,8 +372,10 @@ def test_what_can_never_be_sampled_is_refused_at_once_and_leaves_nothing():
     serving(test, engine=engine_of(small(), 4, "graphed", kv_cache_memory_bytes=40 * pages))
 
 
-def test_a_model_that_cannot_scale_is_served_and_refuses_what_needs_it():
-    engine, asked = engine_of(with_settings(tiny(), trained_paths=2)), []
+@pytest.mark.parametrize("own", [{"trained_paths": 2}, {"decoding": {"length_scaling_above": 2}}])
+def test_a_model_that_cannot_scale_is_served_and_refuses_what_needs_it(own):
+    engine, asked = engine_of(with_settings(tiny(), **own)), []
+    params = PARAMS.model_copy(update=own.get("decoding", {}))
 
     def refuse() -> None:
         asked.append(1)
@@ -382,13 +384,14 @@ def test_a_model_that_cannot_scale_is_served_and_refuses_what_needs_it():
     engine.backend.check_scaling = refuse
 
     async def test(service):
+        assert asked == [1], "a request would wait for the model to be free"
         one = requests(service.lm, 1)[0]
         for _ in range(2):
             with pytest.raises(UserError, match=r"it cannot scale; or set length_scaling_above: 0"):
-                service.submit([Wanted(one, PARAMS)])
+                service.submit([Wanted(one, params)])
         for changes in ({"paths": 2}, {"mode": "reread"}, {"mode": "sequential", "fork_at": None}):
-            await read(service.submit([Wanted(one, PARAMS.model_copy(update=changes))]))
-        assert asked == [1], "later requests would wait for the model to be free"
+            await read(service.submit([Wanted(one, params.model_copy(update=changes))]))
+        assert asked == [1]
 
     serving(test, engine=engine)
 

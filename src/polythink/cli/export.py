@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from polythink.cli import console
-from polythink.cli.model import Model, check_hub, find_model
+from polythink.cli.model import Model, check_hub, check_llama_cpp, find_model
 from polythink.errors import UserError, install_extra
 from polythink.models.place import GGUF
 from polythink.run.output import check_out
@@ -42,9 +42,11 @@ def export(
     Example: polythink export runs/smoke smoke-q8.gguf --quantize q8_0
     """
     place = find_model(model)
-    target = check_out(file, place, overwrite=overwrite, suffix=GGUF)
+    target = check_out(file, place, overwrite=overwrite, suffix=GGUF, named="FILE.gguf")
     if find_spec("gguf") is None:
         raise UserError(f"writing a GGUF file needs the package gguf; {install_extra('gguf')} installs it")
+    if quantize is not None:
+        _check_type(quantize)
     check_hub(place)
     console.announce(f"loading {place} ...")
     from polythink.models.lm import load
@@ -57,13 +59,19 @@ def export(
     print(target)
 
 
+def _check_type(kind: str) -> None:
+    from polythink.engine.llama.native import check_type
+
+    check_type(kind)
+    check_llama_cpp(f"--quantize {kind}")
+
+
 def _quantised(place: str, dialect: str | None, target: Path, kind: str) -> None:
-    from polythink.engine.llama.native import check_type, quantise
+    from polythink.engine.llama.native import quantise
     from polythink.models.lm import load
     from polythink.models.to_gguf import write_lm
     from polythink.run.folder import atomic_write
 
-    check_type(kind)
     with tempfile.TemporaryDirectory(prefix="polythink-", dir=target.absolute().parent) as folder:
         whole = Path(folder) / "whole.gguf"
         write_lm(load(place, dialect=dialect, device="cpu", dtype="float32"), whole)

@@ -166,10 +166,15 @@ def check_of_gguf(model: str, choice: ModelChoice) -> None:
     for name in ("device", "dtype"):
         if getattr(choice, name) is not None:
             raise UserError(f"--{name} is of a model in torch, and --backend {choice.backend} runs it in llama.cpp")
+    check_llama_cpp(f"--backend {choice.backend}")
+
+
+def check_llama_cpp(option: str) -> None:
+    """`UserError` where an option that needs llama.cpp is given and it is not installed."""
     if find_spec("llama_cpp") is None:
         raise UserError(
-            f"--backend {choice.backend} needs llama-cpp-python, which is not installed: pip install llama-cpp-python; "
-            "or leave the option out"
+            f"{option} needs llama-cpp-python, which is not installed: pip install llama-cpp-python; or leave the "
+            "option out"
         )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from polythink.cli import console
 from polythink.cli.model import (
     Decoding,
     Model,
@@ -23,7 +24,7 @@ from polythink.cli.model import (
 from polythink.engine.kinds import OF_GGUF
 from polythink.errors import UserError, install_extra
 from polythink.run.config import parse_config, read_text
-from polythink.serve.config import ServeConfig
+from polythink.serve.config import MOST_TOKENS, ServeConfig
 
 if TYPE_CHECKING:
     from polythink.engine.params import SamplingParams
@@ -52,7 +53,14 @@ def serve(
         str | None, _option("What /v1/models calls the model; the name of its folder if left out.")
     ] = None,
     max_queue: Annotated[int | None, _option("Traces that may wait; beyond them 429. 256 if left out.", min=0)] = None,
-    max_tokens: Annotated[int | None, _option("Most tokens of one response, all paths together.", min=1)] = None,
+    max_tokens: Annotated[
+        int | None,
+        _option(
+            f"Most tokens of one response, all paths together; {MOST_TOKENS} if left out, or max_trace_tokens of the "
+            "decoding where that is more.",
+            min=1,
+        ),
+    ] = None,
     max_requests_per_key: Annotated[int | None, _option("Requests of one API key at once.", min=1)] = None,
     max_step_branches: Annotated[
         int | None, _option("Branches that run in one step: beyond them the paths of wide traces take turns.", min=1)
@@ -92,6 +100,11 @@ def serve(
         )
     place = find_model(model)
     params, choice = settle(place, choice, overrides or [])
+    if max_tokens is not None and max_tokens < params.max_trace_tokens:
+        console.note(
+            f"--max-tokens {max_tokens} bounds every response, where the decoding alone would allow "
+            f"max_trace_tokens={params.max_trace_tokens}"
+        )
     serve_model(place, choice, params, config, served_model_name or name_of(model, place))
 
 

@@ -87,14 +87,14 @@ def show(
         str | None, typer.Option(help="Name of the column; the first one with a block in it if left out.")
     ] = None,
     dialect: DialectName = None,
-    svg: Annotated[Path | None, typer.Option(help="Write the drawing to this file.")] = None,
+    svg: Annotated[Path | None, typer.Option(help="Write the drawing to this .svg file.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw one trace as forks and joins: paths side by side, the summary below.
 
     Example: polythink trace show samples.jsonl --row 3 --field text
     """
-    svg = svg and check_out(svg, file, overwrite=overwrite)
+    svg = svg and check_out(svg, file, overwrite=overwrite, suffix=".svg", named="--svg")
     record = next(islice(read_rows(file, replace_broken=True), row, None), None)
     if record is None:
         raise UserError(f"{file} has no row {row}; it has {sum(1 for _ in read_rows(file, True))}, counted from 0")

@@ -40,14 +40,20 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_keys(cls, data: Any) -> Any:
-        """Mistakes that pydantic allows or reports poorly. (A validator on all fields would break tagged unions.)"""
+        """Mistakes that pydantic allows or reports poorly. (A validator on all fields would break tagged unions.)
+
+        A strict model takes `true` for no number by itself.
+        """
         for key, value in data.items() if isinstance(data, dict) else ():
             if key not in cls.model_fields:
                 hint = did_you_mean(str(key), cls.model_fields)
                 raise PydanticCustomError("unknown_key", "unknown key {key}{hint}", {"key": str(key), "hint": hint})
-            items = value if isinstance(value, list | tuple) else [value]
-            if any(isinstance(item, bool) for item in items) and _is_number(cls.model_fields[key].annotation):
-                raise PydanticCustomError("number_type", "{key} must be a number", {"key": key, "given": value})
+            if cls.model_config.get("strict") or not _is_number(cls.model_fields[key].annotation):
+                continue
+            items = enumerate(value) if isinstance(value, list | tuple) else [("", value)]
+            if wrong := next(((i, item) for i, item in items if isinstance(item, bool)), None):
+                where = {"key": f"{key}.{wrong[0]}".rstrip("."), "given": wrong[1]}
+                raise PydanticCustomError("number_type", "{key} must be a number", where)
         return data
 
 
@@ -75,12 +81,12 @@ def parse_config(cls: type[Model], data: Any, where: str) -> Model:
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{where}: {_sentence(error.errors(include_url=False), data)}") from None
+        raise UserError(f"{where}: {_sentence(_meant(error, data), data)}") from None
 
 
 def first_mistake(error: ValidationError, data: Any) -> tuple[str, str]:
     """The dotted key of the first mistake in `data` ("" for the whole), and the mistake in one sentence."""
-    errors = error.errors(include_url=False)
+    errors = _meant(error, data)
     return _dotted(errors[0], data), _sentence(errors, data)
 
 
@@ -101,6 +107,7 @@ _ALLOWED = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
 }
+_OF_KIND = {*_ALLOWED, "literal_error"} - {"number_type"}  # of a value as a whole; `number_type` is of a key in it
 
 
 def _sentence(errors: list[ErrorDetails], data: Any) -> str:
@@ -113,15 +120,36 @@ def _sentence(errors: list[ErrorDetails], data: Any) -> str:
     return _mistake(key, first) + (f" (and {more} more mistake{'s' * (more > 1)})" if more else "")
 
 
-def _dotted(error: ErrorDetails, data: Any) -> str:
-    """The key as the user writes it: without the member of a union, which pydantic adds to the location."""
-    parts: list[str] = []
+def _meant(error: ValidationError, data: Any) -> list[ErrorDetails]:
+    """The errors, of a union that was given a list or mapping those of the members that take one, if there are any:
+    they say what is wrong in it, where the others say that it is none of theirs."""
+    errors = error.errors(include_url=False)
+    taken = {union for each in errors for union, of_kind in _unions(each, data) if not of_kind}
+    return [each for each in errors if not any(of_kind and u in taken for u, of_kind in _unions(each, data))]
+
+
+def _unions(error: ErrorDetails, data: Any) -> Iterator[tuple[tuple[int | str, ...], bool]]:
+    """The unions in the error's location that were given a list or mapping; of each, is its kind the mistake?"""
+    loc = error["loc"]
+    for i, (here, known) in enumerate(_steps(error, data)):
+        if not known and isinstance(here, list | tuple | dict):
+            yield loc[:i], i == len(loc) - 1 and error["type"] in _OF_KIND
+
+
+def _steps(error: ErrorDetails, data: Any) -> Iterator[tuple[Any, bool]]:
+    """For each part of the error's location the value that it stands at, and whether it is a key or index of that: what
+    is none is the member of a union, which pydantic adds."""
     here = data
     for part in error["loc"]:
         is_item = isinstance(here, list | tuple) and isinstance(part, int) and part < len(here)
-        if is_item or (isinstance(here, dict) and part in here):
-            parts.append(str(part))
-            here = here[part]
+        known = is_item or (isinstance(here, dict) and part in here)
+        yield here, known
+        here = here[part] if known else here
+
+
+def _dotted(error: ErrorDetails, data: Any) -> str:
+    """The key as the user writes it: without the member of a union."""
+    parts = [str(part) for part, (_, known) in zip(error["loc"], _steps(error, data), strict=True) if known]
     if error["type"] == "missing" and isinstance(error["loc"][-1], str):  # an item of a list has a number: `_mistake`
         parts.append(error["loc"][-1])
     if error["type"] in ("unknown_key", "number_type"):  # raised for the mapping that holds the key

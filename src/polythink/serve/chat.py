@@ -30,7 +30,7 @@ from polythink.serve.linear import Delta, Linear
 from polythink.serve.messages import Message, prompt_of, turn_of
 from polythink.serve.prompts import Spelling as TokenSpelling
 from polythink.serve.sse import collect, events
-from polythink.serve.told import finish_reason, stop_reason, told_event, usage
+from polythink.serve.told import finish_reason, stop_reason, token_ids, told_event, usage
 from polythink.trace.rollout import TRUNCATIONS, Rollout, Segment
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class Choice:
         for delta, logprobs in deltas:
             yield self.chunk(delta, logprobs)
         if self.rollout is not None:
-            ids = {"token_ids": _token_ids(self.rollout)} if self.body.return_token_ids else {}
+            ids = {"token_ids": token_ids(self.rollout)} if self.body.return_token_ids else {}
             yield {**self.chunk({}), **self._end(), **ids}
 
     def chunk(self, delta: dict[str, Any], logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -241,7 +241,7 @@ class Choice:
         told = [event for delta in self._deltas if delta.kind == "content" for event in delta.events]
         choice = {"index": self.index, "message": message, "logprobs": self._logprobs(told), **self._end()}
         if self.body.return_token_ids:
-            choice["token_ids"] = _token_ids(self.rollout)
+            choice["token_ids"] = token_ids(self.rollout)
         if self.body.return_events:
             choice["polythink"] = self._segments()
         return choice
@@ -281,8 +281,3 @@ class Choice:
 
     def _token(self, id: int, logprob: float) -> dict[str, Any]:
         return {"token": self.tokens.of(id), "logprob": max(logprob, LEAST), "bytes": self.tokens.bytes_of(id)}
-
-
-def _token_ids(rollout: Rollout) -> list[int]:
-    """The tokens of a trace in text order, without what a join reads again."""
-    return [token for segment in rollout.segments if segment.kind != "copy" for token in segment.tokens]

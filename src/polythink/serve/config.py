@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from polythink.run.config import Config
 
+MOST_TOKENS = 65536  # that a request may ask for, where `max_tokens` is None and the model's settings allow no more
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
 
@@ -33,8 +34,9 @@ class ServeConfig(Config):
     """Branches that one step may run: paths of wide traces take turns within it. None: the server's choice."""
     max_body_bytes: int = Field(4 * 2**20, ge=1024)
     """Largest body of a request."""
-    max_tokens: int = Field(65536, ge=1)
-    """Most tokens of one response, all its paths together, that a request may ask for."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Most tokens of one response, all its paths together; None: a request may ask for 65536, or for what the model's
+    own settings allow where that is more."""
     max_choices: int = Field(128, ge=1)
     """Most responses to one request: its prompts times `n`."""
     timeout_s: float | None = Field(600.0, gt=0)

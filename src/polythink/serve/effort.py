@@ -23,8 +23,7 @@ def params_with(
 ) -> SamplingParams:
     """The request's parameters. `paths` wins over the effort; an effort of no paths draws no block at all.
 
-    A dialect with numbered paths has no more of them than numbers; one whose model says by its outlines how many paths
-    there are is bounded by the effort.
+    A dialect with numbered paths has no more of them than numbers.
     """
     if effort is None:
         return params_of(body, service, max_tokens)
@@ -37,5 +36,4 @@ def params_with(
     width = min(efforts[effort], dialect.inventory or efforts[effort])
     if width == 0:
         return params_of(body.model_copy(update={"thinking_budget": 0}), service, max_tokens)
-    params = params_of(body.model_copy(update={"paths": width}), service, max_tokens)
-    return params.model_copy(update={"max_paths": width}) if dialect.declares_paths else params
+    return params_of(body.model_copy(update={"paths": width}), service, max_tokens)

@@ -85,9 +85,10 @@ def install(app: FastAPI, paths: Collection[str]) -> None:
     """The answers to what is not routed (`paths`: what is). All other exceptions of routes reach `guard.Guard`."""
 
     async def not_routed(request: Request, error: HTTPException) -> JSONResponse:
-        found, path = as_api_error(error), json.dumps(request.url.path[:200])
+        asked = request.scope["path"][:200]
+        found, path = as_api_error(error), json.dumps(asked)
         if error.status_code == 404 and error.detail == "Not Found":
-            found.message = f"there is no {path} here{did_you_mean(request.url.path[:200], paths)}"
+            found.message = f"there is no {path} here{did_you_mean(asked, paths)}"
             found.code = "unknown_url"
         elif error.status_code == 405:
             allowed = {name.lower(): value for name, value in found.headers.items()}.get("allow", "another method")

@@ -14,6 +14,7 @@ from polythink.engine.params import SamplingParams
 from polythink.errors import UserError, did_you_mean
 from polythink.run.config import Seed, parse_config
 from polythink.serve.body import Body
+from polythink.serve.config import MOST_TOKENS
 from polythink.serve.errors import ApiError
 from polythink.trace.finish import JOIN_WHEN
 from polythink.trace.modes import MODES
@@ -28,7 +29,7 @@ class Steering(Body):
     """How a trace is drawn. What is left out is as the model's own settings say."""
 
     paths: int | None = Field(None, ge=1, le=1024)
-    """Paths per block."""
+    """Paths per block; where the model declares its paths, the most of them. Nothing in a mode of one flat text."""
     max_path_tokens: int | None = Field(None, ge=1, le=MOST)
     """Tokens sampled per path."""
     max_blocks: int | None = Field(None, ge=0, le=MOST)
@@ -54,7 +55,7 @@ class Steering(Body):
     return_events: bool = False
     """Add the object `polythink` to each delta: block, path, label and what happened."""
     return_token_ids: bool = False
-    """Add `token_ids` to each choice, and `prompt_token_ids`."""
+    """Add `token_ids` to each choice, or to a response of /v1/responses, and `prompt_token_ids`."""
 
     @property
     def steers(self) -> bool:
@@ -85,8 +86,10 @@ def params_of(steering: Steering, service: Service, max_tokens: int | None) -> S
     if steering.thinking_budget == 0:
         data |= {"max_blocks": 0, "fork_at": None}
     params = parse_config(SamplingParams, data, "request")
-    most = min(params.max_trace_tokens, service.config.max_tokens)
+    most = min(params.max_trace_tokens, most_tokens(service))
     params = params.model_copy(update={"max_trace_tokens": most})
+    if steering.paths is not None and params.rules.isolated and service.lm.dialect.declares_paths:
+        params = params.model_copy(update={"max_paths": steering.paths})
     if not (params.max_blocks and service.lm.opens_blocks):  # all is main text, and the runtime never forks
         never = most if service.lm.dialect.runtime_forks else None
         params = params.model_copy(update={"max_main_tokens": most, "fork_at": never})
@@ -101,9 +104,15 @@ def seed_of(steering: Steering) -> int:
     return secrets.randbelow(2**53) if steering.seed is None else steering.seed
 
 
+def most_tokens(service: Service) -> int:
+    """The most tokens of a trace that this server allows: its own setting, or else no less than the model's own."""
+    given, own = service.config.max_tokens, service.lm.settings.decoding.get("max_trace_tokens", 0)
+    return max(MOST_TOKENS, own) if given is None else given
+
+
 def check_max_tokens(max_tokens: int, service: Service) -> int:
-    if max_tokens > service.config.max_tokens:
-        raise UserError(f"max_tokens={max_tokens} is more than the {service.config.max_tokens} that this server allows")
+    if max_tokens > (most := most_tokens(service)):
+        raise UserError(f"max_tokens={max_tokens} is more than the {most} that this server allows")
     return max_tokens
 
 

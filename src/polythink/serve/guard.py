@@ -54,7 +54,7 @@ class Guard:
             self.answers[method, route, status] += 1
 
     def _check_key(self, request: Request) -> None:
-        path = request.url.path
+        path = request.scope["path"]  # what is routed; `request.url` is made of the Host header too
         if not self.keys or path in OPEN or path.startswith(FILES):
             return
         if request.method == "OPTIONS" and "access-control-request-method" in request.headers:

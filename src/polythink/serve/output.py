@@ -85,7 +85,7 @@ class Output:
         logprobs = {"logprobs": self._logprobs(change.events)} if item.kind == "message" else {}
         if change.kind == "open":
             bare = Item(item.kind, item.index, item.path, item.label)
-            shell = {**self.item(bare, status), "id": at["item_id"], "content": []}
+            shell = {**self.item(bare, "in_progress"), "id": at["item_id"], "content": []}
             shell |= {"summary": []} if item.kind != "message" else {}
             yield "response.output_item.added", {"output_index": item.index, "item": shell}
             yield f"response.{part}.added", {**place, "part": self._part(bare)}

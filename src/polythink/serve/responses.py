@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from polythink.engine.params import Request as TraceRequest
 from polythink.serve.body import Body, parsed
@@ -29,12 +29,13 @@ from polythink.serve.messages import Message, Part, Turn, prompt_of, turn_of
 from polythink.serve.output import Output
 from polythink.serve.prompts import Spelling as TokenSpelling
 from polythink.serve.sse import collect, events
-from polythink.serve.told import finish_reason
+from polythink.serve.told import finish_reason, token_ids
 from polythink.trace.rollout import Rollout
 
 if TYPE_CHECKING:
     from polythink.serve.service import Service
 
+ITEMS = ("message", "reasoning")  # types of input items
 LOGPROBS = "message.output_text.logprobs"
 NOTHING_STORED = "nothing is stored here; send the whole conversation as input"
 
@@ -62,6 +63,16 @@ class InputItem(Message):
     summary: list[Part] = Field([], validate_default=True)
 
 
+def _check_types(given: Any) -> Any:
+    """Before an item's fields, which are those of its type."""
+    for number, item in enumerate(given if isinstance(given, list) else ()):
+        kind = item.get("type") if isinstance(item, dict) else None
+        if isinstance(kind, str) and kind not in ITEMS:
+            at = f"input.{number}.type"
+            raise ApiError(400, f"{at} is {kind[:40]!r}; use {' or '.join(ITEMS)}", at)
+    return given
+
+
 class ResponsesRequest(Steering):
     """OpenAI's fields, and how a trace is drawn (`Steering`)."""
 
@@ -81,7 +92,7 @@ class ResponsesRequest(Steering):
     }
     model: str | None = None
     """The name that /v1/models says."""
-    input: str | list[InputItem]
+    input: Annotated[str | list[InputItem], BeforeValidator(_check_types)]
     """A message of the user's, or the conversation."""
     instructions: str | None = None
     """A system message before the conversation."""
@@ -130,13 +141,10 @@ def turns_of(body: ResponsesRequest) -> list[Turn]:
         return [*turns, {"role": "user", "content": body.input}]
     thought: list[str] = []
     for number, item in enumerate(body.input):
-        at = f"input.{number}"
         if item.type == "reasoning":
             parts = (*([] if isinstance(item.content, str) else item.content or []), *item.summary)
             thought += [part.text for part in parts]
             continue
-        if item.type != "message":
-            raise ApiError(400, f"{at}.type is {item.type[:40]!r}; use message or reasoning", f"{at}.type")
         turn = turn_of(item, number, "input")
         if turn["role"] == "assistant" and thought:
             turn["reasoning_content"] = "\n\n".join(filter(None, thought))
@@ -214,6 +222,9 @@ class Job:
         """The response object."""
         body, params = self.body, self.params
         over = self.rollout is not None
+        ids: dict[str, list[int]] = {}
+        if over and body.return_token_ids:
+            ids = {"token_ids": token_ids(self.rollout), "prompt_token_ids": list(self.prompt)}
         return {
             "id": self.id,
             "object": "response",
@@ -248,6 +259,7 @@ class Job:
             "user": None,
             "usage": self._usage() if over else None,
             "seed": self.seed,
+            **ids,
         }
 
     def _usage(self) -> dict[str, Any]:

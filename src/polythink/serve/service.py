@@ -71,8 +71,9 @@ class Service:
 
     async def start(self) -> None:
         """Begin to serve."""
-        if self.lm.settings.trained_paths:  # ask now, so that no request waits for the model to be free
-            self.engine.cannot_scale()
+        settings = self.lm.settings
+        if settings.trained_paths or settings.decoding.get("length_scaling_above"):
+            self.engine.cannot_scale()  # ask now, so that no request waits for the model to be free
         self._loop = asyncio.get_running_loop()
         self._idle.set()
         self._worker.thread.start()
@@ -178,8 +179,6 @@ class Service:
         self._check_ids(wanted.request.prompt)
         if "" in wanted.stop:
             raise UserError("a stop string is empty; leave it out")
-        if wanted.params.length_scaling_above:
-            raise UserError("length_scaling_above is the model's affair and cannot be set by a request; leave it out")
         stream = wanted.stream or bool(wanted.stop or wanted.stop_token_ids or wanted.top_logprobs)
         state = self.engine.prepare(wanted.request, wanted.params, wanted.seed, stream, wanted.top_logprobs)
         return Follower(index, wanted, state, self._worker.decoding)

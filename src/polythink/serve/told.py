@@ -112,6 +112,11 @@ def _tokens(segment: Segment) -> list[Token]:
     return [Token(id, "", logprob if sampled else None) for id, sampled, logprob in columns]
 
 
+def token_ids(rollout: Rollout) -> list[int]:
+    """The tokens of a trace in text order, without what a join reads again."""
+    return [token for segment in rollout.segments if segment.kind != "copy" for token in segment.tokens]
+
+
 # ---- why it ended, and what it took ----
 
 

@@ -21,6 +21,7 @@ from polythink.errors import UserError, did_you_mean
 
 BATCH = 512  # tokens that a context runs at once; more are several batches
 F32 = 0  # GGML_TYPE_F32
+NEEDED = "llama.cpp runs through llama-cpp-python, which is not installed: pip install llama-cpp-python"
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
@@ -34,10 +35,7 @@ def library() -> ModuleType:
     try:
         import llama_cpp
     except ImportError as error:
-        raise UserError(
-            "the llama_cpp backend needs llama-cpp-python, which is not installed: pip install llama-cpp-python; or "
-            "leave the backend out"
-        ) from error
+        raise UserError(NEEDED) from error
     if not hasattr(llama_cpp, "llama_memory_seq_cp"):
         raise UserError(
             f"llama-cpp-python {llama_cpp.__version__} has no llama_memory_seq_cp: pip install -U llama-cpp-python"
@@ -197,10 +195,13 @@ class Context:
         self.close()
 
 
-def types() -> list[str]:
-    """The types in which llama.cpp can write weights, in its own names: q8_0, q4_k_m, .."""
-    prefix = "LLAMA_FTYPE_MOSTLY_"
-    return sorted(name.removeprefix(prefix).lower() for name in vars(library()) if name.startswith(prefix))
+def types() -> dict[str, int]:
+    """The types in which llama.cpp can write weights, in its own names (q8_0, q4_k_m, ..), and their numbers."""
+    from gguf import LlamaFileType  # llama.cpp's own list: it is known without llama-cpp-python
+
+    prefix = "MOSTLY_"
+    names = sorted(type_.name for type_ in LlamaFileType if type_.name.startswith(prefix))
+    return {name.removeprefix(prefix).lower(): LlamaFileType[name].value for name in names}
 
 
 def check_type(kind: str) -> None:
@@ -214,6 +215,6 @@ def quantise(source: Path, target: Path, kind: str) -> None:
     check_type(kind)
     api = library()
     params = api.llama_model_quantize_default_params()
-    params.ftype, params.nthread = getattr(api, f"LLAMA_FTYPE_MOSTLY_{kind.upper()}"), torch.get_num_threads()
+    params.ftype, params.nthread = types()[kind.lower()], torch.get_num_threads()
     if api.llama_model_quantize(str(source).encode(), str(target).encode(), params):
         raise UserError(f"llama.cpp cannot write these weights as {kind}; try another type, such as q8_0")
