@@ -17,11 +17,9 @@ MOST_OPERATORS = 50  # a longer expression is not read: it would be a tree too d
 ERRORS = (SyntaxError, ValueError, KeyError, AttributeError, ZeroDivisionError)  # of a text that is no arithmetic
 
 _NUMBER = r"\$?\d+(?:,\d{3})*(?:\.\d+)?"
-_EQUATION = (
-    re.compile(  # not from the middle of a mixed number (1 1/2 + 1 = 2.5), nor right after a group: (3 + 1)2 + 5 = 13
-        rf"(?<![\w.,$)}}\]])(?!(?<=\d )\d+/\d)"
-        rf"({_NUMBER}(?: ?[-+*/] ?{_NUMBER}){{1,{MOST_OPERATORS}}}) ?= ?({_NUMBER})(?!\w)"
-    )
+_EQUATION = re.compile(
+    r"(?<![\w.,$)}\]])(?!(?<=\d )\d+/\d)"  # not right after a group, (3 + 1)2 + 5 = 13, nor a mixed number's fraction
+    rf"({_NUMBER}(?: ?[-+*/] ?{_NUMBER}){{1,{MOST_OPERATORS}}}) ?= ?({_NUMBER})(?!\w)"
 )
 _SIGN = r"[-+*/^%=±∓·⋅∙×÷√−]|\\(?:times|cdot|div|pm|mp)"
 # A longer formula, of which an equation is a part: it begins before it, or goes on after it.
