@@ -165,6 +165,7 @@ def test_problems_may_be_named(tmp_path) -> None:
     [
         (ProblemSet("none", ()), 4, (), "problem set 'none' is empty"),
         ([], 4, (), "problem set 'problems' is empty"),
+        ([Problem("a", "1 + 1", "2"), Problem("a", "2 + 2", "4")], 4, (), "problems has 2 problems with the id 'a'"),
         (PROBLEMS, 0, (), "samples must be 1 or more, not 0"),
         (PROBLEMS, 4, (2, 8), "best_of 8 needs at least as many samples"),
     ],

@@ -82,15 +82,20 @@ def test_a_keeper_that_says_nothing_is_killed(monkeypatch):
         assert not keeper.alive
 
 
-def test_an_interrupt_leaves_no_answer_for_the_next_program(monkeypatch):
-    def interrupted(judge):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError])
+def test_an_interrupt_leaves_no_answer_for_the_next_program(error):
+    def interrupt(*_: object) -> None:
+        raise error
 
     with Sandbox(1, Limits(PATIENT)) as sandbox:
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "_reports", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                sandbox.run(f"print('first')\n{RIGHT}", TEST)
+        assert sandbox.run(RIGHT, TEST).passed
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(error):
+                sandbox.run(f"print('first')\nimport time\ntime.sleep(1)\n{RIGHT}", TEST)
+        finally:
+            signal.signal(signal.SIGALRM, before)
         assert sandbox.run(f"print('second')\n{RIGHT}", TEST).output == "second\n"
 
 

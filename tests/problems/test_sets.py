@@ -258,6 +258,7 @@ def test_bad_names(tmp_path: Path, monkeypatch):
         (lambda: load_problems("gms8k"), "no problem set 'gms8k'; did you mean 'gsm8k'"),
         (lambda: load_problems("gsm8k:tset"), "gsm8k has no split 'tset'; did you mean 'test'"),
         (lambda: load_problems("countdown-easy", split="test"), "countdown-easy has no split 'test'"),
+        (lambda: load_problems("gsm8k:train", split="test"), "gsm8k:train names another split than 'test'"),
         (lambda: load_problems(tmp_path / "none.parquet"), "no file"),
         (lambda: load_problems(tmp_path), "is not a problem file"),
         (lambda: load_problems(write(tmp_path / "a.jsonl"), split="test"), "is a file and has no splits"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 from pathlib import Path
@@ -58,9 +59,9 @@ def test_what_overruns_is_killed_and_the_next_answer_is_right():
         assert [grade.extracted for grade in grades] == [*hard, "1+x", "x"]
 
 
-def stand_in(folder: Path, monkeypatch, first: str = "") -> None:
+def stand_in(folder: Path, monkeypatch, first: str = "", equal: str = "given == reference") -> None:
     """Let workers use, in place of algebra, a module that is quick to start and compares spellings."""
-    (folder / "stand_in.py").write_text(f"{first}\ndef equal(given, reference):\n    return given == reference\n")
+    (folder / "stand_in.py").write_text(f"{first}\ndef equal(given, reference):\n    return {equal}\n")
     monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.setattr(verify, "ALGEBRA", "stand_in")
 
@@ -83,6 +84,26 @@ def test_the_start_of_a_worker_is_not_on_the_clock(tmp_path: Path, monkeypatch):
     stand_in(tmp_path, monkeypatch, first="import time; time.sleep(2.5)")
     with Grader(workers=1, seconds=2) as grader:
         assert grader.equal("a+b", "b+a") is False  # the stand-in's answer: it came in time
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError])
+def test_an_interrupt_leaves_no_reply_for_the_next_answer(tmp_path: Path, monkeypatch, error: type[BaseException]):
+    def interrupt(*_: object) -> None:
+        raise error
+
+    stand_in(tmp_path, monkeypatch, first="import time", equal="given == 'a+b' and not time.sleep(0.5)")
+    with Grader(workers=1) as grader:
+        assert grader.equal("x+y", "y+x") is False  # the worker is ready
+        threads, before = threading.active_count(), signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(error):
+                grader.equal("a+b", "b+a")
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert threading.active_count() == threads  # nothing is left that kills
+        assert grader.equal("x+z", "z+x") is False
+        assert grader.equal("a+b", "b+a") is True
 
 
 def test_a_worker_that_cannot_start_says_so(tmp_path: Path, monkeypatch):

@@ -24,7 +24,7 @@ from polythink.evaluate.samples import Grading, Samples, askable, make_requests
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem, ProblemSet
 from polythink.problems.prompts import Prompt, get_prompt
-from polythink.problems.sets import load_problems
+from polythink.problems.sets import check_keys, load_problems
 from polythink.run.folder import read_json, write_json
 from polythink.run.jsonl import write_jsonl
 
@@ -200,10 +200,10 @@ def open_study(
     """A study with what was left out filled in: an engine for a language model, the model's prompt and decoding.
 
     `problems` is a set, a list, or what `load_problems` takes; `also` are further prompts under which they are asked,
-    and `facts` what else belongs to the question. `UserError` for an empty set, for one that cannot be asked, for a
-    used `out` without `resume`, and with it for another question than that of `out`.
+    and `facts` what else belongs to the question. `UserError` for an empty set, for one with equal keys or that
+    cannot be asked, for a used `out` without `resume`, and with it for another question than that of `out`.
     """
-    found, place = problem_set_of(problems), None if out is None else Place(Path(out), kind, name)
+    found, place = measurable(problems), None if out is None else Place(Path(out), kind, name)
     if place:
         place.check(resume)
     settings = getattr(getattr(backend, "lm", backend), "settings", None)
@@ -299,6 +299,16 @@ def hash_of_problems(problems: ProblemSet) -> str:
     """The identity of the problems: their keys, questions, answers and how they are graded, in order."""
     content = [[p.key, p.question, p.answer, p.checker] for p in problems]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def measurable(problems: Problems) -> ProblemSet:
+    """The problems as a set that is not empty, each with a key of its own: samples are told apart by it.
+
+    Training does not need that: there a problem may come twice, and sets may be joined.
+    """
+    found = problem_set_of(problems)
+    check_keys(found.name, found)
+    return found
 
 
 def problem_set_of(problems: Problems) -> ProblemSet:

@@ -185,8 +185,8 @@ def _single(given: str, reference: str, algebra: Algebra) -> bool | None:
         if told is not None:
             return told
     one, other = read(given), read(reference)
-    if one.unit and other.unit and one.unit.split()[0] != other.unit.split()[0]:
-        return False  # 5 cm are not 5 inches, 30% are not 30 degrees
+    if one.unit and other.unit and any(a != b for a, b in zip(one.unit.split(), other.unit.split(), strict=False)):
+        return False  # 5 cm are not 5 inches, 30% are not 30 degrees; 20 degrees may be 20°C, which are not 20°F
     if one.number and other.number:
         return _numbers_equal(one, other)
     if _spelling(one.body) == _spelling(other.body) and one.percent == other.percent:

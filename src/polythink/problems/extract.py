@@ -21,6 +21,11 @@ MAX_LINE = 2000  # characters; a longer line is not searched for a formula
 
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)  # escaped braces do not count
 _FINAL = re.compile(r"final\s+answer(?:\s+is)?[\s*_`]*[:：]\s*\}?", re.IGNORECASE)  # } of \textbf{Final Answer:}
+_ANNOUNCED = re.compile(  # at the beginning of a box or a line: Final Answer: 5, \text{The answer is } 5
+    r"(?P<group>(?:\\[A-Za-z]+\s*)?\{\s*)?(?:the\s+)?(?:final\s+)?answer[\s*_`~]*(?P<closed>(?(group)\}?))"
+    r"[\s*_`~]*(?:is\b\s*[:：]?|[:：])[\s*_`~]*(?P<closes>(?(group)\}?))",
+    re.IGNORECASE,
+)
 _SAID = (  # what comes before an answer that is stated less formally; the answer is the rest of the line
     re.compile(r"\banswer\s*(?:\*\*|__)?\s*(?:is|=|:|：)\s*(?:\*\*|__)?\s*:?", re.IGNORECASE),
     re.compile(r"^[ \t]*####[ \t]*(?=\S)", re.MULTILINE),
@@ -133,19 +138,40 @@ def boxes(text: str) -> Iterator[tuple[int, int, int]]:
 
 
 def _last_box(text: str) -> tuple[int, str] | None:
-    filled = ((start, clean(text[inside:end])) for start, inside, end in reversed(list(boxes(text))))
+    contents = ((start, clean(text[inside:end])) for start, inside, end in reversed(list(boxes(text))))
+    filled = ((start, clean(_unannounced(content))) for start, content in contents)
     return next((box for box in filled if box[1]), None)
 
 
+def _unannounced(answer: str) -> str:
+    """The answer without a `Final Answer:` of its own at its beginning."""
+    mark = _ANNOUNCED.match(answer)
+    if not mark:
+        return answer
+    opened = "" if mark["closed"] or mark["closes"] else mark["group"] or ""  # \text{Final Answer: red} is \text{red}
+    return opened + answer[mark.end() :]
+
+
 def _last_line(text: str) -> tuple[int, str] | None:
-    """The last `Final Answer:` followed by something, on its own line or on the next that is not empty."""
+    """The last `Final Answer:` outside of boxes that is followed by something, on its line or the next not empty."""
     end = len(text)
-    for mark in reversed(list(_FINAL.finditer(text))):
+    for mark in _marks(text):
         answer = _first_line(text[mark.end() : end])
         if answer and r"\boxed" not in answer:  # boxes are read by `_last_box`; one never closed is no answer
             return mark.start(), answer
         end = mark.start()
     return None
+
+
+def _marks(text: str) -> Iterator[re.Match[str]]:
+    """Every `Final Answer:` that is not within a balanced box, the last one first."""
+    marks = list(_FINAL.finditer(text))
+    around = list(boxes(text)) if marks else []
+    for mark in reversed(marks):
+        while around and around[-1][0] > mark.start():
+            around.pop()
+        if not around or around[-1][2] < mark.start():
+            yield mark
 
 
 def _first_line(text: str) -> str:
@@ -158,7 +184,7 @@ def _essence(line: str) -> str:
     """The formula of a line that is a sentence with exactly one formula, otherwise the line."""
     if len(line) > MAX_LINE:
         return clean(line)
-    line = re.sub(r"^(?:the\s+)?(?:final\s+)?answer\s+is\s*:?\s*", "", line, flags=re.IGNORECASE)
+    line = _unannounced(line)
     formulas = list(_FORMULA.finditer(line))
     if len(formulas) != 1:
         return clean(line)

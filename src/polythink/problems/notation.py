@@ -70,7 +70,8 @@ _SAME = {  # commands that say the same, or nothing ("")
     **dict.fromkeys(["boldsymbol", "bm", "pmb", "mathbf", "mathit", "mathsf", "mathtt", "mathnormal"], ""),
     **dict.fromkeys(["underline", "ensuremath", "emph", "bold"], ""),
     "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "infin": r"\infty", "cdotp": r"\cdot",
-    "lparen": "(", "rparen": ")", "ast": "*", "percent": r"\%", "colon": ":",
+    "lparen": "(", "rparen": ")", "ast": "*", "percent": r"\%", "colon": ":", "pounds": "£", "textsterling": "£",
+    "euro": "€", "texteuro": "€", "textdollar": r"\$",
 }  # fmt: skip
 _ROMAN = re.compile(r"\\(?:mathrm|operatorname)\s*\{\s*([^{}]*?)\s*\}")
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|pi|infinity|lim"

@@ -28,7 +28,7 @@ _NUMBERS = (
     ),
     re.compile(rf"(?P<sign>[-+]?) ?(?:(?P<whole>\d+) )?(?P<top>{_DECIMAL}) ?/ ?(?P<bottom>[-+]?{_DECIMAL})"),
 )
-_CURRENCY = re.compile(r"^([-+]?) ?(\\?\$|£|€|\\pounds) ?([-+]?)")
+_CURRENCY = re.compile(r"^([-+]?) ?(\\?\$|£|€) ?([-+]?)")
 _PERCENT = re.compile(
     r" ?(?:\\?%|\b(?:percent|per cent|pct)|\\text ?\{ ?(?:percent|per cent|\\?%) ?\})$", re.IGNORECASE
 )
@@ -36,7 +36,9 @@ _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _POWER = r"(?: ?\^ ?\{? ?-?[1-9] ?\}?)?"
 _TEXT_TAIL = re.compile(rf"((?: ?\\text ?\{{[^{{}}]*\}}{_POWER})+)$")
 _BARE_TAIL = re.compile(rf"(?<=[\d}}.)°])( ?[^\W\d_][^\W\d_.]*(?:[ /.-]+[^\W\d_.]+)*\.?{_POWER})$")
-_CELSIUS = re.compile(r"° ?(?:\\text ?\{ ?([CF]) ?\}|([CF]))$")
+_CELSIUS = re.compile(  # 20°C, 20°\text{ C}, 20 degrees Celsius, 20\text{ degrees Fahrenheit}
+    r"(?:°|(?:\\text ?\{ ?)?(?<![A-Za-z])(?i:degrees?)) ?(?:\\text ?\{ ?)?([CF]|(?i:celsius|fahrenheit)) ?\}?$"
+)
 _SCALE = {
     "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12, "score": 20,
     "gross": 144,
@@ -51,7 +53,7 @@ _CHANGING = """squared cubed factorial choose over or and to through until by pi
     max gcd lcm det if when where unless but not except only am pm noon midnight x y z i e"""
 _CHANGES = frozenset(_CHANGING.split())  # words that change the number that they follow, or begin another
 _LETTERS = frozenset("mgslhtdLNJWVAKCF")  # that are units when set as text
-_UNITS = {
+_UNITS = {  # in two words where the first alone may mean both: 20 degrees are degrees C or F, 5 pounds weight or money
     **dict.fromkeys(["m", "meter", "meters", "metre", "metres"], "m"),
     **dict.fromkeys(["cm", "centimeter", "centimeters", "centimetre", "centimetres"], "cm"),
     **dict.fromkeys(["mm", "millimeter", "millimeters", "millimetre", "millimetres"], "mm"),
@@ -63,7 +65,8 @@ _UNITS = {
     **dict.fromkeys(["g", "gm", "gram", "grams"], "g"),
     **dict.fromkeys(["kg", "kgs", "kilogram", "kilograms"], "kg"),
     **dict.fromkeys(["mg", "milligram", "milligrams"], "mg"),
-    **dict.fromkeys(["lb", "lbs", "pound", "pounds"], "lb"),
+    **dict.fromkeys(["pound", "pounds"], "pound"),
+    **dict.fromkeys(["lb", "lbs"], "pound weight"),
     **dict.fromkeys(["oz", "ounce", "ounces"], "oz"),
     **dict.fromkeys(["ml", "milliliter", "milliliters", "millilitres"], "ml"),
     **dict.fromkeys(["l", "liter", "liters", "litre", "litres"], "l"),
@@ -76,9 +79,11 @@ _UNITS = {
     **dict.fromkeys(["yr", "yrs", "year", "years"], "year"),
     **dict.fromkeys(["$", "dollar", "dollars", "usd"], "dollar"),
     **dict.fromkeys(["cent", "cents"], "cent"),
-    **dict.fromkeys(["£"], "pound sterling"),
+    **dict.fromkeys(["£", "gbp"], "pound sterling"),
     **dict.fromkeys(["€", "euro", "euros", "eur"], "euro"),
     **dict.fromkeys(["degree", "degrees", "deg", "°"], "degree"),
+    **dict.fromkeys(["celsius"], "degree C"),
+    **dict.fromkeys(["fahrenheit"], "degree F"),
     **dict.fromkeys(["rad", "radian", "radians"], "radian"),
 }
 _MEASURES = frozenset(["square", "sq", "cubic", "cu", "unit", "units", "per"])
@@ -129,7 +134,7 @@ def read(s: str) -> Reading:
     s, percent = _PERCENT.subn("", s)
     s, unit = _without_currency(s)
     if celsius := _CELSIUS.search(s):
-        s, unit = s[: celsius.start()], f"degree {celsius[1] or celsius[2]}"
+        s, unit = s[: celsius.start()].rstrip(), f"degree {celsius[1][0].upper()}"
     factor = Fraction(1)
     for tail in (_TEXT_TAIL, _BARE_TAIL):
         found = tail.search(s) if len(s) <= MAX_NUMBER else None
@@ -152,7 +157,7 @@ def read(s: str) -> Reading:
 def _without_currency(s: str) -> tuple[str, str | None]:
     found = _CURRENCY.match(s)
     if found:
-        return found[1] + found[3] + s[found.end() :], _UNITS.get(found[2].lstrip("\\"))
+        return found[1] + found[3] + s[found.end() :], _UNITS[found[2].lstrip("\\")]
     if s[-1:] in "£€" and s:
         return s[:-1].rstrip(), _UNITS[s[-1]]
     return s, None

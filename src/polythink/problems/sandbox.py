@@ -36,6 +36,7 @@ import sys
 import tempfile
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -186,17 +187,17 @@ class _Keeper:
         watchdog.daemon = True
         watchdog.start()
         reports: dict[int, tuple[str, str]] = {}
+        ended = None
         try:
-            for_program, for_judge = self._submit({**asdict(limits), "filter": filters})
-            with for_program, for_judge:
-                opened += [for_program, for_judge]
-                _send(for_program, [test.given, program])
-                _send(for_judge, asdict(test), LONGEST_TESTS)
-                reports = _reports(for_judge)
-            ended = self._reply()
-        except OSError:  # the keeper is gone
-            ended = None
-        except BaseException:  # Ctrl-C: what it says now would be taken for the answer to the next program
+            with _unless_gone():
+                for_program, for_judge = self._submit({**asdict(limits), "filter": filters})
+                with for_program, for_judge:
+                    opened += [for_program, for_judge]
+                    _send(for_program, [test.given, program])
+                    _send(for_judge, asdict(test), LONGEST_TESTS)
+                    reports = _reports(for_judge)
+                ended = self._reply()
+        except BaseException:  # Ctrl-C, a time limit: what it says now is no answer to the next program
             self.kill()
             raise
         finally:
@@ -233,13 +234,24 @@ class _Keeper:
         """The keeper's next message; None if it is gone, or says nothing for that long."""
         if seconds is not None and not select.select([self._control], [], [], seconds)[0]:
             return None
-        with contextlib.suppress(Closed, OSError):
+        with _unless_gone():
             return Link(self._control.fileno()).receive()
         return None
 
 
+@contextlib.contextmanager
+def _unless_gone() -> Iterator[None]:
+    """Passes over that the other side is gone; not over a time limit, which a caller's signal handler raises here."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except (Closed, OSError):
+        pass
+
+
 def _send(to: socket.socket, message: Any, longest: int = LONGEST) -> None:
-    with contextlib.suppress(OSError, TooLong):  # a child that is gone, or that is told nothing, reports nothing
+    with _unless_gone(), contextlib.suppress(TooLong):  # a child that is gone, or told nothing, reports nothing
         Link(to.fileno(), longest).send(message)
 
 

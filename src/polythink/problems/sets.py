@@ -98,6 +98,8 @@ def load_problems(
     else:
         base, _, named = text.partition(":")
         source = get_source(base)
+        if split and named and split != named:
+            raise UserError(f"{text} names another split than {split!r}; give one of them")
         split = _split(base, source, split or named)
         if source.task:
             return ProblemSet(f"{base}:{split}", source.task.problems(base, split, limit, seed or 0))
@@ -146,6 +148,13 @@ def _split(name: str, source: Source, split: str | None) -> str:
     return split or source.splits[0]
 
 
+def check_keys(name: str, problems: Iterable[Problem]) -> None:
+    """`UserError` where problems share a key, by which their responses are told apart."""
+    for key, times in Counter(problem.key for problem in problems).most_common(1):
+        if times > 1:
+            raise UserError(f"{name} has {times} problems with the id {key!r}; ids differ, or are left out of a file")
+
+
 Placed = Iterable[tuple[str, Mapping[str, Any]]]  # rows with their places, for messages
 
 
@@ -187,7 +196,7 @@ def _read(name: str, rows: Placed, keep_repeats: bool) -> tuple[list[Problem], l
     if not problems:
         raise UserError(f"{name} holds no problems")
     if not keep_repeats:
-        _check_keys(name, problems)
+        check_keys(name, problems)
     return problems, _notes(counts)
 
 
@@ -265,12 +274,6 @@ def _text(value: Any, column: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"has {kind_of(value)} in its column {column!r}; a question is text")
     return value.strip()
-
-
-def _check_keys(name: str, problems: Sequence[Problem]) -> None:
-    key, times = Counter(problem.key for problem in problems).most_common(1)[0]
-    if times > 1:
-        raise UserError(f"{name} has {times} problems with the id {key!r}; ids must differ, or be left out altogether")
 
 
 def _choose(problems: Sequence[Problem], limit: int | None, seed: int | None) -> tuple[Problem, ...]:

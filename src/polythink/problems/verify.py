@@ -67,10 +67,14 @@ class Worker:
         try:
             self._process.stdin.write(line)
             reply = self._process.stdout.readline()
-        except OSError:  # the process is gone
+        except BrokenPipeError:  # the process is gone
             reply = ""
-        watchdog.cancel()
-        watchdog.join()
+        except BaseException:  # Ctrl-C, a time limit of the caller: what it says now is no answer to the next question
+            self.kill()
+            raise
+        finally:
+            watchdog.cancel()
+            watchdog.join()
         if overran.is_set() or not reply:
             self.kill()
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from polythink.problems.tasks import countdown
-from polythink.problems.tasks.arithmetic import false_results
+from polythink.problems.tasks.arithmetic import ERRORS, false_results, parsed
 from polythink.problems.tasks.stories import STORIES
 
 
@@ -25,6 +25,9 @@ def found(text: str) -> list[str]:
         ("10 / 4 = 3.5", ["3.5"]),
         ("6 - 12 = 6", ["6"]),
         ("<<48/2=25>>", ["25"]),
+        ("1 + 1 = 3 1 + 1 = 4", ["3", "4"]),
+        ("She has 5\n3 + 4 = 8 times as many (3 + 3 = 7)", ["8", "7"]),
+        ("the tax 3 + 4 = 8 – or so, 8 of 20", ["8"]),
     ],
 )
 def test_what_is_plainly_false(text, false):
@@ -38,6 +41,10 @@ def test_what_is_plainly_false(text, false):
         "21 / 39 = 0.5 beads", "10 / 3 = 3", "10 / 3 = 3.34",  # rounded or cut off
         "x + 3 + 4 = 9", "(3 + 4) * 2 = 14", "2 ^ 3 + 1 = 9", "y2 + 3 = 6",  # part of more
         "8 / 32 = 2 / 3 = 1 / 4", "3 * 4 = 13 * 2", "2 + 2 = 5%", "5 / 30 = 1/2", "2 * 3 = 7(1 + 1)",
+        "40 x 5/100 = $2", "40 × 5 + 100 = 300", r"$40 \times 5 + 100 = 300$", r"40 \cdot 5 + 100 = 300",
+        "half of 10 + 4 = 9", "20% of 50 - 5 = 5", "3 times 4 + 5 = 17", "12 divided by 2 + 1 = 7", "twice 5 + 3 = 13",
+        "3 + 4 = 2 x 3.5", r"3 + 4 = 1 \times 7", "3 + 4 = 1 · 7", "10 – 3 + 4 = 11", "1 1/2 + 1 = 2.5",
+        "10 − 3 + 4 = 11", "(3 + 1)2 + 5 = 13",
         "5 * 63 = 314cm", "1 / 0 = 3", "08 + 1 = 3", "3 = 4", "=", "",
     ],
 )  # fmt: skip
@@ -47,6 +54,14 @@ def test_what_is_not(text):
 
 def test_numbers_that_python_refuses_to_read_are_passed_over():
     assert countdown.slips(f"1 + 1 = 3 ; 1 + 1 = {'9' * 5000} ; {'9' * 5000} + 1 = 2") == [(8, 9)]
+
+
+@pytest.mark.parametrize("terms", [52, 1200, 20_000])
+def test_expressions_too_long_to_read_are_passed_over(terms):
+    assert not found(f"{' + '.join(['1'] * terms)} = 7 and 1 + 1 = 2")
+    assert found(f"{' + '.join(['1'] * terms)} = 7 and 1 + 1 = 3") == ["3"]
+    with pytest.raises(ERRORS):
+        parsed("+".join(["1"] * terms))
 
 
 def test_reports_on_stories_show_them():

@@ -58,6 +58,8 @@ class Link:
         while len(data) < length:
             try:
                 more = os.read(self.descriptor, length - len(data))
+            except TimeoutError:  # of a signal handler: this side is at its limit, the other one is not gone
+                raise
             except OSError:
                 more = b""
             if not more:

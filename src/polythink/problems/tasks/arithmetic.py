@@ -13,16 +13,26 @@ _OPERATORS = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
     ast.Mod: operator.mod, ast.Gt: operator.gt, ast.Lt: operator.lt,
 }  # fmt: skip
+MOST_OPERATORS = 50  # a longer expression is not read: it would be a tree too deep to walk
 ERRORS = (SyntaxError, ValueError, KeyError, AttributeError, ZeroDivisionError)  # of a text that is no arithmetic
 
 _NUMBER = r"\$?\d+(?:,\d{3})*(?:\.\d+)?"
-_EQUATION = re.compile(rf"(?<![\w.,$])({_NUMBER}(?: ?[-+*/] ?{_NUMBER})+) ?= ?({_NUMBER})(?!\w)")
-_GOES_ON = tuple("+-*/^%=(")  # a longer formula, of which an equation is a part
+_EQUATION = re.compile(
+    r"(?<![\w.,$)}\]])(?!(?<=\d )\d+/\d)"  # not right after a group, (3 + 1)2 + 5 = 13, nor a mixed number's fraction
+    rf"({_NUMBER}(?: ?[-+*/] ?{_NUMBER}){{1,{MOST_OPERATORS}}}) ?= ?({_NUMBER})(?!\w)"
+)
+_SIGN = r"[-+*/^%=±∓·⋅∙×÷√−]|\\(?:times|cdot|div|pm|mp)"
+# A longer formula, of which an equation is a part: it begins before it, or goes on after it.
+_BEGUN = re.compile(rf"(?:{_SIGN}|–|\b(?:x|of|times|by|plus|minus|over|mod|twice|double|triple|half))\Z", re.IGNORECASE)
+_GOES_ON = re.compile(rf"\s*(?:{_SIGN}|\(|(?:–|x|times|plus|minus|over|mod|(?:divid|multipli)ed by)\s*[\d($\\])")
+_LONGEST_SIGN = 10  # characters, with what stands before a word
 
 
 @lru_cache(maxsize=1024)
 def parsed(text: str) -> ast.expr:
-    """The text as a tree; one of `ERRORS` where it is no expression."""
+    """The text as a tree; one of `ERRORS` where it is no expression, or has more than `MOST_OPERATORS`."""
+    if sum(map(text.count, "+-*/%")) > MOST_OPERATORS:
+        raise ValueError(f"more than {MOST_OPERATORS} operators")
     return ast.parse(text, mode="eval").body
 
 
@@ -63,7 +73,7 @@ def false_results(text: str) -> list[tuple[int, int]]:
 
 
 def _stands_alone(text: str, start: int, end: int) -> bool:
-    return not text[:start].rstrip().endswith(_GOES_ON[:-1]) and not text[end:].lstrip().startswith(_GOES_ON)
+    return not _BEGUN.search(text[:start].rstrip()[-_LONGEST_SIGN:]) and not _GOES_ON.match(text, end)
 
 
 def _is_false(expression: str, result: str) -> bool:
