@@ -22,7 +22,7 @@ from polythink.problems.problem import ProblemSet
 from polythink.problems.tasks.countdown import VOCABULARY, problems
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
-from polythink.trace.dialect import PARATHINKER
+from polythink.trace.dialect import NPR, PARATHINKER, THREADWEAVER
 
 SHAPE = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16, intermediate_size=64)
 PARAMS = SamplingParams(
@@ -277,17 +277,19 @@ def test_prefixes_longer_than_every_wrong_trace_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "message", "dialect"),
     [
-        ({"prefixes": [9]}, "a prefix of 9 tokens leaves nothing of max_path_tokens=9"),
-        ({"budgets": [40], "paths": [20]}, "20 paths are more than the 16 numbers"),
-        ({"budgets": [40], "sequential_prompt": "countdown_paralel"}, "did you mean 'countdown_parallel'"),
-        ({"prefixes": [1], "problem_set": ProblemSet("none", ())}, "problem set 'none' is empty"),
+        ({"prefixes": [9]}, "a prefix of 9 tokens leaves nothing of max_path_tokens=9", PARATHINKER),
+        ({"budgets": [40], "paths": [20]}, "20 paths are more than the 16 numbers", PARATHINKER),
+        ({"budgets": [40], "sequential_prompt": "countdown_paralel"}, "did you mean 'countdown_parallel'", PARATHINKER),
+        ({"prefixes": [1], "problem_set": ProblemSet("none", ())}, "problem set 'none' is empty", PARATHINKER),
+        ({"budgets": [40]}, "in the dialect npr the model says by its outlines how many paths there are", NPR),
+        ({"prefixes": [1], "paths": []}, "in the dialect threadweaver the model says by its outlines", THREADWEAVER),
     ],
 )
-def test_a_mistake_is_reported_before_anything_is_drawn(tmp_path, options, message) -> None:
+def test_a_mistake_is_reported_before_anything_is_drawn(tmp_path, options, message, dialect) -> None:
     backend = CannedBackend({})
-    backend.dialect = PARATHINKER
+    backend.dialect = dialect
     with pytest.raises(UserError, match=message):
         look(backend, out=tmp_path / "out", **options)
     assert not backend.asked
