@@ -20,7 +20,7 @@ from polythink.problems.problem import ProblemSet
 from polythink.problems.tasks.countdown import VOCABULARY, problems
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
-from polythink.trace.dialect import PARATHINKER
+from polythink.trace.dialect import MULTIVERSE, PARATHINKER
 
 SHAPE = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16, intermediate_size=64)
 PARAMS = SamplingParams(
@@ -105,15 +105,16 @@ def test_everything_is_written(compared) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "message", "dialect"),
     [
-        ({"sequential_prompt": "countdown_sequentia"}, "did you mean 'countdown_sequential'"),
-        ({"sequential_prompt": "none", "paths": (20,)}, "20 paths are more than the 16 numbers"),
+        ({"sequential_prompt": "countdown_sequentia"}, "did you mean 'countdown_sequential'", PARATHINKER),
+        ({"sequential_prompt": "none", "paths": (20,)}, "20 paths are more than the 16 numbers", PARATHINKER),
+        ({"sequential_prompt": "none"}, "in the dialect multiverse the model says by its outlines", MULTIVERSE),
     ],
 )
-def test_a_mistake_is_reported_before_anything_is_drawn(tmp_path, options, message) -> None:
+def test_a_mistake_is_reported_before_anything_is_drawn(tmp_path, options, message, dialect) -> None:
     backend = CannedBackend({})
-    backend.dialect = PARATHINKER
+    backend.dialect = dialect
     with pytest.raises(UserError, match=message):
         compare(backend, MINI, CompareConfig(**options), out=tmp_path / "out", log=lambda line: None)
     assert not backend.asked

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from helpers.backends import CannedBackend
 from helpers.program import die, forked
@@ -24,8 +25,11 @@ from polythink.evaluate.tunnel import tunnel
 from polythink.models.build import ModelConfig, from_config
 from polythink.problems.problem import Problem, ProblemSet
 from polythink.problems.tasks.countdown import VOCABULARY, problems
-from polythink.run.folder import read_json, take_lock
+from polythink.run.folder import read_json, take_lock, write_json
 from polythink.run.jsonl import read_jsonl
+from polythink.trace.dialect import get_dialect
+from polythink.trace.dialect_file import from_plain
+from polythink.trace.production import Dialect
 
 SHAPE = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16, intermediate_size=64)
 PARAMS = SamplingParams(
@@ -193,6 +197,42 @@ def test_other_weights_and_other_problems_are_another_question(begun) -> None:
     other = ProblemSet("mini", tuple(replace(p, answer="1") for p in MINI))
     with pytest.raises(UserError, match=r"another question \(problem_hash: \w{16} -> \w{16}\)"):
         evaluate(engine(), other, **ASK, samples=4, greedy=True, out=folder, resume=True, log=silent)
+
+
+FORMAT = """
+name: mine
+block:
+  - tag: <Fork>
+  - paths: [<TAG>, </TAG>]
+    least: 2
+  - {tag: </Fork>, by: runtime}
+  - summary: [<Join>, </Join>]
+"""
+
+
+def of_dialect(dialect: Dialect, out: Path) -> dict:
+    backend = CannedBackend({"p": ["<Fork><Path>x</Path><Path>y</Path></Fork><Join>z</Join> Final Answer: 7"]})
+    backend.dialect = dialect
+    return evaluate(backend, [Problem("p", "3 + 4?", "7")], samples=1, prompt="none", out=out, resume=True, log=silent)
+
+
+def test_a_dialect_file_that_was_edited_is_another_question(tmp_path) -> None:
+    before, now = (from_plain(yaml.safe_load(FORMAT.replace("TAG", tag)), "") for tag in ("Path", "Way"))
+    for _ in range(2):
+        assert of_dialect(before, tmp_path / "out")["metrics"]["parallel_ratio"]["value"] == 1
+    with pytest.raises(UserError, match=r"another question \(dialect_hash: \w{16} -> \w{16}\)"):
+        of_dialect(now, tmp_path / "out")
+    file = tmp_path / "out" / "eval.json"
+    write_json(file, {key: value for key, value in read_json(file).items() if key != "dialect_hash"})
+    with pytest.raises(UserError, match=r"another question \(dialect_hash: None -> \w{16}\)"):
+        of_dialect(before, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["parallel_r1", "parathinker:4"])
+def test_a_published_dialect_is_known_by_its_name(tmp_path, name) -> None:
+    found = of_dialect(get_dialect(name), tmp_path / "out")
+    assert found["dialect"] == name
+    assert "dialect_hash" not in found
 
 
 def test_speed_and_hardware_are_no_part_of_the_question(begun) -> None:

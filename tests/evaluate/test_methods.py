@@ -17,7 +17,7 @@ from polythink.evaluate.methods import (
 from polythink.evaluate.samples import Grading, Paths, Samples
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
-from polythink.trace.dialect import PARALLEL_R1, PARATHINKER, get_dialect
+from polythink.trace.dialect import DIALECTS, PARALLEL_R1, PARATHINKER, get_dialect
 from polythink.trace.rollout import Rollout, Segment
 
 BUDGETS = dict(paths=2, max_blocks=1, max_main_tokens=8, max_path_tokens=9, max_summary_tokens=6, max_trace_tokens=80)
@@ -206,3 +206,10 @@ def test_paths_end_where_the_numbers_of_the_dialect_do() -> None:
         numbers_of_paths((1, 17), "structured", PARATHINKER)
     with pytest.raises(UserError, match="a mode that draws them at once"):
         numbers_of_paths((), "sequential", PARATHINKER)
+
+
+@pytest.mark.parametrize("dialect", [d for d in DIALECTS.values() if d.declares_paths], ids=lambda d: d.name)
+@pytest.mark.parametrize("given", [(), (1,), (1, 2)])
+def test_paths_that_the_model_declares_have_no_number_to_compare(dialect, given) -> None:
+    with pytest.raises(UserError, match=f"in the dialect {dialect.name} the model says by its outlines how many paths"):
+        numbers_of_paths(given, "structured", dialect)

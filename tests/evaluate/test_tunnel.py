@@ -22,7 +22,7 @@ from polythink.problems.problem import ProblemSet
 from polythink.problems.tasks.countdown import VOCABULARY, problems
 from polythink.run.folder import read_json
 from polythink.run.jsonl import read_jsonl
-from polythink.trace.dialect import PARATHINKER
+from polythink.trace.dialect import NPR, PARATHINKER, THREADWEAVER
 
 SHAPE = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16, intermediate_size=64)
 PARAMS = SamplingParams(
@@ -31,9 +31,9 @@ PARAMS = SamplingParams(
 MINI = ProblemSet("mini", problems("mini", "heldout", 4))
 
 
-def model(dialect: str = "parathinker") -> LanguageModel:
+def model(dialect: str = "parathinker", tokenizer: str = "countdown") -> LanguageModel:
     """Random, but its paths seldom end before their budget."""
-    lm = from_config(ModelConfig(**SHAPE), dialect, VOCABULARY, 0)
+    lm = from_config(ModelConfig(**SHAPE, tokenizer=tokenizer), dialect, VOCABULARY, 0)
     bias = torch.zeros(lm.model.config.vocab_size)
     for tag in lm.dialect.tags[1::2]:
         bias[lm.tag_ids[tag]] = -4.0
@@ -89,19 +89,37 @@ def test_the_choice_depends_on_the_seed_alone() -> None:
     assert pick_prefixes(TRACES, 4, 64, seed=1) != pick_prefixes(TRACES, 4, 64, seed=0)
 
 
+HEADED = """
+name: headed
+nests: false
+misplaced_tags: replace
+block:
+  - tag: <Fork>
+  - {paths: [<Way>, </Way>], heading: "\\n{id}:", gap: "\\n"}
+  - {tag: </Fork>, by: runtime}
+  - summary: [<Join>, </Join>]
+"""
+HEADS = {"parathinker": "<think1>", "parallel_r1": "<Path>", "headed": "\n<Way>\n1:"}
+
+
 class Recovered(NamedTuple):
     """A study of two prefixes where every other path is judged correct."""
 
     result: dict
     points: list[dict]
     rows: list[dict]  # of recovery.jsonl
+    head: list[int]  # what is forced to open a path
     traces: dict[str, list[tuple[list[int], bool]]]  # by problem: a trace's tokens, whether it is correct
     calls: list[tuple]  # of the engine: the traces, the fresh responses, then wrong and any for each prefix
 
 
-@pytest.fixture(scope="module", params=["parathinker", "parallel_r1"])
+@pytest.fixture(scope="module", params=HEADS)
 def recovered(request, tmp_path_factory) -> Recovered:
-    engine, out, rights, number = RecordingEngine(model(request.param)), tmp_path_factory.mktemp("t"), {}, count()
+    out, rights, number = tmp_path_factory.mktemp("t"), {}, count()
+    if own := request.param == "headed":
+        (out / "headed.yaml").write_text(HEADED)
+    lm = model(str(out / "headed.yaml"), "bytes") if own else model(request.param)
+    engine, head = RecordingEngine(lm), lm.encode(HEADS[request.param])
 
     def every_other(text, problem) -> bool:
         key = problem.key, text
@@ -113,9 +131,10 @@ def recovered(request, tmp_path_factory) -> Recovered:
     traces: dict[str, list] = {p.key: [] for p in MINI}
     for rollout in engine.calls[0][-1]:
         path = next(s for s in rollout.segments if s.kind == "path")
-        traces[rollout.problem].append((path.tokens[1:-1], rights[rollout.problem, path.text]))
+        assert path.tokens[: len(head)] == head
+        traces[rollout.problem].append((path.tokens[len(head) : -1], rights[rollout.problem, path.text]))
     return Recovered(
-        result, result["recovery"]["points"], read_jsonl(out / "recovery.jsonl"), traces, engine.calls
+        result, result["recovery"]["points"], read_jsonl(out / "recovery.jsonl"), head, traces, engine.calls
     )  # fmt: skip
 
 
@@ -162,7 +181,7 @@ def test_a_continuation_has_what_is_left_of_the_budget(recovered) -> None:
         for request, rollout in zip(requests, rollouts, strict=True):
             (prefix,) = request.path_prefixes
             path = next(s for s in rollout.segments if s.kind == "path")
-            assert path.tokens[1 : 1 + len(prefix)] == list(prefix)
+            assert path.tokens[: len(recovered.head) + len(prefix)] == [*recovered.head, *prefix]
             assert sum(path.sampled) <= PARAMS.max_path_tokens - len(prefix)
 
 
@@ -277,17 +296,19 @@ def test_prefixes_longer_than_every_wrong_trace_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "message", "dialect"),
     [
-        ({"prefixes": [9]}, "a prefix of 9 tokens leaves nothing of max_path_tokens=9"),
-        ({"budgets": [40], "paths": [20]}, "20 paths are more than the 16 numbers"),
-        ({"budgets": [40], "sequential_prompt": "countdown_paralel"}, "did you mean 'countdown_parallel'"),
-        ({"prefixes": [1], "problem_set": ProblemSet("none", ())}, "problem set 'none' is empty"),
+        ({"prefixes": [9]}, "a prefix of 9 tokens leaves nothing of max_path_tokens=9", PARATHINKER),
+        ({"budgets": [40], "paths": [20]}, "20 paths are more than the 16 numbers", PARATHINKER),
+        ({"budgets": [40], "sequential_prompt": "countdown_paralel"}, "did you mean 'countdown_parallel'", PARATHINKER),
+        ({"prefixes": [1], "problem_set": ProblemSet("none", ())}, "problem set 'none' is empty", PARATHINKER),
+        ({"budgets": [40]}, "in the dialect npr the model says by its outlines how many paths there are", NPR),
+        ({"prefixes": [1], "paths": []}, "in the dialect threadweaver the model says by its outlines", THREADWEAVER),
     ],
 )
-def test_a_mistake_is_reported_before_anything_is_drawn(tmp_path, options, message) -> None:
+def test_a_mistake_is_reported_before_anything_is_drawn(tmp_path, options, message, dialect) -> None:
     backend = CannedBackend({})
-    backend.dialect = PARATHINKER
+    backend.dialect = dialect
     with pytest.raises(UserError, match=message):
         look(backend, out=tmp_path / "out", **options)
     assert not backend.asked

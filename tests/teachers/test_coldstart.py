@@ -95,6 +95,16 @@ def test_a_corrected_answer_is_another_problem(server, tmp_path):
     assert ask(server, (problem,), tmp_path)[0]["kept"] == 1
 
 
+def test_another_checker_is_another_problem(server, tmp_path):
+    """As a corrected answer is: a verdict belongs to the checker that it was given by."""
+    (problem,) = record(server, 1)
+    other = Problem(problem.key, problem.question, problem.answer, "math", problem.source)
+    assert ask(server, (other,), tmp_path)[0]["jobs"] == 1
+    assert ask(server, (problem,), tmp_path)[0]["kept"] == 1
+    assert server.asked.total() == 2
+    assert [row["checker"] for row in read_jsonl(tmp_path / "kept.jsonl")] == ["countdown"]
+
+
 # ---- verdicts ----
 
 

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,11 @@ from polythink.run.folder import folder_lock, read_json, write_json
 from polythink.run.jsonl import read_jsonl
 from polythink.teachers.assemble import AssembleConfig, run_assembly
 from polythink.teachers.coldstart import run_coldstart
-from polythink.teachers.folder import LOCK, check_finished, coldstart_lock
+from polythink.teachers.folder import LOCK, SETTINGS, check_finished, coldstart_lock
 from polythink.teachers.rows import rows_so_far
 from polythink.teachers.teacher import TeacherError
-from polythink.trace.dialect import PARATHINKER
+from polythink.trace.dialect import PARALLEL_R1, PARATHINKER
+from polythink.trace.production import Dialect, PathTags
 
 # ---- two processes ----
 
@@ -96,14 +98,23 @@ def test_a_folder_that_is_in_use_is_not_swept(tmp_path):
 # ---- other settings ----
 
 
-def start(out: Path, *, works: bool = True, prompt: str = "none", rule: str = "strict", **about: object):
+def start(
+    out: Path,
+    *,
+    works: bool = True,
+    prompt: str = "none",
+    rule: str = "strict",
+    dialect: Dialect = PARALLEL_R1,
+    **about: object,
+):
     def teacher(problem, prompt, sample):
         if works:
             return COUNTDOWN.teacher({"parallel": 1})(problem, prompt, sample)
         raise TeacherError("http_400", "no such model", permanent=True, refused=True)
 
     chosen = problems("mini", "train", limit=2)
-    return run_coldstart(chosen, teacher, get_prompt(prompt), rule, out, about_teacher={"model": "a", **about})
+    about = {"model": "a", **about}
+    return run_coldstart(chosen, teacher, get_prompt(prompt), rule, out, about_teacher=about, dialect=dialect)
 
 
 CHANGES = [
@@ -122,6 +133,24 @@ def test_other_settings_are_refused_by_the_keys_that_differ(tmp_path, change, me
     with pytest.raises(UserError, match=re.escape(message)):
         start(tmp_path, **change)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_dialect_file_that_was_edited_is_another_setting(tmp_path):
+    before = replace(PARALLEL_R1, name="mine", published_check=False)
+    now = replace(before, block=(before.block[0], PathTags("<Way>", "</Way>", least=2), *before.block[2:]))
+    start(tmp_path, dialect=before)
+    assert start(tmp_path, dialect=before)[0]["kept"] == 2
+    with pytest.raises(UserError, match=r"holds a cold start with dialect_hash: '\w{16}' -> '\w{16}' \(before -> now"):
+        start(tmp_path, dialect=now)
+    settings = read_json(tmp_path / "settings.json")
+    write_json(tmp_path / "settings.json", {key: x for key, x in settings.items() if key != "dialect_hash"})
+    with pytest.raises(UserError, match=r"holds a cold start with dialect_hash: not set -> '\w{16}' \(before -> now"):
+        start(tmp_path, dialect=before)
+
+
+def test_of_a_published_dialect_the_name_is_recorded(tmp_path):
+    start(tmp_path)
+    assert read_json(tmp_path / "settings.json").keys() == set(SETTINGS)
 
 
 def test_a_folder_without_a_response_may_be_used_with_other_settings(tmp_path, caplog):

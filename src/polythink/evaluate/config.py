@@ -82,11 +82,17 @@ def numbers_of_paths(given: Sequence[int], mode: str, dialect: Dialect) -> tuple
     """The numbers of paths to draw, and a note on those left out.
 
     They are those given, or `PATHS` as far as the dialect has numbers. `UserError` for a mode without isolated paths,
-    or for more paths than the dialect has numbers.
+    a dialect whose model declares its paths, so that their number cannot be asked for, or more paths than the dialect
+    has numbers.
     """
     if not get_mode(mode).isolated:
         able = ", ".join(name for name, other in MODES.items() if other.isolated)
         raise UserError(f"paths are compared in a mode that draws them at once ({able}); this one is {mode}")
+    if dialect.declares_paths:
+        raise UserError(
+            f"in the dialect {dialect.name} the model says by its outlines how many paths there are, so responses of "
+            "given numbers of paths cannot be drawn; take a model whose dialect leaves their number to the request"
+        )
     most = dialect.inventory or max(*PATHS, *given)
     if given and max(given) > most:
         raise UserError(

@@ -27,6 +27,7 @@ from polythink.problems.prompts import Prompt, get_prompt
 from polythink.problems.sets import check_keys, load_problems
 from polythink.run.folder import read_json, write_json
 from polythink.run.jsonl import write_jsonl
+from polythink.teachers.folder import dialect_facts
 
 if TYPE_CHECKING:
     from polythink.models.lm import LanguageModel
@@ -221,7 +222,7 @@ def open_study(
         source = provenance_of(model, {**ran, "problems": found.name, "seed": seed, **(about or {})})
         asked = {
             "kind": kind, "problems": found.name, "problem_hash": hash_of_problems(found), "seed": seed,
-            "prompt": hashed(prompt), "dialect": backend.dialect.name, **facts,
+            "prompt": hashed(prompt), **dialect_facts(backend.dialect), **facts,
             "overlong_prompts": overlong_prompts, "answers": grader.answers, "decoding": params.model_dump(mode="json"),
             "weights": source["weights"], "dtype": source["dtype"],
         }  # fmt: skip

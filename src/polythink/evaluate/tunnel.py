@@ -32,6 +32,7 @@ from polythink.evaluate.metrics import Metric, by_problem, mean_over, paired_dif
 from polythink.evaluate.samples import Samples
 from polythink.evaluate.study import Problems, Study, StudyOptions, hashed, open_study
 from polythink.problems.prompts import get_prompt
+from polythink.trace.rollout import Segment
 
 if TYPE_CHECKING:
     from polythink.models.lm import LanguageModel
@@ -102,7 +103,7 @@ def _spent(study: Study, params: SamplingParams, options: TunnelConfig, budget: 
 
 @dataclass(frozen=True)
 class PathTrace:
-    """A trace of one path: its tokens between the tags, and whether it was correct."""
+    """A trace of one path: its tokens between what opens and what closes it (`_body`), and whether it was correct."""
 
     tokens: tuple[int, ...]
     right: bool
@@ -185,7 +186,7 @@ class Recovery:
         for rollout, right in zip(drawn.rollouts, _grades(drawn), strict=True):
             path = next((s for s in rollout.segments if s.kind == "path"), None)
             if path is not None:
-                found[rollout.problem].append(PathTrace(tuple(path.tokens[1:-1]), right))
+                found[rollout.problem].append(PathTrace(_body(path, self.study.backend), right))
         return found
 
     def _lengths(self, typical: float) -> list[tuple[float, int]]:
@@ -235,6 +236,19 @@ class Recovery:
         requests = [Request(self.prompts[key], key, i) for key in keys for i in range(each)]
         drawn = self.study.draw(requests, self.single, "fresh", stream_key(self.study.seed, "fresh", 0, 0))
         return by_problem(drawn.rows, _grades(drawn))
+
+
+def _body(path: Segment, backend: RolloutBackend) -> tuple[int, ...]:
+    """The tokens of a path between what opens it (gap, tag and heading) and its closing tag.
+
+    These are what a path that is continued begins with: its head is forced before them, as it was here. An opening tag
+    that replaced a misplaced one (`Dialect.misplaced_tags`) is forced too, but stands in the path as text.
+    """
+    end = len(path.tokens) - (path.finish_reason != "fork")  # a block in it ends the segment, no closing tag does
+    head = next((i for i in range(end) if path.sampled[i]), end)
+    opened = backend.dialect.path_tags(path.label)[0]
+    replaced = sum(backend.decode([token]).strip() == opened for token in path.tokens[:head]) - 1
+    return tuple(path.tokens[head - replaced : end])
 
 
 def _grades(drawn: Samples) -> list[bool]:

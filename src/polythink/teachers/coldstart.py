@@ -35,7 +35,7 @@ from polythink.run.folder import write_json
 from polythink.run.jsonl import JsonlWriter, write_jsonl
 from polythink.run.pool import run_jobs
 from polythink.run.progress import Progress
-from polythink.teachers.folder import check_settings, coldstart_lock
+from polythink.teachers.folder import check_settings, coldstart_lock, dialect_facts
 from polythink.teachers.record import Recorder
 from polythink.teachers.rows import KEPT, Job, judge, kept_of, must_ask, rows_so_far, tabulate
 from polythink.teachers.teacher import Reply, RetryPolicy, Teacher, ask
@@ -75,7 +75,7 @@ def run_coldstart(
         raise UserError("no problems to ask: the set is empty")
     check_rule(rule, dialect)
     out, retry, reached = Path(out), retry or RetryPolicy(), threading.Event()
-    facts = {"rule": rule, "dialect": dialect.name, "right_only": right_only, "teacher": dict(about_teacher or {})}
+    facts = {"rule": rule, **dialect_facts(dialect), "right_only": right_only, "teacher": dict(about_teacher or {})}
 
     def call(job: Job, stopped: threading.Event) -> Reply:
         return ask(teacher, job.problem, prompt.fill(job.problem.question), job.sample, retry, stopped, reached)

@@ -35,13 +35,13 @@ class Job:
 
     @property
     def identity(self) -> tuple:
-        """Equal to that of its row (`identity`). A verdict belongs to the answer for which it was given."""
+        """Equal to that of its row (`identity`). A verdict belongs to the answer and checker for which it was given."""
         problem = self.problem
-        return (problem.source, problem.key, problem.question, problem.answer, self.sample)
+        return (problem.source, problem.key, problem.question, problem.answer, problem.checker, self.sample)
 
 
 def identity(row: dict[str, Any]) -> tuple:
-    return (row["source"], row["problem"], row["question"], row["answer"], row["sample"])
+    return (row["source"], row["problem"], row["question"], row["answer"], row["checker"], row["sample"])
 
 
 def rows_so_far(path: Path) -> dict[tuple, dict[str, Any]]:
