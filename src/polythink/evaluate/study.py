@@ -27,7 +27,7 @@ from polythink.problems.prompts import Prompt, get_prompt
 from polythink.problems.sets import check_keys, load_problems
 from polythink.run.folder import read_json, write_json
 from polythink.run.jsonl import write_jsonl
-from polythink.teachers.folder import dialect_facts
+from polythink.trace.dialect import dialect_facts
 
 if TYPE_CHECKING:
     from polythink.models.lm import LanguageModel

@@ -35,11 +35,11 @@ from polythink.run.folder import write_json
 from polythink.run.jsonl import JsonlWriter, write_jsonl
 from polythink.run.pool import run_jobs
 from polythink.run.progress import Progress
-from polythink.teachers.folder import check_settings, coldstart_lock, dialect_facts
+from polythink.teachers.folder import check_settings, coldstart_lock
 from polythink.teachers.record import Recorder
 from polythink.teachers.rows import KEPT, Job, judge, kept_of, must_ask, rows_so_far, tabulate
 from polythink.teachers.teacher import Reply, RetryPolicy, Teacher, ask
-from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.trace.dialect import PARALLEL_R1, Dialect, dialect_facts
 from polythink.trace.validity import check_rule
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -15,9 +14,6 @@ from polythink.errors import UserError
 from polythink.run.folder import os_errors, read_json, take_lock, write_json
 from polythink.run.jsonl import read_jsonl
 from polythink.run.plain import changes
-from polythink.trace.detect import base_name
-from polythink.trace.dialect import DIALECTS, Dialect
-from polythink.trace.dialect_file import to_plain
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +42,6 @@ def check_finished(folder: Path) -> None:
     if os.access(folder / LOCK, os.W_OK):
         with coldstart_lock(folder):
             pass
-
-
-def dialect_facts(dialect: Dialect) -> dict[str, str]:
-    """What the record of a run says of its dialect, so that a resumed one can tell whether it is the same.
-
-    A published one is known by its name. Of one that a file declares the content counts too: the file may be edited.
-    """
-    facts = {"dialect": dialect.name}
-    if base_name(dialect) in DIALECTS:
-        return facts
-    return facts | {"dialect_hash": hashlib.sha256(json.dumps(to_plain(dialect)).encode()).hexdigest()[:16]}
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:

@@ -12,13 +12,8 @@ from collections.abc import Iterable
 from functools import cache, lru_cache
 
 from polythink.errors import UserError
-from polythink.trace.dialect import DIALECTS, MOST_NUMBERS, PARALLEL_R1, Dialect, get_dialect
+from polythink.trace.dialect import DIALECTS, MOST_NUMBERS, PARALLEL_R1, Dialect, base_name, get_dialect
 from polythink.trace.production import tag_pattern
-
-
-def base_name(dialect: Dialect) -> str:
-    """The name without the size of an inventory: `parathinker` of `parathinker:64`."""
-    return dialect.name.partition(":")[0]
 
 
 class _Table:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from dataclasses import replace
 from functools import lru_cache
 
 from polythink.errors import UserError, did_you_mean
-from polythink.trace.dialect_file import is_file, read_dialect
+from polythink.trace.dialect_file import is_file, read_dialect, to_plain
 from polythink.trace.production import (
     MOST_NUMBERS,
     NUMBER,
@@ -18,7 +20,17 @@ from polythink.trace.production import (
     Tag,
 )
 
-__all__ = ["DIALECTS", "MOST_NUMBERS", "NUMBER", "PARALLEL_R1", "PARATHINKER", "Dialect", "get_dialect"]
+__all__ = [
+    "DIALECTS",
+    "MOST_NUMBERS",
+    "NUMBER",
+    "PARALLEL_R1",
+    "PARATHINKER",
+    "Dialect",
+    "base_name",
+    "dialect_facts",
+    "get_dialect",
+]
 
 # Parallel-R1 (arXiv 2509.07980): <Parallel><Path>..</Path><Path>..</Path></Parallel>\n<Summary>..</Summary>
 PARALLEL_R1 = Dialect(
@@ -126,3 +138,19 @@ def with_inventory(dialect: Dialect, name: str, size: int) -> Dialect:
     """The same format with another number of path numbers."""
     sized = replace(dialect.paths, inventory=size)
     return replace(dialect, name=name, block=tuple(sized if e is dialect.paths else e for e in dialect.block))
+
+
+def base_name(dialect: Dialect) -> str:
+    """The name without the size of an inventory: `parathinker` of `parathinker:64`."""
+    return dialect.name.partition(":")[0]
+
+
+def dialect_facts(dialect: Dialect) -> dict[str, str]:
+    """What the record of a run says of its dialect, so that a resumed one can tell whether it is the same.
+
+    A published one is known by its name. Of one that a file declares the content counts too: the file may be edited.
+    """
+    facts = {"dialect": dialect.name}
+    if base_name(dialect) in DIALECTS:
+        return facts
+    return facts | {"dialect_hash": hashlib.sha256(json.dumps(to_plain(dialect)).encode()).hexdigest()[:16]}
