@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 import torch
-from huggingface_hub import _CACHED_NO_EXIST
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import RepositoryNotFoundError
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE, WordLevel
 from tokenizers.trainers import BpeTrainer
@@ -25,8 +24,7 @@ from polythink.models import source as source_module
 from polythink.models.build import from_config, from_pretrained
 from polythink.models.config import ModelConfig
 from polythink.models.lm import checkpoint_activations, load, save, with_settings
-from polythink.models.place import ModelPlace, check_path
-from polythink.models.source import Source
+from polythink.models.place import check_path
 from polythink.models.tags import add_tags, tag_ids
 from polythink.models.tokenizers import byte_tokenizer, word_tokenizer
 from polythink.problems.prompts import get_prompt
@@ -368,25 +366,3 @@ def test_without_a_network_an_id_is_refused_at_once_or_read_from_the_cache(forei
         monkeypatch.setattr(source_module, auto.__name__, cached(auto))
     assert load("some/model").settings.chat
     assert asked == [("some/model", True)] * 2
-
-
-@pytest.mark.parametrize("said", ["by the cache", "by the hub", "by nobody"])
-def test_settings_of_the_hub_are_absent_only_where_the_hub_says_so(lm, tmp_path, monkeypatch, caplog, said):
-    """Transformers fetches no `polythink.json`: a cache may hold all but it, and the model's mode would be lost."""
-
-    def fetch(folder, name, local_files_only):
-        if said == "by the hub":
-            raise EntryNotFoundError("404")
-        raise LocalEntryNotFoundError("no route to host")
-
-    monkeypatch.setattr(source_module, "hf_hub_download", fetch)
-    known = _CACHED_NO_EXIST if said == "by the cache" else None
-    monkeypatch.setattr(source_module, "try_to_load_from_cache", lambda name, file: known)
-    place = ModelPlace("some/model")
-    assert Source("some/model", place, offline=True).side_file("polythink.json") is None
-    assert ("some/model: the cache holds no polythink.json, and the hub cannot be asked" in caplog.text) == (
-        said == "by nobody"
-    )
-    if said == "by nobody":
-        with pytest.raises(UserError, match=r"cannot fetch polythink.json of the model 'some/model': no route"):
-            Source("some/model", place).side_file("polythink.json")
