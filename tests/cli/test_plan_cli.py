@@ -103,6 +103,27 @@ def test_what_a_forward_of_training_is():
     assert thoughts == Forward(1, 28_672, True, "flex_attention", False), "thought embeddings are not compiled"
 
 
+def test_a_stage_whose_rollouts_a_server_draws_holds_what_training_needs():
+    server = "rl_hard.rollouts={url: 'http://me:word@h:1/v1', weights_folder: runs/weights}"
+    own, served = planned("8xH100")["rl_hard"], planned("8xH100", server)["rl_hard"]
+    assert served.memory.keys() == served.floors.keys() == {"training"}
+    copy = own.memory["training"].pop("whole copy to draw")
+    assert copy == 2 * SMALL.parameters
+    assert served.memory["training"] == own.memory["training"], "the model that is handed over waits on the CPU"
+    assert served.floors["training"] == own.floors["training"]
+    one = planned("H100", server, "rl_hard.lora.r=1")["rl_hard"].memory
+    assert one["handing over"]["whole copy to hand over"] == 4 * SMALL.parameters, "with its adapters in the weights"
+    assert (own.uncounted, served.uncounted) == (
+        [], ["a server draws, http://***@h:1/v1: neither its memory nor its time is counted"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("keys", "asked"), [("{problems: 50}", "50 problems"), ("{samples: 8}", "every problem")])
+def test_what_is_drawn_before_the_first_step_is_said_not_to_be_counted(keys, asked):
+    said = f"drawing 8 responses to {asked} before the first step (pass_rate) is not counted"
+    assert planned("8xH100", f"rl_hard.pass_rate={keys}")["rl_hard"].uncounted == [said]
+
+
 def test_what_is_too_much_is_said_with_what_to_do():
     found = list(planned("8xH100").values())
     said = verdict(found, 8, "H100", DEVICES["H100"]).splitlines()

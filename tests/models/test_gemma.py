@@ -18,6 +18,7 @@ from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
 from polythink.models.batch import collate
 from polythink.models.gguf import passed_over, quick_reader
+from polythink.models.gguf_rotary import scaled_parameters
 from polythink.models.lm import load, load_vocabulary, with_settings
 from polythink.models.logprobs import token_logprobs
 from polythink.run.jsonl import read_rows
@@ -224,7 +225,9 @@ def test_no_step_makes_the_logits_of_a_whole_batch():
 def test_what_the_header_says_of_attention_reaches_the_configuration(header, scale, full, sliding):
     said = {"block_count": 26, "embedding_length": 1152, "attention.head_count": 4, "attention.key_length": 256}
     said = {f"gemma3.{key}": value for key, value in ({**said, "rope.freq_base": 1e6} | header).items()}
-    assert passed_over({"general.architecture": "gemma3", **said}) == {
+    header = {"general.architecture": "gemma3", **said}
+    found = passed_over(header)
+    assert found | scaled_parameters(header, {}, found["rope_parameters"]) == {
         "head_dim": 256, "query_pre_attn_scalar": scale,
         "rope_parameters": {
             "full_attention": full, "sliding_attention": {"rope_type": "default", "rope_theta": sliding},

@@ -190,7 +190,7 @@ def test_a_file_of_texts_is_looked_into_as_well(tmp_path, monkeypatch):
     check_requirements(recipe.plan())
     for text, said in (("", "valid.tsv has no pairs"), ("a b\n", "valid.tsv, line 1: must be source, tab, target")):
         (tmp_path / "valid.tsv").write_text(text)
-        with pytest.raises(UserError, match=f"^stages.train.data: {said}"):
+        with pytest.raises(UserError, match=f"^stages.train.valid: {said}"):
             check_requirements(recipe.plan())
 
 

@@ -103,6 +103,17 @@ def test_overrides_of_ones_own_come_last():
     assert (recipe.stages["rl_hard"].clip_high, recipe.seed, recipe.name) == (0.3, 5, "mine")
 
 
+def test_the_nearest_arm_has_the_last_word_also_over_a_key_that_lies_around_its_own(tmp_path):
+    file = tmp_path / "trial.yaml"
+    file.write_text(
+        "name: trial\nrecipe: countdown-smoke\narms:\n  base: {overrides: [decoding.paths=4]}\n"
+        "  fresh: {extends: base, overrides: ['decoding={paths: 3}']}\n"
+        "  two: {extends: fresh, overrides: [decoding.paths=2]}\n"
+    )
+    paths = [load_recipe(f"{file}:{arm}").decoding["paths"] for arm in ("base", "fresh", "two")]
+    assert paths == [4, 3, 2]
+
+
 def test_a_colon_names_an_arm_unless_it_is_part_of_a_file_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert split_arm("countdown") == ("", "")

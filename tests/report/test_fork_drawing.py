@@ -84,6 +84,11 @@ def test_svg_is_one_standalone_picture():
     assert {"1 < 2 & 3?", "left", "path 2 · ✗ wrong · truncated: length", "\\boxed{5}"} <= set(texts)
 
 
+def test_svg_holds_whatever_a_model_writes():
+    root = ElementTree.fromstring(trace_svg(flow_of_row({"text": "a\x00b\x1b[0m \ud800 \ufffe"})))
+    assert [element.text for element in root.findall(".//{*}text")] == ["a\ufffdb\ufffd[0m \ufffd \ufffd"]
+
+
 def test_svg_wraps_long_text_and_stays_in_its_frame():
     words = "word " * 60
     root = ElementTree.fromstring(trace_svg(flow_of_row({"text": words}), columns=30))

@@ -79,6 +79,21 @@ def test_as_many_other_problems_are_other_problems(first, editions, tmp_path) ->
     assert "measured on different problems" in text_of(tmp_path)
 
 
+def test_a_stage_that_asks_with_several_prompts_is_not_compared_with_itself(tmp_path) -> None:
+    for stage, gains in (("before", (0, 5)), ("after", (7, 9))):
+        for prompt, gain in zip(("plain", "parallel"), gains, strict=True):
+            evaluated(tmp_path / stage, [n + gain for n in SPREAD], prompt={"name": prompt})
+            for file in ("eval.json", "samples.jsonl"):
+                stem, dot, end = file.partition(".")
+                (tmp_path / stage / file).rename(tmp_path / stage / f"{stem}-{prompt}{dot}{end}")
+    text = text_of(tmp_path)
+    assert "x, prompt plain: mean@100 45.0% [" in text
+    assert "after after: on the same problems +7.0 points" in text
+    assert "x, prompt parallel: mean@100 50.0% [" in text
+    assert "after after: on the same problems +4.0 points" in text
+    assert "after after, 5" not in text
+
+
 def test_without_all_samples_the_intervals_are_compared(tmp_path) -> None:
     for name, gain in (("before", 0), ("after", 7)):
         evaluated(tmp_path / name, [n + gain for n in SPREAD])

@@ -191,6 +191,8 @@ def test_a_provenance_is_flat_and_complete(monkeypatch) -> None:
     assert json.loads(json.dumps(found)) == found
     assert not any(isinstance(value, dict | list) for value in found.values())
     assert found["command"] == "polythink eval 'a b' --out o"
+    monkeypatch.setattr(sys, "argv", ["/x/polythink", "eval", "--rollouts", "http://user:word@host:8000/v1"])
+    assert provenance()["command"] == "polythink eval --rollouts 'http://***@host:8000/v1'", "without the password"
     assert (found["model"], found["weights"], found["seed"], found["limit"]) == ("m", None, 3, 5)
     assert found["version"] == environment()["packages"]["polythink"]
 

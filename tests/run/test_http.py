@@ -65,3 +65,10 @@ def test_a_call_is_repeated_as_often_as_the_policy_says():
     assert (tried.result, tried.error.reason, tried.retried) == (None, "http_400", ())
     failures += [CallError("http_429", retry_after=1e6)]
     assert repeated(call, policy, stopped, reached).error.reason == "http_429"  # it is not waited for that long
+
+
+def test_a_pause_has_its_bound_after_any_number_of_failures():
+    policy = RetryPolicy(retries=10_000, wait=0.5, longest_wait=4.0)
+    for failures in (1, 2, 1025, 10_000):
+        least = min(0.5 * 2 ** min(failures - 1, 3), 4.0)
+        assert 0.5 * least <= policy.pause(failures, None) <= 1.5 * least

@@ -100,6 +100,8 @@ def test_a_saved_model_is_an_ordinary_folder(tmp_path, encoder, auto):
         batch = make_batch(lm, EXAMPLES)
         torch.testing.assert_close(model.eval()(**batch).logits, lm.model(**batch).logits)
     assert AutoTokenizer.from_pretrained(tmp_path).eos_token == "</s>"
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
 
 
 def test_the_seed_makes_the_model():

@@ -110,7 +110,7 @@ def test_identity_follows_the_content_of_files(small, tmp_path):
         ("mode=structured", "unknown key mode"),
         ("train.kind=sft", "stages.train.kind is 'sft'"),
         ("train.data=copi:train", "stages.train.data: no set of texts 'copi'; did you mean 'copy'"),
-        ("train.valid=copy:dev", "stages.train.data: copy has no split 'dev'"),
+        ("train.valid=copy:dev", "stages.train.valid: copy has no split 'dev'"),
         ("train.data=nowhere/x.tsv", "stages.train.data: no file nowhere/x.tsv"),
         ("test.data=[wikitext-103]", "wikitext-103 has no sources, which translation needs"),
         ("test.data=[copy:test, copy:test]", "two of them would write the same files"),

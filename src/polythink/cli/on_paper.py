@@ -36,8 +36,9 @@ REMEDIES = {  # of what is too large
     "logits": "lower micro_batch, or logits_memory_bytes",
 }
 PARTS = (
-    "weights", "gradients", "optimiser", "weights in bfloat16", "gathered weights", "whole copy to draw", "reference",
-    "keys and values", "activations", "activations, checkpointed", "activations, offloaded", "logits",
+    "weights", "gradients", "optimiser", "weights in bfloat16", "gathered weights", "whole copy to draw",
+    "whole copy to hand over", "reference", "keys and values", "activations", "activations, checkpointed",
+    "activations, offloaded", "logits",
 )  # fmt: skip
 
 
@@ -62,6 +63,9 @@ def print_plan(recipe: Recipe | TextRecipe, name: str, prompt: int, length: int 
     if forwards := forward_table(found):
         print(f"A forward of training\n\n{forwards}")
     print(f"The least time, {_lengths(prompt, length)}\n\n{time_table(found)}")
+    for sheet in found:
+        for said in sheet.uncounted:
+            print(f"{sheet.name}: {said}.")
     print(verdict(found, count, key, device))
 
 
@@ -108,11 +112,12 @@ def memory_table(found: Sequence[Sheet]) -> str:
         return next((own[name] for own in (*sheet.memory.values(), sheet.spared) if name in own), None)
 
     there = {name for sheet in found for own in (*sheet.memory.values(), sheet.spared) for name in own}
+    phases = [p for p in ("drawing", "handing over", "training") if any(p in sheet.memory for sheet in found)]
     rows = [
         _row("parameters, million", found, lambda sheet: sheet.parameters / 1e6),
         _row("trained, million", found, lambda sheet: sheet.trained / 1e6),
         *(_row(n, found, lambda sheet, n=n: _giga(part(sheet, n))) for n in sorted(there, key=PARTS.index)),
-        *(_row(f"peak: {p}", found, lambda sheet, p=p: _giga(sheet.peak(p))) for p in ("drawing", "training")),
+        *(_row(f"peak: {p}", found, lambda sheet, p=p: _giga(sheet.peak(p))) for p in phases),
     ]
     return markdown_table(["", *(sheet.name for sheet in found)], rows)
 

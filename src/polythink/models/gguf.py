@@ -140,8 +140,7 @@ def passed_over(header: dict[str, Any]) -> dict[str, Any]:
     """Fields of the configuration that follow from the header, and that transformers' reader leaves at their defaults.
 
     The size of a head, for some architectures: weights that do not fit the default get random values. For Gemma 3 also
-    the scale of attention, and the stretching of positions in the layers that see all of them; llama.cpp derives both
-    as it is done here.
+    the scale of attention, and the bases of rotation of its two kinds of layers, as llama.cpp derives them.
     """
     architecture = header.get("general.architecture")
 
@@ -158,8 +157,6 @@ def passed_over(header: dict[str, Any]) -> dict[str, Any]:
             "full_attention": {"rope_type": "default", "rope_theta": said("rope.freq_base", 1e6)},
             "sliding_attention": {"rope_type": "default", "rope_theta": said("rope.freq_base_swa", 1e4)},
         }
-        if (factor := said("rope.scaling.factor")) and said("rope.scaling.type", "linear") == "linear":
-            found["rope_parameters"]["full_attention"] |= {"rope_type": "linear", "factor": factor}
     return found
 
 

@@ -207,8 +207,6 @@ def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None =
     weights = {name: x for name, x in lm.model.state_dict().items() if not name.startswith(f"{MODULE_NAME}.")}
     with writing_model(folder):
         lm.model.save_pretrained(folder, state_dict=weights)
-        for file in folder.glob("*.safetensors"):  # written for our own user alone, whatever the umask says
-            file.chmod((folder / "config.json").stat().st_mode & 0o777)
         lm.tokenizer.save_pretrained(folder)
         if settings.thoughts:
             save_thoughts(thoughts, folder)
@@ -220,11 +218,16 @@ def save(lm: LanguageModel, folder: str | Path, settings: ModelSettings | None =
 
 @contextmanager
 def writing_model(folder: Path) -> Iterator[None]:
-    """Makes the folder; a full disk, for which torch and safetensors raise errors of their own, is a `UserError`."""
+    """Makes the folder, and gives weights the permissions of its other files, which safetensors does not.
+
+    A full disk, for which torch and safetensors raise errors of their own, is a `UserError`.
+    """
     try:
         with quietly(), os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             yield
+            for file in folder.glob("*.safetensors"):  # written for our own user alone, whatever the umask says
+                file.chmod((folder / "config.json").stat().st_mode & 0o777)
     except SafetensorError as error:
         raise UserError(f"cannot write {folder}: {error}") from error
     except RuntimeError as error:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, StrictDataclassError
+from huggingface_hub import _CACHED_NO_EXIST, HfApi, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    StrictDataclassError,
+)
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -25,10 +31,12 @@ from transformers.utils import quantization_config
 
 from polythink.errors import UserError
 from polythink.models import gguf
-from polythink.models.gguf_header import read_header, settings_in
+from polythink.models.gguf_header import read_header, read_rotary, settings_in
+from polythink.models.gguf_rotary import is_scaled, scaled_parameters
 from polythink.models.place import GGUF, ModelPlace, check_packages, check_path, gguf_files, place_of
 from polythink.models.settings import SETTINGS_FILE, ModelSettings, in_short, read_settings
 
+log = logging.getLogger(__name__)
 GgufConfig = getattr(quantization_config, "GgufConfig", None)  # of releases that can leave weights packed
 READING = (OSError, ValueError, KeyError, ImportError, SafetensorError, StrictDataclassError)
 # what transformers' reader of .gguf files raises besides, where a file is cut or lacks what a model needs
@@ -60,13 +68,27 @@ class Source:
             raise UserError(f"the folder {self.path!r} has no config.json, so it is no model; {hint}")
 
     def side_file(self, name: str) -> Path | None:
-        """One of polythink's own files beside the weights, None where there is none. A .gguf file has none."""
+        """One of polythink's own files beside the weights, None where there is none. A .gguf file has none.
+
+        A file of the hub is absent where the hub says so, or has said so to the cache. Where the cache alone can be
+        asked and does not know, that is logged; a download that fails is a `UserError`.
+        """
         if self.place.file:
             return None
         if self.place.local:
             return file if (file := Path(self.place.folder) / name).is_file() else None
         try:
             return Path(hf_hub_download(self.place.folder, name, local_files_only=self.offline))
+        except LocalEntryNotFoundError as error:  # neither on this machine, nor was the hub's answer that it has none
+            if try_to_load_from_cache(self.place.folder, name) is _CACHED_NO_EXIST:
+                return None
+            if not self.offline:
+                raise UserError(f"cannot fetch {name} of the model {self.path!r}: {in_short(error)}") from error
+            log.warning(
+                "%s: the cache holds no %s, and the hub cannot be asked whether the model has one; it is read as a "
+                "model without it", self.path, name,
+            )  # fmt: skip
+            return None
         except EntryNotFoundError:
             return None
 
@@ -84,7 +106,7 @@ class Source:
             config = AutoConfig.from_pretrained(self.place.folder, **self._how)
             if self.place.file:
                 gguf.not_quantised(config)
-                for name, value in self._passed_over().items():
+                for name, value in self._passed_over(to_run=False).items():
                     setattr(config, name, value)
             generation = self._generation(config)
         _give_end(tokenizer, generation)
@@ -143,12 +165,25 @@ class Source:
     def _how(self) -> dict[str, Any]:
         return {"local_files_only": self.offline} | ({"gguf_file": self.place.file} if self.place.file else {})
 
-    def _passed_over(self) -> dict[str, Any]:
-        """What a .gguf file says of the configuration, and transformers' reader does not take from it."""
-        found = gguf.passed_over(self._header()) if self.place.file else {}
-        if not found:
+    def _passed_over(self, to_run: bool = True) -> dict[str, Any]:
+        """What a .gguf file says of the configuration, and transformers' reader does not take from it.
+
+        `UserError` for a rotary scaling that transformers has no word for, unless the model is not run here.
+        """
+        if not self.place.file:
+            return {}
+        header, tensors = self._header(), read_rotary(self.gguf_file)
+        found = gguf.passed_over(header)
+        if not (found or tensors or is_scaled(header)):
             return {}
         config = AutoConfig.from_pretrained(self.place.folder, **self._how)
+        try:
+            found |= scaled_parameters(
+                header, tensors, found.get("rope_parameters", getattr(config, "rope_parameters", None))
+            )
+        except UserError as error:
+            if to_run:
+                raise UserError(f"cannot load a model from {self.path!r}: {error}") from None
         return {name: value for name, value in found.items() if hasattr(config, name)}
 
     def _whole(self) -> dict[str, Any]:

@@ -34,6 +34,7 @@ NAMES = {  # of transformers -> of llama.cpp
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+SILU = ("silu", "swish")  # the activation that llama.cpp gives these architectures; a file does not name one
 INTERLEAVED = "llama"  # rotates neighbouring numbers of a head, where transformers rotates its halves
 # rules of splitting text: as the tokenizer's pre-tokenizer says them, and as llama.cpp calls them
 GPT2, DIGITS = {"type": "ByteLevel", "use_regex": True}, {"type": "Digits", "individual_digits": True}
@@ -110,6 +111,8 @@ def check_form(config: PreTrainedConfig) -> None:
         reason = "with a sliding window"
     elif getattr(config, "mlp_bias", False) or (config.model_type != "qwen2" and getattr(config, "attention_bias", 0)):
         reason = "with biases"
+    elif config.hidden_act not in SILU:
+        reason = f"with the activation {config.hidden_act!r}"
     if reason:
         raise UserError(
             f"a model {reason} is not written as GGUF here, only {', '.join(ARCHITECTURES)} in their plain form are; "

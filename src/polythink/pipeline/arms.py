@@ -101,7 +101,8 @@ def _whole(experiment: Experiment, name: str) -> tuple[str, tuple[str, ...]]:
         own = [(override.partition("=")[0].strip(), override) for override in arm.overrides]
         if len(dict(own)) < len(own):
             raise UserError("an override is given twice; give each key once")
-        overrides |= dict(own)
+        kept = {key: override for key, override in overrides.items() if key not in dict(own)}
+        overrides = kept | dict(own)  # in this order: what comes later holds, also over the keys that lie in it
     return recipe, tuple(overrides.values())
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from polythink.bench.devices import DEVICES, Device
 from polythink.bench.floor import Machine, Shape
 from polythink.pipeline.plan import ColdstartConfig, EvalConfig, EvalStageBase, GRPOStage, SFTStage, StagePlan
+from polythink.run.address import without_password
 from polythink.trace.dialect import get_dialect
 from polythink.train.config import TrainingConfig
 from polythink.train.footprint import (
@@ -67,6 +68,7 @@ class Sheet:
     tokens: float = 0.0  # of a step, over all devices
     floors: dict[str, float] = field(default_factory=dict)  # of a step
     steps: int | None = None
+    uncounted: list[str] = field(default_factory=list)  # what the stage does besides, in words
 
     def peak(self, phase: str) -> float | None:
         """Bytes of all parts of a phase; None for one that the stage does not have."""
@@ -101,11 +103,16 @@ def sheet(plan: StagePlan, shape: Shape, place: Place) -> Sheet:
         mean = prompt + min(budget, place.length or budget)
         forwards = (stage.old_logprobs == "recomputed") + bool(stage.kl_coef)
         found.steps = stage.steps
-        drawing = drawing_of(plan, traces, stage.group_size, stage.max_num_seqs, place)
-        cache = _cache(shape, drawing, how.compute_bytes, stage.kv_cache_memory_bytes)
+        found.uncounted = uncounted(stage)
         kept = {name: value for name, value in state.items() if name not in IN_TRAINING}
-        found.memory["drawing"] = kept | {"keys and values": cache}
-        found.floors["drawing"] = _drawn(shape, drawing, place, _weight_bytes_drawn(how), how.compute_bytes)
+        if not how.draws:
+            if stage.lora and place.count == 1:  # of several processes the whole model is on the CPU
+                found.memory["handing over"] = kept | {"whole copy to hand over": shape.parameters * how.weight_bytes}
+        else:
+            drawing = drawing_of(plan, traces, stage.group_size, stage.max_num_seqs, place)
+            cache = _cache(shape, drawing, how.compute_bytes, stage.kv_cache_memory_bytes)
+            found.memory["drawing"] = kept | {"keys and values": cache}
+            found.floors["drawing"] = _drawn(shape, drawing, place, _weight_bytes_drawn(how), how.compute_bytes)
     run = found.forward = forward_of(plan, traces, longest, place)
     width = how.compute_bytes
     kept = {name: activation_bytes(shape, run.rows * run.tokens, other) for name, other in ways(how).items()}
@@ -118,6 +125,19 @@ def sheet(plan: StagePlan, shape: Shape, place: Place) -> Sheet:
     flops = training_flops(shape, traces, mean, how, forwards) / place.count
     found.floors["training"] = flops / place.device.rate(width)
     return found
+
+
+def uncounted(stage: GRPOStage) -> list[str]:
+    """What such a stage does that is in none of the numbers."""
+    said = []
+    if stage.rollouts:
+        said.append(
+            f"a server draws, {without_password(stage.rollouts.url)}: neither its memory nor its time is counted"
+        )
+    if wanted := stage.pass_rate:
+        asked = f"{wanted.problems} problems" if wanted.problems else "every problem"
+        said.append(f"drawing {wanted.samples} responses to {asked} before the first step (pass_rate) is not counted")
+    return said
 
 
 def forward_of(plan: StagePlan, traces: int, longest: int, place: Place) -> Forward:
@@ -151,7 +171,7 @@ def training_of(plan: StagePlan, shape: Shape, place: Place) -> Training:
         processes=place.count, weight_bytes=weight, compute_bytes=2 if stage.autocast else weight, trained=trained,
         reshard=stage.reshard_after_forward, checkpointing=plan.model.gradient_checkpointing,
         compiled=_is_compiled(plan, place.device), offloading=stage.activation_offloading,
-        draws=isinstance(stage, GRPOStage),
+        draws=isinstance(stage, GRPOStage) and stage.rollouts is None,
         reference=isinstance(stage, GRPOStage) and stage.kl_coef > 0 and not stage.lora,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from polythink.errors import UserError, install_extra
 from polythink.models.place import check_packages, check_path
 from polythink.pipeline.checks import about
 from polythink.pipeline.plan import Plan, StagePlan
-from polythink.pipeline.text import TextEvalConfig, TextPlan, TextStageConfig, sets_of
+from polythink.pipeline.text import TextEvalConfig, TextPlan, TextStageConfig, named_sets, sets_of
 from polythink.problems.sets import DATA_FOLDER, SUFFIXES, file_of_set, get_source, load_problems
 from polythink.run.trackers import TRACKERS
 from polythink.text.data.sets import check_first_pair, find_texts, is_file
@@ -108,7 +108,7 @@ def _files(plan: Plan) -> Iterator[tuple[str, Any, Callable[[Any], object]]]:
     """The files that a stage reads: the key that names each, what it says, and what is asked of the file."""
     stage: Any = plan.stage
     if isinstance(plan, TextPlan):
-        yield from (("data", name, check_first_pair) for name in sets_of(stage) if is_file(name))
+        yield from ((key, name, check_first_pair) for key, name in named_sets(stage) if is_file(name))
         return
     for key in ("problems", "sample_problems"):
         yield from ((key, name, load_problems) for name in getattr(stage, key, ()) if _in_file(name))

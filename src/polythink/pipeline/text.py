@@ -103,9 +103,14 @@ class TextPlan(Plan, TextSettings):
 
 def sets_of(stage: TextStageConfig | TextEvalConfig) -> list[str]:
     """The sets of texts that a stage reads."""
+    return [name for _, name in named_sets(stage)]
+
+
+def named_sets(stage: TextStageConfig | TextEvalConfig) -> list[tuple[str, str]]:
+    """The sets of texts that a stage reads, each after the key that names it."""
     if isinstance(stage, TextEvalConfig):
-        return list(stage.data)
-    return [stage.data, *([stage.valid] if stage.valid else ())]
+        return [("data", name) for name in stage.data]
+    return [("data", stage.data), *([("valid", stage.valid)] if stage.valid else ())]
 
 
 class TextRecipe(TextSettings):
@@ -137,10 +142,10 @@ class TextRecipe(TextSettings):
         return tracker_notes(self.plan())
 
     def _plan_of(self, name: str, stage: TextStageConfig | TextEvalConfig, earlier: list[TextPlan]) -> dict[str, Any]:
-        for data in sets_of(stage):
-            check_texts(data, f"stages.{name}.data")
+        for key, data in named_sets(stage):
+            check_texts(data, f"stages.{name}.{key}")
             if self.has_encoder and not has_source(data):
-                raise UserError(f"stages.{name}.data: {data} has no sources, which {self.task} needs")
+                raise UserError(f"stages.{name}.{key}: {data} has no sources, which {self.task} needs")
         if isinstance(stage, TextEvalConfig):
             if not any(isinstance(plan.stage, TextStageConfig) for plan in earlier):
                 raise UserError(f"stages.{name}: there is no model to measure yet; put a stage of kind text before it")

@@ -14,6 +14,7 @@ from itertools import groupby
 
 from polythink.problems.tasks.table import task_of
 from polythink.problems.tasks.task import Task
+from polythink.report.prose import visible
 from polythink.trace.dialect import DIALECTS, Dialect
 from polythink.trace.rollout import STOPPED, TRUNCATIONS
 from polythink.trace.scan import scan
@@ -213,7 +214,7 @@ def trace_svg(flow: Flow, columns: int = 44) -> str:
     """The drawing as a standalone SVG file, text wrapped at `columns` characters."""
     box = _flow_box(flow, columns)
     width, height = box.width + 2 * PAD, box.height + 2 * PAD
-    return (
+    return visible(
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '
         f'viewBox="0 0 {width:g} {height:g}" role="img" aria-label="A trace drawn as forks and joins">\n'
         f'<rect width="100%" height="100%" rx="8" fill="#fff"/>\n{box.at(PAD, PAD)}\n</svg>\n'

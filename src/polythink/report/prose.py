@@ -36,7 +36,7 @@ _ANSWER = re.compile(
     r"final[ ]answer(?:[ ]is)?[\s*_`]{0,9}[:：][ \t*_`]*(?P<answer>[^\s*_`](?:[^\n]{0,160}[^\s*_`])?)[\s*_`]*$",
     re.IGNORECASE | re.MULTILINE,
 )
-_UNSHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")  # all but tab and line ends
+_UNSHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")  # all but tab and line ends
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 PROSE_CSS = """
@@ -124,7 +124,7 @@ def text_html(text: str, slips: Sequence[tuple[int, int]] = ()) -> str:
 
 
 def visible(page: str) -> str:
-    """Control characters and halves of characters, which a file of HTML cannot hold, as the replacement character."""
+    """What HTML or XML cannot hold, control characters and halves of characters, as the replacement character."""
     return _UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", page)
 
 

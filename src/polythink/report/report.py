@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from statistics import fmean
@@ -146,13 +146,13 @@ def ordered(keys: Iterable[str]) -> list[str]:
 
 
 def _summary(by_set: Mapping[str, Sequence[tuple[str, dict]]]) -> str:
-    """From the first evaluation to the last: a line per problem set, with what else has clearly changed.
+    """From the first evaluation to the last: a line per problem set and prompt, with what else has clearly changed.
 
     Problem by problem where the samples of both are there, otherwise by their intervals; evaluations of different
     problems are not compared.
     """
     lines = []
-    for name, results in by_set.items():
+    for name, results in _by_prompt(by_set):
         (first, a), (last, b) = results[0], results[-1]
         key = next((k for k in a.get("metrics", {}) if k.startswith("mean@") and k in b.get("metrics", {})), None)
         if key is None or len(results) < 2:
@@ -168,6 +168,20 @@ def _summary(by_set: Mapping[str, Sequence[tuple[str, dict]]]) -> str:
         found = (change(k, *ends[k], escape(first), escape(last), gains.get(k)) for k in told)
         lines.append(f"<p><b>{escape(name)}</b>: {'; '.join(found)}.</p>")
     return "".join(lines)
+
+
+def _by_prompt(by_set: Mapping[str, Sequence[tuple[str, dict]]]) -> Iterator[tuple[str, list[tuple[str, dict]]]]:
+    """The evaluations of each set with one prompt; the name says which prompt where the set has several."""
+    for name, results in by_set.items():
+        groups: dict[str, list[tuple[str, dict]]] = {}
+        for stage, result in results:
+            groups.setdefault(_prompt(result), []).append((stage, result))
+        for prompt, own in groups.items():
+            yield f"{name}, prompt {prompt}" if len(groups) > 1 else name, own
+
+
+def _prompt(result: Mapping) -> str:
+    return (result.get("prompt") or {}).get("name", "")
 
 
 def _measured(result: Mapping, rows: Sequence[dict]) -> dict[str, Metric]:
@@ -196,12 +210,13 @@ def _size(result: dict) -> str:
 
 def _labelled(results: Sequence[tuple[str, dict]]) -> list[tuple[str, dict]]:
     """The stages' names, with the prompt's name and the size where these are not the same for all."""
-    prompts = {(result.get("prompt") or {}).get("name", "") for _, result in results}
+    prompts = {_prompt(result) for _, result in results}
     sizes = _sizes(results)
 
     def label(stage: str, result: Mapping) -> str:
-        prompt = (result.get("prompt") or {}).get("name", "")
-        return ", ".join([stage, *[f"prompt {prompt}"] * (len(prompts) > 1), *[_size(result)] * (len(sizes) > 1)])
+        return ", ".join(
+            [stage, *[f"prompt {_prompt(result)}"] * (len(prompts) > 1), *[_size(result)] * (len(sizes) > 1)]
+        )
 
     return [(label(stage, result), result) for stage, result in results]
 

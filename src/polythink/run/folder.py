@@ -215,9 +215,10 @@ def provenance(
 ) -> dict[str, Any]:  # fmt: skip
     """Where a result comes from: the arguments, and what this process knows of itself. Flat and JSON-ready."""
     own = environment()
+    program, *arguments = own["command"]
     return {
         "model": model, "weights": weights, "version": own["packages"]["polythink"], "commit": own["git"],
-        "command": shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "polythink"), *sys.argv[1:]]),
+        "command": shlex.join([Path(program).name.replace("__main__.py", "polythink"), *arguments]),
         "date": own["time"], "device": device, "dtype": dtype, "torch": own["torch"],
         "transformers": own["packages"]["transformers"], "python": own["python"], "seed": seed, "problems": problems,
         "limit": limit,

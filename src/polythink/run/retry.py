@@ -64,7 +64,8 @@ class RetryPolicy(Config):
 
     def pause(self, failures: int, retry_after: float | None) -> float:
         """Seconds before the next try, after `failures` failed ones; never less than the server asked for."""
-        wait = min(self.wait * 2 ** (failures - 1), self.longest_wait) * random.uniform(0.5, 1.5)
+        doublings = min(failures - 1, 1000)  # a float holds no more
+        wait = min(self.wait * 2**doublings, self.longest_wait) * random.uniform(0.5, 1.5)
         return max(wait, retry_after or 0.0)
 
 
