@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.states import END, A, Fed
 from polythink.engine.budgets import check_block_fits, check_sampled, trace_tokens, what_truncated
 from polythink.engine.params import SamplingParams
+from polythink.engine.sequential import SequentialState
+from polythink.engine.structured import StructuredState
 from polythink.errors import UserError
 from polythink.trace.dialect import DIALECTS, PARALLEL_R1, PARATHINKER
 from polythink.trace.rollout import Rollout, Segment
@@ -47,6 +50,32 @@ def test_the_context_and_the_number_of_blocks_are_budgets_too():
     assert "1 by max_blocks=1 (max_blocks=2 allows more)" in what_truncated(
         [rollout(("main", "max_blocks", 3))], params, PARALLEL_R1, 500
     )
+
+
+@pytest.mark.parametrize("mode", ["structured", "reread"])
+def test_paths_that_the_context_truncates_are_no_fault_of_the_budgets(mode):
+    budgets = {"mode": mode, "paths": 3, "max_path_tokens": 200, "max_summary_tokens": 100}
+
+    def said(context: int, **changes) -> str:
+        it = Fed(StructuredState, "parathinker", context=context, **budgets, **changes)
+        while len(it.inputs.wanted) == 3:
+            it.feed((A, A, A))
+        it.feed(A, "</summary>", END)
+        return what_truncated([it.state.rollout()], it.state.params, it.dialect, context)
+
+    assert said(100) == "truncated segments: 3 by the model's context of 100 positions"
+    assert "3 by max_trace_tokens=150 (3 paths" in said(1000, max_trace_tokens=150)
+
+
+def test_a_trace_that_ends_between_the_paths_of_a_block_was_truncated_too():
+    for budget in ({"max_trace_tokens": 8}, {"max_main_tokens": 4}):
+        it = Fed(SequentialState, max_path_tokens=20, **budget)
+        it.feed("<Parallel>", "<Path>", A, A, "</Path>", A, A, A)
+        it.state.done or it.feed(A)
+        rollout, ((name, value),) = it.state.rollout(), budget.items()
+        assert rollout.stop
+        expected = f"truncated segments: 1 by {name}={value} ({name}={2 * value} allows more)"
+        assert what_truncated([rollout], it.state.params, PARALLEL_R1, 1000) == expected
 
 
 @pytest.mark.parametrize("dialect", [PARALLEL_R1, PARATHINKER], ids=lambda dialect: dialect.name)

@@ -137,6 +137,12 @@ def test_the_answer_of_a_path():
         answer_of(len, "abc")
 
 
+@pytest.mark.parametrize("texts", [("12,000", "45,000", "7,000"), ("1/2", "3/2", "5/2"), (".5", "5", "1.5")])
+def test_paths_with_other_numbers_do_not_agree(texts):
+    paths = tuple(ProbedPath((1,), (last_answer(text),), 5, 5, "") for text in texts)
+    assert CONTROLLERS.function("agreement")(Probe((1,), paths, 0, 1, str)) == Decision()
+
+
 def test_what_a_controller_may_decide():
     path = ProbedPath((1,), ("a",), 5, 9, "")
     probe = Probe((7,), (path, path), 6, 1, str)

@@ -44,6 +44,14 @@ def test_it_passes_the_check_and_measures_itself():
     assert backend.logprob_error < 1e-5
 
 
+def test_what_a_refused_response_lacks_is_said_of_what_can_be_used():
+    """Memory is used in whole blocks of cells: 300 cells are one of 256."""
+    lm = tiny()
+    engine = engine_of(lm, kv_cache_memory_bytes=300 * engine_of(lm).backend.slot_bytes)
+    with pytest.raises(UserError, match=r"takes \d+ bytes .*, \d+ more than can be used of kv_cache_memory_bytes"):
+        engine.add(Request((3,)), SamplingParams(mode="sequential", max_trace_tokens=270))
+
+
 def leaks(cells: StandInCells, cell: Cell) -> list[Cell]:
     """Siblings are read too."""
     return [other for other in cells.all if other.position <= cell.position]

@@ -14,7 +14,7 @@ import pytest
 
 from helpers.random_cases import MODELS, model_of, random_requests
 from helpers.tiny import drawn, gaps
-from polythink.engine.engine import STATES, Engine
+from polythink.engine.engine import Engine
 from polythink.engine.params import Continuation, Request, SamplingParams
 from polythink.engine.remote.trace import Ask, Drawn, RemoteTrace
 from polythink.errors import UserError
@@ -66,8 +66,7 @@ class Completer:
         return self.engine.add(wanted, plain, ask.trace.state.seed)
 
     def trace(self, request: Request, params: SamplingParams, seed: int, stops: bool = True, emit=None) -> RemoteTrace:
-        tags = self.engine._tags_for(request.dialect, params.summary_prefix)
-        state = STATES[params.rules.isolated](request, params, tags, self.engine.context, seed, emit=emit)
+        state = self.engine.states.of(request, params, self.engine.context, seed, emit=emit)
         return RemoteTrace(0, state, chunk=5, stops=stops)
 
     def finish(self, traces: list[RemoteTrace]) -> list[Rollout]:
@@ -173,7 +172,7 @@ def test_nothing_is_asked_for_twice():
     request = Request(tuple(engine.lm.encode("a b c")), "p", 2)
     (rollout,) = completer.finish([completer.trace(request, params, 4)])
     texts = [s for s in rollout.segments if s.kind != "copy" and any(s.sampled)]
-    tags = engine._tags_for("", "").steering
+    tags = engine.states.tags("", "").steering
     inside = sum(t in tags for s in texts for t, drawn in zip(s.tokens[:-1], s.sampled[:-1], strict=True) if drawn)
     assert completer.asked["asks"] <= len(texts) + inside
     assert completer.asked["tokens"] == sum(map(sum, (s.sampled for s in texts))) + rollout.misplaced_tags

@@ -98,6 +98,9 @@ def test_what_cannot_be_scored_is_refused():
     ):
         with pytest.raises(UserError, match=words):
             engine.scoring(ids, top)
+    for wrong in (-1, lm.model.config.vocab_size):
+        with pytest.raises(UserError, match=f"token id {wrong} is not in the model's vocabulary"):
+            engine.scoring([3, wrong])
     with pytest.raises(UserError, match="kv_cache_memory_bytes"):
         engine.scoring([3] * 1000)
     one = engine.scoring([3], 2)

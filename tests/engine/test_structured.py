@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from helpers.states import END, A, B, C, Fed
 from polythink.engine.structured import StructuredState
 from polythink.errors import UserError
+from polythink.trace.dialect import PARALLEL_R1
+from polythink.trace.production import PathTags
 
 
 def fed(*args, **params) -> Fed:
@@ -140,6 +144,16 @@ def test_main_text_after_a_summary_without_room_is_cut_and_empty():
     assert shorter.state.done
 
 
+def test_a_stride_that_lets_paths_with_a_gap_overlap_is_refused():
+    block = (replace(e, gap="\n\n") if isinstance(e, PathTags) else e for e in PARALLEL_R1.block)
+    gapped = replace(PARALLEL_R1, name="gapped", block=tuple(block), published_check=False)
+    with pytest.raises(UserError, match=r"path_position_stride=auto: in dialect gapped .* 2 tokens .* at least 6"):
+        fed(gapped, fork_at=0, max_path_tokens=2, path_position_stride="auto")
+    it = fed(gapped, fork_at=0, max_path_tokens=2, path_position_stride=6).feed((A, A), (A, A))
+    first, second = (i for i, record in enumerate(it.state.records) if record.kind == "path")
+    assert it.state.ends[second] - len(it.state.records[second].tokens) == it.state.ends[first]
+
+
 def test_misplaced_tags_are_kept_or_replaced_as_the_dialect_says():
     kept = fed(paths=1).feed("<Parallel>", "<Summary>", "</Summary>", "<Path>", "</Path>")
     assert kept.segments[1] == "path: [<Path>] <Summary> </Summary> <Path> </Path> (tag)"
@@ -163,6 +177,8 @@ def test_prefixes_are_forced_on_the_paths_of_the_first_block_and_count():
     assert it.segments[-3:] == ["path: [<Path>] ()"] * 3
     with pytest.raises(UserError, match="force 3 tokens on a path, and max_path_tokens=2"):
         fed(paths=1, prefixes=((A, B, C),), max_path_tokens=2)
+    with pytest.raises(UserError, match="path_prefixes are given for 3 paths, and the block has at most 2"):
+        fed(paths=2, prefixes=((A,), (), (C,)))
 
 
 def test_a_join_of_more_paths_than_trained_is_scaled_and_so_is_what_follows():

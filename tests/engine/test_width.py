@@ -29,6 +29,10 @@ def none(state: ForkState) -> int:
     return 0
 
 
+def no_answer(text: str) -> None:
+    return None
+
+
 def fed(**params) -> Fed:
     return Fed(StructuredState, **params)
 
@@ -36,6 +40,11 @@ def fed(**params) -> Fed:
 def test_two_paths_that_agree_are_enough():
     it = fed(width="agreement", paths=4).feed("<Parallel>", (A, A), ("</Path>", "</Path>"))
     assert it.kinds == ["fork", "fork", "join"]
+
+
+def test_paths_without_an_answer_do_not_agree():
+    it = fed(width="agreement", paths=4, path_answer=no_answer).feed("<Parallel>", (A, A), ("</Path>", "</Path>"))
+    assert it.kinds == ["fork"] * 4
 
 
 def test_paths_that_disagree_are_joined_by_more_from_the_same_fork():
@@ -79,3 +88,22 @@ def test_the_answer_of_a_path_is_its_last_number_or_word():
     assert last_answer("<Path> 3 and 4.5 so</Path>") == "4.5"
     assert last_answer("<Path> so be it</Path>") == "it"
     assert last_answer("<think2></think2>") == ""
+
+
+@pytest.mark.parametrize(
+    ("texts", "answer"),
+    [
+        (("It costs 12,000.", r"$12{,}000", r"\boxed{12\,000}", "12 000 euros"), "12000"),
+        (("It costs 1,045,000.50",), "1045000.50"),
+        (("so 1/2.", r"is \frac{1}{2}", "1 / 2", r"\boxed{\dfrac{1}{2}}"), "1/2"),
+        (("3 1/2 hours", r"3\frac{1}{2}"), "3 1/2"),
+        (("the total is .5", "0.5 of them"), "0.5"),
+        (("from -3 to -.25",), "-0.25"),
+        (("(1,2)", "at 1,2"), "1,2"),
+        (("it is 2^10",), "2^10"),
+        (("in 2023 150 people",), "150"),
+    ],
+)
+def test_numbers_are_whole_and_in_one_notation(texts, answer):
+    """The end of a number is no answer: 12,000 and 45,000 would agree on 000, and 1/2 and 3/2 on 2."""
+    assert {last_answer(text) for text in texts} == {answer}

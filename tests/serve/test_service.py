@@ -289,6 +289,27 @@ def test_a_model_that_fails_once_ends_what_runs_and_the_service_goes_on():
     serving(test, engine=engine)
 
 
+def no_width(state) -> int:
+    return 0
+
+
+def test_a_policy_that_fails_ends_its_own_request_alone():
+    asked = requests(small(), 4)
+    alone = engine_of(small()).generate(asked, PARAMS, seed=3)
+    bad = PARAMS.model_copy(update={"width": no_width})
+
+    async def test(service):
+        generations = [service.submit([Wanted(r, bad if i == 1 else PARAMS, 3)]) for i, r in enumerate(asked)]
+        results = await asyncio.gather(*map(read, generations), return_exceptions=True)
+        assert [isinstance(result, Interrupted) for result in results] == [i == 1 for i in range(4)]
+        assert "width" in str(results[1])
+        for i in (0, 2, 3):
+            assert drawn(generations[i].rollouts[0]) == drawn(alone[i])
+        assert service.counters()["failed"] == 1
+
+    serving(test)
+
+
 def test_logits_that_are_not_finite_are_the_models_fault():
     engine = engine_of(small())
 

@@ -9,7 +9,9 @@ from polythink.engine.params import SamplingParams
 from polythink.engine.width import FIXED
 from polythink.errors import UserError
 from polythink.trace.production import Dialect, Tag
-from polythink.trace.rollout import Rollout
+from polythink.trace.rollout import TRUNCATIONS, Rollout, Segment
+
+CLOSE = 4  # tokens: gaps and headings are counted as one each
 
 
 def trace_tokens(
@@ -65,16 +67,18 @@ def what_truncated(
     """
     counts: Counter[str] = Counter()
     for rollout in rollouts:
-        full = context is not None and len(rollout.prompt) + rollout.critical_path >= context - 2
-        for segment in rollout.segments:
-            if segment.finish_reason == "length":
-                counts[f"max_{segment.kind}_tokens"] += 1
-            elif segment.finish_reason == "trace_length":
-                counts["context" if full and rollout.tokens < params.max_trace_tokens - 2 else "max_trace_tokens"] += 1
-            elif segment.finish_reason in ("max_blocks", "max_paths"):
-                counts[segment.finish_reason] += 1
-            counts["max_paths"] += segment.bounded
-        counts["max_paths"] += rollout.stop == "max_paths"
+        stops = [(segment.finish_reason, segment) for segment in rollout.segments]
+        if stops and stops[-1][0] not in TRUNCATIONS:
+            stops.append((rollout.stop, None))  # between a block's paths, where the text's own budget counts
+        for reason, segment in stops:
+            if reason == "length":
+                counts[f"max_{segment.kind if segment else 'main'}_tokens"] += 1
+            elif reason == "trace_length":
+                by_context = context is not None and _by_context(rollout, segment, params, dialect, context)
+                counts["context" if by_context else "max_trace_tokens"] += 1
+            elif reason in ("max_blocks", "max_paths"):
+                counts[reason] += 1
+        counts["max_paths"] += sum(segment.bounded for segment in rollout.segments)
     counts += Counter()  # drops zeros
     if not counts:
         return None
@@ -89,6 +93,45 @@ def what_truncated(
             advice = _would_do(params, dialect) if params.rules.isolated else advice
         parts.append(f"{number} by {name}={value} ({advice})")
     return "truncated segments: " + ", ".join(parts)
+
+
+def _by_context(
+    rollout: Rollout, segment: Segment | None, params: SamplingParams, dialect: Dialect, context: int
+) -> bool:
+    """Were it the model's positions that ran out where `segment` stopped (None: after the last one), and not tokens?"""
+    if segment is not None and segment.kind == "path" and params.rules.isolated:
+        block = [s for s in rollout.segments if s.block == segment.block and s.kind == "path"]
+        first = next(s for s in block if s.path == segment.path)
+        own = [i for i, s in enumerate(rollout.segments) if s is first or s is segment]  # blocks lie between them
+        tokens = sum(len(s.tokens) for s in rollout.segments[own[0] : own[-1] + 1] if s.kind != "copy")
+        ahead = context - _first_position(rollout, block[0])
+        return tokens >= _allowed(ahead, max(s.path for s in block), params, dialect) - CLOSE
+    full = int(rollout.layout().position.max()) + 1 >= context - 2
+    return full and rollout.tokens < params.max_trace_tokens - 2
+
+
+def _allowed(ahead: int, paths: int, params: SamplingParams, dialect: Dialect) -> int:
+    """About how many tokens each path may have, its tags among them, of so many positions: see `texts.share_of`."""
+    joins = (*dialect.joining, *dialect.closing[: dialect.forced_closing])
+    after = sum(1 + bool(tag.gap) for tag in joins)
+    if dialect.summary:
+        after += 2 + bool(dialect.summary.gap) + bool(params.summary_prefix)
+    most = params.max_summary_tokens if dialect.summary else params.max_main_tokens
+
+    def divided(room: int, parts: int) -> int:
+        return (room - max(1, min(most, room // (parts + 1)))) // parts
+
+    reach = divided(ahead - after - (paths - 1) * params.stride, 1)
+    return min(reach, divided(ahead - after, paths)) if params.rules.rereads else reach
+
+
+def _first_position(rollout: Rollout, segment: Segment) -> int:
+    """The position of a segment's first token."""
+    layout = rollout.layout()
+    shown = [s for s in rollout.segments if s.tokens and s.kind != "copy"]
+    number = next(i for i, s in enumerate(shown) if s is segment) + bool(rollout.prompt)
+    piece = [i for i, kind in enumerate(layout.kinds) if kind != "copy"][number]
+    return int(layout.position[layout.segment == piece][0])
 
 
 def check_sampled(rollouts: Sequence[Rollout], params: SamplingParams, dialect: Dialect, context: int | None) -> None:

@@ -8,32 +8,27 @@ a request, `generate` loops over them. `reference.py` is the slow twin.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from polythink.engine.backends.base import LocalBackend
 from polythink.engine.lookahead import LookAhead, Steps
 from polythink.engine.params import Event, OnEvent, Request, SamplingParams, params_for_each
-from polythink.engine.plain import PlainState
+from polythink.engine.scaling import Scaling
 from polythink.engine.scheduler import Scheduler
 from polythink.engine.scoring import Scoring
 from polythink.engine.selfcheck import choose_backend
-from polythink.engine.sequential import SequentialState
-from polythink.engine.structured import StructuredState
-from polythink.engine.tag_ids import TagIds
+from polythink.engine.states import States
 from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
 from polythink.models.lm import LanguageModel
-from polythink.models.tags import tag_ids
 from polythink.models.vocabulary import Vocabulary
 from polythink.run.progress import Progress
-from polythink.trace.dialect import get_dialect
 from polythink.trace.production import Dialect
 from polythink.trace.rollout import Rollout
 
 MOST_TOP = 20  # alternatives to a token
-STATES: dict[bool, type[TraceState]] = {True: StructuredState, False: SequentialState}  # by `Mode.isolated`
 
 
 class Engine:
@@ -84,7 +79,7 @@ class Engine:
             self.prefill_chunk = lm.context
         self._steps: Steps = (LookAhead if self.backend.looks_ahead else Steps)(self.backend)
         self._added = 0
-        self._cannot_scale: str | None = None  # see `cannot_scale`; None: the backend has not been asked
+        self.scaling = Scaling(self.backend)
         if kv_cache_memory_bytes is not None and not self.backend.slot_bytes:
             raise UserError(
                 f"kv_cache_memory_bytes={kv_cache_memory_bytes}: the {self.backend.kind} backend, which "
@@ -95,7 +90,8 @@ class Engine:
             raise UserError(f"max_step_branches={max_step_branches}: a step runs at least one branch; None: all")
         self.scheduler = Scheduler(self._steps, max_num_seqs, kv_cache_memory_bytes, max_step_branches)
         self._events: list[Event] = []  # not yet delivered
-        self._tags: dict[tuple[str, str], TagIds] = {}  # by dialect and summary_prefix
+        self._removed = 0  # how often a request has left before its end
+        self.states = States(lm)
 
     @property
     def dialect(self) -> Dialect:
@@ -112,8 +108,15 @@ class Engine:
 
     @property
     def unfinished(self) -> int:
-        """How many requests are queued or live."""
-        return len(self.scheduler.queued) + len(self.scheduler.live)
+        """How many requests are queued or live, or have an end that `step` has not reported yet."""
+        ended = sum(event.kind == "done" for event in self._events)
+        return len(self.scheduler.queued) + len(self.scheduler.live) + ended
+
+    def lost(self, ids: Iterable[int]) -> list[int]:
+        """Those of these requests that are neither queued nor live, and of which nothing is to be reported any more."""
+        known = {state.id for state in (*self.scheduler.queued, *self.scheduler.live.values())}
+        known |= {event.request for event in self._events}
+        return [id for id in ids if id not in known]
 
     @property
     def preempted(self) -> int:
@@ -161,14 +164,9 @@ class Engine:
             raise UserError(
                 f"top_logprobs={top_logprobs}: events tell 0 to {MOST_TOP} alternatives, so with stream=True"
             )
-        if params.rules.isolated and not request.plain:
-            self.lm.require_tags()
-        tags = self._tags_for(request.dialect, params.summary_prefix)
-        trained = self.trained_paths(params, tags.dialect)
         early: list[Event] = []
-        emit = early.append if stream else None
-        kind = PlainState if request.plain else STATES[params.rules.isolated]
-        state = kind(request, params, tags, self.lm.context, seed, trained, emit=emit)
+        state = self.states.of(request, params, self.lm.context, seed, emit=early.append if stream else None)
+        self.scaling.check(state)
         state.early, state.top = early, top_logprobs
         self.scheduler.check(state)
         return state
@@ -185,7 +183,8 @@ class Engine:
     def step(self) -> list[Event]:
         """Run one step of all live requests; returns what happened. Nothing happens when nothing is unfinished.
 
-        An error from the model drops all live requests, since their cache is no longer known to be right.
+        An error from the model drops all live requests, since their cache is no longer known to be right; one from a
+        request's own policy drops that request alone.
         """
         self._advance()
         return self._take_events()
@@ -195,8 +194,7 @@ class Engine:
 
         An id that has finished or was never given is ignored.
         """
-        self._take_events((id,))
-        self.scheduler.abort(id)
+        self._remove(id)
 
     def stop(self, id: int, reason: str = "stop") -> list[Event]:
         """End a queued or live request early; its row is free at once. Its undelivered events, the last one "done".
@@ -204,7 +202,7 @@ class Engine:
         The rollout is what has been drawn so far: segments that were open have `reason` as their `finish_reason`.
         Nothing for an id that has finished or was never given.
         """
-        events, state = self._take_events((id,)), self.scheduler.abort(id)
+        events, state = self._remove(id)
         if state is not None:
             state.stop_here(reason)
             events.append(state.event("done", state.last, rollout=state.rollout()))
@@ -216,6 +214,7 @@ class Engine:
             raise UserError(f"{top} alternatives are asked for each token; it may be 0 to {MOST_TOP}")
         if not 0 < len(ids) <= self.context:
             raise UserError(f"{len(ids)} tokens to score; the model's context holds {self.context}, so give 1 to that")
+        self.lm.check_ids(ids)
         self.scheduler.check_prompt(len(ids))
         return Scoring(ids, top, self.prefill_chunk, self.lm.model.config.get_text_config().vocab_size)
 
@@ -233,7 +232,7 @@ class Engine:
             if not scoring.done:
                 self._steps.forwarded += scoring.advance(self.backend)
         except BaseException:
-            self.scheduler.drop_live()
+            self._drop_live()
             raise
         if scoring.done:
             self.scheduler.end_score(scoring)
@@ -250,12 +249,14 @@ class Engine:
     ) -> list[Rollout]:
         """One finished rollout per request, in their order. `params` apply to all requests, or are one per request.
 
-        `label` names a progress bar. Events carry the index into `requests`. May be called from its own `on_event`.
-        With `done_only` it is told of finished rollouts alone: a trace whose tokens are told one by one takes longer.
+        `label` names a progress bar. Events carry the index into `requests`. May be called from its own `on_event`;
+        `UserError` where that lets one of its requests be dropped. With `done_only` it is told of finished rollouts
+        alone: a trace whose tokens are told one by one takes longer.
         """
         each = params_for_each(requests, params)
         index_of: dict[int, int] = {}  # by id
         rollouts: dict[int, Rollout] = {}  # by index
+        removed = self._removed
         with self.hold(), Progress(len(requests), label) as progress:
             try:
                 for i, (request, own) in enumerate(zip(requests, each, strict=True)):
@@ -269,6 +270,9 @@ class Engine:
                             progress.advance(1)
                         if on_event is not None:
                             on_event(replace(event, request=index))
+                    if removed != self._removed:
+                        removed = self._removed
+                        self._check_kept(id for id, i in index_of.items() if i not in rollouts)
             except BaseException:
                 for id in index_of:
                     self.abort(id)
@@ -280,6 +284,7 @@ class Engine:
     def _advance(self) -> None:
         live, lockstep = self.scheduler.live, self.scheduler.lockstep
         plain = lockstep.entries  # these only go on
+        failed: dict[TraceState, Exception] = {}
         try:
             running = self.scheduler.schedule()
             if not running:
@@ -294,17 +299,47 @@ class Engine:
                     self.backend.keep(row, state.followable)
             for state, branch, token, logprob in self._steps.run(running, self.prefill_chunk, lockstep):
                 state.drew()
-                state.on_token(branch, token, logprob)
+                if state not in failed:
+                    try:
+                        state.on_token(branch, token, logprob)
+                    except Exception as error:  # of its own policy: the others go on
+                        failed[state] = error
             for state in live.values():
-                if state not in plain and not state.undrawn:
-                    state.join_if_ready()
+                if state not in plain and state not in failed and not state.undrawn:
+                    try:
+                        state.join_if_ready()
+                    except Exception as error:
+                        failed[state] = error
         except BaseException:
-            self.scheduler.drop_live()
+            self._drop_live()
             raise
-        for row in [row for row, state in live.items() if state.done]:
+        for row in [row for row, state in live.items() if state.done and state not in failed]:
             state = live[row]
             self.scheduler.release(row)
             self._events.append(state.event("done", state.last, rollout=state.rollout()))
+        for state in failed:
+            self.abort(state.id)
+        if failed:
+            raise next(iter(failed.values()))
+
+    def _remove(self, id: int) -> tuple[list[Event], TraceState | None]:
+        """Take a request away before its end: its undelivered events, and it as it is; None where there is none."""
+        events, state = self._take_events((id,)), self.scheduler.abort(id)
+        self._removed += state is not None
+        return events, state
+
+    def _drop_live(self) -> None:
+        self._take_events({state.id for state in self.scheduler.live.values()})
+        self._removed += 1
+        self.scheduler.drop_live()
+
+    def _check_kept(self, ids: Iterable[int]) -> None:
+        """`UserError` where one of these requests will never end."""
+        if lost := self.lost(ids):
+            raise UserError(
+                f"{len(lost)} of the requests were dropped while others ran, after an error of the model or by abort; "
+                "generate them again"
+            )
 
     def _take_events(self, ids: Container[int] | None = None) -> list[Event]:
         """Take the undelivered events, or those of some requests: a nested `generate` leaves the others' alone."""
@@ -312,37 +347,3 @@ class Engine:
         kept = [] if ids is None else [event for event in self._events if event.request not in ids]
         self._events[:] = kept  # in place: states hold its `append`
         return taken
-
-    # --- what a request needs
-
-    def trained_paths(self, params: SamplingParams, dialect: Dialect | None = None) -> int:
-        """With more paths than this, attention is scaled after a join of their own keys and values; 0: never.
-
-        `UserError` where it would have to be scaled and the model cannot: before anything is sampled.
-        """
-        above = params.length_scaling_above
-        trained = self.lm.settings.trained_paths if above is None else above
-        paths = params.most_paths(dialect or self.dialect)
-        if params.rules.isolated and not params.rules.rereads and 0 < trained < paths and (why := self.cannot_scale()):
-            raise UserError(
-                f"{why}; or set length_scaling_above: 0, and the join of {paths} paths, more than {trained}, is not "
-                "scaled"
-            )
-        return trained
-
-    def cannot_scale(self) -> str:
-        """Why the model cannot scale its attention; "" where it can. The backend is asked once."""
-        if self._cannot_scale is None:
-            try:
-                self.backend.check_scaling()
-                self._cannot_scale = ""
-            except UserError as error:
-                self._cannot_scale = str(error)
-        return self._cannot_scale
-
-    def _tags_for(self, dialect: str, prefix: str) -> TagIds:
-        if (dialect, prefix) not in self._tags:
-            lm, wanted = self.lm, get_dialect(dialect) if dialect else self.lm.dialect
-            ids = lm.tag_ids if wanted == lm.dialect else tag_ids(lm.tokenizer, wanted)
-            self._tags[dialect, prefix] = TagIds.of(wanted, ids, lm.ends, lm.encode, lm.decode, prefix)
-        return self._tags[dialect, prefix]

@@ -24,11 +24,18 @@ class IsolatedState(TraceState):
                 f"path_prefixes force {longest} tokens on a path, and max_path_tokens={self.params.max_path_tokens} "
                 "leaves it none to sample; raise that, or shorten the prefix"
             )
-        if self.params.stride and self.tags.dialect.paths.heading:
-            raise UserError(
-                f"path_position_stride={self.params.path_position_stride}: in dialect {self.tags.dialect.name} paths "
-                "begin with a heading, whose length is not known before; leave the stride at 0"
-            )
+        given, most = len(self.request.path_prefixes), self.params.most_paths(self.tags.dialect)
+        if given > most:
+            raise UserError(f"path_prefixes are given for {given} paths, and the block has at most {most}; give fewer")
+        self._check_stride()
+
+    def _check_stride(self) -> None:
+        stride, paths, gap = self.params.stride, self.tags.dialect.paths, len(self.tags.path_gap)
+        where = f"path_position_stride={self.params.path_position_stride}: in dialect {self.tags.dialect.name} paths"
+        if stride and paths.heading:
+            raise UserError(f"{where} begin with a heading, whose length is not known before; leave the stride at 0")
+        if 0 < stride < (least := self.params.max_path_tokens + 2 + gap):
+            raise UserError(f"{where} begin with a gap of {gap} tokens and would overlap; it must be at least {least}")
 
     @property
     def most_slots(self) -> int:

@@ -25,7 +25,7 @@ class SamplingParams(Config):
     mode: Literal[tuple(MODES)] = "structured"
     """How paths are drawn and what the join reads: `structured`, `reread`, `sequential`, or a published mode."""
     paths: int = Field(2, ge=1)
-    """Paths per block where the runtime forks; not used where the model declares its paths by outlines."""
+    """Paths per block where the runtime forks; where the model declares them, only `path_temperature` looks at it."""
     width: Width = FIXED
     """Paths per block: `fixed` (`paths`), `agreement` (2, `paths` if they disagree), or a "module:function"."""
     max_paths: int = Field(16, ge=1)
@@ -63,9 +63,9 @@ class SamplingParams(Config):
     summary_prefix: str = ""
     """Forced text with which every summary begins."""
     temperature: float = Field(1.0, ge=0)
-    """Sampling temperature; 0 is greedy, but several paths are still sampled: see `path_temperature`."""
+    """Sampling temperature; 0 is greedy, but where `paths` > 1 paths are still sampled: see `path_temperature`."""
     path_temperature: float | None = Field(None, ge=0)
-    """Temperature of paths; None: `temperature`, or 1.0 where that is 0 and there are several paths."""
+    """Temperature of paths; None: `temperature`, or 1.0 where that is 0 and `paths` > 1 or `width` is not fixed."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Sample from the smallest set of tokens with this probability mass; 1: no limit."""
     top_k: int = Field(0, ge=0)
@@ -140,8 +140,9 @@ class SamplingParams(Config):
     def temperature_of(self, kind: str) -> float:
         """The temperature of a segment of this kind; `sequential` mode has one for the whole trace.
 
-        Isolated paths without numbers are copies of each other under greedy decoding. So several paths are sampled at
-        1.0 where the main text is greedy, unless `path_temperature` is given.
+        Isolated paths without numbers are copies of each other under greedy decoding. So paths are sampled at 1.0 where
+        the main text is greedy and `paths` or `width` may ask for several, unless `path_temperature` is given. `paths`
+        is looked at in every dialect: with `paths` 1 the paths that a model declares are greedy too.
         """
         if kind != "path" or not self.rules.isolated:
             return self.temperature
@@ -169,7 +170,8 @@ class Request:
 
     `dialect` defaults to that of the model's settings; another one needs its tags in the tokenizer. `path_prefixes` are
     forced tokens with which the paths of the first block begin, after what opens them: the i-th entry belongs to
-    path i. They are refused in `sequential` mode. With `plain` the response is one text without blocks.
+    path i. They are refused in `sequential` mode, and where a block cannot have so many paths; those of paths that the
+    model does not declare are not used. With `plain` the response is one text without blocks.
     """
 
     prompt: tuple[int, ...]

@@ -19,7 +19,13 @@ from polythink.errors import UserError, did_you_mean
 from polythink.problems.extract import last_box
 from polythink.rewards.functions import name_of, resolve
 
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_GROUP = r"(?:[, \u00a0\u2009\u202f]|\{,\}|,\\!|\\[,;: ])"  # between groups of three digits: 12,000 and 12{,}000
+_GROUPED = re.compile(rf"(?<![\d.,])\d{{1,3}}(?:{_GROUP}\d{{3}})+(?!\d)")
+_FRACTION = re.compile(r"\\[dtc]?frac\s*\{\s*(-?[\d.]+)\s*\}\s*\{\s*(-?[\d.]+)\s*\}")
+_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
+_DECIMAL = r"\d+(?:[.,:]\d+)*(?:[eE][-+]?\d+)?(?:\^\{?-?\d+\}?)?"
+_NUMBER = re.compile(rf"-?(?:\d+ )?{_DECIMAL}/-?{_DECIMAL}|-?{_DECIMAL}")
+_SLASH = re.compile(r"(?<=\d)\s*/\s*(?=-?\.?\d)")
 _WORD = re.compile(r"\w+")
 _TAG = re.compile(r"</?\w+>")
 
@@ -59,8 +65,13 @@ def written(policy: str | Callable) -> str:
 
 
 def last_answer(text: str) -> str:
-    """The content of the last `\\boxed{..}` of a text, or its last number, or its last word; tags do not count."""
-    text = _TAG.sub(" ", text)
+    """The content of the last `\\boxed{..}` of a text, or its last number, or its last word; tags do not count.
+
+    Numbers are read in one notation, so that answers that differ are texts that differ: 12,000 is 12000, .5 is 0.5, and
+    \\frac{1}{2} is 1/2.
+    """
+    text = _GROUPED.sub(lambda found: re.sub(r"\D", "", found[0]), _TAG.sub(" ", text))
+    text = _POINT.sub("0.", _SLASH.sub("/", _FRACTION.sub(r" \1/\2", text)))
     return last_box(text) or ([""] + (_NUMBER.findall(text) or _WORD.findall(text)))[-1]
 
 

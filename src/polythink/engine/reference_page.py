@@ -31,10 +31,14 @@ class Page:
         self.dialect = d = get_dialect(request.dialect) if request.dialect else lm.dialect
         if any(len(prefix) >= params.max_path_tokens for prefix in request.path_prefixes):
             raise UserError("path_prefixes leave a path nothing to sample")
+        if len(request.path_prefixes) > params.most_paths(d):
+            raise UserError("path_prefixes of paths that no block has")
         if params.summary_prefix and d.summary is None:
             raise UserError(f"summary_prefix: dialect {d.name} has no summary")
         if params.stride and d.paths.heading:
             raise UserError(f"path_position_stride: dialect {d.name} has headings")
+        if 0 < params.stride < params.max_path_tokens + 2 + len(self.gap(d.paths.gap)):
+            raise UserError(f"path_position_stride: dialect {d.name} has gaps")
         self.tags = tag_ids(lm.tokenizer, d)
         self.closing = {self.id(tag) for tag in d.closing_tags}
         self.trained = lm.settings.trained_paths if params.length_scaling_above is None else params.length_scaling_above

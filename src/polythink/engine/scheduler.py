@@ -74,11 +74,12 @@ class Scheduler:
         if self.memory is not None:
             most = state.most_slots
             needed = self.backend.bytes_for(most, 0, state.most_segments)
-            if needed > self.backend.usable(self.memory, most):
+            usable = self.backend.usable(self.memory, most)
+            if needed > usable:
                 raise UserError(
                     f"a response of up to {most} tokens, its prompt among them, takes {needed} bytes of keys and "
-                    f"values, {needed - self.memory} more than kv_cache_memory_bytes={self.memory}; raise that, or "
-                    "lower max_trace_tokens"
+                    f"values, {needed - usable} more than can be used of kv_cache_memory_bytes={self.memory}; raise "
+                    "that, or lower max_trace_tokens"
                 )
 
     def check_prompt(self, size: int) -> None:

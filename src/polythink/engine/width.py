@@ -34,11 +34,11 @@ Policy = Callable[[ForkState], int]
 
 
 def agreement(state: ForkState) -> int:
-    """Two paths, and `paths` of them if the two do not end in the same answer."""
+    """Two paths, and `paths` of them if the two do not end in the same answer; one without an answer disagrees."""
     if not state.drawn:
         return min(2, state.paths)
     answers = {state.answer(state.decode(path)) for path in state.drawn}
-    return len(state.drawn) if len(answers) == 1 else state.paths
+    return len(state.drawn) if len(answers) == 1 and "" not in answers else state.paths
 
 
 WIDTHS = Policies("width", {"agreement": agreement}, FIXED)

@@ -69,6 +69,13 @@ class Vocabulary:
                 "recipe model.add_tags: true)"
             )
 
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """`UserError` where one of these is no token of the model."""
+        size = self.model.config.get_text_config().vocab_size
+        wrong = next((id for id in ids if not 0 <= id < size), None)
+        if wrong is not None:
+            raise UserError(f"token id {wrong} is not in the model's vocabulary of {size}; ids begin at 0")
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` as it stands: no special tokens, no space in front. See `Codec` for what is refused."""
         return self.codec.encode(text)

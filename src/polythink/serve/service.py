@@ -73,7 +73,7 @@ class Service:
         """Begin to serve."""
         settings = self.lm.settings
         if settings.trained_paths or settings.decoding.get("length_scaling_above"):
-            self.engine.cannot_scale()  # ask now, so that no request waits for the model to be free
+            self.engine.scaling.refusal()  # ask now, so that no request waits for the model to be free
         self._loop = asyncio.get_running_loop()
         self._idle.set()
         self._worker.thread.start()
@@ -121,7 +121,6 @@ class Service:
         `config.timeout_s`, or where the model fails or the server closes.
         """
         self._check_free(1)
-        self._check_ids(ids)
         loop = self._loop
         found: asyncio.Future[Scores] = loop.create_future()
 
@@ -169,14 +168,7 @@ class Service:
         self._worker.send(lambda: self._worker.change(Change(work, fail)))
         await asyncio.shield(done)
 
-    def _check_ids(self, ids: Sequence[int]) -> None:
-        vocabulary = self.lm.model.config.get_text_config().vocab_size
-        wrong = next((id for id in ids if not 0 <= id < vocabulary), None)
-        if wrong is not None:
-            raise UserError(f"token id {wrong} is not in the model's vocabulary of {vocabulary}; ids begin at 0")
-
     def _follower(self, index: int, wanted: Wanted) -> Follower:
-        self._check_ids(wanted.request.prompt)
         if "" in wanted.stop:
             raise UserError("a stop string is empty; leave it out")
         stream = wanted.stream or bool(wanted.stop or wanted.stop_token_ids or wanted.top_logprobs)

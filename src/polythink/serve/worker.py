@@ -248,9 +248,9 @@ class Worker:
             self.end(job, Interrupted(TOO_LONG, "timeout"))
 
     def _lost(self) -> list[Job]:
-        """The requests with a trace that the engine has dropped: it was live when the model failed."""
-        queued = {state.id for state in self.engine.scheduler.queued}
-        return [job for job in self._jobs if any(id in self._of and id not in queued for id in job.ids)]
+        """The requests with a trace that the engine has dropped: live when the model failed, or failed by itself."""
+        lost = set(self.engine.lost(self._of))
+        return [job for job in self._jobs if not lost.isdisjoint(job.ids)]
 
     def _fail(self, jobs: list[Job], error: Exception) -> None:
         """The model has failed: its live traces are lost, and so are the requests that they belong to."""

@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from polythink.engine.engine import STATES
 from polythink.engine.params import Event, OnEvent, Request, SamplingParams, params_for_each
 from polythink.engine.remote.completions import Completions, connect
 from polythink.engine.remote.config import RemoteConfig, check_drawable
@@ -25,15 +24,13 @@ from polythink.engine.remote.journal import RolloutJournal, key_of
 from polythink.engine.remote.probe import find_model, measure
 from polythink.engine.remote.reload import reload_weights, version_of
 from polythink.engine.remote.trace import Ask, Drawn, RemoteTrace
-from polythink.engine.tag_ids import TagIds
+from polythink.engine.states import States, trained_paths
 from polythink.errors import UserError
 from polythink.models.settings import ModelSettings
-from polythink.models.tags import tag_ids
 from polythink.models.vocabulary import Vocabulary
 from polythink.run.pool import run_jobs
 from polythink.run.progress import Progress
 from polythink.run.retry import CallError, repeated
-from polythink.trace.dialect import get_dialect
 from polythink.trace.production import Dialect
 from polythink.trace.rollout import Rollout
 
@@ -72,7 +69,8 @@ class HttpRollouts:
         self.weight_version = ""  # of the last reload
         self._reached = threading.Event()
         self._reached.set()
-        self._tags: dict[tuple[str, str], TagIds] = {}
+        self._number = 0  # of the last version that was one
+        self.states = States(vocabulary)
 
     def close(self) -> None:
         self.connection.close()
@@ -107,13 +105,14 @@ class HttpRollouts:
     def reload(self, folder: str | Path, version: str = "") -> str:
         """Let the server take the weights of a model folder on its own disk; returns their version.
 
-        `version`: its name; left out: the next number. Call it between two `generate`: what the server still draws for
-        others ends with the old weights, or is asked again, as the server decides. `UserError` where the server cannot,
-        in its own words, or cannot be reached after all retries.
+        `version`: its name; left out: the number after the last one that was a number. Call it between two `generate`:
+        what the server still draws for others ends with the old weights, or is asked again, as the server decides.
+        `UserError` where the server cannot, in its own words, or cannot be reached after all retries.
         """
-        version = version or str(int(self.weight_version or 0) + 1)
+        version = version or str(self._number + 1)
         reload_weights(self.connection, self.served.server, folder, version, self._repeat)
         self.weight_version = version
+        self._number = int(version) if version.isdecimal() else self._number
         return version
 
     def _repeat(self, call: Callable[[], Result]) -> Result:
@@ -168,13 +167,6 @@ class HttpRollouts:
         if self._completions.logprobs and (why := self.abilities.refusal(params)):
             raise UserError(f"{self.connection.where} under {why}")
 
-    def tags_for(self, dialect: str, prefix: str) -> TagIds:
-        if (dialect, prefix) not in self._tags:
-            v, wanted = self.vocabulary, get_dialect(dialect) if dialect else self.dialect
-            ids = v.tag_ids if wanted == v.dialect else tag_ids(v.tokenizer, wanted)
-            self._tags[dialect, prefix] = TagIds.of(wanted, ids, v.ends, v.encode, v.decode, prefix)
-        return self._tags[dialect, prefix]
-
     def draw(self, ask: Ask, stopped: threading.Event) -> Drawn:
         """A completion, asked again where it fails; in any thread."""
         params, retry = ask.trace.state.params, self.config.retry
@@ -209,15 +201,14 @@ class _Call:
         about = {"model": backend.served.model, "weights": backend.weight_version, "dialect": backend.dialect.name}
         about["logprobs"] = backend.config.logprobs
         for index, (request, own) in enumerate(zip(requests, each, strict=True)):
-            key = key_of(request, own, seed, about)
+            trained = trained_paths(backend.settings, own)
+            key = key_of(request, own, seed, {**about, "trained_paths": trained})
             found = backend._journal.get(key, request.prompt) if backend._journal else None
             if found is not None:
                 self._finish(index, found, Event("done", index, 0, -1, 0, rollout=found))
                 continue
-            tags, emit = backend.tags_for(request.dialect, own.summary_prefix), self._events.append
-            state = STATES[own.rules.isolated](
-                request, own, tags, backend.context, seed, 0, index, None if on_event is None else emit
-            )
+            emit = None if on_event is None else self._events.append
+            state = backend.states.of(request, own, backend.context, seed, index, emit)
             trace = RemoteTrace(index, state, backend.config.chunk, backend.abilities.stops)
             self._waiting.append((trace, key))
 

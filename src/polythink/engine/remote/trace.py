@@ -61,9 +61,10 @@ class RemoteTrace:
     _out: dict[int, Ask] = field(default_factory=dict)  # by id of a branch: asked for
 
     def __post_init__(self) -> None:
-        tags, isolated = self.state.tags, self.state.params.rules.isolated
+        tags, state = self.state.tags, self.state
+        forks = state.params.rules.isolated and not state.request.plain
         # in a flat text tags are tokens like any other; elsewhere they are where the runtime may have to act
-        self._stops = sorted(tags.steering if isolated else tags.ends)
+        self._stops = sorted(tags.steering if forks else tags.ends)
 
     def accept(self, ask: Ask, drawn: Drawn) -> None:
         """Take what a server has drawn for a branch."""
