@@ -31,6 +31,7 @@ from polythink.models.vocabulary import Vocabulary
 from polythink.run.pool import run_jobs
 from polythink.run.progress import Progress
 from polythink.run.retry import CallError, repeated
+from polythink.trace.dialect import dialect_facts
 from polythink.trace.production import Dialect
 from polythink.trace.rollout import Rollout
 
@@ -198,7 +199,7 @@ class _Call:
         self._keys: dict[RemoteTrace, str] = {}
         self._events: list[Event] = []
         self._failed = False
-        about = {"model": backend.served.model, "weights": backend.weight_version, "dialect": backend.dialect.name}
+        about = {"model": backend.served.model, "weights": backend.weight_version, **dialect_facts(backend.dialect)}
         about["logprobs"] = backend.config.logprobs
         for index, (request, own) in enumerate(zip(requests, each, strict=True)):
             trained = trained_paths(backend.settings, own)
