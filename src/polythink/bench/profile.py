@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from statistics import median
@@ -90,11 +90,12 @@ def _parts(own: OwnEngine, traces: Sequence[Trace], steps: int) -> dict[str, flo
     backend, taken, rows = own.engine.backend, defaultdict(float), []
     ahead = backend.looks_ahead
     with ExitStack() as stack:
+        stack.enter_context(_before(own.engine, "step", taken.clear))  # steps that are not counted take their time too
         for name in ("launch",) if ahead else ("step", "logits"):
             if hasattr(backend, name):
                 stack.enter_context(_timed(backend, name, taken))
         for seconds, _ in own.decode(traces, steps):
-            rows.append((seconds, *(taken.pop(name, 0.0) for name in ("launch", "wait", "step", "logits"))))
+            rows.append((seconds, *(taken[name] for name in ("launch", "wait", "step", "logits"))))
     step, launch, wait, whole, forward = zip(*rows, strict=True)
     parts = {"step": step, "engine": _less(step, launch, wait, whole)}
     if ahead:
@@ -139,6 +140,22 @@ def _timed(owner: object, name: str, taken: dict[str, float]) -> Iterator[None]:
         return _Waited(found, taken) if name == "launch" else found
 
     setattr(owner, name, timed)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+
+
+@contextmanager
+def _before(owner: object, name: str, work: Callable[[], object]) -> Iterator[None]:
+    """Do something before each call of the method, until the context closes."""
+    method = getattr(owner, name)
+
+    def called(*args, **kwargs):
+        work()
+        return method(*args, **kwargs)
+
+    setattr(owner, name, called)
     try:
         yield
     finally:
