@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import torch
 from torch.autograd.function import Function, once_differentiable
-from torch.nn import functional as F
 from torch.nn.functional import gelu
 
 from polythink.engine.lean.torch_ops import rotate
@@ -72,7 +71,8 @@ class GatedMLP(Function):
         ctx.kinds = x.dtype, gate.dtype
         x, gate, up, down = (given.to(kind) for given in (x, gate, up, down))
         g, u = x @ gate.t(), x @ up.t()
-        s, silu = torch.sigmoid(g), F.silu(g)  # rounded once, as the module and the engine do
+        s = torch.sigmoid(g)
+        silu = g.mul_(s)
         inner = silu * u
         ctx.save_for_backward(x, u, s, silu, inner, gate, up, down)
         return (inner @ down.t()).to(ctx.kinds[0])
