@@ -13,6 +13,7 @@ from collections import Counter
 import pytest
 
 from helpers.completions_server import DROPPED, completions_server, logits_after, logprobs_of
+from helpers.remote import PARAMS, QUICK, client, wanted
 from helpers.tiny import drawn, tiny
 from polythink.engine.params import Request, SamplingParams
 from polythink.engine.remote.completions import read
@@ -22,11 +23,6 @@ from polythink.engine.remote.rollouts import HttpRollouts
 from polythink.errors import UserError
 from polythink.run.jsonl import read_jsonl
 from polythink.run.retry import CallError, RetryPolicy
-
-QUICK = RetryPolicy(retries=3, wait=0.01)
-PARAMS = SamplingParams(
-    mode="reread", paths=3, max_main_tokens=6, max_path_tokens=6, max_summary_tokens=5, max_trace_tokens=80, fork_at=1
-)
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +35,6 @@ def server(lm, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with completions_server(lm.model.config.vocab_size, lm.ends) as running:
         yield running
-
-
-def client(server, lm, journal=None, **changes) -> HttpRollouts:
-    return HttpRollouts(RemoteConfig(**{"url": server.base, "retry": QUICK, "concurrency": 4, **changes}), lm, journal)
-
-
-def wanted(lm, n: int) -> list[Request]:
-    return [Request(tuple(lm.encode("a b")), f"p{i}") for i in range(n)]
 
 
 def rollouts(server, lm, n: int = 2, params=PARAMS, seed: int = 0, **changes):

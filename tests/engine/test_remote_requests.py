@@ -11,18 +11,13 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from helpers.completions_server import completions_server
+from helpers.remote import PARAMS, client, wanted
 from helpers.tiny import tiny
 from polythink.engine.engine import Engine
 from polythink.engine.params import Continuation, Request, SamplingParams
-from polythink.engine.remote.config import RemoteConfig
-from polythink.engine.remote.rollouts import HttpRollouts
 from polythink.errors import UserError
 from polythink.models.lm import with_settings
 from polythink.models.vocabulary import Vocabulary
-
-PARAMS = SamplingParams(
-    mode="reread", paths=3, max_main_tokens=6, max_path_tokens=6, max_summary_tokens=5, max_trace_tokens=80, fork_at=1
-)
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +30,6 @@ def server(lm, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with completions_server(lm.model.config.vocab_size, lm.ends) as running:
         yield running
-
-
-def client(server, lm, journal=None) -> HttpRollouts:
-    return HttpRollouts(RemoteConfig(url=server.base), lm, journal)
-
-
-def wanted(lm, n: int) -> list[Request]:
-    return [Request(tuple(lm.encode("a b")), f"p{i}") for i in range(n)]
 
 
 @pytest.mark.parametrize("changes", [{}, {"length_scaling_above": 1}, {"length_scaling_above": 0}])

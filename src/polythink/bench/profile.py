@@ -139,11 +139,8 @@ def _timed(owner: object, name: str, taken: dict[str, float]) -> Iterator[None]:
             taken[name] += time.perf_counter() - started
         return _Waited(found, taken) if name == "launch" else found
 
-    setattr(owner, name, timed)
-    try:
+    with _replaced(owner, name, timed):
         yield
-    finally:
-        delattr(owner, name)
 
 
 @contextmanager
@@ -155,7 +152,14 @@ def _before(owner: object, name: str, work: Callable[[], object]) -> Iterator[No
         work()
         return method(*args, **kwargs)
 
-    setattr(owner, name, called)
+    with _replaced(owner, name, called):
+        yield
+
+
+@contextmanager
+def _replaced(owner: object, name: str, method: Callable) -> Iterator[None]:
+    """Let this object have another method than its class until the context closes."""
+    setattr(owner, name, method)
     try:
         yield
     finally:

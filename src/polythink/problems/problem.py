@@ -32,6 +32,13 @@ class Problem:
             raise UserError(f"a problem {wrong}")
 
     @property
+    def identity(self) -> tuple[str, ...]:
+        """Tells it apart from problems of other sets, whose keys may be the same, and from itself before a correction:
+        what was found out about a problem belongs to its question, answer and checker.
+        """
+        return (self.source, self.key, self.question, self.answer, self.checker)
+
+    @property
     def task(self) -> Task:
         """The task of that name: how the problem is demonstrated and graded."""
         from polythink.problems.tasks.table import get_task  # the tasks make problems

@@ -35,9 +35,8 @@ class Job:
 
     @property
     def identity(self) -> tuple:
-        """Equal to that of its row (`identity`). A verdict belongs to the answer and checker for which it was given."""
-        problem = self.problem
-        return (problem.source, problem.key, problem.question, problem.answer, problem.checker, self.sample)
+        """Equal to that of its row (`identity`)."""
+        return (*self.problem.identity, self.sample)
 
 
 def identity(row: dict[str, Any]) -> tuple:

@@ -22,9 +22,7 @@ from polythink.train.data import epoch_index
 from polythink.train.pass_rate_key import PassRateConfig
 
 log = logging.getLogger(__name__)
-FILE = (
-    "pass_rates.jsonl"  # in the stage's folder: a row {problem, right, graded, samples, id} of each that was measured
-)
+FILE = "pass_rates.jsonl"  # in the stage's folder: a row (`row_of`) of each problem that was measured
 
 
 class Rate(NamedTuple):
@@ -55,7 +53,7 @@ def sometimes_solved(
     """
     count = len(problems) if config.problems is None else min(config.problems, len(problems))
     chosen = [problems[i] for i in sorted(epoch_index(len(problems), seed, n) for n in range(count))]
-    ids, path = [identity(problem) for problem in chosen], folder / FILE
+    ids, path = [digest(problem.identity)[:16] for problem in chosen], folder / FILE
     rates: dict[str, Rate] = distributed.on_main(lambda: known(path, config.samples))
     missing = [n for n in range(count) if ids[n] not in rates]
     if trained and missing:
@@ -77,12 +75,10 @@ def sometimes_solved(
 
 def in_range(rates: Sequence[Rate], config: PassRateConfig, folder: Path) -> list[int]:
     """The numbers of those in the range, which the log is told of. `UserError` where none is."""
-    shares = [rate.right / rate.graded if rate.graded else None for rate in rates]
-    kept = [n for n, share in enumerate(shares) if share is not None and config.at_least <= share <= config.at_most]
-    lower, higher = (
-        sum(share is not None and beyond(share) for share in shares)
-        for beyond in (lambda share: share < config.at_least, lambda share: share > config.at_most)
-    )
+    shares = {n: rate.right / rate.graded for n, rate in enumerate(rates) if rate.graded}
+    kept = [n for n, share in shares.items() if config.at_least <= share <= config.at_most]
+    lower = sum(share < config.at_least for share in shares.values())
+    higher = sum(share > config.at_most for share in shares.values())
     late = sum(config.samples - rate.graded for rate in rates)
     what = (
         f"{len(kept)} of {len(rates)} problems have a pass rate from {config.at_least:g} to {config.at_most:g} over "
@@ -101,17 +97,12 @@ def in_range(rates: Sequence[Rate], config: PassRateConfig, folder: Path) -> lis
 # ---- the file ----
 
 
-def identity(problem: Problem) -> str:
-    """Tells problems apart: keys do so within a set only, and a stage may ask several."""
-    return digest([problem.source, problem.key, problem.question, problem.answer, problem.checker])[:16]
-
-
-def row_of(problem: Problem, identity: str, rate: Rate, samples: int) -> dict:
-    return {"problem": problem.key, **rate._asdict(), "samples": samples, "id": identity}
+def row_of(problem: Problem, id: str, rate: Rate, samples: int) -> dict:
+    return {"problem": problem.key, **rate._asdict(), "samples": samples, "id": id}
 
 
 def known(path: Path, samples: int) -> dict[str, Rate]:
-    """What was measured before, by identity, over as many samples."""
+    """What was measured before over as many samples, by the problem's id."""
     rows: Sequence[Mapping] = read_jsonl(path) if path.exists() else []
     return {row["id"]: Rate(row["right"], row["graded"]) for row in rows if row["samples"] == samples}
 
