@@ -11,6 +11,7 @@ import pytest
 from helpers.program import HEAD
 from helpers.run_folders import run_of
 from polythink.run.jsonl import read_jsonl
+from polythink.trace.rollout import TRUNCATIONS
 
 GENERATOR = Path(__file__).parents[2] / "docs" / "generate_reference.py"
 spec = importlib.util.spec_from_file_location("generate_reference", GENERATOR)
@@ -32,6 +33,11 @@ RECIPE = (
 def test_the_reference_is_current(name: str) -> None:
     written = (generator.FOLDER / name).read_text(encoding="utf-8")
     assert written == generator.pages()[name], "write it anew: python docs/generate_reference.py"
+
+
+def test_every_finish_reason_is_described() -> None:
+    words = re.findall(r"`(\w+)`", (generator.FOLDER / "outputs.md").read_text(encoding="utf-8").split("\n\n")[-1])
+    assert {"tag", "fork", "eos", *TRUNCATIONS, "stop", "abort"} <= set(words)
 
 
 def described() -> dict[str, set[str]]:

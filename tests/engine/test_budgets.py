@@ -45,7 +45,7 @@ def test_every_budget_is_named_with_a_value_that_would_do():
 def test_the_context_and_the_number_of_blocks_are_budgets_too():
     params = SamplingParams(max_blocks=1)
     assert "1 by the model's context of 32 positions" in what_truncated(
-        [rollout(("main", "trace_length", 30))], params, PARALLEL_R1, 32
+        [rollout(("main", "context", 30))], params, PARALLEL_R1, 32
     )
     assert "1 by max_blocks=1 (max_blocks=2 allows more)" in what_truncated(
         [rollout(("main", "max_blocks", 3))], params, PARALLEL_R1, 500
@@ -64,6 +64,13 @@ def test_paths_that_the_context_truncates_are_no_fault_of_the_budgets(mode):
         return what_truncated([it.state.rollout()], it.state.params, it.dialect, context)
 
     assert said(100) == "truncated segments: 3 by the model's context of 100 positions"
+    nested = {"paths": 1, "max_depth": 2, "mode": mode, "max_path_tokens": 200, "max_summary_tokens": 100}
+    it = Fed(StructuredState, context=60, **nested).feed("<Parallel>", "<Parallel>")
+    while it.state.blocks == 2 and it.inputs.wanted[0][1].record.kind == "path":
+        it.feed(A)
+    it.feed("</Summary>", "</Path>", "</Summary>", END)
+    said_of_it = what_truncated([it.state.rollout()], it.state.params, it.dialect, 60)
+    assert said_of_it == "truncated segments: 1 by the model's context of 60 positions"
     assert "3 by max_trace_tokens=150 (3 paths" in said(1000, max_trace_tokens=150)
 
 

@@ -152,7 +152,7 @@ def test_the_shortest_context_that_can_be_checked():
     lm = family("gpt2", n_positions=17, max_position_embeddings=17)
     rollouts = Engine(lm).generate([Request((3, 4, 5), "p", i) for i in range(8)], SamplingParams(paths=2))
     assert all(max(r.layout().position) < 17 for r in rollouts)
-    assert {"trace_length"} <= {s.finish_reason for r in rollouts for s in r.segments}
+    assert {"context"} <= {s.finish_reason for r in rollouts for s in r.segments}
 
 
 def test_every_module_is_as_it_was_after_the_check():

@@ -156,6 +156,8 @@ def test_the_end_between_paths_leaves_their_stops_alone(end):
     ("budgets", "fed_tokens", "stop", "truncated"),
     [
         ({"max_trace_tokens": 4}, ("<Parallel>", "<Path>", A), "trace_length", 1),  # closed by the trace's last token
+        ({"context": 7}, ("<Parallel>", "<Path>", A), "context", 1),
+        ({"context": 7}, ("<Parallel>", "<Path>", A, "</Path>"), "context", 1),
         ({"max_path_tokens": 1, "max_trace_tokens": 4}, ("<Parallel>", "<Path>", A), "trace_length", 1),
         ({"max_trace_tokens": 4}, ("<Parallel>", "<Path>", A, "</Path>"), "trace_length", 1),
         ({"max_main_tokens": 1}, ("<Parallel>", "<Path>", "</Path>", B), "length", 1),

@@ -126,6 +126,39 @@ def test_paths_share_what_the_trace_has_left():
     assert it.state.written <= 30
 
 
+def ends(*tokens: str | int, **params) -> list[str]:
+    """Why each segment stopped, where the model says nothing more than these and then `A` until all is cut."""
+    it = fed(**{"max_path_tokens": 500, "max_summary_tokens": 500, "max_main_tokens": 500, **params}).feed(*tokens)
+    while it.inputs.wanted:
+        it.feed((A,) * len(it.inputs.wanted))
+    return [s.finish_reason for s in it.state.rollout().segments if s.kind != "copy"]
+
+
+@pytest.mark.parametrize("mode", ["structured", "reread"])
+@pytest.mark.parametrize(
+    ("room", "reason"),
+    [({"context": 60, "max_trace_tokens": 900}, "context"), ({"max_trace_tokens": 60}, "trace_length")],
+)
+def test_what_ran_out_is_named_positions_or_tokens(mode, room, reason):
+    block, params = ["fork", *[reason] * 4], {"mode": mode, "paths": 2, **room}
+    assert ends("<Parallel>", **params) == block
+    inner = {**params, "paths": 1, "max_depth": 2}
+    assert ends("<Parallel>", "<Parallel>", **inner) == ["fork", "fork", *[reason] * 5]  # handed down to all inside
+    assert ends("<Parallel>", **params | {"max_path_tokens": 3}) == ["fork", "length", "length", reason, reason]
+    assert ends(A, **params) == [reason]
+
+
+@pytest.mark.parametrize(
+    ("room", "reason"),
+    [({"context": 12, "max_trace_tokens": 900}, "context"), ({"max_trace_tokens": 9}, "trace_length")],
+)
+def test_a_block_for_which_there_is_no_room_names_what_lacks(room, reason):
+    assert fed(paths=2, **room).feed(A, "<Parallel>").segments == [f"main: a <Parallel> ({reason})"]
+    late = {"context": 6, "max_trace_tokens": 900} if reason == "context" else {"max_trace_tokens": 3}
+    it = fed(paths=2, fork_at=3, **late).feed(A, A, A)
+    assert it.segments == [f"main: a a a ({reason})"]  # not even its first tag fits
+
+
 def test_a_fork_without_room_ends_the_trace():
     it = fed(paths=4, max_trace_tokens=14).feed("<Parallel>")
     assert it.segments == ["main: <Parallel> (trace_length)"]

@@ -58,7 +58,7 @@ def test_main_text_ends_at_its_budget_at_that_of_the_trace_and_at_the_context(ki
     for limits, reason in (
         ({"max_main_tokens": 3}, "length"),
         ({"max_trace_tokens": 3}, "trace_length"),
-        ({"context": 6}, "trace_length"),
+        ({"context": 6}, "context"),
     ):
         fed = Fed(kind, prompt=3, **limits).feed(A, B, C)
         assert fed.segments == [f"main: a b c ({reason})"]

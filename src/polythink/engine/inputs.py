@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from polythink.trace.rollout import Segment
+
+Room = tuple[int, str]  # so many tokens, and the finish_reason where they run out
 
 
 @dataclass(slots=True)
@@ -28,6 +31,11 @@ class Branch:
     drawn: int = 0
     written: int = 0  # tokens of its text so far, sampled or forced
     top: tuple[tuple[int, float], ...] = ()  # alternatives to the token that it has just sampled, if asked for
+
+
+def tightest(*rooms: Room) -> Room:
+    """The least of them; of equal ones the first."""
+    return min(rooms, key=itemgetter(0))
 
 
 @dataclass(slots=True)

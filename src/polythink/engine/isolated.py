@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from polythink.engine.inputs import Room, tightest
 from polythink.engine.texts import Block, Text, blocks_in, in_text_order, most_tokens
 from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
@@ -102,16 +103,19 @@ class IsolatedState(TraceState):
         self._enter(text, (block.fork,) if path else self._before_summary(block), key)
         return text
 
-    def _room(self, text: Text) -> int:
+    def _room(self, text: Text) -> Room:
         """How many tokens the text may still hold, its closing tag left aside."""
-        return text.allowance - text.written - (text.depth > 0)
+        return text.allowance - text.written - (text.depth > 0), text.bound
 
     def _allow(self, text: Text) -> None:
         """Set the limit of an open text: what its own budget leaves, or the tokens of the trace and the context."""
-        kind, left = text.place[0], self._room(text)
-        if text.depth == 0:
-            left = min(left, self.context - text.position)
-        self._limit(text, getattr(self.params, f"max_{kind}_tokens") - text.spent - text.drawn, left)
+        own = getattr(self.params, f"max_{text.place[0]}_tokens") - text.spent - text.drawn
+        self._limit(text, own, *self._left(text))
+
+    def _left(self, text: Text) -> Room:
+        """How many tokens the open text may hold; inner texts were given no more than there are positions for."""
+        left = self._room(text)
+        return left if text.depth else tightest(left, (self.context - text.position, "context"))
 
     # --- what a join reads
 

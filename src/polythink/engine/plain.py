@@ -21,7 +21,7 @@ class PlainState(TraceState):
 
     def _start(self) -> None:
         size, plain = len(self.request.prompt), self.request.plain
-        self.budget = min(self.budget, self.context - size)
+        self._bound_by_context()
         key = self.seed
         for number in (plain.segment,) if isinstance(plain.segment, int) else plain.segment:
             key = self._key(key, number)
@@ -29,7 +29,7 @@ class PlainState(TraceState):
         record = self.records[segment]
         branch = Branch(segment, record, size, key, self.params.temperature, drawn=plain.drawn)
         record.temperature = branch.temperature or 1.0
-        self._limit(branch, self.params.max_main_tokens, self.budget)
+        self._limit(branch, self.params.max_main_tokens, self.budget, self.bound)
         self._want(branch)
 
     def on_token(self, branch: Branch, token: int, logprob: float) -> None:

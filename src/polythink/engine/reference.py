@@ -58,6 +58,7 @@ class _Text:
     depth: int = 0
     base: int = 0
     allowance: int = 0  # tokens of all in it
+    bound: str = "trace_length"  # what ran out where those do
     extra: int = 0  # tokens beyond all budgets, to be taken back
     sampled: int = 0  # what counts towards the budget of its kind
     streams: int = 0
@@ -78,9 +79,13 @@ class _Text:
         return stream_key(self.base, self.page.request.problem, self.page.request.sample, self.streams)
 
     def limit(self) -> tuple[int, str]:
-        left = self.left if self.depth else min(self.left, self.page.reach)
+        left, bound = (self.left, self.bound) if self.depth else self.ahead()
         own = getattr(self.page.params, f"max_{self.kind}_tokens") - self.sampled
-        return limited(own + self.extra, left + self.extra)
+        return limited(own + self.extra, left + self.extra, bound)
+
+    def ahead(self) -> tuple[int, str]:
+        """What may still be written, of tokens and of positions."""
+        return (self.left, self.bound) if self.left <= self.page.reach else (self.page.reach, "context")
 
     # --- writing
 
@@ -95,7 +100,7 @@ class _Text:
             reason = self.begin() if at == 0 and not self.blocks else ""
             reason = reason or self.stretch(stream, at if not self.blocks else None)
             if reason != "fork":
-                page.segments[-1].finish_reason = "trace_length" if not page.segments[-1].tokens else reason
+                page.segments[-1].finish_reason = reason
                 return
             if not _Block(self).write():
                 return
@@ -108,7 +113,9 @@ class _Text:
             page.open(self.kind, self.block, self.path, self.label)
             page.force(head)
             if self.kind == "summary" and head:  # what is left is known now
-                self.allowance = len(head) + min(self.allowance, page.reach)
+                if page.reach < self.allowance:
+                    self.allowance, self.bound = page.reach, "context"
+                self.allowance += len(head)
             head = ()
             reason = self.stretch(stream, None)
             if reason != "fork":
@@ -122,8 +129,9 @@ class _Text:
 
     def begin(self) -> str:
         """The runtime begins a block; returns the stretch's finish_reason if it ends here."""
-        if min(self.left, self.page.reach) < len(self.page.begin):
-            return "trace_length"
+        left, bound = self.ahead()
+        if left < len(self.page.begin):
+            return bound
         self.page.force(self.page.begin)
         return "fork" if self.page.dialect.plan is None else ""
 
@@ -185,6 +193,7 @@ class _Block:
         self.paths: list[list[int]] = []  # what is written of each, without what is read again
         self.over = False  # more paths were asked for than are allowed
         self.first = len(text.page.segments)  # of its segments
+        self.bound = ""  # what the paths' share comes from
         self.ahead = self.page.lm.context - self.page.positions
         self.before = self.page.segments[-1] if self.page.segments else None
         self.prefixes = self.page.request.path_prefixes if text.depth == 0 and text.blocks == 0 else ()
@@ -195,7 +204,7 @@ class _Block:
         text, page, dialect = self.text, self.page, self.page.dialect
         paths = len(self.outlines) if dialect.declares_paths else self.width()
         share = self.share(paths)
-        refused = "max_blocks" if text.blocks == page.params.max_blocks else "trace_length" if share < 1 else ""
+        refused = "max_blocks" if text.blocks == page.params.max_blocks else self.bound if share < 1 else ""
         if refused:
             if self.before is None:
                 raise UserError("no room for the first block")
@@ -245,12 +254,13 @@ class _Block:
         tags, fixed, drawn = *self.tags(paths), sum(len(s.tokens) for s in page.segments[self.first :])
         new, again = len(tags), 1 + rereads
         # tokens that are there already are counted in `left`; a copy of them is to come
-        shares = [self.divided(self.text.left - again * sum(tags) - rereads * drawn - fixed, again * new)]
-        shares.append(self.reach(paths))
+        tokens = self.divided(self.text.left - again * sum(tags) - rereads * drawn - fixed, again * new)
+        positions = self.reach(paths)
         if rereads:
-            shares.append(self.divided(self.ahead - sum(tags) - drawn - fixed, new))
-        forced = [len(prefix) for prefix in self.prefixes[len(self.paths) : paths]]
-        return min(shares) if all(n < min(shares) for n in forced) else 0
+            positions = min(positions, self.divided(self.ahead - sum(tags) - drawn - fixed, new))
+        self.bound = "context" if positions < tokens else self.text.bound
+        share = min(tokens, positions)
+        return share if all(len(prefix) < share for prefix in self.prefixes[len(self.paths) : paths]) else 0
 
     def tags(self, paths: int) -> tuple[list[int], int]:
         """Tokens around each of the paths to come, and after all of them."""
@@ -280,8 +290,8 @@ class _Block:
             prefix, head = self.prefixes[i] if i < len(self.prefixes) else (), self.head(i)
             starts.append(len(page.segments))
             path = _Text(page, "path", self.number, i + 1, self.labels[i], text.depth + 1, start=starts[-1],
-                         allowance=share + len(head) + 1, sampled=len(prefix))  # fmt: skip
-            most = limited(params.max_path_tokens - len(prefix), share - len(prefix))
+                         allowance=share + len(head) + 1, bound=self.bound, sampled=len(prefix))  # fmt: skip
+            most = limited(params.max_path_tokens - len(prefix), share - len(prefix), self.bound)
             path.extra = min(share * len(streams), reach - share) if controlled else 0
             path.write_inner(stream, [*head, *prefix])
             last = page.segments[-1]
@@ -300,7 +310,8 @@ class _Block:
             page.force(copied)
             page.segments[-1].finish_reason = "tag"
         room = text.left - len(page.join) - len(page.finish)
-        summary = _Text(page, "summary", self.number, depth=text.depth + 1, start=len(page.segments), allowance=room)
+        summary = _Text(page, "summary", self.number, depth=text.depth + 1, start=len(page.segments),
+                        allowance=room, bound=text.bound)  # fmt: skip
         stream = text.stream()
         if page.dialect.summary is not None:
             summary.write_inner(stream, page.join)

@@ -38,7 +38,7 @@ class _Flat:
         close = page.close_of(place[0], place[3])
         nests = depth == 0 or (page.dialect.nests and depth < page.params.max_depth)
         segment, blocks = page.open(*place), 0
-        limit, cut = limited(own, page.left - inner - (first is not None))
+        limit, cut = limited(own, page.left - inner - (first is not None), page.bound)
         while True:
             if first is not None:
                 page.put(*first)
@@ -60,9 +60,9 @@ class _Flat:
                 if not self.block(depth + 1, (token, logprob) if page.opens is None else None):
                     return False
                 segment = page.open(*place)
-                limit, cut = limited(limit if inner else own, page.left - inner)
+                limit, cut = limited(limit if inner else own, page.left - inner, page.bound)
                 if limit < 1 and (not inner or page.left < 1):
-                    page.end("trace_length")
+                    page.end(page.bound)
                     return False
                 continue
             page.put(token, logprob)
@@ -86,10 +86,10 @@ class _Flat:
         """A block, from what follows its opening tag (or from its first path's) to its summary."""
         page, params, paths = self.page, self.page.params, 0
         number, page.blocks = page.blocks, page.blocks + 1
-        limit, cut = limited(params.max_main_tokens, page.left)
+        limit, cut = limited(params.max_main_tokens, page.left, page.bound)
         while True:
             if first is None and limit < 1:
-                page.end("trace_length")
+                page.end(page.bound)
                 return False
             token, logprob = first or self.draw()
             first = None
@@ -102,7 +102,7 @@ class _Flat:
                 place = ("path", number, paths, self.paths[token])
                 if not self.text(place, depth, params.max_path_tokens, (token, logprob)):
                     return False
-                limit, cut = limited(params.max_main_tokens, page.left)
+                limit, cut = limited(params.max_main_tokens, page.left, page.bound)
                 continue
             if token == self.joins:
                 return self.text(("summary", number, 0, 0), depth, params.max_summary_tokens, (token, logprob))

@@ -51,7 +51,9 @@ class Page:
         self.opens = self.id(first[1]) if first else None
         self.begin = [*self.gap(first[0]), self.opens] if first else []
         room = lm.context - len(request.prompt)
-        self.budget = params.max_trace_tokens if params.rules.isolated else min(params.max_trace_tokens, room)
+        self.budget, self.bound = params.max_trace_tokens, "trace_length"
+        if room < self.budget and not params.rules.isolated:
+            self.budget, self.bound = room, "context"
         self.where = "text"  # of the tokens that `role` was asked about last
 
     # --- token ids
@@ -188,6 +190,6 @@ class Page:
         )
 
 
-def limited(most: int, left: int) -> tuple[int, str]:
-    """How much may be sampled, and the finish_reason that this gives: by the kind's own budget, or by the trace's."""
-    return (most, "length") if most <= left else (left, "trace_length")
+def limited(most: int, left: int, bound: str) -> tuple[int, str]:
+    """How much may be sampled, and the finish_reason that this gives: by the kind's own budget, or by another."""
+    return (most, "length") if most <= left else (left, bound)

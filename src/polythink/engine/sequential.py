@@ -32,8 +32,7 @@ class SequentialState(TraceState):
     """
 
     def _start(self) -> None:
-        # a flat text has one position per token, so the context bounds the whole trace
-        self.budget = min(self.budget, self.context - len(self.request.prompt))
+        self._bound_by_context()
         self.frames: list[Frame] = []  # the texts with an open block, outermost first
         self.opened_here = 0  # blocks opened in the text that is being written
         branch = Branch(
@@ -146,15 +145,15 @@ class SequentialState(TraceState):
         if self.done:
             return
         if branch.record.finish_reason:
-            self._limit(branch, self.params.max_main_tokens, self.budget - self.written)
+            self._limit(branch, self.params.max_main_tokens, self.budget - self.written, self.bound)
         if branch.limit < 1:
-            self._end(branch, "trace_length")
+            self._end(branch, self.bound)
 
     def _allow(self, branch: Branch, left: int, own: int | None = None) -> None:
         """Set the branch's budget: that of its kind (`own`: what is left of it), or the `left` tokens of the trace."""
         kind = branch.record.kind
         left -= kind != "main"  # a truncated path or summary is closed by one forced tag
-        self._limit(branch, getattr(self.params, f"max_{kind}_tokens") if own is None else own, left)
+        self._limit(branch, getattr(self.params, f"max_{kind}_tokens") if own is None else own, left, self.bound)
 
     def _move(self, branch: Branch, kind: str, block: int, path: int, label: int = 0) -> None:
         """Let the branch write a new segment, on the same random stream."""

@@ -12,6 +12,7 @@ from functools import partial
 from random import Random
 
 from polythink.engine.controllers import OFF
+from polythink.engine.inputs import Room, tightest
 from polythink.engine.isolated import IsolatedState
 from polythink.engine.planning import Planning, Read
 from polythink.engine.policies import answer_of
@@ -174,8 +175,9 @@ class StructuredState(IsolatedState):
     def _begin(self, main: Text) -> None:
         """The runtime writes the tag that a block begins with, and forks there; or the model goes on with its plan."""
         plans, begin = self.tags.plan is not None, self.tags.begin
-        if min(self._room(main), self.context - main.position) < len(begin):
-            self._end(main, "trace_length")
+        left, bound = self._left(main)
+        if left < len(begin):
+            self._end(main, bound)
             return
         self._force(main, begin)
         if not plans:
@@ -196,7 +198,7 @@ class StructuredState(IsolatedState):
         block.prefixes = self.request.path_prefixes if text.depth == 0 and text.blocks == 0 else ()
         count = len(outlines) if self.tags.dialect.declares_paths else self._width(block)
         costs, share = self._share(block, count)
-        refused = "max_blocks" if text.blocks >= self.params.max_blocks else "trace_length" if share < 1 else ""
+        refused = "max_blocks" if text.blocks >= self.params.max_blocks else share[1] if share[0] < 1 else ""
         if refused:
             self._refuse(text, refused)
             return
@@ -227,26 +229,26 @@ class StructuredState(IsolatedState):
         block.bounded |= count > most
         return min(count, most)
 
-    def _share(self, block: Block, count: int) -> tuple[list[int], int]:
+    def _share(self, block: Block, count: int) -> tuple[list[int], Room]:
         """What opens and closes each of the paths to come, in tokens, and how many each may hold between its tags: 0
         where one would have to begin with all of them."""
         costs = [len(self._head(block, i)) + 1 for i in range(len(block.paths), count)]
         room, ahead = self._room(block.text), self.context - self.ends[block.fork] - 1
         drawn = sum(path.written for path in block.paths)
-        share = share_of(self.params, self.tags, costs, room, ahead, drawn, len(block.paths))
+        share, bound = share_of(self.params, self.tags, costs, room, ahead, drawn, len(block.paths))
         forced = max(map(len, block.prefixes[len(block.paths) : count]), default=0)
-        return costs, share if share > forced else 0
+        return costs, (share if share > forced else 0, bound)
 
     def _head(self, block: Block, index: int) -> tuple[int, ...]:
         outline = block.outlines[index] if index < len(block.outlines) else ""
         return self.tags.head(block.labels[index] if block.labels else 1, index + 1, outline)
 
-    def _open_paths(self, block: Block, costs: Sequence[int], share: int) -> None:
+    def _open_paths(self, block: Block, costs: Sequence[int], share: Room) -> None:
         for cost in costs:
             index = len(block.paths)
             path = self._inner(block, index + 1, block.labels[index])
             prefix = block.prefixes[index] if index < len(block.prefixes) else ()
-            path.allowance, path.spent = share + cost, len(prefix)
+            path.allowance, path.bound, path.spent = share[0] + cost, share[1], len(prefix)
             block.paths.append(path)
             block.running += 1
             self._event("fork", path)
@@ -304,12 +306,12 @@ class StructuredState(IsolatedState):
         if self.policy is None or self.tags.dialect.declares_paths:
             return False
         count = self._width(block)
-        costs, share = self._share(block, count) if count > len(block.paths) else ([], 0)
-        if costs and share >= 1:
+        costs, share = self._share(block, count) if count > len(block.paths) else ([], (0, ""))
+        if costs and share[0] >= 1:
             self._open_paths(block, costs, share)
-        if block.bounded or (costs and share < 1):
+        if block.bounded or (costs and share[0] < 1):
             (block.text.record if block.text.segment else block.paths[0].record).bounded = True
-        return bool(costs) and share >= 1
+        return bool(costs) and share[0] >= 1
 
     def _join(self, block: Block) -> None:
         """Open the summary: it sees all paths and resumes after the longest, or it sees their copy."""
@@ -324,8 +326,8 @@ class StructuredState(IsolatedState):
             self._scale(block)
         self._event("join", summary)
         self._force(summary, tags.join, want=tags.summary is not None)
-        left = self._room(text) - summary.written - len(tags.finish)
-        summary.allowance = summary.written + min(left, self.context - summary.position)
+        (left, bound), ahead = self._room(text), summary.written + self.context - summary.position
+        summary.allowance, summary.bound = tightest((left - len(tags.finish), bound), (ahead, "context"))
         if tags.summary is None:
             self._finish(summary, "tag")
             self._after(block)
@@ -345,4 +347,4 @@ class StructuredState(IsolatedState):
         elif text.depth:
             self._close(text, text.limit_reason, force=True)
         else:
-            self._end(text, "trace_length")
+            self._end(text, text.limit_reason)

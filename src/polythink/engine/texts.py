@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from polythink.engine.inputs import Branch
+from polythink.engine.inputs import Branch, Room, tightest
 from polythink.engine.params import SamplingParams
 from polythink.engine.planning import Planning
 from polythink.engine.tag_ids import TagIds
@@ -28,6 +28,7 @@ class Text(Branch):
     streams: int = 0  # how many of them there are
     blocks: int = 0  # opened in it
     allowance: int = 0
+    bound: str = "trace_length"  # the finish_reason where that runs out
     spent: int = 0
     plan: Planning | None = None  # of a block that has not forked yet
     parts: list[int | Block] = field(default_factory=list)  # segments and blocks, in text order
@@ -86,8 +87,8 @@ def blocks_in(text: Text) -> Iterator[Block]:
 
 
 def share_of(
-    params: SamplingParams, tags: TagIds, costs: Sequence[int], room: int, ahead: int, drawn: int = 0, before: int = 0
-) -> int:
+    params: SamplingParams, tags: TagIds, costs: Sequence[int], room: Room, ahead: int, drawn: int = 0, before: int = 0
+) -> Room:
     """How many tokens each of some new paths may hold between its tags; below 1 where they do not fit.
 
     `costs`: what opens and closes each of them. `room` tokens may still be written, and the context has `ahead`
@@ -98,13 +99,13 @@ def share_of(
     rereads, paths, fixed = params.rules.rereads, len(costs), tags.after_paths
     times = 2 if rereads else 1
     most = params.max_summary_tokens if tags.summary else params.max_main_tokens
-    left = room - times * (sum(costs) + drawn) - fixed
+    left = room[0] - times * (sum(costs) + drawn) - fixed
     tokens = (left - max(1, min(most, left // (times * paths + 1)))) // (times * paths)
-    tokens = min(tokens, reach_of(params, tags, costs, ahead, before))
+    share = tightest((tokens, room[1]), (reach_of(params, tags, costs, ahead, before), "context"))
     if rereads:
         flat = ahead - sum(costs) - drawn - fixed
-        tokens = min(tokens, (flat - max(1, min(most, flat // (paths + 1)))) // paths)
-    return tokens
+        share = tightest(share, ((flat - max(1, min(most, flat // (paths + 1)))) // paths, "context"))
+    return share
 
 
 def reach_of(params: SamplingParams, tags: TagIds, costs: Sequence[int], ahead: int, before: int = 0) -> int:

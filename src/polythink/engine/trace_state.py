@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from polythink.engine.inputs import Branch, Tokens
+from polythink.engine.inputs import Branch, Tokens, tightest
 from polythink.engine.params import Event, Request, SamplingParams
 from polythink.engine.sampling import stream_key
 from polythink.engine.tag_ids import TagIds
@@ -44,7 +44,7 @@ class TraceState(Tokens):
         self.labels: list[int] = []  # path number of each segment, 0 elsewhere
         self.scales: list[float] = []  # of each segment: factor on the attention scores of its queries
         self.streams: dict[int, tuple[int, int]] = {}  # by key of a random stream: the seed and the number in its name
-        self.budget = params.max_trace_tokens
+        self.budget, self.bound = params.max_trace_tokens, "trace_length"  # tokens, and the reason where they run out
         self.written = 0  # response tokens so far
         self.blocks = 0
         self.last: Branch | None = None  # the branch that ended the trace
@@ -201,9 +201,15 @@ class TraceState(Tokens):
         return numbers
 
     @staticmethod
-    def _limit(branch: Branch, most: int, left: int) -> None:
-        """Set what the branch may sample: `most` tokens by its own budget, `left` by that of the trace."""
-        branch.limit, branch.limit_reason = (most, "length") if most <= left else (left, "trace_length")
+    def _limit(branch: Branch, most: int, left: int, bound: str) -> None:
+        """Set what the branch may sample: `most` tokens by its own budget, `left` by what `bound` names."""
+        branch.limit, branch.limit_reason = tightest((most, "length"), (left, bound))
+
+    def _bound_by_context(self) -> None:
+        """Of a flat text, which has one position per token: the context bounds all of it."""
+        ahead = self.context - len(self.request.prompt)
+        if ahead < self.budget:
+            self.budget, self.bound = ahead, "context"
 
     # --- ends
 

@@ -27,6 +27,7 @@ from polythink.trace.tree import Block, Trace
 CUT = {
     "length": "it reached its limit of tokens",
     "trace_length": "the trace reached its limit of tokens",
+    "context": "the model has no positions left",
     "max_blocks": "it opened more blocks than are allowed",
     "max_paths": "it opened more paths than are allowed",
     **STOPPED,

@@ -8,17 +8,19 @@ from polythink.trace.layout import Layout, Piece, lay_out
 from polythink.trace.modes import STRUCTURED, Mode, get_mode
 
 # Why a segment stopped: `tag` its closing tag was sampled, `fork` a block was opened, `eos` the end token was sampled,
-# `length` the segment's own budget ran out, `trace_length` the trace's budget ran out, `max_blocks` the model opened
-# more blocks than allowed, `max_paths` more paths of a block (`sequential` mode); and of paths that were stopped while
-# their block ran, those of `STOPPED`, which says what they mean. A request may be ended from outside: `stop` a stop
-# string or stop token came up, `abort` the caller gave it up; neither is a truncation, since no budget ran out, and
-# all segments that were open then stopped for that reason.
+# `length` the segment's own budget ran out, `trace_length` the trace's budget or a path's share of it, `context` the
+# model's positions or a path's share of them, `max_blocks` the model opened more blocks than allowed, `max_paths` more
+# paths of a block (`sequential` mode); and of paths that were stopped while their block ran, those of `STOPPED`, which
+# says what they mean. A request may be ended from outside: `stop` a stop string or stop token came up, `abort` the
+# caller gave it up; neither is a truncation, since no budget ran out, and all segments that were open then stopped for
+# that reason.
 STOPPED = {
     "joined": "enough other paths had finished",
     "agreed": "the controller found that the paths agree",
     "pruned": "the controller chose to go on without it",
 }
-TRUNCATIONS = ("length", "trace_length", "max_blocks", "max_paths", *STOPPED)
+OUT_OF_ROOM = ("trace_length", "context")
+TRUNCATIONS = ("length", *OUT_OF_ROOM, "max_blocks", "max_paths", *STOPPED)
 
 
 @dataclass
