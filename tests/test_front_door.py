@@ -14,6 +14,7 @@ import polythink
 from helpers.training import make_lm
 from polythink.models.lm import save
 from polythink.problems.prompts import get_prompt
+from polythink.run.folder import write_json
 from polythink.run.jsonl import read_jsonl
 
 SCRIPTS = sorted((Path(__file__).parents[1] / "docs" / "scripts").glob("*.py"))
@@ -84,3 +85,20 @@ def test_a_script_of_the_readme_runs_as_written(script, finished, monkeypatch, c
         run = finished / "runs" / f"my-{script.stem}"
         assert len(read_jsonl(run / "metrics.jsonl")) in (3, 5)
         assert polythink.load(run / "model").settings.prompt_name == "countdown_parallel"
+
+
+def test_a_model_is_loaded_from_the_folder_of_its_run_too(finished) -> None:
+    run = finished / "runs" / "smoke"
+    write_json(run / "stages.json", [{"name": n, "kind": "sft", "folder": n} for n in ("sft", "unfinished")])
+    for folder in (run, run / "sft"):
+        assert polythink.load(folder).settings.prompt_name == "countdown_parallel"
+    write_json(run / "stages.json", {"a": 1})
+    with pytest.raises(polythink.UserError, match=r"stages\.json is damaged"):
+        polythink.load(run)
+
+
+def test_a_dialect_may_be_named_where_a_trace_is_parsed() -> None:
+    text = "<think1>a</think1><think2>b</think2><summary>c</summary>"
+    assert polythink.parse(text, "parathinker").blocks[0].paths
+    with pytest.raises(polythink.UserError, match="did you mean 'parathinker'"):
+        polythink.parse(text, "parathinke")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 from helpers.tiny import drawn, requests, tiny
 from polythink.engine.backends.graphed import GraphedBackend
@@ -140,3 +142,38 @@ def test_tokens_that_the_model_does_not_have_are_refused():
             with pytest.raises(UserError, match=f"token id {id} is not in the model's vocabulary of {size}"):
                 engine.add(bad, PARAMS)
     assert engine.unfinished == 1
+
+
+def test_token_ids_may_be_given_as_any_row_of_them():
+    lm = tiny()
+    engine, (wanted,) = Engine(lm), requests(lm, 1)
+    ids = list(wanted.prompt)
+    alone = drawn(engine.generate([wanted], PARAMS, seed=3)[0])
+    for given in (ids, np.array(ids), torch.tensor(ids), tuple(torch.tensor(ids)), iter(ids)):
+        request = Request(given, wanted.problem, wanted.sample, path_prefixes=[[]])
+        assert (request.prompt, request.path_prefixes) == (wanted.prompt, ((),))
+        assert [drawn(r) for r in engine.generate([request], PARAMS, seed=3)] == [alone]
+
+
+@pytest.mark.parametrize("prompt", ["3 4", [[3, 4]], {"input_ids": [3]}, np.array([[3, 4]]), [3.0], ("3",), None])
+def test_what_is_no_row_of_token_ids_is_refused(prompt):
+    with pytest.raises(UserError, match=r"a request's prompt is \w+, which is no row of token ids; engine"):
+        Request(prompt)
+    with pytest.raises(UserError, match=r"a path's prefix is \w+, which is no row"):
+        Request((3,), path_prefixes=(prompt,))
+
+
+def test_what_is_no_request_is_refused_and_leaves_nothing_behind():
+    lm = tiny()
+    engine, (wanted,) = Engine(lm), requests(lm, 1)
+    for given, said in (
+        ("text", "str is no list"),
+        (wanted, "Request is no list"),
+        ([wanted, "text"], "str is no Request"),
+    ):
+        with pytest.raises(UserError, match=said):
+            engine.generate(given, PARAMS)
+    with pytest.raises(UserError, match="tuple is no Request; Request"):
+        engine.add((3, 4), PARAMS)
+    assert engine.unfinished == 0
+    assert len(engine.generate([wanted], PARAMS)) == 1

@@ -227,6 +227,28 @@ def test_repeats_are_dropped_and_counted(tmp_path: Path):
     assert [p.key for p in load_problems(file, keep_repeats=True)] == ["0", "1", "2", "3"]
 
 
+def test_rows_are_taken_as_a_files_are(tmp_path: Path):
+    first = {"question": "A?", "answer": 1}
+    rows = [first, {"problem": "B?", "answer": "2", "id": "b"}, first]
+    given, read = load_problems(iter(rows)), load_problems(write(tmp_path / "problems.jsonl", *rows))
+    assert given.problems == read.problems
+    assert (given.name, given.notes) == (read.name, read.notes)
+    for wrong, message in (
+        ([*rows, "C?"], "problem 3 is str; a row is a mapping with question and answer"),
+        ([{"question": "A?"}], "row 0 of problems has no answer"),
+        ([], "problems holds no problems"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            load_problems(wrong)
+    with pytest.raises(UserError, match="rows have no splits; leave the split 'train' out"):
+        load_problems(rows, split="train")
+
+
+def test_answers_that_are_prose_are_noted_with_where_an_answer_may_stand(tmp_path: Path):
+    note = load_problems([{"question": "A?", "answer": "That depends on what one means by it."}]).notes[0]
+    assert r"needs its answer in \boxed{..}, after ####" in note
+
+
 def test_countdown_comes_by_name():
     held, trained = load_problems("countdown-easy"), load_problems("countdown-easy:train", limit=50, seed=1)
     assert held.name == "countdown-easy:heldout"

@@ -38,6 +38,10 @@ def test_a_stage_is_the_same_with_and_without_samples(mini, tmp_path):
     assert [(row["step"], row["problem"]) for row in rows] == [(s, key) for s in (2, 4, 5) for key in keys]
     assert {row["verdict"] for row in rows} <= {"right", "wrong", "unparsed"}
     assert any(s["kind"] == "path" for row in rows for s in row["segments"])
+    by_name = tmp_path / "by name"
+    run(by_name, mini, "countdown-mini:heldout")
+    drawn = read_jsonl(by_name / "samples.jsonl")
+    assert [row["text"] for row in drawn if row["problem"] in keys] == [row["text"] for row in rows]
     lm = load(tmp_path / "watched" / "model")  # the last samples are those of the model that the stage leaves
     prompts = [tuple(lm.encode_prompt(PROMPT.fill(problem.question), PROMPT.text)) for problem in asked]
     requests = [Request(ids, key, i) for i, (ids, key) in enumerate(zip(prompts, keys, strict=True))]

@@ -24,11 +24,10 @@ from polythink.cli.options import argument, complete_prompt
 from polythink.engine.kinds import BACKENDS, OF_GGUF
 from polythink.errors import UserError, did_you_mean
 from polythink.models.gguf_header import settings_in
-from polythink.models.place import GGUF, check_packages, check_path, gguf_files, model_folders, place_of
+from polythink.models.place import GGUF, check_packages, check_path, gguf_files, model_folder, model_folders, place_of
 from polythink.models.settings import SETTINGS_FILE, ModelSettings, read_settings, with_dialect
 from polythink.problems.prompts import get_prompt
 from polythink.run.config import apply_overrides, parse_config
-from polythink.run.folder import read_json
 from polythink.trace.dialect import DIALECTS
 
 if TYPE_CHECKING:
@@ -103,27 +102,17 @@ def find_model(given: str) -> str:
         check_path(str(path))
         check_packages(str(path))
         return str(path)
-    folder = _model_folder(path)
+    folder = model_folder(path)
     if (folder / "config.json").is_file():
         return str(folder)
     runs = [path.parent, *sorted(file.parent for file in path.glob("*/stages.json"))]
-    with_model = [run for run in runs if (_model_folder(run) / "config.json").is_file()]
+    with_model = [run for run in runs if (model_folder(run) / "config.json").is_file()]
     hint = "give a folder with config.json, a folder of a run, or a .gguf file"
     if found := gguf_files(path):
         hint = f"it holds {found[0]}: give that file"
     elif with_model:
         hint = f"{with_model[0]} does"
     raise UserError(f"{given} holds no model; {hint}")
-
-
-def _model_folder(path: Path) -> Path:
-    """The model meant by a model folder, a stage folder or a run folder (the last of its stages that has a model)."""
-    if (path / "model").is_dir():
-        return path / "model"
-    if (path / "stages.json").is_file():
-        stages = [path / stage["folder"] / "model" for stage in read_json(path / "stages.json")]
-        return next((folder for folder in reversed(stages) if folder.is_dir()), path)
-    return path
 
 
 def params_for(model: str, choice: ModelChoice, overrides: Sequence[str]) -> SamplingParams:

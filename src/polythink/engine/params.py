@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
@@ -172,6 +173,9 @@ class Request:
     forced tokens with which the paths of the first block begin, after what opens them: the i-th entry belongs to
     path i. They are refused in `sequential` mode, and where a block cannot have so many paths; those of paths that the
     model does not declare are not used. With `plain` the response is one text without blocks.
+
+    Token ids may be given as any sequence, an array or a tensor of one dimension; they are kept as tuples. `UserError`
+    for anything else.
     """
 
     prompt: tuple[int, ...]
@@ -181,11 +185,40 @@ class Request:
     path_prefixes: tuple[tuple[int, ...], ...] = ()
     plain: Continuation | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", _token_ids(self.prompt, "a request's prompt"))
+        prefixes = tuple(_token_ids(prefix, "a path's prefix") for prefix in self.path_prefixes)
+        object.__setattr__(self, "path_prefixes", prefixes)
+
+
+def _token_ids(given: Iterable[int], what: str) -> tuple[int, ...]:
+    """They are compared and looked up by: hashable, and Python's own integers."""
+    if type(given) is tuple and (not given or type(given[0]) is int):  # as the package itself gives them
+        return given
+    try:
+        return tuple(index(id) for id in (given.tolist() if hasattr(given, "tolist") else given))
+    except TypeError:
+        raise UserError(
+            f"{what} is {type(given).__name__}, which is no row of token ids; engine.encode_prompt(text) gives them"
+        ) from None
+
+
+def check_request(given: object) -> None:
+    """`UserError` for what is no request, such as a text."""
+    if not isinstance(given, Request):
+        raise UserError(
+            f"{type(given).__name__} is no Request; Request(engine.encode_prompt(text)) makes one of a text"
+        )
+
 
 def params_for_each(
     requests: Sequence[Request], params: SamplingParams | Sequence[SamplingParams]
 ) -> list[SamplingParams]:
     """The parameters of each request, given those of all or one for each; `UserError` for another number."""
+    if isinstance(requests, str | Request):
+        raise UserError(f"{type(requests).__name__} is no list; generate takes a list of Requests")
+    for request in requests:
+        check_request(request)
     each = [params] * len(requests) if isinstance(params, SamplingParams) else list(params)
     if len(each) != len(requests):
         raise UserError(f"{len(requests)} requests and {len(each)} SamplingParams; give one for all or one each")

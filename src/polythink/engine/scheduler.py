@@ -93,8 +93,8 @@ class Scheduler:
 
     def add(self, state: TraceState) -> None:
         """Queue a request that has been checked."""
-        self.queued.append(state)
         self._waiting[state.request.prompt] += 1
+        self.queued.append(state)
 
     def abort(self, id: int) -> TraceState | None:
         """Drop a queued or live request, which is returned as it is; None where there is none of this id."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from polythink.engine.params import Event, Request, SamplingParams
+from polythink.engine.params import Event, Request, SamplingParams, check_request
 from polythink.engine.plain import PlainState
 from polythink.engine.sequential import SequentialState
 from polythink.engine.structured import StructuredState
@@ -33,6 +33,7 @@ class States:
         emit: Callable[[Event], None] | None = None,
     ) -> TraceState:
         """`UserError` for a request that cannot be sampled with these parameters."""
+        check_request(request)
         vocabulary, isolated = self.vocabulary, params.rules.isolated
         for ids in (request.prompt, *request.path_prefixes):
             vocabulary.check_ids(ids)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from polythink.models.settings import ModelSettings
 
 Log = Callable[[str], None]
-Problems = ProblemSet | Sequence[Problem] | str | Path
+Problems = ProblemSet | Sequence[Problem] | Sequence[Mapping[str, Any]] | str | Path
 
 
 class StudyOptions(TypedDict, total=False):
@@ -314,10 +314,12 @@ def measurable(problems: Problems) -> ProblemSet:
 
 def problem_set_of(problems: Problems) -> ProblemSet:
     """The problems as a set that is not empty."""
-    if isinstance(problems, str | Path):
+    if not isinstance(problems, str | Path | ProblemSet):
+        problems = tuple(problems)
+        if all(isinstance(problem, Problem) for problem in problems):
+            problems = ProblemSet("problems", problems)
+    if not isinstance(problems, ProblemSet):
         problems = load_problems(problems)
-    elif not isinstance(problems, ProblemSet):
-        problems = ProblemSet("problems", tuple(problems))
     if not len(problems):
         raise UserError(f"the problem set {problems.name!r} is empty; give one with at least one problem")
     return problems

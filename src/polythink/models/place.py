@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from polythink.errors import UserError, did_you_mean, install_extra
+from polythink.run.folder import listed_stages
 
 GGUF = ".gguf"
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # owner/name, or a name of the hub's early days
@@ -66,6 +67,16 @@ def check_path(path: str) -> None:
         raise UserError(f"{what} {path!r}: there is no folder {place.folder!r}{how}")
     if here.exists() or not HUB_NAME.fullmatch(path):
         raise UserError(f"{what} {path!r}, and an id on the hub is of the form owner/name")
+
+
+def model_folder(path: Path) -> Path:
+    """The model meant by a model folder, a stage folder or a run folder (the last of its stages that has a model)."""
+    if (path / "config.json").is_file():
+        return path
+    if (path / "model").is_dir():
+        return path / "model"
+    models = [path / stage["folder"] / "model" for stage in listed_stages(path)]
+    return next((folder for folder in reversed(models) if folder.is_dir()), path)
 
 
 def check_packages(path: str) -> None:

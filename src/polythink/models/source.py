@@ -33,7 +33,7 @@ from polythink.errors import UserError
 from polythink.models import gguf
 from polythink.models.gguf_header import read_header, read_rotary, settings_in
 from polythink.models.gguf_rotary import is_scaled, scaled_parameters
-from polythink.models.place import GGUF, ModelPlace, check_packages, check_path, gguf_files, place_of
+from polythink.models.place import GGUF, ModelPlace, check_packages, check_path, gguf_files, model_folder, place_of
 from polythink.models.settings import SETTINGS_FILE, ModelSettings, in_short, read_settings
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,8 @@ class Source:
         check_path(path)
         check_packages(path)
         place = place_of(path)
+        if place.local and place.file is None:
+            place = ModelPlace(str(model_folder(Path(place.folder))))
         return cls(path, place, offline=not place.local and _only_cached(path, place))
 
     def __post_init__(self) -> None:

@@ -59,7 +59,7 @@ from polythink.run.config import (
     merge,
     parse_config,
 )
-from polythink.run.folder import folder_lock, read_json, record_attempt, sweep, write_json, write_text
+from polythink.run.folder import folder_lock, listed_stages, record_attempt, sweep, write_json, write_text
 from polythink.run.launcher import is_follower, launched
 from polythink.run.trackers import ReportTo
 from polythink.trace.dialect import get_dialect
@@ -286,8 +286,4 @@ def holds_run(out: Path) -> bool:
 
 def begun_stages(out: Path) -> list[str]:
     """The stages of the run in this folder that have done anything, by name."""
-    file = out / "stages.json"
-    listed = read_json(file) if file.is_file() else []
-    if not isinstance(listed, list) or not all(isinstance(stage, dict) and "folder" in stage for stage in listed):
-        raise UserError(f"{file} is damaged: it should list the stages of a run; delete it, or give another folder")
-    return [stage["name"] for stage in listed if has_begun(out / stage["folder"])]
+    return [stage["name"] for stage in listed_stages(out) if has_begun(out / stage["folder"])]

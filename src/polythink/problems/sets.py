@@ -75,23 +75,28 @@ def sources() -> dict[str, Source]:
 
 
 def load_problems(
-    name_or_file: str | Path,
+    given: str | Path | Iterable[Mapping[str, Any]],
     *,
     split: str | None = None,
     limit: int | None = None,
     seed: int | None = None,
     keep_repeats: bool = False,
 ) -> ProblemSet:
-    """The problems of a named set (`gsm8k`, `gsm8k:train`, `countdown-hard:heldout`) or of a file.
+    """The problems of a named set (`gsm8k`, `gsm8k:train`, `countdown-hard:heldout`), of a file, or of rows like a
+    file's: `[{"question": ..., "answer": ...}]`.
 
     `limit` takes the first `limit` problems, or with a `seed` a random choice, in the order of the set. Questions that
     occur again word for word are dropped unless `keep_repeats`: the first one stays, and a note gives their number.
     Notes are about the whole set, also under a limit.
     """
-    text = str(name_or_file)
     if limit is not None and limit < 1:
         raise UserError(f"a limit of {limit} leaves no problems; give 1 or more")
-    if Path(text).suffix.lower() in SUFFIXES:
+    text = str(given)
+    if not isinstance(given, str | Path):
+        if split:
+            raise UserError(f"rows have no splits; leave the split {split!r} out")
+        name, rows = "problems", _placed(given)
+    elif Path(text).suffix.lower() in SUFFIXES:
         if split:
             raise UserError(f"{text} is a file and has no splits; leave the split {split!r} out")
         name, rows = Path(text).stem, read_placed(text)
@@ -106,6 +111,13 @@ def load_problems(
         name, rows = f"{base}:{split}" if split != source.splits[0] else base, _rows(base, source, split)
     problems, notes = _read(name, rows, keep_repeats)
     return ProblemSet(name, _choose(problems, limit, seed), (*notes, *known_notes(problems)))
+
+
+def _placed(rows: Iterable[Mapping[str, Any]]) -> Placed:
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise UserError(f"problem {number} is {type(row).__name__}; a row is a mapping with question and answer")
+        yield "the rows given", row
 
 
 def get_source(name: str) -> Source:
@@ -206,7 +218,7 @@ def _notes(counts: Mapping[str, int]) -> list[str]:
         f"{dropped:,} repeated questions were dropped, {conflicts:,} with another answer": dropped,
         f"{completed:,} answers were cut inside a brace and are completed from their solutions": completed,
         f"{prose:,} reference answers are sentences or longer than {LONG} characters: hardly a response equals them; "
-        "a worked solution needs its answer in \\boxed{{..}}, after #### or after `Answer:`": prose,
+        "a worked solution needs its answer in \\boxed{..}, after #### or after `Answer:`": prose,
     }
     return [note for note, count in notes.items() if count]
 

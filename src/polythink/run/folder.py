@@ -97,6 +97,15 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"cannot read {path}: not valid JSON: {error}") from None
 
 
+def listed_stages(run: Path) -> list[dict[str, str]]:
+    """The stages (name, kind, folder) that a run lists, in order; none where it is no run, `UserError` for damage."""
+    file = run / "stages.json"
+    listed = read_json(file) if file.is_file() else []
+    if not isinstance(listed, list) or not all(isinstance(stage, dict) and "folder" in stage for stage in listed):
+        raise UserError(f"{file} is damaged: it should list the stages of a run; delete it, or give another folder")
+    return listed
+
+
 def to_jsonable(obj: Any) -> Any:
     """Data that JSON can hold: non-finite numbers become null, paths text, arrays and tensors numbers and lists."""
     if type(obj) in PLAIN:  # most of what is written: ids of tokens, marks, words

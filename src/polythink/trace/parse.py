@@ -22,7 +22,7 @@ from __future__ import annotations
 from unicodedata import east_asian_width
 
 from polythink.errors import UserError
-from polythink.trace.dialect import PARALLEL_R1, Dialect
+from polythink.trace.dialect import PARALLEL_R1, Dialect, get_dialect
 from polythink.trace.scan import Token, scan
 from polythink.trace.tree import Block, Plan, Trace
 
@@ -125,8 +125,13 @@ def _visible(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def parse(text: str, dialect: Dialect = PARALLEL_R1) -> Trace:
-    """The trace that a response spells, or `TraceError` at its first mistake."""
+def parse(text: str, dialect: Dialect | str = PARALLEL_R1) -> Trace:
+    """The trace that a response spells, or `TraceError` at its first mistake.
+
+    `dialect`: one, or the name or file of one (`get_dialect`).
+    """
+    if isinstance(dialect, str):
+        dialect = get_dialect(dialect)
     parser = _Parser(text, dialect)
     trace = parser.trace()
     if parser.token.kind != "end":

@@ -76,10 +76,10 @@ def train_grpo(
 ) -> dict:
     """Train `lm` in place, resuming from the checkpoint in `folder` if there is one; returns a summary.
 
-    `problems` is a list of problems, a `ProblemSet`, or what `load_problems` takes. Prompt and sampling parameters are
-    those of the model's settings if left out. `folder` receives metrics.jsonl (one row per step; each term of the
-    reward as reward/NAME), samples.jsonl, checkpoint/ and model/, which `load` reads. Raises `UserError` for sampling
-    parameters that cannot be trained with.
+    `problems` is a list of problems, a `ProblemSet`, or what `load_problems` takes: a name, a file, rows. Prompt and
+    sampling parameters are those of the model's settings if left out. `folder` receives metrics.jsonl (one row per
+    step; each term of the reward as reward/NAME), samples.jsonl, checkpoint/ and model/, which `load` reads. Raises
+    `UserError` for sampling parameters that cannot be trained with.
     """
     folder = Path(folder)
     prompt, params = prompt_of(lm.settings, prompt), params or params_of(lm.settings)

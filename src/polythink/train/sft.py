@@ -18,11 +18,10 @@ import torch
 
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
-from polythink.evaluate.study import params_of, prompt_of
+from polythink.evaluate.study import Problems, params_of, problem_set_of, prompt_of
 from polythink.models.batch import response_of
 from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import token_logprobs
-from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt
 from polythink.run.folder import folder_lock
 from polythink.run.jsonl import read_jsonl
@@ -61,7 +60,7 @@ def train_sft(
     *,
     prompt: Prompt | str | None = None,
     params: SamplingParams | None = None,
-    problems: Sequence[Problem] = (),
+    problems: Problems = (),
     seed: int = 0,
 ) -> dict:
     """Fine-tune `lm` in place, resuming from the checkpoint in `folder` if there is one; returns a summary.
@@ -69,7 +68,7 @@ def train_sft(
     `data` is a JSONL or Parquet file with rows {question, trace}, such rows, or a `Mixture`. Rows are laid out in the
     mode of `params` under `prompt` (left out: those of the model's settings) and shuffled by `seed`; a mixture is laid
     out already. `folder` receives metrics.jsonl (one row per step), checkpoint/ and model/, which `load` reads; with
-    `problems` also samples.jsonl: a response to each of them at every checkpoint.
+    `problems` (as `train_grpo` takes them) also samples.jsonl: a response to each of them at every checkpoint.
     Raises `UserError` for data that cannot be trained on.
     """
     folder, params, prompt = Path(folder), params or params_of(lm.settings), prompt_of(lm.settings, prompt)
@@ -88,7 +87,9 @@ def train_sft(
         if distributed.is_main():
             warn_of_rounding(lm.model, config.lr, config.trainable)
         trained = to_train(lm, config, draws=bool(problems))
-        drawn = problems and distributed.shared(lambda: Samples.of(stack, lm, config, problems, prompt, params, seed))
+        drawn = len(problems) and distributed.shared(
+            lambda: Samples.of(stack, lm, config, problem_set_of(problems).problems, prompt, params, seed)
+        )
         optimiser = make_optimiser(trained.model, config, config.trainable)
         trained.model.train()
         distributed.entered_on_main(stack, lambda: folder_lock(folder / "checkpoint"))
