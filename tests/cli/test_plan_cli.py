@@ -63,6 +63,14 @@ def test_a_stage_is_divided_among_the_devices():
     assert eight["rl_hard"].too_much(DEVICES["H100"]) == ["drawing"]
 
 
+def test_two_devices_draw_no_more_than_twice_as_fast_as_one():
+    """One process draws from a copy in bfloat16 too, where it trains under autocast."""
+    one, two = planned("H100"), planned("2xH100")
+    for stage in ("rl_easy", "rl_hard"):
+        assert "whole copy to draw" in one[stage].memory["drawing"]
+        assert two[stage].floors["drawing"] < one[stage].floors["drawing"] <= 2 * two[stage].floors["drawing"]
+
+
 def test_keys_that_change_what_is_held():
     plain = planned("8xH100")["rl_hard"]
     bound = planned("8xH100", "rl_hard.kv_cache_memory_bytes=20000000000")["rl_hard"]

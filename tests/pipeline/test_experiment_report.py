@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -28,6 +29,11 @@ def test_the_reports_of_an_experiment_can_be_written_anew(tmp_path) -> None:
     assert "25.0% [20.0, 30.0]" in html
     assert 'href="runs/a%20b-seed0/report.html"' in html
     assert (tmp_path / "runs" / "c-seed0" / "report.html").is_file()
+    for run in ("d-seed10", "d-seed2", "c-seed1", "other"):  # without an evaluation they stand in no column
+        write_json(tmp_path / "runs" / run / "stages.json", [{"name": "rl", "kind": "grpo"}])
+    rewrite_reports(tmp_path)
+    found = re.findall(r'href="runs/([^"/]+)/report.html"', page.read_text())
+    assert list(dict.fromkeys(found)) == ["a%20b-seed0", "c-seed0", "c-seed1", "d-seed2", "d-seed10"]
     shutil.rmtree(tmp_path / "runs")
     (tmp_path / "runs").mkdir()
     with pytest.raises(UserError, match="none of its runs"):

@@ -59,7 +59,7 @@ def test_the_model_knows_its_embeddings_and_how_many_paths_it_has_seen(run):
 def layouts(lm, n: int, early_join: float = 0.0, **demonstrations):
     config = DataConfig(problems="countdown-hard:train", weight=1, early_join=early_join, demonstrations=demonstrations)
     encode = TraceEncoder(lm, SamplingParams(), get_prompt("countdown_parallel"))
-    source = Demonstrations(problems("hard", "train", limit=50), config, encode, seed=0)
+    source = Demonstrations(problems("hard", "train", limit=50), config, encode, seed=0, max_tokens=4096)
     return [source.layout(i) for i in range(n)], source
 
 

@@ -7,10 +7,12 @@ import sys
 import pytest
 import torch
 
+from helpers import thoughts
 from helpers.training import PROMPT, forking_lm, make_lm, mixture, same_bits, sft_config, weights_of
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.models.lm import load
+from polythink.models.thoughts import thoughts_of
 from polythink.problems.answers import Grader
 from polythink.run.config import parse_config
 from polythink.run.jsonl import read_jsonl
@@ -53,6 +55,16 @@ def test_new_adapters_change_nothing_and_are_all_that_is_trained(recwarn):
     assert torch.equal(logits(lm), changed)
     assert wrapped.merge_and_unload() is lm.model
     assert torch.allclose(logits(lm), changed, atol=1e-5)
+
+
+def test_thought_embeddings_beside_adapters_are_not_trained_and_that_is_said(caplog):
+    lm = thoughts.make("qwen3")
+    add_adapters(lm, TrainingConfig(lora={"r": 2}), seed=0)
+    assert not thoughts_of(lm.model).table.requires_grad
+    assert "lora leaves the thought embeddings as they are; to train them" in caplog.text
+    caplog.clear()
+    add_adapters(thoughts.make("qwen3", inventory=None), TrainingConfig(lora={"r": 2}), seed=0)
+    assert not caplog.text
 
 
 def test_sft_writes_adapters_and_a_merged_model(mini, tmp_path):

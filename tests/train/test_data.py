@@ -14,14 +14,14 @@ from polythink.errors import UserError
 from polythink.models.build import from_config
 from polythink.models.config import ModelConfig
 from polythink.problems.prompts import Prompt
-from polythink.problems.tasks.countdown import demonstrate
+from polythink.problems.tasks.countdown import demonstrate, problems
 from polythink.problems.tasks.demonstrations import DemoStyle
 from polythink.run.config import parse_config
 from polythink.run.jsonl import read_rows, write_jsonl
 from polythink.trace.parse import TraceError
-from polythink.train.data import TraceEncoder, encode_rows, epoch_index
+from polythink.train.data import Demonstrations, TraceEncoder, encode_rows, epoch_index
 from polythink.train.data_keys import DataConfig
-from polythink.train.mixture import pack_rows, split_by_weight
+from polythink.train.mixture import mixture_of_rows, pack_rows, split_by_weight
 
 
 def test_batches_hold_the_shares_and_depend_on_seed_and_step_alone(lm, mini):
@@ -65,6 +65,34 @@ def test_rows_from_a_file(lm, mini, tmp_path):
     assert sum(" alone" in prompt for prompt in prompts) >= 1
     flat = mixture(lm, config, mini, mode="sequential", data=source)
     assert flat.dropped == {"too long": 1}, "a flat text needs no grammar"
+
+
+def test_a_demonstration_that_is_too_long_gives_its_place_to_another(lm):
+    config = DataConfig(problems="hard", weight=1, demonstrations={"paths": [2, 4]})
+
+    def drawn(max_tokens: int) -> tuple[list[list[int]], Counter]:
+        asked, encode = problems("hard", "train", limit=30), TraceEncoder(lm, SamplingParams(), PROMPT)
+        source = Demonstrations(asked, config, encode, 0, max_tokens)
+        return [source.layout(i).tokens.tolist() for i in range(60)], source.dropped
+
+    free, none = drawn(4096)
+    bound = max(map(len, free)) - 1
+    short, dropped = drawn(bound)
+    assert max(map(len, free)) > bound >= max(map(len, short))
+    assert [b for a, b in zip(free, short, strict=True) if len(a) <= bound] == [a for a in free if len(a) <= bound]
+    assert not none
+    assert dropped["too long"] >= sum(len(a) > bound for a in free)
+    assert drawn(bound) == (short, dropped)
+    with pytest.raises(UserError, match=r"50 demonstrations in turn are too long, .* and max_tokens is 9; raise max"):
+        drawn(9)
+
+
+def test_epochs_are_whole_batches_whatever_rounding_says(lm, mini):
+    rows = [{"question": p.question, "trace": "1 ok"} for p in mini[:10] * 10]
+    encode = TraceEncoder(lm, SamplingParams(mode="sequential"), PROMPT)
+    for epochs, batch, steps in ((0.29, 1, 29), (1.15, 5, 23), (0.999, 1, 99)):
+        config = sft_config(steps=None, epochs=epochs, batch=batch)
+        assert mixture_of_rows(rows, encode, config, 0).steps(epochs) == steps
 
 
 def test_blocks_within_blocks_are_never_drawn_side_by_side(lm, mini, tmp_path):

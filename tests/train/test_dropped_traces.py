@@ -140,7 +140,9 @@ def test_a_demonstration_beyond_the_context_is_one_sentence(mini, tmp_path):
     from helpers.training import mixture
 
     lm = make_lm(max_position_embeddings=16)
-    with pytest.raises(UserError, match=r"a demonstration of countdown-mini.* positions, and the model has 16"):
+    with pytest.raises(
+        UserError, match=r"50 demonstrations in turn are too long, .*countdown-mini.* positions, and the model has 16"
+    ):
         train_sft(lm, sft_config(), mixture(lm, sft_config(), mini), tmp_path)
 
 

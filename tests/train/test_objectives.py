@@ -192,7 +192,7 @@ def test_a_recipe_may_set_a_key_of_its_objective_differently():
             {"objective": "dapo", "drop_zero_spread": False},
             "max_num_gen_batches: 10 draws until there are enough groups",
         ),
-        ({"max_num_gen_batches": 2, "objective": "grpo"}, "set drop_zero_spread: true, or leave the number out"),
+        ({"max_num_gen_batches": 2, "objective": "grpo"}, "set drop_zero_spread: true or max_num_gen_batches: 1"),
         ({"objective": "max_rl"}, "scale_rewards: mean .* this reward can be -1; take one from 0 up"),
         ({"objective": "max_rl", "reward": "alternating"}, "can be -1"),
         ({"entropy_coef": -1}, "entropy_coef must be greater than or equal to 0"),

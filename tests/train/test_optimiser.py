@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
 
@@ -9,8 +11,8 @@ from helpers.thoughts import make
 from polythink.errors import UserError
 from polythink.models.thoughts import thoughts_of
 from polythink.run.config import parse_config
-from polythink.train.config import OptimiserConfig
-from polythink.train.optimiser import learning_rate, make_optimiser, undecayed
+from polythink.train.config import OptimiserConfig, TrainingConfig
+from polythink.train.optimiser import freezing, learning_rate, make_optimiser, undecayed
 
 
 def moved_by_decay(no_decay: tuple[str, ...] | None) -> dict[str, bool]:
@@ -83,3 +85,17 @@ def test_the_warm_up_of_inverse_square_root_is_one_step_ahead_of_fairseqs():
     apart = [abs(learning_rate(config, step, 1) - theirs(step)) for step in (0, 1, 9_000, 15_999, 16_000, 50_000)]
     assert max(apart) < 1.26e-7
     assert learning_rate(config, 0, 1) == pytest.approx(1.25e-7)
+
+
+def test_what_was_frozen_for_a_loop_is_as_it_was_after_it():
+    lm = make("qwen3")
+    lm.model.lm_head.weight.requires_grad_(False)  # by the user
+    before = {name: p.requires_grad for name, p in lm.model.named_parameters()}
+    assert set(before.values()) == {True, False}
+    for failing in (False, True):
+        with suppress(KeyError), freezing(lm.model):
+            make_optimiser(lm.model, TrainingConfig(), "thoughts")
+            assert [n for n, p in lm.model.named_parameters() if p.requires_grad] == ["thoughts.table"]
+            if failing:
+                raise KeyError
+        assert {name: p.requires_grad for name, p in lm.model.named_parameters()} == before

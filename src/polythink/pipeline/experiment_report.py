@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
@@ -40,9 +41,11 @@ def is_experiment_folder(folder: Path) -> bool:
 def rewrite_reports(out: Path) -> Path:
     """Write the reports of an experiment again, from its table and its runs."""
     table = read_table(out)
-    names = dict.fromkeys(arm for column in table.columns for arm in column.arms)
-    arms = {name: [out / "runs" / f"{name}-seed{seed}" for seed in table.seeds] for name in names}
-    arms = {name: found for name, folders in arms.items() if (found := [f for f in folders if f.is_dir()])}
+    arms: dict[str, list[Path]] = {arm: [] for column in table.columns for arm in column.arms}  # in their order
+    runs = [(re.fullmatch(r"(.+)-seed(\d+)", folder.name), folder) for folder in (out / "runs").iterdir()]
+    for found, folder in sorted(((found, folder) for found, folder in runs if found), key=lambda x: int(x[0][2])):
+        arms.setdefault(found[1], []).append(folder)  # those without an evaluation stand in no column
+    arms = {name: folders for name, folders in arms.items() if folders}
     if not arms:
         raise UserError(f"{str(out)!r} holds a table and none of its runs; run the experiment again in this folder")
     failures: dict[str, str] = {}

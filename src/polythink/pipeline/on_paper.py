@@ -203,7 +203,8 @@ def _drawn(shape: Shape, drawing: Drawing, place: Place, weight_bytes: int, kv_b
 
 
 def _weight_bytes_drawn(how: Training) -> int:
-    return how.compute_bytes if how.processes > 1 else how.weight_bytes
+    """Rollouts are drawn from a copy in the dtype of the products where that is smaller or the weights are sharded."""
+    return how.compute_bytes if how.processes > 1 else min(how.compute_bytes, how.weight_bytes)
 
 
 def _cache(shape: Shape, drawing: Drawing, kv_bytes: int, bound: int | None) -> float:

@@ -9,6 +9,7 @@ format (adapter/), without the tables that these are rows of, and, added to the 
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,13 @@ from safetensors.torch import load_file, save_file
 from polythink.errors import UserError, install_extra
 from polythink.models.lm import LanguageModel
 from polythink.models.tag_rows import TagRows, rows_of, train_rows
+from polythink.models.thoughts import thoughts_of
 from polythink.train import distributed
 from polythink.train.config import TrainingConfig
 from polythink.train.dropout import seeded
 from polythink.train.lora_keys import LoraKeys
+
+log = logging.getLogger(__name__)
 
 
 def add_adapters(lm: LanguageModel, config: TrainingConfig, seed: int) -> Any:
@@ -48,6 +52,12 @@ def add_adapters(lm: LanguageModel, config: TrainingConfig, seed: int) -> Any:
             wrapped = peft.get_peft_model(lm.model, peft.LoraConfig(task_type="CAUSAL_LM", **keys))
         except ValueError as error:
             raise UserError(f"lora.target_modules: {str(error).splitlines()[0]}") from None
+    thoughts = thoughts_of(lm.model)
+    if thoughts is not None and thoughts.table is not None and distributed.is_main():
+        log.warning(
+            "lora leaves the thought embeddings as they are; to train them, put a stage with trainable: thoughts (or "
+            "one without lora) before this one"
+        )
     if ids := trained_tags(lm, config.lora):
         if _adapted(lm.model):
             raise UserError(
@@ -80,7 +90,7 @@ def save_adapters(lm: LanguageModel, config: TrainingConfig, wrapped: Any, folde
             wrapped.peft_config["default"].trainable_token_indices = dict.fromkeys(_tables(lm.model), ids)
         save = {"save_embedding_layers": "auto" if whole else False}
         distributed.on_main(lambda: wrapped.save_pretrained(place, **save))
-        _merge(wrapped).requires_grad_(True)  # peft leaves it frozen: what trains it next would find nothing
+        _merge(wrapped)
         if ids:
             distributed.on_main(lambda: _add_rows(lm, ids, place))
     if trained:

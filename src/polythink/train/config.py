@@ -100,7 +100,8 @@ class SFTConfig(TrainingConfig):
     loss_on: Literal["sampled", "response"] = "sampled"
     """Train on the tokens that the model itself will write, or on every token of the response."""
     max_tokens: int = Field(4096, ge=2)
-    """Drop traces with more tokens than this, prompt included, or longer than the model's context, and count them."""
+    """Drop traces with more tokens than this, prompt included, or longer than the model's context, and count them;
+    a demonstration gives its place to another."""
 
     @model_validator(mode="after")
     def _steps_or_epochs(self) -> SFTConfig:
@@ -268,7 +269,7 @@ class GRPOConfig(PolicyConfig):
         if self.max_num_gen_batches > 1 and not self.drop_zero_spread:
             raise ValueError(
                 f"max_num_gen_batches: {self.max_num_gen_batches} draws until there are enough groups with spread, and "
-                "drop_zero_spread: false trains on those without; set drop_zero_spread: true, or leave the number out"
+                "drop_zero_spread: false trains on those without; set drop_zero_spread: true or max_num_gen_batches: 1"
             )
         if self.scale_rewards == "mean" and (least := self.reward.least()) < 0:
             raise ValueError(

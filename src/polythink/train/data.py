@@ -10,7 +10,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -33,6 +33,7 @@ from polythink.train.data_keys import DataConfig
 from polythink.train.stored import check_row
 
 log = logging.getLogger(__name__)
+ATTEMPTS = 50  # at a demonstration that can be trained on
 
 
 def stage_seed(seed: int, stage: str) -> int:
@@ -175,12 +176,17 @@ class StoredTraces:
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Traces written when they are read: the i-th depends on (seed, i) alone."""
+    """Traces written when they are read: the i-th depends on (seed, i) alone.
+
+    One that is too long gives its place to one of another problem, and is counted in `dropped`.
+    """
 
     problems: Sequence[Problem]
     config: DataConfig
     encode: TraceEncoder
     seed: int
+    max_tokens: int
+    dropped: Counter = field(default_factory=Counter)
 
     @cached_property
     def style(self) -> DemoStyle:
@@ -188,18 +194,25 @@ class Demonstrations:
         return self.config.demonstrations.demo_style()
 
     def layout(self, i: int) -> Layout:
-        """The i-th trace of an endless stream."""
+        """The i-th trace of an endless stream. `UserError` where one after another is too long."""
         problem = self.problems[epoch_index(len(self.problems), self.seed, i)]
-        c = self.config
-        rng = random.Random(f"{self.seed}/{problem.key}/{i}")
+        for attempt in range(ATTEMPTS):
+            name = f"{self.seed}/{problem.key}/{i}" + f"/{attempt}" * (attempt > 0)
+            layout = self._written(problem, random.Random(name))
+            reason, why = fault_of(layout, self.max_tokens, self.encode.positions)
+            if not reason:
+                return layout
+            self.dropped[reason] += 1
+            last, problem = problem, random.Random(f"{name}/next").choice(self.problems)
+        raise UserError(
+            f"{ATTEMPTS} demonstrations in turn are too long, the last, of {last.key}, with {why}; raise max_tokens, "
+            "use a model with a longer context, or ask for shorter demonstrations"
+        )
+
+    def _written(self, problem: Problem, rng: random.Random) -> Layout:
         trace = problem.task.demonstrate(problem, self.style, rng, self.encode.lm.dialect)
-        layout = self.encode(problem.question, trace, c.prompt, early_join=rng.random() < c.early_join)
-        if layout.position.max() >= self.encode.positions:
-            raise UserError(
-                f"a demonstration of {problem.key} needs {layout.position.max() + 1} positions, and the model has "
-                f"{self.encode.positions}; use a model with a longer context, or shorter demonstrations"
-            )
-        return layout
+        early_join = rng.random() < self.config.early_join
+        return self.encode(problem.question, trace, self.config.prompt, early_join=early_join)
 
     @property
     def most_paths(self) -> int:

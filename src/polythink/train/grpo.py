@@ -48,7 +48,7 @@ from polythink.train.dynamic_sampling import draw_step
 from polythink.train.grpo_rows import GradedBatch, describe, mean, summarise, write
 from polythink.train.grpo_step import MISMATCH, TrainItem, to_items, update_policy
 from polythink.train.loss import group_advantages
-from polythink.train.optimiser import autocast, learning_rate, make_optimiser
+from polythink.train.optimiser import autocast, freezing, learning_rate, make_optimiser
 from polythink.train.own_engine import Asked, OwnEngine
 from polythink.train.pass_rate import Rate, sometimes_solved
 from polythink.train.pass_rate_key import PassRateConfig
@@ -87,6 +87,7 @@ def train_grpo(
     with ExitStack() as stack:
         stack.enter_context(distributed.processes())
         given = distributed.shared(lambda: checked(lm, config, problems, params))
+        stack.enter_context(freezing(lm.model))
         adapters = add_adapters(lm, config, seed)
         if distributed.is_main():
             warn_of_rounding(lm.model, config.lr, config.trainable)

@@ -5,6 +5,7 @@ The batch of a step depends on (seed, step) alone, so a resumed run reads what a
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,7 +47,8 @@ class Mixture:
         """The number of whole batches in `epochs` passes over all traces."""
         if any(isinstance(source, Demonstrations) for source in self.sources):
             raise UserError("demonstrations have no end and so no epochs; give steps instead")
-        return int(epochs * sum(len(source) for source in self.sources) / sum(self.counts))
+        whole = epochs * sum(len(source) for source in self.sources) / sum(self.counts)
+        return math.floor(whole + 1e-9)  # 0.29 of 100 is 28.999...
 
 
 def make_mixture(
@@ -63,7 +65,8 @@ def make_mixture(
     for number, source in enumerate(sources):
         own_seed, own = seed * 1000 + number, encode.in_mode(source.mode)
         if source.problems is not None:
-            opened.append(Demonstrations(problems_of(source.problems), source, own, own_seed))
+            problems = problems_of(source.problems)
+            opened.append(Demonstrations(problems, source, own, own_seed, config.max_tokens, dropped))
         else:
             file = file_of(source)
             opened.append(

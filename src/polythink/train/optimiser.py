@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -35,10 +35,24 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
     return config.lr * (config.final_lr + (1 - config.final_lr) * left)
 
 
+@contextmanager
+def freezing(model: torch.nn.Module) -> Iterator[None]:
+    """While it is entered parameters may be frozen (beside adapters, or all but thoughts); then they are as before.
+
+    By name, since adapters and shards put others in their places: what trains the model next would find nothing.
+    """
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    try:
+        yield
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(before.get(name, parameter.requires_grad))
+
+
 def make_optimiser(model: torch.nn.Module, config: OptimiserConfig, trainable: str = "all") -> torch.optim.AdamW:
     """AdamW over the trained parameters, without decay for those of `no_decay`. Place or shard the model first.
 
-    With `trainable` "thoughts" all other parameters are frozen, and stay frozen. Those that are frozen already (beside
+    With `trainable` "thoughts" all other parameters are frozen: see `freezing`. Those that are frozen already (beside
     adapters) have no place in it.
     """
     thoughts = thoughts_of(model)

@@ -40,6 +40,7 @@ from polythink.train.kernels import batch_of, kernels_of, row_width
 from polythink.train.mixture import Mixture, mixture_of_rows, pack_rows
 from polythink.train.optimiser import (
     autocast,
+    freezing,
     head_options,
     learning_rate,
     make_optimiser,
@@ -83,6 +84,7 @@ def train_sft(
     with ExitStack() as stack:
         stack.enter_context(distributed.processes())
         mixture, steps = distributed.shared(opened)
+        stack.enter_context(freezing(lm.model))
         adapters = add_adapters(lm, config, seed)
         if distributed.is_main():
             warn_of_rounding(lm.model, config.lr, config.trainable)
