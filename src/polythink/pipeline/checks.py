@@ -189,6 +189,9 @@ def check_teacher(plan: StagePlan, dialect: Dialect) -> None:
             with about("teacher"):
                 for style in (style for style, weight in teacher.styles.items() if weight):
                     own.demonstrate(problem, style, random.Random(0))
+        with about("teacher.styles"):
+            asked = get_prompt(stage.assemble.prompt if stage.assemble else plan.prompt)
+            asked.check_styles(style for style, weight in teacher.styles.items() if weight)
     if stage.assemble:
         Assembler((), stage.assemble, dialect, plan.seed, summariser=_nobody)
 
