@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from helpers.chat_server import ChatServer
 from polythink.problems.prompts import get_prompt
 from polythink.problems.tasks.countdown import COUNTDOWN, problems
-from polythink.run.folder import read_json
+from polythink.run.folder import read_json, write_json
 from polythink.run.jsonl import read_jsonl
 from polythink.teachers.assemble import read_solutions
 from polythink.teachers.coldstart import run_coldstart
@@ -111,9 +112,29 @@ def test_solutions_that_think_in_parallel_become_no_paths(polythink, tmp_path, d
     solved(tmp_path / "solved", "parallel", 4, dialect)
     status, out, err = polythink("data", "assemble", tmp_path / "solved", "paths=[2]", "--out", tmp_path / "paths")
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "can become a path (already parallel 20); ask for solutions that do not think in parallel" in err
+    assert "can become a path (already parallel 20); ask for solutions that do not think in parallel: --teacher " in err
+    assert "--teacher countdown --style sequential (in a recipe: teacher.styles={sequential: 1})" in err
     assert not (tmp_path / "paths").exists()
     assert holds_no_block(tmp_path / "solved", dialect)
+
+
+def test_the_advice_where_nothing_can_become_a_path_is_one_that_helps(polythink, tmp_path):
+    asked, again = tmp_path / "asked", ("data", "assemble", tmp_path / "asked", "paths=[2]", "--out", tmp_path / "out")
+    cold = ("data", "coldstart", "countdown-mini:train", "--limit", 4, "--samples", 4, "--teacher", "countdown")
+    assert polythink(*cold, "--out", asked)[0] == 0
+    advised = re.search("--teacher countdown --style sequential", polythink(*again)[2])
+    assert polythink(*cold, *advised[0].split()[2:], "--out", tmp_path / "flat")[0] == 0
+    line = ("data", "assemble", tmp_path / "flat", "paths=[2]", r"template=\boxed{ {answer} }")
+    assert polythink(*line, "--out", tmp_path / "paths")[0] == 0
+    for about, advice in (
+        ({"kind": "endpoint"}, "as under --prompt sequential (in a recipe: assemble.prompt=sequential)"),
+        ({"kind": "attribution"}, "the attribution teacher writes no others; take the solutions of an endpoint"),
+        ({"kind": "assembled"}, "give the folder of the solutions that they were made of"),
+    ):
+        write_json(asked / "settings.json", read_json(asked / "settings.json") | {"teacher": about})
+        status, _, err = polythink(*again)
+        assert (status, err.count("\n")) == (2, 1)
+        assert advice in err
 
 
 def holds_no_block(folder, dialect) -> bool:

@@ -34,6 +34,24 @@ def test_the_synthetic_teacher_makes_a_table_and_data(polythink, tmp_path):
     assert {path: path.read_bytes() for path in (tmp_path / "cold").iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("options", "prompt", "blocks"),
+    [
+        (("--style", "sequential"), "countdown_sequential", False),
+        (("--style", "parallel"), "countdown_parallel", True),
+        (("--prompt", "countdown_sequential"), "countdown_sequential", False),  # the style that the prompt asks for
+        (("--prompt", "none", "--style", "sequential"), "none", False),  # a prompt that leaves it open
+        (("--prompt", "none"), "none", True),
+    ],
+)
+def test_a_synthetic_teacher_does_as_the_style_and_the_prompt_say(polythink, tmp_path, options, prompt, blocks):
+    line = ("data", "coldstart", "countdown-mini:train", "--limit", 8, "--teacher", "countdown", *options)
+    status, _, err = polythink(*line, "--out", tmp_path / "cold")
+    assert (status, err) == (0, "")
+    kept = read_jsonl(tmp_path / "cold/kept.jsonl")
+    assert {(row["prompt"], "<Parallel>" in row["trace"]) for row in kept} == {(prompt, blocks)}
+
+
 MISTAKES = [
     ((), "needs either --endpoint URL or --teacher NAME"),
     (("--teacher", "countdown", "--endpoint", "http://h/v1"), "needs either --endpoint URL or --teacher NAME"),
@@ -43,6 +61,16 @@ MISTAKES = [
     (("--endpoint", "h:1", "--model", "m"), "must be an address like http://localhost:8000/v1"),
     (("--endpoint", "http://h/v1", "--model", "m", "--key-env", "NO_SUCH_KEY"), "variable NO_SUCH_KEY"),
     (("--paths", 2, "--endpoint", "http://h/v1"), "--paths belongs to --teacher, which was not given"),
+    (("--style", "parallel", "--endpoint", "http://h/v1"), "--style belongs to --teacher, which was not given"),
+    (("--teacher", "countdown", "--style", "sequental"), "no style 'sequental' of demonstrations; did you mean"),
+    (
+        ("--teacher", "countdown", "--style", "parallel", "--prompt", "countdown_sequential"),
+        "the prompt countdown_sequential asks for sequential responses, and the teacher's style is parallel",
+    ),
+    (
+        ("--teacher", "countdown", "--style", "sequential", "--prompt", "countdown_parallel"),
+        "the prompt countdown_parallel asks for parallel responses, and the teacher's style is sequential",
+    ),
     (("--teacher", "attribution"), "attribution needs paths with numbers, dialect parallel_r1 has none"),
     (("--teacher", "countdown", "--rule", "strikt"), "no validity rule 'strikt'; did you mean 'strict'?"),
     (("--teacher", "countdown", "--prompt", "paralell"), "no prompt 'paralell'; did you mean 'parallel'?"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import re
 from pathlib import Path
@@ -33,6 +34,13 @@ RECIPE = (
 def test_the_reference_is_current(name: str) -> None:
     written = (generator.FOLDER / name).read_text(encoding="utf-8")
     assert written == generator.pages()[name], "write it anew: python docs/generate_reference.py"
+
+
+@pytest.mark.parametrize("received", generator.RECEIVED, ids=lambda cls: cls.__name__)
+def test_every_field_that_a_function_receives_has_a_sentence(received: type) -> None:
+    rows = {name.partition("(")[0]: text for name, _, text in generator.members(received)}
+    assert {field.name for field in dataclasses.fields(received)} <= rows.keys()
+    assert [name for name, text in rows.items() if not text] == []
 
 
 def test_every_finish_reason_is_described() -> None:

@@ -34,6 +34,11 @@ LATE = [
      "stages.rl_easy: reward: rule 'reference' is the checker published with Parallel-R1"),
     ("countdown-smoke", ["coldstart.rule=reference", "dialect=parathinker"], "stages.coldstart: rule 'reference'"),
     ("countdown-smoke", ["coldstart.problems=[gsm8k]"], "solves countdown problems, not those of gsm8k"),
+    (
+        "countdown-smoke",
+        ["coldstart.prompt=countdown_sequential"],
+        "teacher.styles: the prompt countdown_sequential asks for sequential responses",
+    ),
     ("countdown-smoke", ["coldstart.teacher.styles={parallel: 0}"], "weights of styles must be 0 or more"),
     ("countdown-smoke", ["coldstart.assemble={}"], "assembled traces answer in their summary"),
     ("countdown-smoke", ["dialect=parathinker:4", "coldstart.teacher.paths=5"], "teacher.paths: 5 paths are more than"),

@@ -70,10 +70,11 @@ def test_a_cold_start_is_the_same_whatever_model_comes_after_it(tmp_path):
     for keys in ({"mode": "sequential"}, {"chat": True}, {"decoding": {"paths": 3, "temperature": 0.5}}):
         assert identity(COLDSTART, **keys) == plain
         assert identity(SFT, **keys) != identity(SFT)
-    for keys in ({"seed": 1}, {"prompt": "countdown_sequential"}, {"dialect": "parathinker"}):
+    for keys in ({"seed": 1}, {"prompt": "none"}, {"dialect": "parathinker"}):
         assert identity(COLDSTART, **keys) != plain
     assert identity(COLDSTART | {"rule": "stack"}) != plain
-    assembled = [COLDSTART | {"assemble": {"prompt": prompt}} for prompt in ("sequential", "countdown_sequential")]
+    flat = COLDSTART | {"teacher": {"kind": "countdown", "styles": {"sequential": 1}}}
+    assembled = [flat | {"assemble": {"prompt": prompt}} for prompt in ("sequential", "countdown_sequential")]
     assert len({plain, *(identity(stage, dialect="parathinker") for stage in assembled)}) == 3
 
 

@@ -37,6 +37,20 @@ def test_what_each_prompt_asks_for():
     assert all("Final Answer:" in get_prompt(name).text for name in ("parallel", "sequential"))
 
 
+def test_every_packaged_prompt_says_its_style_or_leaves_it_open(tmp_path):
+    assert {name for name in PROMPTS if not get_prompt(name).style} == {"none", "parathinker", "summary"}
+    (tmp_path / "sequential.txt").write_text("{problem}")
+    assert not get_prompt(tmp_path / "sequential.txt").style, "only the packaged one is known"
+
+
+@pytest.mark.parametrize("styles", [("parallel",), ("parallel", "sequential")])
+def test_a_sequential_prompt_takes_no_blocks(styles):
+    get_prompt("parallel").check_styles(styles)  # there the model chooses
+    get_prompt("none").check_styles(styles)
+    with pytest.raises(UserError, match="asks for sequential responses, and the teacher's style is parallel"):
+        get_prompt("sequential").check_styles(styles)
+
+
 def test_braces_in_a_question_are_kept():
     question = r"\frac{1}{2} {problem} {0} {} %s"
     assert get_prompt("none").fill(question) == question

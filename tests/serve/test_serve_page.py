@@ -13,7 +13,7 @@ import pytest
 from polythink.models.build import ModelConfig, new_tokenizer
 from polythink.problems.tasks.table import get_task
 from polythink.serve.chat import ChatRequest
-from polythink.serve.completions import CompletionRequest
+from polythink.serve.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from polythink.serve.fields import Steering
 from polythink.serve.responses import ResponsesRequest
 
@@ -42,7 +42,28 @@ def test_the_model_of_make_smoke_knows_the_words():
     assert tokenizer.unk_token_id in tokenizer("Make 24")["input_ids"]
 
 
-@pytest.mark.parametrize("request_model", [ChatRequest, ResponsesRequest])
+REQUESTS = [CompletionRequest, ChatRequest, ResponsesRequest]
+
+
+@pytest.mark.parametrize("request_model", REQUESTS)
+def test_the_page_names_every_field_of_a_request(request_model):
+    assert [name for name in request_model.model_fields if f"`{name}`" not in PAGE] == []
+
+
+def test_the_fields_of_completions_have_a_row_each():
+    section = PAGE.partition("## Fields of completions\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?`) \|", section, re.MULTILINE)
+    named = {name for cell in rows for name in re.findall(r"`(\w+)`", cell)}
+    assert named == CompletionRequest.model_fields.keys() - Steering.model_fields.keys()
+    default = section.partition("| field")[0]
+    assert f"at most {DEFAULT_MAX_TOKENS} tokens" in " ".join(default.split())
+    for name, field in Steering.model_fields.items():  # what asks for blocks
+        (value,) = [{"join_when": "all", "mode": "sequential"}.get(name, True if field.annotation is bool else 1)]
+        asks = CompletionRequest(prompt="a", **{name: value}).steers
+        assert asks == (f"`{name}`" in default.partition("only")[0]), name
+
+
+@pytest.mark.parametrize("request_model", REQUESTS)
 def test_the_page_names_the_fields_that_mean_nothing_or_are_refused(request_model):
     assert all(f"`{name}`" in PAGE for name in request_model.ignored | set(request_model.refused))
 

@@ -22,10 +22,12 @@ from polythink.cli.options import (
     complete_prompt,
 )
 from polythink.errors import UserError, did_you_mean
-from polythink.problems.prompts import get_prompt
+from polythink.problems.prompts import Prompt, get_prompt
+from polythink.problems.tasks.demonstrations import STYLES, DemonstrationTeacher
 from polythink.problems.tasks.table import TEACHERS, get_task
 from polythink.run.folder import read_json
 from polythink.teachers.rows import check_kept, show_table
+from polythink.trace.production import Dialect
 from polythink.trace.validity import RULES
 
 
@@ -38,13 +40,20 @@ def coldstart(
     key_header: KeyHeader = None,
     extra: Extra = None,
     teacher: Annotated[str | None, typer.Option(help=f"Instead of an endpoint: {', '.join(TEACHERS)}.")] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(help=f"How a --teacher responds: {' or '.join(STYLES)}; if left out, as the prompt asks."),
+    ] = None,
     paths: Annotated[int | None, typer.Option(min=1, help="Paths per block of a --teacher; 3 if left out.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Responses to each problem.")] = 1,
     dialect: Annotated[str, typer.Option(help="Dialect of the responses.")] = "parallel_r1",
     rule: Annotated[str, typer.Option(help=f"What is well formed: {', '.join(RULES)}.")] = "strict",
     prompt: Annotated[
         str | None,
-        typer.Option(help="Name or file of the prompt; parallel if left out.", autocompletion=complete_prompt),
+        typer.Option(
+            help="Name or file of the prompt; if left out, parallel, or what goes with the --teacher and its --style.",
+            autocompletion=complete_prompt,
+        ),
     ] = None,
     limit: Limit = None,
     concurrency: Concurrency = 8,
@@ -67,12 +76,14 @@ def coldstart(
         raise UserError("a cold start needs either --endpoint URL or --teacher NAME")
     if teacher not in (None, *TEACHERS):
         raise UserError(f"no teacher {teacher!r}{did_you_mean(teacher, TEACHERS)}")
-    if paths is not None and teacher is None:
-        raise UserError("--paths belongs to --teacher, which was not given")
+    for option, value in (("--paths", paths), ("--style", style)):
+        if value is not None and teacher is None:
+            raise UserError(f"{option} belongs to --teacher, which was not given")
     asked = _ask_endpoint(endpoint, model, key_env, key_header, extra, temperature=temperature, max_tokens=max_tokens)
-    task, tags = get_task(teacher), get_dialect(dialect)
-    own = task.teacher({"parallel": 1}, dialect=tags, paths=paths or 3) if teacher else None
-    chosen = get_prompt(prompt or (task.teacher_prompt if own else "parallel"))
+    tags = get_dialect(dialect)
+    own, chosen = None, get_prompt(prompt or "parallel")
+    if teacher:
+        own, chosen = _teacher_of(teacher, style, prompt, tags, paths or 3)
     with nullcontext(own) if own else asked as source:
         found = [problem for name in problems for problem in load_problems(name, limit=limit)]
         how = {"samples": samples, "concurrency": concurrency, "about_teacher": source.about, "dialect": tags}
@@ -121,6 +132,18 @@ def assemble(
     if dropped:
         print("responses that are no paths: " + ", ".join(f"{reason} {count}" for reason, count in dropped.items()))
     check_kept(table, out)
+
+
+def _teacher_of(
+    name: str, style: str | None, prompt: str | None, dialect: Dialect, paths: int
+) -> tuple[DemonstrationTeacher, Prompt]:
+    """A synthetic teacher and the prompt that its responses are kept under: the two must not contradict each other."""
+    task = get_task(name)
+    chosen = get_prompt(prompt or (task.sequential_teacher_prompt if style == "sequential" else task.teacher_prompt))
+    style = style or chosen.style or "parallel"
+    own = task.teacher({style: 1}, dialect=dialect, paths=paths)
+    chosen.check_styles((style,))
+    return own, chosen
 
 
 def _ask_endpoint(

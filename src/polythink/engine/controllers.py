@@ -26,10 +26,10 @@ REASONS = ("agreed", "pruned")  # the finish_reasons of paths that a controller 
 
 @dataclass(frozen=True)
 class ProbedPath:
-    """A path as a controller sees it. `answers` are those at each probe since it began, the last one being now."""
+    """A path as a controller sees it."""
 
     tokens: tuple[int, ...]  # so far, tags included
-    answers: tuple[str, ...]  # "" where it had none yet
+    answers: tuple[str, ...]  # its answer (`path_answer`) at each probe since it began, the last now; "": none yet
     left: int  # tokens that it may still sample; of a path that has ended, those that it left
     room: int  # tokens beyond these that the model's context has room for
     finish_reason: str  # "" while it runs
@@ -37,13 +37,13 @@ class ProbedPath:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a controller knows of a block. `decode` turns token ids into text."""
+    """What a controller knows of a block."""
 
-    prompt: tuple[int, ...]
-    paths: tuple[ProbedPath, ...]
+    prompt: tuple[int, ...]  # token ids
+    paths: tuple[ProbedPath, ...]  # of the block, in order, those that have ended too
     spare: int  # tokens that may be given: what ended paths have left, less what was given before
     patience: int  # `SamplingParams.probe_patience`
-    decode: Callable[[tuple[int, ...]], str]
+    decode: Callable[[tuple[int, ...]], str]  # token ids into text
 
     @property
     def running(self) -> list[int]:
@@ -67,10 +67,10 @@ class Probe:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to happen to the paths that run, by index: a reason of `REASONS` to stop, tokens to be given."""
+    """What is to happen to the paths that run; those that it does not name go on as they are."""
 
-    stop: Mapping[int, str] = field(default_factory=dict)
-    give: Mapping[int, int] = field(default_factory=dict)
+    stop: Mapping[int, str] = field(default_factory=dict)  # index of a path: why it is stopped, `agreed` or `pruned`
+    give: Mapping[int, int] = field(default_factory=dict)  # index of a path: tokens that it may sample beyond its own
 
 
 Controller = Callable[[Probe], Decision]

@@ -17,16 +17,16 @@ FIXED = "fixed"
 
 @dataclass(frozen=True)
 class ForkState:
-    """What a policy knows of a block. Token ids include tags; `decode` turns them into text."""
+    """What a policy knows of a block."""
 
-    prompt: tuple[int, ...]
+    prompt: tuple[int, ...]  # token ids
     before: tuple[int, ...]  # the stretch of text that ends at the fork
-    drawn: tuple[tuple[int, ...], ...]  # the paths that have ended, in order; empty when the block is opened
+    drawn: tuple[tuple[int, ...], ...]  # the paths that have ended, in order, tags included; empty at the fork
     blocks: int  # blocks before it in the same text
     depth: int  # blocks around it
     paths: int  # `SamplingParams.paths`
     most: int  # no block may have more paths
-    decode: Callable[[tuple[int, ...]], str]
+    decode: Callable[[tuple[int, ...]], str]  # token ids into text
     answer: Callable[[str], str]  # of a path's text: `SamplingParams.path_answer`
 
 

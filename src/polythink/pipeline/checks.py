@@ -191,6 +191,15 @@ def check_teacher(plan: StagePlan, dialect: Dialect) -> None:
                     own.demonstrate(problem, style, random.Random(0))
     if stage.assemble:
         Assembler((), stage.assemble, dialect, plan.seed, summariser=_nobody)
+    if isinstance(teacher, TaskTeacherConfig):
+        with about("teacher.styles"):
+            _check_styles(stage, {style for style, weight in teacher.styles.items() if weight}, plan.prompt)
+
+
+def _check_styles(stage: ColdstartConfig, styles: set[str], own: str) -> None:
+    """Traces are kept under the stage's prompt. Of solutions that are assembled, those in another style are dropped."""
+    prompt = get_prompt(stage.assemble.prompt if stage.assemble else own)
+    prompt.check_styles((stage.assemble and styles & {prompt.style}) or styles)
 
 
 def _nobody(*asked: object) -> None:

@@ -30,11 +30,11 @@ class RewardInput:
     right: bool  # the answer equals the reference
     answered: bool = True  # an answer could be extracted
     extracted: str | None = None  # that answer
-    question: str = ""
+    question: str = ""  # of the problem, without the prompt around it
     answer: str = ""  # the reference
     step: int = 1  # of training, from 1
     rule: str = "strict"  # what `well_formed` means
-    dialect: Dialect = PARALLEL_R1
+    dialect: Dialect = PARALLEL_R1  # of the response
 
     @cached_property
     def text(self) -> str:

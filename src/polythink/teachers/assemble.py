@@ -25,8 +25,9 @@ from polythink.errors import UserError
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
+from polythink.problems.tasks.table import TEACHERS, get_task
 from polythink.run.config import Config, Place, digest
-from polythink.run.folder import write_json
+from polythink.run.folder import read_json, write_json
 from polythink.teachers.coldstart import run_coldstart
 from polythink.teachers.folder import check_finished
 from polythink.teachers.rows import rows_so_far
@@ -38,6 +39,7 @@ from polythink.trace.scan import scan
 from polythink.trace.tree import Block, Trace
 
 ANSWER = "{answer}"
+ASSEMBLED = "assembled"  # the kind of teacher, in settings.json
 THINKING = ("<think>", "</think>")  # what reasoning models put around the work before their answer
 
 
@@ -96,6 +98,19 @@ def read_solutions(rows: Iterable[Mapping[str, Any]], dialect: Dialect) -> tuple
         else:
             (solutions.right if row["verdict"] == "right" else solutions.wrong).append(text)
     return list(found.values()), dropped
+
+
+def _advice(source: Path) -> str:
+    """How the teacher that wrote a folder is asked for solutions without blocks: not every teacher reads its prompt."""
+    kind = read_json(source / "settings.json")["teacher"].get("kind") if (source / "settings.json").exists() else None
+    if kind == ASSEMBLED:
+        return "these are assembled traces; give the folder of the solutions that they were made of"
+    if kind in TEACHERS and "sequential" not in get_task(kind).styles:
+        return f"the {kind} teacher writes no others; take the solutions of an endpoint"
+    wanted = "ask for solutions that do not think in parallel"
+    if kind in TEACHERS:
+        return f"{wanted}: --teacher {kind} --style sequential (in a recipe: teacher.styles={{sequential: 1}})"
+    return f"{wanted}, as under --prompt sequential (in a recipe: assemble.prompt=sequential)"
 
 
 def _unusable(row: Mapping[str, Any], text: str, solutions: Solutions, dialect: Dialect) -> str:
@@ -191,7 +206,7 @@ class Assembler:
         else:
             facts |= {"summary_prompt": self._prompt.hash, "summariser": getattr(self.summariser, "about", None)}
         responses = digest([[s.problem.key, s.problem.answer, s.right, s.wrong] for s in self._solutions.values()])
-        return {"kind": "assembled", **facts, "seed": self.seed, "solutions": responses}
+        return {"kind": ASSEMBLED, **facts, "seed": self.seed, "solutions": responses}
 
     def __call__(self, problem: Problem, prompt: str, sample: int) -> str:
         """A canonical trace. `TeacherError` if there are too few solutions, or if the summary is unusable."""
@@ -241,8 +256,8 @@ def run_assembly(
     solutions, dropped = read_solutions(rows_so_far(file).values(), dialect)
     if not any(found.right or found.wrong for found in solutions):
         reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.most_common())
-        raise UserError(f"no response in {source} can become a path ({reasons or 'there is none'}); ask for solutions "
-                        "that do not think in parallel, as under --prompt sequential")  # fmt: skip
+        advice = _advice(Path(source)) if dropped["already parallel"] else "run the cold start of solutions again"
+        raise UserError(f"no response in {source} can become a path ({reasons or 'there is none'}); {advice}")
     assembler = Assembler(solutions, config, dialect, seed, summariser)
     table = run_coldstart(
         assembler.problems, assembler, prompt, "strict", out, samples=config.traces, concurrency=concurrency,

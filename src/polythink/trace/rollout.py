@@ -30,11 +30,11 @@ class Segment:
     kind: str  # "main", "path", "copy" (of the paths, read again before the summary) or "summary"
     block: int  # -1 for main text
     path: int  # 1..P inside a block, 0 elsewhere
-    tokens: list[int] = field(default_factory=list)
-    sampled: list[bool] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)  # ids, those of its tags included
+    sampled: list[bool] = field(default_factory=list)  # of each token: drawn from the model, not put there
+    logprobs: list[float] = field(default_factory=list)  # of each token
     temperature: float = 1.0  # that of `logprobs`; 1.0 under greedy decoding too
-    finish_reason: str = ""
+    finish_reason: str = ""  # why it stopped
     label: int = 0  # the number in the path's tags, 0 where paths have none
     misplaced_tags: int = 0  # tags of other elements that were sampled and replaced (`Dialect.misplaced_tags`)
     text: str = ""  # decoded, with tags, without the end token; "" for a copy, which is not shown

@@ -69,6 +69,7 @@ class Code(Task):
     styles = STYLES
     demo_keys = ("style", "paths", "p_right", "labels", "summary")
     teacher_prompt = "code_parallel"
+    sequential_teacher_prompt = "code_sequential"
     answer_form = "a block that begins with ```python and ends with ```"
 
     def problems(self, name: str, split: str, limit: int | None = None, seed: int = 0) -> tuple[Problem, ...]:

@@ -247,6 +247,7 @@ class Countdown(Task):
     demo_keys = tuple(field.name for field in fields(DemoStyle))
     words = VOCABULARY
     teacher_prompt = "countdown_parallel"
+    sequential_teacher_prompt = "countdown_sequential"
     shows_slips = True
     graded_part = "operators"
     report_hint = (

@@ -213,6 +213,7 @@ class Multiplication(Task):
     demo_keys = ("style", "paths")
     words = VOCABULARY
     teacher_prompt = "countdown_parallel"
+    sequential_teacher_prompt = "countdown_sequential"
     shows_slips = True
     report_hint = (
         "Multiplication: a path is right if the number that it states is the first factor by one or more neighbouring "

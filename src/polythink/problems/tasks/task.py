@@ -42,6 +42,7 @@ class Task:
     demo_keys: tuple[str, ...] = ()  # keys of `demonstrations:` that it takes; the others keep their defaults
     words: tuple[str, ...] = ()  # its closed vocabulary (`model.tokenizer: NAME`); none: any text
     teacher_prompt = "parallel"  # the prompt that goes with its teacher's responses, unless another is given
+    sequential_teacher_prompt = "sequential"  # the same for those in the style `sequential`
 
     # ---- answers ----
     # Answers are formulas: those of one value are equal, and one vote, and the rules of `problems.extract` (strict,
