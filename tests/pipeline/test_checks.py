@@ -123,8 +123,8 @@ def test_all_that_a_recipe_lacks_is_named_at_once(monkeypatch, tmp_path):
     assert "math300.parquet in POLYTHINK_DATA" in sets
     assert sets.endswith("leave it out: eval_math=null")
     lacking(monkeypatch)
-    with pytest.raises(UserError, match=r"^the set math300"):
-        check_requirements(load_recipe("parallel-r1-seen-qwen3-4b").plan())
+    with pytest.raises(UserError, match=r"^the set math300 of eval_math is"):  # once, of arms with stages of one name
+        check_requirements(2 * load_recipe("parallel-r1-seen-qwen3-4b").plan())
     for enough in ("eval_math=null", "eval_math.problems=[math500]"):
         check_requirements(load_recipe("parallel-r1-seen-qwen3-4b", [enough]).plan())
     (tmp_path / "math300.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n')
