@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 
 MOST_NAMES = 60  # that a message lists: all of ours, not the hundreds of another library
+NEAR = 0.7  # difflib: a word with a letter too many, too few or another; below it words of other meanings look alike
 
 
 class UserError(Exception):
@@ -22,10 +23,24 @@ def did_you_mean(name: str, known: Iterable[str], before: str = "") -> str:
     `before` is shown before each, such as the folder that they are in; it makes no name closer to another.
     """
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=NEAR) or [one for one in known if _swapped(name, one)]
+    return f"; did you mean {before + close[0]!r}?" if close else known_names(known, before)
+
+
+def known_names(known: Iterable[str], before: str = "") -> str:
+    """`; known: ` and the list of names, as far as a message can hold them."""
+    known = sorted(known)
     more = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
-    shown = [before + name for name in close or known[:MOST_NAMES]]
-    return f"; did you mean {shown[0]!r}?" if close else f"; known: {', '.join(shown)}{more}"
+    return f"; known: {', '.join(before + name for name in known[:MOST_NAMES])}{more}"
+
+
+def _swapped(one: str, other: str) -> bool:
+    """Whether two neighbouring letters are swapped: in a short word much to difflib, and yet a slip of the fingers."""
+    differs = [i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
+    if len(one) != len(other) or len(differs) != 2:
+        return False
+    i, j = differs
+    return j == i + 1 and (one[i], one[j]) == (other[j], other[i])
 
 
 def install_extra(extra: str) -> str:

@@ -33,6 +33,7 @@ def topics():
         ("parallel_r1", "<Parallel><Path>..</Path><Path>..</Path></Parallel><Summary>..</Summary>"),
         ("parathinker", "path numbers 1 to 16"),
         ("gsm8k", "gsm8k: problem set\n"),
+        ("math300", "on no hub: some problems of MATH's test set, all with integer answers"),
         ("sequential", "sequential: prompt\n"),
         ("countdown-smoke", "countdown-smoke: recipe\n"),
         ("arms", "arms: key of an experiment"),
@@ -50,6 +51,7 @@ def test_a_dotted_key_is_looked_for_in_its_place(topics) -> None:
 def test_an_unknown_name_gets_the_nearest(polythink) -> None:
     status, out, err = polythink("explain", "temprature")
     assert (status, out, err) == (2, "", "polythink: nothing is named 'temprature'; did you mean 'temperature'?\n")
+    assert polythink("explain", "num_generations")[2].endswith("; did you mean 'group_size'?\n")
     assert polythink("explain", "qqqq")[2].endswith("`polythink explain` lists everything that can be explained\n")
 
 

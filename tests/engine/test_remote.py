@@ -143,13 +143,13 @@ def test_what_a_server_lacks_is_said(server, lm):
     server.ids, server.text_only = True, True
     with pytest.raises(UserError, match=r"does not complete token ids .*prompt must be a string"):
         client(server, lm)
-    server.text_only, server.models = False, ["m", "n"]
-    with pytest.raises(UserError, match="has the models m, n; name one"):
+    server.text_only, server.models = False, ["m", "new"]
+    with pytest.raises(UserError, match="has the models m, new; name one"):
         client(server, lm)
-    with pytest.raises(UserError, match="has no model 'nn'; did you mean 'n'"):
-        client(server, lm, model="nn")
-    with client(server, lm, model="n") as backend:
-        assert backend.served.model == "n"
+    with pytest.raises(UserError, match="has no model 'nwe'; did you mean 'new'"):
+        client(server, lm, model="nwe")
+    with client(server, lm, model="new") as backend:
+        assert backend.served.model == "new"
 
 
 def test_a_server_that_is_not_there(lm, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pyarrow as pa
@@ -113,8 +114,27 @@ def test_a_set_that_lies_in_the_data_folder_needs_no_hub(monkeypatch, tmp_path):
     monkeypatch.setenv("POLYTHINK_DATA", str(tmp_path))
     lacking(monkeypatch, "datasets")
     check_requirements(load_recipe("countdown-smoke", ["final.problems=[gsm8k]"]).plan())
-    with pytest.raises(UserError, match=r"stages\.final: the set math300 is not on the hub; .* math300\.parquet"):
-        check_requirements(load_recipe("countdown-smoke", ["final.problems=[math300]"]).plan())
+
+
+def test_all_that_a_recipe_lacks_is_named_at_once(monkeypatch, tmp_path):
+    """Packages, and sets that are on no hub, with what to do; what each sentence asks for is enough."""
+    monkeypatch.delenv("POLYTHINK_DATA", raising=False)
+    lacking(monkeypatch, "datasets")
+    with pytest.raises(UserError) as error:
+        check_requirements(load_recipe("parallel-r1-seen-qwen3-4b").plan())
+    packages, sets = re.fullmatch(r"(.*names\)); (the set .*)", str(error.value)).groups()
+    assert "datasets for sets of the hub in coldstart, rl_easy, rl_hard, eval; pip install datasets" in packages
+    assert sets.startswith("the set math300 of eval_math is on no hub (what it is: polythink explain math300); ")
+    assert "math300.parquet in POLYTHINK_DATA" in sets
+    assert sets.endswith("leave it out: eval_math=null")
+    lacking(monkeypatch)
+    with pytest.raises(UserError, match=r"^the set math300 of eval_math is"):  # once, of arms with stages of one name
+        check_requirements(2 * load_recipe("parallel-r1-seen-qwen3-4b").plan())
+    for enough in ("eval_math=null", "eval_math.problems=[math500]"):
+        check_requirements(load_recipe("parallel-r1-seen-qwen3-4b", [enough]).plan())
+    (tmp_path / "math300.jsonl").write_text('{"problem": "1+1", "answer": "2"}\n')
+    monkeypatch.setenv("POLYTHINK_DATA", str(tmp_path))
+    check_requirements(load_recipe("parallel-r1-seen-qwen3-4b").plan())
 
 
 def test_a_module_that_is_hidden_counts_as_missing(monkeypatch):

@@ -199,7 +199,7 @@ def test_without_datasets_or_a_network_the_user_is_told_what_to_do(hub, monkeypa
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[data\]'.*gsm8k_train\.parquet in POLYTHINK_DATA"):
         load_problems("gsm8k:train")
-    with pytest.raises(UserError, match="math300 is not on the hub"):
+    with pytest.raises(UserError, match=r"math300 is on no hub .*math300\.parquet in POLYTHINK_DATA"):
         load_problems("math300")
 
 

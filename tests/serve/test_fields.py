@@ -12,6 +12,7 @@ from polythink.serve.completions import CompletionRequest
 from polythink.serve.config import ServeConfig
 from polythink.serve.effort import params_with
 from polythink.serve.fields import Steering, params_of
+from polythink.serve.responses import ResponsesRequest
 from polythink.trace.dialect import PARALLEL_R1, Dialect, get_dialect
 
 
@@ -98,3 +99,9 @@ def test_the_most_tokens_of_a_trace(own, most, asked, given):
 def test_where_the_model_declares_its_paths_they_are_bounded(dialect, effort, asked, most):
     served = service(dialect=get_dialect(dialect), max_paths=8)
     assert params_with(effort, Steering(**asked), served, None).max_paths == most
+
+
+def test_a_field_of_another_api_is_not_taken_for_one_that_is_spelt_alike():
+    assert ResponsesRequest.hint("max_tokens") == "; did you mean 'max_output_tokens'?"
+    assert ResponsesRequest.hint("stop").startswith("; known: fork_at, include, input")
+    assert CompletionRequest.hint("detokenize").startswith("; known: ")

@@ -10,7 +10,9 @@ from typing import Annotated
 
 from polythink.cli.options import argument
 from polythink.cli.topics import TOPICS, Topic, every_topic
-from polythink.errors import UserError, did_you_mean
+from polythink.engine.params import SamplingParams
+from polythink.errors import UserError
+from polythink.run.other_names import key_hint
 
 
 def short_names(topics: Iterable[Topic]) -> list[str]:
@@ -47,7 +49,8 @@ def explain(
     topics = every_topic()
     found = find(name, topics) or (list(TOPICS[name]()) if name in TOPICS else [])
     if not found:
-        hint = did_you_mean(name, [*short_names(topics), *(topic.name for topic in topics)])
+        names = [*short_names(topics), *(topic.name for topic in topics)]
+        hint = key_hint(name, names, {"decoding": SamplingParams.model_fields})
         rest = hint if "did you mean" in hint else "; `polythink explain` lists everything that can be explained"
         raise UserError(f"nothing is named {name!r}{rest}")
     print("\n\n".join(entries(found)))

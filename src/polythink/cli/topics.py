@@ -237,7 +237,8 @@ def metric_topics() -> Iterator[Topic]:
 
 def data_topics() -> Iterator[Topic]:
     for name, source in sources().items():
-        yield Topic("problem set", name, source.about, (f"splits: {', '.join(source.splits)}",))
+        facts = (f"splits: {', '.join(source.splits)}", *([source.elsewhere] if source.elsewhere else []))
+        yield Topic("problem set", name, source.about, facts)
 
 
 def prompt_topics() -> Iterator[Topic]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -36,6 +36,7 @@ from polythink.train.data_keys import DataConfig
 class StageConfig(Config):
     """What a stage may set differently from its recipe."""
 
+    sections: ClassVar[Mapping[str, type[Config]]] = {"decoding": SamplingParams, "model": ModelConfig}
     mode: Literal[tuple(MODES)] | None = None
     """How traces are sampled and laid out; none: the recipe's."""
     prompt: Place | None = None
@@ -84,6 +85,7 @@ class AssemblyConfig(AssembleConfig):
 class ColdstartConfig(StageConfig):
     """A teacher answers problems; what is well formed and right is kept as data for fine-tuning."""
 
+    sections: ClassVar[Mapping[str, type[Config]]] = {}  # the teacher answers: neither our drawing nor our model
     kind: Literal["coldstart"]
     """Which stage."""
     problems: tuple[Place, ...] = Field(min_length=1)

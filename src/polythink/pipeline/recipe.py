@@ -11,10 +11,10 @@ Reading and checking a recipe imports no torch: a typo is found at once. What ru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
 class Recipe(Config):
     """Stages and what they share. Every stage may replace mode, prompt, seed, and keys of decoding."""
 
+    sections: ClassVar[Mapping[str, type[Config]]] = {"decoding": SamplingParams, "model": ModelConfig}
     name: str
     """Name of the recipe, and of its folder under runs/."""
     seed: Seed = 0
@@ -222,7 +223,8 @@ def _check_names(overrides: Sequence[str], stages: Any, recipe_class: type[Confi
     for override in overrides:
         first = override.partition("=")[0].split(".")[0].strip()
         if first not in known:
-            raise UserError(f"override {override!r}: unknown key {first}{did_you_mean(first, known)}")
+            hint = recipe_class.hint(first, stages if isinstance(stages, dict) else ())
+            raise UserError(f"override {override!r}: unknown key {first}{hint}")
 
 
 def run_recipe(recipe: Recipe | TextRecipe, out: str | Path, resume: bool = False, log: Log = print) -> Path:

@@ -41,27 +41,52 @@ NEEDS = {  # what a stage does -> the module by which it does it
 
 
 def check_requirements(plans: Sequence[Plan]) -> None:
-    """`UserError` for a model that is not there, one that names every package which a stage needs and which is not
-    installed, and one for a file that its stage could not read, or tags that its model has not."""
+    """`UserError` for a model that is not there, one that names all packages and problem sets that stages need and that
+    cannot be had, and one for a file that its stage could not read, or tags that its model has not."""
     for path in {plan.model.path for plan in plans if isinstance(plan, StagePlan) and plan.model.path}:
         check_path(path)
         check_packages(path)
-    missing: dict[Need, list[str]] = {}
+    lacking = [*_packages_lacking(plans), *_sets_lacking(plans)]
+    if lacking:
+        raise UserError("; ".join(lacking))
+    check_files(plans)
+    check_tags(plans)
+
+
+def _packages_lacking(plans: Sequence[Plan]) -> Iterator[str]:
+    """Every package that is not installed, in one sentence, if there is one."""
+    missing: dict[Need, dict[str, None]] = {}  # and the stages; arms of an experiment have some of one name
     for plan in plans:
         for kind in dict.fromkeys(needs(plan)):
             if not installed(NEEDS[kind].module):
-                missing.setdefault(NEEDS[kind], []).append(plan.name)
+                missing.setdefault(NEEDS[kind], {})[plan.name] = None
     if missing:
         what = "; ".join(f"{need.module} for {need.does} in {', '.join(names)}" for need, names in missing.items())
         packages = " ".join(need.module for need in missing)
         extra = f" (or {install_extra('log')}, which has all trackers)" * any(n.module in TRACKERS for n in missing)
         hint = " (sets of problems are also read from the folder that POLYTHINK_DATA names)"
-        raise UserError(
+        yield (
             f"not installed, and needed by stages of this recipe: {what}; pip install {packages}{extra}"
             + hint * (NEEDS["hub"] in missing)
         )
-    check_files(plans)
-    check_tags(plans)
+
+
+def _sets_lacking(plans: Sequence[Plan]) -> Iterator[str]:
+    """A sentence for every set of problems that is neither made here nor in the data folder nor on the hub."""
+    stages: dict[str, dict[str, None]] = {}
+    for plan in plans:
+        for name in dict.fromkeys(_sets(plan)):
+            if not (_at_hand(name) or get_source(name.partition(":")[0]).repo):
+                stages.setdefault(name, {})[plan.name] = None
+    for name, names in stages.items():
+        base, _, split = name.partition(":")
+        source, several = get_source(base), len(names) > 1
+        yield (
+            f"the set {base} of {', '.join(names)} is on no hub (what it is: polythink explain {base}); name a folder "
+            f"that holds {source.file_stem(split or source.splits[0])}{SUFFIXES[0]} in {DATA_FOLDER}, give the stage"
+            f"{'s' * several} a file or another set of problems, or leave {'them' if several else 'it'} out: "
+            f"{' '.join(f'{stage}=null' for stage in names)}"
+        )
 
 
 def check_files(plans: Sequence[Plan]) -> None:
@@ -137,26 +162,21 @@ def needs(plan: Plan) -> Iterator[str]:
         stage: Any = plan.stage
         if getattr(stage, "lora", None):
             yield "lora"
-        sources = getattr(stage, "data", ())
-        named = (*getattr(stage, "problems", ()), *getattr(stage, "sample_problems", ()))
-        for name in (*named, *(source.problems for source in sources if source.problems)):
-            if Path(name).suffix.lower() not in SUFFIXES and not _at_hand(name, plan.name):
-                yield "hub"
+        if any(not _at_hand(name) and get_source(name.partition(":")[0]).repo for name in _sets(plan)):
+            yield "hub"
 
 
-def _at_hand(name: str, stage: str) -> bool:
-    """Whether a named problem set is made here or lies in the data folder; `UserError` if it is nowhere."""
-    base, _, split = name.partition(":")
-    source = get_source(base)
-    if source.task or _in_file(name):
-        return True
-    if not source.repo:
-        file = f"{source.file_stem(split or source.splits[0])}{SUFFIXES[0]}"
-        raise UserError(
-            f"stages.{stage}: the set {base} is not on the hub; name a folder that holds {file} in {DATA_FOLDER}, or "
-            "give a file"
-        )
-    return False
+def _sets(plan: Plan) -> Iterator[str]:
+    """The problem sets, `NAME` or `NAME:SPLIT`, or files, that a stage names; none of a recipe for plain text."""
+    if isinstance(plan, StagePlan):
+        stage: Any = plan.stage
+        yield from (*getattr(stage, "problems", ()), *getattr(stage, "sample_problems", ()))
+        yield from (source.problems for source in getattr(stage, "data", ()) if source.problems)
+
+
+def _at_hand(name: str) -> bool:
+    """Whether a problem set is a file, is made here, or lies in the data folder."""
+    return Path(name).suffix.lower() in SUFFIXES or bool(get_source(name.partition(":")[0]).task) or _in_file(name)
 
 
 def _text_needs(plan: TextPlan) -> Iterator[str]:

@@ -40,6 +40,7 @@ class Source:
     config: str | None = None
     hub_splits: Mapping[str, str] = field(default_factory=dict)  # split -> its name on the hub, where that differs
     stem: str = ""  # name of a local file, without its suffix
+    elsewhere: str = ""  # where a set is found that is neither on the hub nor made here
     task: Task | None = None  # that makes the problems, for a synthetic set
 
     def file_stem(self, split: str) -> str:
@@ -59,7 +60,12 @@ PUBLISHED: dict[str, Source] = {
     ),
     "math500": Source("the 500 problems of MATH's test set known as MATH-500", ("test",), "HuggingFaceH4/MATH-500",
                       stem="math500"),
-    "math300": Source("the 316 integer problems of MATH that Parallel-R1 reports", ("test",), stem="math300"),
+    "math300": Source(
+        "the 316 integer problems of MATH that Parallel-R1 reports", ("test",), stem="math300",
+        elsewhere="on no hub: some problems of MATH's test set, all with integer answers, among the evaluation data of "
+        "github.com/zhengkid/Parallel-R1; a file math300.parquet or math300.jsonl has the columns problem and answer. "
+        "On the hub are math500 and, for the whole test set, math",
+    ),
     "aime24": Source(
         "AIME 2024, evaluation only", ("test",), "HuggingFaceH4/aime_2024", hub_splits={"test": "train"}, stem="aime24"
     ),
@@ -177,7 +183,7 @@ def _rows(name: str, source: Source, split: str) -> Placed:
     wanted = f"{source.file_stem(split)}.parquet"
     otherwise = f"give a .parquet or .jsonl file, or name a folder that holds {wanted} in {DATA_FOLDER}"
     if not source.repo:
-        raise UserError(f"the set {name} is not on the hub; {otherwise}")
+        raise UserError(f"the set {name} is on no hub (what it is: polythink explain {name}); {otherwise}")
     rows = hub_rows(name, source.repo, source.config, source.hub_splits.get(split, split), otherwise)
     return ((source.repo, row) for row in rows)
 

@@ -10,15 +10,16 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from polythink.errors import UserError, did_you_mean
+from polythink.run.other_names import key_hint
 from polythink.run.plain import DEEPEST, LARGEST, parse_yaml, short
 from polythink.run.plain import dump_yaml as dump_yaml
 
@@ -32,10 +33,12 @@ class Config(BaseModel):
     """Base of every recipe model: frozen, unknown keys refused with the nearest name, `true` is not the number 1.
 
     Numbers must be finite, since recipes are stored and compared as JSON. A key is described by the string directly
-    below it (an attribute docstring), which the command line and the reference print.
+    below it (an attribute docstring), which the command line and the reference print. `sections` gives the models of
+    mappings whose keys users look for here: plain ones, checked later, or of the recipe around it. For hints alone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    sections: ClassVar[Mapping[str, type[BaseModel]]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -46,7 +49,7 @@ class Config(BaseModel):
         """
         for key, value in data.items() if isinstance(data, dict) else ():
             if key not in cls.model_fields:
-                hint = did_you_mean(str(key), cls.model_fields)
+                hint = cls.hint(str(key))
                 raise PydanticCustomError("unknown_key", "unknown key {key}{hint}", {"key": str(key), "hint": hint})
             if cls.model_config.get("strict") or not _is_number(cls.model_fields[key].annotation):
                 continue
@@ -55,6 +58,12 @@ class Config(BaseModel):
                 where = {"key": f"{key}.{wrong[0]}".rstrip("."), "given": wrong[1]}
                 raise PydanticCustomError("number_type", "{key} must be a number", where)
         return data
+
+    @classmethod
+    def hint(cls, key: str, also: Iterable[str] = ()) -> str:
+        """What to say of a key that is none of these, nor of the names that may `also` stand here."""
+        sections = {name: model.model_fields for name, model in cls.sections.items()}
+        return key_hint(key, [*also, *cls.model_fields], sections)
 
 
 def _is_number(annotation: Any) -> bool:
