@@ -155,7 +155,7 @@ def test_token_ids_may_be_given_as_any_row_of_them():
         assert [drawn(r) for r in engine.generate([request], PARAMS, seed=3)] == [alone]
 
 
-@pytest.mark.parametrize("prompt", ["3 4", [[3, 4]], {"input_ids": [3]}, np.array([[3, 4]]), [3.0], ("3",), None])
+@pytest.mark.parametrize("prompt", ["3 4", [[3, 4]], {"input_ids": [3]}, np.array([[3, 4]]), ("3",), (3, [4]), None])
 def test_what_is_no_row_of_token_ids_is_refused(prompt):
     with pytest.raises(UserError, match=r"a request's prompt is \w+, which is no row of token ids; engine"):
         Request(prompt)

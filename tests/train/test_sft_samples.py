@@ -14,7 +14,7 @@ from polythink.pipeline.recipe import Recipe
 from polythink.pipeline.runners import sft
 from polythink.problems.tasks.countdown import problems
 from polythink.run.config import parse_config
-from polythink.run.jsonl import read_jsonl
+from polythink.run.jsonl import read_jsonl, write_jsonl
 from polythink.train.sft import train_sft
 
 PARAMS = SamplingParams(
@@ -38,10 +38,11 @@ def test_a_stage_is_the_same_with_and_without_samples(mini, tmp_path):
     assert [(row["step"], row["problem"]) for row in rows] == [(s, key) for s in (2, 4, 5) for key in keys]
     assert {row["verdict"] for row in rows} <= {"right", "wrong", "unparsed"}
     assert any(s["kind"] == "path" for row in rows for s in row["segments"])
-    by_name = tmp_path / "by name"
-    run(by_name, mini, "countdown-mini:heldout")
-    drawn = read_jsonl(by_name / "samples.jsonl")
-    assert [row["text"] for row in drawn if row["problem"] in keys] == [row["text"] for row in rows]
+    write_jsonl(tmp_path / "asked.jsonl", [{"id": p.key, "question": p.question, "answer": p.answer,
+                                            "checker": p.checker} for p in asked])  # fmt: skip
+    run(tmp_path / "from a file", mini, tmp_path / "asked.jsonl")
+    again = read_jsonl(tmp_path / "from a file" / "samples.jsonl")
+    assert [(row["problem"], row["text"]) for row in again] == [(row["problem"], row["text"]) for row in rows]
     lm = load(tmp_path / "watched" / "model")  # the last samples are those of the model that the stage leaves
     prompts = [tuple(lm.encode_prompt(PROMPT.fill(problem.question), PROMPT.text)) for problem in asked]
     requests = [Request(ids, key, i) for i, (ids, key) in enumerate(zip(prompts, keys, strict=True))]

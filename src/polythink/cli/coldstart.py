@@ -23,7 +23,7 @@ from polythink.cli.options import (
 )
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.prompts import Prompt, get_prompt
-from polythink.problems.tasks.demonstrations import STYLES, DemonstrationTeacher
+from polythink.problems.tasks.demonstrations import BLOCKS, FLAT, STYLES, DemonstrationTeacher
 from polythink.problems.tasks.table import TEACHERS, get_task
 from polythink.run.folder import read_json
 from polythink.teachers.rows import check_kept, show_table
@@ -139,8 +139,8 @@ def _teacher_of(
 ) -> tuple[DemonstrationTeacher, Prompt]:
     """A synthetic teacher and the prompt that its responses are kept under: the two must not contradict each other."""
     task = get_task(name)
-    chosen = get_prompt(prompt or (task.sequential_teacher_prompt if style == "sequential" else task.teacher_prompt))
-    style = style or chosen.style or "parallel"
+    chosen = get_prompt(prompt or (task.sequential_teacher_prompt if style == FLAT else task.teacher_prompt))
+    style = style or chosen.style or BLOCKS
     own = task.teacher({style: 1}, dialect=dialect, paths=paths)
     chosen.check_styles((style,))
     return own, chosen

@@ -174,10 +174,10 @@ class Engine:
     def enqueue(self, state: TraceState) -> int:
         """Queue what `prepare` has made; returns its id, which is never used again."""
         state.id, self._added = self._added, self._added + 1
+        self.scheduler.add(state)
         if state.emit is not None:
             self._events += [replace(event, request=state.id) for event in state.early]
             state.emit, state.early = self._events.append, []
-        self.scheduler.add(state)
         return state.id
 
     def step(self) -> list[Event]:

@@ -193,7 +193,7 @@ class Request:
 
 def _token_ids(given: Iterable[int], what: str) -> tuple[int, ...]:
     """They are compared and looked up by: hashable, and Python's own integers."""
-    if type(given) is tuple and (not given or type(given[0]) is int):  # as the package itself gives them
+    if type(given) is tuple and all(type(id) is int for id in given):  # as the package itself gives them
         return given
     try:
         return tuple(index(id) for id in (given.tolist() if hasattr(given, "tolist") else given))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from polythink.errors import UserError, did_you_mean
+from polythink.problems.tasks.demonstrations import BLOCKS, FLAT
 
 PLACEHOLDER = "{problem}"
 _FOLDER = Path(__file__).parent / "prompts"
@@ -17,11 +18,9 @@ Overlong = Literal["skip", "refuse"]  # what to do with a problem whose prompt c
 OVERLONG = get_args(Overlong)
 # What the packaged prompts ask for; the others leave it open.
 STYLES = {
-    "code_sequential": "sequential", "countdown_sequential": "sequential", "one_way": "sequential",
-    "one_way_shown": "sequential", "sequential": "sequential",
-    "code_parallel": "parallel", "countdown_parallel": "parallel", "parallel": "parallel", "two_ways": "parallel",
-    "two_ways_shown": "parallel",
-}  # fmt: skip
+    **dict.fromkeys(("code_sequential", "countdown_sequential", "one_way", "one_way_shown", "sequential"), FLAT),
+    **dict.fromkeys(("code_parallel", "countdown_parallel", "parallel", "two_ways", "two_ways_shown"), BLOCKS),
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Prompt:
         One that asks for blocks leaves it to the model whether they pay, so some of its responses may be flat text.
         """
         given = set(styles)
-        if self.style and (self.style not in given or (self.style == "sequential" and len(given) > 1)):
+        if self.style and (self.style not in given or (self.style == FLAT and len(given) > 1)):
             other = next(style for style in sorted(given) if style != self.style)
             raise UserError(
                 f"the prompt {self.name} asks for {self.style} responses, and the teacher's style is {other}; give "

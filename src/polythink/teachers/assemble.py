@@ -25,6 +25,7 @@ from polythink.errors import UserError
 from polythink.problems.answers import Grader
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
+from polythink.problems.tasks.demonstrations import FLAT
 from polythink.problems.tasks.table import TEACHERS, get_task
 from polythink.run.config import Config, Place, digest
 from polythink.run.folder import read_json, write_json
@@ -105,7 +106,7 @@ def _advice(source: Path) -> str:
     kind = read_json(source / "settings.json")["teacher"].get("kind") if (source / "settings.json").exists() else None
     if kind == ASSEMBLED:
         return "these are assembled traces; give the folder of the solutions that they were made of"
-    if kind in TEACHERS and "sequential" not in get_task(kind).styles:
+    if kind in TEACHERS and FLAT not in get_task(kind).styles:
         return f"the {kind} teacher writes no others; take the solutions of an endpoint"
     wanted = "ask for solutions that do not think in parallel"
     if kind in TEACHERS:

@@ -73,6 +73,7 @@ def train_sft(
     Raises `UserError` for data that cannot be trained on.
     """
     folder, params, prompt = Path(folder), params or params_of(lm.settings), prompt_of(lm.settings, prompt)
+    problems = problems if isinstance(problems, str | Path) else tuple(problems)
 
     def opened() -> tuple[Mixture, int]:
         mixture = data
@@ -88,8 +89,8 @@ def train_sft(
         adapters = add_adapters(lm, config, seed)
         if distributed.is_main():
             warn_of_rounding(lm.model, config.lr, config.trainable)
-        trained = to_train(lm, config, draws=bool(problems))
-        drawn = len(problems) and distributed.shared(
+        trained = to_train(lm, config, draws=problems != ())
+        drawn = problems != () and distributed.shared(
             lambda: Samples.of(stack, lm, config, problem_set_of(problems).problems, prompt, params, seed)
         )
         optimiser = make_optimiser(trained.model, config, config.trainable)

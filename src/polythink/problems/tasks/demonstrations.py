@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "heldout")
 HELDOUT_PERCENT = 12
-STYLES = ("sequential", "parallel")
+FLAT, BLOCKS = STYLES = ("sequential", "parallel")
 
 
 def split_of(key: str) -> str:
@@ -37,7 +37,7 @@ class NotDemonstrable(UserError):
 class DemoStyle:
     """How demonstrations are written."""
 
-    style: str = "parallel"  # one of `STYLES`
+    style: str = BLOCKS  # one of `STYLES`
     paths: tuple[int, ...] = (3,)  # possible numbers of paths per block, equally likely
     p_right: float = 0.5  # probability that a chain is the solution
     retries: int = 0  # further chains that a path may try after one that missed
@@ -55,7 +55,7 @@ class DemoStyle:
     @property
     def flat(self) -> bool:
         """One chain after another in flat text, without a block."""
-        return self.style == STYLES[0]
+        return self.style == FLAT
 
     @property
     def most_paths(self) -> int:
