@@ -14,7 +14,7 @@ from rich.console import Console
 
 from helpers.program import SHAPE, invoke
 from polythink.cli.app import app
-from polythink.cli.generate import watch
+from polythink.cli.generate import read_prompts, watch
 from polythink.cli.model import ModelChoice, find_model, params_for
 from polythink.engine.engine import Engine
 from polythink.engine.params import Request, SamplingParams
@@ -231,3 +231,9 @@ def test_eval_refuses_a_closed_vocabulary_with_a_sentence(problems, tmp_path) ->
             "eval", tmp_path / "closed", "--problems", tmp_path / "words.jsonl", "--samples", 1, "--out", tmp_path / "o"
         )
     assert not (tmp_path / "o").exists()
+
+
+def test_prompts_are_told_apart_by_line_ends_alone(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("one \u2028 still one\r\ntwo\x0c still two\n\n three\x85 x".encode())
+    assert read_prompts(None, file, None) == ["one \u2028 still one", "two\x0c still two", " three\x85 x"]

@@ -254,6 +254,7 @@ REFUSED = {
     "no message": ({"messages": []}, "messages is empty"),
     "the last word": ({"messages": [*ASKED, {"role": "assistant", "content": "4"}]}, "must be the user's"),
     "no content": ({"messages": [{"role": "user"}]}, "content is missing"),
+    "a null role": ({"messages": [{"role": None, "content": "a"}]}, "messages.0.role is missing"),
     "a call": ({"messages": [{"role": "assistant", "tool_calls": [{}]}, *ASKED]}, "tool_calls is not supported"),
     "an image": (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},

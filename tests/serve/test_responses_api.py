@@ -246,6 +246,13 @@ def test_input_items_are_a_conversation():
     ]
 
 
+def test_reasoning_that_came_to_no_answer_is_not_that_of_the_next_one():
+    thought = [{"type": "reasoning", "summary": [{"type": "summary_text", "text": text}]} for text in ("cut", "hm")]
+    said = [{"role": "user", "content": "1?"}, thought[0], {"role": "user", "content": "2?"}, thought[1]]
+    turns = turns_of(ResponsesRequest(input=[*said, {"role": "assistant", "content": "4"}]))
+    assert [turn.get("reasoning_content") for turn in turns] == [None, None, "hm"]
+
+
 def test_without_a_chat_template_one_message_is_answered():
     """The model's own prompt holds one problem; it has never seen a conversation."""
     lm = with_settings(thinker(), chat=False, prompt="Solve: {problem} =")

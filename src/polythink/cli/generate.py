@@ -190,7 +190,8 @@ def _utf8(given: bytes, what: str) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.strip()]
+    lines = (line.removesuffix("\r") for line in text.split("\n"))  # other breaks, as U+2028, stand inside of a text
+    return [line for line in lines if line.strip()]
 
 
 def _column(file: Path, column: str | None) -> list[str]:

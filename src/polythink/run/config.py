@@ -158,8 +158,10 @@ def _steps(error: ErrorDetails, data: Any) -> Iterator[tuple[Any, bool]]:
 
 def _dotted(error: ErrorDetails, data: Any) -> str:
     """The key as the user writes it: without the member of a union."""
-    parts = [str(part) for part, (_, known) in zip(error["loc"], _steps(error, data), strict=True) if known]
-    if error["type"] == "missing" and isinstance(error["loc"][-1], str):  # an item of a list has a number: `_mistake`
+    steps = list(_steps(error, data))
+    parts = [str(part) for part, (_, known) in zip(error["loc"], steps, strict=True) if known]
+    absent = error["type"] == "missing" and not steps[-1][1]  # one that was given as null is there
+    if absent and isinstance(error["loc"][-1], str):  # an item of a list has a number: `_mistake`
         parts.append(error["loc"][-1])
     if error["type"] in ("unknown_key", "number_type"):  # raised for the mapping that holds the key
         parts.append(error["ctx"]["key"])

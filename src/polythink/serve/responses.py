@@ -148,7 +148,7 @@ def turns_of(body: ResponsesRequest) -> list[Turn]:
         turn = turn_of(item, number, "input")
         if turn["role"] == "assistant" and thought:
             turn["reasoning_content"] = "\n\n".join(filter(None, thought))
-            thought = []
+        thought = []  # of a response that was cut while it thought, too: it is not the next answer's
         turns.append(turn)
     return turns
 
