@@ -150,6 +150,13 @@ def test_what_a_server_lacks_is_said(server, lm):
         client(server, lm, model="nwe")
     with client(server, lm, model="new") as backend:
         assert backend.served.model == "new"
+    for status in (429, 500, 503):  # taken for a server of another kind, it would be asked wrongly
+        server.models_status = status
+        with pytest.raises(UserError, match=f"the server cannot be asked: http_{status}"):
+            client(server, lm, model="new")
+    server.models_status = 404
+    with client(server, lm, model="new") as backend:
+        assert backend.served.server.name == "the server"
 
 
 def test_a_server_that_is_not_there(lm, monkeypatch):

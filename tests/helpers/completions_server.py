@@ -53,7 +53,7 @@ class CompletionsServer(ThreadingHTTPServer):
         self.names: Callable[[int], str] = lambda token: f"t{token}"  # their text, which several may share
         self.takes: Callable[[str], None] = lambda folder: None  # what it does with the weights of a folder
         self.weight_version: str | None = "default"  # None: a vLLM that is too old to say it
-        self.models = ["m"]
+        self.models, self.models_status = ["m"], 200
         self.acts: Callable[[int, dict], str | None] = lambda number, body: None  # by the request's number, from 1
         self.requests: list[dict] = []
         self.posted: list[tuple[str, dict]] = []  # to other addresses
@@ -134,7 +134,8 @@ class _Handler(BaseHTTPRequestHandler):
             told = self.server.weight_version
             return self._send(*((404, {"detail": "Not Found"}) if told is None else (200, {"weight_version": told})))
         cards = [{"id": name, "owned_by": self.server.owner} for name in self.server.models]
-        self._send(200, {"data": [card | {"max_model_len": self.server.context} for card in cards]})
+        found = {"data": [card | {"max_model_len": self.server.context} for card in cards]}
+        self._send(self.server.models_status, found if self.server.models_status == 200 else {"detail": "not now"})
 
     def do_POST(self) -> None:
         server, body = self.server, json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")

@@ -24,6 +24,7 @@ LOGPROBS = (
     "its log-probabilities would not be those of the distribution that is sampled, and cannot be trained on; "
     "for evaluation set logprobs: none"
 )
+NO_LIST = (404, 405, 501)  # of a server that lists no models
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,10 @@ def find_model(connection: Connection, wanted: str | None) -> Served:
     """The model that is meant and the kind of its server; `UserError` for one that is not there."""
     try:
         response = connection.send("GET", connection.at("/models"))
+        if response.status_code not in (200, *NO_LIST):  # taken for a server of another kind, it would be asked wrongly
+            connection.refused(response.status_code, response.text, response.headers)
     except CallError as error:
         raise UserError(f"the server cannot be asked: {error}") from None
-    if response.status_code in (401, 403):
-        connection.refused(response.status_code, response.text, response.headers)
     try:
         listed = [card for card in response.json()["data"] if isinstance(card["id"], str)]
     except (ValueError, LookupError, TypeError):
