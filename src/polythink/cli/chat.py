@@ -95,7 +95,7 @@ class Conversation:
         from polythink.serve.growing import Spelling
 
         engine = self.engine
-        request = Request(tuple(self.prompt(text)), f"turn {len(self.said) // 2}")
+        request = Request(self.prompt(text), f"turn {len(self.said) // 2}")
         rollout = show(engine, request, self.params, self.seed)
         say_truncated([rollout], self.params, engine)
         content = shown(rollout, Spelling.of(engine.lm)).content.strip()

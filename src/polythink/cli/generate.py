@@ -79,7 +79,7 @@ def generate(
 
     around = prompt_of(engine.lm.settings)
     requests = [
-        Request(tuple(engine.encode_prompt(around.fill(text), around.text)), sample=i % samples)
+        Request(engine.encode_prompt(around.fill(text), around.text), sample=i % samples)
         for i, text in enumerate(texts)
     ]
     if sys.stdout.isatty() and len(requests) == 1 and not as_json:

@@ -10,11 +10,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from operator import itemgetter
+from operator import attrgetter
+from typing import NamedTuple
 
 from polythink.trace.rollout import Segment
 
-Room = tuple[int, str]  # so many tokens, and the finish_reason where they run out
+
+class Room(NamedTuple):
+    """So many tokens, and the finish_reason where they run out."""
+
+    tokens: int
+    reason: str
 
 
 @dataclass(slots=True)
@@ -35,7 +41,7 @@ class Branch:
 
 def tightest(*rooms: Room) -> Room:
     """The least of them; of equal ones the first."""
-    return min(rooms, key=itemgetter(0))
+    return min(rooms, key=attrgetter("tokens"))
 
 
 @dataclass(slots=True)

@@ -105,17 +105,17 @@ class IsolatedState(TraceState):
 
     def _room(self, text: Text) -> Room:
         """How many tokens the text may still hold, its closing tag left aside."""
-        return text.allowance - text.written - (text.depth > 0), text.bound
+        return Room(text.allowance - text.written - (text.depth > 0), text.bound)
 
     def _allow(self, text: Text) -> None:
         """Set the limit of an open text: what its own budget leaves, or the tokens of the trace and the context."""
         own = getattr(self.params, f"max_{text.place[0]}_tokens") - text.spent - text.drawn
-        self._limit(text, own, *self._left(text))
+        self._limit(text, own, self._left(text))
 
     def _left(self, text: Text) -> Room:
         """How many tokens the open text may hold; inner texts were given no more than there are positions for."""
         left = self._room(text)
-        return left if text.depth else tightest(left, (self.context - text.position, "context"))
+        return left if text.depth else tightest(left, Room(self.context - text.position, "context"))
 
     # --- what a join reads
 

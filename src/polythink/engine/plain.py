@@ -6,7 +6,7 @@ so here: with `Continuation` each part is drawn with the random numbers that it 
 
 from __future__ import annotations
 
-from polythink.engine.inputs import Branch
+from polythink.engine.inputs import Branch, Room
 from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
 
@@ -29,7 +29,7 @@ class PlainState(TraceState):
         record = self.records[segment]
         branch = Branch(segment, record, size, key, self.params.temperature, drawn=plain.drawn)
         record.temperature = branch.temperature or 1.0
-        self._limit(branch, self.params.max_main_tokens, self.budget, self.bound)
+        self._limit(branch, self.params.max_main_tokens, Room(self.budget, self.bound))
         self._want(branch)
 
     def on_token(self, branch: Branch, token: int, logprob: float) -> None:

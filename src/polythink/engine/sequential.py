@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from polythink.engine.inputs import Branch
+from polythink.engine.inputs import Branch, Room
 from polythink.engine.trace_state import TraceState
 from polythink.errors import UserError
 
@@ -145,7 +145,7 @@ class SequentialState(TraceState):
         if self.done:
             return
         if branch.record.finish_reason:
-            self._limit(branch, self.params.max_main_tokens, self.budget - self.written, self.bound)
+            self._limit(branch, self.params.max_main_tokens, Room(self.budget - self.written, self.bound))
         if branch.limit < 1:
             self._end(branch, self.bound)
 
@@ -153,7 +153,7 @@ class SequentialState(TraceState):
         """Set the branch's budget: that of its kind (`own`: what is left of it), or the `left` tokens of the trace."""
         kind = branch.record.kind
         left -= kind != "main"  # a truncated path or summary is closed by one forced tag
-        self._limit(branch, getattr(self.params, f"max_{kind}_tokens") if own is None else own, left, self.bound)
+        self._limit(branch, getattr(self.params, f"max_{kind}_tokens") if own is None else own, Room(left, self.bound))
 
     def _move(self, branch: Branch, kind: str, block: int, path: int, label: int = 0) -> None:
         """Let the branch write a new segment, on the same random stream."""

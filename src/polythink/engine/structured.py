@@ -175,9 +175,8 @@ class StructuredState(IsolatedState):
     def _begin(self, main: Text) -> None:
         """The runtime writes the tag that a block begins with, and forks there; or the model goes on with its plan."""
         plans, begin = self.tags.plan is not None, self.tags.begin
-        left, bound = self._left(main)
-        if left < len(begin):
-            self._end(main, bound)
+        if (left := self._left(main)).tokens < len(begin):
+            self._end(main, left.reason)
             return
         self._force(main, begin)
         if not plans:
@@ -198,7 +197,7 @@ class StructuredState(IsolatedState):
         block.prefixes = self.request.path_prefixes if text.depth == 0 and text.blocks == 0 else ()
         count = len(outlines) if self.tags.dialect.declares_paths else self._width(block)
         costs, share = self._share(block, count)
-        refused = "max_blocks" if text.blocks >= self.params.max_blocks else share[1] if share[0] < 1 else ""
+        refused = "max_blocks" if text.blocks >= self.params.max_blocks else share.reason if share.tokens < 1 else ""
         if refused:
             self._refuse(text, refused)
             return
@@ -237,7 +236,7 @@ class StructuredState(IsolatedState):
         drawn = sum(path.written for path in block.paths)
         share, bound = share_of(self.params, self.tags, costs, room, ahead, drawn, len(block.paths))
         forced = max(map(len, block.prefixes[len(block.paths) : count]), default=0)
-        return costs, (share if share > forced else 0, bound)
+        return costs, Room(share if share > forced else 0, bound)
 
     def _head(self, block: Block, index: int) -> tuple[int, ...]:
         outline = block.outlines[index] if index < len(block.outlines) else ""
@@ -248,7 +247,7 @@ class StructuredState(IsolatedState):
             index = len(block.paths)
             path = self._inner(block, index + 1, block.labels[index])
             prefix = block.prefixes[index] if index < len(block.prefixes) else ()
-            path.allowance, path.bound, path.spent = share[0] + cost, share[1], len(prefix)
+            path.allowance, path.bound, path.spent = share.tokens + cost, share.reason, len(prefix)
             block.paths.append(path)
             block.running += 1
             self._event("fork", path)
@@ -306,12 +305,12 @@ class StructuredState(IsolatedState):
         if self.policy is None or self.tags.dialect.declares_paths:
             return False
         count = self._width(block)
-        costs, share = self._share(block, count) if count > len(block.paths) else ([], (0, ""))
-        if costs and share[0] >= 1:
+        costs, share = self._share(block, count) if count > len(block.paths) else ([], Room(0, ""))
+        if costs and share.tokens >= 1:
             self._open_paths(block, costs, share)
-        if block.bounded or (costs and share[0] < 1):
+        if block.bounded or (costs and share.tokens < 1):
             (block.text.record if block.text.segment else block.paths[0].record).bounded = True
-        return bool(costs) and share[0] >= 1
+        return bool(costs) and share.tokens >= 1
 
     def _join(self, block: Block) -> None:
         """Open the summary: it sees all paths and resumes after the longest, or it sees their copy."""
@@ -326,8 +325,9 @@ class StructuredState(IsolatedState):
             self._scale(block)
         self._event("join", summary)
         self._force(summary, tags.join, want=tags.summary is not None)
-        (left, bound), ahead = self._room(text), summary.written + self.context - summary.position
-        summary.allowance, summary.bound = tightest((left - len(tags.finish), bound), (ahead, "context"))
+        left, ahead = self._room(text), summary.written + self.context - summary.position
+        left = Room(left.tokens - len(tags.finish), left.reason)
+        summary.allowance, summary.bound = tightest(left, Room(ahead, "context"))
         if tags.summary is None:
             self._finish(summary, "tag")
             self._after(block)

@@ -99,12 +99,12 @@ def share_of(
     rereads, paths, fixed = params.rules.rereads, len(costs), tags.after_paths
     times = 2 if rereads else 1
     most = params.max_summary_tokens if tags.summary else params.max_main_tokens
-    left = room[0] - times * (sum(costs) + drawn) - fixed
+    left = room.tokens - times * (sum(costs) + drawn) - fixed
     tokens = (left - max(1, min(most, left // (times * paths + 1)))) // (times * paths)
-    share = tightest((tokens, room[1]), (reach_of(params, tags, costs, ahead, before), "context"))
+    share = tightest(Room(tokens, room.reason), Room(reach_of(params, tags, costs, ahead, before), "context"))
     if rereads:
         flat = ahead - sum(costs) - drawn - fixed
-        share = tightest(share, ((flat - max(1, min(most, flat // (paths + 1)))) // paths, "context"))
+        share = tightest(share, Room((flat - max(1, min(most, flat // (paths + 1)))) // paths, "context"))
     return share
 
 

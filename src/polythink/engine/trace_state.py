@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from polythink.engine.inputs import Branch, Tokens, tightest
+from polythink.engine.inputs import Branch, Room, Tokens, tightest
 from polythink.engine.params import Event, Request, SamplingParams
 from polythink.engine.sampling import stream_key
 from polythink.engine.tag_ids import TagIds
@@ -201,9 +201,9 @@ class TraceState(Tokens):
         return numbers
 
     @staticmethod
-    def _limit(branch: Branch, most: int, left: int, bound: str) -> None:
-        """Set what the branch may sample: `most` tokens by its own budget, `left` by what `bound` names."""
-        branch.limit, branch.limit_reason = tightest((most, "length"), (left, bound))
+    def _limit(branch: Branch, most: int, left: Room) -> None:
+        """Set what the branch may sample: `most` tokens by its own budget, what is `left` by that of all."""
+        branch.limit, branch.limit_reason = tightest(Room(most, "length"), left)
 
     def _bound_by_context(self) -> None:
         """Of a flat text, which has one position per token: the context bounds all of it."""

@@ -17,7 +17,7 @@ PROMPTS = tuple(sorted(file.stem for file in _FOLDER.glob("*.txt")))
 Overlong = Literal["skip", "refuse"]  # what to do with a problem whose prompt cannot be asked
 OVERLONG = get_args(Overlong)
 # What the packaged prompts ask for; the others leave it open.
-STYLES = {
+ASKS_FOR = {
     **dict.fromkeys(("code_sequential", "countdown_sequential", "one_way", "one_way_shown", "sequential"), FLAT),
     **dict.fromkeys(("code_parallel", "countdown_parallel", "parallel", "two_ways", "two_ways_shown"), BLOCKS),
 }
@@ -65,7 +65,7 @@ class Prompt:
 def get_prompt(name_or_file: str | Path) -> Prompt:
     """A packaged prompt by its name (`PROMPTS`), or the prompt in a UTF-8 file, without line breaks at its end."""
     if str(name_or_file) in PROMPTS:
-        return _read(str(name_or_file), _FOLDER / f"{name_or_file}.txt", STYLES.get(str(name_or_file), ""))
+        return _read(str(name_or_file), _FOLDER / f"{name_or_file}.txt", ASKS_FOR.get(str(name_or_file), ""))
     file = Path(name_or_file).expanduser()
     try:
         found = file.is_file()

@@ -49,7 +49,7 @@ class OwnEngine:
 
     def check(self, ids: Sequence[int], params: SamplingParams) -> None:
         """`UserError` for a prompt that cannot be asked."""
-        self.engine.abort(self.engine.add(Request(tuple(ids), ""), params))
+        self.engine.abort(self.engine.add(Request(ids, ""), params))
 
     def update(self, step: int) -> None:
         """It has the weights."""
