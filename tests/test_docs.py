@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 # command lines: those of the code blocks, and those in the first column of the table of commands
-SHOWN = [line.partition("  #")[0].strip() for line in README.splitlines() if line.startswith("polythink ")]
+LINES = re.sub(r"\\\n\s*", "", README).splitlines()  # one that ends in a backslash goes on below
+SHOWN = [line.partition("  #")[0].strip() for line in LINES if line.startswith("polythink ")]
 TABLE = re.findall(r"^\| `(polythink [^`]+)`", README, re.MULTILINE)
 COMMANDS = [*SHOWN, *(line.replace("[", "").replace("]", "") for line in TABLE if "," not in line)]
 

@@ -80,5 +80,8 @@ def random_traces(rng: random.Random, model: str, n: int) -> list[tuple[Wanted, 
     """Random requests, some of which are stopped by a text or aborted."""
     requests, params = random_requests(rng, model, n)
     stops = [rng.choice(STOPS) if rng.random() < 0.2 else () for _ in requests]
-    each = [Wanted(*one[:2], rng.randrange(99), one[2]) for one in zip(requests, params, stops, strict=True)]
+    each = [
+        Wanted(*one[:2], rng.randrange(99), one[2], stop_between_tags=i % 2 == 1)
+        for i, one in enumerate(zip(requests, params, stops, strict=True))
+    ]
     return followed(Engine(model_of(model)), each, [rng.choice((0, 0, 0, 0, 3, 8, 20)) for _ in requests])

@@ -319,7 +319,7 @@ WRONG = {
     "n must be a whole number": ({"prompt": "a", "n": True}, "n"),
     "max_tokens must be a whole number": ({"prompt": "a", "max_tokens": "5"}, "max_tokens"),
     "asks for nothing": ({"prompt": "a", "max_tokens": 0}, None),
-    "more than the 65536": ({"prompt": "a", "max_tokens": 70000}, None),
+    "more than the 65536": ({"prompt": "a", "max_tokens": 70000}, "max_tokens"),
     "at most 16": ({"prompt": "a", "n": 17}, None),
     "none of them empty": ({"prompt": "a", "stop": [""]}, "stop"),
     "logprobs must be less than or equal to 20": ({"prompt": "a", "logprobs": 21}, "logprobs"),

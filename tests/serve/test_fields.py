@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from polythink.errors import UserError
+from polythink.serve.errors import ApiError
 from polythink.models.settings import ModelSettings
 from polythink.serve.completions import CompletionRequest
 from polythink.serve.config import ServeConfig
@@ -79,7 +79,7 @@ def test_a_model_without_tags_may_write_as_much_main_text_as_is_asked_for():
 def test_the_most_tokens_of_a_trace(own, most, asked, given):
     served = service(max_trace_tokens=own, most=most)
     if given is None:
-        with pytest.raises(UserError, match=f"max_tokens={asked} is more than the {most or max(own, 65_536)} that"):
+        with pytest.raises(ApiError, match=f"max_tokens={asked} is more than the {most or max(own, 65_536)} that"):
             params_of(Steering(), served, asked)
     else:
         assert params_of(Steering(), served, asked).max_trace_tokens == given

@@ -9,9 +9,9 @@ from polythink.serve.following import StopStrings
 TAGS = ("<ab>", "</ab>", "<b>")
 
 
-def told(pieces: list[tuple[str, str]], stops: tuple[str, ...]) -> tuple[list[str], bool]:
+def told(pieces: list[tuple[str, str]], stops: tuple[str, ...], between: bool = False) -> tuple[list[str], bool]:
     """What is given of (text, tag) pieces one by one."""
-    found, stop = [], StopStrings(stops)
+    found, stop = [], StopStrings(stops, between)
     for text, tag in pieces:
         found.append(stop.add(text, tag))
         if stop.hit:
@@ -19,9 +19,18 @@ def told(pieces: list[tuple[str, str]], stops: tuple[str, ...]) -> tuple[list[st
     return [*found, stop.end()], False
 
 
-def expected(pieces: list[tuple[str, str]], stops: tuple[str, ...]) -> str:
+def expected(pieces: list[tuple[str, str]], stops: tuple[str, ...], between: bool = False) -> str:
     """The text up to the piece in which a stop string is complete, cut before that string or its tag."""
-    text, tags = "", []
+    text, tags, own = "", [], []
+    if between:  # each stretch between tags by itself
+        for piece, tag in pieces:
+            own.append((piece.removesuffix(tag), ""))
+            if tag:
+                cut = expected(own, stops)
+                if cut != "".join(piece for piece, _ in own):
+                    return text + cut
+                text, own = text + cut + tag, []
+        return text + expected(own, stops)
     for piece, tag in pieces:
         tags += [(len(text) + len(piece) - len(tag), len(text) + len(piece))] if tag else []
         text += piece
@@ -32,17 +41,24 @@ def expected(pieces: list[tuple[str, str]], stops: tuple[str, ...]) -> str:
 
 
 def test_random_pieces_with_tags():
-    rng, seen = random.Random(0), 0
-    for _ in range(1000):
+    rng, seen = random.Random(0), [0, 0]
+    for i in range(2000):
         pieces = []
         for _ in range(rng.randint(1, 12)):
             tag = rng.choice(TAGS) if rng.random() < 0.3 else ""
             pieces.append(("".join(rng.choices("ab<>/", k=rng.randint(0, 2))) + tag, tag))
         stops = tuple("".join(rng.choices("ab<>/", k=rng.randint(1, 5))) for _ in range(rng.randint(1, 3)))
-        found, _ = told(pieces, stops)
-        assert "".join(found) == expected(pieces, stops), (pieces, stops)
-        seen += "".join(found) != "".join(text for text, _ in pieces)
-    assert seen > 250
+        found, _ = told(pieces, stops, between=i % 2 == 1)
+        assert "".join(found) == expected(pieces, stops, between=i % 2 == 1), (pieces, stops)
+        seen[i % 2] += "".join(found) != "".join(text for text, _ in pieces)
+    assert min(seen) > 150
+
+
+def test_between_tags_a_tag_gives_all_that_was_held():
+    assert told([("x<a", ""), ("</ab>", "</ab>"), ("b>", "")], ("<ab>", "b>c"), True) == (
+        ["x", "<a</ab>", "", "b>"],
+        False,
+    )
 
 
 def test_a_tag_is_held_back_as_a_whole():

@@ -163,7 +163,7 @@ def _dotted(error: ErrorDetails, data: Any) -> str:
     absent = error["type"] == "missing" and not steps[-1][1]  # one that was given as null is there
     if absent and isinstance(error["loc"][-1], str):  # an item of a list has a number: `_mistake`
         parts.append(error["loc"][-1])
-    if error["type"] in ("unknown_key", "number_type"):  # raised for the mapping that holds the key
+    if error["type"] in ("unknown_key", "number_type", "refused"):  # raised for the mapping that holds the key
         parts.append(error["ctx"]["key"])
     return ".".join(parts)
 
@@ -183,6 +183,8 @@ def _mistake(key: str, errors: list[ErrorDetails]) -> str:
         return f"{shown} must have {bound}, got {short(errors[0]['input'])}"
     if kind == "unknown_key":
         return f"unknown key {shown}{context['hint']}"
+    if kind == "refused":
+        return f"{shown} is not supported: {context['why']}"
     if kind.startswith("union_tag"):  # the key that says which member of a union is meant
         tag = f"{shown}.{context['discriminator'].strip(QUOTE)}"
         if kind == "union_tag_not_found":

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 from fastapi import Request
 from pydantic import ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from starlette.requests import ClientDisconnect
 
 from polythink.run.config import Config, first_mistake
@@ -43,7 +44,7 @@ class Body(Config):
             return data
         for name, (neutral, why) in cls.refused.items():
             if data.get(name) is not None and not any(data[name] is v or data[name] == v for v in neutral):
-                raise ApiError(400, f"{name} is not supported: {why}", name)  # pydantic lets it through
+                raise PydanticCustomError("refused", "{key} is not supported: {why}", {"key": name, "why": why})
         dropped = cls.ignored | cls.refused.keys()
         return {name: value for name, value in data.items() if value is not None and name not in dropped}
 

@@ -79,7 +79,7 @@ class ChatRequest(Steering):
     max_completion_tokens: int | None = Field(None, ge=1, le=MOST)
     """The same; OpenAI's newer name."""
     stop: Annotated[list[str], BeforeValidator(stop_texts)] = []  # noqa: RUF012 (pydantic copies it)
-    """The answer (not the thinking) ends before any of these strings."""
+    """The answer (not the thinking) ends before any of these strings; tags are not part of it."""
     stop_token_ids: list[int] = Field([], max_length=1024)
     """Tokens that end the answer."""
     logprobs: bool = False
@@ -141,7 +141,8 @@ class Job:
         body = self.body
         usual = (self.params, self.seed, tuple(body.stop), tuple(body.stop_token_ids), body.top_logprobs or 0)
         follow = body.stream or body.logprobs
-        wanted = [Wanted(TraceRequest(self.prompt, "", i), *usual, stream=follow) for i in range(body.n)]
+        requests = [TraceRequest(self.prompt, "", i) for i in range(body.n)]
+        wanted = [Wanted(request, *usual, stream=follow, stop_between_tags=True) for request in requests]
         return self.service.submit(wanted, key, self.service.config.timeout_s)
 
     def whole(self) -> dict[str, Any]:

@@ -24,7 +24,17 @@ from polythink.errors import UserError
 from polythink.run.plain import short
 from polythink.serve.body import Body, parsed
 from polythink.serve.choices import Choice
-from polythink.serve.fields import MOST, Steering, check_model, key_of, new_id, now, params_of, seed_of
+from polythink.serve.fields import (
+    MOST,
+    Steering,
+    check_model,
+    key_of,
+    most_tokens,
+    new_id,
+    now,
+    params_of,
+    seed_of,
+)
 from polythink.serve.generation import Generation, Wanted
 from polythink.serve.prompts import Prompt, Spelling, read_prompts
 from polythink.serve.sse import collect, events, unless_gone
@@ -179,7 +189,7 @@ class Job:
     def _most_tokens(self) -> int | None:
         given = self.body.max_tokens
         if given is None and not self.body.steers:
-            return DEFAULT_MAX_TOKENS
+            return min(DEFAULT_MAX_TOKENS, most_tokens(self.service))
         return max(given, 1) if given is not None else None
 
     async def score_prompts(self) -> None:

@@ -11,7 +11,7 @@ from fastapi import Request
 from pydantic import Field
 
 from polythink.engine.params import SamplingParams
-from polythink.errors import UserError, did_you_mean
+from polythink.errors import did_you_mean
 from polythink.run.config import Seed, parse_config
 from polythink.serve.body import Body
 from polythink.serve.config import MOST_TOKENS
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from polythink.serve.service import Service
 
 MOST = 2**31 - 1  # of any number of tokens
+MOST_NAMES = ("max_tokens", "max_completion_tokens", "max_output_tokens")  # what the APIs call `max_trace_tokens`
 
 
 class Steering(Body):
@@ -72,7 +73,7 @@ def params_of(steering: Steering, service: Service, max_tokens: int | None) -> S
     """The request's fields over the decoding parameters of the model's own settings.
 
     `max_tokens` bounds the whole trace, forced tokens and all paths included. `UserError` for what does not go
-    together, and for more than the server allows.
+    together, `ApiError` for more than the server allows.
     """
     settings = service.lm.settings
     data = {**settings.decoding, "mode": settings.mode}
@@ -82,7 +83,7 @@ def params_of(steering: Steering, service: Service, max_tokens: int | None) -> S
     if steering.top_k is not None:
         data["top_k"] = max(steering.top_k, 0)
     if max_tokens is not None:
-        data["max_trace_tokens"] = check_max_tokens(max_tokens, service)
+        data["max_trace_tokens"] = _check_most(steering, max_tokens, service)
     if steering.thinking_budget == 0:
         data |= {"max_blocks": 0, "fork_at": None}
     params = parse_config(SamplingParams, data, "request")
@@ -110,9 +111,10 @@ def most_tokens(service: Service) -> int:
     return max(MOST_TOKENS, own) if given is None else given
 
 
-def check_max_tokens(max_tokens: int, service: Service) -> int:
+def _check_most(steering: Steering, max_tokens: int, service: Service) -> int:
     if max_tokens > (most := most_tokens(service)):
-        raise UserError(f"max_tokens={max_tokens} is more than the {most} that this server allows")
+        name = next((name for name in MOST_NAMES if getattr(steering, name, None) == max_tokens), MOST_NAMES[0])
+        raise ApiError(400, f"{name}={max_tokens} is more than the {most} that this server allows", name)
     return max_tokens
 
 

@@ -16,14 +16,18 @@ class StopStrings:
     """Text up to the first of some strings. Text that may yet turn out as the beginning of one is held back.
 
     A tag is given as a whole or not at all: where a stop string begins within one, the text ends before the tag.
+    `between`: tags are not shown, so stop strings are looked for between them alone.
     """
 
-    def __init__(self, stop: Sequence[str]) -> None:
-        self.stop, self.held, self.hit = stop, "", False
+    def __init__(self, stop: Sequence[str], between: bool = False) -> None:
+        self.stop, self.between, self.held, self.hit = stop, between, "", False
         self._tags: list[tuple[int, int]] = []  # where tags begin and end in what is held
 
     def add(self, text: str, tag: str = "") -> str:
         """What of the text so far may be given now. `tag`: the tag that the text ends in, if it does."""
+        if self.between and tag and text.endswith(tag):
+            given = self.add(text.removesuffix(tag))
+            return given if self.hit else given + self.end() + tag
         self.held += text
         if tag and text.endswith(tag):
             self._tags.append((len(self.held) - len(tag), len(self.held)))
@@ -51,8 +55,8 @@ class StopStrings:
 class _Open:
     """A segment that is being written."""
 
-    def __init__(self, decoding: Decoding, stop: Sequence[str]) -> None:
-        self.text, self.stop, self.given = Detokeniser(decoding), StopStrings(stop), 0
+    def __init__(self, decoding: Decoding, stop: StopStrings) -> None:
+        self.text, self.stop, self.given = Detokeniser(decoding), stop, 0
 
     def take(self, token: int, tag: str, ended: bool, is_stop: bool) -> str:
         """The text to be given at this token. `tag`: how it is spelled if it is a tag; `ended`: it is the segment's
@@ -133,7 +137,8 @@ class Follower:
         segment = event.segment
         stoppable = event.block < 0 or (event.path == 0 and self._stops_in_summary)
         if segment not in self._open:
-            self._open[segment] = _Open(self.decoding, self.wanted.stop if stoppable else ())
+            stop = StopStrings(self.wanted.stop if stoppable else (), self.wanted.stop_between_tags)
+            self._open[segment] = _Open(self.decoding, stop)
         own = self._open[segment]
         ended = last and (self.state.done if self._flat else self.state.ended(segment))
         is_stop = stoppable and not event.forced and event.token in self.wanted.stop_token_ids

@@ -15,8 +15,9 @@ from polythink.trace.rollout import Rollout
 class Wanted:
     """One trace. `stop` strings and tokens count in main text, and in the summary where the answer stands there.
 
-    They end the trace, whose text is cut before them; its tokens are those that were drawn. With `stream` off there is
-    a "done" update alone, and the engine takes less time for the trace.
+    They end the trace, whose text is cut before them; its tokens are those that were drawn. A stop string may lie in a
+    tag's spelling, but not with `stop_between_tags`, for clients that are not shown tags. With `stream` off there is a
+    "done" update alone, and the engine takes less time for the trace.
     """
 
     request: Request
@@ -26,6 +27,7 @@ class Wanted:
     stop_token_ids: tuple[int, ...] = ()
     top_logprobs: int = 0  # alternatives per sampled token, at most 20
     stream: bool = True
+    stop_between_tags: bool = False
 
 
 @dataclass(frozen=True, slots=True)
