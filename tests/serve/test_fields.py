@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from polythink.serve.errors import ApiError
 from polythink.models.settings import ModelSettings
 from polythink.serve.completions import CompletionRequest
 from polythink.serve.config import ServeConfig
 from polythink.serve.effort import params_with
+from polythink.serve.errors import ApiError
 from polythink.serve.fields import Steering, params_of
 from polythink.serve.responses import ResponsesRequest
 from polythink.trace.dialect import PARALLEL_R1, Dialect, get_dialect

@@ -1,4 +1,4 @@
-"""Weights that cannot hold the updates of a learning rate are said before the first step."""
+"""The type in which training computes; weights that cannot hold the updates of a learning rate."""
 
 from __future__ import annotations
 
@@ -11,12 +11,32 @@ from helpers.training import make_lm, mixture, sft_config, weights_of
 from polythink.engine.params import SamplingParams
 from polythink.problems.prompts import get_prompt
 from polythink.run.config import parse_config
+from polythink.run.jsonl import read_jsonl
+from polythink.train import precision
 from polythink.train.config import GRPOConfig
 from polythink.train.grpo import train_grpo
 from polythink.train.precision import share_that_stands_still
 from polythink.train.sft import train_sft
 
 STEP = 2.0**-8  # between two bfloat16 from 0.5 to 1
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_autocast_auto_is_bfloat16_where_the_processor_multiplies_it(mini, tmp_path, monkeypatch, caplog, there):
+    def losses(autocast: bool | str) -> list[float]:
+        lm, config = make_lm(), sft_config(steps=2, autocast=autocast)
+        train_sft(lm, config, mixture(lm, config, mini), tmp_path / str(autocast))
+        return [row["loss"] for row in read_jsonl(tmp_path / str(autocast) / "metrics.jsonl")]
+
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda dtype: there)
+    precision._multiplies.cache_clear()
+    try:
+        auto = losses("auto")
+    finally:
+        precision._multiplies.cache_clear()
+    assert auto == losses(there)
+    assert auto != losses(not there)
+    assert ("this cpu does not multiply bfloat16" in caplog.text) == (not there)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ from polythink.train.cost import cost_of
 from polythink.train.data import epoch_index
 from polythink.train.dropout import seeded
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser, micro_batches, update
+from polythink.train.precision import in_bfloat16
 from polythink.train.sharding import divide, finish, whole_weights
 
 
@@ -51,7 +52,7 @@ def train_text(
         stack.enter_context(distributed.processes())
         forwards, checks, dropped = distributed.shared(lambda: read(lm, config, train, valid, seed))
         kept = kept_files(forwards, folder / "checkpoint")
-        trained = replace(lm, model=divide(lm.model, config.autocast)) if dist.is_initialized() else lm
+        trained = replace(lm, model=divide(lm.model, in_bfloat16(config, lm.device))) if dist.is_initialized() else lm
         optimiser = make_optimiser(trained.model, config)
         distributed.entered_on_main(stack, lambda: folder_lock(folder / "checkpoint"))
         distributed.on_main(lambda: refuse_old(folder / "checkpoint"))

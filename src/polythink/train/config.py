@@ -47,8 +47,9 @@ class OptimiserConfig(Config):
     """What does not decay: biases, the weights of norms, thought embeddings."""
     max_grad_norm: float = Field(1.0, ge=0)
     """Clip the norm of the whole gradient to this; 0 does not clip."""
-    autocast: bool = False
-    """Run forwards in bfloat16 over float32 weights; in reinforcement learning the sampling too."""
+    autocast: bool | Literal["auto"] = False
+    """Run forwards in bfloat16 over float32 weights; in reinforcement learning the sampling too. auto: where the GPU or
+    processor multiplies bfloat16 itself."""
     checkpoint_every: int = Field(50, ge=1)
     """Steps between two checkpoints; the last step always writes one."""
     report_to: ReportTo | None = None

@@ -16,6 +16,7 @@ from polythink.models.compiled import is_compiled
 from polythink.models.thoughts import thoughts_of
 from polythink.train import distributed
 from polythink.train.config import OptimiserConfig, TrainingConfig
+from polythink.train.precision import in_bfloat16
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
@@ -147,5 +148,5 @@ def autocast(config: OptimiserConfig, device: torch.device) -> AbstractContextMa
 
     Under a launcher the weights themselves are gathered in bfloat16 (`sharding.py`), and nothing is to be cast.
     """
-    wanted = config.autocast and not dist.is_initialized()
+    wanted = not dist.is_initialized() and in_bfloat16(config, device)
     return torch.autocast(device.type, dtype=torch.bfloat16) if wanted else nullcontext()

@@ -1,16 +1,34 @@
-"""Whether weights can hold the updates of a learning rate: in bfloat16 a small one rounds to nothing."""
+"""In which type training computes, and whether weights can hold the updates of a learning rate."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from functools import cache
 
 import torch
 
+from polythink.engine.lean.cpu_ops import multiplies_bfloat16
 from polythink.models.thoughts import thoughts_of
+from polythink.train.config import OptimiserConfig
 
 log = logging.getLogger(__name__)
 MUCH = 0.5  # share of the weights that stand still, from which on it is said
+
+
+def in_bfloat16(config: OptimiserConfig, device: torch.device) -> bool:
+    """Does training on the device run forwards in bfloat16? With `autocast: auto` where that has such products."""
+    return _multiplies(device.type) if config.autocast == "auto" else config.autocast
+
+
+@cache
+def _multiplies(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found = kind == "cpu" and multiplies_bfloat16(torch.bfloat16)
+    if not found:
+        log.warning("autocast auto: this %s does not multiply bfloat16, so training computes in float32", kind)
+    return found
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from polythink.models.head import plain_head
 from polythink.models.lm import LanguageModel
 from polythink.models.thoughts import attach
 from polythink.train.config import TrainingConfig
+from polythink.train.precision import in_bfloat16
 
 
 class Trained(Protocol):
@@ -51,15 +52,16 @@ def to_train(lm: LanguageModel, config: TrainingConfig, draws: bool = False) -> 
         trained = replace(lm, model=copied(lm))
     else:
         return lm
-    for own in lm.model.parameters() if draws and config.autocast else ():  # not buffers: rotary frequencies stay exact
-        own.data = own.data.to(torch.bfloat16)
+    if draws and in_bfloat16(config, trained.device):
+        for own in lm.model.parameters():  # not buffers: rotary frequencies stay exact
+            own.data = own.data.to(torch.bfloat16)
     return trained
 
 
 def draws_from_copy(lm: LanguageModel, config: TrainingConfig) -> bool:
     """Whether one process keeps a copy in bfloat16 to draw from: where the engine's CUDA graphs would go on reading
     the casts of weights that autocast makes, and frees when it ends."""
-    return config.autocast and lm.device.type == "cuda"
+    return lm.device.type == "cuda" and in_bfloat16(config, lm.device)
 
 
 def copied(lm: LanguageModel) -> nn.Module:
@@ -83,7 +85,7 @@ def divided(lm: LanguageModel, config: TrainingConfig) -> nn.Module:
         plain_head(model)
         hook(lm, model)
 
-    return divide(lm.model, config.autocast, config.reshard_after_forward, ready)
+    return divide(lm.model, in_bfloat16(config, lm.device), config.reshard_after_forward, ready)
 
 
 def divide(
