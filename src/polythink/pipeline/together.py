@@ -18,6 +18,7 @@ from polythink.pipeline.plan import Plan
 from polythink.pipeline.runners import RUNNERS, starting_model
 from polythink.pipeline.shared_engine import Draw, Open, SharedEngine, Train, open_engine
 from polythink.pipeline.stage import TRAINS, Log
+from polythink.run.memory import give_back_memory
 from polythink.train import distributed
 
 _together = False  # whether all processes are in a stage, none of them waiting
@@ -42,11 +43,17 @@ def run(plan: Plan, folder: Path, previous: Path | None, log: Log) -> dict:
     """What the stage's runner gives, which all processes run if it trains."""
     global _together
     if plan.stage.kind not in TRAINS:
-        return RUNNERS[plan.stage.kind](plan, folder, previous, log)
+        return _run(plan, folder, previous, log)
     distributed.on_main(lambda: Train(plan, folder.absolute(), previous and previous.absolute()))
     _together = True
-    found = RUNNERS[plan.stage.kind](plan, folder, previous, log)
+    found = _run(plan, folder, previous, log)
     _together = False
+    return found
+
+
+def _run(plan: Plan, folder: Path, previous: Path | None, log: Log) -> dict:
+    found = RUNNERS[plan.stage.kind](plan, folder, previous, log)
+    give_back_memory()
     return found
 
 
@@ -64,7 +71,7 @@ def follow() -> None:
                 engine = open_engine(starting_model(order.plan, order.previous), order.plan, order.previous)
             else:
                 check_shared(order.folder)
-                RUNNERS[order.plan.stage.kind](order.plan, order.folder, order.previous, lambda text: None)
+                _run(order.plan, order.folder, order.previous, lambda text: None)
 
 
 def check_shared(folder: Path) -> None:
