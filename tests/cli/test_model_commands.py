@@ -80,6 +80,11 @@ def test_decoding_is_the_models_own_with_changes(run_folder) -> None:
     assert params_for(model, ModelChoice(mode="sequential"), []).mode == "sequential"
     with pytest.raises(UserError, match="decoding: unknown key path; did you mean 'paths'"):
         params_for(model, ModelChoice(), ["path=2"])
+    assert params_for(model, ModelChoice(), ["fork_at=2"]).fork_at == 2
+    assert params_for(model, ModelChoice(mode="sequential"), ["fork_at=null"]).fork_at is None
+    for choice, more in ((ModelChoice(mode="sequential"), []), (ModelChoice(), ["mode=sequential"])):
+        with pytest.raises(UserError, match="fork_at=2 has the runtime open the first block"):
+            params_for(model, choice, ["fork_at=2", *more])
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
 from pydantic import ValidationError
 
-from helpers.simulated import simulate
+from helpers.productions import random_dialect
+from helpers.simulated import bytes_of, simulate
 from helpers.states import END, A, B, C, Fed
 from polythink.engine.params import SamplingParams
 from polythink.engine.sequential import SequentialState
@@ -195,3 +197,39 @@ def test_budgets_hold_at_every_boundary(dialect, mode):
             assert all(s.finish_reason for s in rollout.segments[:-1])
     expected = {"trace_length", "length", "eos"} | ({"fork"} if not DIALECTS[dialect].runtime_forks else set())
     assert expected <= set(stops), stops
+
+
+def check_context(seeds: range) -> Counter[str]:
+    """Dialects that were made up, drawn up to the end of the context: tags of the runtime stand after the summary."""
+    stops: Counter[str] = Counter()
+    for seed in seeds:
+        rng = random.Random(seed)
+        d, mode = random_dialect(rng), rng.choice(("structured", "reread"))
+        codec, ids, _ = bytes_of(d)
+        if any(codec.decode([id]) != tag for tag, id in ids.items()) or (d.plan and not d.plan.item[0]):
+            continue  # a byte tokenizer does not spell it; the simulation writes plans with outlines only
+        params = SamplingParams(mode=mode, paths=rng.randint(1, 3), max_depth=rng.choice((1, 1, 3)) if d.nests else 1,
+                                fork_at=rng.choice((None, 2)), max_path_tokens=rng.choice((3, 30)),
+                                max_summary_tokens=rng.choice((4, 200)), max_trace_tokens=1000)  # fmt: skip
+        context = rng.randint(20, 70)
+        try:
+            state = simulate(d, params, seed, noise=rng.choice((0, 0.02)), blocks=0.2, context=context)
+        except UserError:
+            continue
+        assert max(state.ends) < context, seed
+        assert state.rollout().layout().position.max() < context, seed
+        cut = [s for s in state.rollout().segments if s.finish_reason == "context" and s.kind == "summary"]
+        stops["before tags of the runtime"] += bool(cut and state.tags.finish)
+        stops["at the last position"] += max(state.ends) == context - 1
+    return stops
+
+
+def test_no_position_reaches_the_context_in_dialects_that_were_made_up():
+    found = check_context(range(150))
+    assert found["before tags of the runtime"] > 3
+    assert found["at the last position"] > 10
+
+
+@pytest.mark.long
+def test_no_position_reaches_the_context_in_many_dialects_that_were_made_up():
+    assert check_context(range(150, 10_000))["before tags of the runtime"] > 50

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.scribe import scribe
 from helpers.sweep import sweep
 from helpers.tiny import drawn, requests, thinker, tiny
 from polythink.engine.engine import Engine
@@ -19,19 +20,24 @@ BUDGETS = {"max_main_tokens": 6, "max_path_tokens": 9, "max_summary_tokens": 6, 
     ("changes", "words"),
     [
         ({"paths": 17}, "17 paths are more than the 16 numbers"),
+        ({"paths": 17, "fork_at": 3}, "17 paths are more than the 16 numbers"),  # not when the block opens
+        ({"paths": 17, "fork_at": 3, "max_blocks": 0}, None),
         ({"paths": 8, "max_trace_tokens": 25}, "max_trace_tokens 25 .* leave no room for 8 paths"),
         ({"paths": 16, "max_trace_tokens": 4000, "max_path_tokens": 4000}, None),
         ({"paths": 2, "max_blocks": 0}, "max_blocks is 0"),
     ],
 )
 def test_what_cannot_be_drawn_is_said_before_drawing(changes, words):
-    lm = thinker()
+    lm, events = thinker(), []
     decoding = SamplingParams(**{**BUDGETS, **changes})
     if words is None:
         assert Engine(lm).generate(requests(lm, 1), decoding)
         return
     with pytest.raises(UserError, match=words):
-        Engine(lm).generate(requests(lm, 1), decoding)
+        Engine(lm).generate(requests(lm, 1), decoding, on_event=events.append)
+    assert not events
+    with pytest.raises(UserError):
+        reference_generate(lm, requests(lm, 1), decoding)
 
 
 @pytest.mark.filterwarnings("ignore:.*decodes slowly here")
@@ -88,6 +94,36 @@ def test_paths_share_the_positions_of_the_context(context, changes):
     assert max(r.layout().position.max() for r in fast) < context
     if changes == {"paths": 16}:
         assert min(r.tokens for r in fast) > context
+
+
+CLOSED = """
+name: closed
+block:
+  - tag: <Fork>
+  - paths: [<Try>, </Try>]
+  - tag: </Fork>
+    by: runtime
+  - summary: [<Join>, </Join>]
+  - tag: <Done>
+    by: runtime
+  - tag: <End>
+    by: runtime
+"""
+
+
+@pytest.mark.parametrize("mode", ["structured", "reread"])
+def test_a_summary_leaves_positions_for_the_tags_after_it(tmp_path, mode):
+    (tmp_path / "closed.yaml").write_text(CLOSED)
+    lm = scribe(str(tmp_path / "closed.yaml"), opens=1.5, num_hidden_layers=1, max_position_embeddings=32)
+    wanted = [Request(tuple(lm.encode("a b c a b"[: 1 + 2 * (i % 5)])), f"p{i}") for i in range(10)]
+    decoding = SamplingParams(mode=mode, paths=2, max_path_tokens=9, max_trace_tokens=90)
+    rollouts = Engine(lm, max_num_seqs=4).generate(wanted, decoding, seed=1)
+    assert [drawn(r) for r in rollouts] == [drawn(r) for r in reference_generate(lm, wanted, decoding, seed=1)]
+    assert max(r.layout().position.max() for r in rollouts) == 31
+    cut = [r.layout().position.max() for r in rollouts for s in r.segments[-2:]
+           if s.kind == "summary" and s.finish_reason == "context"]  # fmt: skip
+    assert cut
+    assert set(cut) == {31}
 
 
 def test_a_block_whose_forced_beginnings_do_not_fit_any_more_ends_the_trace():

@@ -214,6 +214,14 @@ def test_prefixes_are_forced_on_the_paths_of_the_first_block_and_count():
         fed(paths=2, prefixes=((A,), (), (C,)))
 
 
+def test_more_paths_than_numbers_are_refused_before_drawing_wherever_the_block_opens():
+    for changes in ({}, {"fork_at": 0}, {"fork_at": 3}, {"paths": 99, "labels": "random", "fork_at": 3}):
+        with pytest.raises(UserError, match="paths are more than the 4 numbers of dialect parathinker:4"):
+            fed("parathinker:4", **{"paths": 5, **changes})
+    assert fed("parathinker:4", paths=5, fork_at=3, max_blocks=0).feed(A, B, C).segments == ["main: a b c (max_blocks)"]
+    assert len(fed("parathinker:4", paths=5, width="agreement").inputs.wanted) == 2  # never more than numbers
+
+
 def test_a_join_of_more_paths_than_trained_is_scaled_and_so_is_what_follows():
     it = fed(paths=3, trained_paths=1).feed("<Parallel>", ("</Path>",) * 3, "</Summary>")
     assert it.state.scales[:5] == [1.0] * 5

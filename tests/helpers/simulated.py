@@ -161,7 +161,7 @@ def simulate(
         branches = [branch for _, branch in inputs.wanted]
         keys, counts = (np.array([getattr(b, name) for b in branches], np.uint64) for name in ("key", "drawn"))
         for branch, u in zip(branches, uniforms(keys, counts).tolist(), strict=True):
-            state.on_token(branch, script.next(state, branch, u), -1.0)
+            state.on_token(branch, script.next(state, branch, u), -u)  # some log-probability, each another one
         state.join_if_ready()
         assert state.written <= state.budget
     for record in state.records[1:]:

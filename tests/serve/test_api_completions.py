@@ -250,6 +250,15 @@ def test_a_budget_that_runs_out(client):
     assert trace.usage.completion_tokens <= 40
 
 
+def test_a_server_that_allows_fewer_tokens_than_a_completion_takes_by_default_gives_fewer(tmp_path):
+    with served(model, tmp_path, max_tokens=8) as running, running.client() as opened:
+        plain = ask(opened, n=4, return_token_ids=True).choices
+        assert max(len(choice.token_ids) for choice in plain) == 8
+        assert ask(opened, **BLOCK, return_token_ids=True).usage.completion_tokens <= 8
+        with pytest.raises(openai.BadRequestError, match="max_tokens=9 is more than the 8 that this server allows"):
+            ask(opened, max_tokens=9)
+
+
 # ---- streams ----
 
 ASKED = {
@@ -324,6 +333,10 @@ WRONG = {
     "none of them empty": ({"prompt": "a", "stop": [""]}, "stop"),
     "logprobs must be less than or equal to 20": ({"prompt": "a", "logprobs": 21}, "logprobs"),
     "stream_options is for streams": ({"prompt": "a", "stream_options": {"include_usage": True}}, None),
+    "in mode sequential the model itself writes every tag": (
+        {"prompt": "a", "mode": "sequential", "fork_at": 2},
+        None,
+    ),
     "of a continuation without blocks": ({"prompt": "a", "paths": 2, "segment": 2}, None),
 }
 

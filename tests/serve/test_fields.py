@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from polythink.errors import UserError
 from polythink.models.settings import ModelSettings
 from polythink.serve.completions import CompletionRequest
 from polythink.serve.config import ServeConfig
@@ -60,6 +61,17 @@ def test_a_model_without_tags_may_write_as_much_main_text_as_is_asked_for():
     asked = Steering(mode="sequential")
     assert params_of(asked, service(opens_blocks=False), 5000).max_main_tokens == 5000
     assert params_of(asked, service(), 5000).max_main_tokens == 2048  # beside blocks that it may open
+
+
+def test_a_fork_that_is_asked_for_is_refused_where_the_runtime_opens_no_block():
+    for served in (service(), service(opens_blocks=False, dialect=get_dialect("parathinker"))):
+        with pytest.raises(UserError, match="fork_at=0 has the runtime open the first block, and in mode sequential"):
+            params_of(Steering(fork_at=0, mode="sequential"), served, None)
+        assert params_of(Steering(mode="sequential", join_when="half"), served, None).mode == "sequential"
+    own = service(fork_at=3)  # of the model's settings, which are for other modes too
+    assert params_of(Steering(mode="sequential"), own, None).mode == "sequential"
+    assert params_of(Steering(mode="reread", fork_at=0), own, None).fork_at == 0
+    assert params_of(Steering(mode="sequential", fork_at=0, thinking_budget=0), own, None).max_blocks == 0
 
 
 @pytest.mark.parametrize(

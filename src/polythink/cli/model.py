@@ -121,7 +121,7 @@ def params_for(model: str, choice: ModelChoice, overrides: Sequence[str]) -> Sam
     `UserError` for what can be seen to be wrong with the choice without torch.
     """
     from polythink.engine.budgets import check_block_fits
-    from polythink.engine.params import SamplingParams
+    from polythink.engine.params import SamplingParams, check_fork_at
 
     settings = settings_of(model)
     _, dialect = with_dialect(replace(settings, dialect=choice.dialect or settings.dialect))
@@ -136,12 +136,15 @@ def params_for(model: str, choice: ModelChoice, overrides: Sequence[str]) -> Sam
     if choice.backend in OF_GGUF:
         check_of_gguf(model, choice)
     template_kwargs(choice)
-    if choice.mode and any(override.partition("=")[0].strip() == "mode" for override in overrides):
+    named = {override.partition("=")[0].strip() for override in overrides}
+    if choice.mode and "mode" in named:
         raise UserError("--mode and mode=... are the same setting; give one of them")
     data = {**settings.decoding, "mode": choice.mode or settings.mode}
     params = parse_config(SamplingParams, apply_overrides(data, overrides), "decoding")
-    if any(override.partition("=")[0].strip() == "paths" for override in overrides):
+    if "paths" in named:
         check_block_fits(params, dialect)
+    if "fork_at" in named:
+        check_fork_at(params)
     return params
 
 

@@ -28,6 +28,8 @@ class IsolatedState(TraceState):
         given, most = len(self.request.path_prefixes), self.params.most_paths(self.tags.dialect)
         if given > most:
             raise UserError(f"path_prefixes are given for {given} paths, and the block has at most {most}; give fewer")
+        if self.params.max_blocks:  # asked at the fork alone, it would end the drawing of all that runs beside
+            self.tags.dialect.draw_labels(most, None)
         self._check_stride()
 
     def _check_stride(self) -> None:

@@ -44,9 +44,9 @@ class SamplingParams(Config):
     max_trace_tokens: int = Field(4096, ge=1)
     """Tokens of the whole response, all paths together, forced tokens and what a join reads again included."""
     fork_at: int | None = Field(None, ge=0)
-    """Force the first fork after N tokens of main text; None: where the dialect forks."""
+    """Force the first fork after N tokens of main text; None: where the dialect forks. Nothing in `sequential` mode."""
     join_when: Literal[JOIN_WHEN] = "all"
-    """Start the summary after the first path has finished, after half of them, or after all."""
+    """Start the summary after the first path has finished, half of them, or all; nothing in `sequential` mode."""
     controller: ControllerName = OFF
     """What stops or deepens paths while they run: `majority`, `agreement`, `prune`, `deepen`, ..; "module:function"."""
     probe_every: int = Field(32, ge=1)
@@ -62,7 +62,7 @@ class SamplingParams(Config):
     length_scaling_above: int | None = Field(None, ge=0)
     """Scale attention after joins of more than N paths; 0: never, None: the number the model was trained with."""
     summary_prefix: str = ""
-    """Forced text with which every summary begins."""
+    """Forced text with which every summary begins; none in `sequential` mode."""
     temperature: float = Field(1.0, ge=0)
     """Sampling temperature; 0 is greedy, but where `paths` > 1 paths are still sampled: see `path_temperature`."""
     path_temperature: float | None = Field(None, ge=0)
@@ -201,6 +201,16 @@ def _token_ids(given: Iterable[int], what: str) -> tuple[int, ...]:
         raise UserError(
             f"{what} is {type(given).__name__}, which is no row of token ids; engine.encode_prompt(text) gives them"
         ) from None
+
+
+def check_fork_at(params: SamplingParams) -> None:
+    """`UserError` where `fork_at` was asked for in a mode of one flat text. Ask only where it was named together with
+    the mode: a recipe's arms share one record of decoding, of which such a mode leaves it aside."""
+    if params.fork_at is not None and not params.rules.isolated:
+        raise UserError(
+            f"fork_at={params.fork_at} has the runtime open the first block, and in mode {params.mode} the model "
+            "itself writes every tag; leave it out, or use mode: structured"
+        )
 
 
 def check_request(given: object) -> None:

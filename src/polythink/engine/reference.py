@@ -113,8 +113,8 @@ class _Text:
             page.open(self.kind, self.block, self.path, self.label)
             page.force(head)
             if self.kind == "summary" and head:  # what is left is known now
-                if page.reach < self.allowance:
-                    self.allowance, self.bound = page.reach, "context"
+                if (ahead := page.reach - len(page.finish)) < self.allowance:
+                    self.allowance, self.bound = ahead, "context"
                 self.allowance += len(head)
             head = ()
             reason = self.stretch(stream, None)

@@ -33,6 +33,8 @@ class Page:
             raise UserError("path_prefixes leave a path nothing to sample")
         if len(request.path_prefixes) > params.most_paths(d):
             raise UserError("path_prefixes of paths that no block has")
+        if params.rules.isolated and params.max_blocks:
+            d.draw_labels(params.most_paths(d), None)
         if params.summary_prefix and d.summary is None:
             raise UserError(f"summary_prefix: dialect {d.name} has no summary")
         if params.stride and d.paths.heading:

@@ -325,9 +325,9 @@ class StructuredState(IsolatedState):
             self._scale(block)
         self._event("join", summary)
         self._force(summary, tags.join, want=tags.summary is not None)
-        left, ahead = self._room(text), summary.written + self.context - summary.position
-        left = Room(left.tokens - len(tags.finish), left.reason)
-        summary.allowance, summary.bound = tightest(left, Room(ahead, "context"))
+        ahead = Room(summary.written + self.context - summary.position, "context")
+        room = tightest(self._room(text), ahead)
+        summary.allowance, summary.bound = room.tokens - len(tags.finish), room.reason
         if tags.summary is None:
             self._finish(summary, "tag")
             self._after(block)

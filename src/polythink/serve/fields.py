@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from fastapi import Request
 from pydantic import Field
 
-from polythink.engine.params import SamplingParams
+from polythink.engine.params import SamplingParams, check_fork_at
 from polythink.errors import did_you_mean
 from polythink.run.config import Seed, parse_config
 from polythink.serve.body import Body
@@ -36,9 +36,9 @@ class Steering(Body):
     max_blocks: int | None = Field(None, ge=0, le=MOST)
     """Blocks in the trace; 0: none."""
     fork_at: int | None = Field(None, ge=0, le=MOST)
-    """Fork after N tokens of main text, wherever the model would."""
+    """Fork after N tokens of main text, wherever the model would; refused in a mode of one flat text."""
     join_when: Literal[JOIN_WHEN] | None = None
-    """Join after the first path has finished, after half of them, or after all."""
+    """Join after the first path has finished, after half of them, or after all; nothing in a mode of one flat text."""
     mode: Literal[tuple(MODES)] | None = None
     """How paths are drawn and what the join reads."""
     seed: Seed | None = None
@@ -87,6 +87,8 @@ def params_of(steering: Steering, service: Service, max_tokens: int | None) -> S
     if steering.thinking_budget == 0:
         data |= {"max_blocks": 0, "fork_at": None}
     params = parse_config(SamplingParams, data, "request")
+    if steering.fork_at is not None:
+        check_fork_at(params)
     most = min(params.max_trace_tokens, most_tokens(service))
     params = params.model_copy(update={"max_trace_tokens": most})
     if steering.paths is not None and params.rules.isolated and service.lm.dialect.declares_paths:

@@ -60,20 +60,20 @@ class TextOrder:
         if event.kind == "token":
             piece.tokens.append(Token(event.token, update.text, None if event.forced else event.logprob, event.top))
             self._segments.setdefault(event.segment, []).extend(piece.tokens)
-        if self._waits:
+        if event.kind == "done":
+            self.rollout = event.rollout
+            piece = self._rest(event.rollout)
+        elif self._waits:  # at a join too: of the paths that it would tell, one may go on after a block in it
             piece = Piece()
         elif event.segment in self._held:
             self._held[event.segment].extend(piece)
             piece = Piece()
-        if event.kind == "fork":
+        elif event.kind == "fork":
             self._fork(event.block, event.segment)
         elif event.kind == "join" and event.block == self._block:
             for held in self._held.values():
                 piece.extend(held)
             self._block, self._held = None, {}
-        elif event.kind == "done":
-            self.rollout = event.rollout
-            piece = self._rest(event.rollout)
         self.told.extend(piece)
         return piece
 
@@ -84,7 +84,7 @@ class TextOrder:
         elif block == self._block:
             self._held[segment] = Piece()
         else:
-            self._waits = True
+            self._waits, self._held = True, {}  # `_rest` tells them, in their place
 
     def _rest(self, rollout: Rollout) -> Piece:
         told, tokens = self.told, [token for segment in self._in_text_order(rollout) for token in segment]
@@ -94,17 +94,21 @@ class TextOrder:
         return Piece(rollout.text[len(told.text) :], tokens[len(told.tokens) :])
 
     def _in_text_order(self, rollout: Rollout) -> list[list[Token]]:
-        """Segments open in the order of the text, but for blocks in blocks; there they are known by their tokens."""
+        """Segments open in the order of the text, but for blocks in blocks; there they are known by what was drawn."""
         if not self._waits:
             return [self._segments[number] for number in sorted(self._segments)]
-        left = [[token.id for token in segment] for segment in self._segments.values()]
         own, found = list(self._segments.values()), []
+        left = [_drawn(segment) for segment in own]
         for segment in rollout.segments:
             if segment.kind != "copy" and segment.tokens:
-                at = left.index(segment.tokens)
+                at = left.index(_drawn(_tokens(segment)))
                 left.pop(at)
                 found.append(own.pop(at))
         return found
+
+
+def _drawn(tokens: Sequence[Token]) -> list[tuple[int, float | None]]:
+    return [(token.id, token.logprob) for token in tokens]
 
 
 def _tokens(segment: Segment) -> list[Token]:
