@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
+from polythink.run import memory
+
 PROGRAM = """
-from polythink.run.memory import give_back_memory
+from polythink.run.memory import trim_heap
 
 def resident():
     with open("/proc/self/statm") as file:
@@ -20,7 +22,7 @@ last = blocks[-1]  # of those on the heap the highest: what lies below it is kep
 full = resident()
 del blocks
 freed = resident()
-give_back_memory()
+trim_heap()
 print(full - freed, freed - resident())
 """
 
@@ -31,3 +33,15 @@ def test_what_was_freed_below_a_block_that_is_held_goes_back():
     by_itself, given_back = map(int, said.split())
     assert by_itself < 20_000_000
     assert given_back > 150_000_000
+
+
+def test_loops_trim_no_more_often_than_it_is_worth(monkeypatch: pytest.MonkeyPatch):
+    now, done = [1000.0], []
+    monkeypatch.setattr(memory.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(memory, "_trimmed", 0.0)
+    real = memory._trim
+    monkeypatch.setattr(memory, "_trim", lambda: (real(), done.append(now[0])))
+    for now[0] in (1000.0, 1000.1, 1019.9, 1020.0, 1030.0, 1041.0):
+        memory.trim_heap()
+    memory.give_back_memory()
+    assert done == [1000.0, 1020.0, 1041.0, 1041.0]

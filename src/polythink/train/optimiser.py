@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from polythink.errors import UserError
 from polythink.models.compiled import is_compiled
 from polythink.models.thoughts import thoughts_of
+from polythink.run.memory import trim_heap
 from polythink.train import distributed
 from polythink.train.config import OptimiserConfig, TrainingConfig
 from polythink.train.precision import in_bfloat16
@@ -109,6 +110,7 @@ def update(model: torch.nn.Module, optimiser: torch.optim.Optimizer, lr: float, 
         group["lr"] = lr
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
+    trim_heap()
     return float(norm)
 
 
