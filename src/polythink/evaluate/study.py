@@ -296,7 +296,7 @@ def params_of(settings: ModelSettings | None) -> SamplingParams:
     return SamplingParams(**{**settings.decoding, "mode": settings.mode}) if settings else SamplingParams()
 
 
-def hash_of_problems(problems: ProblemSet) -> str:
+def hash_of_problems(problems: Iterable[Problem]) -> str:
     """The identity of the problems: their keys, questions, answers and how they are graded, in order."""
     content = [[p.key, p.question, p.answer, p.checker] for p in problems]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

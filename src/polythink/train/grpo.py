@@ -22,7 +22,7 @@ import torch
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.samples import askable
-from polythink.evaluate.study import Problems, params_of, problem_set_of, prompt_of
+from polythink.evaluate.study import Problems, hash_of_problems, params_of, problem_set_of, prompt_of
 from polythink.models.forward import check_joins
 from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import window_limit
@@ -38,6 +38,7 @@ from polythink.run.trackers import Trackers
 from polythink.trace.rollout import Rollout
 from polythink.train import distributed
 from polythink.train.adapters import add_adapters, save_adapters
+from polythink.train.begun import Training, begun
 from polythink.train.checkpoint import resume, save_checkpoint
 from polythink.train.config import GRPOConfig, check_credit, check_sampling, trained_inexactly
 from polythink.train.cost import cost_of
@@ -87,6 +88,8 @@ def train_grpo(
     with ExitStack() as stack:
         stack.enter_context(distributed.processes())
         given = distributed.shared(lambda: checked(lm, config, problems, params))
+        data = hash_of_problems(given)
+        training = begun(lambda: Training.of(lm, config, data, prompt, params, seed, config.steps))
         stack.enter_context(freezing(lm.model))
         adapters = add_adapters(lm, config, seed)
         if distributed.is_main():
@@ -103,7 +106,7 @@ def train_grpo(
         reward = distributed.shared(lambda: build_reward(config.reward, lm.dialect))
         optimiser = make_optimiser(policy.model, config, config.trainable)
         distributed.entered_on_main(stack, lambda: folder_lock(folder / "checkpoint"))
-        done = resume(folder, policy.model, optimiser, also=("samples.jsonl",))
+        done = resume(folder, policy.model, optimiser, ("samples.jsonl",), training)
         grader = grader or stack.enter_context(Grader(dialect=lm.dialect, answers=config.answers))
         trackers = distributed.entered_on_main(stack, lambda: Trackers(folder, config))
         metrics = distributed.entered_on_main(stack, lambda: trackers.metrics())

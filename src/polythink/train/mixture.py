@@ -15,6 +15,7 @@ from typing import Any
 from polythink.errors import UserError
 from polythink.models.batch import pack, rows_within
 from polythink.problems.problem import Problem
+from polythink.run.config import digest
 from polythink.run.jsonl import read_rows
 from polythink.trace.layout import Layout
 from polythink.train.config import SFTConfig
@@ -42,6 +43,11 @@ class Mixture:
     def most_paths(self) -> int:
         """The largest number of paths in a block; 0 without blocks."""
         return max(source.most_paths for source in self.sources)
+
+    @property
+    def identity(self) -> str:
+        """A hash of all that its batches depend on."""
+        return digest([[source.identity for source in self.sources], list(self.counts)])[:16]
 
     def steps(self, epochs: float) -> int:
         """The number of whole batches in `epochs` passes over all traces."""

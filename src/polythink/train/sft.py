@@ -30,6 +30,7 @@ from polythink.run.trackers import Trackers
 from polythink.trace.layout import Layout
 from polythink.train import distributed
 from polythink.train.adapters import add_adapters, save_adapters
+from polythink.train.begun import Training, begun
 from polythink.train.checkpoint import resume, save_checkpoint
 from polythink.train.config import SFTConfig
 from polythink.train.cost import cost_of
@@ -85,6 +86,7 @@ def train_sft(
     with ExitStack() as stack:
         stack.enter_context(distributed.processes())
         mixture, steps = distributed.shared(opened)
+        training = begun(lambda: Training.of(lm, config, mixture.identity, prompt, params, seed, steps))
         stack.enter_context(freezing(lm.model))
         adapters = add_adapters(lm, config, seed)
         if distributed.is_main():
@@ -96,7 +98,7 @@ def train_sft(
         optimiser = make_optimiser(trained.model, config, config.trainable)
         trained.model.train()
         distributed.entered_on_main(stack, lambda: folder_lock(folder / "checkpoint"))
-        done = resume(folder, trained.model, optimiser, also=("samples.jsonl",))
+        done = resume(folder, trained.model, optimiser, ("samples.jsonl",), training)
         trackers = distributed.entered_on_main(stack, lambda: Trackers(folder, config))
         metrics = distributed.entered_on_main(stack, lambda: trackers.metrics())
         samples = distributed.entered_on_main(stack, lambda: trackers.samples()) if drawn else None
