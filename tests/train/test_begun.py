@@ -52,6 +52,7 @@ def reinforce(folder: Path, mini, lm=None, reward=by_letters, **changes):
         ({"rows": ROWS[:1]}, r"\(data: \w+ -> \w+\)"),
         ({"seed": 1}, r"seed: 0 -> 1"),
         ({"params": PARAMS.model_copy(update={"mode": "sequential"})}, r"decoding.mode: structured -> sequential"),
+        ({"lora": {"r": 2}}, r"lora: None -> \{"),
         ({"steps": 3, "schedule": "cosine"}, r"schedule: constant -> cosine"),
     ],
 )

@@ -49,13 +49,14 @@ from polythink.train.dynamic_sampling import draw_step
 from polythink.train.grpo_rows import GradedBatch, describe, mean, summarise, write
 from polythink.train.grpo_step import MISMATCH, TrainItem, to_items, update_policy
 from polythink.train.loss import group_advantages
-from polythink.train.optimiser import autocast, freezing, learning_rate, make_optimiser
+from polythink.train.optimiser import autocast, learning_rate, make_optimiser
 from polythink.train.own_engine import Asked, OwnEngine
 from polythink.train.pass_rate import Rate, sometimes_solved
 from polythink.train.pass_rate_key import PassRateConfig
 from polythink.train.policy_server import PolicyServer
 from polythink.train.precision import warn_of_rounding
 from polythink.train.sharding import finish, reference_of, refresh, to_train
+from polythink.train.undo import left_usable
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +91,12 @@ def train_grpo(
         given = distributed.shared(lambda: checked(lm, config, problems, params))
         data = hash_of_problems(given)
         training = begun(lambda: Training.of(lm, config, data, prompt, params, seed, config.steps))
-        stack.enter_context(freezing(lm.model))
+        stack.enter_context(left_usable(lm))
         adapters = add_adapters(lm, config, seed)
         if distributed.is_main():
             warn_of_rounding(lm.model, config.lr, config.trainable)
         reference = reference_of(lm, config) if config.kl_coef and not adapters else None
-        policy = to_train(lm, config, draws=config.rollouts is None)
+        policy = stack.enter_context(to_train(lm, config, draws=config.rollouts is None))
         if config.kl_coef and adapters:
             reference = policy.model  # without its adapters it is what it was: no copy is kept
         if config.rollouts:

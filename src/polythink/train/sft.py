@@ -41,7 +41,6 @@ from polythink.train.kernels import batch_of, kernels_of, row_width
 from polythink.train.mixture import Mixture, mixture_of_rows, pack_rows
 from polythink.train.optimiser import (
     autocast,
-    freezing,
     head_options,
     learning_rate,
     make_optimiser,
@@ -52,6 +51,7 @@ from polythink.train.precision import warn_of_rounding
 from polythink.train.sft_samples import Samples
 from polythink.train.sharding import finish, to_train
 from polythink.train.side_by_side import add_gradients, side_by_side
+from polythink.train.undo import left_usable
 
 
 def train_sft(
@@ -87,11 +87,11 @@ def train_sft(
         stack.enter_context(distributed.processes())
         mixture, steps = distributed.shared(opened)
         training = begun(lambda: Training.of(lm, config, mixture.identity, prompt, params, seed, steps))
-        stack.enter_context(freezing(lm.model))
+        stack.enter_context(left_usable(lm))
         adapters = add_adapters(lm, config, seed)
         if distributed.is_main():
             warn_of_rounding(lm.model, config.lr, config.trainable)
-        trained = to_train(lm, config, draws=problems != ())
+        trained = stack.enter_context(to_train(lm, config, draws=problems != ()))
         drawn = problems != () and distributed.shared(
             lambda: Samples.of(stack, lm, config, problem_set_of(problems).problems, prompt, params, seed)
         )
