@@ -48,6 +48,7 @@ from polythink.train.dropout import seeded
 from polythink.train.dynamic_sampling import draw_step
 from polythink.train.grpo_rows import GradedBatch, describe, mean, summarise, write
 from polythink.train.grpo_step import MISMATCH, TrainItem, to_items, update_policy
+from polythink.train.kept_settings import keep_settings
 from polythink.train.loss import group_advantages
 from polythink.train.optimiser import autocast, learning_rate, make_optimiser
 from polythink.train.own_engine import Asked, OwnEngine
@@ -79,9 +80,10 @@ def train_grpo(
     """Train `lm` in place, resuming from the checkpoint in `folder` if there is one; returns a summary.
 
     `problems` is a list of problems, a `ProblemSet`, or what `load_problems` takes: a name, a file, rows. Prompt and
-    sampling parameters are those of the model's settings if left out. `folder` receives metrics.jsonl (one row per
-    step; each term of the reward as reward/NAME), samples.jsonl, checkpoint/ and model/, which `load` reads. Raises
-    `UserError` for sampling parameters that cannot be trained with.
+    sampling parameters are those of the model's settings if left out, and kept in them if given. `folder` receives
+    metrics.jsonl (one row per step; each term of the reward as reward/NAME), samples.jsonl, checkpoint/ and model/,
+    which `load` reads. Raises `UserError` for sampling parameters that cannot be trained with, and for a folder that
+    holds another training.
     """
     folder = Path(folder)
     prompt, params = prompt_of(lm.settings, prompt), params or params_of(lm.settings)
@@ -137,6 +139,7 @@ def train_grpo(
                 save_checkpoint(folder / "checkpoint", step + 1, policy.model, optimiser)
         finish(lm, policy)
         save_adapters(lm, config, adapters, folder)
+        keep_settings(lm, prompt, params)
         distributed.on_main(lambda: save(lm, folder / "model"))
         skipped = len(given) - len(asked)
         return distributed.on_main(lambda: summarise(read_jsonl(folder / "metrics.jsonl"), config, skipped))

@@ -37,6 +37,7 @@ from polythink.train.cost import cost_of
 from polythink.train.data import TraceEncoder
 from polythink.train.dropout import seeded
 from polythink.train.flat import LONGEST, read_once, training_logits
+from polythink.train.kept_settings import keep_settings
 from polythink.train.kernels import batch_of, kernels_of, row_width
 from polythink.train.mixture import Mixture, mixture_of_rows, pack_rows
 from polythink.train.optimiser import (
@@ -71,7 +72,8 @@ def train_sft(
     mode of `params` under `prompt` (left out: those of the model's settings) and shuffled by `seed`; a mixture is laid
     out already. `folder` receives metrics.jsonl (one row per step), checkpoint/ and model/, which `load` reads; with
     `problems` (as `train_grpo` takes them) also samples.jsonl: a response to each of them at every checkpoint.
-    Raises `UserError` for data that cannot be trained on.
+    The model's settings say afterwards how it was trained: `prompt` and `params` are kept with it.
+    Raises `UserError` for data that cannot be trained on, and for a folder that holds another training.
     """
     folder, params, prompt = Path(folder), params or params_of(lm.settings), prompt_of(lm.settings, prompt)
     problems = problems if isinstance(problems, str | Path) else tuple(problems)
@@ -124,6 +126,7 @@ def train_sft(
                 save_checkpoint(folder / "checkpoint", step + 1, trained.model, optimiser)
         finish(lm, trained)
         save_adapters(lm, config, adapters, folder)
+        keep_settings(lm, prompt, params)
         if lm.dialect.inventory:  # with more paths than this the engine scales attention
             trained_paths = max(mixture.most_paths, lm.settings.trained_paths)
             lm.settings = replace(lm.settings, trained_paths=trained_paths)
