@@ -118,6 +118,13 @@ def test_a_folder_of_an_earlier_version_goes_on(tmp_path):
     assert len(read_jsonl(tmp_path / "metrics.jsonl")) == 3
 
 
+def test_a_damaged_file_is_one_sentence(tmp_path):
+    fine_tune(tmp_path)
+    (tmp_path / "checkpoint" / FILE).write_text("[]")
+    with pytest.raises(UserError, match=r"training.json is damaged: .* delete it to go on without it"):
+        fine_tune(tmp_path)
+
+
 def test_without_a_checkpoint_another_training_may_begin(tmp_path, monkeypatch):
     def fail(*args):
         raise UserError("the gradient is not finite")
@@ -142,8 +149,11 @@ def test_rewards_of_one_name_are_told_apart_by_their_code(mini, tmp_path):
         reinforce(tmp_path, mini, reward=other)
 
 
-def test_the_code_of_a_lambda_is_its_own():
-    one, other = (lambda x: 1.0), [lambda x: 1.0][0]
-    assert code_of(one) is None or code_of(one) == code_of(other)
+def test_code_is_read_where_its_source_is_and_is_one_functions_alone():
+    alone = lambda x: 1.0  # noqa: E731
+    again = lambda x: 1.0  # noqa: E731
+    two = (lambda x: 1.0), (lambda x: 2.0)
+    assert code_of(alone) == code_of(again) != code_of(by_letters)
+    assert [code_of(function) for function in two] == [None, None]
     assert code_of("no_such_module:f") is None
     assert code_of(by_letters) == code_of(f"{__name__}:by_letters")

@@ -20,7 +20,6 @@ from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.journal import refuse_another
 from polythink.evaluate.provenance import weights_hash
-from polythink.evaluate.study import hashed
 from polythink.models.lm import LanguageModel
 from polythink.problems.prompts import Prompt
 from polythink.rewards.functions import code_of, written
@@ -61,7 +60,8 @@ class Training:
             "kind": "grpo" if kind is GRPOConfig else "sft",
             **{key: value for key, value in keys.items() if key not in (*LENGTH, "micro_batch")},
             **({"steps": steps} if depends_on_steps(config) else {}),
-            "data": data, "seed": seed, "prompt": hashed(prompt), "chat": lm.settings.chat,
+            "data": data, "seed": seed, "chat": lm.settings.chat,
+            "prompt": {"name": prompt.name, "hash": prompt.hash[:16]},
             "decoding": params.model_dump(mode="json"), **dialect_facts(lm.dialect),
             "functions": _codes((*reward, *params.functions())),
         }  # fmt: skip
@@ -72,7 +72,7 @@ class Training:
     def enter(self, folder: Path, done: int) -> None:
         """Begin in the folder of checkpoints, or go on after `done` steps; `UserError` where it holds another one."""
         file = folder / FILE
-        found = read_json(file) if file.is_file() else None
+        found = _read(file)
         if done and found:
             self._refuse_another(folder.parent, found["training"])
             self._refuse_model(folder.parent, found["weights"], done)
@@ -92,7 +92,8 @@ class Training:
         else:  # code that one of both could not read is not compared
             both = was["functions"].keys() & now["functions"].keys()
             was, now = ({**x, "functions": {name: x["functions"][name] for name in sorted(both)}} for x in (was, now))
-        refuse_another(folder, was, now, "holds another training", "give another folder, or delete this one")
+        instead = f"give another folder, or delete this one (or checkpoint/{FILE} in it alone, to go on all the same)"
+        refuse_another(folder, was, now, "holds another training", instead)
 
     def _refuse_model(self, folder: Path, before: str, done: int) -> None:
         """A model that this training has changed itself gets its checkpoint's weights all the same."""
@@ -111,6 +112,14 @@ class Training:
 
     def _was_here(self, folder: Path) -> bool:
         return folder.resolve() in _trained.get(self.model, ())
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """The content of the file; None where there is none, `UserError` where it is damaged."""
+    found = read_json(file) if file.is_file() else None
+    if found is None or (isinstance(found, dict) and isinstance(found.get("training"), dict) and "weights" in found):
+        return found
+    raise UserError(f"{file} is damaged: it should say which training this is; delete it to go on without it")
 
 
 def _codes(functions: Iterable[Any]) -> dict[str, str]:
