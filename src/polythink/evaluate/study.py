@@ -314,7 +314,7 @@ def measurable(problems: Problems) -> ProblemSet:
 
 def problem_set_of(problems: Problems) -> ProblemSet:
     """The problems as a set that is not empty."""
-    if not isinstance(problems, str | Path | ProblemSet):
+    if isinstance(problems, Iterable) and not isinstance(problems, str | ProblemSet):
         problems = tuple(problems)
         if all(isinstance(problem, Problem) for problem in problems):
             problems = ProblemSet("problems", problems)

@@ -16,7 +16,7 @@ from polythink.errors import UserError
 from polythink.models.batch import pack, rows_within
 from polythink.problems.problem import Problem
 from polythink.run.config import digest
-from polythink.run.jsonl import read_rows
+from polythink.run.jsonl import kind_of, read_rows
 from polythink.trace.layout import Layout
 from polythink.train.config import SFTConfig
 from polythink.train.data import Demonstrations, StoredTraces, TraceEncoder, encode_rows
@@ -95,6 +95,8 @@ def mixture_of_rows(
 ) -> Mixture:
     """The rows of a JSONL or Parquet file, or rows given as they are, as the only source."""
     is_file = isinstance(data, str | Path)
+    if not isinstance(data, Iterable | Path):
+        raise UserError(f"data is {kind_of(data)}; give a file, rows with question and trace, or a Mixture")
     rows, where = (read_rows(data), str(data)) if is_file else (data, "data")
     dropped: Counter = Counter()
     source = DataConfig(file=where)
