@@ -70,6 +70,26 @@ def test_paths_are_graded_by_their_own_answers(grader: Grader):
 # --- one response -----------------------------------------------------------------------------------------------------
 
 
+def test_a_reference_answer_may_be_a_number():
+    assert grade(boxed("4"), 4) == grade(boxed("4"), 4.0) == Grade("right", "4")
+    assert grade(boxed("4"), 5) == Grade("wrong", "4")
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "said"),
+    [
+        (None, "4", "the response is null; it must be text"),
+        ("4", None, "there is no reference answer"),
+        ("4", True, "the reference has true or false"),
+        ("4", [4, 5], "the reference has a list of 2"),
+        ("4", float("inf"), "the reference has inf"),
+    ],
+)
+def test_what_is_no_response_or_answer_is_one_sentence(response, answer, said):
+    with pytest.raises(UserError, match=said):
+        grade(response, answer)
+
+
 @pytest.mark.slow
 def test_one_response_is_graded_without_a_grader_of_ones_own():
     assert grade(boxed("1/2"), "0.5") == Grade("right", "1/2")

@@ -235,6 +235,8 @@ def test_rows_are_taken_as_a_files_are(tmp_path: Path):
     assert (given.name, given.notes) == (read.name, read.notes)
     for wrong, message in (
         ([*rows, "C?"], "problem 3 is str; a row is a mapping with question and answer"),
+        (None, "the problems are null; give the name of a set, a file, or rows"),
+        (5, "the problems are a number; give"),
         ([{"question": "A?"}], "row 0 of problems has no answer"),
         ([], "problems holds no problems"),
     ):

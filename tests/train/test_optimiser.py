@@ -9,10 +9,11 @@ import torch
 
 from helpers.thoughts import make
 from polythink.errors import UserError
+from polythink.evaluate.provenance import weights_hash
 from polythink.models.thoughts import thoughts_of
 from polythink.run.config import parse_config
 from polythink.train.config import OptimiserConfig, TrainingConfig
-from polythink.train.optimiser import freezing, learning_rate, make_optimiser, undecayed
+from polythink.train.optimiser import freezing, learning_rate, make_optimiser, undecayed, update
 
 
 def moved_by_decay(no_decay: tuple[str, ...] | None) -> dict[str, bool]:
@@ -99,3 +100,14 @@ def test_what_was_frozen_for_a_loop_is_as_it_was_after_it():
             if failing:
                 raise KeyError
         assert {name: p.requires_grad for name, p in lm.model.named_parameters()} == before
+
+
+def test_weights_that_an_update_has_changed_have_another_hash():
+    """Fused AdamW changes tensors without a sign of it, and the hash is kept as long as there is none."""
+    lm = make("qwen2")
+    before = weights_hash(lm.model)
+    optimiser = make_optimiser(lm.model, OptimiserConfig(lr=0.1))
+    assert optimiser.defaults["fused"]
+    lm.model(torch.tensor([[1, 2]])).logits.sum().backward()
+    update(lm.model, optimiser, 0.1, 1.0)
+    assert weights_hash(lm.model) != before

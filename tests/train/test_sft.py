@@ -18,7 +18,9 @@ from polythink.models.lm import load
 from polythink.models.logprobs import token_logprobs
 from polythink.run.jsonl import read_jsonl, write_jsonl
 from polythink.run.progress import Progress
+from polythink.train.config import GRPOConfig
 from polythink.train.cost import cost_of
+from polythink.train.grpo import train_grpo
 from polythink.train.sft import accumulate_gradient, count_scored, train_sft
 
 # ---- one loss ----
@@ -191,6 +193,7 @@ def test_a_checkpoint_of_another_shape_is_named(mini, tmp_path):
     config = sft_config(steps=2)
     lm, other = make_lm(), make_lm(hidden_size=16)
     train_sft(lm, config, mixture(lm, config, mini), tmp_path)
+    (tmp_path / "checkpoint" / "training.json").unlink()  # an earlier version wrote none
     with pytest.raises(UserError, match="cannot go on"):
         train_sft(other, config, mixture(other, config, mini), tmp_path)
 
@@ -221,3 +224,25 @@ def test_autocast_trains(lm, mini, tmp_path):
 def test_mistakes_in_the_configuration(changes, message):
     with pytest.raises(UserError, match=message):
         sft_config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"question": "7 4 -> 11", "trace": "7"}, "data, row 1 is text; a row is a mapping with question and trace"),
+        (["7 4 -> 11"], "data, row 1 is text; a row is a mapping"),
+        ([3], "data, row 1 is a number; a row is a mapping"),
+        (None, "data is null; give a file, rows with question and trace, or a Mixture"),
+        (5, "data is a number; give"),
+    ],
+)
+def test_data_that_holds_no_rows_is_one_sentence(lm, tmp_path, data, said):
+    with pytest.raises(UserError, match=said):
+        train_sft(lm, sft_config(), data, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", [None, 5])
+def test_problems_that_are_none_are_one_sentence(lm, tmp_path, given):
+    with pytest.raises(UserError, match="the problems are "):
+        train_grpo(lm, GRPOConfig(reward="accuracy", steps=1), given, tmp_path)

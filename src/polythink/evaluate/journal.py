@@ -103,14 +103,15 @@ class Journal:
 # ---- the same question ----
 
 
-def refuse_another(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def refuse_another(
+    path: Path, before: Mapping[str, Any], now: Mapping[str, Any], found: str = "answers another question",
+    instead: str = "resume it as it was asked, or give another folder",
+) -> None:  # fmt: skip
     """`UserError` that names what differs between what was asked and what is asked now."""
-    found = changes(dict(before), to_jsonable(dict(now)))
-    changed = [f"{key}: {old} -> {new}" for key, (old, new) in found.items()]
+    differences = changes(dict(before), to_jsonable(dict(now)))
+    changed = [f"{key}: {old} -> {new}" for key, (old, new) in differences.items()]
     if changed:
-        raise UserError(
-            f"{path} answers another question ({', '.join(changed)}); resume it as it was asked, or give another folder"
-        )
+        raise UserError(f"{path} {found} ({', '.join(changed)}); {instead}")
 
 
 # ---- rollouts as JSON ----

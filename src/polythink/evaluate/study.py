@@ -296,7 +296,7 @@ def params_of(settings: ModelSettings | None) -> SamplingParams:
     return SamplingParams(**{**settings.decoding, "mode": settings.mode}) if settings else SamplingParams()
 
 
-def hash_of_problems(problems: ProblemSet) -> str:
+def hash_of_problems(problems: Iterable[Problem]) -> str:
     """The identity of the problems: their keys, questions, answers and how they are graded, in order."""
     content = [[p.key, p.question, p.answer, p.checker] for p in problems]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
@@ -314,7 +314,7 @@ def measurable(problems: Problems) -> ProblemSet:
 
 def problem_set_of(problems: Problems) -> ProblemSet:
     """The problems as a set that is not empty."""
-    if not isinstance(problems, str | Path | ProblemSet):
+    if isinstance(problems, Iterable) and not isinstance(problems, str | ProblemSet):
         problems = tuple(problems)
         if all(isinstance(problem, Problem) for problem in problems):
             problems = ProblemSet("problems", problems)

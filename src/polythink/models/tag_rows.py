@@ -56,10 +56,14 @@ class TagRows(nn.Module):
     @torch.no_grad()
     def merge(self, model: nn.Module) -> None:
         """Add them to the tables of the model that holds them, and take them out of it."""
-        layers = _layers(model)
-        for layer, changes in zip(layers, (self.embedding, self.head), strict=True):
+        for layer, changes in zip(_layers(model), (self.embedding, self.head), strict=True):
             if changes is not None:
                 layer.weight[self.ids_K] = (layer.weight[self.ids_K] + changes).to(layer.weight.dtype)
+        self.remove(model)
+
+    def remove(self, model: nn.Module) -> None:
+        """Take them and their hooks out of the model that holds them, which is then as it was before them."""
+        for layer in _layers(model):
             for key, hook in list(layer._forward_hooks.items()):
                 if getattr(hook, "__self__", None) is self:
                     del layer._forward_hooks[key]

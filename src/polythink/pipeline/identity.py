@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from polythink.run.folder import read_json
+from polythink.train import config
 
 # keys of a stage that its plan holds resolved, and keys that change how it runs but not what comes out of it
 RESOLVED = ("mode", "prompt", "decoding", "seed")
-NO_EFFECT = (
-    "checkpoint_every", "log_samples", "concurrency", "max_num_seqs", "kv_cache_memory_bytes", "reshard_after_forward",
-    "logits_memory_bytes", "activation_offloading", "report_to", "sample_problems",
-)  # fmt: skip
+NO_EFFECT = (*config.NO_EFFECT, "concurrency", "sample_problems")
 NEWER = ("dtype", "pass_rate")  # keys that there have not always been: without them a stage is what it was
 ABOUT = ("digest", "planned_inputs")  # keys of a plan that say which one it is
 UNREAD = {"coldstart": ("model", "mode", "chat", "decoding")}  # keys of a plan that a kind of stage has no use for
@@ -24,8 +22,7 @@ def counted(plan: Mapping[str, Any]) -> dict[str, Any]:
     unread = UNREAD.get(plan["stage"].get("kind"), ())
     content = {key: value for key, value in plan.items() if key not in (*ABOUT, *unread)}
     stage = {key: value for key, value in plan["stage"].items() if key not in RESOLVED + NO_EFFECT}
-    if server := stage.get("rollouts"):  # not where it is and how it is asked
-        stage["rollouts"] = _only(server, "kind", "reload_every", "max_staleness")
+    stage = config.with_effect(stage)
     stage = {key: value for key, value in stage.items() if key not in NEWER or value is not None}
     if not _draws_dropout(plan):  # otherwise every forward draws its own
         stage.pop("micro_batch", None)
@@ -47,8 +44,8 @@ def _draws_dropout(plan: Mapping[str, Any]) -> bool:
     stage, model = plan["stage"], plan["model"]
     if stage.get("kind") == "grpo":  # trains without
         return False
-    config = Path(model.get("path") or "") / "config.json"
-    there = read_json(config) if model.get("path") and config.is_file() else {}
+    file = Path(model.get("path") or "") / "config.json"
+    there = read_json(file) if model.get("path") and file.is_file() else {}
     shapes = (stage.get("lora") or {}, model, model.get("options") or {}, there if isinstance(there, dict) else {})
     # transformers' configurations have many names for it: attention_dropout, attn_pdrop, hidden_dropout_prob, ..
     return any("drop" in key and value for shape in shapes for key, value in shape.items())

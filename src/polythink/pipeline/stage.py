@@ -30,7 +30,7 @@ from polythink.run.process import settle
 PLAN, RESULT, MODEL, LOCK = "stage.json", "result.json", "model", "lock"
 # files that say what a stage is about to do, or who does it
 SCHEDULES = (LOCK, "spec.json", "log.txt")  # an experiment's schedule writes them, and shows the end of the log
-SAID_BEFORE = (PLAN, *SCHEDULES, "environment.json", "settings.json")
+SAID_BEFORE = (PLAN, *SCHEDULES, "environment.json", "settings.json", "training.json")
 TRAINS = ("sft", "grpo", "text")  # kinds of stages that leave a model
 Log = Callable[[str], None]
 

@@ -22,6 +22,7 @@ from polythink.problems.problem import ANSWER_RULES, Problem
 from polythink.problems.sandbox import Limits, Sandbox
 from polythink.problems.tasks.table import get_task
 from polythink.problems.verify import Worker
+from polythink.run.jsonl import kind_of
 from polythink.trace.dialect import PARALLEL_R1, Dialect, get_dialect
 
 
@@ -136,12 +137,24 @@ class _Clock:
     left: float
 
 
-def grade(response: str, answer: str, *, dialect: str | Dialect = "parallel_r1", checker: str = "math") -> Grade:
+def grade(
+    response: str, answer: str | float, *, dialect: str | Dialect = "parallel_r1", checker: str = "math"
+) -> Grade:
     """The verdict on one response, given the reference answer. For many responses use `Grader.grade_many`.
 
-    The grader is kept for the next call, and its worker processes (see `Grader`) end with this process. `UserError` for
-    an unknown dialect or checker.
+    An answer that is no text is read as in a row of `load_problems`. The grader is kept for the next call, and its
+    worker processes (see `Grader`) end with this process. `UserError` for an unknown dialect or checker, and for what
+    is no response or answer.
     """
+    if not isinstance(response, str):
+        raise UserError(f"the response is {kind_of(response)}; it must be text")
+    if not isinstance(answer, str):
+        try:
+            answer, _, _ = get_task(checker).reference({"answer": answer})
+        except UserError as error:
+            raise UserError(f"the reference {error}") from None
+        if not answer:
+            raise UserError("there is no reference answer to compare the response with")
     grader = _shared_grader(get_dialect(dialect) if isinstance(dialect, str) else dialect)
     return grader.grade(response, Problem(key="", question="", answer=answer, checker=checker))
 

@@ -98,6 +98,8 @@ def load_problems(
     if limit is not None and limit < 1:
         raise UserError(f"a limit of {limit} leaves no problems; give 1 or more")
     text = str(given)
+    if not isinstance(given, str | Path | Iterable):
+        raise UserError(f"the problems are {kind_of(given)}; give the name of a set, a file, or rows")
     if not isinstance(given, str | Path):
         if split:
             raise UserError(f"rows have no splits; leave the split {split!r} out")

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -163,11 +163,15 @@ class RewardConfig(Config):
 
     def functions(self) -> Iterator[str]:
         """Every "module:function" in it."""
+        return (function for function in self.called() if isinstance(function, str))
+
+    def called(self) -> Iterator[str | Callable]:
+        """Every function of one's own in it, itself or "module:function"."""
         for function in (self.function, *(added.term for added in self.add)):
-            if isinstance(function, str) and ":" in function:
+            if callable(function) or (isinstance(function, str) and ":" in function):
                 yield function
         for phase in self.cycle + self.switch:
-            yield from phase.reward.functions()
+            yield from phase.reward.called()
 
 
 @dataclass(frozen=True)

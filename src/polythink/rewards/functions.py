@@ -6,6 +6,7 @@ working folder, so that `lengths.py` beside the recipe is `lengths:short`.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import math
@@ -58,6 +59,22 @@ def name_of(function: str | Callable) -> str:
     return function.rpartition(":")[2] if isinstance(function, str) else getattr(function, "__name__", "function")
 
 
+def code_of(function: str | Callable) -> str | None:
+    """A hash of what a function does, whatever its comments and spacing; None where its source is not to be read."""
+    import ast
+    import inspect
+    import textwrap
+
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(resolve(function))))
+    except (OSError, TypeError, SyntaxError, UserError):
+        return None
+    found = tree.body
+    if getattr(function, "__name__", "") == "<lambda>":  # its source is the whole statement around it
+        found = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
+    return hashlib.sha256(ast.dump(found[0]).encode()).hexdigest()[:16] if len(found) == 1 else None
+
+
 def source_of(function: str) -> Path | None:
     """The source file of "module:function": its content is part of a stage's identity."""
     spec = _spec(function.partition(":")[0])
@@ -84,9 +101,10 @@ def _check_term(term: str | Callable) -> str | Callable:
     return term if isinstance(term, str) and term in TERMS else _check(term)
 
 
-def _written(function: str | Callable) -> str:
+def written(function: str | Callable) -> str:
+    """Its name as a recipe has it."""
     return function if isinstance(function, str) else f"{function.__module__}:{name_of(function)}"
 
 
-Function = Annotated[str | Callable[[RewardInput], Any], AfterValidator(_check), PlainSerializer(_written)]
-TermName = Annotated[str | Callable[[RewardInput], Any], AfterValidator(_check_term), PlainSerializer(_written)]
+Function = Annotated[str | Callable[[RewardInput], Any], AfterValidator(_check), PlainSerializer(written)]
+TermName = Annotated[str | Callable[[RewardInput], Any], AfterValidator(_check_term), PlainSerializer(written)]

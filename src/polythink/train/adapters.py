@@ -132,6 +132,18 @@ def _merge(wrapped: Any) -> torch.nn.Module:
     return model
 
 
+def drop_adapters(model: torch.nn.Module) -> None:
+    """Take all that is trained beside the weights out of the model, without a trace of it in them."""
+    if (rows := rows_of(model)) is not None:
+        rows.remove(model)
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "base_layer"):
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, module.base_layer)
+    if hasattr(model, "peft_config"):  # by which peft knows a model that it has adapted
+        del model.peft_config
+
+
 def merged(lm: LanguageModel, wrapped: Any) -> LanguageModel:
     """A copy of the model with the adapters added to its weights; the model itself where it has none."""
     return lm if wrapped is None else replace(lm, model=_merge(copy.deepcopy(wrapped)))

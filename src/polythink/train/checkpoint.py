@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from shutil import rmtree
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -168,17 +169,29 @@ def _check(place: Path, own: dict[str, torch.Size], found: dict[str, torch.Size 
             )
 
 
-def resume(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, also: Sequence[str] = ()) -> int:
+class Begins(Protocol):
+    """A training that knows its own checkpoints (`begun.Training`)."""
+
+    def enter(self, folder: Path, done: int) -> None: ...
+
+
+def resume(
+    folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, also: Sequence[str] = (),
+    training: Begins | None = None,
+) -> int:  # fmt: skip
     """Bring a stage's folder to its checkpoint: model, optimiser, the rows of metrics.jsonl and of the files `also`.
 
-    Returns the number of finished steps. `UserError` where rows of these steps are gone.
+    Returns the number of finished steps. `UserError` where rows of these steps are gone, or where they are of another
+    training than this one, which the first process alone knows.
     """
-    done = load_checkpoint(folder / "checkpoint", model, optimiser)
+    checkpoints = folder / "checkpoint"
+    distributed.on_main(lambda: training and training.enter(checkpoints, newest_checkpoint(checkpoints)[0]))
+    done = load_checkpoint(checkpoints, model, optimiser)
 
     def cut() -> None:
         for name in ("metrics.jsonl", *also):
             truncate_after(folder / name, done)
-        check_rows(folder / "metrics.jsonl", done, folder / "checkpoint")
+        check_rows(folder / "metrics.jsonl", done, checkpoints)
 
     distributed.on_main(cut)
     return done

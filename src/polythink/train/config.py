@@ -5,6 +5,7 @@ The loops stand in `sft.py` and `grpo.py`. A recipe adds what makes a stage of t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -22,6 +23,12 @@ from polythink.train.objectives import OBJECTIVES, objective_of
 from polythink.train.pass_rate_key import PassRateConfig
 from polythink.train.rollouts_key import RolloutsConfig
 
+# keys of a training stage that change how it runs but not what comes out of it
+NO_EFFECT = (
+    "checkpoint_every", "log_samples", "max_num_seqs", "kv_cache_memory_bytes", "reshard_after_forward",
+    "logits_memory_bytes", "activation_offloading", "report_to",
+)  # fmt: skip
+OF_ROLLOUTS = ("kind", "reload_every", "max_staleness")  # not where the server is and how it is asked
 LossType = Literal["token-mean", "sequence-mean", "sequence-sum"]
 INEXACT = 1e-4  # nats: more than float32 rounding makes
 ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
@@ -109,6 +116,14 @@ class SFTConfig(TrainingConfig):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give either steps or epochs")
         return self
+
+
+def with_effect(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a stage (`model_dump`) without what changes how it runs, but not what comes out of it."""
+    found = {key: value for key, value in stage.items() if key not in NO_EFFECT}
+    if server := found.get("rollouts"):
+        found["rollouts"] = {key: server[key] for key in OF_ROLLOUTS if key in server}
+    return found
 
 
 def check_sampling(params: SamplingParams) -> None:

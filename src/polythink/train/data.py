@@ -16,12 +16,14 @@ from typing import Any
 
 from polythink.engine.params import SamplingParams
 from polythink.errors import UserError
+from polythink.evaluate.study import hash_of_problems
 from polythink.models.forward import check_joins, heeds_masks
 from polythink.models.lm import LanguageModel
 from polythink.models.logprobs import window_limit
 from polythink.problems.problem import Problem
 from polythink.problems.prompts import Prompt, get_prompt
 from polythink.problems.tasks.demonstrations import DemoStyle
+from polythink.run.config import digest
 from polythink.trace.finish import truncate_paths
 from polythink.trace.layout import Layout, Piece, lay_out
 from polythink.trace.modes import Mode, get_mode
@@ -166,6 +168,15 @@ class StoredTraces:
         """The largest number of paths that a join reads at once; 0 where it reads one flat text."""
         return max(max(layout.paths) for layout in self.layouts) if self.mode.joins_caches else 0
 
+    @property
+    def identity(self) -> str:
+        """A hash of the traces as they are laid out, in their order."""
+        whole = hashlib.sha256(str(self.seed).encode())
+        for layout in self.layouts:
+            for part in (layout.tokens, layout.segment, layout.position, layout.sampled):
+                whole.update(part.tobytes())
+        return whole.hexdigest()[:16]
+
     def __len__(self) -> int:
         return len(self.layouts)
 
@@ -187,6 +198,12 @@ class Demonstrations:
     seed: int
     max_tokens: int
     dropped: Counter = field(default_factory=Counter)
+
+    @property
+    def identity(self) -> str:
+        """A hash of what they are made of: they have no end."""
+        source = self.config.model_dump(mode="json", exclude={"weight"})
+        return digest([source, hash_of_problems(self.problems), self.encode.mode.name, self.seed])[:16]
 
     @cached_property
     def style(self) -> DemoStyle:

@@ -22,7 +22,7 @@ import torch
 from polythink.engine.params import Request, SamplingParams
 from polythink.errors import UserError
 from polythink.evaluate.samples import askable
-from polythink.evaluate.study import Problems, params_of, problem_set_of, prompt_of
+from polythink.evaluate.study import Problems, hash_of_problems, params_of, problem_set_of, prompt_of
 from polythink.models.forward import check_joins
 from polythink.models.lm import LanguageModel, save
 from polythink.models.logprobs import window_limit
@@ -38,6 +38,7 @@ from polythink.run.trackers import Trackers
 from polythink.trace.rollout import Rollout
 from polythink.train import distributed
 from polythink.train.adapters import add_adapters, save_adapters
+from polythink.train.begun import Training, begun
 from polythink.train.checkpoint import resume, save_checkpoint
 from polythink.train.config import GRPOConfig, check_credit, check_sampling, trained_inexactly
 from polythink.train.cost import cost_of
@@ -47,14 +48,16 @@ from polythink.train.dropout import seeded
 from polythink.train.dynamic_sampling import draw_step
 from polythink.train.grpo_rows import GradedBatch, describe, mean, summarise, write
 from polythink.train.grpo_step import MISMATCH, TrainItem, to_items, update_policy
+from polythink.train.kept_settings import keep_settings
 from polythink.train.loss import group_advantages
-from polythink.train.optimiser import autocast, freezing, learning_rate, make_optimiser
+from polythink.train.optimiser import autocast, learning_rate, make_optimiser
 from polythink.train.own_engine import Asked, OwnEngine
 from polythink.train.pass_rate import Rate, sometimes_solved
 from polythink.train.pass_rate_key import PassRateConfig
 from polythink.train.policy_server import PolicyServer
 from polythink.train.precision import warn_of_rounding
 from polythink.train.sharding import finish, reference_of, refresh, to_train
+from polythink.train.undo import left_usable
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +80,10 @@ def train_grpo(
     """Train `lm` in place, resuming from the checkpoint in `folder` if there is one; returns a summary.
 
     `problems` is a list of problems, a `ProblemSet`, or what `load_problems` takes: a name, a file, rows. Prompt and
-    sampling parameters are those of the model's settings if left out. `folder` receives metrics.jsonl (one row per
-    step; each term of the reward as reward/NAME), samples.jsonl, checkpoint/ and model/, which `load` reads. Raises
-    `UserError` for sampling parameters that cannot be trained with.
+    sampling parameters are those of the model's settings if left out, and kept in them if given. `folder` receives
+    metrics.jsonl (one row per step; each term of the reward as reward/NAME), samples.jsonl, checkpoint/ and model/,
+    which `load` reads. Raises `UserError` for sampling parameters that cannot be trained with, and for a folder that
+    holds another training.
     """
     folder = Path(folder)
     prompt, params = prompt_of(lm.settings, prompt), params or params_of(lm.settings)
@@ -87,12 +91,14 @@ def train_grpo(
     with ExitStack() as stack:
         stack.enter_context(distributed.processes())
         given = distributed.shared(lambda: checked(lm, config, problems, params))
-        stack.enter_context(freezing(lm.model))
+        data = hash_of_problems(given)
+        training = begun(lambda: Training.of(lm, config, data, prompt, params, seed, config.steps))
+        stack.enter_context(left_usable(lm))
         adapters = add_adapters(lm, config, seed)
         if distributed.is_main():
             warn_of_rounding(lm.model, config.lr, config.trainable)
         reference = reference_of(lm, config) if config.kl_coef and not adapters else None
-        policy = to_train(lm, config, draws=config.rollouts is None)
+        policy = stack.enter_context(to_train(lm, config, draws=config.rollouts is None))
         if config.kl_coef and adapters:
             reference = policy.model  # without its adapters it is what it was: no copy is kept
         if config.rollouts:
@@ -103,7 +109,7 @@ def train_grpo(
         reward = distributed.shared(lambda: build_reward(config.reward, lm.dialect))
         optimiser = make_optimiser(policy.model, config, config.trainable)
         distributed.entered_on_main(stack, lambda: folder_lock(folder / "checkpoint"))
-        done = resume(folder, policy.model, optimiser, also=("samples.jsonl",))
+        done = resume(folder, policy.model, optimiser, ("samples.jsonl",), training)
         grader = grader or stack.enter_context(Grader(dialect=lm.dialect, answers=config.answers))
         trackers = distributed.entered_on_main(stack, lambda: Trackers(folder, config))
         metrics = distributed.entered_on_main(stack, lambda: trackers.metrics())
@@ -133,6 +139,7 @@ def train_grpo(
                 save_checkpoint(folder / "checkpoint", step + 1, policy.model, optimiser)
         finish(lm, policy)
         save_adapters(lm, config, adapters, folder)
+        keep_settings(lm, prompt, params)
         distributed.on_main(lambda: save(lm, folder / "model"))
         skipped = len(given) - len(asked)
         return distributed.on_main(lambda: summarise(read_jsonl(folder / "metrics.jsonl"), config, skipped))

@@ -15,7 +15,8 @@ from typing import Any
 from polythink.errors import UserError
 from polythink.models.batch import pack, rows_within
 from polythink.problems.problem import Problem
-from polythink.run.jsonl import read_rows
+from polythink.run.config import digest
+from polythink.run.jsonl import kind_of, read_rows
 from polythink.trace.layout import Layout
 from polythink.train.config import SFTConfig
 from polythink.train.data import Demonstrations, StoredTraces, TraceEncoder, encode_rows
@@ -42,6 +43,11 @@ class Mixture:
     def most_paths(self) -> int:
         """The largest number of paths in a block; 0 without blocks."""
         return max(source.most_paths for source in self.sources)
+
+    @property
+    def identity(self) -> str:
+        """A hash of all that its batches depend on."""
+        return digest([[source.identity for source in self.sources], list(self.counts)])[:16]
 
     def steps(self, epochs: float) -> int:
         """The number of whole batches in `epochs` passes over all traces."""
@@ -89,6 +95,8 @@ def mixture_of_rows(
 ) -> Mixture:
     """The rows of a JSONL or Parquet file, or rows given as they are, as the only source."""
     is_file = isinstance(data, str | Path)
+    if not isinstance(data, Iterable | Path):
+        raise UserError(f"data is {kind_of(data)}; give a file, rows with question and trace, or a Mixture")
     rows, where = (read_rows(data), str(data)) if is_file else (data, "data")
     dropped: Counter = Counter()
     source = DataConfig(file=where)

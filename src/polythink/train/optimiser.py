@@ -37,6 +37,11 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
     return config.lr * (config.final_lr + (1 - config.final_lr) * left)
 
 
+def depends_on_steps(config: OptimiserConfig) -> bool:
+    """Whether the learning rate of a step depends on the number of all steps."""
+    return config.schedule in ("cosine", "linear") or 0 < config.warmup < 1
+
+
 @contextmanager
 def freezing(model: torch.nn.Module) -> Iterator[None]:
     """While it is entered parameters may be frozen (beside adapters, or all but thoughts); then they are as before.
@@ -109,6 +114,8 @@ def update(model: torch.nn.Module, optimiser: torch.optim.Optimizer, lr: float, 
     for group in optimiser.param_groups:
         group["lr"] = lr
     optimiser.step()
+    changed = [p for p in model.parameters() if p.grad is not None and not isinstance(p, DTensor)]
+    torch.autograd.graph.increment_version(changed)  # the fused AdamW does not, and `weights_hash` goes by it
     optimiser.zero_grad(set_to_none=True)
     trim_heap()
     return float(norm)

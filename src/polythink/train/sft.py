@@ -30,17 +30,18 @@ from polythink.run.trackers import Trackers
 from polythink.trace.layout import Layout
 from polythink.train import distributed
 from polythink.train.adapters import add_adapters, save_adapters
+from polythink.train.begun import Training, begun
 from polythink.train.checkpoint import resume, save_checkpoint
 from polythink.train.config import SFTConfig
 from polythink.train.cost import cost_of
 from polythink.train.data import TraceEncoder
 from polythink.train.dropout import seeded
 from polythink.train.flat import LONGEST, read_once, training_logits
+from polythink.train.kept_settings import keep_settings
 from polythink.train.kernels import batch_of, kernels_of, row_width
 from polythink.train.mixture import Mixture, mixture_of_rows, pack_rows
 from polythink.train.optimiser import (
     autocast,
-    freezing,
     head_options,
     learning_rate,
     make_optimiser,
@@ -51,6 +52,7 @@ from polythink.train.precision import warn_of_rounding
 from polythink.train.sft_samples import Samples
 from polythink.train.sharding import finish, to_train
 from polythink.train.side_by_side import add_gradients, side_by_side
+from polythink.train.undo import left_usable
 
 
 def train_sft(
@@ -70,7 +72,8 @@ def train_sft(
     mode of `params` under `prompt` (left out: those of the model's settings) and shuffled by `seed`; a mixture is laid
     out already. `folder` receives metrics.jsonl (one row per step), checkpoint/ and model/, which `load` reads; with
     `problems` (as `train_grpo` takes them) also samples.jsonl: a response to each of them at every checkpoint.
-    Raises `UserError` for data that cannot be trained on.
+    The model's settings say afterwards how it was trained: `prompt` and `params` are kept with it.
+    Raises `UserError` for data that cannot be trained on, and for a folder that holds another training.
     """
     folder, params, prompt = Path(folder), params or params_of(lm.settings), prompt_of(lm.settings, prompt)
     problems = problems if isinstance(problems, str | Path) else tuple(problems)
@@ -85,18 +88,19 @@ def train_sft(
     with ExitStack() as stack:
         stack.enter_context(distributed.processes())
         mixture, steps = distributed.shared(opened)
-        stack.enter_context(freezing(lm.model))
+        training = begun(lambda: Training.of(lm, config, mixture.identity, prompt, params, seed, steps))
+        stack.enter_context(left_usable(lm))
         adapters = add_adapters(lm, config, seed)
         if distributed.is_main():
             warn_of_rounding(lm.model, config.lr, config.trainable)
-        trained = to_train(lm, config, draws=problems != ())
+        trained = stack.enter_context(to_train(lm, config, draws=problems != ()))
         drawn = problems != () and distributed.shared(
             lambda: Samples.of(stack, lm, config, problem_set_of(problems).problems, prompt, params, seed)
         )
         optimiser = make_optimiser(trained.model, config, config.trainable)
         trained.model.train()
         distributed.entered_on_main(stack, lambda: folder_lock(folder / "checkpoint"))
-        done = resume(folder, trained.model, optimiser, also=("samples.jsonl",))
+        done = resume(folder, trained.model, optimiser, ("samples.jsonl",), training)
         trackers = distributed.entered_on_main(stack, lambda: Trackers(folder, config))
         metrics = distributed.entered_on_main(stack, lambda: trackers.metrics())
         samples = distributed.entered_on_main(stack, lambda: trackers.samples()) if drawn else None
@@ -122,6 +126,7 @@ def train_sft(
                 save_checkpoint(folder / "checkpoint", step + 1, trained.model, optimiser)
         finish(lm, trained)
         save_adapters(lm, config, adapters, folder)
+        keep_settings(lm, prompt, params)
         if lm.dialect.inventory:  # with more paths than this the engine scales attention
             trained_paths = max(mixture.most_paths, lm.settings.trained_paths)
             lm.settings = replace(lm.settings, trained_paths=trained_paths)

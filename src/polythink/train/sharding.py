@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
@@ -38,11 +39,28 @@ class Trained(Protocol):
     def device(self) -> torch.device: ...
 
 
-def to_train(lm: LanguageModel, config: TrainingConfig, draws: bool = False) -> LanguageModel:
+@contextmanager
+def to_train(lm: LanguageModel, config: TrainingConfig, draws: bool = False) -> Iterator[LanguageModel]:
     """The model that is trained: `lm` itself in one process, otherwise a copy of it that is divided.
 
-    `lm` then waits on the CPU, unless it `draws`: it does so in the type in which weights are gathered.
+    `lm` then waits on the CPU, unless it `draws`: it does so in the type in which weights are gathered. After an error
+    it is on its device and in its type again; in one process with the weights of the last update.
     """
+    trained = _trained(lm, config, draws)
+    try:
+        yield trained
+    except BaseException:
+        if _names(lm) == _names(trained):  # otherwise it has finished, and adapters are merged into its weights
+            # with the others, of whom one may be gone, no weights can be gathered
+            (_as_trained if dist.is_initialized() else finish)(lm, trained)
+        raise
+
+
+def _names(lm: Trained) -> list[str]:
+    return [name for name, _ in lm.model.named_parameters()]
+
+
+def _trained(lm: LanguageModel, config: TrainingConfig, draws: bool) -> LanguageModel:
     if dist.is_initialized():
         device = lm.device
         trained = replace(lm, model=divided(lm, config))
@@ -145,11 +163,16 @@ def refresh(whole: Trained, trained: Trained) -> None:
 def finish(whole: Trained, trained: Trained) -> None:
     """After the training: the whole model as it was, on its device and in its type, with the trained weights."""
     if whole is not trained:
-        whole.model.to(trained.device)
-        for own, divided in zip(whole.model.parameters(), trained.model.parameters(), strict=True):
-            own.data = own.data.to(divided.dtype)
+        _as_trained(whole, trained)
         refresh(whole, trained)
     whole.model.eval()
+
+
+def _as_trained(whole: Trained, trained: Trained) -> None:
+    """The device and the types of the trained model."""
+    whole.model.to(trained.device)
+    for own, divided in zip(whole.model.parameters(), trained.model.parameters(), strict=True):
+        own.data = own.data.to(divided.dtype)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from polythink.errors import UserError, did_you_mean
-from polythink.run.jsonl import read_rows
+from polythink.run.jsonl import kind_of, read_rows
 from polythink.train.data_keys import DataConfig
 
 ROW_FIELDS = ("question", "trace")
@@ -14,6 +14,8 @@ ROW_FIELDS = ("question", "trace")
 
 def check_row(row: Mapping[str, Any], where: str) -> None:
     """`UserError` for a row that lacks a text, with the nearest of the columns that it has."""
+    if not isinstance(row, Mapping):
+        raise UserError(f"{where} is {kind_of(row)}; a row is a mapping with {' and '.join(ROW_FIELDS)}")
     for name in ROW_FIELDS:
         if not isinstance(row.get(name), str):
             has = f"; here it is {row[name]!r:.50}" if name in row else did_you_mean(name, row)
