@@ -188,9 +188,12 @@ def test_the_temperature_of_paths_does_not_depend_on_their_number() -> None:
 
 
 def test_a_sequential_response_may_be_as_long_as_the_paths() -> None:
-    params = SamplingParams(**{**BUDGETS, "paths": 4, "max_path_tokens": 10})
+    params = SamplingParams(**{**BUDGETS, "paths": 4, "max_path_tokens": 10, "max_blocks": 1})
     assert [sequential_budget(params, paths=p) for p in (1, 4)] == [10 + 6 + 8, 4 * 10 + 6 + 8]
     assert sequential_budget(params, 9, 3) == 9 + 20
+    several = params.model_copy(update={"max_blocks": 3})
+    assert [sequential_budget(several, paths=p) for p in (1, 4)] == [8 + 3 * (10 + 6), 8 + 3 * (4 * 10 + 6)]
+    assert sequential_budget(several, 9, 3) == 9 + 3 * 20
     single = in_sequence(params, 24)
     assert (single.mode, single.max_main_tokens, single.max_trace_tokens) == ("sequential", 24, 24)
     assert in_sequence(params.model_copy(update={"temperature": 0.0}), 24).temperature == 1.0, "sampled as paths are"

@@ -280,6 +280,9 @@ def test_people_read_shares_in_percent():
     nan = float("nan")
     assert show("mean@8", {"value": 0.4688, "low": 0.312, "high": 0.625}) == "46.9% [31.2, 62.5]"
     assert show("tokens", {"value": 24.31, "low": 22.0, "high": 26.125}) == "24.31 [22, 26.12]"
+    assert show("tokens", {"value": 16384.3, "low": 15912.1, "high": 17012.9}) == "16384 [15912, 17013]"
+    assert show("tokens", {"value": 1004.0, "low": 992.25, "high": 1015.0}, "+") == "+1004 [+992, +1015]"
+    assert show("critical_path", {"value": 9999.96}) == "10000"
     assert show("right_path", {"value": nan, "low": nan, "high": nan}) == ""
     assert show("right_path", {"value": 0.5, "low": None, "high": None}) == "50.0%"
     found = {"mean@2": {"value": 1.0, "low": 1.0, "high": 1.0}, "tokens": {"value": 3.0, "low": 3.0, "high": 3.0}}

@@ -42,13 +42,15 @@ def model(dialect: str = "parathinker", tokenizer: str = "countdown") -> Languag
     return lm
 
 
-def look(backend, *, grade_path=None, problem_set=MINI, out=None, log=lambda line: None, **options) -> dict:
+def look(
+    backend, *, grade_path=None, problem_set=MINI, out=None, log=lambda line: None, params=PARAMS, **options
+) -> dict:
     """`tunnel`, with `grade_path` in place of the grader's where it is given."""
     with Grader(dialect=backend.dialect) as grader:
         if grade_path is not None:
             grader.grade_path = grade_path
         return tunnel(
-            backend, problem_set, TunnelConfig(**options), prompt="countdown_parallel", params=PARAMS, seed=7,
+            backend, problem_set, TunnelConfig(**options), prompt="countdown_parallel", params=params, seed=7,
             grader=grader, out=out, log=log,
         )  # fmt: skip
 
@@ -232,7 +234,7 @@ def spent(tmp_path_factory) -> Spent:
     said, engine, out = [], RecordingEngine(model()), tmp_path_factory.mktemp("b")
     result = look(
         engine, out=out, budgets=[12, 2], paths=[1, 3], samples=2, sequential_prompt="countdown_sequential",
-        log=said.append,
+        log=said.append, params=PARAMS.model_copy(update={"max_blocks": 3}),
     )  # fmt: skip
     return Spent(result, engine.calls, said, out)
 
@@ -242,6 +244,7 @@ def test_a_budget_is_shared_by_the_paths(spent) -> None:
         ("structured", 1, 2, 4), ("sequential", 2, 9, 2 + 4 + 4),
         ("structured", 1, 12, 4), ("structured", 3, 4, 4), ("sequential", 2, 9, 12 + 4 + 4),
     ]  # fmt: skip
+    assert {p.max_blocks for _, p, *_ in spent.calls} == {1}, "a second block would spend the budget again"
     assert spent.said == ["note on mini: a budget of 2 has no token for each of 3 paths: that point was left out"]
 
 

@@ -112,6 +112,7 @@ def grpo_rows(steps: int, start: float, end: float, parallel: float, rng: random
                 "parallel_ratio": ratio,
                 "well_formed": min(1, 0.97 + rng.gauss(0, 0.01)),
                 "tokens": 24 + 41 * ratio + rng.gauss(0, 1),
+                "sampled_tokens": 20 + 35 * ratio,
                 "critical_path": 24 + 8 * ratio + rng.gauss(0, 0.5),
                 "first_block": 0.02 + 0.01 * done if step % 5 else None,
                 "logprob_gap": 10 ** (-6 + rng.gauss(0, 0.15)),

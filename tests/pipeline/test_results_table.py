@@ -141,6 +141,19 @@ def test_a_missing_seed_is_left_out_of_the_pairs(tmp_path) -> None:
     assert table_rows(columns(runs, "a"))[0][2:] == ["a, after rl", "b, after rl (1 of 2 seeds)"]
 
 
+def test_the_caption_and_the_headline_say_where_seeds_are_missing(tmp_path) -> None:
+    runs = [evaluated(tmp_path, arm, s, grid(0.3, s), -2) for arm in "ab" for s in range(3)]
+    runs += [evaluated(tmp_path, arm, 0, grid(share, 0)) for arm, share in (("a", 0.2), ("b", 0.7))]
+    table = make_table("t", "a", runs)
+    assert "3 unless the column's title says fewer" in table.caption
+    assert "in a column of one seed" in table.caption
+    assert headlines(table.columns)[0].endswith("(mean@4, one seed).")
+    table.write(tmp_path)
+    assert read_table(tmp_path).columns[-1].paired == (0,)
+    whole = make_table("t", "a", [run for run in runs if run.position == -2])
+    assert "Mean over 3 seeds. Brackets: 95% t interval over seeds" in whole.caption
+
+
 def test_the_gain_is_over_the_first_evaluation_of_the_same_arm(tmp_path) -> None:
     before, after = grid(0.3, 0), grid(0.5, 0)
     runs = [evaluated(tmp_path, "a", 0, before, position=-2), evaluated(tmp_path, "a", 0, after)]

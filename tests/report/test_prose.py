@@ -33,7 +33,7 @@ from polythink.report.prose import FOLDED, MOST_CHARACTERS, SPARE, is_prose, tex
 from polythink.report.report import compare_report, write_report
 from polythink.report.runs import Stage
 from polythink.run.folder import write_json
-from polythink.run.jsonl import write_jsonl
+from polythink.run.jsonl import read_jsonl, write_jsonl
 
 # ---- text ----
 
@@ -185,9 +185,27 @@ def test_what_was_written_while_training_is_shown_by_step(no_charts, tmp_path): 
     assert "sft/samples.jsonl" in found.links
     rows = [{"step": step, "n": n} for step in range(1, 101) for n in range(9)]
     spread = samples.spread_over_steps(rows)
-    assert [row["step"] for row in spread[:: samples.A_STEP]] == [1, 21, 41, 60, 80, 100]
+    assert [row["step"] for row in spread] == samples.A_STEP * [1, 100, 41, 21, 60, 80], "in order of choice"
     assert samples.spread_over_steps(rows[:3]) == rows[: samples.A_STEP]
     assert samples.spread_over_steps([]) == []
+
+
+def long_row(problem, verdict, **more):
+    paths = [{"kind": "path", "label": k, "text": "x" * 40_000, "right": verdict == "right"} for k in range(1, 9)]
+    return {"problem": problem, "verdict": verdict, "blocks": 1, "segments": paths, **more}
+
+
+def test_a_page_without_room_keeps_every_outcome(tmp_path):
+    rows = [long_row(f"p{i}", "wrong" if (i + s) % 3 else "right") for i in range(30) for s in range(4)]
+    kept = [row["verdict"] for row in samples.within_text(samples.choose_with_siblings(rows, 60))]
+    assert len(kept) < 60
+    assert abs(kept.count("right") - kept.count("wrong")) <= 1
+
+
+def test_a_page_without_room_keeps_the_last_step():
+    rows = [long_row("p", "right", step=step) for step in range(1, 101) for _ in range(2)]
+    kept = [row["step"] for row in samples.within_text(samples.spread_over_steps(rows), 8 * MOST_CHARACTERS * 3)]
+    assert kept == [1, 100, 41]
 
 
 # ---- steps and tokens ----
@@ -201,18 +219,34 @@ def test_curves_are_drawn_over_tokens_too(no_charts, tmp_path):  # noqa: F811
     assert switched("a", {"only": "<p>x</p>"}) == "<p>x</p>"
 
 
+def test_the_axis_of_an_older_run_says_what_it_counts(no_charts, tmp_path):  # noqa: F811
+    runs = {arm: [trained_run(tmp_path / arm, prose_rows(1, 1, 2, 30))] for arm in ("a", "b")}
+    metrics = runs["b"][0] / "rl" / "metrics.jsonl"
+    older = [{key: row[key] for key in row if key != "sampled_tokens"} for row in read_jsonl(metrics)]
+    metrics.unlink()
+    write_jsonl(metrics, older)
+    for page in (write_report(runs["b"][0]), compare_report("Two", runs, tmp_path / "two.html")):
+        found = outline(page).text
+        assert "by tokens of whole responses" in found
+        assert "by tokens sampled" not in found
+
+
 def test_tokens_are_counted_from_the_rows(tmp_path, monkeypatch):
     rows = [{"step": s, "loss": 1 / s, "tokens": 10 * s} for s in (1, 2, 3)]
     assert Stage("s", "sft", tmp_path, rows, {}, {}).series("loss", "tokens") == ([10, 30, 60], [1, 1 / 2, 1 / 3])
     planned = {"stage": {"prompts_per_step": 2, "group_size": 4}}
-    rows = [{"step": s, "reward": s, "tokens": 5, "gen_batches": s, "reward_name": f"{s > 1}"} for s in (1, 2)]
+    rows = [
+        {"step": s, "reward": s, "sampled_tokens": 5, "tokens": 9, "gen_batches": s, "reward_name": f"{s > 1}"}
+        for s in (1, 2)
+    ]
     stage = Stage("r", "grpo", tmp_path, rows, {}, {}, plan=planned)
     assert stage.series("reward", "tokens sampled") == ([40, 120], [1, 2])
+    assert stage.places("tokens of whole responses") == [72, 216]
     assert Stage("r", "grpo", tmp_path, rows, {}, {}).places("tokens") == [], "the plan of an old run is not known"
     assert Stage("r", "sft", tmp_path, [*rows, {"step": 3}], {}, {}).places("tokens") == []
     svg = stage_chart(stage, PANELS["grpo"][0], "tokens sampled")
     assert ">tokens sampled</text>" in svg
-    twice = Stage("r", "grpo", tmp_path, [{**row, "tokens": 15} for row in rows], {}, {}, plan=planned)
+    twice = Stage("r", "grpo", tmp_path, [{**row, "sampled_tokens": 15} for row in rows], {}, {}, plan=planned)
     seen = []
     monkeypatch.setattr("polythink.report.plots.chart", lambda lines, panel: seen.extend(lines))
     arms_chart({"a": [stage, twice]}, PANELS["grpo"][0], "tokens sampled")

@@ -125,7 +125,7 @@ def test_samples_are_chosen_by_sort_and_by_problem():
     plain = row("r", "right")
     many = [mixed, row("p", "right", (False, True)), row("s", "right", (False, True)), failed, lost, plain]
     assert choose_samples(many, 4) == [mixed, lost, failed, plain]
-    assert choose_samples(many, 5) == [mixed, many[2], lost, failed, plain]
+    assert choose_samples(many, 5) == [mixed, lost, failed, plain, many[2]]
     assert choose_samples([], 3) == []
 
 

@@ -226,7 +226,9 @@ def test_entropy_estimate_is_the_mean_surprisal(lm):
         source = OwnEngine(Engine(lm))
         rollouts = source.draw(asked_of(source, asked, 4, PROMPT, PARAMS, seed=0))
         batch = grade_and_reward(rollouts, asked, grader, build_reward("accuracy"), 1)
-    assert describe(batch, lm.dialect)["entropy"] == pytest.approx(torch.tensor(82.0).log().item(), rel=1e-3)
+    found = describe(batch, lm.dialect)
+    assert found["entropy"] == pytest.approx(torch.tensor(82.0).log().item(), rel=1e-3)
+    assert found["sampled_tokens"] == sum(sum(s.sampled) for r in rollouts for s in r.segments) / len(rollouts)
 
 
 def test_with_autocast_the_engine_draws_in_the_arithmetic_of_training(taught, mini, tmp_path, monkeypatch):

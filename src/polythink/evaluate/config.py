@@ -26,7 +26,7 @@ class CompareConfig(Config):
     samples: int = Field(4, ge=1)
     """Parallel responses per problem, for each number of paths."""
     sequential_tokens: int | None = Field(None, ge=1)
-    """Budget of one sequential response; null: those of a path, a summary and main text together."""
+    """Budget of one sequential response; null: main text, and a path and a summary for each block."""
     max_num_seqs: int = Field(64, ge=1)
     """Responses that the engine draws at once."""
     kv_cache_memory_bytes: int | None = Field(None, ge=1)

@@ -182,9 +182,10 @@ def read_again(params: SamplingParams, paths: int) -> SamplingParams:
 
 
 def sequential_budget(params: SamplingParams, sequential_tokens: int | None = None, paths: int = 1) -> int:
-    """Tokens of a sequential response that may be as long as `paths` paths, a summary and main text.
+    """Tokens of a sequential response that may be as long as main text and every block, of `paths` paths and a summary.
 
-    `sequential_tokens` is given for one path, or None.
+    Blocks are counted as in `with_paths`. `sequential_tokens` is given for one path, or None.
     """
-    once = params.max_path_tokens + params.max_summary_tokens + params.max_main_tokens
-    return (sequential_tokens or once) + (paths - 1) * params.max_path_tokens
+    blocks = max(1, params.max_blocks)
+    once = params.max_main_tokens + blocks * (params.max_path_tokens + params.max_summary_tokens)
+    return (sequential_tokens or once) + (paths - 1) * blocks * params.max_path_tokens

@@ -104,7 +104,8 @@ def show(key: str, estimate: Mapping[str, float | None], sign: str = "") -> str:
     """
     share = describe(key).unit == "percent"
     known = [x for end in ("value", "low", "high") if (x := estimate.get(end)) is not None and isfinite(x)]
-    value, *ends = [f"{100 * x:{sign}.1f}" if share else f"{x:{sign}.4g}" for x in known] or [""]
+    form = ".0f" if any(abs(x) >= 1000 for x in known) else ".4g"  # one form for all three; .4g alone says 1.638e+04
+    value, *ends = [f"{100 * x:{sign}.1f}" if share else f"{x:{sign}{form}}" for x in known] or [""]
     interval = f" [{', '.join(ends)}]" if ends else ""
     percent = share and known and not sign and general_key(key) not in SCORES
     return f"{value}{'%' if percent else ''}{interval}"

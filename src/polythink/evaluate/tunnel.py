@@ -1,7 +1,8 @@
 """Tunnel vision: does a path that began badly recover, and are more tokens better spent on one path or on several?
 
     budget     accuracy against the token budget: one path of T tokens, and P paths of T / P each, all with a summary;
-               with them the majority of the P paths and, if a prompt for it is given, one sequential response of T
+               with them the majority of the P paths and, if a prompt for it is given, one sequential response of T.
+               A response has one block: the paths of a second one would spend the budget again
     recovery   wrong traces are cut to a prefix and continued with the rest of the full budget. The control that the
                published experiment (ParaThinker, arXiv 2509.04475) lacks: prefixes of traces of the same problems,
                chosen among correct and wrong ones. And the fresh rate: the same problems from the beginning
@@ -82,6 +83,7 @@ def budget_curve(study: Study, params: SamplingParams, options: TunnelConfig) ->
 
 def _spent(study: Study, params: SamplingParams, options: TunnelConfig, budget: int) -> Iterator[tuple[str, Result]]:
     """The ways to spend one budget: P paths and a summary, the majority of P paths, one sequential response."""
+    params = params.model_copy(update={"max_blocks": 1})  # the paths of one block share the budget, all of it
     for paths in sorted(set(options.paths)):
         if budget < paths:
             study.note(f"a budget of {budget} has no token for each of {paths} paths: that point was left out")

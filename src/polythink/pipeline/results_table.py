@@ -48,6 +48,7 @@ class Column:
     gains: Estimates  # over the arm's own first evaluation
     gap: float | None = None  # the largest of all seeds
     mismatch_kl: float | None = None  # the mean over the seeds
+    paired: tuple[int, ...] = ()  # the seeds that the first arm has at this position too
 
 
 # ---- numbers ----
@@ -152,6 +153,7 @@ def columns(evaluated: Sequence[Evaluated], first_arm: str) -> list[Column]:
                 gains=differences(here, earlier),
                 gap=max((run.gap for run in here if run.gap is not None), default=None),
                 mismatch_kl=_mean(run.mismatch_kl for run in here),
+                paired=tuple(run.seed for run in here if run.seed in {other.seed for other in reference}),
             )
         )
     return found
@@ -199,6 +201,7 @@ class Table:
 def headlines(found: Sequence[Column]) -> list[str]:
     """Per problem set, accuracy (or loss) of each arm minus the first arm's, after the last stage; whether it shows."""
     last = [column for column in found if column.position == -1 and column.differences]
+    several = len({seed for column in found for seed in column.seeds}) > 1
     names = dict.fromkeys(name for column in last for name in column.differences)
     lines = []
     for name in names:
@@ -207,7 +210,8 @@ def headlines(found: Sequence[Column]) -> list[str]:
             by_metric = column.differences.get(name, {})
             metric = next((m for m in by_metric if m.startswith(("mean@", "exact", "bleu", "rouge", "loss"))), None)
             if metric:
-                said.append(f"{', '.join(column.arms)} {judged(metric, vars(by_metric[metric]))} ({metric})")
+                of = f"{metric}, one seed" if several and len(column.paired) == 1 else metric
+                said.append(f"{', '.join(column.arms)} {judged(metric, vars(by_metric[metric]))} ({of})")
         lines += [f"{name}, difference to the first arm: {'; '.join(said)}."] if said else []
     return lines
 
@@ -226,7 +230,7 @@ def read_table(folder: Path) -> Table:
     found = []
     for row in data["columns"]:
         numbers = {key: estimates(row[key]) for key in ("results", "differences", "gains")}
-        found.append(Column(**row | numbers | {key: tuple(row[key]) for key in ("arms", "seeds")}))
+        found.append(Column(**row | numbers | {key: tuple(row.get(key, ())) for key in ("arms", "seeds", "paired")}))
     head, rows = (data["head"], data["rows"]) if "head" in data else table_rows(found)
     return Table(data["name"], data["caption"], tuple(data["seeds"]), tuple(found), head, rows)
 
@@ -242,7 +246,8 @@ def make_table(name: str, first_arm: str, evaluated: Sequence[Evaluated], wanted
             asked_of.setdefault(problem_set, set()).add(problems_of(data))
             stages = problems.setdefault(problem_set, {}).setdefault(data["n"], [])
             stages += [run.stage] * (run.stage not in stages)
-    text = caption(seeds, first_arm, problems) if evaluated else "Nothing was evaluated."
+    missing_seeds = any(len(column.seeds) < len(seeds) for column in found)
+    text = caption(seeds, first_arm, problems, missing_seeds) if evaluated else "Nothing was evaluated."
     if several := [name for name, found_of in asked_of.items() if len(found_of) > 1]:
         text += (
             f" Not the same problems in every evaluation: {', '.join(several)}; between two that were asked different "
@@ -254,8 +259,13 @@ def make_table(name: str, first_arm: str, evaluated: Sequence[Evaluated], wanted
     return Table(name, text, seeds, tuple(found), *table_rows(found, wanted))
 
 
-def caption(seeds: Sequence[int], first_arm: str, problems: Mapping[str, Mapping[int, Sequence[str]]]) -> str:
-    """What the numbers are, in one paragraph. `problems`: for each set, the number of problems by stage."""
+def caption(
+    seeds: Sequence[int], first_arm: str, problems: Mapping[str, Mapping[int, Sequence[str]]], missing: bool = False
+) -> str:
+    """What the numbers are, in one paragraph. `problems`: for each set, the number of problems by stage.
+
+    `missing`: some column lacks seeds that others have, so that its brackets may be of another kind.
+    """
 
     def size(by_number: Mapping[int, Sequence[str]]) -> str:
         several = len(by_number) > 1
@@ -266,6 +276,13 @@ def caption(seeds: Sequence[int], first_arm: str, problems: Mapping[str, Mapping
         f"Mean over {len(seeds)} seeds. Brackets: 95% t interval over seeds, differences and gains seed by seed; "
         "where all seeds share one evaluation, 95% bootstrap interval over problems."
     )
+    if missing:
+        how = (
+            f"Mean over the seeds that were measured, {len(seeds)} unless the column's title says fewer. Brackets: "
+            "over several seeds, 95% t interval, differences and gains seed by seed; in a column of one seed, or where "
+            "all seeds share one evaluation, 95% bootstrap interval over problems. A difference or gain of one seed "
+            "alone has an interval only where both sides were measured once."
+        )
     if len(seeds) == 1:
         how = "One seed. Brackets: 95% bootstrap interval over problems; differences and gains: over the same problems."
     return (

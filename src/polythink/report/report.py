@@ -16,7 +16,7 @@ from polythink.report.heads import heads_section
 from polythink.report.page import MANY_COLUMNS, counted, folded, grid, legend, page, section, switched, table, wide
 from polythink.report.plots import COLOURS, MORE_PANELS, PANELS, arms_chart, stage_chart
 from polythink.report.provenance import arms_details, details, experiment_heading, heading
-from polythink.report.runs import RunRecord, Stage, read_run
+from polythink.report.runs import SAMPLED, RunRecord, Stage, read_run
 from polythink.report.samples import held_paths, task_hints, texts_section, traces_section, training_section
 from polythink.run.folder import write_text
 from polythink.trace.modes import MODES
@@ -271,15 +271,17 @@ def _curves(stage: Stage) -> str:
     listed = ", ".join(name if name[1].isupper() else name[0].lower() + name[1:] for name in names)
     more = folded(f"More curves: {listed}", grid(panels.values())) if panels else ""
     views = {"by step": grid(charts)}
-    if stage.places(name := _tokens(stage.kind)):
+    if stage.places(name := _tokens([stage])):
         views[f"by {name}"] = grid(stage_chart(stage, panel, name) for panel in PANELS[stage.kind])
     shown = switched(f"curves-{stage.name}", views)
     return section(f"Stage {stage.name}", _shading_hint(stage) + _mismatch(stage) + shown + more)
 
 
-def _tokens(kind: str) -> str:
-    """What is counted along the other axis of a stage's curves."""
-    return "tokens sampled" if kind == "grpo" else "tokens trained on"
+def _tokens(stages: Sequence[Stage]) -> str:
+    """What is counted along the other axis of the curves of a stage, in one run or in several: the same in all."""
+    if any(stage.kind != "grpo" for stage in stages):
+        return "tokens trained on"
+    return SAMPLED if all(stage.places(SAMPLED) for stage in stages) else "tokens of whole responses"
 
 
 def _mismatch(stage: Stage) -> str:
@@ -322,8 +324,9 @@ def _arm_curves(arms: Mapping[str, Sequence[RunRecord]]) -> str:
             by_arm = {"all arms": next(iter(by_arm.values()))}
         if any(charts := [arms_chart(by_arm, panel) for panel in PANELS[kind]]):
             names = [(arm, COLOURS[i % len(COLOURS)], False) for i, (arm, own) in enumerate(by_arm.items()) if own]
-            views, along = {"by step": grid(charts)}, _tokens(kind)
-            if all(stage.places(along) for own in by_arm.values() for stage in own if stage.rows):
+            drawn = [stage for own in by_arm.values() for stage in own if stage.rows]
+            views, along = {"by step": grid(charts)}, _tokens(drawn)
+            if all(stage.places(along) for stage in drawn):
                 views[f"by {along}"] = grid(arms_chart(by_arm, panel, along) for panel in PANELS[kind])
             sections.append(section(f"Stage {name}", legend(names) + switched(f"curves-{name}", views)))
     return "".join(sections)

@@ -13,6 +13,8 @@ from polythink.run.config import parse_yaml
 from polythink.run.folder import ENVIRONMENT, read_attempts, read_json
 from polythink.run.jsonl import first_row, read_jsonl
 
+SAMPLED = "tokens sampled"  # along this axis a step counts as long as what the model drew in it
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -34,9 +36,10 @@ class Stage:
         return [float(at) for at, _ in found], [float(value) for _, value in found]
 
     def places(self, along: str = "steps") -> list[float]:
-        """The step of every row, or the tokens up to it: those trained on, in reinforcement learning those sampled.
+        """The step of every row, or the tokens up to it: those of `tokens`, along `SAMPLED` of `sampled_tokens`.
 
-        Empty where the rows do not say how many tokens.
+        In reinforcement learning `tokens` are whole responses, with forced tokens and what a join reads again; the rows
+        of older runs have nothing else. Empty where the rows do not say how many tokens.
         """
         if along == "steps":
             return [row.get("step", i + 1) for i, row in enumerate(self.rows)]
@@ -44,9 +47,10 @@ class Stage:
         if self.kind == "grpo":  # its rows have the mean of the step's traces
             planned = self.plan.get("stage") or {}
             traces = (planned.get("prompts_per_step") or 0) * (planned.get("group_size") or 0)
-        if not traces or not all(is_number(row.get("tokens")) for row in self.rows):
+        key = "sampled_tokens" if along == SAMPLED else "tokens"
+        if not traces or not all(is_number(row.get(key)) for row in self.rows):
             return []
-        return list(accumulate(row["tokens"] * traces * (row.get("gen_batches") or 1) for row in self.rows))
+        return list(accumulate(row[key] * traces * (row.get("gen_batches") or 1) for row in self.rows))
 
     def samples(self, name: str = "") -> list[dict]:
         """The rows of its samples file; empty without one."""

@@ -37,7 +37,7 @@ def traces_section(stages: Sequence[Stage], page: Path, most: int = MOST_SAMPLES
     `page` is the file that links to the samples.
     """
     stage, rows, files = _last_samples(stages, _is_trace)
-    chosen = within_text(choose_with_siblings(rows, most))
+    chosen = sorted(within_text(choose_with_siblings(rows, most)), key=_sort_of)
     if stage is None or not chosen:
         return ""
     hints = map(escape, task_hints(chosen))
@@ -52,7 +52,7 @@ def training_section(stages: Sequence[Stage], page: Path) -> str:
     parts = []
     for stage in stages:
         rows = [] if stage is last or stage.evals else [row for row in stage.samples() if is_number(row.get("step"))]
-        if chosen := within_text(spread_over_steps(rows)):
+        if chosen := sorted(within_text(spread_over_steps(rows)), key=lambda row: row["step"]):
             hint = f"{_source(stage, len(chosen), len(rows), [stage.samples_file()], page)} By step."
             drawn = filtered(f"trained-{stage.name}", [_drawn(row) for row in chosen])
             parts.append(folded(f"Stage {stage.name}", f'<p class="soft small">{hint}</p>{drawn}'))
@@ -64,16 +64,35 @@ def _drawn(row: Mapping) -> Drawn:
 
 
 def spread_over_steps(rows: Sequence[dict]) -> list[dict]:
-    """The first rows of a few steps, evenly spread from the first step to the last."""
+    """The first rows of a few steps, evenly spread from the first step to the last.
+
+    In order of choice: the first of each step, then the second, so that a page without room loses no whole step. The
+    last step comes right after the first one, then those between.
+    """
     steps = sorted({row["step"] for row in rows})
     n = min(STEPS, len(steps))
     shown = {steps[round(i * (len(steps) - 1) / max(1, n - 1))] for i in range(n)}
-    by_step = {step: [row for row in rows if row["step"] == step] for step in sorted(shown)}
-    return [row for own in by_step.values() for row in own[:A_STEP]]
+    order = _ends_first(sorted(shown))
+    by_step = [[row for row in rows if row["step"] == step][:A_STEP] for step in order]
+    return [row for turn in zip_longest(*by_step) for row in turn if row is not None]
+
+
+def _ends_first(steps: Sequence[float]) -> list[float]:
+    """The first, the last, the middle, then what is between these: the first N are spread, whatever N is."""
+    order, gaps = [0, len(steps) - 1], [(0, len(steps) - 1)]
+    for low, high in gaps:  # grows as it is read: halves come after all wider gaps
+        if high - low > 1:
+            middle = (low + high) // 2
+            order.append(middle)
+            gaps += [(low, middle), (middle, high)]
+    return [steps[i] for i in dict.fromkeys(order)] if steps else []
 
 
 def within_text(rows: Iterable[dict], most: int = MOST_TEXT) -> list[dict]:
-    """The rows whose text fits a page of that many characters; the first always does."""
+    """The rows whose text fits a page of that many characters; the first always does.
+
+    They come in order of choice and are sorted for display afterwards: sorted before, whole sorts would be cut off.
+    """
     kept: list[dict] = []
     for row in rows:
         texts = (s.get("text", "") for s in row.get("segments") or [row])
@@ -119,19 +138,22 @@ def _source(stage: Stage, shown: int, of: int, files: Sequence[Path], page: Path
 
 
 def choose_with_siblings(rows: Sequence[dict], most: int) -> list[dict]:
-    """Some samples of each outcome (`choose_samples`), then others of the same problems, as many as there is room."""
+    """Some samples of each outcome (`choose_samples`), then others of the same problems, as many as there is room.
+
+    In order of choice.
+    """
     first = choose_samples(rows, min(most, OF_EACH))
     taken, problems = {id(row) for row in first}, {row.get("problem", "") for row in first}
     others = [row for row in rows if id(row) not in taken]
     more = sorted(others, key=lambda row: row.get("problem", "") not in problems)
-    return sorted([*first, *more[: most - len(first)]], key=_sort_of)
+    return [*first, *more[: most - len(first)]]
 
 
 def choose_samples(rows: Sequence[dict], most: int) -> list[dict]:
     """A few samples of each outcome: first one of each, then a second, and so on, of as many problems as there are.
 
     Outcomes in order: right although a path was wrong, right, wrong although a path was right, wrong, the same two
-    without a block, then truncated ones and those without a verdict.
+    without a block, then truncated ones and those without a verdict. The samples are in order of choice.
     """
     sorts: list[dict[str, dict]] = [{} for _ in range(8)]  # the first sample of each problem
     for row in rows:
@@ -143,7 +165,7 @@ def choose_samples(rows: Sequence[dict], most: int) -> list[dict]:
             seen.add(problem)
             chosen.append(sort.pop(problem))
         left = [sort for sort in left if sort]
-    return sorted(chosen, key=_sort_of)
+    return chosen
 
 
 def _sort_of(row: Mapping) -> int:

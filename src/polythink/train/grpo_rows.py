@@ -20,7 +20,7 @@ from polythink.train.config import GRPOConfig
 from polythink.train.credit import Chain
 
 # of a rollout: their means are logged
-AMOUNTS = ("well_formed", "tokens", "critical_path", "truncated", *STOPPED, "bounded", "empty_plans")
+AMOUNTS = ("well_formed", "tokens", "sampled_tokens", "critical_path", "truncated", *STOPPED, "bounded", "empty_plans")
 
 
 @dataclass(frozen=True)
