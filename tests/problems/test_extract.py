@@ -79,6 +79,40 @@ def test_extract(text: str, answer: str | None):
     assert extract(text) == answer
 
 
+SENTENCES = [  # with one formula: what it states, and a reference that it is not taken for
+    ("Since $x = 3$, the perimeter is 18.", "18", "3"),
+    ("For the $5$ people the total is $18.50 a day.", "18.50", "5"),
+    ("The value of $x$ is 18.", "18", "x"),
+    ("The area of $ABC$ is 18 cm$^2$", "18", "ABC"),
+    ("There are 18 ways when $n = 5$.", None, "5"),
+    ("There are 18 ways if $n > 5$.", None, "n > 5"),
+    ("She pays 18 dollars for $x = 3$ books", None, "3"),
+    ("18 (when $x = 3$)", None, "3"),
+    (r"18 ($= 3 \times 7$)", None, "21"),
+    ("$x$ is red", None, "x"),
+    ("18 ft$^2$", "18", "^2"),
+    ("$18$ ft$^2$", "18", "2"),
+    ("18 ft $^2$", "18", "2"),
+    (r"$12\pi$ cm$^2$", r"12\pi", "2"),
+    (r"18 cm\(^2\)", "18", "2"),
+    (r"45$^\circ$", "45", "0"),
+    ("3 or $5$", "5, 3", "5"),
+    ("$3$ or 5", "5, 3", "3"),
+    ("The answer is $C$.", "C", "D"),  # what was read before, and still is
+    ("Since 4 take 5 days, 2 take $10$ days.", "10", "2"),
+    (r"The probability of 2 heads is $\frac14$.", "0.25", "2"),
+    ("420 cards / 10 = $42$ pages", "42", "420"),
+    ("The area is $5$ ft^2", "5", "2"),
+]
+
+
+@pytest.mark.parametrize(("line", "right", "wrong"), SENTENCES)
+def test_a_formula_is_not_the_answer_where_the_sentence_says_another(line: str, right: str | None, wrong: str):
+    stated = extract(f"Final Answer: {line}")
+    assert right is None or compare(stated, right) is True
+    assert compare(stated, wrong) is not True
+
+
 def test_the_answer_is_read_after_the_last_join_only():
     inside = BLOCK.format(r"\boxed{5}", "Final Answer: 5", r"\boxed{5}")
     assert extract(inside) is None

@@ -38,6 +38,24 @@ _FORMULA = re.compile(  # $$..$$, $..$ (no closing $ before a digit: `$5-$10` is
     r"|(?<!\\)\\\((.+?)\\\)|(?<!\\)\\\[(.+?)\\\]"
 )
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2}|[^\W\d_A-Za-z]")  # words beside a formula, rather than signs or names
+_RAISED = re.compile(  # an exponent that alone stands between delimiters belongs to what is before it: 18 ft$^2$
+    r"(?<=[\w})])\s?(?:\$(\^[^$]+)\$(?!\d)|\\\((\^.+?)\\\))"
+)
+_DIGIT = re.compile(r"\d")
+_EXPONENT = re.compile(r"\^\s*\{?\s*-?\d\s*\}?")  # of a unit
+_NAME = re.compile(r"\s*(?:[A-Za-z]+|\\[A-Za-z]+)(?:_(?:\w|\{[^{}]*\}))?\s*")
+_IS = re.compile(r"\s*(?:(?:is|are|equals?)\b|=)")
+_SAYS = re.compile(r"(?:\b(?:is|are|was|were|be|equals?|equal\s+to)|=)\s*$")
+_CLAUSE = re.compile(
+    r"\b(?:when|whenever|if|since|because|where|given|given\s+that|assuming|let|once)\s+$", re.IGNORECASE
+)
+_CONDITION = re.compile(_CLAUSE.pattern.replace("when|", "when|for|with|at|as|by|from|using|"), re.IGNORECASE)
+_BEGINS = re.compile(r"[\s*_]*[-+−]?\s?(?:\\?\$|£|€)?\d")  # the line begins with a number
+_GOES_ON = re.compile(r"\s*(?:,|or\b|and\b)[\s\w]{0,20}?[-+−]?\s?\d")
+_NUMBER_LAST = re.compile(  # is 18 cm.
+    r"(?:\b(?:is|are|equals?)|=)\s+((?:[-+−]\s?)?(?:\\?\$|£|€)?\d(?:[\d.,/]*\d)?(?:\s?\\?%)?"
+    r"(?:\s[^\d=$\\]*(?:\^\{?-?\d\}?)?)?[.!]?)\s*[*_]*$"
+)
 _UNBRACED = re.compile(r"\\boxed\s+([^\s{}\\$.,;]+)")
 
 
@@ -181,16 +199,35 @@ def _first_line(text: str) -> str:
 
 
 def _essence(line: str) -> str:
-    """The formula of a line that is a sentence with exactly one formula, otherwise the line."""
+    """What a line states: the formula of a sentence with exactly one, otherwise the line."""
     if len(line) > MAX_LINE:
         return clean(line)
-    line = _unannounced(line)
+    line = _RAISED.sub(lambda mark: mark[1] or mark[2], _unannounced(line))
     formulas = list(_FORMULA.finditer(line))
     if len(formulas) != 1:
         return clean(line)
     inside, before, after = formulas[0][formulas[0].lastindex], line[: formulas[0].start()], line[formulas[0].end() :]
     # Signs beside it belong to the answer: `-$5$`, `x = $5$`, `$5$\%`.
-    return clean(inside if _PROSE.search(f"{before} {after}") else f"{before}{inside}{after}")
+    if not _PROSE.search(f"{before} {after}"):
+        return clean(f"{before}{inside}{after}")
+    number = _NUMBER_LAST.search(after)
+    if number and not _SAYS.search(before):
+        return clean(number[1])
+    return clean(f"{before}{inside}{after}" if _is_aside(inside, before, after) else inside)
+
+
+def _is_aside(formula: str, before: str, after: str) -> bool:
+    """Whether the only formula of a sentence is not its answer, which then is a number or a word beside it."""
+    if _NAME.fullmatch(formula) and _IS.match(after):  # $x$ is odd
+        return True
+    if not _DIGIT.search(_EXPONENT.sub("", f"{before} {after}")):
+        return False
+    condition = _CONDITION if "=" in formula else _CLAUSE  # 18 ways when $n = 5$
+    lists = (_BEGINS.match(before) and not _SAYS.search(before)) or (
+        not before.strip() and _GOES_ON.match(after)
+    )  # 3 or $5$
+    within = before.count("(") > before.count(")")  # 18 ($= 3 \times 6$)
+    return bool(_NAME.fullmatch(formula) or condition.search(before) or lists or within)
 
 
 def _sentence(line: str) -> str:
