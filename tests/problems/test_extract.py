@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polythink.problems.equality import compare
-from polythink.problems.extract import extract, final_part
+from polythink.problems.extract import extract, final_part, said_answer
 from polythink.problems.notation import clean
 
 BLOCK = "<Parallel><Path>{0}</Path><Path>{1}</Path></Parallel>\n<Summary>{2}</Summary>"
@@ -111,6 +111,42 @@ def test_a_formula_is_not_the_answer_where_the_sentence_says_another(line: str, 
     stated = extract(f"Final Answer: {line}")
     assert right is None or compare(stated, right) is True
     assert compare(stated, wrong) is not True
+
+
+LISTS = [  # what stands below a mark, the answer, and what it is not taken for
+    ("- 18 dollars", "18", "-18"),
+    ("- **18**", "18", "-18"),
+    ("  - 18", "18", "-18"),
+    ("+ 18", "18", "-18"),
+    ("• 18", "18", "-18"),
+    ("1. 18", "18", "1"),
+    ("1) $18$", "18", "1"),
+    ("---\n18", "18", "-18"),
+    ("* * *\n**18**", "18", "-18"),
+    ("- $x = 3$\n- $x = -2$", "3, -2", "3"),
+    ("- $3$\n\n- $-2$\n\nI checked both.", "3, -2", "3"),
+    ("  1. 3\n  2. -2", "3, -2", "3"),
+    ("* red\n* blue", "red, blue", "red"),
+    ("* 18\n* This is what is left.", "18", "-18"),
+    ("- 18\n  - of 20", "18", "-18"),  # another list within
+    ("- 18\n1. So 20", "18", "-18"),
+    ("-18", "-18", "18"),
+    ("- -18", "-18", "18"),
+    ("- $-18$", "-18", "18"),
+]
+
+
+@pytest.mark.parametrize(("text", "right", "wrong"), LISTS)
+def test_a_list_below_a_mark_states_its_items(text: str, right: str, wrong: str):
+    for mark in ("**Final Answer:**\n\n", "Final Answer:\n"):
+        assert compare(extract(mark + text), right) is True
+        assert compare(extract(mark + text), wrong) is not True
+    assert compare(said_answer("## Answer\n" + text), right) is True
+
+
+def test_a_minus_sign_beside_a_mark_is_no_bullet():
+    assert extract("Final Answer: - 18") == "- 18"
+    assert extract("Final Answer:\n5. So it is") == "5. So it is"
 
 
 def test_the_answer_is_read_after_the_last_join_only():
