@@ -8,6 +8,54 @@ import pytest
 
 from polythink.problems.equality import compare
 
+TAILS = [  # an answer with words after it, and the same without
+    ("25% of the students", "25"),
+    ("25% of the students", r"25\%"),
+    ("25 percent of the students", "25"),
+    ("25 percent of the students", "0.25"),
+    ("25 per cent of them", r"25\%"),
+    (r"25\text{ percent of the class}", "25"),
+    ("5% per year", "5"),
+    ("10% increase", "10"),
+    (r"25\% \text{ of the class}", "25"),
+    (r"25\%\text{ chance}", r"\frac14"),
+    (r"33\frac{1}{3}\% \text{ of it}", r"\frac13"),
+    ("12π square units", r"12\pi"),
+    ("π cm", r"\pi"),
+    ("6√3 inches", r"6\sqrt{3}"),
+    (r"6\sqrt{3} cm", r"6\sqrt3"),
+    (r"12\pi\ cm^2", r"12\pi"),
+    (r"\frac{3\pi}{2} cubic feet", r"\frac{3\pi}{2}"),
+    (r"6\sqrt{3}\text{ apples}", r"6\sqrt3"),
+    ("12π apples", r"12\pi"),
+    ("x^2 cm", "x^2"),
+]
+KEPT = [  # words that are no unit, and the answer without them
+    ("25% of 80", "25"),
+    ("25% or more", "25"),
+    (r"12\pi\text{ million}", r"12\pi"),
+    ("12π squared", r"12\pi"),
+    (r"12\pi m", r"12\pi"),
+    (r"2\pi rh", r"2\pi"),
+    (r"2\sqrt{3}in", r"2\sqrt3"),
+    (r"2\sqrt{3} i", r"2\sqrt3"),
+    (r"n^2\text{ for even numbers}", "n^2"),
+    (r"6\sqrt{3} cm", r"6\sqrt{3}\text{ inches}"),
+    ("25% of it", "25 degrees"),
+]
+
+
+@pytest.mark.parametrize(("answer", "less"), TAILS)
+def test_words_after_a_percentage_or_a_formula_are_its_unit(answer, less):
+    assert compare(answer, less) is True
+    assert compare(less, answer) is True
+
+
+@pytest.mark.parametrize(("answer", "less"), KEPT)
+def test_other_words_after_a_formula_belong_to_it(answer, less):
+    assert compare(answer, less) is not True
+
+
 SAME = [  # what stands apart within a group says the same
     [
         "20°C",
