@@ -56,6 +56,32 @@ def test_other_words_after_a_formula_belong_to_it(answer, less):
     assert compare(answer, less) is not True
 
 
+COUNTED = [  # an answer, what it is, and what it is not
+    ("8 fifth graders", "8", "1.6"),
+    (r"20\text{ third graders}", "20", r"\frac{20}{3}"),
+    ("12 sixth-graders", "12", "2"),
+    ("1 fifth grader", "1", "0.2"),
+    ("6 half-dollars", "6", "3"),
+    ("6 half dollars", "6", "3"),
+    ("5 half-gallon jugs", "5", "2.5"),
+    ("4 half-hours", "4", "2"),
+    ("1 half hour", "0.5", "1"),
+    ("7 tenths", "0.7", "7"),
+    ("3 fifths of the cake", "0.6", "3"),
+    ("3 tenths mile", "0.3", "3"),
+    ("7 halves", "3.5", "7"),
+    ("1 third", r"\frac13", "1"),
+    ("1 third of the cake", r"\frac13", "1"),
+    (r"2\text{ third of it}", r"\frac23", "2"),
+]
+
+
+@pytest.mark.parametrize(("answer", "right", "wrong"), COUNTED)
+def test_an_ordinal_before_a_noun_divides_nothing(answer, right, wrong):
+    assert compare(answer, right) is True
+    assert compare(answer, wrong) is False
+
+
 SAME = [  # what stands apart within a group says the same
     [
         "20°C",

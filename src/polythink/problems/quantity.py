@@ -203,14 +203,22 @@ def _tail(tail: str, bare: bool) -> _Tail | None:
     while lower and (lower[0] in _SCALE or lower[0].rstrip("s") in _SCALE):
         factor *= _SCALE.get(lower[0]) or _SCALE[lower[0].rstrip("s")]
         words, lower = words[1:], lower[1:]
-    part = lower[0].removesuffix("s") if lower else ""
-    if part in _PART or (lower and lower[0] in _PART):
-        factor /= _PART.get(part) or _PART[lower[0]]
-        words, lower = words[1:], lower[1:]
+    if lower and (part := _PART.get(lower[0]) or _PART.get(lower[0].removesuffix("s"))) and _is_part(lower):
+        words, lower, factor = words[1:], lower[1:], factor / part
     if any(word in _CHANGES for word in lower) or not all(_is_unit(word, bare, words, tail) for word in words):
         return None
     measured = all(word in _UNITS or word in _MEASURES for word in lower)
     return _Tail(factor, _known_unit(lower), measured, any(len(word) == 1 for word in words), bool(hundredths))
+
+
+def _is_part(words: list[str]) -> bool:
+    """Whether an ordinal divides: `7 tenths`, `1 third of it`, `1 half hour`, but not `8 fifth graders`.
+
+    In the singular it does not before a noun, unless that is a unit of measure in the singular.
+    """
+    singular, rest = words[0] in _PART and words[0] != "halves", words[1:]
+    unit = len(rest) == 1 and rest[0] in _UNITS and not rest[0].endswith("s")
+    return not singular or not rest or rest[0] == "of" or unit
 
 
 def _is_unit(word: str, bare: bool, words: list[str], tail: str) -> bool:
