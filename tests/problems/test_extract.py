@@ -52,6 +52,7 @@ BLOCK = "<Parallel><Path>{0}</Path><Path>{1}</Path></Parallel>\n<Summary>{2}</Su
         ("Final Answer: $x$ = $5$", "$x$ = $5$"),
         (r"Final Answer: $5$\%", r"5\%"),
         (r"Final Answer: \pm $5$", r"\pm 5"),
+        ("Final Answer: (B) $12$", "(B) 12"),
         ("Final Answer: $5-$10 a day", "5-$10 a day"),
         ("Final Answer: She pays $36 and gets $4 back", "She pays $36 and gets $4 back"),
         ("Final Answer: $5$ or $-5$", "$5$ or $-5$"),
