@@ -51,6 +51,7 @@ _CLAUSE = re.compile(
 )
 _CONDITION = re.compile(_CLAUSE.pattern.replace("when|", "when|for|with|at|as|by|from|using|"), re.IGNORECASE)
 _BEGINS = re.compile(r"[\s*_]*[-+−]?\s?(?:\\?\$|£|€)?\d")  # the line begins with a number
+_REMARK = re.compile(r"([^()]*\d[^()]*)\s\([^()]*=[^()]*\)[.\s*_]*")  # 18 (when x = 3)
 _GOES_ON = re.compile(r"\s*(?:,|or\b|and\b)[\s\w]{0,20}?[-+−]?\s?\d")
 _NUMBER_LAST = re.compile(  # is 18 cm.
     r"(?:\b(?:is|are|equals?)|=)\s+((?:[-+−]\s?)?(?:\\?\$|£|€)?\d(?:[\d.,/]*\d)?(?:\s?\\?%)?"
@@ -244,7 +245,10 @@ def _essence(line: str) -> str:
     number = _NUMBER_LAST.search(after)
     if number and not _SAYS.search(before):
         return clean(number[1])
-    return clean(f"{before}{inside}{after}" if _is_aside(inside, before, after) else inside)
+    if not _is_aside(inside, before, after):
+        return clean(inside)
+    remark = _REMARK.fullmatch(f"{before}{inside}{after}")
+    return clean(remark[1] if remark else f"{before}{inside}{after}")
 
 
 def _is_aside(formula: str, before: str, after: str) -> bool:
