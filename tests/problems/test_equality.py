@@ -173,6 +173,15 @@ CASES = {
         ("x=3,y=4", "y=4,x=3", yes), (r"x=3 \text{ or } x=-3", "3,-3", yes), (r"x=\pm 3", "3,-3", yes),
         (r"3 \text{ and } -3", "-3, 3", yes),
     ],
+    "choices with their letters": [
+        (r"\textbf{(B)}\ 12", "12", yes), (r"\textbf{(B) }12", "12", yes), (r"\mathbf{(B)}\ 12", "12", yes),
+        (r"\textbf{(B)}\ 12", "B", yes), (r"\textbf{(B) }12", r"\text{(B)}", yes), (r"\text{(B) 12}", "12", yes),
+        ("(B) 12", "B", yes), ("B) 12", "B", yes), ("B. 12", "B", yes), ("(B) 12", "12", yes), ("(B) -12", "-12", yes),
+        (r"\textbf{(B)}\ \frac12", "0.5", yes), (r"\textbf{(E) }\text{none of these}", "E", yes),
+        (r"\textbf{(C) } \{1,2\}", "2,1", yes), (r"\textbf{(B)}\ 12", "13", no), (r"\textbf{(B)}\ 12", "C", no),
+        ("(B) 12", "2", no), ("(A) + 5", "5", no), ("(A) - 12", "-12", no), ("(A) 12", "12A", yes),
+        ("12", "(B) 12", no), ("B", "(B) 12", no),  # a reference is taken as it stands
+    ],
     "other forms": [
         (r"\frac{1}{2}", r"\frac{1}{3}", no), ("x^2-4", "(x-2)(x+2)", yes), ("y=2x+1", "2x+1", yes),
         ("y=2x+1", "y=2x+2", no), ("y=2x+1", "2x-y+1=0", yes), ("1<x<4", "(1,4)", no), ("(1,4)", "1<x<4", yes),

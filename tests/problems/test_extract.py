@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polythink.problems.equality import compare
-from polythink.problems.extract import extract, final_part
+from polythink.problems.extract import extract, final_part, said_answer
 from polythink.problems.notation import clean
 
 BLOCK = "<Parallel><Path>{0}</Path><Path>{1}</Path></Parallel>\n<Summary>{2}</Summary>"
@@ -52,6 +52,7 @@ BLOCK = "<Parallel><Path>{0}</Path><Path>{1}</Path></Parallel>\n<Summary>{2}</Su
         ("Final Answer: $x$ = $5$", "$x$ = $5$"),
         (r"Final Answer: $5$\%", r"5\%"),
         (r"Final Answer: \pm $5$", r"\pm 5"),
+        ("Final Answer: (B) $12$", "(B) 12"),
         ("Final Answer: $5-$10 a day", "5-$10 a day"),
         ("Final Answer: She pays $36 and gets $4 back", "She pays $36 and gets $4 back"),
         ("Final Answer: $5$ or $-5$", "$5$ or $-5$"),
@@ -77,6 +78,77 @@ BLOCK = "<Parallel><Path>{0}</Path><Path>{1}</Path></Parallel>\n<Summary>{2}</Su
 )
 def test_extract(text: str, answer: str | None):
     assert extract(text) == answer
+
+
+SENTENCES = [  # with one formula: what it states, and a reference that it is not taken for
+    ("Since $x = 3$, the perimeter is 18.", "18", "3"),
+    ("For the $5$ people the total is $18.50 a day.", "18.50", "5"),
+    ("The value of $x$ is 18.", "18", "x"),
+    ("The area of $ABC$ is 18 cm$^2$", "18", "ABC"),
+    ("There are 18 ways when $n = 5$.", None, "5"),
+    ("There are 18 ways if $n > 5$.", None, "n > 5"),
+    ("She pays 18 dollars for $x = 3$ books", None, "3"),
+    ("18 (when $x = 3$)", "18", "3"),
+    (r"18 cm ($= 3 \times 7$).", "18", "21"),
+    ("18 (or $19$)", None, "19"),
+    ("$x$ is red", None, "x"),
+    ("18 ft$^2$", "18", "^2"),
+    ("$18$ ft$^2$", "18", "2"),
+    ("18 ft $^2$", "18", "2"),
+    (r"$12\pi$ cm$^2$", r"12\pi", "2"),
+    (r"18 cm\(^2\)", "18", "2"),
+    (r"45$^\circ$", "45", "0"),
+    ("3 or $5$", "5, 3", "5"),
+    ("$3$ or 5", "5, 3", "3"),
+    ("The answer is $C$.", "C", "D"),  # what was read before, and still is
+    ("Since 4 take 5 days, 2 take $10$ days.", "10", "2"),
+    (r"The probability of 2 heads is $\frac14$.", "0.25", "2"),
+    ("420 cards / 10 = $42$ pages", "42", "420"),
+    ("The area is $5$ ft^2", "5", "2"),
+]
+
+
+@pytest.mark.parametrize(("line", "right", "wrong"), SENTENCES)
+def test_a_formula_is_not_the_answer_where_the_sentence_says_another(line: str, right: str | None, wrong: str):
+    stated = extract(f"Final Answer: {line}")
+    assert right is None or compare(stated, right) is True
+    assert compare(stated, wrong) is not True
+
+
+LISTS = [  # what stands below a mark, the answer, and what it is not taken for
+    ("- 18 dollars", "18", "-18"),
+    ("- **18**", "18", "-18"),
+    ("  - 18", "18", "-18"),
+    ("+ 18", "18", "-18"),
+    ("• 18", "18", "-18"),
+    ("1. 18", "18", "1"),
+    ("1) $18$", "18", "1"),
+    ("---\n18", "18", "-18"),
+    ("* * *\n**18**", "18", "-18"),
+    ("- $x = 3$\n- $x = -2$", "3, -2", "3"),
+    ("- $3$\n\n- $-2$\n\nI checked both.", "3, -2", "3"),
+    ("  1. 3\n  2. -2", "3, -2", "3"),
+    ("* red\n* blue", "red, blue", "red"),
+    ("* 18\n* This is what is left.", "18", "-18"),
+    ("- 18\n  - of 20", "18", "-18"),  # another list within
+    ("- 18\n1. So 20", "18", "-18"),
+    ("-18", "-18", "18"),
+    ("- -18", "-18", "18"),
+    ("- $-18$", "-18", "18"),
+]
+
+
+@pytest.mark.parametrize(("text", "right", "wrong"), LISTS)
+def test_a_list_below_a_mark_states_its_items(text: str, right: str, wrong: str):
+    for mark in ("**Final Answer:**\n\n", "Final Answer:\n"):
+        assert compare(extract(mark + text), right) is True
+        assert compare(extract(mark + text), wrong) is not True
+    assert compare(said_answer("## Answer\n" + text), right) is True
+
+
+def test_a_minus_sign_beside_a_mark_is_no_bullet():
+    assert extract("Final Answer: - 18") == "- 18"
+    assert extract("Final Answer:\n5. So it is") == "5. So it is"
 
 
 def test_the_answer_is_read_after_the_last_join_only():

@@ -33,6 +33,10 @@ _NAMED = re.compile(  # x =, x_1 =, f(x) =, P(A) =, \angle ABC =, (x, y) =, \tex
     r"(?:[A-Za-z]|\\[A-Za-z]+)?[A-Z]{0,3}(?:_ ?(?:\w|\{[^{}]*\}))?'*(?: ?\([\w, \\]*\))?"
     r"|\([A-Za-z](?:, ?[A-Za-z])*\)|\\text ?\{[^{}]*\}) ?(?:=|\\in(?![A-Za-z])) ?(.+)"
 )
+_CHOICE = re.compile(  # \\text{(B)} 12, \\text{(B) }12, (B) 12, B) 12, B. 12, but not (A) + 5, which is a sum
+    r"(?:(?:\\text ?)?\{ ?)?(?:\(?([A-J])\)|([A-J])[.:])[.:]?(?: ?\} ?| )(?![-+] |[*/=<>^_+])(\S.*)"
+)
+_CHOSEN = re.compile(r"[A-J]")
 _LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z]|°")  # that is no command; degrees are not read as radians
 _RELATION = re.compile(r"[=<>]|\\(?:[lgn]eq|in)(?![A-Za-z])")
 
@@ -53,6 +57,19 @@ def same(given: str, reference: str, algebra: Algebra) -> bool | None:
     if max(len(one), len(other)) > MAX_ANSWER:
         return spelling(given) == spelling(reference)
     return _same(one, other, algebra)
+
+
+def states(given: str, reference: str, algebra: Algebra) -> bool | None:
+    """Whether a given answer is the reference; of a choice, `(B) 12`, its letter is if the reference is a letter.
+
+    Otherwise what follows the letter may be. The reference is taken as it stands.
+    """
+    choice = _CHOICE.fullmatch(plain(given)) if len(given) <= MAX_ANSWER else None
+    if not choice:
+        return same(given, reference, algebra)
+    if _CHOSEN.fullmatch(spelling(reference)):
+        return (choice[1] or choice[2]) == spelling(reference)
+    return _either(same(choice[3], reference, algebra), lambda: same(given, reference, algebra))
 
 
 def same_tokens(given: str, reference: str) -> bool:

@@ -38,6 +38,28 @@ _FORMULA = re.compile(  # $$..$$, $..$ (no closing $ before a digit: `$5-$10` is
     r"|(?<!\\)\\\((.+?)\\\)|(?<!\\)\\\[(.+?)\\\]"
 )
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2}|[^\W\d_A-Za-z]")  # words beside a formula, rather than signs or names
+_RAISED = re.compile(  # an exponent that alone stands between delimiters belongs to what is before it: 18 ft$^2$
+    r"(?<=[\w})])\s?(?:\$(\^[^$]+)\$(?!\d)|\\\((\^.+?)\\\))"
+)
+_DIGIT = re.compile(r"\d")
+_EXPONENT = re.compile(r"\^\s*\{?\s*-?\d\s*\}?")  # of a unit
+_NAME = re.compile(r"\s*(?:[A-Za-z]+|\\[A-Za-z]+)(?:_(?:\w|\{[^{}]*\}))?\s*")
+_IS = re.compile(r"\s*(?:(?:is|are|equals?)\b|=)")
+_SAYS = re.compile(r"(?:\b(?:is|are|was|were|be|equals?|equal\s+to)|=)\s*$")
+_CLAUSE = re.compile(
+    r"\b(?:when|whenever|if|since|because|where|given|given\s+that|assuming|let|once)\s+$", re.IGNORECASE
+)
+_CONDITION = re.compile(_CLAUSE.pattern.replace("when|", "when|for|with|at|as|by|from|using|"), re.IGNORECASE)
+_BEGINS = re.compile(r"[\s*_]*[-+−]?\s?(?:\\?\$|£|€)?\d")  # the line begins with a number
+_REMARK = re.compile(r"([^()]*\d[^()]*)\s\([^()]*=[^()]*\)[.\s*_]*")  # 18 (when x = 3)
+_GOES_ON = re.compile(r"\s*(?:,|or\b|and\b)[\s\w]{0,20}?[-+−]?\s?\d")
+_NUMBER_LAST = re.compile(  # is 18 cm.
+    r"(?:\b(?:is|are|equals?)|=)\s+((?:[-+−]\s?)?(?:\\?\$|£|€)?\d(?:[\d.,/]*\d)?(?:\s?\\?%)?"
+    r"(?:\s[^\d=$\\]*(?:\^\{?-?\d\}?)?)?[.!]?)\s*[*_]*$"
+)
+_RULE = re.compile(r"\s*(?:[-*_=][ \t]*){3,}")  # a line across the page
+_BULLET = re.compile(r"([ \t]*)([-*+•●▪‣]|\d{1,2}(?=[.)]))[.)]?[ \t]+(?=\S)")  # of a list: - 18, * 18, 1. 18
+_TOLD = re.compile(r"[\d$\\]")
 _UNBRACED = re.compile(r"\\boxed\s+([^\s{}\\$.,;]+)")
 
 
@@ -112,7 +134,7 @@ def said_answer(text: str) -> str | None:
     """The answer stated in one of the less formal forms, for a text in which `stated_answer` finds none."""
     marks = [mark for form in _SAID for mark in form.finditer(text)]
     for mark in sorted(marks, key=lambda mark: mark.end(), reverse=True):
-        answer = _sentence(_first_line(text[mark.end() : mark.end() + MAX_LINE]))
+        answer = _sentence(_first_line(mark, mark.end() + MAX_LINE))
         if answer and r"\boxed" not in answer:
             return answer
     unbraced = _UNBRACED.findall(text)
@@ -156,7 +178,7 @@ def _last_line(text: str) -> tuple[int, str] | None:
     """The last `Final Answer:` outside of boxes that is followed by something, on its line or the next not empty."""
     end = len(text)
     for mark in _marks(text):
-        answer = _first_line(text[mark.end() : end])
+        answer = _first_line(mark, end)
         if answer and r"\boxed" not in answer:  # boxes are read by `_last_box`; one never closed is no answer
             return mark.start(), answer
         end = mark.start()
@@ -174,23 +196,72 @@ def _marks(text: str) -> Iterator[re.Match[str]]:
             yield mark
 
 
-def _first_line(text: str) -> str:
-    """What the first line says that says something; "" without one. Its delimiters are read before they are cut."""
-    lines = (bare(line) for line in text.splitlines())
-    return _essence(next((line for line in lines if clean(line)), ""))
+def _first_line(mark: re.Match[str], end: int) -> str:
+    """What the first line after a mark says that says something; "" without one. A list says all its items.
+
+    Its delimiters are read before they are cut. Below the mark's own line a bullet is no minus sign.
+    """
+    indent = len(mark[0]) - len(mark[0].rstrip(" \t"))
+    below = mark[0][: len(mark[0]) - indent].endswith(("\n", "\r"))  # the mark took in the line's end
+    lines = mark.string[mark.end() - (indent if below else 0) : end].splitlines()
+    for row, line in enumerate(lines):
+        if not clean(bare(line)) or _RULE.fullmatch(line):
+            continue
+        bullet = _BULLET.match(line) if below or row else None
+        bullet = bullet if bullet and bullet[2] in "-*+•●▪‣1" else None  # `5. So ..` says 5
+        return ", ".join(_items(bullet, lines[row:])) if bullet else _essence(bare(line))
+    return ""
+
+
+def _items(first: re.Match[str], lines: list[str]) -> Iterator[str]:
+    """The items of a list that begins with the bullet `first`: those directly below that are of its kind.
+
+    Below an item with a number or a formula, words alone are no further answer.
+    """
+    told = bool(_TOLD.search(first.string[first.end() :]))
+    for line in filter(str.strip, lines):
+        bullet = _BULLET.match(line)
+        if not bullet or bullet[1] != first[1] or (bullet[2] != first[2] and not (bullet[2] + first[2]).isdigit()):
+            return
+        said = line[bullet.end() :]
+        if told and not _TOLD.search(said):
+            return
+        if stated := _essence(bare(said)):
+            yield stated
 
 
 def _essence(line: str) -> str:
-    """The formula of a line that is a sentence with exactly one formula, otherwise the line."""
+    """What a line states: the formula of a sentence with exactly one, otherwise the line."""
     if len(line) > MAX_LINE:
         return clean(line)
-    line = _unannounced(line)
+    line = _RAISED.sub(lambda mark: mark[1] or mark[2], _unannounced(line))
     formulas = list(_FORMULA.finditer(line))
     if len(formulas) != 1:
         return clean(line)
     inside, before, after = formulas[0][formulas[0].lastindex], line[: formulas[0].start()], line[formulas[0].end() :]
     # Signs beside it belong to the answer: `-$5$`, `x = $5$`, `$5$\%`.
-    return clean(inside if _PROSE.search(f"{before} {after}") else f"{before}{inside}{after}")
+    if not _PROSE.search(f"{before} {after}"):
+        return clean(f"{before}{inside}{after}")
+    number = _NUMBER_LAST.search(after)
+    if number and not _SAYS.search(before):
+        return clean(number[1])
+    if not _is_aside(inside, before, after):
+        return clean(inside)
+    remark = _REMARK.fullmatch(f"{before}{inside}{after}")
+    return clean(remark[1] if remark else f"{before}{inside}{after}")
+
+
+def _is_aside(formula: str, before: str, after: str) -> bool:
+    """Whether the only formula of a sentence is not its answer, which then is a number or a word beside it."""
+    if _NAME.fullmatch(formula) and _IS.match(after):  # $x$ is odd
+        return True
+    if not _DIGIT.search(_EXPONENT.sub("", f"{before} {after}")):
+        return False
+    condition = _CONDITION if "=" in formula else _CLAUSE  # 18 ways when $n = 5$
+    number = _BEGINS.match(before) and not _SAYS.search(before)  # 18 for $x = 3$; 3 or $5$
+    lists = not before.strip() and _GOES_ON.match(after)  # $3$ or 5
+    within = before.count("(") > before.count(")")  # 18 ($= 3 \times 6$)
+    return bool(_NAME.fullmatch(formula) or condition.search(before) or number or lists or within)
 
 
 def _sentence(line: str) -> str:

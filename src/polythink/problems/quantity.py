@@ -35,7 +35,10 @@ _PERCENT = re.compile(
 _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _POWER = r"(?: ?\^ ?\{? ?-?[1-9] ?\}?)?"
 _TEXT_TAIL = re.compile(rf"((?: ?\\text ?\{{[^{{}}]*\}}{_POWER})+)$")
-_BARE_TAIL = re.compile(rf"(?<=[\d}}.)°])( ?[^\W\d_][^\W\d_.]*(?:[ /.-]+[^\W\d_.]+)*\.?{_POWER})$")
+_BARE_TAIL = re.compile(rf"(?:(?<=[\d}}.)°%])|(?<=\\pi)(?= ))( ?[^\W\d_][^\W\d_.]*(?:[ /.-]+[^\W\d_.]+)*\.?{_POWER})$")
+_CONSTANT = re.compile(  # a formula without variables: 6\\sqrt{3}, \\frac{3\\pi}{2}
+    r"(?=.*(?:\d|\\pi))(?:\\(?:sqrt|frac|pi|cdot|times)(?![A-Za-z])|[\d\s.+*/^(){}\[\]-])+"
+)
 _CELSIUS = re.compile(  # 20°C, 20°\text{ C}, 20 degrees Celsius, 20\text{ degrees Fahrenheit}
     r"(?:°|(?:\\text ?\{ ?)?(?<![A-Za-z])(?i:degrees?)) ?(?:\\text ?\{ ?)?([CF]|(?i:celsius|fahrenheit)) ?\}?$"
 )
@@ -135,23 +138,36 @@ def read(s: str) -> Reading:
     s, unit = _without_currency(s)
     if celsius := _CELSIUS.search(s):
         s, unit = s[: celsius.start()].rstrip(), f"degree {celsius[1][0].upper()}"
-    factor = Fraction(1)
-    for tail in (_TEXT_TAIL, _BARE_TAIL):
-        found = tail.search(s) if len(s) <= MAX_NUMBER else None
-        if found and found.start():
-            meant = _tail(found[1], tail is _BARE_TAIL)
-            rest = s[: found.start()].rstrip(" -")
-            if meant and (_number(rest) or (tail is _TEXT_TAIL and meant[0] == 1 and meant[2])):
-                s, factor, unit = rest, meant[0], meant[1] or unit
-                break
+    s, tail, of_hundred = _without_tail(s)
+    unit, percent = tail.unit or unit, percent or of_hundred
     if s.endswith("°"):
         s, unit = s.rstrip("° "), unit or "degree"
     s = s.replace("°", "")
     number = _number(s)
-    if number and factor != 1:
-        value = number.value * factor
+    if number and tail.factor != 1:
+        value = number.value * tail.factor
         number, s = Number(value), f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
     return Reading(s, number, bool(percent), "%" if percent else unit, number is None and _has_words(s))
+
+
+def _without_tail(s: str) -> tuple[str, _Tail, bool]:
+    """The answer less the words of a unit at its end, what these say, and whether it is a percentage.
+
+    After a number, or a formula without variables, they may be any; after another formula only units of measure.
+    """
+    for form in (_TEXT_TAIL, _BARE_TAIL):
+        found = form.search(s) if len(s) <= MAX_NUMBER else None
+        tail = _tail(found[1], form is _BARE_TAIL) if found and found.start() else None
+        if not tail:
+            continue
+        rest, signs = _PERCENT.subn("", s[: found.start()].rstrip(" -"))
+        percent = bool(signs) or tail.percent
+        if _number(rest):
+            return rest, tail, percent
+        apart = form is _TEXT_TAIL or (found[1][0] == " " and not tail.short and "\\text" not in rest)
+        if tail.factor == 1 and apart and (tail.measured or _CONSTANT.fullmatch(rest)):
+            return rest, tail, percent
+    return s, _Tail(), False
 
 
 def _without_currency(s: str) -> tuple[str, str | None]:
@@ -163,26 +179,46 @@ def _without_currency(s: str) -> tuple[str, str | None]:
     return s, None
 
 
-def _tail(tail: str, bare: bool) -> tuple[Fraction, str | None, bool] | None:
-    """(factor, unit, whether all words are units of measure) of the words after a number; None if they are no unit."""
+@dataclass(frozen=True)
+class _Tail:
+    """Words after an answer. `measured`: all are units; `short`: one is a letter; `percent`: they begin so."""
+
+    factor: Fraction = Fraction(1)
+    unit: str | None = None
+    measured: bool = False
+    short: bool = False
+    percent: bool = False
+
+
+def _tail(tail: str, bare: bool) -> _Tail | None:
+    """What the words after a number say; None if they are no unit."""
     inside = " ".join(_TEXT.findall(tail)) if not bare else re.sub(_POWER + "$", "", tail)
     inside = re.sub(r"\b([ap])\. ?m\b\.?", r"\1m", inside, flags=re.IGNORECASE)
     if re.search(r"\d", inside):
         return None
     words = re.findall(r"[^\W\d_]+", inside)
     lower = [word.lower() for word in words]
-    factor = Fraction(1)
+    hundredths = 1 if lower[:1] in (["percent"], ["pct"]) else 2 if lower[:2] == ["per", "cent"] else 0
+    words, lower, factor = words[hundredths:], lower[hundredths:], Fraction(1)
     while lower and (lower[0] in _SCALE or lower[0].rstrip("s") in _SCALE):
         factor *= _SCALE.get(lower[0]) or _SCALE[lower[0].rstrip("s")]
         words, lower = words[1:], lower[1:]
-    part = lower[0].removesuffix("s") if lower else ""
-    if part in _PART or (lower and lower[0] in _PART):
-        factor /= _PART.get(part) or _PART[lower[0]]
-        words, lower = words[1:], lower[1:]
+    if lower and (part := _PART.get(lower[0]) or _PART.get(lower[0].removesuffix("s"))) and _is_part(lower):
+        words, lower, factor = words[1:], lower[1:], factor / part
     if any(word in _CHANGES for word in lower) or not all(_is_unit(word, bare, words, tail) for word in words):
         return None
     measured = all(word in _UNITS or word in _MEASURES for word in lower)
-    return factor, _known_unit(lower), measured
+    return _Tail(factor, _known_unit(lower), measured, any(len(word) == 1 for word in words), bool(hundredths))
+
+
+def _is_part(words: list[str]) -> bool:
+    """Whether an ordinal divides: `7 tenths`, `1 third of it`, `1 half hour`, but not `8 fifth graders`.
+
+    In the singular it does not before a noun, unless that is a unit of measure in the singular.
+    """
+    singular, rest = words[0] in _PART and words[0] != "halves", words[1:]
+    unit = len(rest) == 1 and rest[0] in _UNITS and not rest[0].endswith("s")
+    return not singular or not rest or rest[0] == "of" or unit
 
 
 def _is_unit(word: str, bare: bool, words: list[str], tail: str) -> bool:

@@ -96,9 +96,9 @@ CONDITIONS: dict[str, Callable[[RewardInput], bool]] = {
 
 def self_bleu(given: RewardInput) -> float:
     """Similarity of the paths, 0 (nothing shared) to 1: the mean over blocks of the mean BLEU over pairs of paths.
+    1.0 without a block, and for a block with fewer than two paths.
 
     As published, each pair counts once: the earlier path as the candidate, the later one as its reference.
-    1.0 without a block, and for a block with fewer than two paths.
     """
     alike = [
         fmean(bleu(a, b) for a, b in combinations(paths, 2)) if len(paths) > 1 else 1.0 for paths, _ in _blocks(given)

@@ -83,6 +83,37 @@ def test_last_block(text: str, program: str | None):
     assert last_block(text) == program
 
 
+DOCSTRING = 'def f(x):\n    """As in\n    ```{0}\n    f(2)\n    ```\n    """\n    return x * x'
+SQUARED = "def f(x):\n    return x * x"
+
+
+def indented(text: str, by: str) -> str:
+    return "".join(by + line for line in text.splitlines(keepends=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "program"),
+    [
+        (f"1. The function:\n{indented(block(SQUARED), '   ')}\n2. Done.", SQUARED),
+        ("- It:\n\n" + indented(block(SQUARED), "\t"), SQUARED),
+        (f"10. It:\n{indented(block(DOCSTRING.format('')), '    ')}", DOCSTRING.format("")),
+        (f"1. It:\n   {block(SQUARED)}", SQUARED),  # the beginning alone is indented
+        ("1. It:\n" + indented(block("a = 1\n\n    # b"), "  ").replace("  \n", "\n"), "a = 1\n\n    # b"),
+        (block(SQUARED, 'python title="f.py"'), SQUARED),
+        (block(SQUARED, "python {.numberLines startFrom=1}"), SQUARED),
+        (f"`{block(SQUARED)}`", SQUARED),
+        (f"````markdown\n{block(SQUARED)}\n````", None),
+        (f"`{block(block(SQUARED, ''))}`", block(SQUARED, "")),
+        (block(DOCSTRING.format("")), DOCSTRING.format("")),
+        (block(DOCSTRING.format("python")), DOCSTRING.format("python")),
+        (block(DOCSTRING.format("").replace("    ", "\t")), DOCSTRING.format("").replace("    ", "\t")),
+        (block(SQUARED) + "\n" + block("f(2)", "bash in a shell"), SQUARED),
+    ],
+)
+def test_blocks_in_lists_and_fences_within_blocks(text: str, program: str | None):
+    assert last_block(text) == program
+
+
 def test_a_long_text_of_fences_is_read_once():
     assert last_block("```python\n" * 200_000) is None
 

@@ -1,7 +1,8 @@
 """Code: a response gives a Python function, and hidden assertions about it are run (`problems.sandbox`).
 
 The answer is the last closed block of a response, after its last join, that begins with ```python; if none does, the
-last one that begins with bare ```. A path's answer is its own last block. A problem's reference answer is the text of
+last one that begins with bare ```. A block may be indented, as in a list, and hold fences of its own that are deeper
+or have fewer backticks than it. A path's answer is its own last block. A problem's reference answer is the text of
 its `sandbox.Test` (`code_rows.to_text`).
 
 A response is right if all assertions hold; `Grade.share` is the share of them that do. Its verdict is `timeout` if the
@@ -38,20 +39,23 @@ if TYPE_CHECKING:
 SET = "code-mini"
 FAILS = "own solution"  # the fault of a problem whose own solution does not pass (faults.json)
 OVERRUNS = ("timeout", "memory")  # reasons for the verdict `timeout`
-_FENCE = re.compile(r"\s*```\s*([\w+-]*)\s*")
+_FENCE = re.compile(r"([ \t]*)(`{3,})[ \t]*([\w+-]*)([^`]*)")  # indentation, backticks, language, more about it
+_DEEPER = 4  # columns deeper than its beginning a line of backticks is part of a block, as in Markdown
 _PYTHON = ("python", "py", "python3")
 
 
 def last_block(text: str) -> str | None:
     """The program that a text gives; None if it gives none. Linear in the text."""
-    blocks: list[tuple[str, str]] = []  # how each closed block begins, and what it holds
-    opened: tuple[str, list[str]] | None = None
+    blocks: list[tuple[str, str]] = []  # the language of each closed block, and what it holds
+    opened: tuple[re.Match[str], list[str]] | None = None
     for line in text.split("\n"):
         fence = _FENCE.fullmatch(line)
-        if fence and (fence[1] or opened is None):  # the beginning of another also ends one that was left open
-            opened = (fence[1].lower(), [])
+        if fence and opened and not _ends(fence, opened[0]):
+            fence = None
+        if fence and (fence[3] or opened is None):  # the beginning of another also ends one that was left open
+            opened = (fence, [])
         elif fence:
-            blocks.append((opened[0], "\n".join(opened[1])))
+            blocks.append((opened[0][3].lower(), _moved_out(opened[1], opened[0][1])))
             opened = None
         elif opened:
             opened[1].append(line)
@@ -60,6 +64,21 @@ def last_block(text: str) -> str | None:
         if found:
             return found[-1].rstrip()
     return None
+
+
+def _ends(fence: re.Match[str], opening: re.Match[str]) -> bool:
+    """Whether a line of backticks ends the block that `opening` began, rather than being part of what it holds."""
+    deeper = len(fence[1].expandtabs(4)) - len(opening[1].expandtabs(4))
+    if len(fence[2]) < len(opening[2]) or deeper >= _DEEPER:
+        return False
+    return not fence[4].strip() or fence[3].lower() in _PYTHON
+
+
+def _moved_out(lines: list[str], indent: str) -> str:
+    """What a block holds less the indentation of its beginning, unless that alone is indented."""
+    if next(filter(str.strip, lines), "").startswith(indent):
+        lines = [line[: len(indent)].lstrip(" \t") + line[len(indent) :] for line in lines]
+    return "\n".join(lines)
 
 
 class Code(Task):

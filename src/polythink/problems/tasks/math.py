@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from polythink.problems.equality import same
+from polythink.problems.equality import states
 from polythink.problems.extract import final_part, said_answer, stated_answer
 from polythink.problems.grade import Grade
 from polythink.problems.notation import plain
@@ -54,7 +54,7 @@ class Math(Task):
         return replace(grader.judge(said_answer(part), problem), lenient=True)
 
     def equal(self, given: str, reference: str, grader: Grader) -> bool | None:
-        return same(given, reference, grader.algebra())
+        return states(given, reference, grader.algebra())
 
     def vote(self, answer: str) -> str:
         return plain(answer)
