@@ -1,8 +1,7 @@
 """Memory that nothing holds any more goes back to the system.
 
 glibc keeps freed blocks that lie below one that is held. Tensors of ever other sizes, as traces of other lengths make
-them, leave gaps that the next ones do not fit into: 64 steps of fine-tuning SmolLM2 took 8.6 GB, where no moment holds
-more than 5.
+them, leave gaps that the next ones do not fit into: after six steps of fine-tuning SmolLM2 3.7 of 4.4 GB were such gaps.
 """
 
 from __future__ import annotations
