@@ -24,8 +24,9 @@ def in_bfloat16(config: OptimiserConfig, device: torch.device) -> bool:
 @cache
 def _multiplies(kind: str) -> bool:
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    found = kind == "cpu" and multiplies_bfloat16(torch.bfloat16)
+        found = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        found = kind == "cpu" and multiplies_bfloat16(torch.bfloat16)
     if not found:
         log.warning("autocast auto: this %s does not multiply bfloat16, so training computes in float32", kind)
     return found
