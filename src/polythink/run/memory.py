@@ -1,7 +1,7 @@
 """Memory that nothing holds any more goes back to the system.
 
 glibc keeps freed blocks that lie below one that is held. Tensors of ever other sizes, as traces of other lengths make
-them, leave gaps that the next ones do not fit into: after six steps of fine-tuning SmolLM2 3.7 of 4.4 GB were such gaps.
+them, leave gaps that the next ones do not fit into: after six steps of fine-tuning SmolLM2 3.7 of 4.4 GB were gaps.
 """
 
 from __future__ import annotations
