@@ -17,8 +17,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from polythink.engine.policies import Policies, written
+from polythink.engine.policies import Policies
 from polythink.errors import UserError
+from polythink.rewards.functions import written
 
 OFF = "none"
 REASONS = ("agreed", "pruned")  # the finish_reasons of paths that a controller stops

@@ -10,9 +10,10 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, model_validator
 
 from polythink.engine.controllers import OFF, ControllerName
-from polythink.engine.policies import ANSWERS, written
+from polythink.engine.policies import ANSWERS
 from polythink.engine.width import FIXED, Width
 from polythink.errors import UserError
+from polythink.rewards.functions import written
 from polythink.run.config import Config
 from polythink.trace.finish import JOIN_WHEN
 from polythink.trace.modes import MODES, Mode, get_mode

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, PlainSerializer
 
 from polythink.errors import UserError, did_you_mean
 from polythink.problems.extract import last_box
-from polythink.rewards.functions import name_of, resolve
+from polythink.rewards.functions import resolve, written
 
 _GROUP = r"(?:[, \u00a0\u2009\u202f]|\{,\}|,\\!|\\[,;: ])"  # between groups of three digits: 12,000 and 12{,}000
 _GROUPED = re.compile(rf"(?<![\d.,])\d{{1,3}}(?:{_GROUP}\d{{3}})+(?!\d)")
@@ -57,11 +57,6 @@ class Policies:
     def type(self) -> Any:
         """The type of the key; a function is written as "module:function"."""
         return Annotated[str | Callable[..., Any], AfterValidator(self.check), PlainSerializer(written)]
-
-
-def written(policy: str | Callable) -> str:
-    """A policy as a recipe names it."""
-    return policy if isinstance(policy, str) else f"{policy.__module__}:{name_of(policy)}"
 
 
 def last_answer(text: str) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from polythink.engine.policies import Policies, written
+from polythink.engine.policies import Policies
 from polythink.errors import UserError
+from polythink.rewards.functions import written
 
 FIXED = "fixed"
 

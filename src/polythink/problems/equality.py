@@ -33,7 +33,7 @@ _NAMED = re.compile(  # x =, x_1 =, f(x) =, P(A) =, \angle ABC =, (x, y) =, \tex
     r"(?:[A-Za-z]|\\[A-Za-z]+)?[A-Z]{0,3}(?:_ ?(?:\w|\{[^{}]*\}))?'*(?: ?\([\w, \\]*\))?"
     r"|\([A-Za-z](?:, ?[A-Za-z])*\)|\\text ?\{[^{}]*\}) ?(?:=|\\in(?![A-Za-z])) ?(.+)"
 )
-_CHOICE = re.compile(  # \\text{(B)} 12, \\text{(B) }12, (B) 12, B) 12, B. 12, but not (A) + 5, which is a sum
+_CHOICE = re.compile(  # \text{(B)} 12, \text{(B) }12, (B) 12, B) 12, B. 12, but not (A) + 5, which is a sum
     r"(?:(?:\\text ?)?\{ ?)?(?:\(?([A-J])\)|([A-J])[.:])[.:]?(?: ?\} ?| )(?![-+] |[*/=<>^_+])(\S.*)"
 )
 _CHOSEN = re.compile(r"[A-J]")

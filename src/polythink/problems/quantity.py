@@ -36,7 +36,7 @@ _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _POWER = r"(?: ?\^ ?\{? ?-?[1-9] ?\}?)?"
 _TEXT_TAIL = re.compile(rf"((?: ?\\text ?\{{[^{{}}]*\}}{_POWER})+)$")
 _BARE_TAIL = re.compile(rf"(?:(?<=[\d}}.)°%])|(?<=\\pi)(?= ))( ?[^\W\d_][^\W\d_.]*(?:[ /.-]+[^\W\d_.]+)*\.?{_POWER})$")
-_CONSTANT = re.compile(  # a formula without variables: 6\\sqrt{3}, \\frac{3\\pi}{2}
+_CONSTANT = re.compile(  # a formula without variables: 6\sqrt{3}, \frac{3\pi}{2}
     r"(?=.*(?:\d|\\pi))(?:\\(?:sqrt|frac|pi|cdot|times)(?![A-Za-z])|[\d\s.+*/^(){}\[\]-])+"
 )
 _CELSIUS = re.compile(  # 20°C, 20°\text{ C}, 20 degrees Celsius, 20\text{ degrees Fahrenheit}

@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from polythink.engine.params import SamplingParams
-from polythink.engine.policies import written
 from polythink.errors import UserError
 from polythink.evaluate.study import params_of, prompt_of
 from polythink.models.lm import LanguageModel
 from polythink.models.settings import prompt_settings
 from polythink.problems.prompts import Prompt
-from polythink.rewards.functions import resolve
+from polythink.rewards.functions import resolve, written
 from polythink.train import distributed
 
 log = logging.getLogger(__name__)
